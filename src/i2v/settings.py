@@ -1,0 +1,150 @@
+"""The environment, read once when first needed: `Settings`.
+
+AWS's own variables stay boto3's, and nothing here writes `os.environ`.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from functools import cached_property
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, HttpUrl, SecretStr, TypeAdapter, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from i2v.errors import UsageError
+from i2v.request import Mode
+from i2v.uris import S3Uri
+
+
+def _http_url(text: str) -> str:
+    TypeAdapter(HttpUrl).validate_python(text)
+    return text.rstrip("/")
+
+
+def _prefix(text: str) -> str:
+    if not text.endswith("/"):
+        raise ValueError(f"{text!r} must end in '/'")
+    if text.startswith("s3://"):
+        S3Uri.parse(text)
+    elif text.startswith("/") or "//" in text:
+        raise ValueError(f"{text!r} must be like 'images/' or 's3://bucket/images/'")
+    return text
+
+
+HttpAddress = Annotated[str, AfterValidator(_http_url)]
+Prefix = Annotated[str, AfterValidator(_prefix)]
+
+
+class Settings(BaseSettings):
+    """All that i2v reads from the environment. Times are seconds, money is US dollars."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True)
+
+    api_key: SecretStr | None = Field(default=None, validation_alias="APIXO_API_KEY")
+    base_url: HttpAddress = Field(default="https://api.apixo.ai/api/v1", validation_alias="APIXO_BASE_URL")
+    provider_route: str | None = Field(default=None, validation_alias="APIXO_PROVIDER")
+    """The vendor's `provider` field (auto, value, official): sent only when set."""
+
+    bucket: str | None = Field(default=None, validation_alias="I2V_BUCKET")
+    images_prefix: Prefix = Field(default="images/", validation_alias="I2V_IMAGES_PREFIX")
+    videos_prefix: Prefix = Field(default="videos/", validation_alias="I2V_VIDEOS_PREFIX")
+    jobs_prefix: Prefix = Field(default="jobs/", validation_alias="I2V_JOBS_PREFIX")
+
+    poll_first_seconds: float = Field(default=30, gt=0, validation_alias="I2V_POLL_FIRST_SECONDS")
+    poll_every_seconds: float = Field(default=10, gt=0, validation_alias="I2V_POLL_EVERY_SECONDS")
+    poll_deadline_seconds: float = Field(default=1800, gt=0, validation_alias="I2V_POLL_DEADLINE_SECONDS")
+    lease_seconds: float = Field(default=300, gt=0, validation_alias="I2V_LEASE_SECONDS")
+    presign_seconds: int = Field(default=7200, gt=0, le=604_800, validation_alias="I2V_PRESIGN_SECONDS")
+    """How long the provider may fetch the image; never less than the poll deadline."""
+    submit_patience_seconds: float = Field(default=600, gt=0, validation_alias="I2V_SUBMIT_PATIENCE_SECONDS")
+    """How long a submit that costs nothing (429, no connection) is tried again before the job is given back."""
+    max_in_flight: int = Field(default=1000, gt=0, validation_alias="I2V_MAX_IN_FLIGHT")
+    max_connections: int = Field(default=24, gt=0, validation_alias="I2V_MAX_CONNECTIONS")
+    """Connections to the provider, and the width of the gate in front of them."""
+    max_attempts: int = Field(default=2, gt=0, validation_alias="I2V_MAX_ATTEMPTS")
+    """Paid attempts of a job, over all runs."""
+    max_video_bytes: int = Field(default=1 << 30, gt=0, validation_alias="I2V_MAX_VIDEO_BYTES")
+
+    daily_cap_usd: Decimal | None = Field(default=None, ge=0, validation_alias="I2V_DAILY_CAP_USD")
+    prices_usd: dict[str, Decimal] = Field(default_factory=dict, validation_alias="I2V_PRICES_USD")
+    """Overrides of the price table as JSON, such as {"standard-6": "0.192"}."""
+    account_label: str = Field(default="default", validation_alias="I2V_ACCOUNT_LABEL")
+    """Names the provider's account in the ledger, which serves one account only."""
+
+    private_hosts: Annotated[frozenset[str], NoDecode] = Field(
+        default=frozenset(), validation_alias="I2V_PRIVATE_HOSTS"
+    )
+    """`host` or `host:port` that may be fetched although private or not https."""
+    default_prompt: str | None = Field(default=None, validation_alias="I2V_DEFAULT_PROMPT")
+
+    @field_validator("private_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: object) -> object:
+        if isinstance(value, str):
+            return frozenset(host.strip().lower() for host in value.split(",") if host.strip())
+        return value
+
+    @cached_property
+    def images(self) -> S3Uri:
+        """Where images land."""
+        return self._place(self.images_prefix)
+
+    @cached_property
+    def videos(self) -> S3Uri:
+        """Where videos appear."""
+        return self._place(self.videos_prefix)
+
+    @cached_property
+    def jobs(self) -> S3Uri:
+        """Where the ledger lies."""
+        return self._place(self.jobs_prefix)
+
+    def _place(self, prefix: str) -> S3Uri:
+        if prefix.startswith("s3://"):
+            return S3Uri.parse(prefix)
+        if not self.bucket:
+            raise UsageError("I2V_BUCKET is not set", "Set it to the bucket that holds the images: export I2V_BUCKET=…")
+        return S3Uri(self.bucket, prefix)
+
+    def require_bucket(self) -> None:
+        """Prove that the three prefixes are known and none lies inside another.
+
+        Raises:
+            UsageError: the bucket is missing or the prefixes overlap.
+        """
+        places = {"I2V_IMAGES_PREFIX": self.images, "I2V_VIDEOS_PREFIX": self.videos, "I2V_JOBS_PREFIX": self.jobs}
+        for name, place in places.items():
+            for other, inner in places.items():
+                if name != other and place.holds(inner):
+                    raise UsageError(f"{other}={inner} lies inside {name}={place}", "Give each a prefix of its own")
+
+    def require_key(self) -> SecretStr:
+        """The provider's key.
+
+        Raises:
+            UsageError: it is not set.
+        """
+        if self.api_key is None:
+            raise UsageError(
+                "APIXO_API_KEY is not set", "Set it to your key, or try everything for free with: make demo"
+            )
+        return self.api_key
+
+    def mode_price_override(self, mode: Mode, duration: int) -> Decimal | None:
+        """The price that `I2V_PRICES_USD` sets for one video, if it does."""
+        return self.prices_usd.get(f"{mode}-{duration}")
+
+
+def read_settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        UsageError: a variable has a value that cannot be meant; names it, never its value where it is secret.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"{name}: {first['msg']}", "See the table of settings in README.md") from None
