@@ -1,0 +1,288 @@
+"""S3, awaited: `Storage`, the only place that speaks boto3. It knows objects and conditions, not what they mean.
+
+boto3 runs in threads over one shared client. Every failure leaves as an `i2v.errors.StorageError` that names the
+address and says what to do. Uploads of files are in `i2v.uploads`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.config import Config
+from botocore.credentials import RefreshableCredentials
+from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, NoCredentialsError
+
+from i2v.errors import Conflict, NotFound, StorageError
+from i2v.uris import S3Uri
+
+THREADS = 32
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class S3Object:
+    """One version of an object as S3 told it; `body` is empty after a HEAD. Times are UTC, sizes bytes."""
+
+    uri: S3Uri
+    etag: str
+    size: int
+    last_modified: datetime
+    served_at: datetime
+    """S3's own clock when it answered, so that an age depends on no host's."""
+    version_id: str | None = None
+    content_type: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+    @property
+    def age_seconds(self) -> float:
+        """Seconds since the last write, by S3's clock."""
+        return (self.served_at - self.last_modified).total_seconds()
+
+
+@dataclass(frozen=True, slots=True)
+class S3Entry:
+    """One line of a listing."""
+
+    uri: S3Uri
+    etag: str
+    size: int
+    last_modified: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a put made."""
+
+    etag: str
+    version_id: str | None
+
+
+def s3_client(session: boto3.Session | None = None) -> Any:
+    """A boto3 client by the usual AWS environment, with path addressing for servers that are not Amazon's."""
+    session = session or boto3.Session()
+    config = Config(
+        max_pool_connections=THREADS,
+        connect_timeout=5,
+        read_timeout=30,
+        retries={"mode": "standard", "total_max_attempts": 5},
+        signature_version="s3v4",
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    client = session.client("s3", config=config)
+    host = urlsplit(client.meta.endpoint_url).hostname or ""
+    chosen = (getattr(client.meta.config, "s3", None) or {}).get("addressing_style")
+    if host.endswith((".amazonaws.com", ".amazonaws.com.cn")) or chosen:
+        return client
+    return session.client("s3", config=config.merge(Config(s3={"addressing_style": "path"})))
+
+
+class Storage:
+    """Objects in S3. Close it, or use it in `with`, to end its threads."""
+
+    def __init__(self, client: Any | None = None, session: boto3.Session | None = None) -> None:
+        self._session = session or boto3.Session()
+        self.client = s3_client(self._session) if client is None else client
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="s3")
+
+    def close(self) -> None:
+        """End the threads and the connections."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def call(self, uri: S3Uri, function: Callable[..., T], /, **arguments: Any) -> T:
+        """Run one blocking call in a thread and translate what it raises; `uri` is what the error names."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._threads, lambda: function(**arguments))
+        except (ClientError, BotoCoreError) as error:
+            raise translate(error, uri, str(self.client.meta.endpoint_url)) from error
+
+    async def get(self, uri: S3Uri, *, limit: int | None = None, version_id: str | None = None) -> S3Object:
+        """Read an object whole; of one larger than `limit` bytes only the first `limit + 1`.
+
+        Raises:
+            NotFound: there is none.
+            StorageError: S3 did not answer well.
+        """
+        return await self.call(uri, self._read, uri=uri, limit=limit, version_id=version_id)
+
+    def _read(self, uri: S3Uri, limit: int | None, version_id: str | None) -> S3Object:
+        version = {"VersionId": version_id} if version_id else {}
+        answer = self.client.get_object(Bucket=uri.bucket, Key=uri.key, **version)
+        with answer["Body"] as stream:
+            body = stream.read() if limit is None else stream.read(limit + 1)
+        return _object(uri, answer, body)
+
+    async def head(self, uri: S3Uri) -> S3Object:
+        """Ask what an object is without reading it.
+
+        Raises:
+            NotFound: there is none.
+            StorageError: S3 did not answer well.
+        """
+        answer = await self.call(uri, self.client.head_object, Bucket=uri.bucket, Key=uri.key)
+        return _object(uri, answer, b"")
+
+    async def put(
+        self,
+        uri: S3Uri,
+        body: bytes,
+        *,
+        content_type: str = "application/octet-stream",
+        metadata: Mapping[str, str] | None = None,
+        create: bool = False,
+        if_match: str | None = None,
+    ) -> Written:
+        """Write an object with its checksum: unconditionally, only where none is (`create`), or over `if_match`.
+
+        Raises:
+            Conflict: the condition did not hold (412), or another write was under way (409).
+            StorageError: S3 did not answer well.
+        """
+        conditions = {"IfNoneMatch": "*"} if create else {"IfMatch": if_match} if if_match else {}
+        answer = await self.call(
+            uri,
+            self.client.put_object,
+            Bucket=uri.bucket,
+            Key=uri.key,
+            Body=body,
+            ContentType=content_type,
+            Metadata=dict(metadata or {}),
+            ChecksumSHA256=b64encode(hashlib.sha256(body).digest()).decode(),
+            **conditions,
+        )
+        return Written(answer["ETag"].strip('"'), answer.get("VersionId"))
+
+    async def copy(self, source: S3Uri, target: S3Uri, *, if_match: str | None = None) -> None:
+        """Copy within S3, with metadata and type; `if_match` is the source's etag.
+
+        Raises:
+            Conflict: the source has changed.
+            NotFound: there is no source.
+            StorageError: S3 did not answer well.
+        """
+        condition = {"CopySourceIfMatch": if_match} if if_match else {}
+        await self.call(
+            source,
+            self.client.copy_object,
+            Bucket=target.bucket,
+            Key=target.key,
+            CopySource={"Bucket": source.bucket, "Key": source.key},
+            **condition,
+        )
+
+    async def delete(self, uri: S3Uri) -> None:
+        """Remove an object; that there is none is well.
+
+        Raises:
+            StorageError: S3 did not answer well.
+        """
+        await self.call(uri, self.client.delete_object, Bucket=uri.bucket, Key=uri.key)
+
+    async def list(self, prefix: S3Uri, *, start_after: str = "", deep: bool = True) -> AsyncIterator[S3Entry]:
+        """All objects under a prefix in S3's order, a page of 1,000 at a time; `deep=False` stops at the next `/`.
+
+        Raises:
+            StorageError: S3 did not answer well.
+        """
+        arguments: dict[str, Any] = {"Bucket": prefix.bucket, "Prefix": prefix.key}
+        arguments |= {"StartAfter": start_after} if start_after else {}
+        arguments |= {} if deep else {"Delimiter": "/"}
+        while True:
+            page = await self.call(prefix, self.client.list_objects_v2, **arguments)
+            for entry in page.get("Contents", ()):
+                uri = S3Uri(prefix.bucket, entry["Key"])
+                yield S3Entry(uri, entry["ETag"].strip('"'), entry["Size"], entry["LastModified"])
+            if not page.get("IsTruncated"):
+                return
+            arguments["ContinuationToken"] = page["NextContinuationToken"]
+
+    async def presign(self, uri: S3Uri, *, seconds: int, version_id: str | None = None) -> str:
+        """A URL by which anybody can GET the object (that very version, if given) for so many seconds.
+
+        Raises:
+            StorageError: there are no credentials to sign with.
+        """
+        version = {"VersionId": version_id} if version_id else {}
+        url: str = await self.call(
+            uri,
+            self.client.generate_presigned_url,
+            ClientMethod="get_object",
+            Params={"Bucket": uri.bucket, "Key": uri.key, **version},
+            ExpiresIn=seconds,
+        )
+        return url
+
+    def credentials_end_within(self, seconds: int) -> bool:
+        """Whether the credentials are known to end so soon, and with them every URL they signed."""
+        credentials = self._session.get_credentials()
+        return isinstance(credentials, RefreshableCredentials) and credentials.refresh_needed(seconds)
+
+
+def _object(uri: S3Uri, answer: Mapping[str, Any], body: bytes) -> S3Object:
+    date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+    return S3Object(
+        uri=uri,
+        etag=answer["ETag"].strip('"'),
+        size=int(answer["ContentLength"]),
+        last_modified=answer["LastModified"],
+        served_at=parsedate_to_datetime(date) if date else datetime.now(UTC),
+        version_id=version if (version := answer.get("VersionId")) not in (None, "null") else None,
+        content_type=answer.get("ContentType", ""),
+        metadata=answer.get("Metadata", {}),
+        body=body,
+    )
+
+
+def translate(error: ClientError | BotoCoreError, uri: S3Uri, endpoint: str) -> StorageError:
+    """Say what S3 refused, where, and what to do."""
+    if isinstance(error, NoCredentialsError):
+        return StorageError(
+            f"No AWS credentials to reach {uri}", "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        )
+    if isinstance(error, EndpointConnectionError):
+        return StorageError(
+            f"S3 cannot be reached at {endpoint} for {uri}", "Check AWS_ENDPOINT_URL, AWS_REGION and the network"
+        )
+    if not isinstance(error, ClientError):
+        return StorageError(f"S3 failed at {uri}: {error}", "Check the AWS_* settings and the network")
+    return _translate_answer(error, uri)
+
+
+def _translate_answer(error: ClientError, uri: S3Uri) -> StorageError:
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    what = error.operation_name
+    if status == HTTPStatus.PRECONDITION_FAILED or (
+        status == HTTPStatus.CONFLICT and what in {"PutObject", "CompleteMultipartUpload", "DeleteObject"}
+    ):
+        return Conflict(f"{what} of {uri} lost against another writer ({code})")
+    if code == "NoSuchBucket":
+        return NotFound(f"The bucket of {uri} does not exist", "Check I2V_BUCKET and the region")
+    if status == HTTPStatus.NOT_FOUND:
+        return NotFound(f"{uri} does not exist")
+    if status == HTTPStatus.FORBIDDEN:
+        return StorageError(
+            f"S3 refuses {what} of {uri} ({code})", "Check the credentials and their rights: i2v doctor"
+        )
+    message = error.response.get("Error", {}).get("Message", "")
+    return StorageError(f"S3 answered {what} of {uri} with {status} {code}: {message}", "Try again; see i2v doctor")
