@@ -5,6 +5,7 @@ AWS's own variables stay boto3's, and nothing here writes `os.environ`.
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 from functools import cached_property
 from typing import Annotated
@@ -12,6 +13,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, HttpUrl, SecretStr, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from i2v.apixo.pricing import PRICES_USD
 from i2v.errors import UsageError
 from i2v.request import Mode
 from i2v.uris import S3Uri
@@ -67,7 +69,7 @@ class Settings(BaseSettings):
     max_video_bytes: int = Field(default=1 << 30, gt=0, validation_alias="I2V_MAX_VIDEO_BYTES")
 
     daily_cap_usd: Decimal | None = Field(default=None, ge=0, validation_alias="I2V_DAILY_CAP_USD")
-    prices_usd: dict[str, Decimal] = Field(default_factory=dict, validation_alias="I2V_PRICES_USD")
+    prices_usd: Annotated[dict[str, Decimal], NoDecode] = Field(default_factory=dict, validation_alias="I2V_PRICES_USD")
     """Overrides of the price table as JSON, such as {"standard-6": "0.192"}."""
     account_label: str = Field(default="default", validation_alias="I2V_ACCOUNT_LABEL")
     """Names the provider's account in the ledger, which serves one account only."""
@@ -84,6 +86,24 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return frozenset(host.strip().lower() for host in value.split(",") if host.strip())
         return value
+
+    @field_validator("prices_usd", mode="before")
+    @classmethod
+    def _read_prices(cls, value: object) -> object:
+        try:
+            return json.loads(value, parse_float=Decimal) if isinstance(value, str) else value
+        except ValueError:
+            raise ValueError('it must be JSON such as {"standard-6": "0.192"}') from None
+
+    @field_validator("prices_usd")
+    @classmethod
+    def _known_prices(cls, prices: dict[str, Decimal]) -> dict[str, Decimal]:
+        for name, price in prices.items():
+            if name not in PRICES_USD:
+                raise ValueError(f"{name!r} is no price; the names are {', '.join(PRICES_USD)}")
+            if not price.is_finite() or price < 0:
+                raise ValueError(f"{name} must be US dollars of 0 or more")
+        return prices
 
     @cached_property
     def images(self) -> S3Uri:
