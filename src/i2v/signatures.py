@@ -1,0 +1,47 @@
+"""What a file is by its first bytes, in words for a message: `looks_like`. Whether we take it is not said here."""
+
+from __future__ import annotations
+
+import re
+
+_SIGNATURES = (
+    (b"\xff\xd8\xff", "a JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "a PNG"),
+    (b"GIF8", "a GIF"),
+    (b"BM", "a BMP"),
+    (b"II*\0", "a TIFF"),
+    (b"MM\0*", "a TIFF"),
+    (b"%PDF", "a PDF"),
+    (b"PK\x03\x04", "a ZIP"),
+    (b"\x1f\x8b", "gzip data"),
+    (b"8BPS", "a Photoshop file"),
+    (b"\xff\x0a", "a JPEG XL"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL"),
+    (b"\0\0\0\x0cjP  ", "a JPEG 2000"),
+    (b"\x1aE\xdf\xa3", "a WebM or Matroska video"),
+)
+_BRANDS = {"avif": "an AVIF", "avis": "an AVIF", "heic": "a HEIC", "heix": "a HEIC", "mif1": "a HEIC"}
+"""Of the ISO container; any other is taken for a video."""
+
+
+def looks_like(body: bytes) -> str:
+    """Name the kind of file with its article, such as `a PNG`, `an HTML page`, `text`."""
+    for signature, name in _SIGNATURES:
+        if body.startswith(signature):
+            return name
+    if body[:4] == b"RIFF" and body[8:12] == b"WEBP":
+        return "a WebP"
+    if body[4:8] == b"ftyp":
+        return _BRANDS.get(body[8:12].decode("ascii", "replace"), "a video")
+    return _looks_like_text(body[:1024])
+
+
+def _looks_like_text(head: bytes) -> str:
+    text = head.decode("utf-8", "ignore").lstrip("\ufeff \t\r\n").lower()
+    if "<svg" in text:
+        return "an SVG"
+    if text.startswith(("<!doctype html", "<html")):
+        return "an HTML page"
+    if head and not re.search(rb"[\x00-\x08\x0e-\x1f]", head):
+        return "text"
+    return f"unknown data ({head[:8].hex(' ')} …)"
