@@ -1,0 +1,69 @@
+"""`/_sandbox/…`: look into a running emulator and change it over HTTP, without a key. No part of the vendor's API."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from sandbox.pictures import make_jpeg
+
+if TYPE_CHECKING:
+    from sandbox.provider.world import World
+
+
+class Control:
+    """What `/_sandbox/…` answers."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def journal(self, request: Request) -> Response:
+        """GET: all entries, or those of `?endpoint=`."""
+        endpoint = request.query_params.get("endpoint")
+        entries = self._world.journal.of(endpoint) if endpoint else self._world.journal.entries
+        return JSONResponse({"entries": [entry.report() for entry in entries]})
+
+    async def tasks(self, _: Request) -> Response:
+        """GET: all tasks, what was billed and what is left."""
+        bank = self._world.bank
+        return JSONResponse(
+            {
+                "billed_usd": str(bank.billed_usd),
+                "balance_usd": str(bank.balance_usd),
+                "films_made": self._world.studio.made,
+                "tasks": [task.report() for task in self._world.tasks.values()],
+            }
+        )
+
+    async def reset(self, _: Request) -> Response:
+        """POST: forget tasks, journal, bills and changed settings."""
+        await self._world.reset()
+        return JSONResponse({"reset": True})
+
+    async def settings(self, request: Request) -> Response:
+        """POST a JSON object of dials; answers with all of them. The key is not shown."""
+        try:
+            dials = self._world.turn(await request.json())
+        except (ValueError, TypeError) as error:
+            return JSONResponse({"error": str(error)}, 400)
+        return JSONResponse(dials.model_dump(mode="json", exclude={"api_key"}))
+
+    async def picture(self, request: Request) -> Response:
+        """GET a sample JPEG, for tests of images by URL."""
+        width, height, seed = (request.path_params[name] for name in ("width", "height", "seed"))
+        return Response(make_jpeg(width, height, seed), media_type="image/jpeg")
+
+
+def control_routes(world: World) -> list[Route]:
+    """The addresses of `Control`."""
+    control = Control(world)
+    return [
+        Route("/_sandbox/journal", control.journal),
+        Route("/_sandbox/tasks", control.tasks),
+        Route("/_sandbox/reset", control.reset, methods=["POST"]),
+        Route("/_sandbox/settings", control.settings, methods=["POST"]),
+        Route("/_sandbox/pictures/{width:int}x{height:int}-{seed:int}.jpg", control.picture),
+    ]

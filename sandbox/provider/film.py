@@ -1,0 +1,123 @@
+"""Makes one synthetic mp4 from one image: a slow camera move over it, marked as synthetic. Blocking; CPU only."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import av
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+Planes = tuple[Image.Image, ...]
+Camera = tuple[float, float, float]
+
+MARK = "SYNTHETIC - i2v sandbox"
+COMMENT = "Synthetic video made by the i2v sandbox from a still image; no model and no provider was involved."
+MOVES = ("in", "out", "right", "up")
+MARGIN = 0.14
+"""Share of the picture that the camera may move over."""
+
+
+@dataclass(frozen=True)
+class Reel:
+    """What is to be made: the shorter side in pixels, the length in seconds, and how finely."""
+
+    short_side: int
+    seconds: int
+    fast: bool = False
+
+    @property
+    def rate(self) -> int:
+        """Frames a second."""
+        return 4 if self.fast else 24
+
+    @property
+    def still(self) -> int:
+        """How many frames in a row are the same: a fast reel moves once a second."""
+        return self.rate if self.fast else 1
+
+    @property
+    def options(self) -> dict[str, str]:
+        """For the encoder."""
+        return {"preset": "ultrafast", "crf": "36"} if self.fast else {"preset": "veryfast", "crf": "27"}
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """The frame of an image of that size: its aspect, both sides even."""
+        scale = self.short_side / min(width, height)
+        return round(width * scale / 2) * 2, round(height * scale / 2) * 2
+
+
+def make_film(image: bytes, reel: Reel, path: Path) -> None:
+    """Write an h264 yuv420p mp4 with its index in front (faststart), whole or not at all.
+
+    Raises:
+        OSError: the image cannot be read or the file not be written.
+    """
+    with Image.open(io.BytesIO(image)) as opened:
+        picture = ImageOps.exif_transpose(opened).convert("RGB")
+    size = reel.size(*picture.size)
+    roomy = (round(size[0] * (1 + MARGIN)), round(size[1] * (1 + MARGIN)))
+    planes = _planes(picture.resize(roomy, Image.Resampling.BILINEAR, reducing_gap=2))
+    part = path.with_suffix(".part")
+    _encode(planes, size, reel, MOVES[sha256(image).digest()[0] % len(MOVES)], part)
+    part.rename(path)
+
+
+def _planes(picture: Image.Image) -> Planes:
+    """Brightness and the two colours in video's range; colours at half size. Moving these is three times as quick."""
+    bright, blue, red = picture.convert("YCbCr").split()
+    half = (picture.width // 2, picture.height // 2)
+    bright = bright.point([16 + value * 219 // 255 for value in range(256)])
+    colours = (plane.point([16 + value * 224 // 255 for value in range(256)]).resize(half) for plane in (blue, red))
+    return bright, *colours
+
+
+def _encode(planes: Planes, size: tuple[int, int], reel: Reel, move: str, path: Path) -> None:
+    total = reel.seconds * reel.rate
+    mark = _planes(_mark(size))
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        container.metadata["comment"] = COMMENT
+        stream = container.add_stream("libx264", rate=reel.rate, options=reel.options)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.codec_context.thread_count = 1
+        for number in range(0, total, reel.still):
+            frame = _frame(planes, mark, size, _camera(move, number / total))
+            for pts in range(number, min(number + reel.still, total)):
+                frame.pts = pts
+                container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def _camera(move: str, time: float) -> Camera:
+    """What the camera sees at `time` from 0 to 1, as shares of the picture: left, top, side. Eased at both ends."""
+    eased = time * time * (3 - 2 * time)
+    closest = 1 / (1 + MARGIN)
+    zoom = {"in": eased, "out": 1 - eased}.get(move, 1)
+    side = 1 - (1 - closest) * zoom
+    left = (1 - side) * (eased if move == "right" else 0.5)
+    top = (1 - side) * (1 - eased if move == "up" else 0.5)
+    return left, top, side
+
+
+def _frame(planes: Planes, mark: Planes, size: tuple[int, int], camera: Camera) -> av.VideoFrame:
+    frame = av.VideoFrame(*size, "yuv420p")
+    left, top, side = camera
+    for plane, stamp, target in zip(planes, mark, frame.planes, strict=True):
+        width, height = plane.size
+        box = (left * width, top * height, (left + side) * width, (top + side) * height)
+        shot = plane.resize((target.width, target.height), Image.Resampling.BILINEAR, box=box)
+        shot.paste(stamp, (0, target.height - stamp.height))
+        row = Image.new("L", (target.line_size, target.height))
+        row.paste(shot)
+        target.update(row.tobytes())
+    return frame
+
+
+def _mark(size: tuple[int, int]) -> Image.Image:
+    height = max(24, min(size) // 48 * 2)
+    mark = Image.new("RGB", (height * 11, height), (20, 20, 20))
+    draw = ImageDraw.Draw(mark)
+    draw.text((height // 3, height // 8), MARK, fill=(255, 210, 60), font=ImageFont.load_default(height * 0.62))
+    return mark

@@ -1,0 +1,78 @@
+"""Fetches an image by its URL and looks at it by the vendor's rules. Its `ImageFault` becomes a failed task."""
+
+from __future__ import annotations
+
+import io
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+from PIL import Image
+
+MAX_BYTES = 20 * 1024 * 1024
+MIN_SHORT_SIDE = 300
+"""The short side must be longer."""
+FETCH_SECONDS = 30
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning)
+"""What Pillow raises on broken files; the warning is raised where warnings are errors."""
+
+
+class ImageFault(Exception):
+    """Why no video can come of it: the vendor's fail code and a message."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+
+async def fetch_image(client: httpx.AsyncClient, url: str, s3_address: str | None) -> bytes:
+    """Fetch it as anybody could, with nothing but the URL.
+
+    Raises:
+        ImageFault: not reachable, not a 200, or too large.
+    """
+    if s3_address and urlsplit(url).netloc == s3_address and not _is_signed(url):
+        raise ImageFault("IMAGE_DOWNLOAD_FAILED", "image URL answered 403: it carries no signature")
+    try:
+        async with client.stream("GET", url, timeout=FETCH_SECONDS) as response:
+            if response.status_code != httpx.codes.OK:
+                raise ImageFault("IMAGE_DOWNLOAD_FAILED", f"image URL answered {response.status_code}")
+            return await _read(response)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise ImageFault("IMAGE_DOWNLOAD_FAILED", f"image URL: {type(error).__name__}") from None
+
+
+def _is_signed(url: str) -> bool:
+    query = parse_qs(urlsplit(url).query)
+    return "X-Amz-Signature" in query or "Signature" in query
+
+
+async def _read(response: httpx.Response) -> bytes:
+    data = bytearray()
+    async for chunk in response.aiter_bytes():
+        data += chunk
+        if len(data) > MAX_BYTES:
+            raise ImageFault("IMAGE_TOO_LARGE", "image has more than 20 MB")
+    return bytes(data)
+
+
+def check_image(data: bytes) -> None:
+    """Hold it against the vendor's rules: JPG or PNG by its bytes, whole, 2:5 < ratio < 5:2, short side > 300 px.
+
+    Raises:
+        ImageFault: one is broken.
+    """
+    width, height = _size(data)
+    if not (2 * height < 5 * width and 2 * width < 5 * height):
+        raise ImageFault("InvalidImageSize", f"image ratio {width}:{height} is not between 2:5 and 5:2")
+    if min(width, height) <= MIN_SHORT_SIDE:
+        raise ImageFault("InvalidImageSize", f"image is {width}x{height}, its short side must be over 300 px")
+
+
+def _size(data: bytes) -> tuple[int, int]:
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+            image.load()
+            return image.size
+    except UNREADABLE as error:
+        raise ImageFault("ImageFormatIncorrect", f"no whole JPG or PNG: {type(error).__name__}") from None

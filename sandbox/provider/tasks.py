@@ -1,0 +1,78 @@
+"""One task of the emulator, from acceptance to its end: `Task`. Who moves it on is `sandbox.provider.world`."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal
+
+from sandbox.provider.contract import Order, envelope
+
+
+@dataclass
+class Task:
+    """What was ordered and how far it is. Times are Unix seconds.
+
+    `fetched` is set once the image was fetched or could not be; `video` once the file is ready.
+    """
+
+    order: Order
+    billed_usd: Decimal
+    due: float
+    id: str = field(default_factory=lambda: f"task_{uuid.uuid4().hex}")
+    created: float = field(default_factory=time.time)
+    state: Literal["processing", "success", "failed"] = "processing"
+    ended: float | None = None
+    fail_code: str = ""
+    fail_message: str = ""
+    fetched: bool = False
+    image_sha256: str | None = None
+    video: Path | None = None
+    statuses: int = 0
+    downloads: int = 0
+    callbacks: int = 0
+
+    def succeed(self, video: Path) -> None:
+        """The file is there and the time is over."""
+        self.video, self.state, self.ended = video, "success", time.time()
+
+    def fail(self, code: str, message: str) -> None:
+        """It will not become a video."""
+        self.fail_code, self.fail_message, self.state, self.ended = code, message, "failed", time.time()
+
+    def status_body(self, result_url: str) -> dict[str, Any]:
+        """The answer to a status request, which a callback carries too."""
+        data: dict[str, Any] = {"taskId": self.id, "state": self.state, "createTime": _milliseconds(self.created)}
+        if self.state == "success":
+            data["resultJson"] = json.dumps({"resultUrls": [result_url]})
+        if self.state == "failed":
+            data |= {"failCode": self.fail_code, "failMsg": self.fail_message}
+        if self.ended is not None:
+            ended = _milliseconds(self.ended)
+            data |= {"completeTime": ended, "costTime": ended - data["createTime"]}
+        return envelope(data)
+
+    def report(self) -> dict[str, Any]:
+        """What `GET /_sandbox/tasks` tells of it. The image's URL comes without its query, which is a secret."""
+        return {
+            "task_id": self.id,
+            "state": self.state,
+            "mode": self.order.mode,
+            "duration": self.order.duration,
+            "prompt": self.order.prompt,
+            "image_url": self.order.image_url.split("?")[0],
+            "image_sha256": self.image_sha256,
+            "billed_usd": str(self.billed_usd),
+            "fail_code": self.fail_code,
+            "statuses": self.statuses,
+            "downloads": self.downloads,
+            "callbacks": self.callbacks,
+        }
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
