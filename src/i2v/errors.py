@@ -6,10 +6,12 @@ I2vError                     what happened; `hint` says what to do; `exit_code` 
 │   ├── NoImages                nothing to do: no image found, or none valid
 │   ├── LedgerError             the ledger cannot be read, written or trusted
 │   ├── BudgetExceeded          a spending limit of ours forbids it
-│   └── BalanceTooLow           the provider's balance does not cover it
+│   ├── BalanceTooLow           the provider's balance does not cover it
+│   └── Paused                  a person has paused all submits
 ├── Refused                     this image or prompt will never work as it is: an outcome, free of charge
 ├── StorageError                S3 did not do what it was asked
-│   ├── NotFound                no such bucket or object
+│   ├── NoBucket                the bucket does not exist
+│   ├── NotFound                the object does not exist
 │   └── Conflict                a conditional write lost (412, 409)
 ├── FetchError                  a URL could not be fetched, or may not be
 ├── BrokenVideo                 a delivered file is no whole mp4
@@ -77,6 +79,10 @@ class BalanceTooLow(Stopped):
     """The provider's balance does not cover the run."""
 
 
+class Paused(Stopped):
+    """A person has paused all submits: `i2v resume` ends it."""
+
+
 class Refused(I2vError):
     """An image or prompt that will never work as it is.
 
@@ -98,8 +104,14 @@ class StorageError(I2vError):
     retryable = True
 
 
+class NoBucket(StorageError):
+    """The bucket does not exist."""
+
+    retryable = False
+
+
 class NotFound(StorageError):
-    """No such bucket or object."""
+    """The object does not exist."""
 
     retryable = False
 

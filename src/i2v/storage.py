@@ -23,7 +23,7 @@ from botocore.config import Config
 from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, NoCredentialsError
 
-from i2v.errors import Conflict, NotFound, StorageError
+from i2v.errors import Conflict, NoBucket, NotFound, StorageError
 from i2v.uris import S3Uri
 
 THREADS = 32
@@ -277,7 +277,7 @@ def _translate_answer(error: ClientError, uri: S3Uri) -> StorageError:
     ):
         return Conflict(f"{what} of {uri} lost against another writer ({code})")
     if code == "NoSuchBucket":
-        return NotFound(f"The bucket of {uri} does not exist", "Check I2V_BUCKET and the region")
+        return NoBucket(f"The bucket of {uri} does not exist", "Check I2V_BUCKET and the region")
     if status == HTTPStatus.NOT_FOUND:
         return NotFound(f"{uri} does not exist")
     if status == HTTPStatus.FORBIDDEN:

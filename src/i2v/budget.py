@@ -1,0 +1,235 @@
+"""Money that may still be spent: `Budget`, a run's share of `jobs/days/<UTC day>.json`.
+
+A run reserves blocks before it submits and gives the rest back at its end. The page's entries are absolute sums by run,
+so that repeating a reservation changes nothing; what a dead run held counts until the day ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from decimal import ROUND_DOWN, Decimal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from i2v import names
+from i2v.errors import BudgetExceeded, Conflict, LedgerError, NotFound
+from i2v.jobs import FORMAT
+from i2v.settings import Settings
+from i2v.storage import Storage
+
+log = logging.getLogger(__name__)
+BLOCK_JOBS = 32
+"""A run never holds more money unspent than this many jobs cost."""
+ZERO = Decimal(0)
+
+
+class DayPage(BaseModel):
+    """What each run has reserved on one UTC day, in US dollars."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: int = FORMAT
+    day: str
+    writer: str = ""
+    reserved_usd: dict[str, Decimal] = {}
+
+    @property
+    def total_usd(self) -> Decimal:
+        """All that is spent or held on this day."""
+        return sum(self.reserved_usd.values(), ZERO)
+
+
+class DayPages:
+    """The pages in S3."""
+
+    def __init__(self, storage: Storage, settings: Settings) -> None:
+        self._storage = storage
+        self._settings = settings
+
+    async def read(self, day: str) -> tuple[DayPage, str | None]:
+        """The page and its etag; an empty page and `None` where there is none yet.
+
+        Raises:
+            LedgerError: the page cannot be read by this version.
+            StorageError: S3 did not answer well.
+        """
+        uri = names.day_uri(self._settings, day)
+        try:
+            found = await self._storage.get(uri)
+        except NotFound:
+            return DayPage(day=day), None
+        try:
+            page = DayPage.model_validate_json(found.body)
+        except ValidationError:
+            raise LedgerError(f"{uri} cannot be read", "Restore it; never delete it") from None
+        if page.format > FORMAT:
+            raise LedgerError(f"{uri} has format {page.format}, this i2v reads up to {FORMAT}", "Upgrade i2v")
+        return page, found.etag
+
+    async def write(self, page: DayPage, etag: str | None) -> bool:
+        """Replace the page as it was read; `False` where another run was faster.
+
+        Raises:
+            StorageError: S3 did not answer well: it may or may not be written.
+        """
+        uri = names.day_uri(self._settings, page.day)
+        new = page.model_copy(update={"writer": secrets.token_hex(8)})
+        try:
+            await self._storage.put(
+                uri,
+                new.model_dump_json(indent=1).encode(),
+                content_type="application/json",
+                create=etag is None,
+                if_match=etag,
+            )
+        except Conflict:
+            found, _ = await self.read(page.day)
+            return found.writer == new.writer
+        return True
+
+
+class Budget:
+    """What one flow run may spend, over its retries: its own limit and its share of the daily cap.
+
+    Args:
+        pages: the day pages.
+        run_id: whose entries these are.
+        max_spend_usd: the run's own limit, `None` for none.
+        daily_cap_usd: the limit of all runs in one UTC day, `None` for none.
+        days: the days on which this run has reserved before (a retry's).
+        before_block: asked before each block, and may raise.
+    """
+
+    def __init__(
+        self,
+        pages: DayPages,
+        run_id: str,
+        *,
+        max_spend_usd: Decimal | None,
+        daily_cap_usd: Decimal | None,
+        days: tuple[str, ...] = (),
+        before_block: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self._pages = pages
+        self._run_id = run_id
+        self._max_spend = max_spend_usd
+        self._cap = daily_cap_usd
+        self._reserved: dict[str, Decimal] = dict.fromkeys(days, ZERO)
+        self._before_block = before_block
+        self._known = not days
+        self._too_dear: BudgetExceeded | None = None
+        self._too_dear_usd = ZERO
+        self._available = ZERO
+        self._lock = asyncio.Lock()
+        self.jobs_expected = BLOCK_JOBS
+
+    @property
+    def days(self) -> tuple[str, ...]:
+        """The days on which this run has reserved."""
+        return tuple(self._reserved)
+
+    async def room_usd(self) -> tuple[Decimal | None, str]:
+        """What this run could still spend now and the name of the limit that says so; `None` for no limit.
+
+        Raises:
+            StorageError: the page cannot be read.
+        """
+        await self._recall()
+        page, _ = await self._pages.read(_today())
+        return self._room(page)
+
+    def _room(self, page: DayPage) -> tuple[Decimal | None, str]:
+        limits = []
+        if self._max_spend is not None:
+            limits.append((self._max_spend - sum(self._reserved.values(), ZERO), "max_spend_usd"))
+        if self._cap is not None:
+            limits.append((self._cap - page.total_usd, "I2V_DAILY_CAP_USD"))
+        return min(limits, default=(None, "no limit"))
+
+    async def take(self, price_usd: Decimal) -> None:
+        """Reserve the price of one attempt, before it is submitted.
+
+        Raises:
+            BudgetExceeded: a limit forbids it.
+            Paused: a person has paused all submits.
+            StorageError: the page cannot be read or written, so nothing may be spent.
+        """
+        async with self._lock:
+            if self._available < price_usd:
+                await self._reserve_or_remember(price_usd)
+            self._available -= price_usd
+            self.jobs_expected = max(1, self.jobs_expected - 1)
+
+    def give_back(self, price_usd: Decimal) -> None:
+        """An attempt that was taken for was not paid after all."""
+        self._available += price_usd
+        self.jobs_expected += 1
+
+    async def _recall(self) -> None:
+        if not self._known:
+            for day in self._reserved:
+                page, _ = await self._pages.read(day)
+                self._reserved[day] = page.reserved_usd.get(self._run_id, ZERO)
+            self._known = True
+
+    async def _reserve_or_remember(self, price_usd: Decimal) -> None:
+        if self._too_dear and price_usd >= self._too_dear_usd:
+            raise self._too_dear
+        if self._before_block:
+            await self._before_block()
+        try:
+            await self._reserve(price_usd)
+        except BudgetExceeded as error:
+            self._too_dear, self._too_dear_usd = error, price_usd
+            raise
+
+    async def _reserve(self, price_usd: Decimal) -> None:
+        await self._recall()
+        while True:
+            page, etag = await self._pages.read(_today())
+            amount = self._block(price_usd, page)
+            if await self._write_entry(page, etag, page.reserved_usd.get(self._run_id, ZERO) + amount):
+                self._available += amount
+                return
+
+    def _block(self, price_usd: Decimal, page: DayPage) -> Decimal:
+        room, limit = self._room(page)
+        jobs = Decimal(min(BLOCK_JOBS, self.jobs_expected))
+        if room is not None:
+            jobs = min(jobs, (room / price_usd).to_integral_value(ROUND_DOWN)) if price_usd else jobs
+        if jobs < 1:
+            raise BudgetExceeded(
+                f"{limit} has ${max(room or ZERO, ZERO)} left, one video costs ${price_usd}",
+                "Raise the limit, or wait for the next UTC day" if "CAP" in limit else "Raise max_spend_usd",
+            )
+        return jobs * price_usd
+
+    async def _write_entry(self, page: DayPage, etag: str | None, amount: Decimal) -> bool:
+        entries = {**page.reserved_usd, self._run_id: amount}
+        written = await self._pages.write(page.model_copy(update={"reserved_usd": entries}), etag)
+        if written:
+            self._reserved[page.day] = amount
+        return written
+
+    async def close(self) -> None:
+        """Give the rest back.
+
+        Raises:
+            StorageError: the page cannot be read or written; what is held counts until the day ends.
+        """
+        async with self._lock:
+            for day in reversed(self.days):
+                while self._available > 0 and self._reserved[day] > 0:
+                    page, etag = await self._pages.read(day)
+                    mine = page.reserved_usd.get(self._run_id, ZERO)
+                    rest = min(mine, self._available)
+                    if await self._write_entry(page, etag, mine - rest):
+                        self._available -= rest
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()

@@ -1,0 +1,265 @@
+"""The job's life as a state machine: `JobRecord` and the only functions that may change one.
+
+    ready ─► claimed ─► submitted ─► stored | refused | failed
+               │  ├──► ready      plainly refused, nothing paid
+               │  ├──► refused    400, content         ├──► failed   a fail code in place of a task id
+               │  └──► unknown    answer lost, or lease over without a task id
+    unknown ──► submitted (adopted) | ready (its owner knows that nothing was sent, or a person) | failed (a person)
+    submitted ─► ready (a transient failure, attempts left)          refused, failed ─► ready (a person)
+    ready, failed ─► submitted      a person gave the job up, and then the lost answer came after all
+
+Everything here is pure: a record in, a record out. `i2v.ledger` reads and writes them, and refuses what
+`check_change` refuses.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from i2v.images import ImageFacts
+from i2v.request import Request
+from i2v.uris import S3Uri
+
+FORMAT = 1
+
+
+class JobState(StrEnum):
+    """Where a job stands; the diagram above is the whole truth."""
+
+    READY = "ready"
+    CLAIMED = "claimed"
+    SUBMITTED = "submitted"
+    STORED = "stored"
+    REFUSED = "refused"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether money may be under way: somebody has to settle it."""
+        return self in {JobState.CLAIMED, JobState.SUBMITTED, JobState.UNKNOWN}
+
+
+_READY, _CLAIMED, _SUBMITTED, _STORED, _REFUSED, _FAILED, _UNKNOWN = JobState
+LEGAL: dict[JobState, frozenset[JobState]] = {
+    _READY: frozenset({_CLAIMED, _SUBMITTED}),
+    _CLAIMED: frozenset({_SUBMITTED, _READY, _REFUSED, _FAILED, _UNKNOWN}),
+    _SUBMITTED: frozenset({_STORED, _REFUSED, _FAILED, _READY}),
+    _UNKNOWN: frozenset({_SUBMITTED, _READY, _FAILED}),
+    _REFUSED: frozenset({_READY}),
+    _FAILED: frozenset({_READY, _SUBMITTED}),
+    _STORED: frozenset(),
+}
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Reason(_Model):
+    """Why a job ended or waits for a person: the vendor's or our short code, and a sentence."""
+
+    code: str
+    message: str
+
+
+class JobImage(_Model):
+    """The image version that a job was made for."""
+
+    label: str
+    """The `s3://` address, or the URL without its query."""
+    name: str
+    """Its name below the videos prefix (`i2v.names`)."""
+    at: S3Uri
+    """Where its bytes lie for the provider: the object itself, or our copy of a URL's."""
+    etag: str
+    version_id: str | None = None
+    facts: ImageFacts
+
+
+class Attempt(_Model):
+    """One paid submit, or one that may have been paid. Times are UTC, the price US dollars."""
+
+    number: int
+    claim: str
+    """Random, so that a claimant knows its own."""
+    run_id: str
+    claimed_at: datetime
+    price_usd: Decimal
+    task_id: str | None = None
+    other_task_ids: tuple[str, ...] = ()
+    """Task ids that came for this attempt although it had one."""
+    submitted_at: datetime | None = None
+    created_at: datetime | None = None
+    """The provider's own creation time."""
+    ended_at: datetime | None = None
+    fail: Reason | None = None
+
+    @property
+    def task_ids(self) -> frozenset[str]:
+        """All task ids known of this attempt."""
+        return frozenset(task for task in (self.task_id, *self.other_task_ids) if task)
+
+
+class StoredVideo(_Model):
+    """Where a job's video lies and what was measured in it."""
+
+    uri: S3Uri
+    poster: S3Uri
+    manifest: S3Uri
+    sha256: str
+    size: int
+    width: int
+    height: int
+    seconds: float
+    flags: tuple[str, ...] = ()
+    """How the delivery differs from the order, in sentences."""
+
+
+class JobRecord(_Model):
+    """One job as the ledger keeps it. `revision` rises and `writer` is random with each write."""
+
+    format: int = FORMAT
+    key: str
+    state: JobState = JobState.READY
+    revision: int = 0
+    writer: str = ""
+    image: JobImage
+    request: Request
+    label: str | None = None
+    created_at: datetime
+    updated_at: datetime
+    attempts: tuple[Attempt, ...] = ()
+    last_attempt: int = 0
+    """The highest attempt number ever given, also to attempts that were given back unpaid."""
+    extra_attempts: int = 0
+    """Attempts that persons allowed beyond `max_attempts`."""
+    reason: Reason | None = None
+    video: StoredVideo | None = None
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """The latest attempt."""
+        return self.attempts[-1] if self.attempts else None
+
+    @property
+    def task_id(self) -> str | None:
+        """The latest attempt's task id."""
+        return self.attempt.task_id if self.attempt else None
+
+    def moved(self, state: JobState, **changes: Any) -> JobRecord:
+        """This record in another state.
+
+        Raises:
+            ValueError: the diagram knows no such change.
+        """
+        if state not in LEGAL[self.state]:
+            raise ValueError(f"job {self.key[:12]}: {self.state} cannot become {state}")
+        return self.model_copy(update={"state": state, **changes})
+
+    def with_attempt(self, attempt: Attempt) -> tuple[Attempt, ...]:
+        """The attempts with this one in place of the one of its number."""
+        return tuple(attempt if old.number == attempt.number else old for old in self.attempts)
+
+    def mine(self, claim: str) -> Attempt | None:
+        """The attempt that was claimed under this token, if the record still has it."""
+        return next((attempt for attempt in self.attempts if attempt.claim == claim), None)
+
+
+def check_change(old: JobRecord, new: JobRecord) -> None:
+    """Prove that `new` may follow `old`.
+
+    Raises:
+        ValueError: an illegal state, another identity, or a task id or paid attempt that would be lost.
+    """
+    if new.state != old.state and new.state not in LEGAL[old.state]:
+        raise ValueError(f"job {old.key[:12]}: {old.state} cannot become {new.state}")
+    if (old.key, old.request) != (new.key, new.request):
+        raise ValueError(f"job {old.key[:12]}: a record's identity cannot change")
+    known = {attempt.number: attempt for attempt in new.attempts}
+    for attempt in old.attempts:
+        kept = known[attempt.number].task_ids if attempt.number in known else frozenset()
+        if attempt.task_ids - kept:
+            raise ValueError(f"job {old.key[:12]}: task ids {sorted(attempt.task_ids - kept)} would be lost")
+
+
+def claim(record: JobRecord, *, token: str, run_id: str, price_usd: Decimal, now: datetime) -> JobRecord | None:
+    """Take a ready job for one POST; `None` where it is not ready."""
+    if record.state is not JobState.READY:
+        return None
+    number = record.last_attempt + 1
+    attempt = Attempt(number=number, claim=token, run_id=run_id, claimed_at=now, price_usd=price_usd)
+    return record.moved(JobState.CLAIMED, attempts=(*record.attempts, attempt), last_attempt=number, reason=None)
+
+
+def give_back(record: JobRecord, token: str) -> JobRecord | None:
+    """The claimant knows that nothing was paid: ready again, and the attempt never was."""
+    attempt = record.mine(token)
+    if attempt is None or attempt.task_ids or record.state not in {JobState.CLAIMED, JobState.UNKNOWN}:
+        return None
+    rest = tuple(other for other in record.attempts if other is not attempt)
+    if attempt is not record.attempt:
+        return record.model_copy(update={"attempts": rest})
+    return record.moved(JobState.READY, attempts=rest, reason=None)
+
+
+def record_task(record: JobRecord, token: str, task_id: str, now: datetime) -> JobRecord | None:
+    """Write down the task id that came for a claim, whatever became of the record meanwhile."""
+    attempt = record.mine(token)
+    if attempt is None or task_id in attempt.task_ids:
+        return None
+    if attempt.task_id is not None:
+        merged = attempt.model_copy(update={"other_task_ids": (*attempt.other_task_ids, task_id)})
+        return record.model_copy(update={"attempts": record.with_attempt(merged)})
+    merged = attempt.model_copy(update={"task_id": task_id, "submitted_at": now})
+    changes: dict[str, Any] = {"attempts": record.with_attempt(merged)}
+    if attempt is record.attempt and JobState.SUBMITTED in LEGAL[record.state]:
+        return record.moved(JobState.SUBMITTED, reason=None, **changes)
+    return record.model_copy(update=changes)
+
+
+def lose(record: JobRecord, token: str, reason: Reason) -> JobRecord | None:
+    """The claim's answer is lost, or its lease is over: it may have been paid, and only a fact can tell."""
+    attempt = record.mine(token)
+    if attempt is None or attempt is not record.attempt or record.state is not JobState.CLAIMED:
+        return None
+    return record.moved(JobState.UNKNOWN, reason=reason)
+
+
+def reject(record: JobRecord, token: str, state: JobState, reason: Reason, now: datetime) -> JobRecord | None:
+    """The POST was answered with no task id but a final word: refused (nothing paid), or failed."""
+    attempt = record.mine(token)
+    if attempt is None or attempt is not record.attempt or state not in LEGAL[record.state]:
+        return None
+    if state is JobState.REFUSED:
+        return record.moved(state, attempts=record.attempts[:-1], reason=reason)
+    ended = attempt.model_copy(update={"ended_at": now, "fail": reason})
+    return record.moved(state, attempts=record.with_attempt(ended), reason=reason)
+
+
+def end_task(record: JobRecord, task_id: str, state: JobState, reason: Reason, now: datetime) -> JobRecord | None:
+    """The provider's status said failed: refused, failed, or ready for another attempt."""
+    attempt = record.attempt
+    if record.state is not JobState.SUBMITTED or attempt is None or attempt.task_id != task_id:
+        return None
+    ended = attempt.model_copy(update={"ended_at": now, "fail": reason})
+    return record.moved(state, attempts=record.with_attempt(ended), reason=reason)
+
+
+def store(record: JobRecord, task_id: str, video: StoredVideo, now: datetime) -> JobRecord | None:
+    """The video is published."""
+    attempt = record.attempt
+    if record.state is not JobState.SUBMITTED or attempt is None or attempt.task_id != task_id:
+        return None
+    ended = attempt.model_copy(update={"ended_at": now})
+    return record.moved(JobState.STORED, attempts=record.with_attempt(ended), video=video, reason=None)
+
+
+def attempts_left(record: JobRecord, max_attempts: int) -> bool:
+    """Whether another attempt may be paid after a transient failure."""
+    return len(record.attempts) < max_attempts + record.extra_attempts

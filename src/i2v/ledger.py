@@ -1,0 +1,241 @@
+"""The job records in S3: read, create, change, each by a conditional write. What a change may be is in `i2v.jobs`.
+
+A write carries a random writer and a rising revision, because boto3 repeats a write whose answer was lost and then gets
+412 for its own: whoever reads its own writer and revision back has won.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from i2v import names
+from i2v.errors import Conflict, LedgerError, NotFound, Paused, StorageError, UsageError
+from i2v.jobs import FORMAT, JobImage, JobRecord, check_change
+from i2v.request import Request
+from i2v.settings import Settings
+from i2v.storage import Storage
+from i2v.uris import S3Uri
+
+log = logging.getLogger(__name__)
+NO_ETAG = "0" * 32
+"""An etag that no page of the ledger has."""
+Edit = Callable[[JobRecord], JobRecord | None]
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A record as it was read or written, with the etag that its next change is conditional on."""
+
+    record: JobRecord
+    etag: str
+    age_seconds: float = 0.0
+    """By S3's clock, at the time of reading."""
+
+
+class LedgerPage(BaseModel):
+    """`jobs/ledger.json`: one ledger serves one provider and one account."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: int = FORMAT
+    host: str
+    account: str
+    paused: bool = False
+
+
+class Ledger:
+    """The job records of one bucket."""
+
+    def __init__(self, storage: Storage, settings: Settings) -> None:
+        self._storage = storage
+        self._settings = settings
+
+    async def read(self, key: str) -> Held | None:
+        """One record, or `None` where there is none.
+
+        Raises:
+            LedgerError: what lies there is no record that this version can read.
+            StorageError: S3 did not answer well.
+        """
+        uri = names.job_uri(self._settings, key)
+        try:
+            found = await self._storage.get(uri)
+        except NotFound:
+            return None
+        return Held(_parse(JobRecord, found.body, uri), found.etag, found.age_seconds)
+
+    async def open(self, key: str, image: JobImage, request: Request, label: str | None = None) -> Held:
+        """The job's record, made where there is none yet.
+
+        Raises:
+            StorageError: S3 did not answer well.
+        """
+        while (held := await self.read(key)) is None:
+            now = datetime.now(UTC)
+            fresh = JobRecord(key=key, image=image, request=request, label=label, created_at=now, updated_at=now)
+            try:
+                return await self._write(_stamped(fresh), create=True)
+            except Conflict:
+                log.debug("job %s: another made the record first", key[:12])
+        return held
+
+    async def change(self, held: Held, edit: Edit) -> Held | None:
+        """Apply `edit` to the newest record until it is written; `None` where the edit no longer applies.
+
+        Args:
+            held: the record as last seen.
+            edit: a pure function from `i2v.jobs`; it sees the newest record at every try.
+
+        Raises:
+            ValueError: the edit would break the state machine.
+            StorageError: S3 did not answer well: the change may or may not be written.
+        """
+        while (edited := edit(held.record)) is not None:
+            check_change(held.record, edited)
+            new = _stamped(edited)
+            try:
+                return await self._write(new, if_match=held.etag)
+            except Conflict:
+                held = await self.read_existing(new.key)
+                if (held.record.writer, held.record.revision) == (new.writer, new.revision):
+                    return held
+                await asyncio.sleep(random.uniform(0, 0.1))  # noqa: S311 - jitter, no secret
+        return None
+
+    async def read_existing(self, key: str) -> Held:
+        """One record that must be there.
+
+        Raises:
+            LedgerError: it is gone, or cannot be read by this version.
+            StorageError: S3 did not answer well.
+        """
+        held = await self.read(key)
+        if held is None:
+            raise LedgerError(f"There is no record of job {key[:12]}", "Records are never to be deleted; restore it")
+        return held
+
+    async def _write(self, record: JobRecord, *, create: bool = False, if_match: str | None = None) -> Held:
+        uri = names.job_uri(self._settings, record.key)
+        body = record.model_dump_json(indent=1).encode()
+        put = await self._storage.put(uri, body, content_type="application/json", create=create, if_match=if_match)
+        return Held(record, put.etag)
+
+    async def mark_open(self, record: JobRecord) -> None:
+        """Put the job's open mark, before its claim."""
+        await self._storage.put(self._mark(record), b"")
+
+    async def unmark(self, record: JobRecord) -> None:
+        """Remove the job's open mark, after its end."""
+        await self._storage.delete(self._mark(record))
+
+    def _mark(self, record: JobRecord) -> S3Uri:
+        return names.open_mark(self._settings, record.image.name, record.image.etag, record.key)
+
+    async def page(self) -> LedgerPage | None:
+        """The ledger's own page, or `None` before its first run."""
+        uri = names.ledger_uri(self._settings)
+        try:
+            found = await self._storage.get(uri)
+        except NotFound:
+            return None
+        return _parse(LedgerPage, found.body, uri)
+
+    async def refuse_if_paused(self) -> None:
+        """Ask whether a person has paused all submits.
+
+        Raises:
+            Paused: so it is.
+            StorageError: the page cannot be read, so nothing may be submitted.
+        """
+        page = await self.page()
+        if page and page.paused:
+            raise Paused("All submits are paused in this ledger", "Go on with: i2v resume")
+
+    async def prove(self) -> LedgerPage:
+        """Make the ledger's page where there is none, and prove that the server honours conditional writes.
+
+        Raises:
+            UsageError: the ledger belongs to another provider or account.
+            LedgerError: it cannot be read or written, or the server ignores conditions.
+        """
+        try:
+            page = await self._open_page()
+            self._check_owner(page)
+            await self._prove_conditions(page)
+        except StorageError as error:
+            raise LedgerError(
+                f"The ledger cannot be used, so nothing is submitted: {error.message}", error.hint
+            ) from None
+        return page
+
+    async def _open_page(self) -> LedgerPage:
+        if page := await self.page():
+            return page
+        mine = LedgerPage(host=provider_host(self._settings), account=self._settings.account_label)
+        try:
+            await self._put_page(mine, create=True)
+        except Conflict:
+            log.debug("another run has made the ledger's page first")
+        return await self.page() or mine
+
+    def _check_owner(self, page: LedgerPage) -> None:
+        mine = (provider_host(self._settings), self._settings.account_label)
+        if (page.host, page.account) != mine:
+            raise UsageError(
+                f"The ledger {self._settings.jobs} belongs to {page.host} (account {page.account!r}), "
+                f"not to {mine[0]} (account {mine[1]!r})",
+                "Use another bucket or I2V_JOBS_PREFIX for each provider and account",
+            )
+
+    async def _prove_conditions(self, page: LedgerPage) -> None:
+        for condition, create, if_match in (("IfNoneMatch", True, None), ("IfMatch", False, NO_ETAG)):
+            try:
+                await self._put_page(page, create=create, if_match=if_match)
+            except Conflict:
+                continue
+            raise LedgerError(
+                f"The S3 server ignores conditional writes ({condition})",
+                "Without them two runs could pay for one video; use a server that honours them",
+            )
+
+    async def _put_page(self, page: LedgerPage, *, create: bool = False, if_match: str | None = None) -> None:
+        await self._storage.put(
+            names.ledger_uri(self._settings),
+            page.model_dump_json(indent=1).encode(),
+            content_type="application/json",
+            create=create,
+            if_match=if_match,
+        )
+
+
+def provider_host(settings: Settings) -> str:
+    """Host and port of the provider's API, as the ledger names it."""
+    return urlsplit(settings.base_url).netloc.rpartition("@")[2].lower()
+
+
+def _stamped(record: JobRecord) -> JobRecord:
+    return record.model_copy(
+        update={"revision": record.revision + 1, "writer": secrets.token_hex(8), "updated_at": datetime.now(UTC)}
+    )
+
+
+def _parse(model: type[M], body: bytes, uri: S3Uri) -> M:
+    try:
+        data = json.loads(body)
+        if isinstance(data, dict) and isinstance(data.get("format"), int) and data["format"] > FORMAT:
+            raise LedgerError(f"{uri} has format {data['format']}, this i2v reads up to {FORMAT}", "Upgrade i2v")
+        return model.model_validate(data)
+    except (ValueError, ValidationError) as error:
+        raise LedgerError(f"{uri} cannot be read: {type(error).__name__}", "Restore it; never delete it") from None

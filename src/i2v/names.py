@@ -1,0 +1,70 @@
+"""What things are called in the bucket. Reconcile decides from these names alone, so they never change lightly.
+
+videos/<name>/<e12>-<r12>.mp4 .jpg .json | .refused.json | .failed.json     the answers to one image version
+jobs/<job key>.json  ledger.json  open/  runs/  days/  inputs/              the ledger
+"""
+
+from __future__ import annotations
+
+import hashlib
+from urllib.parse import urlsplit
+
+from i2v.images import ImageRef
+from i2v.settings import Settings
+from i2v.uris import S3Uri
+
+NAME_MAX_BYTES = 900
+RESERVED = ("_s3/", "_url/", "_long/")
+"""First parts of names that an image's key may not have, since they name images from elsewhere."""
+
+
+def digest12(text: str) -> str:
+    """Twelve hex digits of sha256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def image_name(ref: ImageRef, settings: Settings) -> str:
+    """The folder below the videos prefix in which all answers to an image lie; at most 900 bytes."""
+    if ref.uri is None:
+        host = urlsplit(ref.label).hostname or "unknown"
+        name = f"_url/{host}/{hashlib.sha256(ref.label.encode()).hexdigest()[:16]}"
+    elif settings.images.holds(ref.uri):
+        name = ref.uri.key.removeprefix(settings.images.key)
+    else:
+        name = f"_s3/{ref.uri.bucket}/{ref.uri.key}"
+    return f"_long/{hashlib.sha256(name.encode()).hexdigest()}" if len(name.encode()) > NAME_MAX_BYTES else name
+
+
+def answer(settings: Settings, name: str, etag: str, request_digest12: str, ending: str) -> S3Uri:
+    """Where an answer lies; `ending` is `.mp4`, `.jpg`, `.json`, `.refused.json` or `.failed.json`."""
+    return settings.videos / f"{name}/{digest12(etag)}-{request_digest12}{ending}"
+
+
+def job_uri(settings: Settings, key: str) -> S3Uri:
+    """A job's record."""
+    return settings.jobs / f"{key}.json"
+
+
+def open_mark(settings: Settings, name: str, etag: str, key: str) -> S3Uri:
+    """The mark that a job has not ended: an index, never the truth."""
+    return settings.jobs / f"open/{digest12(name)}-{digest12(etag)}-{key}"
+
+
+def run_uri(settings: Settings, run_id: str) -> S3Uri:
+    """A run's record: its heartbeat, and its report at the end."""
+    return settings.jobs / f"runs/{run_id}.json"
+
+
+def day_uri(settings: Settings, day: str) -> S3Uri:
+    """The money of one UTC day (`2026-11-22`)."""
+    return settings.jobs / f"days/{day}.json"
+
+
+def input_uri(settings: Settings, sha256: str) -> S3Uri:
+    """Our copy of an image that was named by URL."""
+    return settings.jobs / f"inputs/{sha256}"
+
+
+def ledger_uri(settings: Settings) -> S3Uri:
+    """The ledger's own page: whose it is, and whether it is paused."""
+    return settings.jobs / "ledger.json"

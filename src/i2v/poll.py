@@ -1,0 +1,104 @@
+"""The step that waits: `poll` asks for a task's status by the vendor's schedule until it ends or the deadline passes.
+
+A status that fails is asked again and never ends a job; a deadline ends the wait, not the job.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from datetime import UTC, datetime
+from typing import assert_never
+
+from i2v import jobs
+from i2v.apixo.errors import FailClass, classify_fail_code
+from i2v.apixo.models import TaskState, TaskStatus
+from i2v.errors import ProviderError
+from i2v.jobs import Attempt, JobState, Reason
+from i2v.ledger import Held
+from i2v.runs import Run
+
+log = logging.getLogger(__name__)
+JITTER = 0.05
+"""Added to each wait, at most this part of it, so that a thousand videos do not ask at once."""
+
+
+async def poll(run: Run, held: Held) -> tuple[Held, TaskStatus | None]:
+    """Wait for a submitted job's task.
+
+    Returns:
+        The job and, where the video is ready, the status that says so. Without a status the job is still submitted
+        (the deadline passed, or the run was interrupted), or has ended, or is ready for another attempt.
+
+    Raises:
+        StorageError: the end could not be written; the job stays open and is settled later.
+    """
+    attempt = held.record.attempt
+    if held.record.state is not JobState.SUBMITTED or attempt is None or attempt.task_id is None:
+        return held, None
+    begun = attempt.created_at or attempt.submitted_at or attempt.claimed_at
+    wait = run.settings.poll_first_seconds - _age(begun)
+    asked = 0
+    while asked == 0 or _age(begun) < run.settings.poll_deadline_seconds:
+        await run.sleep(max(0.0, wait) * random.uniform(1, 1 + JITTER))  # noqa: S311 - jitter
+        if run.stop_waiting.is_set():
+            break
+        asked += 1
+        status = await ask(run, held, asked)
+        if status is not None and status.state is not TaskState.RUNNING:
+            return await end(run, held, attempt, status)
+        wait = run.settings.poll_every_seconds
+    return held, None
+
+
+async def ask(run: Run, held: Held, count: int) -> TaskStatus | None:
+    """One status, or `None` where the provider could not say; that is logged and asked again later."""
+    name, task_id = held.record.image.name, held.record.task_id or ""
+    run.tell("rendering", name)
+    try:
+        status = await run.client.status(task_id)
+    except ProviderError as error:
+        log.warning("%s (task %s): no status, the job stays open: %s", name, task_id, error)
+        return None
+    log.debug("%s (task %s): %s at poll %d", name, task_id, status.raw_state, count)
+    return status
+
+
+async def end(run: Run, held: Held, attempt: Attempt, status: TaskStatus) -> tuple[Held, TaskStatus | None]:
+    """A task has ended: a success goes on to be stored, a failure is written down by its class."""
+    if status.state is TaskState.SUCCESS:
+        run.unfetched.clear()
+        return held, status
+    state, reason = judge(run, held, status)
+    log.warning("%s (task %s): %s", held.record.image.name, attempt.task_id, reason.message)
+    now, task_id = status.completed_at or datetime.now(UTC), attempt.task_id or ""
+    ended = await run.ledger.change(held, lambda record: jobs.end_task(record, task_id, state, reason, now))
+    return ended or await run.ledger.read_existing(held.record.key), None
+
+
+def judge(run: Run, held: Held, status: TaskStatus) -> tuple[JobState, Reason]:
+    """What a failed task makes of its job, by the class of its fail code."""
+    code = status.fail_code or "Unknown error"
+    message = f"{code}: {status.fail_message}" if status.fail_message else code
+    reason = Reason(code=code, message=message)
+    again = jobs.attempts_left(held.record, run.settings.max_attempts)
+    match kind := classify_fail_code(code):
+        case FailClass.CONTENT | FailClass.INPUT:
+            return JobState.REFUSED, reason
+        case FailClass.TRANSIENT:
+            return (JobState.READY if again else JobState.FAILED), reason
+        case FailClass.ACCOUNT:
+            run.stop_submits("account", message)
+            return (JobState.READY if again else JobState.FAILED), reason
+        case FailClass.FETCH:
+            if run.unfetched.fault():
+                run.stop_submits("unfetched", "the provider could not fetch three images in a row from the bucket")
+            return JobState.FAILED, reason
+        case FailClass.UNKNOWN:
+            return JobState.FAILED, reason
+        case _:
+            assert_never(kind)
+
+
+def _age(moment: datetime) -> float:
+    return (datetime.now(UTC) - moment).total_seconds()

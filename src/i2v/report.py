@@ -1,0 +1,117 @@
+"""What became of each image, and of the money: `Report`, a run's result, its record and what `--json` prints."""
+
+from __future__ import annotations
+
+from collections import Counter
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ZERO = Decimal(0)
+
+
+class Outcome(StrEnum):
+    """How an image ended."""
+
+    STORED = "stored"
+    CACHED = "cached"
+    REFUSED = "refused"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    SUBMITTED = "submitted"
+    NOT_TRIED = "not_tried"
+    PLANNED = "planned"
+
+    @property
+    def words(self) -> str:
+        """As a person reads it."""
+        return {"submitted": "still open", "not_tried": "not tried"}.get(self.value, self.value)
+
+
+TROUBLE = frozenset({Outcome.FAILED, Outcome.UNKNOWN, Outcome.NOT_TRIED, Outcome.SUBMITTED})
+"""Outcomes that end a run Failed; `submitted` only where nothing is to call back."""
+
+
+class ItemReport(BaseModel):
+    """One image's end. `cost_usd` is what this run paid, also where it failed; if planned, what it would pay."""
+
+    model_config = ConfigDict(frozen=True)
+
+    image: str
+    outcome: Outcome
+    job: str | None = None
+    task_id: str | None = None
+    video: str | None = None
+    cost_usd: Decimal = ZERO
+    reason: str | None = None
+    at_risk_usd: Decimal = Field(default=ZERO, exclude=True)
+    """May have been billed without giving a video."""
+    seconds: float | None = Field(default=None, exclude=True)
+    """From the run's start to the end of this image."""
+    flags: tuple[str, ...] = Field(default=(), exclude=True)
+
+
+class Report(BaseModel):
+    """All images of one run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    items: tuple[ItemReport, ...] = ()
+    stopped: str | None = None
+    """Why the run's submits were stopped early."""
+    awaits_callbacks: bool = False
+
+    def count(self, outcome: Outcome) -> int:
+        """How many images ended so."""
+        return sum(item.outcome is outcome for item in self.items)
+
+    @property
+    def spent_usd(self) -> Decimal:
+        """What this run paid for attempts that the provider took."""
+        return sum((item.cost_usd for item in self.items if item.outcome is not Outcome.PLANNED), ZERO)
+
+    @property
+    def planned_usd(self) -> Decimal:
+        """What a dry run's images would cost."""
+        return sum((item.cost_usd for item in self.items if item.outcome is Outcome.PLANNED), ZERO)
+
+    @property
+    def at_risk_usd(self) -> Decimal:
+        """What may have been billed without giving a video."""
+        return sum((item.at_risk_usd for item in self.items), ZERO)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether nothing failed, is unknown, was not tried or is open; refusals are outcomes."""
+        trouble = TROUBLE - {Outcome.SUBMITTED} if self.awaits_callbacks else TROUBLE
+        return not any(item.outcome in trouble for item in self.items)
+
+    @property
+    def sentence(self) -> str:
+        """The run in words: `997 stored · 2 refused · 1 unknown · $191.81`."""
+        counts = Counter(item.outcome for item in self.items)
+        parts = [f"{counts[outcome]} {outcome.words}" for outcome in Outcome if counts[outcome]]
+        money = f"${money_text(self.spent_usd)}"
+        if counts[Outcome.PLANNED]:
+            money = f"would cost ${money_text(self.planned_usd)}"
+        return " · ".join([*(parts or ["no images"]), money])
+
+    def for_json(self) -> dict[str, Any]:
+        """The object of `--json`: counts by outcome, sums, and the items; money as numbers."""
+        items = [{**item.model_dump(mode="json"), "cost_usd": float(item.cost_usd)} for item in self.items]
+        counts = {outcome.value: self.count(outcome) for outcome in Outcome}
+        return {
+            **counts,
+            "spent_usd": float(self.spent_usd),
+            "at_risk_usd": float(self.at_risk_usd),
+            "items": items,
+        }
+
+
+def money_text(amount: Decimal) -> str:
+    """Dollars with two digits, and the third where it says something: `0.192`, `191.81`, `5.00`."""
+    if amount < 1 and amount != amount.quantize(Decimal("0.01")):
+        return f"{amount.quantize(Decimal('0.001'))}"
+    return f"{amount.quantize(Decimal('0.01'))}"

@@ -1,0 +1,227 @@
+"""One flow run's open resources and its life in the ledger: `Run`. What it does with them is in the steps.
+
+The steps are `i2v.validate`, `i2v.submit`, `i2v.poll` and `i2v.store`, in this order; each takes the `Run` first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from i2v import names
+from i2v.apixo.client import ApixoClient
+from i2v.budget import Budget, DayPages
+from i2v.errors import NotFound, StorageError
+from i2v.fetch import Fetcher
+from i2v.jobs import FORMAT, Reason
+from i2v.ledger import Ledger
+from i2v.report import Report
+from i2v.settings import Settings
+from i2v.storage import Storage
+
+log = logging.getLogger(__name__)
+HEARTBEAT_SECONDS = 60.0
+STREAK = 3
+"""So many unknowns, or images that the provider could not fetch, in a row stop a run's submits."""
+T = TypeVar("T")
+Observer = Callable[[str, str], None]
+"""Is told each step of each image: the step's word and the image's name."""
+
+
+class RunRecord(BaseModel):
+    """`jobs/runs/<run id>.json`: touched each minute while the run lives."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: int = FORMAT
+    run_id: str
+    started_at: datetime
+    touched_at: datetime
+    ended_at: datetime | None = None
+    days: tuple[str, ...] = ()
+    label: str | None = None
+    report: dict[str, Any] | None = None
+
+
+class Streak:
+    """Counts one kind of fault in a row over all images of a run."""
+
+    def __init__(self) -> None:
+        self._row = 0
+
+    def fault(self) -> bool:
+        """Count one more; whether the limit is reached."""
+        self._row += 1
+        return self._row >= STREAK
+
+    def clear(self) -> None:
+        """The row is broken."""
+        self._row = 0
+
+
+class Run:
+    """What the steps share. Made by `open_run`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        storage: Storage,
+        client: ApixoClient,
+        fetcher: Fetcher,
+        budget: Budget,
+        record: RunRecord,
+        observer: Observer | None,
+    ) -> None:
+        self.settings = settings
+        self.storage = storage
+        self.ledger = Ledger(storage, settings)
+        self.client = client
+        self.fetcher = fetcher
+        self.budget = budget
+        self.record = record
+        self.observer = observer
+        self.stopped: Reason | None = None
+        self.stop_waiting = asyncio.Event()
+        self.unknowns = Streak()
+        self.unfetched = Streak()
+        self.in_flight = asyncio.Semaphore(settings.max_in_flight)
+        self._job_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._kept: set[asyncio.Task[Any]] = set()
+
+    @property
+    def run_id(self) -> str:
+        """The flow run's id, under which the ledger knows this run."""
+        return self.record.run_id
+
+    def job_lock(self, key: str) -> asyncio.Lock:
+        """Lets one image of this run at a time work on a job, so that equal images pay, poll and store once."""
+        return self._job_locks[key]
+
+    def tell(self, step: str, name: str) -> None:
+        """Tell the observer what an image is at."""
+        if self.observer:
+            self.observer(step, name)
+
+    def stop_submits(self, code: str, message: str) -> None:
+        """Let this run submit nothing more; what is submitted is still waited for."""
+        if self.stopped is None:
+            self.stopped = Reason(code=code, message=message)
+            log.warning("no more submits: %s", message)
+
+    def interrupt(self) -> None:
+        """End cleanly at a person's word: no more submits, and no more waiting for what is submitted."""
+        self.stop_submits("interrupted", "interrupted")
+        self.stop_waiting.set()
+
+    async def keep(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await work near money so that no cancellation cuts it short; the run does not end before it does."""
+        task = asyncio.ensure_future(work)
+        self._kept.add(task)
+        task.add_done_callback(self._kept.discard)
+        return await asyncio.shield(task)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait, or until the run is told to stop waiting."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.stop_waiting.wait(), seconds)
+
+    async def touch(self, **changes: Any) -> None:
+        """Write the run's record.
+
+        Raises:
+            StorageError: S3 did not answer well.
+        """
+        update = {"touched_at": datetime.now(UTC), "days": self.budget.days, **changes}
+        self.record = self.record.model_copy(update=update)
+        body = self.record.model_dump_json(indent=1).encode()
+        uri = names.run_uri(self.settings, self.run_id)
+        await self.storage.put(uri, body, content_type="application/json")
+
+    async def end(self, report: Report) -> None:
+        """Give unspent money back and leave the report in the ledger; a failure here is logged and costs nothing."""
+        await self._finish_kept()
+        try:
+            await self.budget.close()
+            await self.touch(ended_at=datetime.now(UTC), report=report.for_json())
+        except StorageError as error:
+            log.warning("the run's end could not be written: %s", error)
+
+    async def _finish_kept(self) -> None:
+        while self._kept:
+            await asyncio.gather(*self._kept, return_exceptions=True)
+
+    async def beat(self) -> None:
+        """Touch the record each minute, for ever."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            try:
+                await self.touch()
+            except StorageError as error:
+                log.warning("heartbeat not written: %s", error)
+
+
+@asynccontextmanager
+async def open_run(
+    settings: Settings,
+    run_id: str,
+    *,
+    max_spend_usd: Decimal | None = None,
+    label: str | None = None,
+    observer: Observer | None = None,
+    storage: Storage | None = None,
+) -> AsyncIterator[Run]:
+    """Open what a run needs, and close it whatever happens; work near money is finished first.
+
+    Args:
+        settings: the environment.
+        run_id: the flow run's id.
+        max_spend_usd: the run's own limit.
+        label: names the run's purpose in the ledger.
+        observer: is told each step of each image.
+        storage: another S3 than the environment's; it is closed with the run.
+
+    Raises:
+        UsageError: a needed setting is missing or wrong.
+        StorageError: the ledger cannot be read.
+    """
+    settings.require_bucket()
+    settings.require_key()
+    async with AsyncExitStack() as stack:
+        storage = stack.enter_context(storage or Storage())
+        record = await _record(storage, settings, run_id, label)
+        budget = Budget(
+            DayPages(storage, settings),
+            run_id,
+            max_spend_usd=max_spend_usd,
+            daily_cap_usd=settings.daily_cap_usd,
+            days=record.days,
+            before_block=Ledger(storage, settings).refuse_if_paused,
+        )
+        client = await stack.enter_async_context(ApixoClient(settings))
+        fetcher = await stack.enter_async_context(Fetcher(settings))
+        run = Run(settings, storage, client, fetcher, budget, record, observer)
+        heart = asyncio.create_task(run.beat())
+        try:
+            yield run
+        finally:
+            heart.cancel()
+            await run._finish_kept()  # noqa: SLF001 - made here, ended here
+
+
+async def _record(storage: Storage, settings: Settings, run_id: str, label: str | None) -> RunRecord:
+    now = datetime.now(UTC)
+    fresh = RunRecord(run_id=run_id, started_at=now, touched_at=now, label=label)
+    try:
+        found = await storage.get(names.run_uri(settings, run_id))
+        earlier = RunRecord.model_validate_json(found.body)
+    except (NotFound, ValidationError):
+        return fresh
+    return fresh.model_copy(update={"days": earlier.days, "started_at": earlier.started_at})

@@ -1,0 +1,254 @@
+"""The step that publishes: `store` brings a ready video into the bucket, whole, and last its manifest.
+
+A dead result URL or a broken file means that the status is asked again, never that it is paid again. `finish` gives an
+image its answers from a job that has already ended, also where another image with the same content paid for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from i2v import jobs, names
+from i2v.apixo.models import TaskState, TaskStatus
+from i2v.errors import BrokenVideo, Conflict, FetchError, I2vError, NotFound
+from i2v.jobs import JobImage, JobRecord, JobState, Reason, StoredVideo
+from i2v.ledger import Held, provider_host
+from i2v.poll import ask
+from i2v.request import MODEL, Request, canonical_json
+from i2v.runs import Run
+from i2v.uploads import put_file
+from i2v.uris import S3Uri
+from i2v.videos import VideoFacts, deviations, make_poster, measure_video
+
+log = logging.getLogger(__name__)
+FRESH_URLS = 3
+"""So many fresh statuses are asked for a URL that works before a person is needed."""
+MANIFEST_FORMAT = 1
+
+
+class NotDelivered(I2vError):
+    """The provider says success, but its file cannot be had: paid, kept open, and for a person to look at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A video on disk that was found whole."""
+
+    path: Path
+    facts: VideoFacts
+    poster: bytes
+    status: TaskStatus
+
+
+async def store(run: Run, held: Held, status: TaskStatus) -> Held:
+    """Download, check and publish the video of a job whose task has succeeded.
+
+    Raises:
+        NotDelivered: three fresh statuses gave no whole video; the job stays open and is not paid again.
+        StorageError: S3 did not answer well; the job stays open and is settled later.
+    """
+    run.tell("storing", held.record.image.name)
+    with tempfile.TemporaryDirectory(prefix="i2v-") as folder:
+        delivery = await _fetch(run, held, status, Path(folder) / "video.mp4")
+        video = await _publish(run, held.record, delivery)
+    task_id, now = held.record.task_id or "", datetime.now(UTC)
+    stored = await run.ledger.change(held, lambda record: jobs.store(record, task_id, video, now))
+    log.info("stored %s (job %s, task %s)", video.uri, held.record.key[:12], task_id)
+    await run.ledger.unmark(held.record)
+    return stored or await run.ledger.read_existing(held.record.key)
+
+
+async def _fetch(run: Run, held: Held, status: TaskStatus, path: Path) -> Delivery:
+    problem = "the provider named no file"
+    for fresh in range(FRESH_URLS + 1):
+        if fresh:
+            await run.sleep(run.settings.poll_every_seconds)
+            status = await ask(run, held, fresh) or status
+        for url in status.result_urls[:1] if status.state is TaskState.SUCCESS else ():
+            try:
+                await run.fetcher.fetch_file(url, path, limit=run.settings.max_video_bytes)
+                facts, poster = await asyncio.to_thread(lambda: (measure_video(path), make_poster(path)))
+            except (FetchError, BrokenVideo) as error:
+                problem = str(error)
+                log.warning("%s (task %s): %s", held.record.image.name, held.record.task_id, error)
+                if isinstance(error, FetchError) and error.forbidden:
+                    break
+                continue
+            return Delivery(path, facts, poster, status)
+    raise NotDelivered(
+        f"Paid, but the video of task {held.record.task_id} cannot be had: {problem}",
+        f"The job stays open and is not paid again; look at it with: i2v jobs show {held.record.key[:12]}",
+    )
+
+
+async def _publish(run: Run, record: JobRecord, delivery: Delivery) -> StoredVideo:
+    image, facts = record.image, delivery.facts
+    flags = (*deviations(facts, record.request), *await _image_changed(run, image))
+    video = StoredVideo(
+        uri=_answer(run, record, image, ".mp4"),
+        poster=_answer(run, record, image, ".jpg"),
+        manifest=_answer(run, record, image, ".json"),
+        sha256=facts.sha256,
+        size=facts.size,
+        width=facts.width,
+        height=facts.height,
+        seconds=facts.seconds,
+        flags=flags,
+    )
+    for flag in flags:
+        log.warning("%s: %s", image.name, flag)
+    await _put_video(run, delivery.path, video, record)
+    await run.storage.put(video.poster, delivery.poster, content_type="image/jpeg")
+    await _put_json(run, video.manifest, manifest(run, record, video, delivery.status, facts))
+    return video
+
+
+def _answer(run: Run, record: JobRecord, image: JobImage, ending: str) -> S3Uri:
+    return names.answer(run.settings, image.name, image.etag, record.request.digest12, ending)
+
+
+async def _image_changed(run: Run, image: JobImage) -> tuple[str, ...]:
+    """A flag where the provider may have seen other bytes than were checked: the object was replaced meanwhile."""
+    if image.version_id or run.settings.jobs.holds(image.at):
+        return ()
+    try:
+        now = await run.storage.head(image.at)
+    except NotFound:
+        return ("the image was deleted while its video was made",)
+    return () if now.etag == image.etag else ("the image was replaced while its video was made",)
+
+
+async def _put_video(run: Run, path: Path, video: StoredVideo, record: JobRecord) -> None:
+    """Put the video where none is, or over the leftover of a store that died before its manifest."""
+    metadata = {"job": record.key, "task": record.task_id or "", "sha256": video.sha256}
+    try:
+        await put_file(run.storage, path, video.uri, content_type="video/mp4", metadata=metadata)
+    except Conflict:
+        there = await run.storage.head(video.uri)
+        if there.metadata.get("sha256") == video.sha256:
+            return
+        await put_file(run.storage, path, video.uri, content_type="video/mp4", metadata=metadata, if_match=there.etag)
+
+
+async def _put_json(run: Run, uri: S3Uri, value: object) -> None:
+    await run.storage.put(uri, canonical_json(value), content_type="application/json")
+
+
+def manifest(
+    run: Run, record: JobRecord, video: StoredVideo, status: TaskStatus | None, facts: VideoFacts | None
+) -> dict[str, Any]:
+    """What lies beside a video: where it comes from, what it cost, and what was measured in it."""
+    attempt = record.attempt
+    return {
+        "format": MANIFEST_FORMAT,
+        "job": record.key,
+        "image": record.image.model_dump(mode="json"),
+        "request": {"model": MODEL, **record.request.model_dump(mode="json")},
+        "label": record.label,
+        "provider": provider_host(run.settings),
+        "task_id": record.task_id,
+        "cost_usd": str(sum((a.price_usd for a in record.attempts), Decimal(0))),
+        "attempts": len(record.attempts),
+        "run_id": attempt.run_id if attempt else None,
+        "submitted_at": attempt.submitted_at.isoformat() if attempt and attempt.submitted_at else None,
+        "rendering_ms": status.cost_ms if status else None,
+        "stored_at": datetime.now(UTC).isoformat(),
+        "video": {**video.model_dump(mode="json"), **(facts.model_dump(mode="json") if facts else {})},
+    }
+
+
+async def finish(run: Run, record: JobRecord, image: JobImage) -> S3Uri | None:
+    """Give an image its answers from a job that has ended.
+
+    Returns:
+        Where the image's video lies, if the job is stored.
+
+    Raises:
+        NotFound: the job's video is gone from the bucket.
+        StorageError: S3 did not answer well.
+    """
+    if record.state is JobState.STORED and record.video:
+        return await _finish_stored(run, record, record.video, image)
+    if record.state in {JobState.REFUSED, JobState.FAILED} and record.reason:
+        verdict = Verdict(image.name, image.label, image.etag, record.request, record.state, record.reason, record.key)
+        await put_verdict(run, verdict)
+        await run.ledger.unmark(record)
+    return None
+
+
+async def _finish_stored(run: Run, record: JobRecord, video: StoredVideo, image: JobImage) -> S3Uri:
+    target = _answer(run, record, image, ".mp4")
+    if target == video.uri:
+        await _must_exist(run, video.uri)
+        return target
+    manifest_uri = _answer(run, record, image, ".json")
+    try:
+        await run.storage.head(manifest_uri)
+    except NotFound:
+        await _copy(run, record, video, image, target)
+    return target
+
+
+async def _must_exist(run: Run, uri: S3Uri) -> None:
+    try:
+        await run.storage.head(uri)
+    except NotFound:
+        raise NotFound(
+            f"The video {uri} was stored and is gone", "Restore it, or order another of the same image with --take 2"
+        ) from None
+
+
+async def _copy(run: Run, record: JobRecord, video: StoredVideo, image: JobImage, target: S3Uri) -> None:
+    """An equal image elsewhere gets its own video without paying: a copy within S3, and last its own manifest."""
+    await _must_exist(run, video.uri)
+    poster, manifest_uri = _answer(run, record, image, ".jpg"), _answer(run, record, image, ".json")
+    await run.storage.copy(video.uri, target)
+    await run.storage.copy(video.poster, poster)
+    own = video.model_copy(update={"uri": target, "poster": poster, "manifest": manifest_uri})
+    text = {
+        **manifest(run, record, own, None, None),
+        "image": image.model_dump(mode="json"),
+        "copied_from": str(video.uri),
+        "cost_usd": "0",
+    }
+    await _put_json(run, manifest_uri, text)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why an image has no video: by its validation, without a job, or by its job."""
+
+    name: str
+    label: str
+    etag: str
+    request: Request
+    state: JobState
+    reason: Reason
+    job: str | None = None
+
+
+async def put_verdict(run: Run, verdict: Verdict) -> None:
+    """Put `.refused.json` or `.failed.json` where the video would have been.
+
+    Raises:
+        StorageError: S3 did not answer well.
+    """
+    ending = f".{verdict.state}.json"
+    uri = names.answer(run.settings, verdict.name, verdict.etag, verdict.request.digest12, ending)
+    text = {
+        "format": MANIFEST_FORMAT,
+        "image": verdict.label,
+        "etag": verdict.etag,
+        "request": {"model": MODEL, **verdict.request.model_dump(mode="json")},
+        "job": verdict.job,
+        "reason": verdict.reason.model_dump(),
+        "at": datetime.now(UTC).isoformat(),
+    }
+    await _put_json(run, uri, text)

@@ -1,0 +1,97 @@
+"""Files into S3: `put_file`, whole or not at all.
+
+Small ones go in one request, larger ones in parts that are never left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from base64 import b64encode
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from i2v.storage import Storage
+from i2v.uris import S3Uri
+
+ONE_PUT_BYTES = 8 << 20
+PART_BYTES = 8 << 20
+
+
+async def put_file(
+    storage: Storage,
+    path: Path,
+    uri: S3Uri,
+    *,
+    content_type: str,
+    metadata: Mapping[str, str],
+    if_match: str | None = None,
+) -> None:
+    """Put a file where none is, or over the version `if_match`, with a checksum that S3 verifies.
+
+    Raises:
+        Conflict: the condition did not hold; nothing is left behind.
+        StorageError: S3 did not answer well; nothing is visible.
+    """
+    small = await asyncio.to_thread(_read_small, path)
+    if small is not None:
+        await storage.put(
+            uri, small, content_type=content_type, metadata=metadata, create=if_match is None, if_match=if_match
+        )
+        return
+    await abort_uploads(storage, uri)
+    place = {"Bucket": uri.bucket, "Key": uri.key}
+    client = storage.client
+    made = await storage.call(
+        uri,
+        client.create_multipart_upload,
+        **place,
+        ContentType=content_type,
+        Metadata=dict(metadata),
+        ChecksumAlgorithm="SHA256",
+    )
+    upload = {**place, "UploadId": made["UploadId"]}
+    try:
+        parts = await _put_parts(storage, path, uri, upload)
+        condition = {"IfMatch": if_match} if if_match else {"IfNoneMatch": "*"}
+        await storage.call(
+            uri, client.complete_multipart_upload, **upload, **condition, MultipartUpload={"Parts": parts}
+        )
+    except BaseException:
+        await storage.call(uri, client.abort_multipart_upload, **upload)
+        raise
+
+
+def _read_small(path: Path) -> bytes | None:
+    return path.read_bytes() if path.stat().st_size <= ONE_PUT_BYTES else None
+
+
+async def _put_parts(storage: Storage, path: Path, uri: S3Uri, upload: dict[str, Any]) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = []
+    with path.open("rb") as file:
+        while body := file.read(PART_BYTES):
+            number, digest = len(parts) + 1, b64encode(hashlib.sha256(body).digest()).decode()
+            put = await storage.call(
+                uri, storage.client.upload_part, **upload, PartNumber=number, Body=body, ChecksumSHA256=digest
+            )
+            parts.append({"PartNumber": number, "ETag": put["ETag"], "ChecksumSHA256": digest})
+    return parts
+
+
+async def abort_uploads(storage: Storage, uri: S3Uri) -> None:
+    """Clear away what a process that died left of an upload to this very key.
+
+    Raises:
+        StorageError: S3 did not answer well.
+    """
+    found = await storage.call(uri, storage.client.list_multipart_uploads, Bucket=uri.bucket, Prefix=uri.key)
+    for upload in found.get("Uploads", ()):
+        if upload["Key"] == uri.key:
+            await storage.call(
+                uri,
+                storage.client.abort_multipart_upload,
+                Bucket=uri.bucket,
+                Key=uri.key,
+                UploadId=upload["UploadId"],
+            )

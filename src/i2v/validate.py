@@ -1,0 +1,151 @@
+"""The step that costs nothing: `look` at an image, `check` it whole, and make an `Order` of it.
+
+Only what comes through here may be paid for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+
+from pydantic import BaseModel, ConfigDict
+
+from i2v import names
+from i2v.apixo.pricing import price_usd
+from i2v.errors import Refused, StorageError, UsageError
+from i2v.images import MAX_IMAGE_BYTES, ImageFacts, ImageRef, check_image, check_size
+from i2v.jobs import JobImage
+from i2v.prompts import Asked, asked_in_metadata, build_request, read_sidecar, render_prompt
+from i2v.request import Request
+from i2v.runs import Run
+from i2v.sources import Item
+from i2v.submit import Order
+from i2v.uris import S3Uri
+
+URL_READ_BYTES = 3 * MAX_IMAGE_BYTES
+"""An image of a URL is read so far, so that one that is too large is refused with its size."""
+RULES = 1
+"""Rises when a rule of validation changes, so that no result of earlier rules is taken from a cache."""
+
+
+class Seen(BaseModel):
+    """An image version that exists, and what is asked for it; not yet read. Of a URL only reading tells the etag."""
+
+    model_config = ConfigDict(frozen=True)
+
+    ref: ImageRef
+    name: str
+    asked: Asked
+    etag: str | None = None
+    version_id: str | None = None
+
+
+class Checked(BaseModel):
+    """What validation found: facts, or why the image is refused. A plain value, so that it may be cached."""
+
+    model_config = ConfigDict(frozen=True)
+
+    etag: str
+    at: S3Uri
+    facts: ImageFacts | None = None
+    refusal: str | None = None
+    rule: str = ""
+
+
+async def look(run: Run, item: Item, default: Asked) -> Seen:
+    """Ask S3 what an image is and gather what is asked for it: manifest, metadata, sidecar, then the run's default.
+
+    Raises:
+        NotFound: there is no such image.
+        Refused: its sidecar cannot be read as a prompt.
+        UsageError: the run's prompt names an unknown field.
+        StorageError: S3 did not answer well.
+    """
+    ref, asked = item.ref, item.asked
+    name = names.image_name(ref, run.settings)
+    if ref.uri is None:
+        return Seen(ref=ref, name=name, asked=asked.over(_rendered(run, default, ref)))
+    found = await run.storage.head(ref.uri)
+    asked = asked.over(asked_in_metadata(found.metadata))
+    if asked.prompt is None:
+        asked = asked.over(Asked(prompt=await read_sidecar(run.storage, ref.uri)))
+    return Seen(
+        ref=ref,
+        name=name,
+        asked=asked.over(_rendered(run, default, ref)),
+        etag=found.etag,
+        version_id=found.version_id,
+    )
+
+
+def _rendered(run: Run, default: Asked, ref: ImageRef) -> Asked:
+    template = default.prompt or run.settings.default_prompt
+    if template is None:
+        return default
+    return default.model_copy(update={"prompt": render_prompt(template, ref, run.settings.images)})
+
+
+async def check(run: Run, seen: Seen, *, keep_input: bool = True) -> Checked:
+    """Read an image whole and judge it. A URL's bytes are put beside the ledger, where the provider fetches them.
+
+    Args:
+        run: the flow run.
+        seen: the image.
+        keep_input: whether a URL's bytes are put; a dry run writes nothing.
+
+    Raises:
+        FetchError: the URL could not be fetched, or may not be.
+        StorageError: S3 did not answer well, or the image changed while it was read.
+    """
+    if seen.ref.uri is None:
+        return await _check_url(run, seen, keep_input=keep_input)
+    found = await run.storage.get(seen.ref.uri, limit=MAX_IMAGE_BYTES, version_id=seen.version_id)
+    if found.etag != seen.etag:
+        raise StorageError(f"{seen.ref.label} changed while it was read", "Run again: nothing was paid")
+    return await _judge(found.body, seen.ref.label, found.etag, seen.ref.uri, found.size)
+
+
+async def _check_url(run: Run, seen: Seen, *, keep_input: bool) -> Checked:
+    fetched = await run.fetcher.fetch_bytes(seen.ref.url or "", limit=URL_READ_BYTES)
+    digest = hashlib.sha256(fetched.body).hexdigest()
+    at = names.input_uri(run.settings, digest)
+    checked = await _judge(fetched.body, seen.ref.label, digest, at, len(fetched.body))
+    if keep_input and checked.facts:
+        await run.storage.put(at, fetched.body, content_type=checked.facts.content_type)
+    return checked
+
+
+async def _judge(body: bytes, label: str, etag: str, at: S3Uri, size: int) -> Checked:
+    try:
+        check_size(size, label)
+        facts = await asyncio.to_thread(check_image, body, label)
+    except Refused as refusal:
+        return Checked(etag=etag, at=at, refusal=str(refusal), rule=refusal.rule)
+    return Checked(etag=etag, at=at, facts=facts)
+
+
+def make_request(seen: Seen) -> Request:
+    """What is asked of the provider for this image.
+
+    Raises:
+        Refused: the prompt is missing or too long.
+    """
+    try:
+        return build_request(seen.asked, seen.ref)
+    except UsageError as error:
+        raise Refused(error.message, error.hint, "request") from None
+
+
+def make_order(run: Run, seen: Seen, checked: Checked, request: Request, label: str | None) -> Order:
+    """Price a valid image's request."""
+    assert checked.facts is not None  # noqa: S101 - for the type checker: refused images do not come here
+    image = JobImage(
+        label=seen.ref.label,
+        name=seen.name,
+        at=checked.at,
+        etag=checked.etag,
+        version_id=seen.version_id,
+        facts=checked.facts,
+    )
+    price = price_usd(request.mode, request.duration, run.settings)
+    return Order(image=image, request=request, price_usd=price, label=label)
