@@ -44,7 +44,11 @@ def _blank_is_none(value: object) -> object:
     return None if isinstance(value, str) and not value.strip() else value
 
 
-Blank = BeforeValidator(_blank_is_none)
+_Blank = BeforeValidator(_blank_is_none)
+AskedPrompt = Annotated[str | None, _Blank]
+AskedMode = Annotated[Mode | None, _Blank]
+AskedDuration = Annotated[Duration | None, _Blank]
+AskedTake = Annotated[int | None, Field(ge=1), _Blank]
 
 
 class Asked(BaseModel):
@@ -52,11 +56,11 @@ class Asked(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    prompt: Annotated[str | None, Blank] = None
-    mode: Annotated[Mode | None, Blank] = None
-    duration: Annotated[Duration | None, Blank] = None
+    prompt: AskedPrompt = None
+    mode: AskedMode = None
+    duration: AskedDuration = None
     """Seconds; pro is always 6 s, whatever stands here."""
-    take: Annotated[int | None, Field(ge=1), Blank] = None
+    take: AskedTake = None
 
     def over(self, lower: Asked) -> Asked:
         """Both together: each field from here, or where this is silent from `lower`."""
