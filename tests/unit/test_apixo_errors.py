@@ -42,8 +42,8 @@ def _error(answer: Answer) -> ProviderError:
         (
             FailClass.CONTENT,
             (
-                "SensitiveContent NSFW ProhibitedContentDetected CONTENT_VIOLATION NSFW_DETECTED SensitiveContentDetected"
-                " InputImageSensitiveContentDetected InputOutputSensitiveContentDetected"
+                "SensitiveContent NSFW ProhibitedContentDetected CONTENT_VIOLATION NSFW_DETECTED"
+                " SensitiveContentDetected InputImageSensitiveContentDetected InputOutputSensitiveContentDetected"
             ),
         ),
         (
