@@ -37,11 +37,13 @@ def looks_like(body: bytes) -> str:
 
 
 def _looks_like_text(head: bytes) -> str:
+    if not head:
+        return "empty"
     text = head.decode("utf-8", "ignore").lstrip("\ufeff \t\r\n").lower()
     if "<svg" in text:
         return "an SVG"
     if text.startswith(("<!doctype html", "<html")):
         return "an HTML page"
-    if head and not re.search(rb"[\x00-\x08\x0e-\x1f]", head):
+    if not re.search(rb"[\x00-\x08\x0e-\x1f]", head):
         return "text"
     return f"unknown data ({head[:8].hex(' ')} …)"
