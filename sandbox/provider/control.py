@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from sandbox.pictures import make_jpeg
+from sandbox.provider.faults import Fault
 
 if TYPE_CHECKING:
     from sandbox.provider.world import World
@@ -51,6 +52,28 @@ class Control:
             return JSONResponse({"error": str(error)}, 400)
         return JSONResponse(dials.model_dump(mode="json", exclude={"api_key"}))
 
+    async def add_faults(self, request: Request) -> Response:
+        """POST one fault or a list of them, as `sandbox.provider.faults.Fault` has them."""
+        try:
+            document = await request.json()
+            faults = [Fault.model_validate(item) for item in (document if isinstance(document, list) else [document])]
+        except ValueError as error:
+            return JSONResponse({"error": str(error)}, 400)
+        for fault in faults:
+            self._world.faults.add(fault)
+        return await self.list_faults(request)
+
+    async def list_faults(self, _: Request) -> Response:
+        """GET: all scripted faults and how often each struck."""
+        scripts = self._world.faults.scripts
+        told = [{**script.fault.model_dump(exclude_defaults=True), "hits": script.hits} for script in scripts]
+        return JSONResponse({"faults": told})
+
+    async def clear_faults(self, request: Request) -> Response:
+        """DELETE: forget all scripted faults."""
+        self._world.faults.scripts.clear()
+        return await self.list_faults(request)
+
     async def picture(self, request: Request) -> Response:
         """GET a sample JPEG, for tests of images by URL."""
         width, height, seed = (request.path_params[name] for name in ("width", "height", "seed"))
@@ -65,5 +88,8 @@ def control_routes(world: World) -> list[Route]:
         Route("/_sandbox/tasks", control.tasks),
         Route("/_sandbox/reset", control.reset, methods=["POST"]),
         Route("/_sandbox/settings", control.settings, methods=["POST"]),
+        Route("/_sandbox/faults", control.list_faults),
+        Route("/_sandbox/faults", control.add_faults, methods=["POST"]),
+        Route("/_sandbox/faults", control.clear_faults, methods=["DELETE"]),
         Route("/_sandbox/pictures/{width:int}x{height:int}-{seed:int}.jpg", control.picture),
     ]

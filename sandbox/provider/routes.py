@@ -57,7 +57,8 @@ class Routes:
             raise Refusal(404, f"unknown model {request.path_params['model']!r}")
         task = self._task(request, request.query_params.get("taskId", ""))
         task.statuses += 1
-        return JSONResponse(task.status_body(self._world.result_url(task)))
+        over = request.state.entry.fault == "expired_url"
+        return JSONResponse(task.status_body(self._world.result_url(task, over=over)))
 
     async def balance(self, request: Request) -> Response:
         """GET /apikeys/current-balance: a bare number of US dollars."""
@@ -68,7 +69,7 @@ class Routes:
         """GET /files/{task}.mp4: the video, for whoever has a live link."""
         task = self._task(request, request.path_params["task_id"])
         query = request.query_params
-        if not self._world.may_fetch(task.id, query.get("Expires", ""), query.get("Signature", "")):
+        if not self._world.may_fetch(task, query.get("Expires", ""), query.get("Signature", "")):
             raise Refusal(403, "the link is over or was never ours")
         if task.video is None:
             raise Refusal(404, "no such file")

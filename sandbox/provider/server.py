@@ -8,8 +8,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
-from contextlib import ExitStack
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 import uvicorn
 
 from sandbox.provider.dials import Dials
+from sandbox.provider.faults import Fault, Script
 from sandbox.provider.gate import Gate
 from sandbox.provider.journal import Journal
 from sandbox.provider.routes import API, make_app
@@ -26,6 +27,7 @@ from sandbox.provider.world import World
 
 T = TypeVar("T")
 START_SECONDS = 10
+BACKLOG = 2048
 
 
 class Provider:
@@ -56,7 +58,7 @@ class Provider:
         """
         folder = self._folder or Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="i2v-films-")))
         folder.mkdir(parents=True, exist_ok=True)
-        listener = socket.create_server(self._place, backlog=2048)
+        listener = socket.create_server(self._place, backlog=BACKLOG)
         self.host, self.port = listener.getsockname()[:2]
         self._thread = threading.Thread(
             target=lambda: asyncio.run(self._serve(listener, folder)), name="sandbox-provider", daemon=True
@@ -77,7 +79,7 @@ class Provider:
             lifespan="off",
             log_config=None,
             access_log=False,
-            backlog=2048,
+            backlog=BACKLOG,
             log_level="critical",
             timeout_graceful_shutdown=1,
             timeout_keep_alive=75,
@@ -139,6 +141,38 @@ class Provider:
             ValueError: no such dial, or not such a value.
         """
         return self._call(lambda: self._world.turn(changes))
+
+    def fault(self, **what: Any) -> Script:
+        """Script a fault: `fault(on="submit", kind="lost_answer", times=1)`. `.hits` of the answer counts its strikes.
+
+        Raises:
+            ValueError: no such fault; says which there are.
+        """
+        fault = Fault(**what)
+        return self._call(lambda: self._world.faults.add(fault))
+
+    def clear_faults(self) -> None:
+        """From now on nothing goes wrong."""
+        self._call(self._world.faults.scripts.clear)
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Meanwhile nobody listens: new connections are refused. Open ones stay."""
+        self._call(self._stop_listening)
+        try:
+            yield
+        finally:
+            self._run(self._listen_again())
+
+    def _stop_listening(self) -> None:
+        for server in self._server.servers:
+            server.close()
+
+    async def _listen_again(self) -> None:
+        def protocol() -> WireProtocol:
+            return WireProtocol(self._server.config, self._server.server_state, {})
+
+        self._server.servers = [await self._loop.create_server(protocol, self.host, self.port, backlog=BACKLOG)]
 
     @property
     def dials(self) -> Dials:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sandbox.provider.contract import Order, envelope
+from sandbox.provider.faults import Fault, Visit
 
 
 @dataclass
@@ -35,6 +36,11 @@ class Task:
     statuses: int = 0
     downloads: int = 0
     callbacks: int = 0
+    fault: Fault | None = None
+
+    def visit(self, endpoint: str) -> Visit:
+        """Itself, to be held against the scripted faults."""
+        return Visit(endpoint, self.id, self.order.prompt, self.order.image_url)
 
     def succeed(self, video: Path) -> None:
         """The file is there and the time is over."""
@@ -46,12 +52,15 @@ class Task:
 
     def status_body(self, result_url: str) -> dict[str, Any]:
         """The answer to a status request, which a callback carries too."""
+        kind = self.fault.kind if self.fault else ""
         data: dict[str, Any] = {"taskId": self.id, "state": self.state, "createTime": _milliseconds(self.created)}
+        if self.fault and kind == "state" and self.state == "processing":
+            data["state"] = self.fault.state
         if self.state == "success":
             data["resultJson"] = json.dumps({"resultUrls": [result_url]})
         if self.state == "failed":
             data |= {"failCode": self.fail_code, "failMsg": self.fail_message}
-        if self.ended is not None:
+        if self.ended is not None and kind != "bare":
             ended = _milliseconds(self.ended)
             data |= {"completeTime": ended, "costTime": ended - data["createTime"]}
         return envelope(data)

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import hmac
 import random
-import secrets
 import time
 from pathlib import Path
 from typing import Any
@@ -18,36 +16,41 @@ import httpx
 
 from sandbox.provider.bank import Bank, Pace
 from sandbox.provider.contract import Order, Refusal
+from sandbox.provider.courier import Courier
 from sandbox.provider.dials import Dials
+from sandbox.provider.faults import Faults
 from sandbox.provider.film import Reel
 from sandbox.provider.images import ImageFault, check_image, fetch_image
 from sandbox.provider.journal import Entry, Journal
+from sandbox.provider.links import Links
 from sandbox.provider.studio import Studio
 from sandbox.provider.tasks import Task
 
 FETCHERS = 16
 """Images fetched at once."""
+FOREVER = 10**9
 
 
 class World:
-    """One provider: its account, its tasks, its journal."""
+    """One provider: its account, its tasks, its journal, its faults."""
 
     def __init__(self, dials: Dials, base_url: str, folder: Path) -> None:
-        self.base_url = base_url
         self.studio = Studio(folder)
         self.journal = Journal()
+        self._links = Links(base_url)
         self._first = dials
-        self._secret = secrets.token_bytes(16)
-        self._lives: set[asyncio.Task[None]] = set()
         self._fetchers = asyncio.Semaphore(FETCHERS)
         self._client = httpx.AsyncClient(limits=httpx.Limits(max_connections=FETCHERS), trust_env=False)
+        self._courier = Courier(self.journal, lambda: self.dials)
         self._begin(dials)
 
     def _begin(self, dials: Dials) -> None:
         self.dials = dials
         self.bank = Bank(dials.balance_usd)
         self.pace = Pace()
+        self.faults = Faults()
         self.tasks: dict[str, Task] = {}
+        self._lives: dict[str, asyncio.Task[None]] = {}
         self._dice = random.Random(dials.seed)  # noqa: S311 - jitter that can be repeated
 
     def turn(self, changes: dict[str, Any]) -> Dials:
@@ -62,7 +65,7 @@ class World:
         return self.dials
 
     async def reset(self) -> None:
-        """Forget tasks, journal, bills and changed dials; made films stay."""
+        """Forget tasks, journal, bills, faults and changed dials; made films stay."""
         await self._end_lives()
         self.journal.clear()
         self._begin(self._first)
@@ -71,13 +74,13 @@ class World:
         """Stop all that goes on."""
         await self._end_lives()
         await self._client.aclose()
-        self.studio.close()
+        await self._courier.close()
+        await asyncio.to_thread(self.studio.close)
 
     async def _end_lives(self) -> None:
-        lives = list(self._lives)
-        for life in lives:
+        for life in self._lives.values():
             life.cancel()
-        await asyncio.gather(*lives, return_exceptions=True)
+        await asyncio.gather(*self._lives.values(), return_exceptions=True)
 
     def accept(self, order: Order) -> Task:
         """Bill an order and begin its task.
@@ -85,46 +88,76 @@ class World:
         Raises:
             Refusal: 402 or 429.
         """
-        running = sum(task.state == "processing" for task in self.tasks.values()) if self._limited else 0
-        if self.dials.running_limit is not None and running >= self.dials.running_limit:
-            raise Refusal(429, "too many tasks are running", self.dials.retry_after)
+        self._admit()
         self.bank.charge(order.price_usd)
         jitter = self._dice.uniform(-self.dials.render_jitter, self.dials.render_jitter)
         task = Task(order, order.price_usd, due=time.time() + self.dials.render_seconds * (1 + jitter))
+        task.fault = self.faults.strike(task.visit("task"))
         self.tasks[task.id] = task
-        life = asyncio.create_task(self._live(task))
-        self._lives.add(life)
-        life.add_done_callback(self._lives.discard)
+        self._lives[task.id] = asyncio.create_task(self._live(task))
         return task
 
-    @property
-    def _limited(self) -> bool:
-        return self.dials.running_limit is not None
+    def _admit(self) -> None:
+        limit = self.dials.running_limit
+        if limit is not None and sum(task.state == "processing" for task in self.tasks.values()) >= limit:
+            raise Refusal(429, "too many tasks are running", self.dials.retry_after)
+
+    async def ended(self, task_id: str | None) -> None:
+        """Wait until a task has ended and its callback was delivered or given up."""
+        life = self._lives.get(task_id or "")
+        if life is not None:
+            await asyncio.shield(life)
+
+    def result_url(self, task: Task, *, over: bool = False) -> str:
+        """A fresh link to the task's file, or one that is already over."""
+        return self._links.make(task.id, -1 if over else self.dials.url_seconds)
+
+    def may_fetch(self, task: Task, expires: str, signature: str) -> bool:
+        """Whether a link is ours and not over."""
+        return self._links.is_alive(task.id, expires, signature)
 
     async def _live(self, task: Task) -> None:
         try:
-            image = await self._image(task)
-            reel = Reel(task.order.short_side, task.order.seconds, self.dials.fast)
-            film = await self.studio.film(image, reel, shared=self.dials.render == "shared")
-            await asyncio.sleep(task.due - time.time())
-            task.succeed(film)
-        except ImageFault as fault:
-            task.fail(fault.code, fault.message)
+            task.succeed(await self._film(task))
+        except ImageFault as error:
+            task.fail(error.code, error.message)
         except OSError as error:
             task.fail("GENERATION_FAILED", type(error).__name__)
         if task.state == "failed" and not self.dials.bill_failed:
             self.bank.refund(task.billed_usd)
+            task.billed_usd -= task.billed_usd
+        if task.order.callback_url:
+            fault = self.faults.strike(task.visit("callback"))
+            await self._courier.deliver(task, task.status_body(self.result_url(task)), fault)
+
+    async def _film(self, task: Task) -> Path:
+        image = await self._image(task)
+        kind = task.fault.kind if task.fault else ""
+        if task.fault and kind == "fails":
+            await asyncio.sleep(task.due - time.time())
+            code = task.fault.code or "Unknown error"
+            raise ImageFault(code, task.fault.message or code)
+        film = await self.studio.film(image, self._reel(task), shared=self.dials.render == "shared")
+        await asyncio.sleep(FOREVER if kind == "stuck" else task.due - time.time())
+        return film
+
+    def _reel(self, task: Task) -> Reel:
+        short_side, seconds = task.order.short_side, task.order.seconds
+        if task.fault and task.fault.kind == "wrong_size":
+            short_side = task.fault.pixels
+        if task.fault and task.fault.kind == "wrong_length":
+            seconds = round(task.fault.seconds or 3)
+        return Reel(short_side, seconds, self.dials.fast)
 
     async def _image(self, task: Task) -> bytes:
         entry = Entry("image", "GET", task.order.image_url.split("?")[0], task_id=task.id)
         self.journal.entries.append(entry)
         try:
-            async with self._fetchers:
-                image = await fetch_image(self._client, task.order.image_url, self.dials.s3_address)
+            image = await self._fetch(task, entry)
             entry.image_sha256 = task.image_sha256 = hashlib.sha256(image).hexdigest()
             await asyncio.to_thread(check_image, image)
-        except ImageFault as fault:
-            entry.outcome = fault.code
+        except ImageFault as error:
+            entry.outcome = error.code
             raise
         finally:
             task.fetched = True
@@ -132,15 +165,13 @@ class World:
         entry.outcome = "200"
         return image
 
-    def result_url(self, task: Task) -> str:
-        """A fresh link to the task's file that ends by itself."""
-        expires = round((time.time() + self.dials.url_seconds) * 1000)
-        return f"{self.base_url}/files/{task.id}.mp4?Expires={expires}&Signature={self._sign(task.id, expires)}"
-
-    def may_fetch(self, task_id: str, expires: str, signature: str) -> bool:
-        """Whether a link is ours and still alive."""
-        genuine = expires.isdecimal() and hmac.compare_digest(self._sign(task_id, int(expires)), signature)
-        return genuine and int(expires) > time.time() * 1000
-
-    def _sign(self, task_id: str, expires: int) -> str:
-        return hmac.new(self._secret, f"{task_id}:{expires}".encode(), hashlib.sha256).hexdigest()
+    async def _fetch(self, task: Task, entry: Entry) -> bytes:
+        fault = self.faults.strike(task.visit("image"))
+        entry.fault = fault.kind if fault else ""
+        if fault and fault.kind == "fails":
+            code = fault.code or "IMAGE_DOWNLOAD_FAILED"
+            raise ImageFault(code, fault.message or code)
+        if fault and fault.kind == "late":
+            await asyncio.sleep(fault.seconds or 1)
+        async with self._fetchers:
+            return await fetch_image(self._client, task.order.image_url, self.dials.s3_address)

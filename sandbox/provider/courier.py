@@ -1,0 +1,90 @@
+"""Brings callbacks: the final status POSTed to the order's `callback_url`, again until answered exactly 200."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+from sandbox.provider.dials import Dials
+from sandbox.provider.faults import Fault
+from sandbox.provider.journal import Entry, Journal
+from sandbox.provider.tasks import Task
+
+DELAYS = (0, 30, 60, 120)
+"""Seconds before each try; after the last never again."""
+ANSWER_SECONDS = 30
+AT_ONCE = 32
+
+Body = dict[str, Any]
+
+
+class Courier:
+    """Delivers for one world. Every try is a journal entry."""
+
+    def __init__(self, journal: Journal, dials: Callable[[], Dials]) -> None:
+        self._journal = journal
+        self._dials = dials
+        self._client = httpx.AsyncClient(limits=httpx.Limits(max_connections=AT_ONCE), timeout=None, trust_env=False)  # noqa: S113 - timed in `_post`
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    async def deliver(self, task: Task, body: Body, fault: Fault | None) -> None:
+        """Bring a task's final status, as the fault says."""
+        kind = fault.kind if fault else ""
+        if kind == "lost":
+            self._journal.entries.append(self._entry(task, "lost", kind))
+            return
+        if fault and kind == "late":
+            await asyncio.sleep(fault.seconds or 0)
+        if kind == "forged":
+            await self._post(task, _forged(body), kind)
+        copies = 2 if kind == "double" else 1
+        await asyncio.gather(*(self._bring(task, body, kind) for _ in range(copies)))
+        if kind == "disordered":
+            await self._post(task, _stale(body), kind)
+
+    async def _bring(self, task: Task, body: Body, kind: str) -> None:
+        for delay in DELAYS:
+            await asyncio.sleep(delay * self._dials().callback_scale)
+            if await self._post(task, body, kind) == "200":
+                return
+
+    async def _post(self, task: Task, body: Body, kind: str) -> str:
+        entry = self._entry(task, "", kind)
+        self._journal.entries.append(entry)
+        task.callbacks += 1
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS * self._dials().callback_scale):
+                answer = await self._client.post(str(task.order.callback_url), json=body)
+            entry.outcome = str(answer.status_code)
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
+            entry.outcome = type(error).__name__
+        entry.seconds = time.time() - entry.at
+        return entry.outcome
+
+    @staticmethod
+    def _entry(task: Task, outcome: str, kind: str) -> Entry:
+        path = str(task.order.callback_url).split("?")[0]
+        return Entry("callback", "POST", path, outcome=outcome, fault=kind, task_id=task.id)
+
+
+def _forged(body: Body) -> Body:
+    data = {
+        **body["data"],
+        "taskId": f"task_{uuid.uuid4().hex}",
+        "state": "success",
+        "resultJson": '{"resultUrls": ["https://example.com/forged.mp4"]}',
+    }
+    return {**body, "data": data}
+
+
+def _stale(body: Body) -> Body:
+    kept = {name: body["data"][name] for name in ("taskId", "createTime")}
+    return {**body, "data": {**kept, "state": "processing"}}
