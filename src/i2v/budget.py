@@ -164,6 +164,11 @@ class Budget:
             self._available -= price_usd
             self.jobs_expected = max(1, self.jobs_expected - 1)
 
+    def lower_limit(self, room_usd: Decimal) -> None:
+        """Let this run spend no more than so much from now on."""
+        most = sum(self._reserved.values(), ZERO) + room_usd
+        self._max_spend = most if self._max_spend is None else min(most, self._max_spend)
+
     def give_back(self, price_usd: Decimal) -> None:
         """An attempt that was taken for was not paid after all."""
         self._available += price_usd

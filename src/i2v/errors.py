@@ -8,6 +8,7 @@ I2vError                     what happened; `hint` says what to do; `exit_code` 
 │   ├── BudgetExceeded          a spending limit of ours forbids it
 │   ├── BalanceTooLow           the provider's balance does not cover it
 │   └── Paused                  a person has paused all submits
+├── RunFailed                   a run ended with something failed, unknown or not tried; has the report
 ├── Refused                     this image or prompt will never work as it is: an outcome, free of charge
 ├── StorageError                S3 did not do what it was asked
 │   ├── NoBucket                the bucket does not exist
@@ -28,7 +29,7 @@ I2vError                     what happened; `hint` says what to do; `exit_code` 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class I2vError(Exception):
@@ -81,6 +82,20 @@ class BalanceTooLow(Stopped):
 
 class Paused(Stopped):
     """A person has paused all submits: `i2v resume` ends it."""
+
+
+class RunFailed(I2vError):
+    """A run ended with something failed, unknown or not tried.
+
+    Args:
+        message: the report in words.
+        report: the object of `i2v run --json`.
+    """
+
+    def __init__(self, message: str, report: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.args = (message, report)
+        self.report = report
 
 
 class Refused(I2vError):

@@ -51,6 +51,8 @@ class ItemReport(BaseModel):
     seconds: float | None = Field(default=None, exclude=True)
     """From the run's start to the end of this image."""
     flags: tuple[str, ...] = Field(default=(), exclude=True)
+    valid: bool = Field(default=True, exclude=True)
+    """Whether the image passed validation, so that it could have been submitted."""
 
 
 class Report(BaseModel):
@@ -87,6 +89,11 @@ class Report(BaseModel):
         """Whether nothing failed, is unknown, was not tried or is open; refusals are outcomes."""
         trouble = TROUBLE - {Outcome.SUBMITTED} if self.awaits_callbacks else TROUBLE
         return not any(item.outcome in trouble for item in self.items)
+
+    @property
+    def nothing_valid(self) -> bool:
+        """Whether no image passed validation, so that nothing could be submitted."""
+        return not any(item.valid for item in self.items)
 
     @property
     def sentence(self) -> str:

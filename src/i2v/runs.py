@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -29,11 +30,30 @@ from i2v.storage import Storage
 
 log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 60.0
+READERS = 8
+"""Images that are read and decoded at once: each may take 20 MB and its pixels."""
 STREAK = 3
 """So many unknowns, or images that the provider could not fetch, in a row stop a run's submits."""
 T = TypeVar("T")
-Observer = Callable[[str, str], None]
-"""Is told each step of each image: the step's word and the image's name."""
+
+
+class Watcher(Protocol):
+    """Whoever looks at a run from the same process, such as a progress bar. Set `WATCHER` before the flow is called."""
+
+    def opened(self, run: Run) -> None:
+        """The run is open; it can be interrupted."""
+
+    def counted(self, images: int) -> None:
+        """So many images are in the run."""
+
+    def step(self, step: str, name: str) -> None:
+        """An image is at a step, or has come to its outcome."""
+
+    def ended(self, report: Report) -> None:
+        """The run has this report."""
+
+
+WATCHER: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 
 
 class RunRecord(BaseModel):
@@ -74,25 +94,29 @@ class Run:
         self,
         settings: Settings,
         storage: Storage,
-        client: ApixoClient,
+        client: ApixoClient | None,
         fetcher: Fetcher,
         budget: Budget,
         record: RunRecord,
-        observer: Observer | None,
+        *,
+        dry_run: bool,
     ) -> None:
         self.settings = settings
         self.storage = storage
         self.ledger = Ledger(storage, settings)
-        self.client = client
+        self._client = client
         self.fetcher = fetcher
         self.budget = budget
         self.record = record
-        self.observer = observer
+        self.dry_run = dry_run
+        self._watcher = WATCHER.get()
         self.stopped: Reason | None = None
         self.stop_waiting = asyncio.Event()
         self.unknowns = Streak()
         self.unfetched = Streak()
         self.in_flight = asyncio.Semaphore(settings.max_in_flight)
+        self.reading = asyncio.Semaphore(READERS)
+        self._accounted: set[str] = set()
         self._job_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._kept: set[asyncio.Task[Any]] = set()
 
@@ -101,14 +125,42 @@ class Run:
         """The flow run's id, under which the ledger knows this run."""
         return self.record.run_id
 
+    @property
+    def client(self) -> ApixoClient:
+        """The provider.
+
+        Raises:
+            UsageError: there is no key, as a dry run may be without.
+        """
+        self.settings.require_key()
+        assert self._client is not None  # noqa: S101 - made wherever there is a key
+        return self._client
+
+    def account_once(self, key: str) -> bool:
+        """Whether a job's cost is not yet in this run's report; it is from now on."""
+        first = key not in self._accounted
+        self._accounted.add(key)
+        return first
+
     def job_lock(self, key: str) -> asyncio.Lock:
         """Lets one image of this run at a time work on a job, so that equal images pay, poll and store once."""
         return self._job_locks[key]
 
     def tell(self, step: str, name: str) -> None:
-        """Tell the observer what an image is at."""
-        if self.observer:
-            self.observer(step, name)
+        """Tell the watcher what an image is at."""
+        if self._watcher:
+            self._watcher.step(step, name)
+
+    def tell_open(self) -> None:
+        """Tell the watcher that this run can be interrupted."""
+        if self._watcher:
+            self._watcher.opened(self)
+
+    def tell_count(self, images: int) -> None:
+        """Tell the watcher, and the budget, of how many images the run is."""
+        self.budget.jobs_expected = images
+        if self._watcher:
+            self._watcher.counted(images)
 
     def stop_submits(self, code: str, message: str) -> None:
         """Let this run submit nothing more; what is submitted is still waited for."""
@@ -147,14 +199,19 @@ class Run:
 
     async def end(self, report: Report) -> None:
         """Give unspent money back and leave the report in the ledger; a failure here is logged and costs nothing."""
-        await self._finish_kept()
+        await self.finish_kept()
+        if self._watcher:
+            self._watcher.ended(report)
+        if self.dry_run:
+            return
         try:
             await self.budget.close()
             await self.touch(ended_at=datetime.now(UTC), report=report.for_json())
         except StorageError as error:
             log.warning("the run's end could not be written: %s", error)
 
-    async def _finish_kept(self) -> None:
+    async def finish_kept(self) -> None:
+        """Wait for the work near money that a cancellation left running."""
         while self._kept:
             await asyncio.gather(*self._kept, return_exceptions=True)
 
@@ -175,8 +232,8 @@ async def open_run(
     *,
     max_spend_usd: Decimal | None = None,
     label: str | None = None,
-    observer: Observer | None = None,
     storage: Storage | None = None,
+    dry_run: bool = False,
 ) -> AsyncIterator[Run]:
     """Open what a run needs, and close it whatever happens; work near money is finished first.
 
@@ -185,15 +242,16 @@ async def open_run(
         run_id: the flow run's id.
         max_spend_usd: the run's own limit.
         label: names the run's purpose in the ledger.
-        observer: is told each step of each image.
         storage: another S3 than the environment's; it is closed with the run.
+        dry_run: nothing will be submitted, so no key is needed and no heartbeat is written.
 
     Raises:
         UsageError: a needed setting is missing or wrong.
         StorageError: the ledger cannot be read.
     """
     settings.require_bucket()
-    settings.require_key()
+    if not dry_run:
+        settings.require_key()
     async with AsyncExitStack() as stack:
         storage = stack.enter_context(storage or Storage())
         record = await _record(storage, settings, run_id, label)
@@ -205,15 +263,17 @@ async def open_run(
             days=record.days,
             before_block=Ledger(storage, settings).refuse_if_paused,
         )
-        client = await stack.enter_async_context(ApixoClient(settings))
+        client = await stack.enter_async_context(ApixoClient(settings)) if settings.api_key else None
         fetcher = await stack.enter_async_context(Fetcher(settings))
-        run = Run(settings, storage, client, fetcher, budget, record, observer)
-        heart = asyncio.create_task(run.beat())
+        run = Run(settings, storage, client, fetcher, budget, record, dry_run=dry_run)
+        run.tell_open()
+        heart = None if dry_run else asyncio.create_task(run.beat())
         try:
             yield run
         finally:
-            heart.cancel()
-            await run._finish_kept()  # noqa: SLF001 - made here, ended here
+            if heart:
+                heart.cancel()
+            await run.finish_kept()
 
 
 async def _record(storage: Storage, settings: Settings, run_id: str, label: str | None) -> RunRecord:

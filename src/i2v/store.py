@@ -25,6 +25,7 @@ from i2v.request import MODEL, Request, canonical_json
 from i2v.runs import Run
 from i2v.uploads import put_file
 from i2v.uris import S3Uri
+from i2v.validate import Checked, Seen
 from i2v.videos import VideoFacts, deviations, make_poster, measure_video
 
 log = logging.getLogger(__name__)
@@ -232,6 +233,12 @@ class Verdict:
     state: JobState
     reason: Reason
     job: str | None = None
+
+
+def refusal(seen: Seen, checked: Checked, request: Request) -> Verdict:
+    """The verdict of an image that validation refused."""
+    reason = Reason(code=checked.rule, message=checked.refusal or "")
+    return Verdict(seen.name, seen.ref.label, checked.etag, request, JobState.REFUSED, reason)
 
 
 async def put_verdict(run: Run, verdict: Verdict) -> None:

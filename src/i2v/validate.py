@@ -97,12 +97,17 @@ async def check(run: Run, seen: Seen, *, keep_input: bool = True) -> Checked:
         FetchError: the URL could not be fetched, or may not be.
         StorageError: S3 did not answer well, or the image changed while it was read.
     """
-    if seen.ref.uri is None:
-        return await _check_url(run, seen, keep_input=keep_input)
-    found = await run.storage.get(seen.ref.uri, limit=MAX_IMAGE_BYTES, version_id=seen.version_id)
+    async with run.reading:
+        if seen.ref.uri is None:
+            return await _check_url(run, seen, keep_input=keep_input)
+        return await _check_object(run, seen, seen.ref.uri)
+
+
+async def _check_object(run: Run, seen: Seen, uri: S3Uri) -> Checked:
+    found = await run.storage.get(uri, limit=MAX_IMAGE_BYTES, version_id=seen.version_id)
     if found.etag != seen.etag:
         raise StorageError(f"{seen.ref.label} changed while it was read", "Run again: nothing was paid")
-    return await _judge(found.body, seen.ref.label, found.etag, seen.ref.uri, found.size)
+    return await _judge(found.body, seen.ref.label, found.etag, uri, found.size)
 
 
 async def _check_url(run: Run, seen: Seen, *, keep_input: bool) -> Checked:

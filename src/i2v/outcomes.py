@@ -1,0 +1,109 @@
+"""From a job's record to an image's line in the report."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from i2v.errors import I2vError, Refused
+from i2v.jobs import Attempt, JobRecord, JobState
+from i2v.report import ItemReport, Outcome
+from i2v.runs import Run
+from i2v.submit import NotTried, Order
+from i2v.uris import S3Uri
+from i2v.validate import Checked, Seen
+
+ZERO = Decimal(0)
+OUTCOMES = {
+    JobState.STORED: Outcome.STORED,
+    JobState.REFUSED: Outcome.REFUSED,
+    JobState.FAILED: Outcome.FAILED,
+    JobState.UNKNOWN: Outcome.UNKNOWN,
+    JobState.SUBMITTED: Outcome.SUBMITTED,
+    JobState.CLAIMED: Outcome.NOT_TRIED,
+    JobState.READY: Outcome.NOT_TRIED,
+}
+
+
+def of_job(run: Run, order: Order, record: JobRecord, video: S3Uri | None, *, cached: bool) -> ItemReport:
+    """What became of an image whose job is known. What this run paid for a job counts once, at its first image."""
+    paid, at_risk = _money(run, record)
+    return ItemReport(
+        image=order.image.label,
+        outcome=Outcome.CACHED if cached else OUTCOMES[record.state],
+        job=record.key,
+        task_id=record.task_id,
+        video=str(video) if video else None,
+        cost_usd=paid,
+        at_risk_usd=at_risk,
+        reason=_reason(record),
+        seconds=_seconds(run),
+        flags=record.video.flags if record.video else (),
+    )
+
+
+def of_error(run: Run, image: str, error: I2vError, order: Order | None = None) -> ItemReport:
+    """What became of an image that an error stopped before it had a job of its own to tell of."""
+    outcome = Outcome.FAILED
+    if isinstance(error, Refused):
+        outcome = Outcome.REFUSED
+    elif isinstance(error, NotTried):
+        outcome = Outcome.NOT_TRIED
+    return ItemReport(
+        image=image,
+        outcome=outcome,
+        job=order.key if order else None,
+        reason=str(error),
+        seconds=_seconds(run),
+        valid=order is not None,
+    )
+
+
+def refused(run: Run, seen: Seen, checked: Checked) -> ItemReport:
+    """An image that validation refused; nothing was paid."""
+    return ItemReport(
+        image=seen.ref.label, outcome=Outcome.REFUSED, reason=checked.refusal, valid=False, seconds=_seconds(run)
+    )
+
+
+async def foresee(run: Run, order: Order) -> ItemReport:
+    """What a run would make of a valid image, paying nothing and changing nothing.
+
+    Raises:
+        StorageError: the ledger cannot be read.
+    """
+    held = await run.ledger.read(order.key)
+    if held is None or held.record.state is JobState.READY:
+        cost = order.price_usd if run.account_once(order.key) else ZERO
+        return ItemReport(image=order.image.label, outcome=Outcome.PLANNED, job=order.key, cost_usd=cost)
+    video = held.record.video.uri if held.record.video else None
+    return of_job(run, order, held.record, video, cached=held.record.state is JobState.STORED)
+
+
+def _money(run: Run, record: JobRecord) -> tuple[Decimal, Decimal]:
+    mine = [attempt for attempt in record.attempts if attempt.run_id == run.run_id]
+    if not run.account_once(record.key):
+        return ZERO, ZERO
+    taken = sum((attempt.price_usd for attempt in mine if attempt.task_ids or attempt.fail), ZERO)
+    lost = sum((attempt.price_usd for attempt in mine if not _gave_a_video(attempt, record)), ZERO)
+    return taken, lost
+
+
+def _gave_a_video(attempt: Attempt, record: JobRecord) -> bool:
+    if record.state is JobState.SUBMITTED:
+        return attempt is record.attempt
+    return record.state is JobState.STORED and attempt is record.attempt
+
+
+def _reason(record: JobRecord) -> str | None:
+    if record.reason:
+        return record.reason.message
+    if record.state is JobState.SUBMITTED:
+        return "still open at the provider; the next run or reconcile takes it up without paying again"
+    if record.video and record.video.flags:
+        return "; ".join(record.video.flags)
+    return None
+
+
+def _seconds(run: Run) -> float:
+    return (datetime.now(UTC) - run.record.started_at).total_seconds()

@@ -1,0 +1,78 @@
+"""Whether a run may start: its cost against its own limit, the daily cap and the balance, before any submit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from decimal import Decimal
+
+from i2v.apixo.pricing import price_usd
+from i2v.errors import (
+    AccountRejected,
+    BalanceTooLow,
+    BudgetExceeded,
+    NothingSent,
+    ProviderError,
+    Stopped,
+)
+from i2v.jobs import JobState
+from i2v.ledger import Held
+from i2v.request import Mode
+from i2v.runs import Run
+from i2v.submit import Order
+
+log = logging.getLogger(__name__)
+DEAREST = ((Mode.STANDARD, 6), (Mode.STANDARD, 10), (Mode.PRO, 6))
+
+
+async def room_usd(run: Run) -> tuple[Decimal | None, str]:
+    """What may be spent now and which limit says so, `None` for no limit; the provider's balance is one of them.
+
+    Raises:
+        Stopped: the provider does not know this account, or cannot be reached.
+    """
+    room, limit = await run.budget.room_usd()
+    try:
+        balance = await run.client.balance()
+    except (AccountRejected, NothingSent) as error:
+        raise Stopped(error.message, error.hint) from None
+    except ProviderError as error:
+        log.warning("the provider's balance is not known: %s", error)
+        return room, limit
+    return (balance, "the provider's balance") if room is None or balance < room else (room, limit)
+
+
+def worst_case_usd(run: Run, images: int) -> Decimal:
+    """What so many images cost at the very most."""
+    return images * max(price_usd(mode, duration, run.settings) for mode, duration in DEAREST)
+
+
+async def still_to_pay(run: Run, orders: Sequence[Order]) -> list[Decimal]:
+    """The prices of those orders, each job once, that nobody has paid yet.
+
+    Raises:
+        StorageError: the ledger cannot be read.
+    """
+    jobs = {order.key: order for order in orders}
+    return [order.price_usd for order in jobs.values() if _is_unpaid(await run.ledger.read(order.key))]
+
+
+def _is_unpaid(held: Held | None) -> bool:
+    return held is None or held.record.state is JobState.READY
+
+
+def check_money(prices: Sequence[Decimal], room: Decimal | None, limit: str, *, partial: bool) -> None:
+    """Refuse a run that cannot be paid in full; where `partial`, one of which nothing can be paid.
+
+    Raises:
+        BalanceTooLow: the provider's balance is the limit.
+        BudgetExceeded: `max_spend_usd` or the daily cap is.
+    """
+    needed = min(prices, default=Decimal(0)) if partial else sum(prices, Decimal(0))
+    if room is None or needed <= room:
+        return
+    what = "the cheapest image costs" if partial else f"{len(prices)} videos cost"
+    message = f"{limit} has ${room} left, {what} ${needed}: nothing was submitted"
+    if limit == "the provider's balance":
+        raise BalanceTooLow(message.capitalize(), "Add balance at the provider, name fewer images, or allow --partial")
+    raise BudgetExceeded(message, "Raise the limit, name fewer images, or allow --partial")

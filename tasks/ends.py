@@ -1,0 +1,58 @@
+"""How ends are told to Prefect: what i2v expects to go wrong is a Failed state with a sentence, and no traceback."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Coroutine
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import Task
+from prefect.client.schemas.objects import State
+from prefect.logging.handlers import APILogHandler
+from prefect.states import Completed, Failed
+
+from i2v.errors import I2vError, RunFailed
+from i2v.report import Report
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def told(step: Awaitable[T]) -> T | State[Any]:
+    """Await a step; an expected error becomes the task's Failed state and travels in it."""
+    try:
+        return await step
+    except I2vError as error:
+        return Failed(message=error.message, data=error)
+
+
+async def outcome(step: Task[P, Coroutine[Any, Any, T | State[Any]]], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a step and give what it gave.
+
+    Raises:
+        I2vError: what the step raised.
+    """
+    run: Any = step
+    state: State[T] = await run(*args, **kwargs, return_state=True)
+    return await state.aresult()
+
+
+def final_state(report: Report) -> State[Any]:
+    """A run's last state: its message is the report in words, its result the report."""
+    result = report.for_json()
+    if report.succeeded:
+        return Completed(message=report.sentence, data=result)
+    return Failed(message=report.sentence, data=RunFailed(report.sentence, result))
+
+
+def stopped_state(error: I2vError) -> State[Any]:
+    """The last state of a run that an error stopped before its first submit."""
+    return Failed(message=str(error), data=error)
+
+
+def show_library_logs() -> None:
+    """Let Prefect show what the library logs, with the task run it belongs to."""
+    log = logging.getLogger("i2v")
+    log.setLevel(logging.INFO)
+    if not any(isinstance(handler, APILogHandler) for handler in log.handlers):
+        log.addHandler(APILogHandler())

@@ -1,0 +1,21 @@
+"""Step 3: wait for a task by the vendor's schedule, in one task run however often it asks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+
+from i2v import poll as library
+from i2v.apixo.models import TaskStatus
+from i2v.ledger import Held
+from i2v.runs import Run
+from tasks.ends import told
+
+
+@task(name="poll", task_run_name="poll {held.record.image.name}", cache_policy=NO_CACHE, retries=0)
+async def poll(run: Run, held: Held) -> tuple[Held, TaskStatus | None] | State[Any]:
+    """Wait until the job's task has ended or the deadline has passed."""
+    return await told(library.poll(run, held))

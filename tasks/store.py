@@ -1,0 +1,21 @@
+"""Step 4: bring the video into the bucket, whole, and last its manifest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+
+from i2v import store as library
+from i2v.apixo.models import TaskStatus
+from i2v.ledger import Held
+from i2v.runs import Run
+from tasks.ends import told
+
+
+@task(name="store", task_run_name="store {held.record.image.name}", cache_policy=NO_CACHE, retries=0)
+async def store(run: Run, held: Held, status: TaskStatus) -> Held | State[Any]:
+    """Download, check and publish the video of a task that has succeeded."""
+    return await told(library.store(run, held, status))

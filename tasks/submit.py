@@ -1,0 +1,21 @@
+"""Step 2, the one that pays: take a job up, and pay for it only where nobody has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+
+from i2v import submit as library
+from i2v.ledger import Held
+from i2v.runs import Run
+from i2v.submit import Order
+from tasks.ends import told
+
+
+@task(name="submit", task_run_name="submit {order.name}", cache_policy=NO_CACHE, retries=0)
+async def submit(run: Run, order: Order) -> Held | State[Any]:
+    """Attach to the order's job, or pay for one attempt. Prefect never repeats this step: the ledger decides."""
+    return await told(library.submit(run, order))

@@ -1,0 +1,38 @@
+"""Step 1, free: read an image whole and judge it, once for each version of an object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import task
+from prefect.client.schemas.objects import State
+from prefect.context import TaskRunContext
+
+from i2v import validate as library
+from i2v.runs import Run
+from i2v.validate import Seen
+from tasks.ends import told
+
+
+def version_of(_context: TaskRunContext, parameters: dict[str, Any]) -> str | None:
+    """The cache's key: bucket, key and etag of an object, and the rules' version. A URL has no version."""
+    seen: Seen = parameters["seen"]
+    if seen.ref.uri is None or seen.etag is None:
+        return None
+    return f"i2v-validate-{library.RULES}-{seen.ref.uri}-{seen.etag}"
+
+
+@task(
+    name="validate",
+    task_run_name="validate {seen.name}",
+    cache_key_fn=version_of,
+    persist_result=True,
+    result_serializer="json",
+)
+async def validate(run: Run, seen: Seen, *, keep_input: bool) -> dict[str, Any] | State[Any]:
+    """Judge one image. Gives `i2v.validate.Checked` as plain JSON, which Prefect may cache."""
+
+    async def plain() -> dict[str, Any]:
+        return (await library.check(run, seen, keep_input=keep_input)).model_dump(mode="json")
+
+    return await told(plain())
