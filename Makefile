@@ -56,7 +56,7 @@ lock: $(READY) ## write requirements.txt anew from pyproject.toml; UPGRADE=1 tak
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT INT TERM && \
 	  $(PY) -m venv "$$dir" && "$$dir/bin/python" -m pip install -q --disable-pip-version-check uv && \
 	  "$$dir/bin/uv" pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
-	    --no-header --no-annotate $(if $(UPGRADE),--upgrade) --quiet --output-file requirements.txt
+	    --no-header --no-annotate --system-certs $(if $(UPGRADE),--upgrade) --quiet --output-file requirements.txt
 	@echo 'requirements.txt is written; see what changed with: git diff requirements.txt'
 
 clean: ## remove .venv, the sandbox's data and every cache
