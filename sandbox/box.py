@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 REGION = "us-east-1"
-ACCESS_KEY, SECRET_KEY = "sandbox", "sandbox-secret"
+ACCESS_KEY, SECRET_KEY = "test", "test"
 VENDOR_RENDER_SECONDS = 100
 """About what the vendor takes; the poll schedule is shortened as much as the rendering is."""
 
