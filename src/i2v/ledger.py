@@ -10,8 +10,9 @@ import asyncio
 import json
 import logging
 import random
+import re
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -28,6 +29,8 @@ from i2v.storage import Storage
 from i2v.uris import S3Uri
 
 log = logging.getLogger(__name__)
+_RECORD_NAME = re.compile(r"([0-9a-f]{64})\.json")
+READ_AT_ONCE = 64
 NO_ETAG = "0" * 32
 """An etag that no page of the ledger has."""
 Edit = Callable[[JobRecord], JobRecord | None]
@@ -125,6 +128,34 @@ class Ledger:
         if held is None:
             raise LedgerError(f"There is no record of job {key[:12]}", "Records are never to be deleted; restore it")
         return held
+
+    async def records(self, *, since: datetime | None = None) -> AsyncIterator[JobRecord]:
+        """Every job record, or those written since then, in the order of their keys.
+
+        Raises:
+            LedgerError: a record cannot be read by this version.
+            StorageError: S3 did not answer well.
+        """
+        keys: list[str] = []
+        async for entry in self._storage.list(self._settings.jobs, deep=False):
+            match = _RECORD_NAME.fullmatch(entry.uri.key.removeprefix(self._settings.jobs.key))
+            if match and (since is None or entry.last_modified >= since):
+                keys.append(match[1])
+        for start in range(0, len(keys), READ_AT_ONCE):
+            for held in await asyncio.gather(*(self.read(key) for key in keys[start : start + READ_AT_ONCE])):
+                if held:
+                    yield held.record
+
+    async def find_key(self, start: str) -> list[str]:
+        """The job keys that begin so; people copy the first twelve digits.
+
+        Raises:
+            StorageError: S3 did not answer well.
+        """
+        prefix = self._settings.jobs / start
+        entries = [entry async for entry in self._storage.list(prefix, deep=False)]
+        names_ = (entry.uri.key.removeprefix(self._settings.jobs.key) for entry in entries)
+        return [match[1] for name in names_ if (match := _RECORD_NAME.fullmatch(name))]
 
     async def _write(self, record: JobRecord, *, create: bool = False, if_match: str | None = None) -> Held:
         uri = names.job_uri(self._settings, record.key)
