@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from codecs import getincrementaldecoder
 
 _SIGNATURES = (
     (b"\xff\xd8\xff", "a JPEG"),
@@ -39,11 +40,16 @@ def looks_like(body: bytes) -> str:
 def _looks_like_text(head: bytes) -> str:
     if not head:
         return "empty"
-    text = head.decode("utf-8", "ignore").lstrip("\ufeff \t\r\n").lower()
+    try:
+        text = getincrementaldecoder("utf-8-sig")().decode(head).lstrip().lower()  # the head may end within a letter
+    except UnicodeDecodeError:
+        return _unknown(head)
     if "<svg" in text:
         return "an SVG"
     if text.startswith(("<!doctype html", "<html")):
         return "an HTML page"
-    if not re.search(rb"[\x00-\x08\x0e-\x1f]", head):
-        return "text"
+    return _unknown(head) if re.search(r"[\x00-\x08\x0e-\x1f]", text) else "text"
+
+
+def _unknown(head: bytes) -> str:
     return f"unknown data ({head[:8].hex(' ')} …)"
