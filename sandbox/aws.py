@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import runpy
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Self
 
 import httpx
+
+from sandbox.provider.server import listen
 
 START_SECONDS = 30
 STOP_SECONDS = 5
@@ -29,16 +30,17 @@ class Aws:
 
     def __init__(self, *, host: str = "127.0.0.1", port: int = 0) -> None:
         self._place = (host, port)
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
 
     def start(self) -> Self:
         """Start the child and wait until it answers.
 
         Raises:
-            RuntimeError: it ended or did not answer; carries what it said.
+            OSError: the port is taken.
+        RuntimeError: it ended or did not answer; carries what it said.
         """
-        with socket.create_server(self._place) as free:
+        with listen(*self._place) as free:
             self.host, self.port = free.getsockname()[:2]
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         self._child = subprocess.Popen(
             [sys.executable, "-m", "sandbox.aws"],
             env=self._environment(),
@@ -54,6 +56,12 @@ class Aws:
             self.stop()
             raise
         return self
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def _environment(self) -> dict[str, str]:
         ours = {

@@ -67,8 +67,7 @@ class Sandbox:
             RuntimeError: S3 did not start.
         """
         with ExitStack() as stack:
-            stack.callback(self.aws.stop)
-            self.aws.start()
+            stack.enter_context(self.aws)
             dials = self._dials.model_copy(update={"s3_address": self.aws.address})
             provider = Provider(dials, host=self._host, port=self._port, folder=self._folder)
             self.provider = stack.enter_context(provider)

@@ -8,6 +8,8 @@ import random
 from PIL import Image, ImageDraw
 
 ORIENTATION_TAG = 0x0112
+TURNED = (5, 6, 7, 8)
+"""Orientations whose width and height are shown exchanged."""
 
 
 def make_picture(width: int, height: int, seed: int = 0) -> Image.Image:

@@ -8,6 +8,7 @@ may import Prefect or ask for `prefect_server`. A test in the wrong one fails th
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,7 @@ TIERS = {
     "integration": "real sockets and the sandbox, no Prefect",
     "pipeline": "Prefect's own test server",
 }
+OUTSIDE = ("AWS_", "I2V_", "APIXO_")
 SERVERS = {"sandbox_server", "sandbox", "provider", "settings"}
 SETTINGS_MAKER = Callable[..., Settings]
 
@@ -47,8 +49,18 @@ class SealedSettings(Settings):
         return (init_settings,)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_outside() -> Iterator[None]:
+    """Nobody's keys, buckets or proxies: a test that forgets to say where it goes must not reach the world."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name in list(os.environ):
+            if name.upper().startswith(OUTSIDE) or name.upper().endswith("_PROXY"):
+                environment.delenv(name)
+        yield
+
+
 @pytest.fixture(scope="session")
-def sandbox_server() -> Iterator[Sandbox]:
+def sandbox_server(no_outside: None) -> Iterator[Sandbox]:
     """The one sandbox of this worker, started when first asked for (0.7 s). Tests ask for `sandbox` instead."""
     with Sandbox(Dials(render_seconds=0.2, fast=True)) as box:
         yield box

@@ -28,6 +28,8 @@ class Dials(BaseModel):
     """`each` animates the image it was given, `shared` serves one clip for all images of a size (load tests)."""
     fast: bool = False
     """Small, coarse videos at 4 frames a second that cost little to make."""
+    file_bytes: int = Field(default=0, ge=0)
+    """Videos are filled up to this length (synthetic ones are small; the vendor's have some 3 MB)."""
 
     requests_per_second: float | None = Field(default=None, gt=0)
     """More submits than this in one second are answered 429."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,8 +75,10 @@ class Routes:
         if task.video is None:
             raise Refusal(404, "no such file")
         task.downloads += 1
-        length = str(task.video.stat().st_size)
-        return StreamingResponse(_chunks(task.video), media_type="video/mp4", headers={"content-length": length})
+        length = task.video.stat().st_size
+        padding = max(0, self._world.dials.file_bytes - length)
+        headers = {"content-length": str(length + padding)}
+        return StreamingResponse(_chunks(task.video, padding), media_type="video/mp4", headers=headers)
 
     def _task(self, request: Request, task_id: str) -> Task:
         task = self._world.tasks.get(task_id)
@@ -86,10 +89,13 @@ class Routes:
         return task
 
 
-async def _chunks(path: Path) -> AsyncIterator[bytes]:
+async def _chunks(path: Path, padding: int) -> AsyncIterator[bytes]:
+    """The file, then an mp4 box of nothing where it is to be longer."""
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             yield chunk
+    if padding:
+        yield (struct.pack(">I4s", max(8, padding), b"free") + bytes(padding))[:padding]
 
 
 async def _refused(_: Request, error: Exception) -> Response:

@@ -30,6 +30,19 @@ START_SECONDS = 10
 BACKLOG = 2048
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one.
+
+    Raises:
+        OSError: it cannot be had; names the address.
+    """
+    try:
+        return socket.create_server((host, port), backlog=BACKLOG)
+    except OSError as error:
+        reason = str(error.strerror).split(" (while")[0]
+        raise OSError(f"{host}:{port} cannot be listened on: {reason}") from None
+
+
 class Provider:
     """A running emulator. Every method may be called from any thread; `with Provider() as provider:` runs it.
 
@@ -56,9 +69,9 @@ class Provider:
         Raises:
             OSError: the port is taken.
         """
+        listener = listen(*self._place)
         folder = self._folder or Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="i2v-films-")))
         folder.mkdir(parents=True, exist_ok=True)
-        listener = socket.create_server(self._place, backlog=BACKLOG)
         self.host, self.port = listener.getsockname()[:2]
         self._thread = threading.Thread(
             target=lambda: asyncio.run(self._serve(listener, folder)), name="sandbox-provider", daemon=True

@@ -61,8 +61,9 @@ class Task:
         if self.state == "failed":
             data |= {"failCode": self.fail_code, "failMsg": self.fail_message}
         if self.ended is not None and kind != "bare":
-            ended = _milliseconds(self.ended)
-            data |= {"completeTime": ended, "costTime": ended - data["createTime"]}
+            data["completeTime"] = _milliseconds(self.ended)
+            if self.state == "success":
+                data["costTime"] = data["completeTime"] - data["createTime"]
         return envelope(data)
 
     def report(self) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class World:
         self.journal = Journal()
         self._links = Links(base_url)
         self._first = dials
+        self._good: set[str] = set()
         self._fetchers = asyncio.Semaphore(FETCHERS)
         self._client = httpx.AsyncClient(limits=httpx.Limits(max_connections=FETCHERS), trust_env=False)
         self._courier = Courier(self.journal, lambda: self.dials)
@@ -155,7 +156,9 @@ class World:
         try:
             image = await self._fetch(task, entry)
             entry.image_sha256 = task.image_sha256 = hashlib.sha256(image).hexdigest()
-            await asyncio.to_thread(check_image, image)
+            if task.image_sha256 not in self._good:
+                await asyncio.to_thread(check_image, image)
+                self._good.add(task.image_sha256)
         except ImageFault as error:
             entry.outcome = error.code
             raise

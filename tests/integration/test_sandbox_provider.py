@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import av
@@ -220,6 +221,48 @@ def test_shared_rendering_makes_one_film_a_size(sandbox: Sandbox, caller: Caller
     for seed in range(3):
         assert caller.end(signed(sandbox, make_jpeg(610, 480, seed), f"images/{seed}.jpg"))["state"] == "success"
     assert caller.provider.films_made == made + 1
+
+
+def test_video_can_be_filled_up(sandbox: Sandbox, caller: Caller) -> None:
+    """For measurements a video can be as long as the vendor's, and is still a whole mp4."""
+    caller.provider.settings(file_bytes=3_000_000)
+    (url,) = json.loads(caller.end(signed(sandbox, make_jpeg()))["resultJson"])["resultUrls"]
+    content = httpx.get(url, trust_env=False).content
+    assert len(content) == 3_000_000
+    with av.open(io.BytesIO(content), "r", format="mp4") as video:
+        assert sum(1 for packet in video.demux() if packet.size) == video.streams.video[0].frames == 24
+
+
+def test_answers_have_the_shape_of_the_published_examples(sandbox: Sandbox, caller: Caller) -> None:
+    """Field by field, every answer has the names and types of the vendor's own examples, and his bodies are taken."""
+    url = signed(sandbox, make_jpeg())
+    caller.provider.settings(render_seconds=1)
+    submitted = caller.submit(url).json()
+    processing = caller.status(submitted["data"]["taskId"]).json()
+    caller.provider.settings(render_seconds=0)
+    success = caller.status(caller.end(url)["taskId"]).json()
+    failed = caller.status(caller.end(url.split("?")[0])["taskId"]).json()
+    balance = caller.client.get("/apikeys/current-balance").json()
+    told = {"submit_answer": submitted, "status_processing": processing, "status_success": success}
+    told |= {"status_failed": failed, "balance": balance, "error": caller.post({}).json()}
+    assert {name: shape(answer) for name, answer in told.items()} == {name: shape(example(name)) for name in told}
+    assert shape(json.loads(success["data"]["resultJson"])) == {"resultUrls": [str]}
+    caller.provider.fault(on="image", kind="fails", times=None)
+    caller.provider.fault(on="callback", kind="lost", times=None)
+    for name in ("submit_standard", "submit_pro", "submit_callback"):
+        assert caller.post(example(name)).status_code == 200
+
+
+def example(name: str) -> Any:
+    """One of the vendor's published examples."""
+    return json.loads((Path(__file__).parents[1] / "fixtures" / "apixo" / f"{name}.json").read_text())
+
+
+def shape(value: Any) -> Any:
+    """Names and types without values."""
+    if isinstance(value, dict):
+        return {name: shape(part) for name, part in value.items()}
+    return [shape(part) for part in value] if isinstance(value, list) else type(value)
 
 
 def test_control_over_http(caller: Caller) -> None:
