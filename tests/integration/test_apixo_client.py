@@ -8,7 +8,7 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -38,6 +38,7 @@ from i2v.settings import Settings
 from tests.integration.own_authority import own_authority
 from tests.integration.raw_server import (
     Play,
+    RawServer,
     drip,
     hang,
     hang_up,
@@ -83,7 +84,9 @@ def _said(code: int, message: str = "words", **data: str) -> Play:
 
 
 @asynccontextmanager
-async def _client_of(make_client: MakeClient, *plays: Play, read_body: bool = True, **variables: Any) -> Any:
+async def _client_of(
+    make_client: MakeClient, *plays: Play, read_body: bool = True, **variables: Any
+) -> AsyncIterator[tuple[RawServer, ApixoClient]]:
     async with running(*plays, read_body=read_body) as server, make_client(server.url, **variables) as client:
         yield server, client
 
@@ -233,31 +236,59 @@ async def test_no_proxy_of_the_environment_comes_between(
         assert proxy.connections == 0
 
 
+def _closing(play: Play, seconds: float) -> Play:
+    async def answer_then_close(exchange: Any) -> None:
+        await play(exchange)
+        asyncio.get_running_loop().call_later(seconds, exchange.writer.close)
+
+    return answer_then_close
+
+
 async def test_a_connection_closed_while_idle_makes_no_false_unknown(make_client: MakeClient) -> None:
-    """The server closes a kept connection between two submits: the second goes over a new one and is accepted."""
-    closing = send_json(200, {"code": 200, "message": "success", "data": {"taskId": "task_1"}})
+    """The server closes kept connections just as they may be used again: all of 300 submits are still accepted."""
+    async with _client_of(make_client, _closing(ACCEPTED, 0.0005), I2V_MAX_CONNECTIONS=4) as (server, client):
 
-    async def accept_then_close(exchange: Any) -> None:
-        await closing(exchange)
-        await asyncio.sleep(0.05)
-        exchange.writer.close()
+        async def one() -> str:
+            async with client.gate:
+                return await client.submit(BODY)
 
-    async with _client_of(make_client, accept_then_close) as (server, client):
+        assert await asyncio.gather(*(one() for _ in range(300))) == ["task_1"] * 300
+        assert len(server.requests) == 300
+
+
+async def test_a_submit_uses_no_connection_that_was_used_before(make_client: MakeClient) -> None:
+    """Neither another submit's nor a status request's, however fresh."""
+    async with _client_of(make_client, _either) as (server, client):
+        await client.status("t")
         for _ in range(3):
-            assert await client.submit(BODY) == "task_1"
-            await asyncio.sleep(0.2)
-        assert len(server.requests) == server.connections == 3
+            await client.submit(BODY)
+        assert [seen.connection for seen in server.requests] == [1, 2, 3, 4]
 
 
-async def test_a_connection_is_kept_but_not_beyond_a_second(make_client: MakeClient) -> None:
+async def test_a_reads_connection_is_kept_but_not_beyond_a_second(make_client: MakeClient) -> None:
     """At once again: the same connection. After more than a second: a new one, although the old is still open."""
-    async with _client_of(make_client, ACCEPTED) as (server, client):
-        await client.submit(BODY)
-        await client.submit(BODY)
+    async with _client_of(make_client, _either) as (server, client):
+        await client.status("t")
+        await client.status("t")
         assert server.connections == 1
         await asyncio.sleep(1.1)
-        await client.submit(BODY)
+        await client.status("t")
         assert server.connections == 2
+
+
+async def test_a_status_over_a_closed_connection_is_asked_again(make_client: MakeClient) -> None:
+    """A kept connection that the server closes between two status requests costs nothing but time."""
+    async with _client_of(make_client, _closing(_either, 0.0005)) as (_, client):
+        for _ in range(20):
+            assert (await client.status("t")).state is TaskState.RUNNING
+
+
+async def test_an_endless_body_is_cut_off_by_its_size(make_client: MakeClient) -> None:
+    """More than a mebibyte is no answer, long before the time is over."""
+    async with _client_of(make_client, pour(200)) as (_, client):
+        began = time.monotonic()
+        assert "1048576 bytes" in str(await _submit_error(client, 60))
+        assert time.monotonic() - began < 5
 
 
 async def test_a_429_narrows_the_gate_and_carries_the_time_to_wait(make_client: MakeClient) -> None:
@@ -413,10 +444,19 @@ def test_a_line_end_after_the_key_is_forgiven(make_settings: MakeSettings) -> No
     assert ApixoClient(make_settings(APIXO_API_KEY=f"{KEY}\n")).gate.allowed == 24
 
 
-async def test_hundreds_at_once_never_open_more_connections_than_the_gate_is_wide(make_client: MakeClient) -> None:
-    """300 submits and 300 statuses through a gate of 4: 4 connections, and each was asked once."""
-    plays: list[Play] = [_either]
-    async with _client_of(make_client, *plays, I2V_MAX_CONNECTIONS=4) as (server, client):
+async def test_hundreds_at_once_are_never_more_than_the_gate_is_wide(make_client: MakeClient) -> None:
+    """300 submits and 300 statuses through a gate of 4: never more than 4 under way, and each was asked once."""
+    under_way = most = 0
+
+    async def counted(exchange: Any) -> None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0)
+        under_way -= 1
+        await _either(exchange)
+
+    async with _client_of(make_client, counted, I2V_MAX_CONNECTIONS=4) as (server, client):
 
         async def one(number: int) -> None:
             async with client.gate:
@@ -424,7 +464,7 @@ async def test_hundreds_at_once_never_open_more_connections_than_the_gate_is_wid
             await client.status(f"t{number}")
 
         await asyncio.gather(*(one(number) for number in range(300)))
-        assert server.connections <= 4
+        assert most <= 4
         assert len(server.requests) == 600
 
 
