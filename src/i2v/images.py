@@ -44,6 +44,11 @@ def shown(url: str) -> str:
     return re.sub(r"//[^/?#]*@", "//", re.split(r"[?#]", url, maxsplit=1)[0])
 
 
+def is_text(value: str) -> bool:
+    """Whether it can be written as UTF-8 at all: JSON and broken command lines bring strings that cannot."""
+    return not re.search(r"[\ud800-\udfff]", value)
+
+
 class ImageRef(BaseModel):
     """An image as it was named, not yet read: an object in S3 or a URL."""
 
@@ -70,6 +75,7 @@ class ImageRef(BaseModel):
             return cls(url=_checked_url(text))
         try:
             uri = S3Uri.parse(text)
+            uri.key.encode()
         except ValueError:
             raise UsageError(f"{shown(text)!r} names no image", "An image is s3://bucket/key or https://…") from None
         if uri.is_prefix:
@@ -91,7 +97,7 @@ def _checked_url(text: str) -> str:
         well_formed = bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         well_formed = False
-    if not well_formed or re.search(r"[\s\x00-\x1f\x7f]", text):
+    if not well_formed or re.search(r"[\s\x00-\x1f\x7f\ud800-\udfff]", text):
         raise UsageError(f"{shown(text)!r} is no URL that can be fetched", "It looks like https://host/path/image.jpg")
     return text
 

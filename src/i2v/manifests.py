@@ -165,8 +165,13 @@ def _trimmed(name: str, value: object) -> object:
 
 def _fault(fault: Any) -> str:
     column = fault["loc"][0][:40] if fault["loc"] else "mode"
-    said = fault["msg"].removeprefix("Value error, ")
-    value = (
-        "" if column == "image" or fault["type"] in {"missing", "value_error", "extra_forbidden"} else fault["input"]
-    )
-    return f"column {column}: {said}" + (f", not {str(value)[:40]!r}" if value != "" else "")
+    match fault["type"]:
+        case "missing":
+            return f"column {column} is missing"
+        case "extra_forbidden":
+            return f"column {column!r} is unknown"
+        case "value_error":
+            return f"column {column}: {fault['msg'].removeprefix('Value error, ')}"
+        case _:
+            value = "" if column == "image" else f", not {str(fault['input'])[:40]!r}"
+            return f"column {column}: {fault['msg']}{value}"

@@ -17,10 +17,10 @@ from string import Formatter
 from typing import Annotated
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from i2v.errors import NotFound, Refused, UsageError
-from i2v.images import ImageRef
+from i2v.images import ImageRef, is_text
 from i2v.request import PROMPT_MAX_CHARS, Duration, Mode, Request, clean_prompt
 from i2v.storage import Storage
 from i2v.uris import S3Uri
@@ -44,8 +44,14 @@ def _blank_is_none(value: object) -> object:
     return None if isinstance(value, str) and not value.strip() else value
 
 
+def _text(value: str | None) -> str | None:
+    if value and not is_text(value):
+        raise ValueError("it holds broken characters (half a surrogate pair); save it as UTF-8")
+    return value
+
+
 _Blank = BeforeValidator(_blank_is_none)
-AskedPrompt = Annotated[str | None, _Blank]
+AskedPrompt = Annotated[str | None, _Blank, AfterValidator(_text)]
 AskedMode = Annotated[Mode | None, _Blank]
 AskedDuration = Annotated[Duration | None, _Blank]
 AskedTake = Annotated[int | None, Field(ge=1), _Blank]
@@ -84,9 +90,9 @@ def render_prompt(template: str, ref: ImageRef, images: S3Uri) -> str:
     Raises:
         UsageError: an unknown field or a lone brace.
     """
-    path = PurePosixPath(_key(ref, images))
-    folder = "" if str(path.parent) == "." else str(path.parent)
-    return _fill(template, {"stem": path.stem, "key": str(path), "folder": folder})
+    key = _key(ref, images)
+    folder, _, name = key.rpartition("/")
+    return _fill(template, {"stem": PurePosixPath(name).stem, "key": key, "folder": folder})
 
 
 def _key(ref: ImageRef, images: S3Uri) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from i2v.errors import NoImages, UsageError
-from i2v.images import ImageRef, shown
+from i2v.images import ImageRef, is_text, shown
 from i2v.manifests import MAX_MANIFEST_BYTES, SUFFIXES, Faults, ManifestRow, read_rows
 from i2v.names import RESERVED
 from i2v.prompts import Asked
@@ -195,6 +195,6 @@ def _item(row: ManifestRow, base: S3Uri | None, settings: Settings) -> Item:
 def _relative(name: str, base: S3Uri | None) -> S3Uri:
     if base is None:
         raise UsageError(f"{shown(name)!r} is no address in S3 and no https URL", ACCEPTED)
-    if name.endswith("/") or {"", ".", ".."} & set(name.split("/")):
+    if name.endswith("/") or {"", ".", ".."} & set(name.split("/")) or not is_text(name):
         raise UsageError(f"{shown(name)!r} names no object below {base}", ACCEPTED)
     return base / name
