@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from decimal import Decimal
 
 import pytest
@@ -14,15 +15,15 @@ from i2v.settings import Settings, read_settings
     ("mode", "duration", "usd"),
     [(Mode.STANDARD, 6, "0.192"), (Mode.STANDARD, 10, "0.320"), (Mode.PRO, 6, "0.33"), (Mode.PRO, 10, "0.33")],
 )
-def test_prices_are_the_vendors(mode: Mode, duration: int, usd: str) -> None:
+def test_prices_are_the_vendors(mode: Mode, duration: int, usd: str, make_settings: Callable[..., Settings]) -> None:
     """Standard is $0.032 a second, pro $0.33 a task, exactly."""
-    assert price_usd(mode, duration, Settings()) == Decimal(usd)
+    assert price_usd(mode, duration, make_settings()) == Decimal(usd)
 
 
-def test_what_is_not_sold_has_no_price() -> None:
+def test_what_is_not_sold_has_no_price(make_settings: Callable[..., Settings]) -> None:
     """A duration that the vendor does not offer is an error, not a guess."""
     with pytest.raises(ValueError, match="sells no standard video of 7 s"):
-        price_usd(Mode.STANDARD, 7, Settings())
+        price_usd(Mode.STANDARD, 7, make_settings())
 
 
 @pytest.mark.parametrize("price", ['"0.2"', "0.2"])
