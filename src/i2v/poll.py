@@ -16,7 +16,7 @@ from i2v.apixo.models import TaskState, TaskStatus
 from i2v.errors import ProviderError
 from i2v.jobs import Attempt, JobState, Reason
 from i2v.ledger import Held
-from i2v.runs import Run
+from i2v.runs import UNFETCHED, Run
 
 log = logging.getLogger(__name__)
 JITTER = 0.05
@@ -92,7 +92,7 @@ def judge(run: Run, held: Held, status: TaskStatus) -> tuple[JobState, Reason]:
             return (JobState.READY if again else JobState.FAILED), reason
         case FailClass.FETCH:
             if run.unfetched.fault():
-                run.stop_submits("unfetched", "the provider could not fetch three images in a row from the bucket")
+                run.stop_submits("unfetched", UNFETCHED)
             return JobState.FAILED, reason
         case FailClass.UNKNOWN:
             return JobState.FAILED, reason

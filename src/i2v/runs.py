@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from i2v import names
 from i2v.apixo.client import ApixoClient
 from i2v.budget import Budget, DayPages
-from i2v.errors import NotFound, StorageError
+from i2v.errors import LedgerError, NotFound, StorageError
 from i2v.fetch import Fetcher
 from i2v.jobs import FORMAT, Reason
 from i2v.ledger import Ledger
@@ -34,6 +34,7 @@ READERS = 8
 """Images that are read and decoded at once: each may take 20 MB and its pixels."""
 STREAK = 3
 """So many unknowns, or images that the provider could not fetch, in a row stop a run's submits."""
+UNFETCHED = "the provider could not fetch three images in a row: can it reach the bucket? see i2v doctor"
 T = TypeVar("T")
 
 
@@ -247,7 +248,7 @@ async def open_run(
 
     Raises:
         UsageError: a needed setting is missing or wrong.
-        StorageError: the ledger cannot be read.
+        LedgerError: the ledger cannot be read.
     """
     settings.require_bucket()
     if not dry_run:
@@ -284,4 +285,6 @@ async def _record(storage: Storage, settings: Settings, run_id: str, label: str 
         earlier = RunRecord.model_validate_json(found.body)
     except (NotFound, ValidationError):
         return fresh
+    except StorageError as error:
+        raise LedgerError(f"The ledger cannot be read: {error.message}", error.hint) from None
     return fresh.model_copy(update={"days": earlier.days, "started_at": earlier.started_at})

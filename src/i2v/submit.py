@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from i2v import jobs
+from i2v.apixo.errors import FailClass, classify_fail_code
 from i2v.apixo.models import SubmitBody, submit_body
 from i2v.errors import (
     AccountRejected,
@@ -33,13 +34,15 @@ from i2v.errors import (
 from i2v.jobs import JobImage, JobRecord, JobState, Reason
 from i2v.ledger import Edit, Held
 from i2v.request import Request
-from i2v.runs import Run
+from i2v.runs import UNFETCHED, Run
 
 log = logging.getLogger(__name__)
 CLAIM_TO_POST_SECONDS = 60.0
 """No POST starts later than this after its claim."""
 POST_SECONDS = 120.0
 """A POST has ended by then, in all; with the above well within the lease."""
+NO_SUCH_ROUTE = "404"
+"""Says nothing about the image: the address or the model is wrong, for all of them."""
 FRESH_CLAIM_LOOK_SECONDS = 3.0
 BACKOFF_FIRST_SECONDS, BACKOFF_MOST_SECONDS = 1.0, 60.0
 
@@ -204,12 +207,14 @@ async def _without_task(
         return await _write_end(run, claimed, lambda record: jobs.lose(record, token, reason)), order.price_usd
     run.unknowns.clear()
     if isinstance(error, TaskRejected):
+        if classify_fail_code(error.code) is FailClass.FETCH and run.unfetched.fault():
+            run.stop_submits("unfetched", UNFETCHED)
         failed = JobState.FAILED
         return await _write_end(run, claimed, lambda r: jobs.reject(r, token, failed, reason, now)), order.price_usd
-    if isinstance(error, Rejected):
+    if isinstance(error, Rejected) and error.code != NO_SUCH_ROUTE:
         refused = JobState.REFUSED
         return await _write_end(run, claimed, lambda r: jobs.reject(r, token, refused, reason, now)), Decimal(0)
-    if isinstance(error, AccountRejected):
+    if isinstance(error, AccountRejected | Rejected):
         run.stop_submits("account", error.message)
     await _release(run, claimed, token)
     raise error
