@@ -79,7 +79,9 @@ class ImageRef(BaseModel):
         except ValueError:
             raise UsageError(f"{shown(text)!r} names no image", "An image is s3://bucket/key or https://…") from None
         if uri.is_prefix:
-            raise UsageError(f"{uri} names all objects under it, not one image", "An image is s3://bucket/key")
+            raise UsageError(
+                f"{uri} names all objects under it, not one image", "An image is s3://bucket/key or https://…"
+            )
         return cls(uri=uri)
 
     @property
