@@ -117,6 +117,19 @@ def test_a_video_cut_with_honest_parts_is_broken(film: Film) -> None:
         measure_video(path)
 
 
+def test_a_video_cut_between_two_packets_is_broken(film: Film) -> None:
+    """No packet is damaged and no part too short, but there are fewer than the header counts."""
+    path = film(movflags="faststart")
+    with av.open(str(path)) as container:
+        ends = [packet.pos + packet.size for packet in container.demux() if packet.pos is not None]
+    whole = path.read_bytes()
+    place = whole.index(b"mdat") - 4
+    path.write_bytes((whole[:place] + bytes(4) + whole[place + 4 :])[: sorted(ends)[9]])
+
+    with pytest.raises(BrokenVideo, match="10 of 24 video packets are there"):
+        measure_video(path)
+
+
 @pytest.mark.parametrize("at", [0.5, 0.8])
 def test_a_video_overwritten_with_zeros_is_broken(film: Film, at: float) -> None:
     """A hole of zeros, as an interrupted download leaves, is found although every length is right."""
