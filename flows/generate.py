@@ -5,8 +5,6 @@ What runs here is the order of the steps and nothing else: each step is a task, 
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
@@ -14,23 +12,15 @@ from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 from pydantic import Field
 
-from i2v import outcomes, plan
-from i2v.errors import I2vError, Stopped, UsageError
-from i2v.jobs import JobState
+from i2v.animate import animate
+from i2v.errors import I2vError, UsageError
 from i2v.prompts import Asked, check_template
-from i2v.report import ItemReport, Report
 from i2v.request import Duration, Mode
-from i2v.runs import Run, open_run
+from i2v.runs import open_run
 from i2v.settings import read_settings
-from i2v.sources import Item, ManifestRow, find_items
-from i2v.store import finish, put_verdict, refusal
-from i2v.submit import Order
-from i2v.validate import Checked, look, make_order, make_request
-from tasks.ends import final_state, outcome, show_library_logs, stopped_state
-from tasks.poll import poll
-from tasks.store import store
-from tasks.submit import submit
-from tasks.validate import validate
+from i2v.sources import ManifestRow, find_items
+from tasks import STEPS
+from tasks.ends import final_state, show_library_logs, stopped_state
 
 Images = str | ManifestRow | list[str | ManifestRow]
 
@@ -76,7 +66,8 @@ async def generate_videos(
         run_id = str(runtime.flow_run.id)
         async with open_run(settings, run_id, max_spend_usd=max_spend_usd, label=label, dry_run=dry_run) as run:
             items = await find_items(images, run.storage, settings)
-            return await generate(run, items, default, partial=partial, dry_run=dry_run)
+            report, stopped = await animate(run, items, default, STEPS, partial=partial)
+            return stopped_state(stopped) if stopped else final_state(report)
     except I2vError as error:
         return stopped_state(error)
 
@@ -85,81 +76,3 @@ def check_delivery(delivery: str) -> None:
     """Refuse callbacks, since nothing here could take one yet."""
     if delivery == "callback":
         raise UsageError("delivery callback needs a service that takes callbacks, which is not there yet", "Use poll")
-
-
-async def generate(run: Run, items: Sequence[Item], default: Asked, *, partial: bool, dry_run: bool) -> State[Any]:
-    """Prepare all images, see that they can be paid, animate them, and report."""
-    if not dry_run:
-        await run.ledger.prove()
-    run.tell_count(len(items))
-    prepared = [asyncio.ensure_future(prepare(run, item, default, dry_run=dry_run)) for item in items]
-    stopped = None if dry_run else await secure_money(run, prepared, partial=partial)
-    reports = await asyncio.gather(*(animate(run, each, dry_run=dry_run) for each in prepared))
-    report = Report(items=tuple(reports), stopped=run.stopped.message if run.stopped else None)
-    await run.end(report)
-    return stopped_state(stopped) if stopped else final_state(report)
-
-
-async def secure_money(
-    run: Run, prepared: Sequence[asyncio.Future[Order | ItemReport]], *, partial: bool
-) -> Stopped | None:
-    """Stop a run that cannot be paid in full. Where even the worst case can, nobody waits for all to be validated."""
-    try:
-        room, limit = await plan.room_usd(run)
-        if room is not None and plan.worst_case_usd(run, len(prepared)) > room:
-            orders = [order for order in await asyncio.gather(*prepared) if isinstance(order, Order)]
-            plan.check_money(await plan.still_to_pay(run, orders), room, limit, partial=partial)
-            run.budget.lower_limit(room)
-    except Stopped as error:
-        run.stop_submits("stopped", error.message)
-        return error
-    return None
-
-
-async def prepare(run: Run, item: Item, default: Asked, *, dry_run: bool) -> Order | ItemReport:
-    """Look at an image, validate it and price its request; nothing is paid here."""
-    try:
-        seen = await look(run, item, default)
-        request = make_request(seen)
-        found = await outcome(validate, run, seen, keep_input=not dry_run)
-        checked = Checked.model_validate(found)
-        if checked.facts:
-            return make_order(run, seen, checked, request, run.record.label)
-        if not dry_run:
-            await put_verdict(run, refusal(seen, checked, request))
-        return outcomes.refused(run, seen, checked)
-    except I2vError as error:
-        return outcomes.of_error(run, item.ref.label, error)
-
-
-async def animate(run: Run, prepared: asyncio.Future[Order | ItemReport], *, dry_run: bool) -> ItemReport:
-    """One image from its order to its end."""
-    order = await prepared
-    if isinstance(order, ItemReport):
-        report = order
-    else:
-        try:
-            report = await (outcomes.foresee(run, order) if dry_run else bring(run, order))
-        except I2vError as error:
-            report = outcomes.of_error(run, order.image.label, error, order)
-    run.tell(report.outcome, report.image)
-    return report
-
-
-async def bring(run: Run, order: Order) -> ItemReport:
-    """Submit, poll and store until the job has ended, then give this image its answers."""
-    async with run.job_lock(order.key), run.in_flight:
-        held = await outcome(submit, run, order)
-        first = held.record
-        while held.record.state in {JobState.SUBMITTED, JobState.READY}:
-            if held.record.state is JobState.READY:
-                await run.sleep(run.settings.poll_every_seconds)
-                held = await outcome(submit, run, order)
-                continue
-            held, status = await outcome(poll, run, held)
-            if status:
-                held = await outcome(store, run, held, status)
-            elif held.record.state is JobState.SUBMITTED:
-                break
-        video = await finish(run, held.record, order.image)
-        return outcomes.of_job(run, order, held.record, video, cached=first.state is JobState.STORED)

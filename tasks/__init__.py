@@ -3,3 +3,37 @@
 A task here is Prefect's policy (name, tags, cache) and one call into the library. Logic belongs into `i2v`, and the
 order of the steps into `flows`.
 """
+
+from __future__ import annotations
+
+from i2v.animate import Steps
+from i2v.apixo.models import TaskStatus
+from i2v.ledger import Held
+from i2v.runs import Run
+from i2v.submit import Order
+from i2v.validate import Checked, Seen
+from tasks.ends import outcome
+from tasks.poll import poll
+from tasks.store import store
+from tasks.submit import submit
+from tasks.validate import validate
+
+
+async def _validate(run: Run, seen: Seen) -> Checked:
+    return Checked.model_validate(await outcome(validate, run, seen))
+
+
+async def _submit(run: Run, order: Order) -> Held:
+    return await outcome(submit, run, order)
+
+
+async def _poll(run: Run, held: Held) -> tuple[Held, TaskStatus | None]:
+    return await outcome(poll, run, held)
+
+
+async def _store(run: Run, held: Held, status: TaskStatus) -> Held:
+    return await outcome(store, run, held, status)
+
+
+STEPS = Steps(_validate, _submit, _poll, _store)
+"""The library's steps, each as a Prefect task."""

@@ -29,10 +29,10 @@ def version_of(_context: TaskRunContext, parameters: dict[str, Any]) -> str | No
     persist_result=True,
     result_serializer="json",
 )
-async def validate(run: Run, seen: Seen, *, keep_input: bool) -> dict[str, Any] | State[Any]:
+async def validate(run: Run, seen: Seen) -> dict[str, Any] | State[Any]:
     """Judge one image. Gives `i2v.validate.Checked` as plain JSON, which Prefect may cache."""
 
     async def plain() -> dict[str, Any]:
-        return (await library.check(run, seen, keep_input=keep_input)).model_dump(mode="json")
+        return (await library.check(run, seen)).model_dump(mode="json")
 
     return await told(plain())

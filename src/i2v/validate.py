@@ -85,13 +85,8 @@ def _rendered(run: Run, default: Asked, ref: ImageRef) -> Asked:
     return default.model_copy(update={"prompt": render_prompt(template, ref, run.settings.images)})
 
 
-async def check(run: Run, seen: Seen, *, keep_input: bool = True) -> Checked:
+async def check(run: Run, seen: Seen) -> Checked:
     """Read an image whole and judge it. A URL's bytes are put beside the ledger, where the provider fetches them.
-
-    Args:
-        run: the flow run.
-        seen: the image.
-        keep_input: whether a URL's bytes are put; a dry run writes nothing.
 
     Raises:
         FetchError: the URL could not be fetched, or may not be.
@@ -99,7 +94,7 @@ async def check(run: Run, seen: Seen, *, keep_input: bool = True) -> Checked:
     """
     async with run.reading:
         if seen.ref.uri is None:
-            return await _check_url(run, seen, keep_input=keep_input)
+            return await _check_url(run, seen)
         return await _check_object(run, seen, seen.ref.uri)
 
 
@@ -110,12 +105,12 @@ async def _check_object(run: Run, seen: Seen, uri: S3Uri) -> Checked:
     return await _judge(found.body, seen.ref.label, found.etag, uri, found.size)
 
 
-async def _check_url(run: Run, seen: Seen, *, keep_input: bool) -> Checked:
+async def _check_url(run: Run, seen: Seen) -> Checked:
     fetched = await run.fetcher.fetch_bytes(seen.ref.url or "", limit=URL_READ_BYTES)
     digest = hashlib.sha256(fetched.body).hexdigest()
     at = names.input_uri(run.settings, digest)
     checked = await _judge(fetched.body, seen.ref.label, digest, at, len(fetched.body))
-    if keep_input and checked.facts:
+    if checked.facts and not run.dry_run:
         await run.storage.put(at, fetched.body, content_type=checked.facts.content_type)
     return checked
 
@@ -141,7 +136,7 @@ def make_request(seen: Seen) -> Request:
         raise Refused(error.message, error.hint, "request") from None
 
 
-def make_order(run: Run, seen: Seen, checked: Checked, request: Request, label: str | None) -> Order:
+def make_order(run: Run, seen: Seen, checked: Checked, request: Request) -> Order:
     """Price a valid image's request."""
     assert checked.facts is not None  # noqa: S101 - for the type checker: refused images do not come here
     image = JobImage(
@@ -153,4 +148,4 @@ def make_order(run: Run, seen: Seen, checked: Checked, request: Request, label: 
         facts=checked.facts,
     )
     price = price_usd(request.mode, request.duration, run.settings)
-    return Order(image=image, request=request, price_usd=price, label=label)
+    return Order(image=image, request=request, price_usd=price, label=run.record.label)

@@ -48,7 +48,7 @@ async def order_of(run: Run, uri: str, prompt: str = "a slow zoom", **asked: obj
     """The order of one image, through the real validation."""
     (item,) = await find_items(uri, run.storage, run.settings)
     seen = await look(run, item, Asked.model_validate({"prompt": prompt, **asked}))
-    return make_order(run, seen, await check(run, seen), make_request(seen), None)
+    return make_order(run, seen, await check(run, seen), make_request(seen))
 
 
 def put(sandbox: Sandbox, name: str = "tom.jpg", seed: int = 1) -> str:
