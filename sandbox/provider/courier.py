@@ -17,7 +17,6 @@ from sandbox.provider.tasks import Task
 
 DELAYS = (0, 30, 60, 120)
 """Seconds before each try; after the last never again."""
-ANSWER_SECONDS = 30
 AT_ONCE = 32
 
 Body = dict[str, Any]
@@ -61,7 +60,7 @@ class Courier:
         self._journal.entries.append(entry)
         task.callbacks += 1
         try:
-            async with asyncio.timeout(ANSWER_SECONDS * self._dials().callback_scale):
+            async with asyncio.timeout(self._dials().callback_answer_seconds):
                 answer = await self._client.post(str(task.order.callback_url), json=body)
             entry.outcome = str(answer.status_code)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:

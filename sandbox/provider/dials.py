@@ -41,6 +41,8 @@ class Dials(BaseModel):
     url_seconds: float = Field(default=3600, gt=0)
     """How long a result URL lives; each status brings a fresh one."""
     callback_scale: float = Field(default=1, gt=0)
-    """Multiplies the delays between callback tries (30, 60, 120 s) and the 30 s that a receiver has."""
+    """Multiplies the delays between callback tries (30, 60, 120 s)."""
+    callback_answer_seconds: float = Field(default=30, gt=0)
+    """How long a receiver of callbacks may take."""
     s3_address: str | None = None
     """host:port of the sandbox's S3: an image URL there without a signature is refused, as real S3 would."""

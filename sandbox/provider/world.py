@@ -66,10 +66,16 @@ class World:
         return self.dials
 
     async def reset(self) -> None:
-        """Forget tasks, journal, bills, faults and changed dials; made films stay."""
-        await self._end_lives()
+        """Forget tasks, journal, bills, faults and changed dials; made films stay.
+
+        Raises:
+            RuntimeError: a task ended by a mistake of the emulator itself, so nothing it told can be trusted.
+        """
+        broken = await self._end_lives()
         self.journal.clear()
         self._begin(self._first)
+        if broken:
+            raise RuntimeError(f"the emulator itself broke: {broken[0]!r}") from broken[0]
 
     async def close(self) -> None:
         """Stop all that goes on."""
@@ -78,10 +84,12 @@ class World:
         await self._courier.close()
         await asyncio.to_thread(self.studio.close)
 
-    async def _end_lives(self) -> None:
+    async def _end_lives(self) -> list[Exception]:
+        """End all tasks; returns what they should never have raised."""
         for life in self._lives.values():
             life.cancel()
-        await asyncio.gather(*self._lives.values(), return_exceptions=True)
+        ends = await asyncio.gather(*self._lives.values(), return_exceptions=True)
+        return [end for end in ends if isinstance(end, Exception)]
 
     def accept(self, order: Order) -> Task:
         """Bill an order and begin its task.

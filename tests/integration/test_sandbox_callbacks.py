@@ -18,7 +18,7 @@ from sandbox.provider import Provider
 
 
 class Receiver(ThreadingHTTPServer):
-    """Keeps what is POSTed to it and answers the statuses in `answers`, then 200."""
+    """Keeps what is POSTed to it and answers the statuses in `answers` after `waits`, then 200."""
 
     daemon_threads = True
 
@@ -26,6 +26,7 @@ class Receiver(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.bodies: list[dict[str, Any]] = []
         self.answers: list[int] = []
+        self.waits: list[float] = []
 
     @property
     def url(self) -> str:
@@ -43,6 +44,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.server.bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+        if self.server.waits:
+            time.sleep(self.server.waits.pop())
         self.send_response(self.server.answers.pop(0) if self.server.answers else 200)
         self.end_headers()
 
@@ -116,6 +119,15 @@ def test_failed_task_is_told_too(orders: Orders, receiver: Receiver) -> None:
     orders.provider.fault(on="task", kind="fails", code="NSFW")
     orders.place()
     orders.provider.wait(lambda: receiver.states == ["failed"])
+
+
+def test_slow_receiver_is_asked_again(orders: Orders, receiver: Receiver) -> None:
+    """A receiver that takes longer than it may counts as none."""
+    orders.provider.settings(callback_answer_seconds=0.1)
+    receiver.waits = [0.3]
+    orders.place()
+    orders.provider.wait(lambda: [entry.outcome for entry in orders.provider.journal.of("callback")][1:] == ["200"])
+    assert orders.provider.journal.of("callback")[0].outcome == "TimeoutError"
 
 
 @pytest.mark.parametrize(
