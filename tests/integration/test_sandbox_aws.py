@@ -53,9 +53,10 @@ def test_notifications_reach_the_queue() -> None:
         assert keys == ["images/a+b.jpg"]
 
 
-def test_servers_end_with_the_process_that_started_them() -> None:
+def test_servers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     """Even when the owner is killed, S3 does not stay behind."""
-    code = "import time; from sandbox import Sandbox; print(Sandbox().start().aws.url, flush=True); time.sleep(60)"
+    start = f"Sandbox(folder=pathlib.Path({str(tmp_path)!r})).start()"
+    code = f"import pathlib, time; from sandbox import Sandbox; print({start}.aws.url, flush=True); time.sleep(60)"
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as owner:  # noqa: S603 - our own
         assert owner.stdout is not None
