@@ -1,4 +1,4 @@
-"""From images to videos: `animate` prepares all images of a run, sees that they can be paid, and brings each to its end.
+"""From images to videos: `animate` prepares all images of a run, sees that they can be paid, and brings each home.
 
 The four steps are given as `Steps`: the library's own, or an orchestrator's tasks around them.
 """

@@ -132,6 +132,11 @@ class Budget:
         """The days on which this run has reserved."""
         return tuple(self._reserved)
 
+    @property
+    def taken_usd(self) -> Decimal:
+        """What this run has spent so far, as far as it knows; also what is being submitted just now."""
+        return sum(self._reserved.values(), ZERO) - self._available
+
     async def room_usd(self) -> tuple[Decimal | None, str]:
         """What this run could still spend now and the name of the limit that says so; `None` for no limit.
 

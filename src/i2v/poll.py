@@ -54,7 +54,7 @@ async def poll(run: Run, held: Held) -> tuple[Held, TaskStatus | None]:
 async def ask(run: Run, held: Held, count: int) -> TaskStatus | None:
     """One status, or `None` where the provider could not say; that is logged and asked again later."""
     name, task_id = held.record.image.name, held.record.task_id or ""
-    run.tell("rendering", name)
+    run.tell("rendering", held.record.key)
     try:
         status = await run.client.status(task_id)
     except ProviderError as error:
@@ -78,9 +78,9 @@ async def end(run: Run, held: Held, attempt: Attempt, status: TaskStatus) -> tup
 
 def judge(run: Run, held: Held, status: TaskStatus) -> tuple[JobState, Reason]:
     """What a failed task makes of its job, by the class of its fail code."""
-    code = status.fail_code or "Unknown error"
-    message = f"{code}: {status.fail_message}" if status.fail_message else code
-    reason = Reason(code=code, message=message)
+    code = status.fail_code
+    message = ": ".join(part for part in (code, status.fail_message) if part) or "the provider named no reason"
+    reason = Reason(code=code or "no fail code", message=message)
     again = jobs.attempts_left(held.record, run.settings.max_attempts)
     match kind := classify_fail_code(code):
         case FailClass.CONTENT | FailClass.INPUT:

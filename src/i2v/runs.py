@@ -24,7 +24,7 @@ from i2v.errors import LedgerError, NotFound, StorageError
 from i2v.fetch import Fetcher
 from i2v.jobs import FORMAT, Reason
 from i2v.ledger import Ledger
-from i2v.report import Report
+from i2v.report import ItemReport, Report
 from i2v.settings import Settings
 from i2v.storage import Storage
 
@@ -47,8 +47,11 @@ class Watcher(Protocol):
     def counted(self, images: int) -> None:
         """So many images are in the run."""
 
-    def step(self, step: str, name: str) -> None:
-        """An image is at a step, or has come to its outcome."""
+    def step(self, step: str, job: str) -> None:
+        """A job is waiting, rendering or storing."""
+
+    def done(self, item: ItemReport) -> None:
+        """An image has come to its outcome."""
 
     def ended(self, report: Report) -> None:
         """The run has this report."""
@@ -147,10 +150,15 @@ class Run:
         """Lets one image of this run at a time work on a job, so that equal images pay, poll and store once."""
         return self._job_locks[key]
 
-    def tell(self, step: str, name: str) -> None:
-        """Tell the watcher what an image is at."""
+    def tell(self, step: str, job: str) -> None:
+        """Tell the watcher what a job is at."""
         if self._watcher:
-            self._watcher.step(step, name)
+            self._watcher.step(step, job)
+
+    def tell_done(self, item: ItemReport) -> None:
+        """Tell the watcher what became of an image."""
+        if self._watcher:
+            self._watcher.done(item)
 
     def tell_open(self) -> None:
         """Tell the watcher that this run can be interrupted."""

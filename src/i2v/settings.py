@@ -57,6 +57,8 @@ class Settings(BaseSettings):
     poll_every_seconds: float = Field(default=10, gt=0, validation_alias="I2V_POLL_EVERY_SECONDS")
     poll_deadline_seconds: float = Field(default=1800, gt=0, validation_alias="I2V_POLL_DEADLINE_SECONDS")
     lease_seconds: float = Field(default=300, gt=0, validation_alias="I2V_LEASE_SECONDS")
+    run_gone_seconds: float = Field(default=180, gt=0, validation_alias="I2V_RUN_GONE_SECONDS")
+    """A run whose record was not touched for so long is gone, and reconcile takes its jobs."""
     presign_seconds: int = Field(default=7200, gt=0, le=604_800, validation_alias="I2V_PRESIGN_SECONDS")
     """How long the provider may fetch the image; never less than the poll deadline."""
     submit_patience_seconds: float = Field(default=600, gt=0, validation_alias="I2V_SUBMIT_PATIENCE_SECONDS")

@@ -55,7 +55,7 @@ async def store(run: Run, held: Held, status: TaskStatus) -> Held:
         NotDelivered: three fresh statuses gave no whole video; the job stays open and is not paid again.
         StorageError: S3 did not answer well; the job stays open and is settled later.
     """
-    run.tell("storing", held.record.image.name)
+    run.tell("storing", held.record.key)
     with tempfile.TemporaryDirectory(prefix="i2v-") as folder:
         delivery = await _fetch(run, held, status, Path(folder) / "video.mp4")
         video = await _publish(run, held.record, delivery)

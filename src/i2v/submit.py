@@ -44,6 +44,9 @@ POST_SECONDS = 120.0
 NO_SUCH_ROUTE = "404"
 """Says nothing about the image: the address or the model is wrong, for all of them."""
 FRESH_CLAIM_LOOK_SECONDS = 3.0
+LEASE_OVER = Reason(
+    code="lease_over", message="a process claimed this job and never said whether it was submitted: it may be paid"
+)
 BACKOFF_FIRST_SECONDS, BACKOFF_MOST_SECONDS = 1.0, 60.0
 
 
@@ -99,7 +102,7 @@ async def submit(run: Run, order: Order) -> Held:
             if _now() + wait > give_up_at or run.stopped:
                 raise
             log.info("%s: %s; again in %.0f s", order.name, error.message, wait)
-            run.tell("waiting", order.name)
+            run.tell("waiting", order.key)
             await run.sleep(wait)
             backoff = min(backoff * 2, BACKOFF_MOST_SECONDS)
 
@@ -109,8 +112,7 @@ async def _wait_for_claimant(run: Run, held: Held) -> None:
     attempt = held.record.attempt
     lease = run.settings.lease_seconds
     if attempt is not None and held.age_seconds > lease:
-        reason = Reason(code="lease_over", message="a process claimed this job and never said whether it was submitted")
-        await run.ledger.change(held, lambda record: jobs.lose(record, attempt.claim, reason))
+        await run.ledger.change(held, lambda record: jobs.lose(record, attempt.claim, LEASE_OVER))
         return
     if run.stop_waiting.is_set():
         raise NotTried("interrupted while another run was submitting this job")
@@ -137,16 +139,17 @@ def _check_may_submit(run: Run) -> None:
 
 async def _spend(run: Run, held: Held, order: Order) -> Held | None:
     """Presign, mark, claim and POST. What was reserved is given back only where nothing can have been paid."""
-    paid_usd = Decimal(0)
     try:
         seconds = max(run.settings.presign_seconds, int(run.settings.poll_deadline_seconds))
         url = await run.storage.presign(order.image.at, seconds=seconds, version_id=order.image.version_id)
         body = submit_body(order.request, url, route=run.settings.provider_route)
         await run.ledger.mark_open(held.record)
         posted, paid_usd = await _claim_and_post(run, held, order, body)
-    finally:
-        if not paid_usd:
-            run.budget.give_back(order.price_usd)
+    except I2vError:  # what may have been paid ends without one, and what ends in another way may have been paid
+        run.budget.give_back(order.price_usd)
+        raise
+    if not paid_usd:
+        run.budget.give_back(order.price_usd)
     return posted
 
 

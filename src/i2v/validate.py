@@ -66,7 +66,7 @@ async def look(run: Run, item: Item, default: Asked) -> Seen:
     if ref.uri is None:
         return Seen(ref=ref, name=name, asked=asked.over(_rendered(run, default, ref)))
     found = await run.storage.head(ref.uri)
-    asked = asked.over(asked_in_metadata(found.metadata))
+    asked = asked.over(asked_in_metadata(found.metadata, ref.label))
     if asked.prompt is None:
         asked = asked.over(Asked(prompt=await read_sidecar(run.storage, ref.uri)))
     return Seen(
