@@ -1,0 +1,87 @@
+"""What tests of the pipeline tier share: one real Prefect server for all of them, and the flow against the sandbox."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.schemas.objects import State
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+from flows.generate import generate_videos
+from sandbox import Sandbox
+from sandbox.prefect_server import PrefectServer
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a flow run ended."""
+
+    state: State[Any]
+    result: Any
+    """The report as `i2v run --json` prints it, or the error that ended the run."""
+
+    @property
+    def message(self) -> str:
+        """The final state's words."""
+        return str(self.state.message)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The report, also of a run that ended Failed with one."""
+        report: dict[str, Any] = getattr(self.result, "report", self.result)
+        return report
+
+    @property
+    def outcomes(self) -> dict[str, str]:
+        """Each image's outcome, by its address."""
+        return {item["image"]: item["outcome"] for item in self.report["items"]}
+
+
+RUN_FLOW = Callable[..., Awaitable[Ended]]
+
+
+@pytest.fixture(scope="session")
+def prefect_server(no_outside: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """The one Prefect server of this worker (some 10 s). Flows that are called in this process run against it."""
+    home = tmp_path_factory.mktemp("prefect-home")
+    with PrefectServer() as server, temporary_settings({PREFECT_API_URL: server.api_url, PREFECT_HOME: home}):
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def sockets_that_prefect_leaves(request: pytest.FixtureRequest) -> None:
+    """Prefect 3.8 leaves a connection to its server open each time it asks where results go; all others are errors."""
+    if "prefect_server" in request.fixturenames:
+        port = request.getfixturevalue("prefect_server").port
+        leaves = rf"Exception ignored in.*<socket\.socket .*raddr=\('127\.0\.0\.1', {port}\)>"
+        warnings.filterwarnings("ignore", leaves, pytest.PytestUnraisableExceptionWarning)
+
+
+@pytest.fixture
+def child_env(prefect_server: PrefectServer, sandbox: Sandbox, tmp_path: Path) -> dict[str, str]:
+    """The whole environment of a child process that is to use this Prefect server and the sandbox."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return kept | sandbox.env | {"PREFECT_API_URL": prefect_server.api_url, "PREFECT_HOME": str(tmp_path / "home")}
+
+
+@pytest.fixture
+def run_flow(prefect_server: PrefectServer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> RUN_FLOW:
+    """The flow, in this process against the sandbox.
+
+    `ended = await run_flow(take=2)`: without `images` it takes all below `images/`. Variables that are set with `monkeypatch` count.
+    """
+    for name, value in sandbox.env.items():
+        monkeypatch.setenv(name, value)
+
+    async def run(images: Any = None, prompt: str | None = "it moves", **parameters: Any) -> Ended:
+        images = images or f"s3://{sandbox.bucket}/images/"
+        state = await generate_videos(images, prompt=prompt, **parameters, return_state=True)
+        return Ended(state, await state.aresult(raise_on_failure=False))
+
+    return run
