@@ -74,7 +74,8 @@ def child_env(prefect_server: PrefectServer, sandbox: Sandbox, tmp_path: Path) -
 def run_flow(prefect_server: PrefectServer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> RUN_FLOW:
     """The flow, in this process against the sandbox.
 
-    `ended = await run_flow(take=2)`: without `images` it takes all below `images/`. Variables that are set with `monkeypatch` count.
+    `ended = await run_flow(take=2)`: without `images` it takes all below `images/`. Variables that are set with
+    `monkeypatch` count.
     """
     for name, value in sandbox.env.items():
         monkeypatch.setenv(name, value)
