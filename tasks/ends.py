@@ -12,7 +12,7 @@ from prefect.logging.handlers import APILogHandler
 from prefect.states import Completed, Failed
 
 from i2v.errors import I2vError, RunFailed
-from i2v.report import Report
+from i2v.report import Outcome, Report
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,6 +43,14 @@ def final_state(report: Report) -> State[Any]:
     if report.succeeded:
         return Completed(message=report.sentence, data=result)
     return Failed(message=report.sentence, data=RunFailed(report.sentence, result))
+
+
+def reconciled_state(report: Report) -> State[Any]:
+    """Reconcile's last state: jobs that still render, or wait for a person, are told and are no failure of its own."""
+    sentence = report.sentence if report.items else "nothing is open"
+    if report.count(Outcome.FAILED):
+        return Failed(message=sentence, data=RunFailed(sentence, report.for_json()))
+    return Completed(message=sentence, data=report.for_json())
 
 
 def stopped_state(error: I2vError) -> State[Any]:

@@ -8,6 +8,7 @@ I2vError                     what happened; `hint` says what to do; `exit_code` 
 │   ├── BudgetExceeded          a spending limit of ours forbids it
 │   ├── BalanceTooLow           the provider's balance does not cover it
 │   └── Paused                  a person has paused all submits
+├── CannotResolve               a job is not in a state that a person could resolve so
 ├── RunFailed                   a run ended with something failed, unknown or not tried; has the report
 ├── Refused                     this image or prompt will never work as it is: an outcome, free of charge
 ├── StorageError                S3 did not do what it was asked
@@ -82,6 +83,12 @@ class BalanceTooLow(Stopped):
 
 class Paused(Stopped):
     """A person has paused all submits: `i2v resume` ends it."""
+
+
+class CannotResolve(I2vError):
+    """A job is not in a state that a person could resolve so."""
+
+    exit_code = 2
 
 
 class RunFailed(I2vError):

@@ -260,6 +260,29 @@ def store(record: JobRecord, task_id: str, video: StoredVideo, now: datetime) ->
     return record.moved(JobState.STORED, attempts=record.with_attempt(ended), video=video, reason=None)
 
 
+def adopt(record: JobRecord, task_id: str, now: datetime) -> JobRecord | None:
+    """A person found the lost task: the unknown job is submitted under it."""
+    if record.state is not JobState.UNKNOWN or record.attempt is None:
+        return None
+    return record_task(record, record.attempt.claim, task_id, now)
+
+
+def resubmit(record: JobRecord, max_attempts: int) -> JobRecord | None:
+    """A person wants it paid again: ready, with one more attempt than its limit left it."""
+    if record.state not in {JobState.UNKNOWN, JobState.REFUSED, JobState.FAILED}:
+        return None
+    needed = len(record.attempts) + 1 - max_attempts
+    return record.moved(JobState.READY, reason=None, extra_attempts=max(record.extra_attempts, needed))
+
+
+def drop(record: JobRecord, reason: Reason, now: datetime) -> JobRecord | None:
+    """A person gives the job up: failed, and not paid again."""
+    if record.state not in {JobState.UNKNOWN, JobState.SUBMITTED} or record.attempt is None:
+        return None
+    ended = record.attempt.model_copy(update={"ended_at": now, "fail": reason})
+    return record.moved(JobState.FAILED, attempts=record.with_attempt(ended), reason=reason)
+
+
 def attempts_left(record: JobRecord, max_attempts: int) -> bool:
     """Whether another attempt may be paid after a transient failure."""
     return len(record.attempts) < max_attempts + record.extra_attempts

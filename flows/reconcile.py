@@ -1,0 +1,39 @@
+"""What was left open is settled, and never paid: safe at any time, in any number, beside running flows."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from prefect import flow, runtime
+from prefect.client.schemas.objects import State
+from pydantic import Field
+
+from i2v.errors import I2vError
+from i2v.reconcile import reconcile
+from i2v.runs import open_run
+from i2v.settings import read_settings
+from tasks import STEPS
+from tasks.ends import reconciled_state, show_library_logs, stopped_state
+
+
+def run_name() -> str:
+    """`open jobs`, or how many were named, and `dry run` where it is one."""
+    given = runtime.flow_run.parameters
+    what = f"{len(given['jobs'])} jobs" if given["jobs"] is not None else "open jobs"
+    return " · ".join([what, *(["dry run"] if given["dry_run"] else [])])
+
+
+@flow(name="reconcile", flow_run_name=run_name, validate_parameters=True)
+async def reconcile_videos(
+    limit: Annotated[int, Field(gt=0, description="Jobs to settle at most, the oldest first")] = 100,
+    jobs: Annotated[list[str] | None, Field(description="Keys of the jobs to settle, whoever works on them")] = None,
+    dry_run: Annotated[bool, Field(description="Name what is open and change nothing")] = False,
+) -> State[Any]:
+    """Take over every open job whose run is gone: store its video, write down its end, or show it as unknown."""
+    show_library_logs()
+    try:
+        settings = read_settings()
+        async with open_run(settings, str(runtime.flow_run.id), dry_run=dry_run) as run:
+            return reconciled_state(await reconcile(run, keys=jobs, limit=limit, steps=STEPS))
+    except I2vError as error:
+        return stopped_state(error)
