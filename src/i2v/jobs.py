@@ -26,6 +26,7 @@ from i2v.request import Request
 from i2v.uris import S3Uri
 
 FORMAT = 1
+ZERO = Decimal(0)
 
 
 class JobState(StrEnum):
@@ -105,6 +106,11 @@ class Attempt(_Model):
         """All task ids known of this attempt."""
         return frozenset(task for task in (self.task_id, *self.other_task_ids) if task)
 
+    @property
+    def spent_usd(self) -> Decimal:
+        """Its price once the provider answered with a task or a failure, in full also where it failed."""
+        return self.price_usd if self.task_ids or self.fail else ZERO
+
 
 class StoredVideo(_Model):
     """Where a job's video lies and what was measured in it."""
@@ -151,6 +157,12 @@ class JobRecord(_Model):
     def task_id(self) -> str | None:
         """The latest attempt's task id."""
         return self.attempt.task_id if self.attempt else None
+
+    def at_risk_usd(self, attempt: Attempt) -> Decimal:
+        """What an attempt may have cost without giving a video: failed, or its answer is lost."""
+        is_latest = attempt.number == (self.attempt.number if self.attempt else 0)
+        gives_a_video = is_latest and self.state in {JobState.SUBMITTED, JobState.STORED}
+        return ZERO if gives_a_video else attempt.price_usd
 
     def moved(self, state: JobState, **changes: Any) -> JobRecord:
         """This record in another state.
@@ -251,12 +263,14 @@ def end_task(record: JobRecord, task_id: str, state: JobState, reason: Reason, n
     return record.moved(state, attempts=record.with_attempt(ended), reason=reason)
 
 
-def store(record: JobRecord, task_id: str, video: StoredVideo, now: datetime) -> JobRecord | None:
-    """The video is published."""
+def store(
+    record: JobRecord, task_id: str, video: StoredVideo, now: datetime, created_at: datetime | None = None
+) -> JobRecord | None:
+    """The video is published; `created_at` is the task's creation by the provider's clock."""
     attempt = record.attempt
     if record.state is not JobState.SUBMITTED or attempt is None or attempt.task_id != task_id:
         return None
-    ended = attempt.model_copy(update={"ended_at": now})
+    ended = attempt.model_copy(update={"ended_at": now, "created_at": created_at})
     return record.moved(JobState.STORED, attempts=record.with_attempt(ended), video=video, reason=None)
 
 

@@ -1,7 +1,7 @@
 """What things are called in the bucket. Reconcile decides from these names alone, so they never change lightly.
 
 videos/<name>/<e12>-<r12>.mp4 .jpg .json | .refused.json | .failed.json     the answers to one image version
-jobs/<job key>.json  ledger.json  open/  runs/  days/  inputs/              the ledger
+jobs/<job key>.json  ledger.json  spend.json  open/  runs/  days/  inputs/              the ledger
 """
 
 from __future__ import annotations
@@ -68,3 +68,8 @@ def input_uri(settings: Settings, sha256: str) -> S3Uri:
 def ledger_uri(settings: Settings) -> S3Uri:
     """The ledger's own page: whose it is, and whether it is paused."""
     return settings.jobs / "ledger.json"
+
+
+def spend_uri(settings: Settings) -> S3Uri:
+    """What the last spend report saw: its time and the provider's balance."""
+    return settings.jobs / "spend.json"

@@ -6,14 +6,13 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from i2v.errors import I2vError, Refused
-from i2v.jobs import Attempt, JobRecord, JobState
+from i2v.jobs import ZERO, JobRecord, JobState
 from i2v.report import ItemReport, Outcome
 from i2v.runs import Run
 from i2v.submit import NotTried, Order
 from i2v.uris import S3Uri
 from i2v.validate import Checked, Seen
 
-ZERO = Decimal(0)
 OUTCOMES = {
     JobState.STORED: Outcome.STORED,
     JobState.REFUSED: Outcome.REFUSED,
@@ -84,15 +83,8 @@ def _money(run: Run, record: JobRecord) -> tuple[Decimal, Decimal]:
     mine = [attempt for attempt in record.attempts if attempt.run_id == run.run_id]
     if not run.account_once(record.key):
         return ZERO, ZERO
-    taken = sum((attempt.price_usd for attempt in mine if attempt.task_ids or attempt.fail), ZERO)
-    lost = sum((attempt.price_usd for attempt in mine if not _gave_a_video(attempt, record)), ZERO)
-    return taken, lost
-
-
-def _gave_a_video(attempt: Attempt, record: JobRecord) -> bool:
-    if record.state is JobState.SUBMITTED:
-        return attempt is record.attempt
-    return record.state is JobState.STORED and attempt is record.attempt
+    spent = sum((attempt.spent_usd for attempt in mine), ZERO)
+    return spent, sum((record.at_risk_usd(attempt) for attempt in mine), ZERO)
 
 
 def _reason(record: JobRecord) -> str | None:

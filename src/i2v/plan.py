@@ -76,3 +76,10 @@ def check_money(prices: Sequence[Decimal], room: Decimal | None, limit: str, *, 
     if limit == "the provider's balance":
         raise BalanceTooLow(message.capitalize(), "Add balance at the provider, name fewer images, or allow --partial")
     raise BudgetExceeded(message, "Raise the limit, name fewer images, or allow --partial")
+
+
+def warn_of_short_credentials(run: Run) -> None:
+    """Say so where the credentials, and with them the images' URLs, end before the provider may have fetched them."""
+    seconds = max(run.settings.presign_seconds, int(run.settings.poll_deadline_seconds))
+    if run.storage.credentials_end_within(seconds):
+        log.warning("the AWS credentials end in less than the %d s for which the provider may fetch images", seconds)

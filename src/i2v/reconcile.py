@@ -124,7 +124,7 @@ def _report(run: Run, record: JobRecord) -> ItemReport | None:
     """A line for a job that ended here, is open, or needs a person; none for one that waits to be paid."""
     if record.state in {JobState.READY, JobState.CLAIMED}:
         return None
-    order = Order(image=record.image, request=record.request, price_usd=outcomes.ZERO)
+    order = Order(image=record.image, request=record.request, price_usd=jobs.ZERO)
     uri: S3Uri | None = record.video.uri if record.video else None
     line = outcomes.of_job(run, order, record, uri, cached=False)
     attempt = record.attempt

@@ -60,7 +60,7 @@ async def store(run: Run, held: Held, status: TaskStatus) -> Held:
         delivery = await _fetch(run, held, status, Path(folder) / "video.mp4")
         video = await _publish(run, held.record, delivery)
     task_id, now = held.record.task_id or "", datetime.now(UTC)
-    stored = await run.ledger.change(held, lambda record: jobs.store(record, task_id, video, now))
+    stored = await run.ledger.change(held, lambda record: jobs.store(record, task_id, video, now, status.created_at))
     log.info("stored %s (job %s, task %s)", video.uri, held.record.key[:12], task_id)
     await run.ledger.unmark(held.record)
     return stored or await run.ledger.read_existing(held.record.key)

@@ -1,0 +1,34 @@
+"""Where the money went, day by day: sums the ledger and says when the provider's balance differs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+from pydantic import Field
+
+from i2v.apixo.client import ApixoClient
+from i2v.errors import I2vError
+from i2v.settings import read_settings
+from i2v.spend import sum_spend
+from i2v.storage import Storage
+from tasks.ends import show_library_logs, stopped_state
+
+
+@flow(name="report", flow_run_name="spend of {days} days", validate_parameters=True)
+async def report_spend(
+    days: Annotated[int, Field(gt=0, le=366, description="Days of 24 hours back from now")] = 1,
+) -> State[Any]:
+    """Sum what was stored and what is at risk by day, mode, folder, label and outcome."""
+    show_library_logs()
+    try:
+        settings = read_settings()
+        settings.require_bucket()
+        async with ApixoClient(settings) as client:
+            with Storage() as storage:
+                report = await sum_spend(storage, settings, days=days, client=client)
+        return Completed(message=report.sentence, data=report.for_json())
+    except I2vError as error:
+        return stopped_state(error)
