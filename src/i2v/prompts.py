@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from email.charset import SHORTEST, Charset
 from email.errors import MessageError
 from email.header import decode_header
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from string import Formatter
 from typing import Annotated
 from urllib.parse import unquote, urlsplit
@@ -211,10 +211,15 @@ async def read_sidecar(storage: Storage, uri: S3Uri) -> str | None:
         body = (await storage.get(place, limit=SIDECAR_MAX_BYTES)).body
     except NotFound:
         return None
-    return _sidecar_text(body, place)
+    return sidecar_text(body, place)
 
 
-def _sidecar_text(body: bytes, place: S3Uri) -> str | None:
+def sidecar_text(body: bytes, place: S3Uri | Path) -> str | None:
+    """The prompt in a text file, of which at most `SIDECAR_MAX_BYTES + 1` were read; None where it is blank.
+
+    Raises:
+        Refused: `prompt_unreadable`.
+    """
     if len(body) > SIDECAR_MAX_BYTES:
         raise Refused(
             f"The prompt at {place} is over {SIDECAR_MAX_BYTES:,} bytes",

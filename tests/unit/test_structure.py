@@ -30,7 +30,7 @@ ONLY_IN: dict[str, set[str]] = {
     "httpx": {"src/i2v/apixo/client.py", "src/i2v/fetch.py"},
     "boto3": {"src/i2v/storage.py"},
     "botocore": {"src/i2v/storage.py"},
-    "prefect": set(),
+    "prefect": {"src/i2v/cli/prefect_server.py"},
 }
 """The files of the library that may import a package."""
 

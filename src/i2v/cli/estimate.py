@@ -1,0 +1,78 @@
+"""`i2v estimate`: what a run would make and cost, by the library alone; it pays nothing, puts nothing, needs no key."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from i2v.cli import options
+
+if TYPE_CHECKING:
+    from i2v.cli.progress import Progress
+    from i2v.local_files import Good
+    from i2v.manifests import ManifestRow
+    from i2v.prompts import Asked
+    from i2v.report import Report
+    from i2v.settings import Settings
+
+
+def estimate(
+    images: options.Images,
+    *,
+    prompt: options.Prompt = None,
+    mode: options.ModeOption = options.Mode.STANDARD,
+    duration: options.Duration = options.Seconds.SIX,
+    take: options.Take = 1,
+    as_json: options.Json = False,
+) -> None:
+    """Validate images and say what their videos would cost. Nothing is paid or put, and no key is needed.
+
+    What the ledger has already is told as it is, and costs nothing. Exit 0; 2 wrong usage; 3 no valid image.
+    """
+    from i2v import local_files
+    from i2v.cli.console import show_logs, stderr
+    from i2v.cli.local import bring_local
+    from i2v.cli.progress import Progress
+    from i2v.cli.show import print_report, tell_nothing_valid
+    from i2v.settings import read_settings
+
+    settings = read_settings()
+    settings.require_bucket()
+    default = options.asked(prompt, mode, duration, take, settings)
+    named = local_files.find(images, settings)
+    console = stderr()
+    show_logs(console, verbose=False)
+    with Progress(console) as progress:
+        goods, refused = asyncio.run(bring_local(named.local, default, settings, progress, put=False))
+        report = asyncio.run(foresee(settings, named.remote, goods, default, progress))
+    report = report.model_copy(update={"items": (*report.items, *refused)})
+    print_report(report, settings, as_json=as_json)
+    sys.exit(tell_nothing_valid(report))
+
+
+async def foresee(
+    settings: Settings, remote: Sequence[str | ManifestRow], goods: Sequence[Good], default: Asked, progress: Progress
+) -> Report:
+    """What a run would make of images in S3 or by URL, and of local ones were they put.
+
+    Raises:
+        UsageError: something named is no image, no prefix and no good manifest.
+        NoImages: nothing at all was found.
+        StorageError: S3 could not list or read.
+    """
+    from uuid import uuid4
+
+    from i2v import local_files
+    from i2v.animate import Steps, animate
+    from i2v.report import Report
+    from i2v.runs import WATCHER, open_run
+    from i2v.sources import find_items
+
+    WATCHER.set(progress)
+    async with open_run(settings, str(uuid4()), dry_run=True) as run:
+        items = await find_items(remote, run.storage, settings) if remote else []
+        report, _ = await animate(run, items, default, Steps())
+        local = await asyncio.gather(*(local_files.foresee(run, good) for good in goods))
+    return Report(items=(*report.items, *local))

@@ -1,0 +1,119 @@
+"""What is seen of a run while it lives: `Progress`, a bar on a terminal, else a line now and then."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from decimal import Decimal
+from typing import TYPE_CHECKING, Self
+
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.text import Text
+
+from i2v.report import ItemReport, Outcome, Report, money_text
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from rich.console import Console
+
+    from i2v.runs import Run
+
+LINE_SECONDS = 15.0
+"""Between two lines where there is no terminal."""
+
+
+class Progress:
+    """A watcher (`i2v.runs.Watcher`) that shows what it is told.
+
+    Args:
+        console: where the bar or the lines go.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        columns = (SpinnerColumn(), BarColumn(24), MofNCompleteColumn(), TextColumn("{task.description}"))
+        self._bar = Bar(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal, transient=True)
+        self._task = self._bar.add_task("", total=None)
+        self._started = self._told = time.monotonic()
+        self._run: Run | None = None
+        self._begin("")
+
+    def _begin(self, doing: str, total: int | None = None) -> None:
+        self._total = total
+        self._at: dict[str, str] = {}
+        self._done: Counter[str] = Counter()
+        self._bar.reset(self._task, total=total, description=doing)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def doing(self, what: str, total: int | None = None) -> None:
+        """Show another stage before the run itself, such as `uploading`, of so many steps."""
+        self._begin(what, total)
+        if not self._bar.disable:
+            return
+        self._line(what if total is None else f"{what}: {total}")
+
+    def advance(self) -> None:
+        """One more of the stage's steps is done."""
+        self._bar.advance(self._task)
+
+    def say(self, text: str) -> None:
+        """Print a line that stays."""
+        self.console.print(Text(text), soft_wrap=True)
+
+    def opened(self, run: Run) -> None:
+        """The run is open."""
+        self._begin("looking for images")
+        self._run = run
+
+    def counted(self, images: int) -> None:
+        """So many images are in the run."""
+        self._total = images
+        self._bar.update(self._task, total=images)
+        self._changed()
+
+    def step(self, step: str, job: str) -> None:
+        """A job is at a step."""
+        if self._at.get(job) != step:
+            self._at[job] = step
+            self._changed()
+
+    def done(self, item: ItemReport) -> None:
+        """An image has ended."""
+        if item.job:
+            self._at.pop(item.job, None)
+        self._done[item.outcome] += 1
+        self._bar.advance(self._task)
+        self._changed()
+
+    def ended(self, report: Report) -> None:
+        """The run has its report, and Prefect is told the rest."""
+        self._bar.update(self._task, description=report.sentence)
+
+    def _changed(self) -> None:
+        if not self._bar.disable:
+            self._bar.update(self._task, description=self._words())
+        elif time.monotonic() - self._told >= LINE_SECONDS:
+            self._line(f"{self._done.total()} of {self._total} done: {self._words()}")
+
+    def _line(self, text: str) -> None:
+        self._told = time.monotonic()
+        self.say(f"{text} ({self._told - self._started:.0f} s)")
+
+    def _words(self) -> str:
+        at = Counter(self._at.values())
+        waiting = (self._total or 0) - self._done.total() - at["rendering"] - at["storing"]
+        counts = {"waiting": max(0, waiting), "rendering": at["rendering"], "storing": at["storing"]}
+        counts |= {outcome.words: self._done[outcome] for outcome in Outcome}
+        spent = self._run.budget.taken_usd if self._run and not self._run.dry_run else Decimal(0)
+        money = [f"${money_text(spent)}"] if spent else []
+        return " · ".join([*(f"{count} {word}" for word, count in counts.items() if count), *money])

@@ -1,0 +1,162 @@
+"""`i2v run`: images become videos, by the flow in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from i2v.cli import options
+
+if TYPE_CHECKING:
+    from i2v.cli.flow_run import Ending
+    from i2v.cli.progress import Progress
+    from i2v.local_files import Good, Named
+    from i2v.prompts import Asked
+    from i2v.report import ItemReport
+    from i2v.settings import Settings
+
+EPILOG = """
+[bold]What it costs[/]: standard $0.192 for 6 s and $0.320 for 10 s, pro $0.33. What is already there, or is refused, \
+costs nothing; try --dry-run first.
+
+[bold]Examples[/]
+
+  i2v run s3://my-bucket/images/ --prompt "slow push in" --max-spend 5
+
+  i2v run photos/ --prompt "a breeze moves {stem}" --dry-run
+
+  i2v run wishes.csv --json > report.json
+
+[bold]Exit codes[/]: 0 all stored, cached or refused, or a dry run; 1 something failed, is unknown, was not tried or \
+is still open; 2 wrong usage or settings; 3 stopped before the first submit (budget, balance, ledger, no valid image); \
+130 Ctrl-C.
+"""
+PARAMETERS_MAX_BYTES = 200_000
+"""Prefect takes 512 KB of parameters; rows beyond this go into a manifest."""
+MOST_OPEN = 20
+"""Of what is still open, so many are named."""
+
+
+def run(  # noqa: PLR0913 - a command's parameters are its options
+    images: options.Images,
+    *,
+    prompt: options.Prompt = None,
+    mode: options.ModeOption = options.Mode.STANDARD,
+    duration: options.Duration = options.Seconds.SIX,
+    take: options.Take = 1,
+    max_spend: options.MaxSpend = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Go as far as the money goes, instead of not starting.")
+    ] = False,
+    delivery: Annotated[Literal["poll", "callback"], typer.Option(help="poll: wait here for the videos.")] = "poll",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Validate and price everything; pay and put nothing.")
+    ] = False,
+    label: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Names the purpose in ledger and manifests.")
+    ] = None,
+    as_json: options.Json = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what Prefect and the steps log.")] = False,
+) -> None:
+    """Make a video of each image and store it beside; nothing is ever paid twice.
+
+    Local files are put under the images prefix first; an image that is there already is never overwritten.
+    Without PREFECT_API_URL Prefect runs inside this command; with it the run is seen in your Prefect UI.
+    Ctrl-C ends cleanly and says what is still open.
+    """
+    from i2v import local_files
+    from i2v.cli.console import show_logs, stderr
+    from i2v.cli.progress import Progress
+    from i2v.settings import read_settings
+
+    settings = read_settings()
+    settings.require_bucket()
+    if not dry_run:
+        settings.require_key()
+    default = options.asked(prompt, mode, duration, take, settings)
+    named = local_files.find(images, settings)
+    console = stderr()
+    show_logs(console, verbose=verbose)
+    choices = {
+        "prompt": prompt,
+        "mode": mode.value,
+        "duration": int(duration),
+        "take": take,
+        "max_spend_usd": max_spend,
+        "partial": partial,
+        "delivery": delivery,
+        "dry_run": dry_run,
+        "label": label,
+    }
+    with Progress(console) as progress:
+        ending = _run(named, default, settings, choices, progress, verbose=verbose)
+    sys.exit(_finish(ending, settings, dry_run=dry_run, as_json=as_json))
+
+
+def _run(
+    named: Named, default: Asked, settings: Settings, choices: dict[str, Any], progress: Progress, *, verbose: bool
+) -> Ending:
+    """Local images first, then the flow with all that it can take up; no flow where nothing is left for one."""
+    from i2v.cli.estimate import foresee
+    from i2v.cli.flow_run import Ending, run_flow
+    from i2v.cli.local import bring_local
+    from i2v.report import Report
+
+    dry_run = choices["dry_run"]
+    goods, told = asyncio.run(bring_local(named.local, default, settings, progress, put=not dry_run))
+    if dry_run and goods:
+        told += asyncio.run(foresee(settings, (), goods, default, progress)).items
+    images = [*named.remote, *([] if dry_run else _images(goods, settings))]
+    if not images:
+        return Ending(Report(items=tuple(told)))
+    ending = run_flow({"images": images, **choices}, progress, verbose=verbose)
+    items = ending.report.items if ending.report else ()
+    return replace(ending, report=Report(items=(*items, *told)))
+
+
+def _images(goods: list[Good], settings: Settings) -> list[Any]:
+    """Local images as the flow takes them; more than Prefect takes as a parameter go into a manifest."""
+    from i2v.local_files import keep_rows
+    from i2v.storage import Storage
+
+    rows = [good.row for good in goods]
+    if sum(len(row.model_dump_json()) for row in rows) <= PARAMETERS_MAX_BYTES:
+        return list(rows)
+    with Storage() as storage:
+        return [asyncio.run(keep_rows(storage, settings, rows))]
+
+
+def _finish(ending: Ending, settings: Settings, *, dry_run: bool, as_json: bool) -> int:
+    """Say how it ended; the exit code."""
+    from i2v.cli.console import stderr
+    from i2v.cli.show import print_report, tell, tell_nothing_valid
+
+    assert ending.report is not None  # noqa: S101 - for the type checker: `_run` always gives one
+    console = stderr()
+    if ending.address:
+        console.print(f"In Prefect: {ending.address}", soft_wrap=True)
+    if ending.error:
+        tell(ending.error)
+    print_report(ending.report, settings, as_json=as_json)
+    if still_open := [item for item in ending.report.items if item.outcome == "submitted"]:
+        _tell_open(still_open)
+    if ending.signal:
+        return 128 + ending.signal
+    if ending.error:
+        return ending.error.exit_code
+    if code := tell_nothing_valid(ending.report):
+        return code
+    return 0 if dry_run or ending.report.succeeded else 1
+
+
+def _tell_open(items: list[ItemReport]) -> None:
+    lines = [f"  job {(item.job or '')[:12]}  task {item.task_id}  {item.image}" for item in items[:MOST_OPEN]]
+    more = [f"  and {len(items) - MOST_OPEN} more: i2v jobs --state submitted"] if len(items) > MOST_OPEN else []
+    sys.stderr.write(
+        "\n".join(["Still open at the provider, and paid:", *lines, *more])
+        + "\nRun the same again to take them up: nothing is paid twice.\n"
+    )
