@@ -64,3 +64,9 @@ def show_library_logs() -> None:
     log.setLevel(logging.INFO)
     if not any(isinstance(handler, APILogHandler) for handler in log.handlers):
         log.addHandler(APILogHandler())
+        logging.getLogger("prefect.task_runs").addFilter(_is_told_once)
+
+
+def _is_told_once(record: logging.LogRecord) -> bool:
+    """Not so where Prefect tells of a Failed state that a step returned: it does again when the task run ends."""
+    return not record.getMessage().startswith("Task run failed with state: ")
