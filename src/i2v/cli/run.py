@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from i2v.cli.progress import Progress
     from i2v.local_files import Good, Named
     from i2v.prompts import Asked
-    from i2v.report import ItemReport
     from i2v.settings import Settings
 
 EPILOG = """
@@ -37,8 +36,7 @@ is still open; 2 wrong usage or settings; 3 stopped before the first submit (bud
 """
 PARAMETERS_MAX_BYTES = 200_000
 """Prefect takes 512 KB of parameters; rows beyond this go into a manifest."""
-MOST_OPEN = 20
-"""Of what is still open, so many are named."""
+STILL_OPEN = "Run the same again to take up what is still open: it is paid, and is not paid twice. See: i2v jobs"
 
 
 def run(  # noqa: PLR0913 - a command's parameters are its options
@@ -134,6 +132,7 @@ def _finish(ending: Ending, settings: Settings, *, dry_run: bool, as_json: bool)
     """Say how it ended; the exit code."""
     from i2v.cli.console import stderr
     from i2v.cli.show import print_report, tell, tell_nothing_valid
+    from i2v.report import Outcome
 
     assert ending.report is not None  # noqa: S101 - for the type checker: `_run` always gives one
     console = stderr()
@@ -142,8 +141,8 @@ def _finish(ending: Ending, settings: Settings, *, dry_run: bool, as_json: bool)
     if ending.error:
         tell(ending.error)
     print_report(ending.report, settings, as_json=as_json)
-    if still_open := [item for item in ending.report.items if item.outcome == "submitted"]:
-        _tell_open(still_open)
+    if ending.report.count(Outcome.SUBMITTED):
+        console.print(STILL_OPEN, soft_wrap=True)
     if ending.signal:
         return 128 + ending.signal
     if ending.error:
@@ -151,12 +150,3 @@ def _finish(ending: Ending, settings: Settings, *, dry_run: bool, as_json: bool)
     if code := tell_nothing_valid(ending.report):
         return code
     return 0 if dry_run or ending.report.succeeded else 1
-
-
-def _tell_open(items: list[ItemReport]) -> None:
-    lines = [f"  job {(item.job or '')[:12]}  task {item.task_id}  {item.image}" for item in items[:MOST_OPEN]]
-    more = [f"  and {len(items) - MOST_OPEN} more: i2v jobs --state submitted"] if len(items) > MOST_OPEN else []
-    sys.stderr.write(
-        "\n".join(["Still open at the provider, and paid:", *lines, *more])
-        + "\nRun the same again to take them up: nothing is paid twice.\n"
-    )

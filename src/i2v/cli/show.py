@@ -80,6 +80,8 @@ def _table(report: Report, place: str) -> Table:
 
 def _row(item: ItemReport, place: str) -> list[Text]:
     told = [part.removeprefix(place) for part in (item.video, item.reason) if part]
+    if item.outcome is Outcome.SUBMITTED and item.job:
+        told = [f"job {item.job[:12]}, task {item.task_id}"]
     cells = [
         item.image.removeprefix(place),
         item.outcome.words,
