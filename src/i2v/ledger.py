@@ -176,12 +176,36 @@ class Ledger:
 
     async def page(self) -> LedgerPage | None:
         """The ledger's own page, or `None` before its first run."""
+        page, etag = await self._read_page()
+        return page if etag else None
+
+    async def _read_page(self) -> tuple[LedgerPage, str | None]:
+        """The page and its etag; a fresh page of ours and `None` where there is none yet."""
         uri = names.ledger_uri(self._settings)
         try:
             found = await self._storage.get(uri)
         except NotFound:
-            return None
-        return _parse(LedgerPage, found.body, uri)
+            return LedgerPage(host=provider_host(self._settings), account=self._settings.account_label), None
+        return _parse(LedgerPage, found.body, uri), found.etag
+
+    async def set_paused(self, paused: bool) -> bool:
+        """Stop all submits of all runs within their next block, or allow them again; whether that is a change.
+
+        Raises:
+            UsageError: the ledger belongs to another provider or account.
+            LedgerError: the page cannot be read by this version.
+            StorageError: S3 did not answer well.
+        """
+        while True:
+            page, etag = await self._read_page()
+            self._check_owner(page)
+            if page.paused == paused:
+                return False
+            try:
+                await self._put_page(page.model_copy(update={"paused": paused}), create=etag is None, if_match=etag)
+            except Conflict:
+                continue
+            return True
 
     async def refuse_if_paused(self) -> None:
         """Ask whether a person has paused all submits.
@@ -212,14 +236,14 @@ class Ledger:
         return page
 
     async def _open_page(self) -> LedgerPage:
-        if page := await self.page():
+        page, etag = await self._read_page()
+        if etag:
             return page
-        mine = LedgerPage(host=provider_host(self._settings), account=self._settings.account_label)
         try:
-            await self._put_page(mine, create=True)
+            await self._put_page(page, create=True)
         except Conflict:
             log.debug("another run has made the ledger's page first")
-        return await self.page() or mine
+        return await self.page() or page
 
     def _check_owner(self, page: LedgerPage) -> None:
         mine = (provider_host(self._settings), self._settings.account_label)

@@ -8,7 +8,10 @@ from typing import Annotated
 
 import typer
 
+from i2v.cli import jobs
+from i2v.cli.doctor import doctor
 from i2v.cli.estimate import estimate
+from i2v.cli.pause import pause, resume
 from i2v.cli.run import EPILOG, run
 
 app = typer.Typer(
@@ -41,3 +44,7 @@ def i2v(
 
 app.command(epilog=EPILOG)(run)
 app.command()(estimate)
+app.command()(doctor)
+app.add_typer(jobs.app, name="jobs")
+app.command()(pause)
+app.command()(resume)

@@ -1,0 +1,137 @@
+"""Jobs of the ledger as a person reads them, and as `--json`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from i2v.cli.console import stdout
+from i2v.jobs import Attempt, JobRecord, JobState
+from i2v.report import money_text
+
+MOST_ROWS = 100
+STYLES = {JobState.FAILED: "red", JobState.UNKNOWN: "red", JobState.SUBMITTED: "yellow", JobState.CLAIMED: "yellow"}
+STYLES |= {JobState.STORED: "green", JobState.REFUSED: "magenta"}
+
+NEXT = {
+    JobState.READY: "Not submitted, nothing is owed: the next run of this image and request pays for it.",
+    JobState.CLAIMED: "A run is submitting it just now. If that run is gone, the next one finds out that it is unknown.",
+    JobState.SUBMITTED: "Paid and under way: the next run of this image, or reconcile, stores it without paying again.",
+    JobState.STORED: "Done. Another video of the same image and prompt: i2v run … --take 2",
+    JobState.REFUSED: "It will not work as it is: change the image or the prompt, which makes another job. If the "
+    "provider erred: i2v jobs resolve {key} --resubmit, and the next run pays again.",
+    JobState.FAILED: "No run tries it again by itself. When the cause is gone: i2v jobs resolve {key} --resubmit, and "
+    "the next run pays again.",
+    JobState.UNKNOWN: "It may be paid, so no run submits it again by itself. Look into the provider's own list of "
+    "tasks: is it there, i2v jobs resolve {key} --adopt TASKID; is it not, --resubmit (the next run pays), or --drop "
+    "to give it up.",
+}
+"""What a person can do, by the job's state."""
+
+
+def cost(record: JobRecord) -> Decimal:
+    """US dollars of all attempts, those that failed included."""
+    return sum((attempt.price_usd for attempt in record.attempts), Decimal(0))
+
+
+def as_object(record: JobRecord) -> dict[str, Any]:
+    """The record for `--json`, with money as numbers."""
+    attempts = [{**each.model_dump(mode="json"), "price_usd": float(each.price_usd)} for each in record.attempts]
+    return {**record.model_dump(mode="json"), "attempts": attempts, "cost_usd": float(cost(record))}
+
+
+def age(moment: datetime) -> str:
+    """How long ago, in the largest unit that says it."""
+    seconds = max(timedelta(0), datetime.now(UTC) - moment).total_seconds()
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def next_step(record: JobRecord) -> str:
+    """What a person can do about the job."""
+    return NEXT[record.state].format(key=record.key[:12])
+
+
+def print_jobs(records: Sequence[JobRecord]) -> None:
+    """The newest as a table, and the totals of all."""
+    console = stdout()
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("key", "state", "image", "request", "attempts", "cost", "age", "reason"):
+        table.add_column(name, justify="right" if name in {"attempts", "cost", "age"} else "left", overflow="fold")
+    for record in records[:MOST_ROWS]:
+        table.add_row(*_row(record))
+    if records:
+        console.print(table)
+    if len(records) > MOST_ROWS:
+        console.print(f"… and {len(records) - MOST_ROWS} older: narrow it with --state or --since, or take --json")
+    counts = Counter(record.state for record in records)
+    words = [f"{counts[state]} {state}" for state in JobState if counts[state]]
+    total = money_text(sum((cost(record) for record in records), Decimal(0)))
+    console.print(" · ".join([*(words or ["no jobs"]), f"${total}"]), style="bold")
+
+
+def _row(record: JobRecord) -> list[Text]:
+    reason = record.reason.message if record.reason else ""
+    cells = [
+        record.key[:12],
+        record.state,
+        record.image.name,
+        str(record.request),
+        str(len(record.attempts)),
+        f"${money_text(cost(record))}",
+        age(record.created_at),
+        reason,
+    ]
+    return [Text(cell, style=STYLES.get(record.state, "") if number == 1 else "") for number, cell in enumerate(cells)]
+
+
+def print_job(record: JobRecord) -> None:
+    """Everything about one job, a line each, and last what to do."""
+    console = stdout()
+    for name, value in _lines(record):
+        console.print(Text.assemble((f"{name:>9}  ", "bold"), value), soft_wrap=True)
+    console.print(Text.assemble(("     next  ", "bold"), next_step(record)), soft_wrap=True)
+
+
+def _lines(record: JobRecord) -> Iterator[tuple[str, str]]:
+    facts = record.image.facts
+    yield "job", record.key
+    yield "state", f"{record.state}, for {age(record.updated_at)}; made {_when(record.created_at)}"
+    if record.reason:
+        yield "reason", f"{record.reason.code}: {record.reason.message}"
+    yield "image", f"{record.image.label}  ({facts.format}, {facts.width} x {facts.height} px, {facts.size:,} bytes)"
+    yield "request", str(record.request)
+    yield "prompt", record.request.prompt
+    if record.label:
+        yield "label", record.label
+    for attempt in record.attempts:
+        yield f"attempt {attempt.number}", _attempt(attempt)
+    yield "cost", f"${money_text(cost(record))}"
+    if record.video:
+        video = record.video
+        yield "video", f"{video.uri}  ({video.width} x {video.height} px, {video.seconds:g} s, {video.size:,} bytes)"
+        yield "poster", str(video.poster)
+        yield "manifest", str(video.manifest)
+        for flag in video.flags:
+            yield "note", flag
+
+
+def _attempt(attempt: Attempt) -> str:
+    parts = [f"claimed {_when(attempt.claimed_at)}", f"${money_text(attempt.price_usd)}", f"run {attempt.run_id}"]
+    parts += [f"task {', '.join(sorted(attempt.task_ids)) or 'not known'}"]
+    parts += [f"submitted {_when(attempt.submitted_at)}"] if attempt.submitted_at else []
+    parts += [f"ended {_when(attempt.ended_at)}"] if attempt.ended_at else []
+    parts += [f"failed with {attempt.fail.code}"] if attempt.fail else []
+    return ", ".join(parts)
+
+
+def _when(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
