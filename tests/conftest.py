@@ -1,8 +1,8 @@
 """What tests of all tiers share: the sandbox, settings that do not look at the environment, and the tiers' police.
 
-Tiers are folders: `tests/unit` needs no server, `tests/integration` may ask for `sandbox`, and only `tests/pipeline`
-may import Prefect or ask for `prefect_server`. A test in the wrong one fails the collection. Sample images come from
-`sandbox.pictures`. Keep fixtures of one subject in that subject's own file.
+Tiers are folders: `tests/unit` needs no server, `tests/integration` and `tests/crash` may ask for `sandbox`, and only
+`tests/pipeline` may import Prefect or ask for `prefect_server`. A test in the wrong one fails the collection. Sample
+images come from `sandbox.pictures`. Keep fixtures of one subject in that subject's own file.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ TESTS = Path(__file__).parent
 TIERS = {
     "unit": "milliseconds, no server, no Prefect",
     "integration": "real sockets and the sandbox, no Prefect",
+    "crash": "real processes that are killed; no Prefect",
     "pipeline": "Prefect's own test server",
 }
 OUTSIDE = ("AWS_", "I2V_", "APIXO_")

@@ -1,0 +1,87 @@
+"""Every kind of request that a run and reconcile make, by name: at each a process can be killed before and after.
+
+A request that no point names, and a point that no request meets, fails `test_every_request_has_a_name`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from sandbox.tollgate import Passage, Toll
+
+When = Literal["before", "after"]
+MOMENTS: tuple[When, ...] = ("before", "after")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A kind of request, how it is known, and how often at least it comes in the world that the tests make."""
+
+    gate: Literal["s3", "api"]
+    toll: Toll
+    times: int
+
+    def names(self, passage: Passage) -> bool:
+        """Whether a request is of this kind."""
+        return self.toll.meets(passage)
+
+    def kill(self, pid: int, when: When, nth: int) -> Toll:
+        """The toll that kills a process at the nth such request, counted from 0."""
+        return replace(self.toll, pid=pid, when=when, skip=nth)
+
+
+def _s3(times: int, method: str, target: str, state: str = "") -> Point:
+    body = rf'"state": ?"{state}"' if state else ""
+    return Point("s3", Toll("kill", method, target, body), times)
+
+
+def _api(times: int, method: str, target: str) -> Point:
+    return Point("api", Toll("kill", method, target), times)
+
+
+RECORD = r"/jobs/[0-9a-f]{64}\.json$"
+PICTURE = r"/images/[a-z]+\.jpg"
+EACH, GOOD, BAD, LOST, ONCE = 3, 2, 1, 1, 1
+"""Three images go through a whole run, two of them to a video, one to a refusal; the fourth's answer is lost."""
+
+SETTLING = {
+    "run-record-read": _s3(ONCE, "GET", r"/jobs/runs/"),
+    "job-read": _s3(EACH, "GET", RECORD),
+    "status": _api(EACH, "GET", r"/statusTask/"),
+    "file": _api(GOOD, "GET", r"/files/"),
+    "image-head": _s3(GOOD, "HEAD", PICTURE),
+    "video": _s3(GOOD, "PUT", r"/videos/.*\.mp4$"),
+    "poster": _s3(GOOD, "PUT", r"/videos/.*-[0-9a-f]{12}\.jpg$"),
+    "manifest": _s3(GOOD, "PUT", r"/videos/.*-[0-9a-f]{12}\.json$"),
+    "job-stored": _s3(GOOD, "PUT", RECORD, "stored"),
+    "job-refused": _s3(BAD, "PUT", RECORD, "refused"),
+    "verdict": _s3(BAD, "PUT", r"/videos/.*\.refused\.json$"),
+    "unmark": _s3(EACH, "DELETE", r"/jobs/open/"),
+    "video-head": _s3(GOOD, "HEAD", r"/videos/.*\.mp4$"),
+    "run-record": _s3(ONCE, "PUT", r"/jobs/runs/"),
+}
+
+RECONCILE = {
+    "open-marks": _s3(ONCE, "GET", r"\?.*list-type=2.*prefix=jobs"),
+    "job-unknown": _s3(LOST, "PUT", RECORD, "unknown"),
+    **SETTLING,
+}
+
+RUN = {
+    "images-listed": _s3(ONCE, "GET", r"\?.*list-type=2.*prefix=images"),
+    "page-read": _s3(ONCE, "GET", r"/jobs/ledger\.json$"),
+    "page": _s3(ONCE, "PUT", r"/jobs/ledger\.json$"),
+    "day-read": _s3(ONCE, "GET", r"/jobs/days/"),
+    "day": _s3(ONCE, "PUT", r"/jobs/days/"),
+    "balance": _api(ONCE, "GET", r"/current-balance$"),
+    "sidecar": _s3(EACH, "GET", PICTURE + r"\.txt$"),
+    "image-read": _s3(EACH, "GET", PICTURE + "$"),
+    "job-made": _s3(EACH, "PUT", RECORD, "ready"),
+    "mark": _s3(EACH, "PUT", r"/jobs/open/"),
+    "job-claimed": _s3(EACH, "PUT", RECORD, "claimed"),
+    "submit": _api(EACH, "POST", r"/generateTask/"),
+    "image-fetched": _s3(EACH, "GET", PICTURE + r"\?.*X-Amz-Signature"),
+    "job-submitted": _s3(EACH, "PUT", RECORD, "submitted"),
+    **SETTLING,
+}
