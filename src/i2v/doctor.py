@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from i2v.addresses import is_public, look_up
 from i2v.apixo.client import ApixoClient
 from i2v.apixo.pricing import price_usd
-from i2v.errors import Conflict, FetchError, I2vError, NotFound, ProviderError, StorageError
+from i2v.errors import Conflict, FetchError, I2vError, NoBucket, NotFound, ProviderError, StorageError
 from i2v.fetch import Fetcher
 from i2v.ledger import NO_ETAG, Ledger, provider_host
 from i2v.request import Mode
@@ -31,6 +31,9 @@ SKEW_SECONDS = 60.0
 """S3 refuses requests whose clock is off by 15 minutes; what is off by one is worth a word."""
 COLD = {"GLACIER", "DEEP_ARCHIVE"}
 """Storage classes from which nothing can be read at once."""
+
+SPARED = {"images": {"put", "delete"}, "videos": {"delete"}, "jobs": set[str]()}
+"""Rights that a run does not need under each prefix."""
 
 
 class Level(StrEnum):
@@ -120,35 +123,35 @@ class Patient:
         self._settings.require_bucket()
         places = {self._settings.images.bucket, self._settings.videos.bucket, self._settings.jobs.bucket}
         for bucket in sorted(places):
-            uri = S3Uri(bucket, "")
-            await self._storage.call(uri, self._storage.client.head_bucket, Bucket=bucket)
+            try:
+                await self._storage.call(S3Uri(bucket, ""), self._storage.client.head_bucket, Bucket=bucket)
+            except NotFound:
+                raise NoBucket(f"the bucket {bucket} does not exist", "Check I2V_BUCKET and the region") from None
         at = urlsplit(str(self._storage.client.meta.endpoint_url)).netloc
         return Finding("bucket", Level.OK, f"{', '.join(sorted(places))} answers at {at}")
 
     async def rights(self, name: str, place: S3Uri) -> Finding:
         """List, put, get and delete under a prefix; what a run can do without is a warning."""
         scratch = place / f"doctor/{secrets.token_hex(8)}.txt"
-        lacks: list[str] = []
-        for right, attempt in (
-            ("list", self._list(place)),
-            ("put", self._storage.put(scratch, b"i2v doctor")),
-            ("get", self._storage.get(scratch)),
-            ("delete", self._storage.delete(scratch)),
-        ):
+        attempts: dict[str, Callable[[], Awaitable[object]]] = {
+            "list": lambda: self._list(place),
+            "put": lambda: self._storage.put(scratch, b"i2v doctor"),
+            "get": lambda: self._storage.get(scratch),
+            "delete": lambda: self._storage.delete(scratch),
+        }
+        lacks: dict[str, str] = {}
+        for right, attempt in attempts.items():
             try:
-                await attempt
+                await attempt()
+            except NoBucket:
+                raise
             except NotFound:
                 continue  # a get after a put that was refused
             except StorageError as error:
-                lacks.append(f"{right} ({error.message})")
-        if not lacks:
-            return Finding(f"rights {name}", Level.OK, f"list, get, put and delete under {place}")
-        spared = {"images": ("put", "delete"), "videos": ("delete",)}.get(name, ())
-        level = Level.WARNING if all(lack.startswith(spared) for lack in lacks if spared) and spared else Level.FAULT
-        hint = (
-            "Only local files need it" if level is Level.WARNING and name == "images" else "Grant it to the credentials"
-        )
-        return Finding(f"rights {name}", level, f"under {place} not allowed: {'; '.join(lacks)}", hint)
+                lacks[right] = error.message
+            if lacks.keys() >= {"list", "put"}:
+                break  # then nothing works here, and each try takes its time
+        return _of_rights(name, place, lacks)
 
     async def _list(self, place: S3Uri) -> None:
         await self._storage.call(
@@ -290,6 +293,16 @@ def takes_away(rule: dict[str, Any], place: S3Uri) -> bool:
     expires = rule.get("Expiration") or {}
     freezes = any(move.get("StorageClass") in COLD for move in rule.get("Transitions") or ())
     return bool({"Days", "Date"} & expires.keys()) or freezes
+
+
+def _of_rights(name: str, place: S3Uri, lacks: dict[str, str]) -> Finding:
+    """What missing rights mean: some are needed by nobody but `i2v run FILE`, or for tidiness."""
+    if not lacks:
+        return Finding(f"rights {name}", Level.OK, f"list, get, put and delete under {place}")
+    message = f"under {place}: {'; '.join(lacks.values())}"
+    if lacks.keys() <= SPARED[name]:
+        return Finding(f"rights {name}", Level.WARNING, message, "Runs can do without; only local files are put there")
+    return Finding(f"rights {name}", Level.FAULT, message, f"Grant the credentials {', '.join(lacks)} there")
 
 
 async def _is_public_host(url: str) -> bool:

@@ -17,10 +17,11 @@ STYLES = {"ok": "green", "warning": "yellow", "fault": "bold red"}
 
 
 def doctor(*, as_json: options.Json = False) -> None:
-    """Check that all is well outside: key, balance, bucket rights, conditional writes, presigned URLs, lifecycle rules,
-    clock and Prefect. Each line says what to do.
+    """Check that all is well outside, and say what to do about what is not.
 
-    It costs nothing and leaves nothing behind. Exit 0, or 1 where something is at fault; warnings are none.
+    It looks at key and balance, bucket and rights, conditional writes, presigned URLs, the ledger, lifecycle rules,
+    the clock and the Prefect server. It costs nothing and leaves nothing behind. Exit 0, or 1 where something is at
+    fault.
     """
     from i2v.cli.show import print_json
     from i2v.doctor import Level

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from i2v.cli import options
+from i2v.errors import I2vError, Stopped, UsageError
 
 if TYPE_CHECKING:
     from i2v.cli.progress import Progress
-    from i2v.local_files import Good
+    from i2v.local_uploads import Good
     from i2v.manifests import ManifestRow
     from i2v.prompts import Asked
     from i2v.report import Report
@@ -31,25 +32,38 @@ def estimate(
 
     What the ledger has already is told as it is, and costs nothing. Exit 0; 2 wrong usage; 3 no valid image.
     """
-    from i2v import local_files
     from i2v.cli.console import show_logs, stderr
-    from i2v.cli.local import bring_local
     from i2v.cli.progress import Progress
-    from i2v.cli.show import print_report, tell_nothing_valid
+    from i2v.cli.show import print_report, tell, tell_nothing_valid
+    from i2v.report import Report
     from i2v.settings import read_settings
 
     settings = read_settings()
     settings.require_bucket()
     default = options.asked(prompt, mode, duration, take, settings)
-    named = local_files.find(images, settings)
     console = stderr()
     show_logs(console, verbose=False)
-    with Progress(console) as progress:
-        goods, refused = asyncio.run(bring_local(named.local, default, settings, progress, put=False))
-        report = asyncio.run(foresee(settings, named.remote, goods, default, progress))
-    report = report.model_copy(update={"items": (*report.items, *refused)})
+    try:
+        with Progress(console) as progress:
+            report = asyncio.run(_estimate(images, default, settings, progress))
+    except UsageError:
+        raise
+    except I2vError as error:
+        tell(error)
+        print_report(Report(), settings, as_json=as_json)
+        sys.exit(Stopped.exit_code)
     print_report(report, settings, as_json=as_json)
     sys.exit(tell_nothing_valid(report))
+
+
+async def _estimate(images: list[str], default: Asked, settings: Settings, progress: Progress) -> Report:
+    from i2v import local_files
+    from i2v.cli.local import bring_local
+
+    named = local_files.find(images, settings)
+    goods, refused = await bring_local(named.local, default, settings, progress, put=False)
+    report = await foresee(settings, named.remote, goods, default, progress)
+    return report.model_copy(update={"items": (*report.items, *refused)})
 
 
 async def foresee(
@@ -64,7 +78,7 @@ async def foresee(
     """
     from uuid import uuid4
 
-    from i2v import local_files
+    from i2v import local_uploads
     from i2v.animate import Steps, animate
     from i2v.report import Report
     from i2v.runs import WATCHER, open_run
@@ -74,5 +88,5 @@ async def foresee(
     async with open_run(settings, str(uuid4()), dry_run=True) as run:
         items = await find_items(remote, run.storage, settings) if remote else []
         report, _ = await animate(run, items, default, Steps())
-        local = await asyncio.gather(*(local_files.foresee(run, good) for good in goods))
+        local = await asyncio.gather(*(local_uploads.foresee(run, good) for good in goods))
     return Report(items=(*report.items, *local))

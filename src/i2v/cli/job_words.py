@@ -21,7 +21,7 @@ STYLES |= {JobState.STORED: "green", JobState.REFUSED: "magenta"}
 
 NEXT = {
     JobState.READY: "Not submitted, nothing is owed: the next run of this image and request pays for it.",
-    JobState.CLAIMED: "A run is submitting it just now. If that run is gone, the next one finds out that it is unknown.",
+    JobState.CLAIMED: "A run is submitting it just now. If that run is gone, it becomes unknown.",
     JobState.SUBMITTED: "Paid and under way: the next run of this image, or reconcile, stores it without paying again.",
     JobState.STORED: "Done. Another video of the same image and prompt: i2v run … --take 2",
     JobState.REFUSED: "It will not work as it is: change the image or the prompt, which makes another job. If the "

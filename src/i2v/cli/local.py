@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from i2v import local_files
+from i2v import local_uploads
 from i2v.storage import Storage
 
 if TYPE_CHECKING:
     from i2v.cli.progress import Progress
-    from i2v.local_files import Good, LocalImage
+    from i2v.local_files import LocalImage
+    from i2v.local_uploads import Good
     from i2v.prompts import Asked
     from i2v.report import ItemReport
     from i2v.settings import Settings
@@ -28,9 +29,9 @@ async def bring_local(
     if not images:
         return [], []
     progress.doing("reading local images", len(images))
-    goods, refused = await local_files.judge(images, default, settings, progress.advance)
+    goods, refused = await local_uploads.judge(images, default, settings, progress.advance)
     if put and goods:
         progress.doing("uploading", len({good.image.uri for good in goods}))
         with Storage() as storage:
-            await local_files.put(storage, goods, progress.advance)
+            await local_uploads.put(storage, goods, progress.advance)
     return goods, refused

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from i2v.cli import options
+from i2v.errors import I2vError, Stopped, UsageError
 
 if TYPE_CHECKING:
     from i2v.cli.flow_run import Ending
     from i2v.cli.progress import Progress
-    from i2v.local_files import Good, Named
+    from i2v.local_files import Named
+    from i2v.local_uploads import Good
     from i2v.prompts import Asked
     from i2v.settings import Settings
 
@@ -68,7 +70,9 @@ def run(  # noqa: PLR0913 - a command's parameters are its options
     """
     from i2v import local_files
     from i2v.cli.console import show_logs, stderr
+    from i2v.cli.flow_run import Ending
     from i2v.cli.progress import Progress
+    from i2v.report import Report
     from i2v.settings import read_settings
 
     settings = read_settings()
@@ -76,7 +80,6 @@ def run(  # noqa: PLR0913 - a command's parameters are its options
     if not dry_run:
         settings.require_key()
     default = options.asked(prompt, mode, duration, take, settings)
-    named = local_files.find(images, settings)
     console = stderr()
     show_logs(console, verbose=verbose)
     choices = {
@@ -90,8 +93,13 @@ def run(  # noqa: PLR0913 - a command's parameters are its options
         "dry_run": dry_run,
         "label": label,
     }
-    with Progress(console) as progress:
-        ending = _run(named, default, settings, choices, progress, verbose=verbose)
+    try:
+        with Progress(console) as progress:
+            ending = _run(local_files.find(images, settings), default, settings, choices, progress, verbose=verbose)
+    except UsageError:
+        raise
+    except I2vError as error:  # all that is raised here comes before the first submit
+        ending = Ending(Report(), Stopped(error.message, error.hint))
     sys.exit(_finish(ending, settings, dry_run=dry_run, as_json=as_json))
 
 
@@ -118,7 +126,7 @@ def _run(
 
 def _images(goods: list[Good], settings: Settings) -> list[Any]:
     """Local images as the flow takes them; more than Prefect takes as a parameter go into a manifest."""
-    from i2v.local_files import keep_rows
+    from i2v.local_uploads import keep_rows
     from i2v.storage import Storage
 
     rows = [good.row for good in goods]

@@ -63,7 +63,9 @@ def tell_nothing_valid(report: Report) -> int:
     """The exit code 3 and why, where no image is valid; else 0."""
     if not report.nothing_valid:
         return 0
-    tell(NoImages("No image that was named is valid, so nothing was submitted", "The reasons stand above"))
+    reasons = [item.reason for item in report.items if item.reason]
+    more = f" ({len(reasons) - 1} more are told above)" if len(reasons) > 1 else ""
+    tell(NoImages(f"No image is valid, so nothing was submitted: {reasons[0] if reasons else 'none was named'}{more}"))
     return NoImages.exit_code
 
 
