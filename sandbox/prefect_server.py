@@ -25,6 +25,8 @@ OUTSIDE = ("PREFECT_", "AWS_", "I2V_", "APIXO_")
 SETTINGS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_SERVER_API_HOST": HOST,
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
@@ -58,7 +60,7 @@ class PrefectServer:
             self.port = free.getsockname()[1]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "sandbox.prefect_server", str(self.port)],
+            [sys.executable, "-m", "sandbox.prefect_server"],
             env=self._environment(),
             cwd=Path(__file__).parent.parent,
             stdin=subprocess.PIPE,
@@ -81,7 +83,8 @@ class PrefectServer:
 
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(OUTSIDE)}
-        return kept | SETTINGS | ({"PREFECT_HOME": str(self._home)} if self._home else {})
+        ours = {"PREFECT_SERVER_API_PORT": str(self.port)}  # also where the UI looks for the API, unlike `--port`
+        return kept | SETTINGS | ours | ({"PREFECT_HOME": str(self._home)} if self._home else {})
 
     def _wait_ready(self) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -131,13 +134,13 @@ def _end_with_parent(folder: tempfile.TemporaryDirectory[str]) -> None:
     os._exit(0)
 
 
-def _serve(port: str) -> None:
+def _serve() -> None:
     folder = tempfile.TemporaryDirectory(prefix="i2v-prefect-", ignore_cleanup_errors=True)
     os.environ.setdefault("PREFECT_HOME", folder.name)
     threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
-    sys.argv = ["prefect", "server", "start", "--host", HOST, "--port", port]
+    sys.argv = ["prefect", "server", "start"]
     runpy.run_module("prefect", run_name="__main__")
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1])
+    _serve()

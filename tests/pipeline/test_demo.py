@@ -82,7 +82,9 @@ async def test_demo_animates_the_samples_once_and_stays_up(demo: Process) -> Non
     [run, _] = re.findall(r"^In Prefect: \S+/flow-run/(\S+)$", said, re.MULTILINE)
     async with httpx.AsyncClient(trust_env=False) as client:
         answer = await client.get(f"{env['PREFECT_API_URL']}/flow_runs/{run}")
+        told_to_ui = await client.get(env["PREFECT_API_URL"].replace("/api", "/ui-settings"))
     assert answer.json()["state"]["message"].startswith("4 stored")
+    assert told_to_ui.json()["api_url"] == env["PREFECT_API_URL"]
 
     demo.send_signal(signal.SIGINT)
     async with asyncio.timeout(STOP_SECONDS):
