@@ -20,7 +20,7 @@ from i2v.runs import open_run
 from i2v.settings import read_settings
 from i2v.sources import ManifestRow, find_items
 from tasks import STEPS
-from tasks.ends import final_state, show_library_logs, stopped_state
+from tasks.ends import final_state, heed_termination, show_library_logs, stopped_state
 
 Images = str | ManifestRow | list[str | ManifestRow]
 
@@ -66,7 +66,8 @@ async def generate_videos(
         run_id = str(runtime.flow_run.id)
         async with open_run(settings, run_id, max_spend_usd=max_spend_usd, label=label, dry_run=dry_run) as run:
             items = await find_items(images, run.storage, settings)
-            report, stopped = await animate(run, items, default, STEPS, partial=partial)
+            with heed_termination(run):
+                report, stopped = await animate(run, items, default, STEPS, partial=partial)
             return stopped_state(stopped) if stopped else final_state(report)
     except I2vError as error:
         return stopped_state(error)

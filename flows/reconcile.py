@@ -13,7 +13,7 @@ from i2v.reconcile import reconcile
 from i2v.runs import open_run
 from i2v.settings import read_settings
 from tasks import STEPS
-from tasks.ends import reconciled_state, show_library_logs, stopped_state
+from tasks.ends import heed_termination, reconciled_state, show_library_logs, stopped_state
 
 
 def run_name() -> str:
@@ -25,7 +25,7 @@ def run_name() -> str:
 
 @flow(name="reconcile", flow_run_name=run_name, validate_parameters=True)
 async def reconcile_videos(
-    limit: Annotated[int, Field(gt=0, description="Jobs to settle at most, the oldest first")] = 100,
+    limit: Annotated[int, Field(gt=0, description="Jobs to settle at most, those with the oldest mark first")] = 100,
     jobs: Annotated[list[str] | None, Field(description="Keys of the jobs to settle, whoever works on them")] = None,
     dry_run: Annotated[bool, Field(description="Name what is open and change nothing")] = False,
 ) -> State[Any]:
@@ -34,6 +34,8 @@ async def reconcile_videos(
     try:
         settings = read_settings()
         async with open_run(settings, str(runtime.flow_run.id), dry_run=dry_run) as run:
-            return reconciled_state(await reconcile(run, keys=jobs, limit=limit, steps=STEPS))
+            with heed_termination(run):
+                report = await reconcile(run, keys=jobs, limit=limit, steps=STEPS)
+            return reconciled_state(report)
     except I2vError as error:
         return stopped_state(error)

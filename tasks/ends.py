@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Coroutine
+import signal
+from collections.abc import Awaitable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task
 from prefect.client.schemas.objects import State
+from prefect.exceptions import TerminationSignal
 from prefect.logging.handlers import APILogHandler
 from prefect.states import Completed, Failed
 
 from i2v.errors import I2vError, RunFailed
 from i2v.report import Outcome, Report
+from i2v.runs import WATCHER, Run
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,7 +31,11 @@ async def told(step: Awaitable[T]) -> T | State[Any]:
         return Failed(message=error.message, data=error)
 
 
-async def outcome(step: Task[P, Coroutine[Any, Any, T | State[Any]]], *args: P.args, **kwargs: P.kwargs) -> T:
+async def outcome(
+    step: Task[P, Coroutine[Any, Any, T | State[Any]]] | Task[P, Coroutine[Any, Any, T]],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
     """Run a step and give what it gave.
 
     Raises:
@@ -58,6 +67,37 @@ def stopped_state(error: I2vError) -> State[Any]:
     return Failed(message=str(error), data=error)
 
 
+@contextmanager
+def heed_termination(run: Run) -> Iterator[None]:
+    """End the run cleanly at a SIGTERM, which is how Prefect cancels and pods are stopped; then let Prefect hear of it.
+
+    Prefect raises out of whatever runs, which would lose the answers to requests that are under way. Whoever watches
+    the run from this process has handlers of its own.
+    """
+    if WATCHER.get():
+        yield
+        return
+    heard: list[int] = []
+    loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
+
+    def interrupt() -> None:
+        heard.append(signal.SIGTERM)
+        run.interrupt()
+
+    try:
+        loop.add_signal_handler(signal.SIGTERM, interrupt)
+    except (NotImplementedError, RuntimeError, ValueError):  # Windows, or not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, before)
+    if heard:
+        raise TerminationSignal(signal=signal.SIGTERM)
+
+
 def show_library_logs() -> None:
     """Let Prefect show what the library logs, with the task run it belongs to."""
     log = logging.getLogger("i2v")
@@ -68,5 +108,6 @@ def show_library_logs() -> None:
 
 
 def _is_told_once(record: logging.LogRecord) -> bool:
-    """Not so where Prefect tells of a Failed state that a step returned: it does again when the task run ends."""
-    return not record.getMessage().startswith("Task run failed with state: ")
+    """Whether a line of Prefect's says what is not said again, by the task run's end and without a traceback."""
+    expected = bool(record.exc_info) and isinstance(record.exc_info[1], I2vError)  # type: ignore[index]
+    return not expected and not record.getMessage().startswith("Task run failed with state: ")

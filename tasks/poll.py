@@ -15,7 +15,9 @@ from i2v.runs import Run
 from tasks.ends import told
 
 
-@task(name="poll", task_run_name="poll {held.record.image.name}", cache_policy=NO_CACHE, retries=0)
+@task(
+    name="poll", task_run_name="poll {held.record.image.name}", cache_policy=NO_CACHE, persist_result=False, retries=0
+)
 async def poll(run: Run, held: Held) -> tuple[Held, TaskStatus | None] | State[Any]:
     """Wait until the job's task has ended or the deadline has passed."""
     return await told(library.poll(run, held))

@@ -15,7 +15,9 @@ from i2v.runs import Run
 from tasks.ends import told
 
 
-@task(name="store", task_run_name="store {held.record.image.name}", cache_policy=NO_CACHE, retries=0)
+@task(
+    name="store", task_run_name="store {held.record.image.name}", cache_policy=NO_CACHE, persist_result=False, retries=0
+)
 async def store(run: Run, held: Held, status: TaskStatus) -> Held | State[Any]:
     """Download, check and publish the video of a task that has succeeded."""
     return await told(library.store(run, held, status))

@@ -15,7 +15,7 @@ from i2v.submit import Order
 from tasks.ends import told
 
 
-@task(name="submit", task_run_name="submit {order.name}", cache_policy=NO_CACHE, retries=0)
+@task(name="submit", task_run_name="submit {order.name}", cache_policy=NO_CACHE, persist_result=False, retries=0)
 async def submit(run: Run, order: Order) -> Held | State[Any]:
     """Attach to the order's job, or pay for one attempt. Prefect never repeats this step: the ledger decides."""
     return await told(library.submit(run, order))

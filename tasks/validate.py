@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from prefect import task
-from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
 
 from i2v import validate as library
 from i2v.runs import Run
 from i2v.validate import Seen
-from tasks.ends import told
 
 
 def version_of(_context: TaskRunContext, parameters: dict[str, Any]) -> str | None:
@@ -19,7 +18,8 @@ def version_of(_context: TaskRunContext, parameters: dict[str, Any]) -> str | No
     seen: Seen = parameters["seen"]
     if seen.ref.uri is None or seen.etag is None:
         return None
-    return f"i2v-validate-{library.RULES}-{seen.ref.uri}-{seen.etag}"
+    version = f"{library.RULES} {seen.ref.uri} {seen.etag}"
+    return f"i2v-image-{hashlib.sha256(version.encode()).hexdigest()}"
 
 
 @task(
@@ -29,10 +29,6 @@ def version_of(_context: TaskRunContext, parameters: dict[str, Any]) -> str | No
     persist_result=True,
     result_serializer="json",
 )
-async def validate(run: Run, seen: Seen) -> dict[str, Any] | State[Any]:
-    """Judge one image. Gives `i2v.validate.Checked` as plain JSON, which Prefect may cache."""
-
-    async def plain() -> dict[str, Any]:
-        return (await library.check(run, seen)).model_dump(mode="json")
-
-    return await told(plain())
+async def validate(run: Run, seen: Seen) -> dict[str, Any]:
+    """Judge one image. Gives `i2v.validate.Checked` as plain JSON, which Prefect may cache; so it raises what fails."""
+    return (await library.check(run, seen)).model_dump(mode="json")

@@ -6,12 +6,13 @@ The four steps are given as `Steps`: the library's own, or an orchestrator's tas
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from i2v import outcomes, plan
 from i2v.apixo.models import TaskStatus
-from i2v.errors import I2vError, Stopped
+from i2v.errors import I2vError, LedgerError, Stopped, StorageError
 from i2v.jobs import JobState
 from i2v.ledger import Held
 from i2v.poll import poll
@@ -22,6 +23,8 @@ from i2v.sources import Item
 from i2v.store import finish, put_verdict, refusal, store
 from i2v.submit import Order, submit
 from i2v.validate import Checked, Seen, check, look, make_order, make_request
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +58,15 @@ async def animate(
     """
     if not run.dry_run:
         await run.ledger.prove()
+        plan.warn_of_short_credentials(run)
     run.tell_count(len(items))
     prepared = [asyncio.ensure_future(prepare(run, item, default, steps)) for item in items]
-    stopped = None if run.dry_run else await _secure_money(run, prepared, partial=partial)
-    reports = await asyncio.gather(*(_end(run, each, steps) for each in prepared))
+    try:
+        stopped = None if run.dry_run else await _secure_money(run, prepared, partial=partial)
+        reports = await asyncio.gather(*(_end(run, each, steps) for each in prepared))
+    finally:
+        for each in prepared:
+            each.cancel()
     report = Report(items=tuple(reports), stopped=run.stopped.message if run.stopped else None)
     await run.end(report)
     return report, stopped
@@ -74,15 +82,22 @@ async def _secure_money(
             orders = [order for order in await asyncio.gather(*prepared) if isinstance(order, Order)]
             plan.check_money(await plan.still_to_pay(run, orders), room, limit, partial=partial)
             run.budget.lower_limit(room)
+    except StorageError as error:
+        return _stop(run, LedgerError(f"The ledger cannot be read: {error.message}", error.hint))
     except Stopped as error:
-        run.stop_submits("stopped", error.message)
-        return error
+        return _stop(run, error)
     return None
+
+
+def _stop(run: Run, error: Stopped) -> Stopped:
+    run.stop_submits("stopped", error.message)
+    return error
 
 
 async def prepare(run: Run, item: Item, default: Asked, steps: Steps) -> Order | ItemReport:
     """Look at an image, validate it and price its request; nothing is paid here."""
     try:
+        run.refuse_if_interrupted()
         seen = await look(run, item, default)
         request = make_request(seen)
         checked = await steps.validate(run, seen)
@@ -91,8 +106,8 @@ async def prepare(run: Run, item: Item, default: Asked, steps: Steps) -> Order |
         if not run.dry_run:
             await put_verdict(run, refusal(seen, checked, request))
         return outcomes.refused(run, seen, checked)
-    except I2vError as error:
-        return outcomes.of_error(run, item.ref.label, error)
+    except Exception as error:  # noqa: BLE001 - every image ends by itself
+        return outcomes.of_error(run, item.ref.label, expected(error, item.ref.label))
 
 
 async def _end(run: Run, prepared: asyncio.Future[Order | ItemReport], steps: Steps) -> ItemReport:
@@ -103,30 +118,53 @@ async def _end(run: Run, prepared: asyncio.Future[Order | ItemReport], steps: St
     else:
         try:
             report = await (outcomes.foresee(run, order) if run.dry_run else bring(run, order, steps))
-        except I2vError as error:
-            report = outcomes.of_error(run, order.image.label, error, order)
-    run.tell(report.outcome, report.image)
+        except Exception as error:  # noqa: BLE001 - every image ends by itself
+            report = outcomes.of_error(run, order.image.label, expected(error, order.image.label), order)
+    run.tell_done(report)
     return report
+
+
+def expected(error: Exception, label: str) -> I2vError:
+    """The error as one of ours. Another is a fault of i2v itself: it is logged whole and ends this image alone."""
+    if isinstance(error, I2vError):
+        return error
+    log.error("%s: a fault in i2v", label, exc_info=error)
+    return I2vError(f"A fault in i2v: {type(error).__name__}: {error}", "Please report it with the log")
 
 
 async def bring(run: Run, order: Order, steps: Steps) -> ItemReport:
     """Submit, poll and store until the job has ended, then give this image its answers.
 
     Raises:
-        I2vError: what a step raised.
+        I2vError: the first step failed, so that this run knows of no job. What fails later is told with the job.
     """
     async with run.job_lock(order.key), run.in_flight:
         held = await steps.submit(run, order)
-        cached = held.record.state is JobState.STORED
-        while held.record.state in {JobState.SUBMITTED, JobState.READY}:
-            if held.record.state is JobState.READY:
-                await run.sleep(run.settings.poll_every_seconds)
-                held = await steps.submit(run, order)
-                continue
-            held, status = await steps.poll(run, held)
-            if status:
-                held = await steps.store(run, held, status)
-            elif held.record.state is JobState.SUBMITTED:
-                break
-        video = await finish(run, held.record, order.image)
-        return outcomes.of_job(run, order, held.record, video, cached=cached)
+        try:
+            return await _bring_home(run, order, held, steps)
+        except Exception as error:  # noqa: BLE001 - what was paid is told whatever happens after it
+            newest = await _newest(run, held)
+            return outcomes.of_failed_job(run, order, newest.record, expected(error, order.image.label))
+
+
+async def _newest(run: Run, held: Held) -> Held:
+    try:
+        return await run.ledger.read_existing(held.record.key)
+    except I2vError:
+        return held
+
+
+async def _bring_home(run: Run, order: Order, held: Held, steps: Steps) -> ItemReport:
+    cached = held.record.state is JobState.STORED
+    while held.record.state in {JobState.SUBMITTED, JobState.READY}:
+        if held.record.state is JobState.READY:
+            await run.sleep(run.settings.poll_every_seconds)
+            held = await steps.submit(run, order)
+            continue
+        held, status = await steps.poll(run, held)
+        if status:
+            held = await steps.store(run, held, status)
+        elif held.record.state is JobState.SUBMITTED:
+            break
+    video = await finish(run, held.record, order.image)
+    return outcomes.of_job(run, order, held.record, video, cached=cached)

@@ -101,7 +101,10 @@ class Budget:
         max_spend_usd: the run's own limit, `None` for none.
         daily_cap_usd: the limit of all runs in one UTC day, `None` for none.
         days: the days on which this run has reserved before (a retry's).
+
+    Attributes:
         before_block: asked before each block, and may raise.
+        jobs_expected: how many jobs are still to come, so that no block is larger.
     """
 
     def __init__(
@@ -112,17 +115,17 @@ class Budget:
         max_spend_usd: Decimal | None,
         daily_cap_usd: Decimal | None,
         days: tuple[str, ...] = (),
-        before_block: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._pages = pages
         self._run_id = run_id
         self._max_spend = max_spend_usd
         self._cap = daily_cap_usd
         self._reserved: dict[str, Decimal] = dict.fromkeys(days, ZERO)
-        self._before_block = before_block
+        self.before_block: Callable[[], Awaitable[None]] | None = None
         self._known = not days
         self._too_dear: BudgetExceeded | None = None
         self._too_dear_usd = ZERO
+        self._too_dear_day = ""
         self._available = ZERO
         self._lock = asyncio.Lock()
         self.jobs_expected = BLOCK_JOBS
@@ -144,8 +147,15 @@ class Budget:
             StorageError: the page cannot be read.
         """
         await self._recall()
-        page, _ = await self._pages.read(_today())
+        page, _ = await self._pages.read(today_utc())
+        self._note(page)
         return self._room(page)
+
+    def _note(self, page: DayPage) -> None:
+        """What the page holds of this run counts, also where another process of the same run wrote it."""
+        known, there = self._reserved.get(page.day, ZERO), page.reserved_usd.get(self._run_id, ZERO)
+        if known or there:
+            self._reserved[page.day] = max(known, there)
 
     def _room(self, page: DayPage) -> tuple[Decimal | None, str]:
         limits = []
@@ -178,6 +188,7 @@ class Budget:
         """An attempt that was taken for was not paid after all."""
         self._available += price_usd
         self.jobs_expected += 1
+        self._too_dear = None
 
     async def _recall(self) -> None:
         if not self._known:
@@ -187,20 +198,21 @@ class Budget:
             self._known = True
 
     async def _reserve_or_remember(self, price_usd: Decimal) -> None:
-        if self._too_dear and price_usd >= self._too_dear_usd:
+        if self._too_dear and price_usd >= self._too_dear_usd and self._too_dear_day == today_utc():
             raise self._too_dear
-        if self._before_block:
-            await self._before_block()
+        if self.before_block:
+            await self.before_block()
         try:
             await self._reserve(price_usd)
         except BudgetExceeded as error:
-            self._too_dear, self._too_dear_usd = error, price_usd
+            self._too_dear, self._too_dear_usd, self._too_dear_day = error, price_usd, today_utc()
             raise
 
     async def _reserve(self, price_usd: Decimal) -> None:
         await self._recall()
         while True:
-            page, etag = await self._pages.read(_today())
+            page, etag = await self._pages.read(today_utc())
+            self._note(page)
             amount = self._block(price_usd, page)
             if await self._write_entry(page, etag, page.reserved_usd.get(self._run_id, ZERO) + amount):
                 self._available += amount
@@ -210,13 +222,14 @@ class Budget:
         room, limit = self._room(page)
         jobs = Decimal(min(BLOCK_JOBS, self.jobs_expected))
         if room is not None:
-            jobs = min(jobs, (room / price_usd).to_integral_value(ROUND_DOWN)) if price_usd else jobs
+            affordable = (room + self._available) / price_usd if price_usd else jobs
+            jobs = min(jobs, affordable.to_integral_value(ROUND_DOWN))
         if jobs < 1:
             raise BudgetExceeded(
                 f"{limit} has ${max(room or ZERO, ZERO)} left, one video costs ${price_usd}",
                 "Raise the limit, or wait for the next UTC day" if "CAP" in limit else "Raise max_spend_usd",
             )
-        return jobs * price_usd
+        return jobs * price_usd - self._available
 
     async def _write_entry(self, page: DayPage, etag: str | None, amount: Decimal) -> bool:
         entries = {**page.reserved_usd, self._run_id: amount}
@@ -241,5 +254,6 @@ class Budget:
                         self._available -= rest
 
 
-def _today() -> str:
+def today_utc() -> str:
+    """The UTC day, `2026-11-22`, by this host's clock."""
     return datetime.now(UTC).date().isoformat()

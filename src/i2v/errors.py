@@ -8,6 +8,7 @@ I2vError                     what happened; `hint` says what to do; `exit_code` 
 │   ├── BudgetExceeded          a spending limit of ours forbids it
 │   ├── BalanceTooLow           the provider's balance does not cover it
 │   └── Paused                  a person has paused all submits
+├── NotTried                    this run may not submit any more; nothing was paid for this image
 ├── CannotResolve               a job is not in a state that a person could resolve so
 ├── RunFailed                   a run ended with something failed, unknown or not tried; has the report
 ├── Refused                     this image or prompt will never work as it is: an outcome, free of charge
@@ -83,6 +84,10 @@ class BalanceTooLow(Stopped):
 
 class Paused(Stopped):
     """A person has paused all submits: `i2v resume` ends it."""
+
+
+class NotTried(I2vError):
+    """This run may not submit any more; nothing was paid for this image."""
 
 
 class CannotResolve(I2vError):
@@ -171,13 +176,17 @@ class ProviderError(I2vError):
         hint: what to do about it.
         code: the vendor's fail code, else the HTTP status, else the exception's name.
         retry_after: seconds that the provider asked to wait, if it did.
+        status: the HTTP status, or the code in the vendor's envelope where it says more; 0 where there was none.
     """
 
-    def __init__(self, message: str, hint: str = "", code: str = "", retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str, hint: str = "", code: str = "", retry_after: float | None = None, status: int = 0
+    ) -> None:
         super().__init__(message, hint)
-        self.args = (message, hint, code, retry_after)
+        self.args = (message, hint, code, retry_after, status)
         self.code = code
         self.retry_after = retry_after
+        self.status = status
 
 
 class NothingSent(ProviderError):

@@ -200,13 +200,16 @@ def check_change(old: JobRecord, new: JobRecord) -> None:
             raise ValueError(f"job {old.key[:12]}: task ids {sorted(attempt.task_ids - kept)} would be lost")
 
 
-def claim(record: JobRecord, *, token: str, run_id: str, price_usd: Decimal, now: datetime) -> JobRecord | None:
-    """Take a ready job for one POST; `None` where it is not ready."""
+def claim(
+    record: JobRecord, *, token: str, run_id: str, image: JobImage, price_usd: Decimal, now: datetime
+) -> JobRecord | None:
+    """Take a ready job for one POST; `None` where it is not ready. From now on it is the claimant's image's job."""
     if record.state is not JobState.READY:
         return None
     number = record.last_attempt + 1
     attempt = Attempt(number=number, claim=token, run_id=run_id, claimed_at=now, price_usd=price_usd)
-    return record.moved(JobState.CLAIMED, attempts=(*record.attempts, attempt), last_attempt=number, reason=None)
+    attempts = (*record.attempts, attempt)
+    return record.moved(JobState.CLAIMED, image=image, attempts=attempts, last_attempt=number, reason=None)
 
 
 def give_back(record: JobRecord, token: str) -> JobRecord | None:

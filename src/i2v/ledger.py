@@ -12,7 +12,7 @@ import logging
 import random
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -141,10 +141,20 @@ class Ledger:
             match = _RECORD_NAME.fullmatch(entry.uri.key.removeprefix(self._settings.jobs.key))
             if match and (since is None or entry.last_modified >= since):
                 keys.append(match[1])
+        async for held in self.read_many(keys):
+            yield held.record
+
+    async def read_many(self, keys: Sequence[str]) -> AsyncIterator[Held]:
+        """The records of these keys that exist, in their order, many at once.
+
+        Raises:
+            LedgerError: a record cannot be read by this version.
+            StorageError: S3 did not answer well.
+        """
         for start in range(0, len(keys), READ_AT_ONCE):
             for held in await asyncio.gather(*(self.read(key) for key in keys[start : start + READ_AT_ONCE])):
                 if held:
-                    yield held.record
+                    yield held
 
     async def find_key(self, start: str) -> list[str]:
         """The job keys that begin so; people copy the first twelve digits.
@@ -163,16 +173,13 @@ class Ledger:
         put = await self._storage.put(uri, body, content_type="application/json", create=create, if_match=if_match)
         return Held(record, put.etag)
 
-    async def mark_open(self, record: JobRecord) -> None:
+    async def mark_open(self, image: JobImage, key: str) -> None:
         """Put the job's open mark, before its claim."""
-        await self._storage.put(self._mark(record), b"")
+        await self._storage.put(names.open_mark(self._settings, image.name, image.etag, key), b"")
 
     async def unmark(self, record: JobRecord) -> None:
         """Remove the job's open mark, after its end."""
-        await self._storage.delete(self._mark(record))
-
-    def _mark(self, record: JobRecord) -> S3Uri:
-        return names.open_mark(self._settings, record.image.name, record.image.etag, record.key)
+        await self._storage.delete(names.open_mark(self._settings, record.image.name, record.image.etag, record.key))
 
     async def page(self) -> LedgerPage | None:
         """The ledger's own page, or `None` before its first run."""

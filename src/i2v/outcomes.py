@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from i2v.errors import I2vError, Refused
+from i2v.errors import I2vError, NotTried, Refused
 from i2v.jobs import ZERO, JobRecord, JobState
 from i2v.report import ItemReport, Outcome
 from i2v.runs import Run
-from i2v.submit import NotTried, Order
+from i2v.submit import Order
 from i2v.uris import S3Uri
 from i2v.validate import Checked, Seen
 
@@ -56,6 +56,13 @@ def of_error(run: Run, image: str, error: I2vError, order: Order | None = None) 
         seconds=_seconds(run),
         valid=order is not None,
     )
+
+
+def of_failed_job(run: Run, order: Order, record: JobRecord, error: I2vError) -> ItemReport:
+    """What became of an image whose job this run had taken up when an error came: what was paid is told."""
+    line = of_job(run, order, record, None, cached=False)
+    told = of_error(run, order.image.label, error, order)
+    return line.model_copy(update={"outcome": told.outcome, "reason": told.reason})
 
 
 def refused(run: Run, seen: Seen, checked: Checked) -> ItemReport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from decimal import Decimal
@@ -54,7 +55,8 @@ async def still_to_pay(run: Run, orders: Sequence[Order]) -> list[Decimal]:
         StorageError: the ledger cannot be read.
     """
     jobs = {order.key: order for order in orders}
-    return [order.price_usd for order in jobs.values() if _is_unpaid(await run.ledger.read(order.key))]
+    held = await asyncio.gather(*(run.ledger.read(key) for key in jobs))
+    return [order.price_usd for order, found in zip(jobs.values(), held, strict=True) if _is_unpaid(found)]
 
 
 def _is_unpaid(held: Held | None) -> bool:
@@ -68,6 +70,8 @@ def check_money(prices: Sequence[Decimal], room: Decimal | None, limit: str, *, 
         BalanceTooLow: the provider's balance is the limit.
         BudgetExceeded: `max_spend_usd` or the daily cap is.
     """
+    if not prices:
+        return
     needed = min(prices, default=Decimal(0)) if partial else sum(prices, Decimal(0))
     if room is None or needed <= room:
         return

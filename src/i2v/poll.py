@@ -37,7 +37,7 @@ async def poll(run: Run, held: Held) -> tuple[Held, TaskStatus | None]:
     if held.record.state is not JobState.SUBMITTED or attempt is None or attempt.task_id is None:
         return held, None
     begun = attempt.created_at or attempt.submitted_at or attempt.claimed_at
-    wait = run.settings.poll_first_seconds - _age(begun)
+    wait = min(run.settings.poll_first_seconds, run.settings.poll_first_seconds - _age(begun))
     asked = 0
     while asked == 0 or _age(begun) < run.settings.poll_deadline_seconds:
         await run.sleep(max(0.0, wait) * random.uniform(1, 1 + JITTER))  # noqa: S311 - jitter

@@ -13,17 +13,17 @@ from datetime import UTC, datetime, timedelta
 from pydantic import ValidationError
 
 from i2v import jobs, names, outcomes
-from i2v.animate import Steps
+from i2v.animate import Steps, expected
 from i2v.apixo.models import TaskState
-from i2v.errors import I2vError, NotFound
+from i2v.errors import NotFound
 from i2v.jobs import JobRecord, JobState
 from i2v.ledger import Held
 from i2v.poll import ask, end
 from i2v.report import ItemReport, Outcome, Report
 from i2v.runs import Run, RunRecord
+from i2v.storage import S3Entry
 from i2v.store import finish
 from i2v.submit import LEASE_OVER, Order
-from i2v.uris import S3Uri
 
 log = logging.getLogger(__name__)
 NEEDS_A_PERSON_AFTER = timedelta(hours=24)
@@ -32,12 +32,12 @@ NEEDS_A_PERSON_AFTER = timedelta(hours=24)
 async def reconcile(
     run: Run, *, keys: Sequence[str] | None = None, limit: int = 100, steps: Steps | None = None
 ) -> Report:
-    """Settle open jobs: those of `keys`, else all that carry an open mark, oldest mark first.
+    """Settle open jobs: those of `keys`, else all that carry an open mark and whose run is gone, oldest mark first.
 
     Args:
         run: the flow run; in a dry run open jobs are named and nothing is changed.
         keys: job keys to settle whoever works on them.
-        limit: how many jobs at most.
+        limit: how many jobs are settled at most; those that wait for a person do not count.
         steps: whose `store` publishes a video.
 
     Returns:
@@ -45,45 +45,77 @@ async def reconcile(
         `unknown`.
 
     Raises:
-        StorageError: S3 could not be listed.
+        LedgerError: a record cannot be read by this version.
+        StorageError: S3 could not be read.
     """
-    found = list(keys) if keys is not None else await open_keys(run)
-    run.tell_count(len(found[:limit]))
-    settled = await asyncio.gather(
-        *(_settle(run, key, steps or Steps(), forced=keys is not None) for key in found[:limit])
-    )
-    report = Report(items=tuple(item for item in settled if item), stopped=None)
-    if len(found) > limit:
-        log.warning("%d open jobs are left for the next time (limit %d)", len(found) - limit, limit)
+    found = await _named(run, keys) if keys is not None else await _marked(run, limit)
+    run.tell_count(len(found))
+    settled = await asyncio.gather(*(_settle(run, held, steps or Steps()) for held in found))
+    report = Report(items=tuple(item for item in settled if item))
     await run.end(report)
     return report
 
 
-async def open_keys(run: Run) -> list[str]:
-    """The keys of all jobs that carry an open mark, oldest mark first.
+async def _named(run: Run, keys: Sequence[str]) -> list[Held]:
+    return [await run.ledger.read_existing(key) for key in keys]
+
+
+async def open_marks(run: Run) -> dict[str, list[S3Entry]]:
+    """All open marks by job key, oldest first; equal images have a mark each.
 
     Raises:
         StorageError: S3 could not be listed.
     """
-    marks = [entry async for entry in run.storage.list(run.settings.jobs / "open/")]
-    return [entry.uri.key.rpartition("-")[2] for entry in sorted(marks, key=lambda entry: entry.last_modified)]
+    entries = [entry async for entry in run.storage.list(run.settings.jobs / "open/")]
+    marks: dict[str, list[S3Entry]] = {}
+    for entry in sorted(entries, key=lambda entry: entry.last_modified):
+        marks.setdefault(entry.uri.key.rpartition("-")[2], []).append(entry)
+    return marks
 
 
-async def _settle(run: Run, key: str, steps: Steps, *, forced: bool) -> ItemReport | None:
+async def _marked(run: Run, limit: int) -> list[Held]:
+    """What is open and nobody's, at most `limit` of what can be settled; marks of what is not open are taken away."""
+    marks = await open_marks(run)
+    found, left = [], 0
+    async for held in run.ledger.read_many(list(marks)):
+        if not held.record.state.is_open:
+            await _clear(run, held, marks[held.record.key])
+        elif held.record.state is JobState.UNKNOWN:
+            found.append(held)
+        elif limit > 0 and not await _is_owned(run, held):
+            found.append(held)
+            limit -= 1
+        elif limit <= 0:
+            left += 1
+    if left:
+        log.warning("%d open jobs are left for the next time", left)
+    return found
+
+
+async def _clear(run: Run, held: Held, marks: Sequence[S3Entry]) -> None:
+    """Take the marks of an ended job away, and of a ready one that nobody is about to claim."""
+    lease = timedelta(seconds=run.settings.lease_seconds)
+    is_ready = held.record.state is JobState.READY
+    if run.dry_run or (is_ready and datetime.now(UTC) - marks[-1].last_modified < lease):
+        return
+    if not is_ready:
+        await finish(run, held.record, held.record.image)
+    for mark in marks:
+        await run.storage.delete(mark.uri)
+    if is_ready and (now := await run.ledger.read_existing(held.record.key)).record.state.is_open:
+        await run.ledger.mark_open(now.record.image, now.record.key)
+
+
+async def _settle(run: Run, held: Held, steps: Steps) -> ItemReport | None:
     async with run.in_flight:
-        held = None
         try:
-            held = await run.ledger.read_existing(key)
-            if not forced and not run.dry_run and await _is_owned(run, held):
-                return None
-            if not run.dry_run:
-                held = await settle(run, held, steps)
-            return _report(run, held.record)
-        except I2vError as error:
-            log.warning("job %s is not settled: %s", key[:12], error)
-            return ItemReport(
-                image=held.record.image.label if held else key, outcome=Outcome.FAILED, job=key, reason=str(error)
-            )
+            now = held if run.dry_run else await settle(run, held, steps)
+            return _report(run, now.record)
+        except Exception as error:  # noqa: BLE001 - every job is settled by itself
+            label = held.record.image.label
+            told = expected(error, label)
+            log.warning("job %s is not settled: %s", held.record.key[:12], told)
+            return ItemReport(image=label, outcome=Outcome.FAILED, job=held.record.key, reason=str(told))
 
 
 async def settle(run: Run, held: Held, steps: Steps) -> Held:
@@ -94,26 +126,26 @@ async def settle(run: Run, held: Held, steps: Steps) -> Held:
     """
     attempt = held.record.attempt
     if held.record.state is JobState.CLAIMED and attempt and held.age_seconds > run.settings.lease_seconds:
-        held = await run.ledger.change(held, lambda record: jobs.lose(record, attempt.claim, LEASE_OVER)) or held
+        lost = await run.ledger.change(held, lambda record: jobs.lose(record, attempt.claim, LEASE_OVER))
+        return lost or await run.ledger.read_existing(held.record.key)
     if held.record.state is JobState.SUBMITTED and attempt:
         status = await ask(run, held, 1)
         if status and status.state is not TaskState.RUNNING:
             held, ready = await end(run, held, attempt, status)
             held = await steps.store(run, held, ready) if ready else held
-    if held.record.state in {JobState.STORED, JobState.REFUSED, JobState.FAILED}:
+    if not held.record.state.is_open and held.record.state is not JobState.READY:
         await finish(run, held.record, held.record.image)
         await run.ledger.unmark(held.record)
     return held
 
 
 async def _is_owned(run: Run, held: Held) -> bool:
-    """Whether a run that lives works on this job: its own record was touched within three minutes."""
+    """Whether a run that lives works on this job, or a claim's lease is not over."""
     attempt = held.record.attempt
-    if held.record.state is not JobState.SUBMITTED or attempt is None:
-        return False
-    uri = names.run_uri(run.settings, attempt.run_id)
+    if attempt is None or held.record.state is JobState.CLAIMED:
+        return held.age_seconds <= run.settings.lease_seconds
     try:
-        found = await run.storage.get(uri)
+        found = await run.storage.get(names.run_uri(run.settings, attempt.run_id))
         record = RunRecord.model_validate_json(found.body)
     except (NotFound, ValidationError):
         return False
@@ -125,12 +157,9 @@ def _report(run: Run, record: JobRecord) -> ItemReport | None:
     if record.state in {JobState.READY, JobState.CLAIMED}:
         return None
     order = Order(image=record.image, request=record.request, price_usd=jobs.ZERO)
-    uri: S3Uri | None = record.video.uri if record.video else None
-    line = outcomes.of_job(run, order, record, uri, cached=False)
-    attempt = record.attempt
-    age = datetime.now(UTC) - attempt.claimed_at if attempt else timedelta(0)
+    line = outcomes.of_job(run, order, record, record.video.uri if record.video else None, cached=False)
+    age = datetime.now(UTC) - record.attempt.claimed_at if record.attempt else timedelta(0)
     if record.state is JobState.SUBMITTED and age > NEEDS_A_PERSON_AFTER:
-        return line.model_copy(
-            update={"reason": f"open for {age.days} days: look at it with i2v jobs show {record.key[:12]}"}
-        )
+        reason = f"open for over {age.days} days: look at it with i2v jobs show {record.key[:12]}"
+        return line.model_copy(update={"reason": reason})
     return line

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from i2v import jobs, names
+from i2v import jobs
 from i2v.apixo.client import ApixoClient
 from i2v.errors import CannotResolve, ProviderError
 from i2v.jobs import JobRecord, JobState, Reason
 from i2v.ledger import Edit, Held, Ledger
 from i2v.settings import Settings
 from i2v.storage import Storage
+from i2v.store import remove_verdicts
 
 DROPPED = Reason(code="dropped", message="given up by a person with i2v jobs resolve --drop; it may have been billed")
 
@@ -57,18 +58,9 @@ class Resolver:
             StorageError: S3 did not answer well.
         """
         held = await self._ledger.read_existing(key)
-        ended = held.record
         ready = await self._change(held, lambda record: jobs.resubmit(record, self._settings.max_attempts))
-        await self._ledger.mark_open(ready)
-        await self._remove_verdict(ended)
+        await remove_verdicts(self._storage, self._settings, ready.image, ready.request)
         return ready
-
-    async def _remove_verdict(self, record: JobRecord) -> None:
-        image = record.image
-        for state in (JobState.REFUSED, JobState.FAILED):
-            ending = f".{state}.json"
-            uri = names.answer(self._settings, image.name, image.etag, record.request.digest12, ending)
-            await self._storage.delete(uri)
 
     async def drop(self, key: str) -> JobRecord:
         """Give an unknown or submitted job up: failed for good, though it may have been billed.

@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from i2v import names
 from i2v.apixo.client import ApixoClient
-from i2v.budget import Budget, DayPages
-from i2v.errors import LedgerError, NotFound, StorageError
+from i2v.budget import Budget, DayPages, today_utc
+from i2v.errors import I2vError, LedgerError, NotFound, NotTried, StorageError
 from i2v.fetch import Fetcher
 from i2v.jobs import FORMAT, Reason
 from i2v.ledger import Ledger
@@ -114,6 +114,8 @@ class Run:
         self.record = record
         self.dry_run = dry_run
         self._watcher = WATCHER.get()
+        self._heart: asyncio.Task[None] | None = None
+        budget.before_block = self._before_block
         self.stopped: Reason | None = None
         self.stop_waiting = asyncio.Event()
         self.unknowns = Streak()
@@ -175,19 +177,33 @@ class Run:
         """Let this run submit nothing more; what is submitted is still waited for."""
         if self.stopped is None:
             self.stopped = Reason(code=code, message=message)
-            log.warning("no more submits: %s", message)
+            log.log(logging.DEBUG if code == "ended" else logging.WARNING, "no more submits: %s", message)
 
     def interrupt(self) -> None:
         """End cleanly at a person's word: no more submits, and no more waiting for what is submitted."""
         self.stop_submits("interrupted", "interrupted")
         self.stop_waiting.set()
 
+    def refuse_if_interrupted(self) -> None:
+        """Look at no further image once a person has interrupted the run.
+
+        Raises:
+            NotTried: so it is.
+        """
+        if self.stop_waiting.is_set():
+            raise NotTried("Interrupted before it was looked at")
+
     async def keep(self, work: Coroutine[Any, Any, T]) -> T:
         """Await work near money so that no cancellation cuts it short; the run does not end before it does."""
         task = asyncio.ensure_future(work)
         self._kept.add(task)
-        task.add_done_callback(self._kept.discard)
+        task.add_done_callback(self._forget)
         return await asyncio.shield(task)
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._kept.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.debug("work near money ended with %r", error)
 
     async def sleep(self, seconds: float) -> None:
         """Wait, or until the run is told to stop waiting."""
@@ -200,7 +216,8 @@ class Run:
         Raises:
             StorageError: S3 did not answer well.
         """
-        update = {"touched_at": datetime.now(UTC), "days": self.budget.days, **changes}
+        days = tuple(dict.fromkeys((*self.record.days, *self.budget.days)))
+        update = {"touched_at": datetime.now(UTC), "days": days, **changes}
         self.record = self.record.model_copy(update=update)
         body = self.record.model_dump_json(indent=1).encode()
         uri = names.run_uri(self.settings, self.run_id)
@@ -211,26 +228,62 @@ class Run:
         await self.finish_kept()
         if self._watcher:
             self._watcher.ended(report)
-        if self.dry_run:
+        await self._write_end(report=report.for_json())
+
+    async def _write_end(self, **changes: Any) -> None:
+        """From now on reconcile may take this run's jobs."""
+        if self._heart is None or self.record.ended_at:
             return
+        self._heart.cancel()
+        await asyncio.wait({self._heart})
         try:
             await self.budget.close()
-            await self.touch(ended_at=datetime.now(UTC), report=report.for_json())
-        except StorageError as error:
+            await self.touch(ended_at=datetime.now(UTC), **changes)
+        except I2vError as error:
             log.warning("the run's end could not be written: %s", error)
 
     async def finish_kept(self) -> None:
         """Wait for the work near money that a cancellation left running."""
+        cut: asyncio.CancelledError | None = None
         while self._kept:
-            await asyncio.gather(*self._kept, return_exceptions=True)
+            try:
+                await asyncio.wait(set(self._kept))  # unlike gather it leaves what it waits for alone when cancelled
+            except asyncio.CancelledError as error:
+                cut = error
+        if cut:
+            raise cut
 
-    async def beat(self) -> None:
-        """Touch the record each minute, for ever."""
+    async def start(self) -> None:
+        """Write the run's record, so that a retry knows of it, and keep it fresh.
+
+        Raises:
+            LedgerError: it cannot be written.
+        """
+        try:
+            await self.touch()
+        except StorageError as error:
+            raise LedgerError(f"The ledger cannot be written: {error.message}", error.hint) from None
+        self._heart = asyncio.create_task(self._beat())
+
+    async def close(self) -> None:
+        """Submit nothing more, and wait for the work near money."""
+        self.stop_submits("ended", "the run is ending")
+        await self.finish_kept()
+        await self._write_end()
+
+    async def _before_block(self) -> None:
+        """Before money is reserved: nobody has paused it, and a retry of this run will know of today."""
+        await self.ledger.refuse_if_paused()
+        today = today_utc()
+        if today not in self.record.days:
+            await self.touch(days=(*self.record.days, today))
+
+    async def _beat(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
             try:
                 await self.touch()
-            except StorageError as error:
+            except I2vError as error:
                 log.warning("heartbeat not written: %s", error)
 
 
@@ -270,19 +323,17 @@ async def open_run(
             max_spend_usd=max_spend_usd,
             daily_cap_usd=settings.daily_cap_usd,
             days=record.days,
-            before_block=Ledger(storage, settings).refuse_if_paused,
         )
         client = await stack.enter_async_context(ApixoClient(settings)) if settings.api_key else None
         fetcher = await stack.enter_async_context(Fetcher(settings))
         run = Run(settings, storage, client, fetcher, budget, record, dry_run=dry_run)
         run.tell_open()
-        heart = None if dry_run else asyncio.create_task(run.beat())
+        if not dry_run:
+            await run.start()
         try:
             yield run
         finally:
-            if heart:
-                heart.cancel()
-            await run.finish_kept()
+            await run.close()
 
 
 async def _record(storage: Storage, settings: Settings, run_id: str, label: str | None) -> RunRecord:
@@ -291,8 +342,10 @@ async def _record(storage: Storage, settings: Settings, run_id: str, label: str 
     try:
         found = await storage.get(names.run_uri(settings, run_id))
         earlier = RunRecord.model_validate_json(found.body)
-    except (NotFound, ValidationError):
+    except NotFound:
         return fresh
+    except ValidationError:
+        raise LedgerError(f"{names.run_uri(settings, run_id)} cannot be read", "Restore it; never delete it") from None
     except StorageError as error:
         raise LedgerError(f"The ledger cannot be read: {error.message}", error.hint) from None
     return fresh.model_copy(update={"days": earlier.days, "started_at": earlier.started_at})

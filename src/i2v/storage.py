@@ -115,6 +115,10 @@ class Storage:
             return await loop.run_in_executor(self._threads, lambda: function(**arguments))
         except (ClientError, BotoCoreError) as error:
             raise translate(error, uri, str(self.client.meta.endpoint_url)) from error
+        except Exception as error:  # boto3 lets its parser's and the socket's own through; none may drop a task id
+            raise StorageError(
+                f"S3 failed at {uri}: {type(error).__name__}: {error}", "Check the AWS_* settings and the network"
+            ) from error
 
     async def get(self, uri: S3Uri, *, limit: int | None = None, version_id: str | None = None) -> S3Object:
         """Read an object whole; of one larger than `limit` bytes only the first `limit + 1`.

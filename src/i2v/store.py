@@ -23,6 +23,8 @@ from i2v.ledger import Held, provider_host
 from i2v.poll import ask
 from i2v.request import MODEL, Request, canonical_json
 from i2v.runs import Run
+from i2v.settings import Settings
+from i2v.storage import Storage
 from i2v.uploads import put_file
 from i2v.uris import S3Uri
 from i2v.validate import Checked, Seen
@@ -108,6 +110,8 @@ async def _publish(run: Run, record: JobRecord, delivery: Delivery) -> StoredVid
     await _put_video(run, delivery.path, video, record)
     await run.storage.put(video.poster, delivery.poster, content_type="image/jpeg")
     await _put_json(run, video.manifest, manifest(run, record, video, delivery.status, facts))
+    if record.last_attempt > 1:
+        await remove_verdicts(run.storage, run.settings, image, record.request)
     return video
 
 
@@ -220,6 +224,8 @@ async def _copy(run: Run, record: JobRecord, video: StoredVideo, image: JobImage
         "cost_usd": "0",
     }
     await _put_json(run, manifest_uri, text)
+    if record.last_attempt > 1:
+        await remove_verdicts(run.storage, run.settings, image, record.request)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +245,16 @@ def refusal(seen: Seen, checked: Checked, request: Request) -> Verdict:
     """The verdict of an image that validation refused."""
     reason = Reason(code=checked.rule, message=checked.refusal or "")
     return Verdict(seen.name, seen.ref.label, checked.etag, request, JobState.REFUSED, reason)
+
+
+async def remove_verdicts(storage: Storage, settings: Settings, image: JobImage, request: Request) -> None:
+    """Take away what an earlier end left beside, since it no longer holds.
+
+    Raises:
+        StorageError: S3 did not answer well.
+    """
+    for state in (JobState.REFUSED, JobState.FAILED):
+        await storage.delete(names.answer(settings, image.name, image.etag, request.digest12, f".{state}.json"))
 
 
 async def put_verdict(run: Run, verdict: Verdict) -> None:

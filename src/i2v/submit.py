@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from http import HTTPStatus
 
 from i2v import jobs
 from i2v.apixo.errors import FailClass, classify_fail_code
@@ -25,6 +26,7 @@ from i2v.errors import (
     Busy,
     I2vError,
     NothingSent,
+    NotTried,
     Paused,
     ProviderError,
     Rejected,
@@ -41,17 +43,11 @@ CLAIM_TO_POST_SECONDS = 60.0
 """No POST starts later than this after its claim."""
 POST_SECONDS = 120.0
 """A POST has ended by then, in all; with the above well within the lease."""
-NO_SUCH_ROUTE = "404"
-"""Says nothing about the image: the address or the model is wrong, for all of them."""
 FRESH_CLAIM_LOOK_SECONDS = 3.0
 LEASE_OVER = Reason(
     code="lease_over", message="a process claimed this job and never said whether it was submitted: it may be paid"
 )
 BACKOFF_FIRST_SECONDS, BACKOFF_MOST_SECONDS = 1.0, 60.0
-
-
-class NotTried(I2vError):
-    """This run may not submit any more; nothing was paid for this image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +139,6 @@ async def _spend(run: Run, held: Held, order: Order) -> Held | None:
         seconds = max(run.settings.presign_seconds, int(run.settings.poll_deadline_seconds))
         url = await run.storage.presign(order.image.at, seconds=seconds, version_id=order.image.version_id)
         body = submit_body(order.request, url, route=run.settings.provider_route)
-        await run.ledger.mark_open(held.record)
         posted, paid_usd = await _claim_and_post(run, held, order, body)
     except I2vError:  # what may have been paid ends without one, and what ends in another way may have been paid
         run.budget.give_back(order.price_usd)
@@ -157,6 +152,7 @@ async def _claim_and_post(run: Run, held: Held, order: Order, body: SubmitBody) 
     """The job as it is now and what may have been paid for it; no job where another was faster."""
     async with run.client.gate:
         _check_may_submit(run)
+        await run.ledger.mark_open(order.image, order.key)
         token, started = secrets.token_hex(8), _now()
         claimed = await _claim(run, held, order, token)
         if claimed is None:
@@ -176,7 +172,8 @@ async def _claim_and_post(run: Run, held: Held, order: Order, body: SubmitBody) 
 
 async def _claim(run: Run, held: Held, order: Order, token: str) -> Held | None:
     def edit(record: JobRecord) -> JobRecord | None:
-        return jobs.claim(record, token=token, run_id=run.run_id, price_usd=order.price_usd, now=datetime.now(UTC))
+        now, price = datetime.now(UTC), order.price_usd
+        return jobs.claim(record, token=token, run_id=run.run_id, image=order.image, price_usd=price, now=now)
 
     try:
         return await run.ledger.change(held, edit)
@@ -205,6 +202,7 @@ async def _without_task(
     reason, now = Reason(code=error.code, message=str(error)), datetime.now(UTC)
     if isinstance(error, AnswerLost):
         log.warning("%s (job %s): the answer to a paid request is lost: %s", order.name, order.key[:12], error)
+        run.client.gate.slow_down()
         if run.unknowns.fault():
             run.stop_submits("unknowns", "three answers in a row were lost: the provider or the network is not well")
         return await _write_end(run, claimed, lambda record: jobs.lose(record, token, reason)), order.price_usd
@@ -214,10 +212,10 @@ async def _without_task(
             run.stop_submits("unfetched", UNFETCHED)
         failed = JobState.FAILED
         return await _write_end(run, claimed, lambda r: jobs.reject(r, token, failed, reason, now)), order.price_usd
-    if isinstance(error, Rejected) and error.code != NO_SUCH_ROUTE:
+    if isinstance(error, Rejected) and error.status != HTTPStatus.NOT_FOUND:
         refused = JobState.REFUSED
         return await _write_end(run, claimed, lambda r: jobs.reject(r, token, refused, reason, now)), Decimal(0)
-    if isinstance(error, AccountRejected | Rejected):
+    if isinstance(error, AccountRejected | Rejected):  # a 404 says nothing of the image: the address is wrong
         run.stop_submits("account", error.message)
     await _release(run, claimed, token)
     raise error
@@ -242,7 +240,7 @@ async def record_task_id(run: Run, held: Held, token: str, task_id: str) -> Held
     while True:
         try:
             return await run.ledger.change(held, edit) or await run.ledger.read_existing(held.record.key)
-        except I2vError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the task id may not be dropped
             log.error(  # noqa: TRY400 - the message says it; a traceback would hide the task id
                 "job %s: PAID task %s is not yet written down, trying again: %s", held.record.key, task_id, error
             )

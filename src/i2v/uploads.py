@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 from base64 import b64encode
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from i2v.uris import S3Uri
 
 ONE_PUT_BYTES = 8 << 20
 PART_BYTES = 8 << 20
+ABANDONED_AFTER = timedelta(hours=1)
+"""No living upload of a video is so old."""
 
 
 async def put_file(
@@ -86,8 +89,9 @@ async def abort_uploads(storage: Storage, uri: S3Uri) -> None:
         StorageError: S3 did not answer well.
     """
     found = await storage.call(uri, storage.client.list_multipart_uploads, Bucket=uri.bucket, Prefix=uri.key)
+    long_ago = datetime.now(UTC) - ABANDONED_AFTER
     for upload in found.get("Uploads", ()):
-        if upload["Key"] == uri.key:
+        if upload["Key"] == uri.key and upload["Initiated"] < long_ago:
             await storage.call(
                 uri,
                 storage.client.abort_multipart_upload,

@@ -8,13 +8,13 @@ from decimal import Decimal
 import pytest
 
 from i2v import jobs, names
-from i2v.errors import AccountRejected, Busy, LedgerError
+from i2v.errors import AccountRejected, Busy, LedgerError, NotTried
 from i2v.jobs import JobState
 from i2v.ledger import Held
 from i2v.poll import poll
 from i2v.runs import Run
 from i2v.store import NotDelivered, finish, store
-from i2v.submit import NotTried, Order, record_task_id, submit
+from i2v.submit import Order, record_task_id, submit
 from sandbox import Sandbox
 from sandbox.provider import Provider
 from tests.integration.conftest import OpenRun, order_of, put
@@ -162,6 +162,7 @@ async def test_a_claim_past_its_lease_is_unknown(sandbox: Sandbox, provider: Pro
         order = await order_of(dead, uri)
         held = await dead.ledger.open(order.key, order.image, order.request)
         claim = {"token": "t", "run_id": dead.run_id, "price_usd": PRICE, "now": held.record.created_at}
+        claim["image"] = order.image
         await dead.ledger.change(held, lambda record: jobs.claim(record, **claim))  # type: ignore[arg-type]
     async with new_run(lease_seconds=1.0) as run:
         found = await submit(run, order)
@@ -176,6 +177,7 @@ async def test_a_late_answer_is_adopted(sandbox: Sandbox, provider: Provider, ne
         order = await order_of(run, uri)
         held = await run.ledger.open(order.key, order.image, order.request)
         claim = {"token": "t", "run_id": run.run_id, "price_usd": PRICE, "now": held.record.created_at}
+        claim["image"] = order.image
         claimed = await run.ledger.change(held, lambda record: jobs.claim(record, **claim))  # type: ignore[arg-type]
         assert claimed
         reason = jobs.Reason(code="lease_over", message="")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from decimal import Decimal
 
 from i2v import jobs
 from i2v.jobs import JobState
-from i2v.reconcile import open_keys, reconcile
+from i2v.reconcile import open_marks, reconcile
 from i2v.report import Outcome
 from i2v.submit import submit
 from sandbox import Sandbox
@@ -61,16 +62,19 @@ async def test_a_claim_past_its_lease_becomes_unknown(sandbox: Sandbox, provider
     async with new_run() as dead:
         order = await order_of(dead, uri)
         held = await dead.ledger.open(order.key, order.image, order.request)
-        await dead.ledger.mark_open(held.record)
+        await dead.ledger.mark_open(order.image, order.key)
         now, price = held.record.created_at, order.price_usd
         await dead.ledger.change(
-            held, lambda record: jobs.claim(record, token="t", run_id=dead.run_id, price_usd=price, now=now)
+            held,
+            lambda record: jobs.claim(
+                record, token="t", run_id=dead.run_id, image=order.image, price_usd=price, now=now
+            ),
         )
     async with new_run() as run:
         early = await reconcile(run)
     async with new_run(lease_seconds=0.001) as run:
-        run.storage.client.put_object(Bucket=sandbox.bucket, Key="tick", Body=b"")
-        late = [item for _ in range(30) for item in (await reconcile(run)).items]
+        await asyncio.sleep(1.1)
+        late = list((await reconcile(run)).items)
     assert early.items == ()
     assert {item.outcome for item in late} == {Outcome.UNKNOWN}
     assert len(provider.journal.of("submit")) == 0
@@ -84,7 +88,7 @@ async def test_an_end_that_was_not_told_is_told(sandbox: Sandbox, provider: Prov
         held = await submit(dead, await order_of(dead, uri))
     assert held.record.state is JobState.REFUSED
     async with new_run() as run:
-        assert await open_keys(run) == [held.record.key]
+        assert list(await open_marks(run)) == [held.record.key]
         await reconcile(run)
-        assert await open_keys(run) == []
+        assert await open_marks(run) == {}
     assert [key for key in sandbox.keys("videos/") if key.endswith(".refused.json")]

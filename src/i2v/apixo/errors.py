@@ -198,7 +198,7 @@ def _refused(answer: Answer, meaning: _Meaning) -> ProviderError:
     number = said.code if said and answer.status == _OK else answer.status
     what = " ".join(str(part) for part in (number if number != _OK else "", fail_code) if part)
     message = f"{answer.request} was refused with {what}" + (f": {words}" if words else "")
-    return meaning.error(message, meaning.hint, fail_code or str(number), answer.retry_after)
+    return meaning.error(message, meaning.hint, fail_code or str(number), answer.retry_after, number or 0)
 
 
 def _lost(answer: Answer, why: str) -> AnswerLost:
