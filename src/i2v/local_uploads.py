@@ -1,4 +1,4 @@
-"""Local images on their way into the bucket: judged here, then put under the images prefix, where the flow takes them up.
+"""Local images on their way into the bucket: judged, then put under the images prefix, where the flow takes them up.
 
 An object that is there already is never overwritten. How files are found is in `i2v.local_files`.
 """

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from i2v.prompts import Asked
     from i2v.settings import Settings
 
+MOST_USD = 1_000_000
+"""More than anybody means."""
+
 
 class Mode(StrEnum):
     """`i2v.request.Mode`, named again since that import takes longer than `--help` may."""
@@ -37,7 +40,7 @@ def dollars(text: str) -> Decimal:
         amount = Decimal(text.strip().removeprefix("$"))
     except InvalidOperation:
         amount = Decimal("NaN")
-    if not amount.is_finite() or amount < 0:
+    if not amount.is_finite() or not 0 <= amount <= MOST_USD:
         raise typer.BadParameter(f"{text!r} is no amount of US dollars; it looks like 5 or 0.50")
     return amount
 

@@ -101,15 +101,17 @@ class Progress:
 
     def _changed(self) -> None:
         if not self._bar.disable:
-            self._bar.update(self._task, description=self._words())
+            self._bar.update(self._task, description=self.words)
         elif time.monotonic() - self._told >= LINE_SECONDS:
-            self._line(f"{self._done.total()} of {self._total} done: {self._words()}")
+            self._line(f"{self._done.total()} of {self._total} done: {self.words}")
 
     def _line(self, text: str) -> None:
         self._told = time.monotonic()
         self.say(f"{text} ({self._told - self._started:.0f} s)")
 
-    def _words(self) -> str:
+    @property
+    def words(self) -> str:
+        """How many images are at each step, and the money so far."""
         at = Counter(self._at.values())
         waiting = (self._total or 0) - self._done.total() - at["rendering"] - at["storing"]
         counts = {"waiting": max(0, waiting), "rendering": at["rendering"], "storing": at["storing"]}

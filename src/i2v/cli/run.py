@@ -142,6 +142,8 @@ def _finish(ending: Ending, settings: Settings, *, dry_run: bool, as_json: bool)
     from i2v.cli.show import print_report, tell, tell_nothing_valid
     from i2v.report import Outcome
 
+    if isinstance(ending.error, UsageError):
+        raise ending.error
     assert ending.report is not None  # noqa: S101 - for the type checker: `_run` always gives one
     console = stderr()
     if ending.address:

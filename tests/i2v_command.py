@@ -1,0 +1,50 @@
+"""The real command as a child process: `i2v(…)` runs it to its end, and tells what it said."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+COMMAND = (sys.executable, "-m", "i2v.cli")
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The one JSON object that is all of stdout."""
+        report: dict[str, Any] = json.loads(self.out)
+        return report
+
+    @property
+    def errors(self) -> list[str]:
+        """What stands behind `error:`."""
+        return [line.removeprefix("error: ") for line in self.err.splitlines() if line.startswith("error: ")]
+
+
+def i2v(*words: str, env: Mapping[str, str], folder: Path = ROOT, seconds: float = 100) -> Said:
+    """Run `i2v` with these words in this environment and folder."""
+    ended = subprocess.run(  # noqa: S603 - our own command
+        [*COMMAND, *words], env=dict(env), cwd=folder, capture_output=True, text=True, timeout=seconds, check=False
+    )
+    return Said(ended.returncode, ended.stdout, ended.stderr)
+
+
+def bare_env(**variables: str) -> dict[str, str]:
+    """The machine's own environment, with nobody's settings but these."""
+    outside = ("PREFECT_", "I2V_", "APIXO_", "AWS_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(outside)}
+    return {**kept, "COLUMNS": "200", **variables}
