@@ -1,0 +1,340 @@
+"""The world of one job for the model in `test_job_life_model.py`: processes that run i2v's own steps, turn by turn.
+
+Each `Process` runs the real `bring`, `reconcile` or `Resolver` over a shared bucket in memory and stops before every
+operation on S3 and every call to the provider, until it is told how that one ends. Times are virtual: no sleep lasts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import StrEnum
+from itertools import count
+from typing import Any, TypeVar, cast
+
+from i2v import jobs, names
+from i2v.animate import Steps
+from i2v.apixo.client import ApixoClient
+from i2v.apixo.models import SubmitBody, TaskStatus
+from i2v.budget import Budget, DayPage, DayPages
+from i2v.errors import BadAnswer, Conflict, I2vError, StorageError
+from i2v.fetch import Fetcher
+from i2v.gate import Gate
+from i2v.images import ImageFacts
+from i2v.jobs import JobImage, StoredVideo
+from i2v.ledger import Held
+from i2v.report import Report
+from i2v.request import Request
+from i2v.runs import Run, RunRecord
+from i2v.settings import Settings
+from i2v.submit import Order
+from i2v.uris import S3Uri
+from tests.memory_store import MemoryStorage, Shelf
+
+T = TypeVar("T")
+PRICE = Decimal("0.192")
+REQUEST = Request(prompt="a slow zoom")
+FACTS = ImageFacts(sha256="5" * 64, size=100, format="JPEG", width=640, height=480)
+IMAGE = JobImage(label="s3://b-1/images/a.jpg", name="a.jpg", at=S3Uri("b-1", "images/a.jpg"), etag="e", facts=FACTS)
+ORDER = Order(IMAGE, REQUEST, PRICE)
+
+
+class Fault(StrEnum):
+    """How one operation on S3 goes wrong."""
+
+    FAILS = "fails"
+    """Not done, and an error."""
+    LOST = "lost"
+    """Done, and an error all the same."""
+    REPEATED = "repeated"
+    """Done, then repeated by boto3, which gets 412 for its own."""
+    BUSY = "busy"
+    """409: another write was under way; not done."""
+    SLOW = "slow"
+    """Done, and the answer comes later."""
+    LATE = "late"
+    """An error, and it is done later, when nobody counts on it."""
+
+
+class _Jump(selectors.SelectSelector):
+    """Waits for nothing: the time jumps to the next timer."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None:
+            raise RuntimeError("all wait for each other for ever")
+        self.now += max(timeout, 0.0)
+        return []
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop in which every sleep is over at once, in the right order."""
+
+    def __init__(self) -> None:
+        self._jump = _Jump()
+        super().__init__(self._jump)
+
+    def time(self) -> float:
+        """Virtual seconds."""
+        return self._jump.now
+
+
+@dataclass
+class Turn:
+    """What a process is about to do, or waits for."""
+
+    kind: str
+    go: asyncio.Future[Any]
+
+
+class TurnStorage(MemoryStorage):
+    """A process's own way to the bucket, on which every step waits for its turn and may fail."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__(process.world.shelf)
+        self._process = process
+
+    async def turn(self, operation: str, uri: S3Uri, action: Callable[[], T]) -> T:
+        """Wait, then do it as the model says."""
+        match await self._process.stop_at(operation):
+            case None:
+                return action()
+            case Fault.LATE if "put" in operation:
+                self._process.world.late.append(action)
+            case Fault.SLOW:
+                answer = _outcome(action)
+                await self._process.stop_at("answer")
+                return answer()
+            case Fault.REPEATED if operation == "put if":
+                action()
+                raise Conflict("PutObject (PreconditionFailed)")
+            case Fault.BUSY if operation == "put if":
+                raise Conflict("PutObject (ConditionalRequestConflict)")
+            case Fault.LOST:
+                with suppress(I2vError):
+                    action()
+        raise StorageError(f"S3 failed at {uri}", "Try again")
+
+
+def _outcome(action: Callable[[], T]) -> Callable[[], T]:
+    try:
+        value = action()
+    except I2vError as error:
+        lost = error
+
+        def fail() -> T:
+            raise lost
+
+        return fail
+    return lambda: value
+
+
+class TurnClient:
+    """A process's own way to the provider. Its calls end as the model says."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self.gate = Gate(8)
+
+    async def submit(self, body: SubmitBody, *, timeout: float) -> str:  # noqa: ASYNC109 - the client's own name
+        """The paid call: the model gives a task id or an error."""
+        del body, timeout
+        self._process.world.check_post(self._process)
+        answer = await self._process.stop_at("POST")
+        if isinstance(answer, I2vError):
+            raise answer
+        self._process.received.append(answer)
+        return str(answer)
+
+    async def status(self, task_id: str) -> TaskStatus:
+        """The free call: the task as it stands, or an error."""
+        if error := await self._process.stop_at("status"):
+            raise cast("I2vError", error)
+        return self._process.world.status(task_id)
+
+
+class Process:
+    """One process: alive until its work ends or it is killed."""
+
+    def __init__(self, world: World, number: int, work: Callable[[Process], Awaitable[None]]) -> None:
+        self.world = world
+        self.number = number
+        self.turn: Turn | None = None
+        self.killed = False
+        self.received: list[str] = []
+        storage, settings = TurnStorage(self), world.settings
+        now = datetime.now(UTC)
+        self.run = Run(
+            settings,
+            storage,
+            cast("ApixoClient", TurnClient(self)),
+            cast("Fetcher", None),
+            Budget(DayPages(storage, settings), self.name, max_spend_usd=None, daily_cap_usd=settings.daily_cap_usd),
+            RunRecord(run_id=self.name, started_at=now, touched_at=now),
+            dry_run=False,
+        )
+        self.run.budget.jobs_expected = 1
+        self.task = asyncio.ensure_future(self._live(work))
+
+    @property
+    def name(self) -> str:
+        """Its run's id."""
+        return f"run-{self.number}"
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended, in whatever way."""
+        return self.killed or self.task.done()
+
+    async def _live(self, work: Callable[[Process], Awaitable[None]]) -> None:
+        try:
+            with suppress(I2vError):
+                await work(self)
+            await self.run.end(Report())
+        finally:
+            self.turn = None
+            self.world.moved.set()
+
+    async def stop_at(self, kind: str) -> Any:
+        """Wait for the turn and learn how it ends; a killed process goes no further."""
+        if self.killed:
+            raise asyncio.CancelledError
+        self.turn = Turn(kind, asyncio.get_running_loop().create_future())
+        self.world.moved.set()
+        try:
+            return await self.turn.go
+        finally:
+            self.turn = None
+
+    def go(self, how: object = None) -> None:
+        """Let it do what it stopped at."""
+        assert self.turn is not None
+        self.turn.go.set_result(how)
+        self.turn = None
+
+    def kill(self) -> None:
+        """End it as kill -9 does: where it stands, with nothing more done."""
+        self.killed = True
+        if self.turn is not None:
+            self.turn.go.cancel()
+        self.task.cancel()
+
+
+@dataclass
+class World:
+    """The bucket, the provider's tasks and the processes of one example."""
+
+    settings: Settings
+    shelf: Shelf = field(default_factory=Shelf)
+    processes: list[Process] = field(default_factory=list)
+    tasks: dict[str, dict[str, str]] = field(default_factory=dict)
+    late: list[Callable[[], Any]] = field(default_factory=list)
+    maybe_paid: int = 0
+    """POSTs that were accepted, or may have been."""
+    early: dict[str, str] = field(default_factory=dict)
+    """Tasks of POSTs whose answer is still out."""
+    allowed: int = 1
+    """Payments that a person or a transient failure allows; the first is free to come."""
+    moved: asyncio.Event = field(default_factory=asyncio.Event)
+    numbers: Any = field(default_factory=count)
+
+    @property
+    def posting(self) -> list[Process]:
+        """Who waits for the answer to a POST."""
+        return [process for process in self.alive if process.turn and process.turn.kind == "POST"]
+
+    @property
+    def alive(self) -> list[Process]:
+        """Processes that have not ended."""
+        return [process for process in self.processes if not process.done]
+
+    def start(self, work: Callable[[Process], Awaitable[None]]) -> Process:
+        """Start a process; it runs to its first stop when the loop does."""
+        process = Process(self, next(self.numbers), work)
+        self.processes.append(process)
+        return process
+
+    async def quiet(self) -> None:
+        """Run until every living process stands at a stop."""
+        while self._anybody_moves():
+            self.moved.clear()
+            await self.moved.wait()
+        for process in self.processes:
+            if not process.killed and process.task.done():
+                process.task.result()
+
+    def _anybody_moves(self) -> bool:
+        return any(not one.task.done() and (one.killed or one.turn is None) for one in self.processes)
+
+    def land_late(self) -> None:
+        """Do one of the writes that were given up; what is conditional may lose."""
+        with suppress(I2vError):
+            self.late.pop(0)()
+
+    def check_post(self, process: Process) -> None:
+        """A POST begins: it must be claimed, reserved, and not one too many."""
+        record = self.record()
+        assert record is not None, "a POST without a record"
+        claims = [attempt for attempt in record.attempts if attempt.run_id == process.name and not attempt.task_ids]
+        assert claims, "a POST without a claim in the ledger"
+        under_way = self.maybe_paid + len(self.posting) + 1
+        assert under_way <= self.allowed, f"{under_way} payments where {self.allowed} are allowed"
+        assert self.reserved() >= under_way * PRICE, "a POST that was not reserved"
+
+    def record(self) -> jobs.JobRecord | None:
+        """The job as the bucket has it."""
+        found = self.shelf.objects.get(S3Uri("b-1", f"jobs/{ORDER.key}.json"))
+        return jobs.JobRecord.model_validate_json(found.body) if found else None
+
+    def reserved(self) -> Decimal:
+        """All that the day pages hold, in US dollars."""
+        pages = [one.body for uri, one in self.shelf.objects.items() if "/days/" in uri.key]
+        return sum((DayPage.model_validate_json(page).total_usd for page in pages), Decimal(0))
+
+    def status(self, task_id: str) -> TaskStatus:
+        """What the provider says of a task."""
+        if task_id not in self.tasks:
+            raise BadAnswer(f"no task {task_id}", code="404")
+        return TaskStatus.model_validate({"taskId": task_id, **self.tasks[task_id]})
+
+    def bill(self) -> str:
+        """One more task, which runs."""
+        task_id = f"task_{next(self.numbers)}"
+        self.tasks[task_id] = {"state": "processing"}
+        return task_id
+
+    def bill_early(self) -> str:
+        """The task that a person finds at the provider: of a POST that waits for its answer, else of who knows what."""
+        task_id = self.bill()
+        if self.posting:
+            self.early[self.posting[0].name] = task_id
+        return task_id
+
+    def bill_for(self, process: Process) -> str:
+        """The task of a POST that is answered now."""
+        return self.early.pop(process.name, "") or self.bill()
+
+
+async def model_store(run: Run, held: Held, status: TaskStatus) -> Held:
+    """What `i2v.store.store` does to bucket and ledger, without a film."""
+    del status
+    mp4, jpg, text = (
+        names.answer(run.settings, IMAGE.name, IMAGE.etag, REQUEST.digest12, ending)
+        for ending in (".mp4", ".jpg", ".json")
+    )
+    video = StoredVideo(uri=mp4, poster=jpg, manifest=text, sha256="0" * 64, size=1, width=1344, height=768, seconds=6)
+    for uri in (video.uri, video.poster, video.manifest):
+        await run.storage.put(uri, b"x")
+    task_id, now = held.record.task_id or "", datetime.now(UTC)
+    stored = await run.ledger.change(held, lambda record: jobs.store(record, task_id, video, now))
+    await run.ledger.unmark(held.record)
+    return stored or await run.ledger.read_existing(held.record.key)
+
+
+STEPS = Steps(store=model_store)
