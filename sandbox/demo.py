@@ -33,14 +33,13 @@ RENDER_SECONDS = 4.0
 BUCKET = "i2v-demo"
 INTERRUPTED = 130
 COMMAND = (".venv/bin/i2v", "run", "samples/", "--prompt", "Slow push in, natural light", "--max-spend", "5")
-ABOUT = f"""\
-[bold]i2v: the sample photographs become videos[/]
-
-Nothing is paid here and no model is asked. The provider is a stand-in on this machine, as strict as the real one,
-and its videos are synthetic: a camera moves over the photograph. S3 is a stand-in too. The command, the flow and
-Prefect are real. A video takes {RENDER_SECONDS:g} s here and 85 to 180 at the real provider; so it is asked for sooner,
-and more often (I2V_POLL_FIRST_SECONDS, I2V_POLL_EVERY_SECONDS).
-"""
+TITLE = "i2v: the sample photographs become videos"
+ABOUT = (
+    "Nothing is paid here and no model is asked. The provider is a stand-in on this machine, as strict as the real "
+    "one, and its videos are synthetic: a camera moves over the photograph. S3 is a stand-in too. The command, the flow "
+    f"and Prefect are real. A video takes {RENDER_SECONDS:g} s here and 85 to 180 at the real provider; so it is asked for "
+    "sooner, and more often (I2V_POLL_FIRST_SECONDS, I2V_POLL_EVERY_SECONDS).\n"
+)
 
 
 class Demo:
@@ -59,7 +58,7 @@ class Demo:
     def run(self, about: str) -> int:
         """Run the command as a person would, and give its exit code."""
         self.console.rule(f"[bold]{about}[/]", align="left")
-        self.console.print(f"$ {shlex.join(COMMAND)}\n", style="bold cyan")
+        self.console.print(f"$ {shlex.join(COMMAND)}\n", style="bold cyan", soft_wrap=True)
         kept = {name: value for name, value in os.environ.items() if not name.startswith(OUTSIDE)}
         command = [str(Path(sys.executable).with_name("i2v")), *COMMAND[1:]]
         code = _wait(subprocess.Popen(command, cwd=ROOT, env=kept | self.env))
@@ -130,7 +129,7 @@ def _wait(child: subprocess.Popen[bytes]) -> int:
 
 def show(console: Console, *, keep: bool, folder: Path) -> int:
     """Show all of it, and give the exit code; kept up, it waits for Ctrl-C in the end."""
-    console.print(ABOUT)
+    console.print(f"[bold]{TITLE}[/]\n\n{ABOUT}")
     with _world(console) as demo:
         if code := demo.run("Animate them"):
             return code
@@ -142,7 +141,7 @@ def show(console: Console, *, keep: bool, folder: Path) -> int:
         if keep:
             demo.tell_keep()
             signal.pause()
-    console.print("Sandbox and Prefect server are down again; KEEP=1 make demo leaves them up to be looked at.")
+    console.print("Sandbox and Prefect server are down again. To look at them: KEEP=1 make demo")
     return 0 if free else 1
 
 

@@ -17,7 +17,7 @@ import httpx
 
 from sandbox.provider.server import listen
 
-START_SECONDS = 90
+START_SECONDS = 120
 STOP_SECONDS = 5
 LOG_LINES = 15
 HOST = "127.0.0.1"
