@@ -36,9 +36,9 @@ COMMAND = (".venv/bin/i2v", "run", "samples/", "--prompt", "Slow push in, natura
 TITLE = "i2v: the sample photographs become videos"
 ABOUT = (
     "Nothing is paid here and no model is asked. The provider is a stand-in on this machine, as strict as the real "
-    "one, and its videos are synthetic: a camera moves over the photograph. S3 is a stand-in too. The command, the flow "
-    f"and Prefect are real. A video takes {RENDER_SECONDS:g} s here and 85 to 180 at the real provider; so it is asked for "
-    "sooner, and more often (I2V_POLL_FIRST_SECONDS, I2V_POLL_EVERY_SECONDS).\n"
+    "one, and its videos are synthetic: a camera moves over the photograph. S3 is a stand-in too. The command, the "
+    f"flow and Prefect are real. A video takes {RENDER_SECONDS:g} s here and 85 to 180 at the real provider; so it is "
+    "asked for sooner, and more often (I2V_POLL_FIRST_SECONDS, I2V_POLL_EVERY_SECONDS).\n"
 )
 
 
