@@ -1,4 +1,4 @@
-"""S3 in memory: `MemoryStorage`, for tests that take thousands of steps, and unit tests that need a bucket.
+"""S3 in memory: `MemoryStorage`, and a `memory_run` over it, for thousands of steps and for unit tests.
 
 `tests/integration/test_storage.py` holds it to the same contract as the sandbox's S3. Only what the ledger, the budget
 and the reports ask of a `Storage` is here; faults are played by whoever overrides `turn`.
@@ -9,11 +9,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+from i2v.apixo.client import ApixoClient
+from i2v.budget import Budget, DayPages
 from i2v.errors import Conflict, NotFound
+from i2v.fetch import Fetcher
+from i2v.runs import Run, RunRecord
 from i2v.storage import S3Entry, S3Object, Storage, Written
 from i2v.uris import S3Uri
+from tests.conftest import SealedSettings
 
 T = TypeVar("T")
 
@@ -137,3 +142,12 @@ class MemoryStorage(Storage):
         """An address that nobody fetches."""
         del version_id
         return f"https://{uri.bucket}.example/{uri.key}?expires={seconds}"
+
+
+def memory_run(storage: MemoryStorage, run_id: str = "run-1", *, client: object = None, **variables: Any) -> Run:
+    """A run over a bucket in memory, with `client` for the provider; `variables` are the environment's."""
+    settings = SealedSettings(**{"I2V_BUCKET": "b-1", "APIXO_API_KEY": "k", **variables})
+    budget = Budget(DayPages(storage, settings), run_id, max_spend_usd=None, daily_cap_usd=settings.daily_cap_usd)
+    now = datetime.now(UTC)
+    record = RunRecord(run_id=run_id, started_at=now, touched_at=now)
+    return Run(settings, storage, cast("ApixoClient", client), cast("Fetcher", None), budget, record, dry_run=False)

@@ -19,22 +19,19 @@ from typing import Any, TypeVar, cast
 
 from i2v import jobs, names
 from i2v.animate import Steps
-from i2v.apixo.client import ApixoClient
 from i2v.apixo.models import SubmitBody, TaskStatus
-from i2v.budget import Budget, DayPage, DayPages
+from i2v.budget import DayPage
 from i2v.errors import BadAnswer, Conflict, I2vError, StorageError
-from i2v.fetch import Fetcher
 from i2v.gate import Gate
 from i2v.images import ImageFacts
 from i2v.jobs import JobImage, StoredVideo
 from i2v.ledger import Held
 from i2v.report import Report
 from i2v.request import Request
-from i2v.runs import Run, RunRecord
-from i2v.settings import Settings
+from i2v.runs import Run
 from i2v.submit import Order
 from i2v.uris import S3Uri
-from tests.memory_store import MemoryStorage, Shelf
+from tests.memory_store import MemoryStorage, Shelf, memory_run
 
 T = TypeVar("T")
 PRICE = Decimal("0.192")
@@ -168,17 +165,7 @@ class Process:
         self.turn: Turn | None = None
         self.killed = False
         self.received: list[str] = []
-        storage, settings = TurnStorage(self), world.settings
-        now = datetime.now(UTC)
-        self.run = Run(
-            settings,
-            storage,
-            cast("ApixoClient", TurnClient(self)),
-            cast("Fetcher", None),
-            Budget(DayPages(storage, settings), self.name, max_spend_usd=None, daily_cap_usd=settings.daily_cap_usd),
-            RunRecord(run_id=self.name, started_at=now, touched_at=now),
-            dry_run=False,
-        )
+        self.run = memory_run(TurnStorage(self), self.name, client=TurnClient(self), **world.variables)
         self.run.budget.jobs_expected = 1
         self.task = asyncio.ensure_future(self._live(work))
 
@@ -230,7 +217,7 @@ class Process:
 class World:
     """The bucket, the provider's tasks and the processes of one example."""
 
-    settings: Settings
+    variables: dict[str, Any]
     shelf: Shelf = field(default_factory=Shelf)
     processes: list[Process] = field(default_factory=list)
     tasks: dict[str, dict[str, str]] = field(default_factory=dict)

@@ -21,7 +21,6 @@ from i2v.jobs import JobRecord, JobState
 from i2v.reconcile import reconcile
 from i2v.resolve import Resolver
 from i2v.uris import S3Uri
-from tests.conftest import SealedSettings
 from tests.integration.job_life_world import ORDER, PRICE, STEPS, Fault, Process, VirtualLoop, World
 
 NO_TASK = {
@@ -97,10 +96,10 @@ class JobLife(RuleBasedStateMachine):
     def begin(self, most: int, cap: int | None, seed: int, ahead: int) -> None:
         """A ledger, and the first run."""
         self.dice = random.Random(seed)  # noqa: S311 - it ends tasks, and keeps no secret
-        variables: dict[str, Any] = {"I2V_BUCKET": "b-1", "APIXO_API_KEY": "k", "I2V_MAX_ATTEMPTS": most}
+        variables: dict[str, Any] = {"I2V_MAX_ATTEMPTS": most}
         if cap is not None:
             variables["I2V_DAILY_CAP_USD"] = cap * PRICE
-        self.world = World(SealedSettings(**variables))
+        self.world = World(variables)
         self.max_attempts = most
         self.cap = None if cap is None else cap * PRICE
         self.world.shelf.told = self.told
