@@ -45,9 +45,12 @@ async def reconcile(
         `unknown`.
 
     Raises:
-        LedgerError: a record cannot be read by this version.
+        UsageError: the ledger belongs to another provider or account.
+        LedgerError: the ledger, or a record in it, cannot be read by this version.
         StorageError: S3 could not be read.
     """
+    if not run.dry_run:
+        await run.ledger.prove()
     found = await _named(run, keys) if keys is not None else await _marked(run, limit)
     run.tell_count(len(found))
     settled = await asyncio.gather(*(_settle(run, held, steps or Steps()) for held in found))
@@ -110,12 +113,15 @@ async def _settle(run: Run, held: Held, steps: Steps) -> ItemReport | None:
     async with run.in_flight:
         try:
             now = held if run.dry_run else await settle(run, held, steps)
-            return _report(run, now.record)
+            line = _report(run, now.record)
         except Exception as error:  # noqa: BLE001 - every job is settled by itself
             label = held.record.image.label
             told = expected(error, label)
             log.warning("job %s is not settled: %s", held.record.key[:12], told)
-            return ItemReport(image=label, outcome=Outcome.FAILED, job=held.record.key, reason=str(told))
+            line = ItemReport(image=label, outcome=Outcome.FAILED, job=held.record.key, reason=str(told))
+        if line:
+            run.tell_done(line)
+        return line
 
 
 async def settle(run: Run, held: Held, steps: Steps) -> Held:

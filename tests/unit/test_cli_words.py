@@ -26,7 +26,7 @@ from i2v.request import Mode
 from i2v.settings import Settings
 
 HEAVY = {"prefect", "boto3", "botocore", "httpx", "av", "PIL", "pydantic"}
-COMMANDS = ("run", "estimate", "jobs", "pause", "resume", "doctor")
+COMMANDS = ("run", "estimate", "jobs", "reconcile", "pause", "resume", "doctor")
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -12,6 +12,8 @@ from i2v.cli import jobs
 from i2v.cli.doctor import doctor
 from i2v.cli.estimate import estimate
 from i2v.cli.pause import pause, resume
+from i2v.cli.reconcile import reconcile
+from i2v.cli.resolve import resolve
 from i2v.cli.run import EPILOG, run
 
 app = typer.Typer(
@@ -45,6 +47,8 @@ def i2v(
 app.command(epilog=EPILOG)(run)
 app.command()(estimate)
 app.command()(doctor)
+jobs.app.command()(resolve)
 app.add_typer(jobs.app, name="jobs")
+app.command()(reconcile)
 app.command()(pause)
 app.command()(resume)
