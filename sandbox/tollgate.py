@@ -274,7 +274,7 @@ async def _take(toll: Toll, asker: asyncio.StreamReader) -> bool:
     if toll.action == "kill":
         with suppress(ProcessLookupError):
             os.kill(toll.pid, signal.SIGKILL)
-    while toll.action == "hold" and not asker.at_eof():
+    while toll.action == "hold" and not asker.at_eof():  # noqa: ASYNC110 - a reader tells its end to nobody
         await asyncio.sleep(LOOK_SECONDS)
     return toll.action != "delay"
 

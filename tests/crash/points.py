@@ -11,7 +11,6 @@ from typing import Literal
 from sandbox.tollgate import Passage, Toll
 
 When = Literal["before", "after"]
-MOMENTS: tuple[When, ...] = ("before", "after")
 
 
 @dataclass(frozen=True)
@@ -21,6 +20,11 @@ class Point:
     gate: Literal["s3", "api"]
     toll: Toll
     times: int
+
+    @property
+    def changes(self) -> bool:
+        """Whether the request changes the world, so that before and after it are not the same to who comes later."""
+        return self.toll.method in {"PUT", "POST", "DELETE"}
 
     def names(self, passage: Passage) -> bool:
         """Whether a request is of this kind."""
@@ -81,7 +85,9 @@ RUN = {
     "mark": _s3(EACH, "PUT", r"/jobs/open/"),
     "job-claimed": _s3(EACH, "PUT", RECORD, "claimed"),
     "submit": _api(EACH, "POST", r"/generateTask/"),
-    "image-fetched": _s3(EACH, "GET", PICTURE + r"\?.*X-Amz-Signature"),
     "job-submitted": _s3(EACH, "PUT", RECORD, "submitted"),
     **SETTLING,
 }
+
+OF_OTHERS = _s3(EACH, "GET", PICTURE + r"\?.*X-Amz-Signature")
+"""The provider fetches the images through the same gate; nobody dies of that."""

@@ -17,7 +17,7 @@ GOOD, BAD, LOST = ("ann.jpg", "bob.jpg"), "eve.jpg", "zed.jpg"
 SOON = {"I2V_LEASE_SECONDS": "0.5", "I2V_RUN_GONE_SECONDS": "0.5"}
 LATER_SECONDS = 1.1
 """S3 tells times in whole seconds."""
-JOSTLE_SECONDS = 0.01
+JOSTLE_SECONDS = 0.005
 
 
 class Round:

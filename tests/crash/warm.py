@@ -6,6 +6,7 @@ Only what is read and never changes: modules that are imported late, and boto3's
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import httpx
 from botocore.config import Config
@@ -23,12 +24,17 @@ async def _look_up() -> None:
             return
 
 
+AWS.set_default_client_config(
+    Config(s3={"addressing_style": "path"})
+)  # else i2v has to ask for it with a second client
 AWS.create_client(
     "s3",
     region_name="us-east-1",
     endpoint_url=NOWHERE,
     aws_access_key_id="nobody",
     aws_secret_access_key="nothing",
-    config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
+    config=Config(signature_version="s3v4"),
 ).close()
 asyncio.run(_look_up())
+gc.collect()
+gc.freeze()

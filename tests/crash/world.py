@@ -19,6 +19,7 @@ from sandbox.pictures import make_jpeg
 from sandbox.provider import Provider
 from sandbox.tollgate import Tollgate
 from tests.crash.processes import Errand
+from tests.integration.own_authority import own_authority
 
 PACE = {"render_seconds": 0.1, "render": "shared"}
 
@@ -41,6 +42,7 @@ class Tolled:
         self._runs = 0
 
     def __enter__(self) -> Self:
+        _, self._authority = own_authority(self.folder, "localhost")
         with ExitStack() as stack:
             self.s3 = stack.enter_context(Tollgate(self.sandbox.aws.address))
             self.api = stack.enter_context(Tollgate(self.provider.address, relink=True))
@@ -76,7 +78,7 @@ class Tolled:
 
     @property
     def env(self) -> dict[str, str]:
-        """Every variable to set to come through the gates."""
+        """Every variable to set to come through the gates; one authority is read sooner than all of them."""
         return {
             **self.sandbox.env,
             "APIXO_BASE_URL": self.provider.base_url.replace(self.provider.address, self.api.address),
@@ -84,6 +86,7 @@ class Tolled:
             "I2V_PRIVATE_HOSTS": f"{self.api.address},{self.s3.address}",
             "I2V_POLL_FIRST_SECONDS": "0.05",
             "I2V_POLL_EVERY_SECONDS": "0.05",
+            "SSL_CERT_FILE": str(self._authority),
         }
 
     def errand(self, env: dict[str, str] | None = None, **what: Any) -> Errand:
