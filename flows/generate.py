@@ -36,26 +36,33 @@ def run_name() -> str:
 
 @flow(name="generate", flow_run_name=run_name, validate_parameters=True)
 async def generate_videos(
-    images: Annotated[
-        Images,
-        Field(description="s3://bucket/key, s3://bucket/prefix/, https URL, or manifest (.csv, .jsonl); one or a list"),
-    ],
-    prompt: Annotated[
-        str | None, Field(description="For images that bring none; knows {stem}, {key} and {folder}")
-    ] = None,
-    mode: Annotated[Mode, Field(description="standard: 768p; pro: 1080p, always 6 s")] = Mode.STANDARD,
-    duration: Annotated[Duration, Field(description="Seconds of video: 6 or 10")] = 6,
-    take: Annotated[int, Field(ge=1, description="Above 1: another video of the same image and prompt")] = 1,
-    max_spend_usd: Annotated[Decimal | None, Field(ge=0, description="This run's limit in US dollars")] = None,
-    partial: Annotated[bool, Field(description="Go as far as the money goes instead of not starting")] = False,
-    delivery: Annotated[Literal["poll", "callback"], Field(description="poll: this run waits for the videos")] = "poll",
-    dry_run: Annotated[bool, Field(description="Validate and price everything, pay nothing")] = False,
-    label: Annotated[str | None, Field(description="Names the purpose in ledger and report")] = None,
+    images: Images,
+    prompt: str | None = None,
+    mode: Mode = Mode.STANDARD,
+    duration: Duration = 6,
+    take: Annotated[int, Field(ge=1)] = 1,
+    max_spend_usd: Annotated[Decimal | None, Field(ge=0)] = None,
+    partial: bool = False,
+    delivery: Literal["poll", "callback"] = "poll",
+    dry_run: bool = False,
+    label: str | None = None,
 ) -> State[Any]:
     """Make a video of each image, store it beside, and never pay twice for one.
 
     The result is the report of `i2v run --json`; the run fails where an image failed, is unknown or was not tried,
     after everything else was done.
+
+    Args:
+        images: s3://bucket/key, s3://bucket/prefix/, an https URL, or a manifest (.csv, .jsonl); one or a list.
+        prompt: What shall happen, for images that bring no prompt of their own; knows {stem}, {key} and {folder}.
+        mode: standard is 768p, pro is 1080p and always 6 s.
+        duration: Seconds of video, 6 or 10.
+        take: Above 1 for another video of the same image and prompt.
+        max_spend_usd: The most that this run may spend, in US dollars.
+        partial: Go as far as the money goes, instead of not starting where it does not cover all.
+        delivery: poll waits here for the videos.
+        dry_run: Validate and price everything, and pay nothing.
+        label: Names the purpose in the ledger and the report.
     """
     show_library_logs()
     default = Asked(prompt=prompt, mode=mode, duration=duration, take=take)

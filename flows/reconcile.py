@@ -25,11 +25,17 @@ def run_name() -> str:
 
 @flow(name="reconcile", flow_run_name=run_name, validate_parameters=True)
 async def reconcile_videos(
-    limit: Annotated[int, Field(gt=0, description="Jobs to settle at most, those with the oldest mark first")] = 100,
-    jobs: Annotated[list[str] | None, Field(description="Keys of the jobs to settle, whoever works on them")] = None,
-    dry_run: Annotated[bool, Field(description="Name what is open and change nothing")] = False,
+    limit: Annotated[int, Field(gt=0)] = 100,
+    jobs: list[str] | None = None,
+    dry_run: bool = False,
 ) -> State[Any]:
-    """Take over every open job whose run is gone: store its video, write down its end, or show it as unknown."""
+    """Take over every open job whose run is gone: store its video, write down its end, or show it as unknown.
+
+    Args:
+        limit: Jobs to settle at most, those with the oldest mark first.
+        jobs: Keys of the jobs to settle, whoever works on them; none for all that are open.
+        dry_run: Name what is open, and change nothing.
+    """
     show_library_logs()
     try:
         settings = read_settings()

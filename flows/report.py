@@ -19,9 +19,13 @@ from tasks.ends import show_library_logs, stopped_state
 
 @flow(name="report", flow_run_name="spend of {days} days", validate_parameters=True)
 async def report_spend(
-    days: Annotated[int, Field(gt=0, le=366, description="Days of 24 hours back from now")] = 1,
+    days: Annotated[int, Field(gt=0, le=366)] = 1,
 ) -> State[Any]:
-    """Sum what was stored and what is at risk by day, mode, folder, label and outcome."""
+    """Sum what was stored and what is at risk by day, mode, folder, label and outcome.
+
+    Args:
+        days: Days of 24 hours, back from now.
+    """
     show_library_logs()
     try:
         settings = read_settings()

@@ -7,6 +7,7 @@ import logging
 import signal
 from collections.abc import Awaitable, Coroutine, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task
@@ -14,6 +15,7 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal
 from prefect.logging.handlers import APILogHandler
 from prefect.states import Completed, Failed
+from prefect.utilities.annotations import quote
 
 from i2v.errors import I2vError, RunFailed
 from i2v.report import Outcome, Report
@@ -21,6 +23,8 @@ from i2v.runs import WATCHER, Run
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_BEFORE: ContextVar[State[Any] | None] = ContextVar("step_before", default=None)
+"""The last step of the image that is being worked on; each image is an asyncio task of its own."""
 
 
 async def told(step: Awaitable[T]) -> T | State[Any]:
@@ -38,11 +42,16 @@ async def outcome(
 ) -> T:
     """Run a step and give what it gave.
 
+    The steps of an image are tied together by hand: Prefect would guess by `id()`, and tie strangers.
+
     Raises:
         I2vError: what the step raised.
     """
     run: Any = step
-    state: State[T] = await run(*args, **kwargs, return_state=True)
+    before = _BEFORE.get()
+    state: State[T] = await run(*map(quote, args), **kwargs, wait_for=[before] if before else None, return_state=True)
+    if state.is_completed():
+        _BEFORE.set(state)
     return await state.aresult()
 
 

@@ -58,7 +58,6 @@ def test_flow_loads_and_takes_the_parameters(name: str) -> None:
     assert set(given) <= set(flow.validate_parameters(given))
 
 
-@pytest.mark.xfail(strict=True, reason="Prefect takes a parameter's description from the flow's docstring alone")
 @pytest.mark.parametrize("name", DEPLOYMENTS)
 def test_form_explains_itself(name: str) -> None:
     """Whoever runs a deployment from the UI reads there what each parameter means."""

@@ -138,3 +138,27 @@ async def test_validation_of_an_unchanged_image_is_cached(
             runs = await client.read_task_runs(flow_run_filter=only)
             states = {run.name: run.state_name or "" for run in runs}
     assert states["validate 000.jpg"] == "Cached"
+
+
+async def test_steps_depend_on_the_steps_of_their_own_image(
+    sandbox: Sandbox, provider: Provider, run_flow: RUN_FLOW
+) -> None:
+    """In the graph an image's poll follows its submit and its store its poll, and no arrow leads to another image."""
+    fill(sandbox, 3)
+    ended = await run_flow()
+    run_id = ended.state.state_details.flow_run_id
+    assert run_id
+    async with get_client() as client:
+        only = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
+        while len(runs := await client.read_task_runs(flow_run_filter=only)) < 12:
+            continue
+    names = {run.id: run.name for run in runs}
+    arrows = {
+        (names[given.id], run.name)
+        for run in runs
+        for given in [each for inputs in run.task_inputs.values() for each in inputs]
+        if given.input_type == "task_run"
+    }
+    pairs = (("submit", "poll"), ("poll", "store"))
+    assert arrows >= {(f"{a} {n:03}.jpg", f"{b} {n:03}.jpg") for a, b in pairs for n in range(3)}
+    assert {(a, b) for a, b in arrows if a.split()[1] != b.split()[1]} == set()
