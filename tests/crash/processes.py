@@ -25,7 +25,7 @@ import boto3
 import botocore.session
 
 from i2v.animate import Steps, animate
-from i2v.errors import I2vError
+from i2v.errors import I2vError, Stopped
 from i2v.prompts import Asked
 from i2v.reconcile import reconcile
 from i2v.report import Report
@@ -55,7 +55,7 @@ class Errand:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended: -9 is killed. The report is that of `--json`; without one, `error` says why."""
+    """How a process ended: -9 is killed. The report is that of `--json`; `error` says why nothing was submitted."""
 
     code: int | None
     log: str
@@ -133,7 +133,8 @@ def _work(errand: Errand, line: Connection, log: Path) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     line.recv()
     try:
-        told: dict[str, Any] = {"report": asyncio.run(_do(errand)).for_json()}
+        report, stopped = asyncio.run(_do(errand))
+        told = {"report": report.for_json(), "error": str(stopped or "")}
     except I2vError as error:
         told = {"error": str(error)}
     line.send(json.dumps(told))
@@ -146,13 +147,10 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-async def _do(errand: Errand) -> Report:
+async def _do(errand: Errand) -> tuple[Report, Stopped | None]:
     settings, storage = read_settings(), Storage(session=boto3.Session(botocore_session=AWS))
     async with open_run(settings, errand.run_id, max_spend_usd=errand.max_spend_usd, storage=storage) as run:
         if errand.work == "reconcile":
-            return await reconcile(run)
+            return await reconcile(run), None
         items = await find_items(list(errand.images), run.storage, run.settings)
-        report, stopped = await animate(run, items, errand.asked, Steps(), partial=errand.partial)
-        if stopped:
-            raise stopped
-        return report
+        return await animate(run, items, errand.asked, Steps(), partial=errand.partial)
