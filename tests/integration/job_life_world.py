@@ -7,13 +7,11 @@ operation on S3 and every call to the provider, until it is told how that one en
 from __future__ import annotations
 
 import asyncio
-import selectors
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from enum import StrEnum
 from itertools import count
 from typing import Any, TypeVar, cast
 
@@ -21,7 +19,7 @@ from i2v import jobs, names
 from i2v.animate import Steps
 from i2v.apixo.models import SubmitBody, TaskStatus
 from i2v.budget import DayPage
-from i2v.errors import BadAnswer, Conflict, I2vError, StorageError
+from i2v.errors import BadAnswer, I2vError
 from i2v.gate import Gate
 from i2v.images import ImageFacts
 from i2v.jobs import JobImage, StoredVideo
@@ -31,7 +29,8 @@ from i2v.request import Request
 from i2v.runs import Run
 from i2v.submit import Order
 from i2v.uris import S3Uri
-from tests.memory_store import MemoryStorage, Shelf, memory_run
+from tests.integration.turns import TurnStorage
+from tests.memory_store import Shelf, memory_run
 
 T = TypeVar("T")
 PRICE = Decimal("0.192")
@@ -41,95 +40,12 @@ IMAGE = JobImage(label="s3://b-1/images/a.jpg", name="a.jpg", at=S3Uri("b-1", "i
 ORDER = Order(IMAGE, REQUEST, PRICE)
 
 
-class Fault(StrEnum):
-    """How one operation on S3 goes wrong."""
-
-    FAILS = "fails"
-    """Not done, and an error."""
-    LOST = "lost"
-    """Done, and an error all the same."""
-    REPEATED = "repeated"
-    """Done, then repeated by boto3, which gets 412 for its own."""
-    BUSY = "busy"
-    """409: another write was under way; not done."""
-    SLOW = "slow"
-    """Done, and the answer comes later."""
-    LATE = "late"
-    """An error, and it is done later, when nobody counts on it."""
-
-
-class _Jump(selectors.SelectSelector):
-    """Waits for nothing: the time jumps to the next timer."""
-
-    now = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:
-            raise RuntimeError("all wait for each other for ever")
-        self.now += max(timeout, 0.0)
-        return []
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop in which every sleep is over at once, in the right order."""
-
-    def __init__(self) -> None:
-        self._jump = _Jump()
-        super().__init__(self._jump)
-
-    def time(self) -> float:
-        """Virtual seconds."""
-        return self._jump.now
-
-
 @dataclass
 class Turn:
     """What a process is about to do, or waits for."""
 
     kind: str
     go: asyncio.Future[Any]
-
-
-class TurnStorage(MemoryStorage):
-    """A process's own way to the bucket, on which every step waits for its turn and may fail."""
-
-    def __init__(self, process: Process) -> None:
-        super().__init__(process.world.shelf)
-        self._process = process
-
-    async def turn(self, operation: str, uri: S3Uri, action: Callable[[], T]) -> T:
-        """Wait, then do it as the model says."""
-        match await self._process.stop_at(operation):
-            case None:
-                return action()
-            case Fault.LATE if "put" in operation:
-                self._process.world.late.append(action)
-            case Fault.SLOW:
-                answer = _outcome(action)
-                await self._process.stop_at("answer")
-                return answer()
-            case Fault.REPEATED if operation == "put if":
-                action()
-                raise Conflict("PutObject (PreconditionFailed)")
-            case Fault.BUSY if operation == "put if":
-                raise Conflict("PutObject (ConditionalRequestConflict)")
-            case Fault.LOST:
-                with suppress(I2vError):
-                    action()
-        raise StorageError(f"S3 failed at {uri}", "Try again")
-
-
-def _outcome(action: Callable[[], T]) -> Callable[[], T]:
-    try:
-        value = action()
-    except I2vError as error:
-        lost = error
-
-        def fail() -> T:
-            raise lost
-
-        return fail
-    return lambda: value
 
 
 class TurnClient:
@@ -164,8 +80,9 @@ class Process:
         self.number = number
         self.turn: Turn | None = None
         self.killed = False
+        self.late = world.late
         self.received: list[str] = []
-        self.run = memory_run(TurnStorage(self), self.name, client=TurnClient(self), **world.variables)
+        self.run = memory_run(TurnStorage(world.shelf, self), self.name, client=TurnClient(self), **world.variables)
         self.run.budget.jobs_expected = 1
         self.task = asyncio.ensure_future(self._live(work))
 

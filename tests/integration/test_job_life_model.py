@@ -1,6 +1,7 @@
 """A job's life as a model: processes that race, crash and lose answers, and persons who resolve, at every step.
 
-Hypothesis drives i2v's real steps turn by turn. `I2V_MODEL_EXAMPLES` and `I2V_MODEL_STEPS` make it longer.
+Hypothesis drives i2v's real steps turn by turn, by default through the same 200 lives each time. `I2V_MODEL_EXAMPLES`
+asks for more and for others each time, `I2V_MODEL_STEPS` for longer ones.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import os
 import random
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from i2v.animate import bring
 from i2v.errors import AccountRejected, AnswerLost, BadAnswer, Busy, NothingSent, Rejected, TaskRejected
@@ -21,7 +23,8 @@ from i2v.jobs import JobRecord, JobState
 from i2v.reconcile import reconcile
 from i2v.resolve import Resolver
 from i2v.uris import S3Uri
-from tests.integration.job_life_world import ORDER, PRICE, STEPS, Fault, Process, VirtualLoop, World
+from tests.integration.job_life_world import ORDER, PRICE, STEPS, Process, World
+from tests.integration.turns import Fault, VirtualLoop
 
 NO_TASK = {
     "429": Busy("POST: 429", code="429"),
@@ -47,6 +50,14 @@ DIAGRAM = {
     "failed": "ready submitted",
     "stored": "",
 }
+EXAMPLES = int(os.environ.get("I2V_MODEL_EXAMPLES", "200"))
+PROFILE = settings(
+    max_examples=EXAMPLES,
+    stateful_step_count=int(os.environ.get("I2V_MODEL_STEPS", "50")),
+    derandomize="I2V_MODEL_EXAMPLES" not in os.environ,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
 LEASE = 300.0
 MOST_ALIVE = 4
 RECORD = S3Uri("b-1", f"jobs/{ORDER.key}.json")
@@ -80,12 +91,11 @@ def person(what: str, task_id: str) -> Any:
 class JobLife(RuleBasedStateMachine):
     """One image, one bucket, one provider; up to four processes at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: VirtualLoop) -> None:
         super().__init__()
-        logging.disable()
-        self.loop = VirtualLoop()
-        asyncio.set_event_loop(self.loop)
+        self.loop = loop
         self.last: JobRecord | None = None
+        self.persons: set[str] = set()
 
     @initialize(
         most=st.integers(1, 3),
@@ -103,7 +113,6 @@ class JobLife(RuleBasedStateMachine):
         self.max_attempts = most
         self.cap = None if cap is None else cap * PRICE
         self.world.shelf.told = self.told
-        self.persons: set[str] = set()
         self.start(animate_it)
         for _ in range(ahead):
             if self.doing(self.world.processes[0]) not in {"POST", ""}:
@@ -267,9 +276,6 @@ class JobLife(RuleBasedStateMachine):
             for process in self.world.alive:
                 process.kill()
             self.quiet()
-            self.loop.close()
-            asyncio.set_event_loop(None)
-            logging.disable(logging.NOTSET)
 
     def heal(self) -> None:
         """Let all go on without a fault, and reconcile come by until nothing moves."""
@@ -322,10 +328,15 @@ def task_ids(record: JobRecord) -> set[str]:
     return {task for attempt in record.attempts for task in attempt.task_ids}
 
 
-TestJobLife = JobLife.TestCase
-TestJobLife.settings = settings(
-    max_examples=int(os.environ.get("I2V_MODEL_EXAMPLES", "200")),
-    stateful_step_count=int(os.environ.get("I2V_MODEL_STEPS", "50")),
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+@pytest.mark.timeout(60 + EXAMPLES)
+def test_a_jobs_life_keeps_its_promises() -> None:
+    """Whoever races, dies, fails or decides: no attempt is paid twice, no task is dropped, no limit is passed."""
+    loop = VirtualLoop()
+    asyncio.set_event_loop(loop)
+    logging.disable()
+    try:
+        run_state_machine_as_test(lambda: JobLife(loop), settings=PROFILE)  # type: ignore[arg-type] # it takes any maker
+    finally:
+        logging.disable(logging.NOTSET)
+        asyncio.set_event_loop(None)
+        loop.close()
