@@ -51,7 +51,7 @@ async def outcome(
     before = _BEFORE.get()
     state: State[T] = await run(*map(quote, args), **kwargs, wait_for=[before] if before else None, return_state=True)
     if state.is_completed():
-        _BEFORE.set(state.model_copy(update={"data": None}))
+        _BEFORE.set(state.model_copy(update={"data": True}))  # its data would be searched for strangers too
     return await state.aresult()
 
 
