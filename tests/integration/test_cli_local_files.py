@@ -103,9 +103,9 @@ def test_a_manifest_names_files_relative_to_itself(tmp_path: Path) -> None:
     named = find([str(put_file(tmp_path / "wishes/list.csv", rows.encode()))], NOWHERE)
     assert keys(named) == ["images/cats/tom.jpg", "images/away.jpg"]
     assert named.local[0].asked == Asked(prompt="purr", mode=Mode.PRO)
-    assert [
-        (row.image, row.prompt) for row in named.remote if not isinstance(row, str)
-    ] == [("s3://other/b.jpg", "fly")]
+    assert [(row.image, row.prompt) for row in named.remote if not isinstance(row, str)] == [
+        ("s3://other/b.jpg", "fly")
+    ]
 
 
 def test_a_manifests_missing_files_are_all_told(tmp_path: Path) -> None:
