@@ -18,7 +18,7 @@ unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test check unit integration pipeline lock clean
+.PHONY: help setup demo test check unit integration crash pipeline lock clean
 
 help: ## list what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -28,7 +28,7 @@ setup: $(READY) ## install everything into .venv; the command is then .venv/bin/
 demo: $(READY) ## animate the sample photographs for free, in a sandbox; KEEP=1 leaves it up to be looked at
 	@KEEP='$(KEEP)' $(PY) -m sandbox.demo
 
-test: check unit integration pipeline ## lint, types and all tests
+test: check unit integration crash pipeline ## lint, types and all tests
 
 check: $(READY) ## lint and types alone
 	@printf '\n== lint ==\n'
@@ -42,6 +42,9 @@ unit: $(READY) ## the tests that take milliseconds
 
 integration: $(READY) ## the tests against the sandbox, over real sockets
 	$(call tier,$@,-n 2 --dist loadfile)
+
+crash: $(READY) ## processes killed at every request they make; I2V_CRASH_ROUNDS=50 tries each more often
+	$(call tier,$@,-n 2)
 
 pipeline: $(READY) ## the tests with Prefect's own test server
 	$(call tier,$@)
