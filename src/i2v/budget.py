@@ -13,11 +13,13 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from decimal import ROUND_DOWN, Decimal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from i2v import names
-from i2v.errors import BudgetExceeded, Conflict, LedgerError, NotFound
+from i2v.errors import BudgetExceeded, Conflict, NotFound
 from i2v.jobs import FORMAT
+from i2v.ledger import parse_page
+from i2v.report import money_text
 from i2v.settings import Settings
 from i2v.storage import Storage
 
@@ -62,13 +64,7 @@ class DayPages:
             found = await self._storage.get(uri)
         except NotFound:
             return DayPage(day=day), None
-        try:
-            page = DayPage.model_validate_json(found.body)
-        except ValidationError:
-            raise LedgerError(f"{uri} cannot be read", "Restore it; never delete it") from None
-        if page.format > FORMAT:
-            raise LedgerError(f"{uri} has format {page.format}, this i2v reads up to {FORMAT}", "Upgrade i2v")
-        return page, found.etag
+        return parse_page(DayPage, found.body, uri), found.etag
 
     async def write(self, page: DayPage, etag: str | None) -> bool:
         """Replace the page as it was read; `False` where another run was faster.
@@ -226,7 +222,7 @@ class Budget:
             jobs = min(jobs, affordable.to_integral_value(ROUND_DOWN))
         if jobs < 1:
             raise BudgetExceeded(
-                f"{limit} has ${max(room or ZERO, ZERO)} left, one video costs ${price_usd}",
+                f"{limit} has ${money_text(max(room or ZERO, ZERO))} left, one video costs ${money_text(price_usd)}",
                 "Raise the limit, or wait for the next UTC day" if "CAP" in limit else "Raise max_spend_usd",
             )
         return jobs * price_usd - self._available

@@ -249,7 +249,7 @@ def lose(record: JobRecord, token: str, reason: Reason) -> JobRecord | None:
 def reject(record: JobRecord, token: str, state: JobState, reason: Reason, now: datetime) -> JobRecord | None:
     """The POST was answered with no task id but a final word: refused (nothing paid), or failed."""
     attempt = record.mine(token)
-    if attempt is None or attempt is not record.attempt or state not in LEGAL[record.state]:
+    if attempt is None or attempt is not record.attempt or attempt.task_ids or state not in LEGAL[record.state]:
         return None
     if state is JobState.REFUSED:
         return record.moved(state, attempts=record.attempts[:-1], reason=reason)

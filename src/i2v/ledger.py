@@ -77,7 +77,7 @@ class Ledger:
             found = await self._storage.get(uri)
         except NotFound:
             return None
-        return Held(_parse(JobRecord, found.body, uri), found.etag, found.age_seconds)
+        return Held(parse_page(JobRecord, found.body, uri), found.etag, found.age_seconds)
 
     async def open(self, key: str, image: JobImage, request: Request, label: str | None = None) -> Held:
         """The job's record, made where there is none yet.
@@ -193,7 +193,7 @@ class Ledger:
             found = await self._storage.get(uri)
         except NotFound:
             return LedgerPage(host=provider_host(self._settings), account=self._settings.account_label), None
-        return _parse(LedgerPage, found.body, uri), found.etag
+        return parse_page(LedgerPage, found.body, uri), found.etag
 
     async def set_paused(self, paused: bool) -> bool:
         """Stop all submits of all runs within their next block, or allow them again; whether that is a change.
@@ -293,7 +293,12 @@ def _stamped(record: JobRecord) -> JobRecord:
     )
 
 
-def _parse(model: type[M], body: bytes, uri: S3Uri) -> M:
+def parse_page(model: type[M], body: bytes, uri: S3Uri) -> M:
+    """A page of the ledger; its format is looked at first.
+
+    Raises:
+        LedgerError: it is of a newer i2v, or is no such page.
+    """
     try:
         data = json.loads(body)
         if isinstance(data, dict) and isinstance(data.get("format"), int) and data["format"] > FORMAT:

@@ -18,6 +18,7 @@ from i2v.errors import (
 )
 from i2v.jobs import JobState
 from i2v.ledger import Held
+from i2v.report import money_text
 from i2v.request import Mode
 from i2v.runs import Run
 from i2v.submit import Order
@@ -75,8 +76,11 @@ def check_money(prices: Sequence[Decimal], room: Decimal | None, limit: str, *, 
     needed = min(prices, default=Decimal(0)) if partial else sum(prices, Decimal(0))
     if room is None or needed <= room:
         return
-    what = "the cheapest image costs" if partial else f"{len(prices)} videos cost"
-    message = f"{limit} has ${room} left, {what} ${needed}: nothing was submitted"
+    count = "1 video costs" if len(prices) == 1 else f"{len(prices)} videos cost"
+    what = "the cheapest video costs" if partial else count
+    message = (
+        f"{limit} has ${money_text(max(room, Decimal(0)))} left, {what} ${money_text(needed)}: nothing was submitted"
+    )
     if limit == "the provider's balance":
         raise BalanceTooLow(message.capitalize(), "Add balance at the provider, name fewer images, or allow --partial")
     raise BudgetExceeded(message, "Raise the limit, name fewer images, or allow --partial")

@@ -18,6 +18,9 @@ from i2v.errors import UsageError
 from i2v.request import Mode
 from i2v.uris import S3Uri
 
+PREFIX_MAX_BYTES = 80
+"""S3's keys have 1,024 bytes, and `i2v.names` makes up to 938 of them."""
+
 
 def _http_url(text: str) -> str:
     TypeAdapter(HttpUrl).validate_python(text)
@@ -27,13 +30,18 @@ def _http_url(text: str) -> str:
 def _prefix(text: str) -> str:
     if not text.endswith("/"):
         raise ValueError(f"{text!r} must end in '/'")
+    key = S3Uri.parse(text).key if text.startswith("s3://") else text
+    if len(key.encode()) > PREFIX_MAX_BYTES:
+        raise ValueError(f"a prefix may have {PREFIX_MAX_BYTES} bytes, so that the names below it fit into S3's keys")
     if text.startswith("s3://"):
-        S3Uri.parse(text)
-    elif text.startswith("/") or "//" in text:
+        return text
+    if text.startswith("/") or "//" in text:
         raise ValueError(f"{text!r} must be like 'images/' or 's3://bucket/images/'")
     return text
 
 
+Seconds = Annotated[float, Field(gt=0, le=31_536_000, allow_inf_nan=False)]
+"""A time that ends: a year at most."""
 HttpAddress = Annotated[str, AfterValidator(_http_url)]
 Prefix = Annotated[str, AfterValidator(_prefix)]
 
@@ -53,15 +61,15 @@ class Settings(BaseSettings):
     videos_prefix: Prefix = Field(default="videos/", validation_alias="I2V_VIDEOS_PREFIX")
     jobs_prefix: Prefix = Field(default="jobs/", validation_alias="I2V_JOBS_PREFIX")
 
-    poll_first_seconds: float = Field(default=30, gt=0, validation_alias="I2V_POLL_FIRST_SECONDS")
-    poll_every_seconds: float = Field(default=10, gt=0, validation_alias="I2V_POLL_EVERY_SECONDS")
-    poll_deadline_seconds: float = Field(default=1800, gt=0, validation_alias="I2V_POLL_DEADLINE_SECONDS")
-    lease_seconds: float = Field(default=300, gt=0, validation_alias="I2V_LEASE_SECONDS")
-    run_gone_seconds: float = Field(default=180, gt=0, validation_alias="I2V_RUN_GONE_SECONDS")
+    poll_first_seconds: Seconds = Field(default=30, validation_alias="I2V_POLL_FIRST_SECONDS")
+    poll_every_seconds: Seconds = Field(default=10, validation_alias="I2V_POLL_EVERY_SECONDS")
+    poll_deadline_seconds: Seconds = Field(default=1800, validation_alias="I2V_POLL_DEADLINE_SECONDS")
+    lease_seconds: Seconds = Field(default=300, validation_alias="I2V_LEASE_SECONDS")
+    run_gone_seconds: Seconds = Field(default=180, validation_alias="I2V_RUN_GONE_SECONDS")
     """A run whose record was not touched for so long is gone, and reconcile takes its jobs."""
     presign_seconds: int = Field(default=7200, gt=0, le=604_800, validation_alias="I2V_PRESIGN_SECONDS")
     """How long the provider may fetch the image; never less than the poll deadline."""
-    submit_patience_seconds: float = Field(default=600, gt=0, validation_alias="I2V_SUBMIT_PATIENCE_SECONDS")
+    submit_patience_seconds: Seconds = Field(default=600, validation_alias="I2V_SUBMIT_PATIENCE_SECONDS")
     """How long a submit that costs nothing (429, no connection) is tried again before the job is given back."""
     max_in_flight: int = Field(default=1000, gt=0, validation_alias="I2V_MAX_IN_FLIGHT")
     max_connections: int = Field(default=24, gt=0, validation_alias="I2V_MAX_CONNECTIONS")

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from base64 import b64encode
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from i2v.errors import StorageError
 from i2v.storage import Storage
 from i2v.uris import S3Uri
 
+log = logging.getLogger(__name__)
 ONE_PUT_BYTES = 8 << 20
 PART_BYTES = 8 << 20
 ABANDONED_AFTER = timedelta(hours=1)
@@ -62,7 +65,7 @@ async def put_file(
             uri, client.complete_multipart_upload, **upload, **condition, MultipartUpload={"Parts": parts}
         )
     except BaseException:
-        await storage.call(uri, client.abort_multipart_upload, **upload)
+        await _abort(storage, uri, upload)
         raise
 
 
@@ -80,6 +83,13 @@ async def _put_parts(storage: Storage, path: Path, uri: S3Uri, upload: dict[str,
             )
             parts.append({"PartNumber": number, "ETag": put["ETag"], "ChecksumSHA256": digest})
     return parts
+
+
+async def _abort(storage: Storage, uri: S3Uri, upload: dict[str, Any]) -> None:
+    try:
+        await storage.call(uri, storage.client.abort_multipart_upload, **upload)
+    except StorageError as error:
+        log.warning("an upload to %s could not be aborted; the next one clears it away: %s", uri, error)
 
 
 async def abort_uploads(storage: Storage, uri: S3Uri) -> None:

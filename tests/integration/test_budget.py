@@ -94,8 +94,8 @@ async def test_many_runs_at_once_never_pass_the_cap(budget: MakeBudget, pages: D
     ended.set()
     await watching
     spent = [sum(prices, NOTHING) for prices in taken]
-    assert all(len(prices) < 100 for prices in taken)
-    assert cap - 9 * PRO < sum(spent) <= cap
+    satisfied = sum(len(prices) == 100 for prices in taken)
+    assert cap - 9 * PRO - satisfied * BLOCK_JOBS * (PRO - STANDARD) < sum(spent) <= cap
     assert max(seen) <= cap
     assert [one.taken_usd for one in budgets] == spent
     await asyncio.gather(*(one.close() for one in budgets))
@@ -255,7 +255,6 @@ async def test_a_page_that_cannot_be_read_stops_spending(budget: MakeBudget, san
         assert sandbox.read(key) == body
 
 
-@pytest.mark.xfail(strict=True, reason="DayPages.read looks at the format only after all else was understood")
 async def test_a_page_of_tomorrow_is_told_as_such(budget: MakeBudget, sandbox: Sandbox) -> None:
     """Also where this version could not read the rest of it."""
     body = b'{"format": 2, "day": "x", "reserved_usd": "elsewhere now"}'

@@ -205,7 +205,6 @@ async def test_a_living_upload_is_left_alone(storage: Storage, sandbox: Sandbox,
     sandbox.s3().abort_multipart_upload(Bucket=uri.bucket, Key=uri.key, UploadId=other)
 
 
-@pytest.mark.xfail(strict=True, reason="put_file lets the abort's own failure stand for the cause")
 async def test_an_upload_that_cannot_be_aborted_tells_why_it_was(
     storage: Storage, sandbox: Sandbox, uri: S3Uri, film: MakeFile
 ) -> None:

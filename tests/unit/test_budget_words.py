@@ -44,13 +44,13 @@ async def test_the_daily_cap_is_named_and_ends_with_the_day() -> None:
     with pytest.raises(BudgetExceeded) as caught:
         await budget(cap="0.1").take(PRICE)
     assert str(caught.value) == (
-        "I2V_DAILY_CAP_USD has $0.1 left, one video costs $0.192. Raise the limit, or wait for the next UTC day"
+        "I2V_DAILY_CAP_USD has $0.10 left, one video costs $0.192. Raise the limit, or wait for the next UTC day"
     )
 
 
 async def test_a_limit_never_has_less_than_nothing_left() -> None:
     """A cap that was lowered below what is spent has $0 left."""
-    with pytest.raises(BudgetExceeded, match=r"has \$0 left"):
+    with pytest.raises(BudgetExceeded, match=r"has \$0.00 left"):
         await budget("-1").take(PRICE)
 
 

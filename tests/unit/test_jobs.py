@@ -250,10 +250,6 @@ def test_a_fail_code_for_an_answer_counts_as_an_attempt(job: JobRecord) -> None:
     assert (failed.attempt.fail, failed.attempt.ended_at) == (WHY, NOW)
 
 
-LATE_WORD = pytest.mark.xfail(strict=True, reason="jobs.reject ends an adopted task, and drops its task id")
-
-
-@LATE_WORD
 @pytest.mark.parametrize("state", [JobState.REFUSED, JobState.FAILED])
 def test_a_word_without_a_task_never_ends_an_adopted_task(state: JobState) -> None:
     """A person has adopted a task for A's lost answer: A's own late refusal ends it not, and loses it not."""
@@ -325,7 +321,6 @@ def test_a_person_may_drop_what_is_open() -> None:
     assert (job.state, job.reason, job.task_id) == (JobState.FAILED, WHY, "task_a")
 
 
-@LATE_WORD
 def test_what_follows_from_a_function_may_be_written() -> None:
     """No function of this module makes a change that the ledger would then refuse."""
     late = [RESUBMITTED, TAKEN_BY_B, DROPPED, must(jobs.record_task(TAKEN_BY_B, "A", "task_a", NOW))]

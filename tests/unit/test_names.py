@@ -18,7 +18,7 @@ from tests.conftest import SealedSettings
 SETTINGS = SealedSettings(I2V_BUCKET="b-1")
 ELSEWHERE = SealedSettings(I2V_BUCKET="b-1", I2V_IMAGES_PREFIX="s3://photos/in/", I2V_VIDEOS_PREFIX="s3://films/out/")
 S3_KEY_MAX_BYTES = 1024
-MOST_PREFIX_BYTES = 85
+MOST_PREFIX_BYTES = 80
 """What 1,024 bytes leave for the videos prefix: 900 for the name, 39 for `/<12>-<12>.refused.json`."""
 ENDINGS = (".mp4", ".jpg", ".json", ".refused.json", ".failed.json")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
@@ -126,7 +126,7 @@ def test_a_folder_can_be_read_back_from_its_answers(image: ImageRef, ending: str
     st.sampled_from(ENDINGS),
 )
 def test_no_key_is_longer_than_s3_takes(image: ImageRef, ending: str) -> None:
-    """An image's key may have 1,024 bytes; those of its answers and marks never have more, up to 85 of prefix."""
+    """An image's key may have 1,024 bytes; those of its answers and marks never have more, up to 80 of prefix."""
     settings = SealedSettings(I2V_BUCKET="b-1", I2V_VIDEOS_PREFIX="v" * (MOST_PREFIX_BYTES - 1) + "/")
     folder = name(image, settings)
     assert len(names.answer(settings, folder, "e", "0" * 12, ending).key.encode()) <= S3_KEY_MAX_BYTES
