@@ -1,7 +1,7 @@
-"""A job's life as a model: processes that race, crash and lose answers, and persons who resolve, at every step.
+"""A job's life through races, crashes, lost answers and persons who resolve: led by chance, and by known dangers.
 
 Hypothesis drives i2v's real steps turn by turn, by default through the same 200 lives each time. `I2V_MODEL_EXAMPLES`
-asks for more and for others each time, `I2V_MODEL_STEPS` for longer ones.
+asks for more, for others each time, and for the shortest life that fails; `I2V_MODEL_STEPS` for longer ones.
 """
 
 from __future__ import annotations
@@ -9,334 +9,129 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
 
-from i2v.animate import bring
-from i2v.errors import AccountRejected, AnswerLost, BadAnswer, Busy, NothingSent, Rejected, TaskRejected
-from i2v.jobs import JobRecord, JobState
-from i2v.reconcile import reconcile
-from i2v.resolve import Resolver
-from i2v.uris import S3Uri
-from tests.integration.job_life_world import ORDER, PRICE, STEPS, Process, World
+from i2v.jobs import JobState
+from tests.integration.job_life import JobLife, animate_it, person, reconcile_it
 from tests.integration.turns import Fault, VirtualLoop
 
-NO_TASK = {
-    "429": Busy("POST: 429", code="429"),
-    "no connection": NothingSent("POST: refused", code="ConnectError"),
-    "402": AccountRejected("POST: 402", code="402"),
-    "400": Rejected("POST: 400", code="400"),
-    "fail code": TaskRejected("POST: a fail code", code="GENERATION_FAILED"),
-    "lost": AnswerLost("POST: read timeout", code="ReadTimeout"),
-}
-FREE = {"429", "no connection", "402", "400"}
-ENDS = {
-    "success": {"state": "success", "resultJson": '{"resultUrls": ["https://file.example/v.mp4"]}'},
-    "transient": {"state": "failed", "failCode": "Timeout", "failMsg": ""},
-    "content": {"state": "failed", "failCode": "NSFW", "failMsg": ""},
-    "unheard of": {"state": "failed", "failCode": "Gremlins", "failMsg": ""},
-}
-DIAGRAM = {
-    "ready": "claimed submitted",
-    "claimed": "submitted ready refused failed unknown",
-    "submitted": "stored refused failed ready",
-    "unknown": "submitted ready failed",
-    "refused": "ready",
-    "failed": "ready submitted",
-    "stored": "",
-}
+CHOSEN = "I2V_MODEL_EXAMPLES" in os.environ
 EXAMPLES = int(os.environ.get("I2V_MODEL_EXAMPLES", "200"))
 PROFILE = settings(
     max_examples=EXAMPLES,
     stateful_step_count=int(os.environ.get("I2V_MODEL_STEPS", "50")),
-    derandomize="I2V_MODEL_EXAMPLES" not in os.environ,
+    derandomize=not CHOSEN,
+    phases=list(Phase) if CHOSEN else [Phase.generate],
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-LEASE = 300.0
-MOST_ALIVE = 4
-RECORD = S3Uri("b-1", f"jobs/{ORDER.key}.json")
 
 
-async def animate_it(process: Process) -> None:
-    """A run that wants the video."""
-    await bring(process.run, ORDER, STEPS)
+@pytest.fixture
+def loop() -> Iterator[VirtualLoop]:
+    """A loop for all the lives of a test; its thousands of warnings are meant, and not shown."""
+    virtual = VirtualLoop()
+    asyncio.set_event_loop(virtual)
+    logging.disable()
+    yield virtual
+    logging.disable(logging.NOTSET)
+    asyncio.set_event_loop(None)
+    virtual.close()
 
 
-async def reconcile_it(process: Process) -> None:
-    """Reconcile, as its schedule starts it."""
-    await reconcile(process.run, steps=STEPS)
-
-
-def person(what: str, task_id: str) -> Any:
-    """Somebody at the command line."""
-
-    async def resolve(process: Process) -> None:
-        resolver, key = Resolver(process.run.storage, process.run.settings), ORDER.key
-        if what == "resubmit":
-            await resolver.resubmit(key)
-        elif what == "drop":
-            await resolver.drop(key)
-        else:
-            await resolver.adopt(key, task_id, process.run.client)
-
-    return resolve
-
-
-class JobLife(RuleBasedStateMachine):
-    """One image, one bucket, one provider; up to four processes at once."""
-
-    def __init__(self, loop: VirtualLoop) -> None:
-        super().__init__()
-        self.loop = loop
-        self.last: JobRecord | None = None
-        self.persons: set[str] = set()
-
-    @initialize(
-        most=st.integers(1, 3),
-        cap=st.sampled_from([None, None, 1, 2, 3]),
-        seed=st.integers(0, 9),
-        ahead=st.integers(0, 12),
-    )
-    def begin(self, most: int, cap: int | None, seed: int, ahead: int) -> None:
-        """A ledger, and the first run."""
-        self.dice = random.Random(seed)  # noqa: S311 - it ends tasks, and keeps no secret
-        variables: dict[str, Any] = {"I2V_MAX_ATTEMPTS": most}
-        if cap is not None:
-            variables["I2V_DAILY_CAP_USD"] = cap * PRICE
-        self.world = World(variables)
-        self.max_attempts = most
-        self.cap = None if cap is None else cap * PRICE
-        self.world.shelf.told = self.told
-        self.start(animate_it)
-        for _ in range(ahead):
-            if self.doing(self.world.processes[0]) not in {"POST", ""}:
-                self.world.processes[0].go()
-                self.quiet()
-
-    def start(self, work: Any) -> None:
-        """Start a process and let it come to its first stop."""
-
-        async def begin() -> None:
-            self.world.start(work)
-            await self.world.quiet()
-
-        self.loop.run_until_complete(begin())
-
-    def quiet(self) -> None:
-        """Let everybody come to a stop."""
-        self.loop.run_until_complete(self.world.quiet())
-
-    def doing(self, process: Process) -> str:
-        """What it stands before: POST, status, or an operation on S3; nothing where it has ended."""
-        return process.turn.kind if process.turn and not process.done else ""
-
-    @rule(who=st.sampled_from(["run", "run", "reconcile", "resubmit", "drop", "adopt"]), data=st.data())
-    def somebody_comes(self, who: str, data: st.DataObject) -> None:
-        """Another run, reconcile, or a person with `i2v jobs resolve`."""
-        if len(self.world.alive) >= MOST_ALIVE:
-            return
-        self.persons |= {who} - {"run", "reconcile"}
-        task_id = ""
-        if who == "adopt":
-            task_id = data.draw(st.sampled_from(["", *self.world.tasks])) or self.world.bill_early()
-        self.start({"run": animate_it, "reconcile": reconcile_it}.get(who) or person(who, task_id))
-
-    @rule(data=st.data(), steps=st.integers(1, 15))
-    def goes_on(self, data: st.DataObject, steps: int) -> None:
-        """A process goes on for some steps, and all is well, though not with every task."""
-        process = self.one_of(data)
-        for _ in range(steps):
-            match self.doing(process):
-                case "":
-                    return
-                case "POST":
-                    self.answer(process, "task")
-                case "status":
-                    self.end_tasks(data.draw(st.sampled_from(["", "success", "transient", *ENDS])))
-                    process.go()
-                case _:
-                    process.go()
-            self.quiet()
-
-    @rule(data=st.data(), fault=st.sampled_from(Fault), kind=st.sampled_from([*NO_TASK, "lost"]), billed=st.booleans())
-    def goes_wrong(self, data: st.DataObject, fault: Fault, kind: str, billed: bool) -> None:
-        """A step goes wrong: an operation on S3, a status, or a POST; whose answer is lost may have been billed."""
-        process = self.one_of(data)
-        match self.doing(process):
-            case "POST":
-                self.answer(process, kind, billed=billed)
-            case "status":
-                process.go(BadAnswer("GET: 500", code="500"))
-            case _:
-                process.go(fault)
-        self.quiet()
-
-    def one_of(self, data: st.DataObject) -> Process:
-        """Somebody who lives; where nobody does, a run comes."""
-        if not self.world.alive:
-            self.start(animate_it)
-        return data.draw(st.sampled_from(self.world.alive))
-
-    def answer(self, process: Process, kind: str, *, billed: bool = False) -> None:
-        """The provider answers a POST."""
-        if kind not in FREE:
-            self.world.maybe_paid += 1
-        if kind == "lost" and billed:
-            self.world.bill()
-        process.go(self.world.bill_for(process) if kind == "task" else NO_TASK[kind])
-
-    def end_tasks(self, end: str) -> None:
-        """All tasks that run at the provider come to this end."""
-        for status in self.world.tasks.values():
-            if status["state"] == "processing" and end:
-                status.update(ENDS[end])
-
-    @rule(data=st.data(), billed=st.booleans())
-    def crashes(self, data: st.DataObject, billed: bool) -> None:
-        """A process is killed; a POST that was under way may have been billed."""
-        process = self.one_of(data)
-        if self.doing(process) == "POST":
-            self.world.maybe_paid += 1
-            if billed:
-                self.world.bill()
-        process.kill()
-        self.quiet()
-
-    @rule(seconds=st.sampled_from([1, 100, LEASE + 1, LEASE + 1]))
-    def time_passes(self, seconds: float) -> None:
-        """The server's clock goes on, and a write that its writer gave up arrives, if its condition still holds."""
-        self.world.shelf.wait(seconds)
-        if self.world.late:
-            self.world.land_late()
-
-    def told(self, uri: S3Uri, body: bytes) -> None:
-        """The bucket has a new record."""
-        if uri == RECORD:
-            self.check_write(JobRecord.model_validate_json(body))
-
-    def check_write(self, new: JobRecord) -> None:
-        """Each write is legal, rises in revision, keeps every task id, and a stored job stays as it is."""
-        old, self.last = self.last, new
-        if old is None:
-            assert (new.state, new.revision) == (JobState.READY, 1)
-            return
-        assert new.state == old.state or new.state in DIAGRAM[old.state].split()
-        assert (new.key, new.request) == (old.key, old.request)
-        assert new.revision == old.revision + 1
-        assert new.writer != old.writer
-        assert new.last_attempt >= old.last_attempt
-        assert task_ids(old) <= task_ids(new)
-        if old.state is JobState.STORED:
-            assert (new.video, new.task_id) == (old.video, old.task_id)
-        if new.state is JobState.SUBMITTED:
-            assert new.task_id
-        self.count_allowed(old, new)
-
-    def count_allowed(self, old: JobRecord, new: JobRecord) -> None:
-        """What lets a job be paid once more: a person, or a failure that the provider called transient."""
-        if new.state is not JobState.READY or old.state in {JobState.READY, JobState.CLAIMED}:
-            return
-        if old.state is JobState.SUBMITTED:
-            assert old.task_id
-            assert self.world.tasks[old.task_id] == ENDS["transient"]
-            self.world.allowed += 1
-        elif len(new.attempts) == len(old.attempts):
-            self.world.allowed += 1
-
-    @invariant()
-    def no_more_is_paid_than_allowed(self) -> None:
-        """Payments keep within the attempts of the record, the reservations and the cap."""
-        record = self.world.record()
-        if record:
-            assert self.world.maybe_paid <= self.max_attempts + record.extra_attempts
-        assert self.world.maybe_paid <= self.world.allowed
-        assert self.world.reserved() >= self.world.maybe_paid * PRICE
-        assert self.cap is None or self.world.reserved() <= self.cap
-
-    @invariant()
-    def no_task_is_dropped(self) -> None:
-        """What a process received is written down by the time it ends."""
-        for process in self.world.processes:
-            if process.task.done() and not process.killed and process.received:
-                record = self.world.record()
-                assert record is not None
-                assert set(process.received) <= task_ids(record)
-
-    def teardown(self) -> None:
-        """In the end S3 and the provider are well: every job is settled, or waits for a person and says so."""
-        try:
-            self.heal()
-        finally:
-            for process in self.world.alive:
-                process.kill()
-            self.quiet()
-
-    def heal(self) -> None:
-        """Let all go on without a fault, and reconcile come by until nothing moves."""
-        self.finish()
-        for _ in range(3):
-            self.world.shelf.wait(LEASE + 1)
-            self.start(reconcile_it)
-            self.finish()
-        self.no_more_is_paid_than_allowed()
-        self.no_task_is_dropped()
-        record = self.world.record()
-        if record is None:
-            return
-        assert record.state not in {JobState.CLAIMED, JobState.SUBMITTED}, f"{record.state} for ever"
-        if record.state is JobState.UNKNOWN:
-            assert self.open_marks(), "an unknown job that reconcile does not name"
-        if not self.persons:
-            self.check_nothing_is_thrown_away(record)
-
-    def check_nothing_is_thrown_away(self, record: JobRecord) -> None:
-        """Where no person decided otherwise, a task that gave a video is stored, and only a failure waits unpaid."""
-        ended = {task: self.world.tasks[task] for task in task_ids(record)}
-        if ENDS["success"] in ended.values():
-            assert record.state is JobState.STORED
-        if record.state is JobState.READY:
-            assert all(end == ENDS["transient"] for end in ended.values())
-
-    def open_marks(self) -> list[S3Uri]:
-        """The marks of jobs that have not ended."""
-        return [uri for uri in self.world.shelf.objects if "/open/" in uri.key]
-
-    def finish(self) -> None:
-        """Let every process come to its end."""
-        for _ in range(400):
-            if not self.world.alive:
-                return
-            self.end_tasks(self.dice.choice(["success", "success", *ENDS]))
-            process = self.world.alive[0]
-            if self.doing(process) == "POST":
-                self.answer(process, "task")
-            else:
-                process.go()
-            self.world.shelf.wait(2)
-            self.quiet()
-        raise AssertionError("a process that never ends")
-
-
-def task_ids(record: JobRecord) -> set[str]:
-    """All task ids that a record knows."""
-    return {task for attempt in record.attempts for task in attempt.task_ids}
+@pytest.fixture
+def life(loop: VirtualLoop) -> Iterator[JobLife]:
+    """A life that a test leads itself, with one run at its first step; `life.heal()` then proves that it ends well."""
+    led = JobLife(loop)
+    led.begin(most=2, cap=None, seed=0, ahead=0)
+    yield led
+    led.kill_all()
 
 
 @pytest.mark.timeout(60 + EXAMPLES)
-def test_a_jobs_life_keeps_its_promises() -> None:
+def test_a_jobs_life_keeps_its_promises(loop: VirtualLoop) -> None:
     """Whoever races, dies, fails or decides: no attempt is paid twice, no task is dropped, no limit is passed."""
-    loop = VirtualLoop()
-    asyncio.set_event_loop(loop)
-    logging.disable()
-    try:
-        run_state_machine_as_test(lambda: JobLife(loop), settings=PROFILE)  # type: ignore[arg-type] # it takes any maker
-    finally:
-        logging.disable(logging.NOTSET)
-        asyncio.set_event_loop(None)
-        loop.close()
+    run_state_machine_as_test(lambda: JobLife(loop), settings=PROFILE)  # type: ignore[arg-type] # it takes any maker
+
+
+UNWRITTEN = pytest.mark.xfail(
+    strict=True, reason="submit._write_end tells an end as written, so its mark is taken away"
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault"),
+    [
+        *(
+            pytest.param(kind, fault, marks=UNWRITTEN)
+            for kind in ("400", "fail code")
+            for fault in (Fault.FAILS, Fault.LATE)
+        ),
+        *((kind, Fault.LOST) for kind in ("400", "fail code")),
+        *((kind, fault) for kind in ("lost", "429") for fault in (Fault.FAILS, Fault.LOST, Fault.LATE)),
+    ],
+)
+def test_an_end_that_could_not_be_written_is_found_again(life: JobLife, kind: str, fault: Fault) -> None:
+    """The POST was answered, and S3 failed at the very write that says so: reconcile still finds the job."""
+    (run,) = life.world.processes
+    life.until(run, "POST")
+    life.answer(run, kind)
+    life.quiet()
+    run.go(fault)
+    life.quiet()
+    life.heal()
+
+
+@pytest.mark.parametrize("kind", ["400", "fail code", "lost", "429", "task"])
+def test_a_late_word_after_an_adoption_harms_nothing(life: JobLife, kind: str) -> None:
+    """A person adopted another task for the lost answer, and then the answer came after all."""
+    (run,) = life.world.processes
+    life.until(run, "POST")
+    life.lease_passes()
+    life.whole(person("adopt", life.world.bill()))
+    assert life.state is JobState.SUBMITTED
+    life.answer(run, kind)
+    life.quiet()
+    life.heal()
+
+
+@pytest.mark.xfail(strict=True, reason="record_task_id does not put the mark again that the drop took away")
+def test_a_late_task_of_a_dropped_job_is_still_settled(life: JobLife) -> None:
+    """A person gave the job up, its mark is gone, and then the task id comes to an owner who dies right after."""
+    (run,) = life.world.processes
+    life.until(run, "POST")
+    life.lease_passes()
+    life.whole(person("drop", ""))
+    life.whole(reconcile_it)
+    assert life.open_marks() == []
+    life.answer(run, "task")
+    life.quiet()
+    while life.state is not JobState.SUBMITTED:
+        run.go()
+        life.quiet()
+    run.kill()
+    life.quiet()
+    life.heal()
+
+
+@pytest.mark.xfail(strict=True, reason="unmark does not look whether the job is open again by now")
+def test_a_mark_that_is_taken_away_late_is_put_again(life: JobLife) -> None:
+    """One run is about to take the mark of a failed job away, a person resubmits, another run claims and dies."""
+    (run,) = life.world.processes
+    life.until(run, "POST")
+    life.answer(run, "fail code")
+    life.quiet()
+    life.until(run, "delete")
+    life.persons.add("resubmit")
+    life.whole(person("resubmit", ""))
+    another = life.start(animate_it)
+    life.until(another, "POST")
+    life.until(run, "")
+    life.world.maybe_paid += 1
+    another.kill()
+    life.quiet()
+    life.heal()
