@@ -12,8 +12,9 @@ from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 from pydantic import Field
 
+from i2v import plan
 from i2v.animate import animate
-from i2v.errors import I2vError, UsageError
+from i2v.errors import I2vError
 from i2v.prompts import Asked, check_template
 from i2v.request import Duration, Mode
 from i2v.runs import open_run
@@ -68,7 +69,7 @@ async def generate_videos(
     default = Asked(prompt=prompt, mode=mode, duration=duration, take=take)
     try:
         settings = read_settings()
-        check_delivery(delivery)
+        plan.check_delivery(delivery)
         check_template(prompt or settings.default_prompt or "")
         run_id = str(runtime.flow_run.id)
         async with open_run(settings, run_id, max_spend_usd=max_spend_usd, label=label, dry_run=dry_run) as run:
@@ -78,9 +79,3 @@ async def generate_videos(
             return stopped_state(stopped) if stopped else final_state(report)
     except I2vError as error:
         return stopped_state(error)
-
-
-def check_delivery(delivery: str) -> None:
-    """Refuse callbacks, since nothing here could take one yet."""
-    if delivery == "callback":
-        raise UsageError("delivery callback needs a service that takes callbacks, which is not there yet", "Use poll")

@@ -56,13 +56,14 @@ async def animate(
         UsageError: the ledger belongs to another provider or account.
         LedgerError: the ledger cannot be read, written or trusted.
     """
+    paused = False
     if not run.dry_run:
-        await run.ledger.prove()
+        paused = (await run.ledger.prove()).paused
         plan.warn_of_short_credentials(run)
     run.tell_count(len(items))
     prepared = [asyncio.ensure_future(prepare(run, item, default, steps)) for item in items]
     try:
-        stopped = None if run.dry_run else await _secure_money(run, prepared, partial=partial)
+        stopped = None if run.dry_run else await _secure_money(run, prepared, partial=partial, paused=paused)
         reports = await asyncio.gather(*(_end(run, each, steps) for each in prepared))
     finally:
         for each in prepared:
@@ -73,14 +74,17 @@ async def animate(
 
 
 async def _secure_money(
-    run: Run, prepared: Sequence[asyncio.Future[Order | ItemReport]], *, partial: bool
+    run: Run, prepared: Sequence[asyncio.Future[Order | ItemReport]], *, partial: bool, paused: bool
 ) -> Stopped | None:
     """Stop a run that cannot be paid in full. Where even the worst case can, nobody waits for all to be validated."""
     try:
         room, limit = await plan.room_usd(run)
-        if room is not None and plan.worst_case_usd(run, len(prepared)) > room:
+        if paused or (room is not None and plan.worst_case_usd(run, len(prepared)) > room):
             orders = [order for order in await asyncio.gather(*prepared) if isinstance(order, Order)]
-            plan.check_money(await plan.still_to_pay(run, orders), room, limit, partial=partial)
+            prices = await plan.still_to_pay(run, orders)
+            if prices and paused:
+                await run.ledger.refuse_if_paused()
+            plan.check_money(prices, room, limit, partial=partial)
             run.budget.lower_limit(room)
     except StorageError as error:
         return _stop(run, LedgerError(f"The ledger cannot be read: {error.message}", error.hint))

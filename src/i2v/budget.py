@@ -175,8 +175,10 @@ class Budget:
             self._available -= price_usd
             self.jobs_expected = max(1, self.jobs_expected - 1)
 
-    def lower_limit(self, room_usd: Decimal) -> None:
-        """Let this run spend no more than so much from now on."""
+    def lower_limit(self, room_usd: Decimal | None) -> None:
+        """Let this run spend no more than so much from now on; `None` changes nothing."""
+        if room_usd is None:
+            return
         most = sum(self._reserved.values(), ZERO) + room_usd
         self._max_spend = most if self._max_spend is None else min(most, self._max_spend)
 

@@ -15,6 +15,7 @@ from i2v.errors import (
     NothingSent,
     ProviderError,
     Stopped,
+    UsageError,
 )
 from i2v.jobs import JobState
 from i2v.ledger import Held
@@ -91,3 +92,13 @@ def warn_of_short_credentials(run: Run) -> None:
     seconds = max(run.settings.presign_seconds, int(run.settings.poll_deadline_seconds))
     if run.storage.credentials_end_within(seconds):
         log.warning("the AWS credentials end in less than the %d s for which the provider may fetch images", seconds)
+
+
+def check_delivery(delivery: str) -> None:
+    """Refuse callbacks, since there is no service yet that could take one.
+
+    Raises:
+        UsageError: the delivery is `callback`.
+    """
+    if delivery == "callback":
+        raise UsageError("Delivery by callback needs a service that takes callbacks, and there is none yet", "Use poll")

@@ -96,7 +96,7 @@ def test_a_run_that_cannot_be_paid_in_full_does_not_start(world: Tolled) -> None
     for number in range(5):
         world.put(f"{number}.jpg", number)
     (ended,) = all_at_once([world.errand(max_spend_usd=5 * STANDARD - CENT)])
-    assert "max_spend_usd has $0.950 left, 5 videos cost $0.960" in ended.error
+    assert "max_spend_usd has $0.95 left, 5 videos cost $0.96" in ended.error
     assert len(items([ended], "not_tried")) == 5
     assert world.provider.billed_usd == reserved_usd(world) == 0
 

@@ -8,11 +8,14 @@ from decimal import Decimal
 import pytest
 
 from i2v import jobs, names
-from i2v.errors import AccountRejected, Busy, LedgerError, NotTried
+from i2v.animate import Steps, animate
+from i2v.errors import AccountRejected, Busy, LedgerError, NotTried, Paused
 from i2v.jobs import JobState
 from i2v.ledger import Held
 from i2v.poll import poll
+from i2v.prompts import Asked
 from i2v.runs import Run
+from i2v.sources import find_items
 from i2v.store import NotDelivered, finish, store
 from i2v.submit import Order, record_task_id, submit
 from sandbox import Sandbox
@@ -344,3 +347,24 @@ async def test_nothing_is_submitted_where_the_ledger_cannot_be_read(
         async with new_run(jobs_prefix="s3://no-such-bucket-here/jobs/"):
             pass
     assert billed(provider) == 0
+
+
+async def test_a_paused_ledger_stops_what_would_pay_and_nothing_else(
+    sandbox: Sandbox, provider: Provider, new_run: OpenRun
+) -> None:
+    """While it is paused, what is there is still told as cached, and a run that would have to pay does not start."""
+    there, wanted = put(sandbox), put(sandbox, "two.jpg", 2)
+    asked = Asked(prompt="a slow zoom")
+    async with new_run() as run:
+        await bring(run, await order_of(run, there))
+        await run.ledger.prove()
+        await run.ledger.set_paused(True)
+    ends = []
+    for uri in (there, wanted):
+        async with new_run() as run:
+            items = await find_items(uri, run.storage, run.settings)
+            ends.append(await animate(run, items, asked, Steps()))
+    (first, free), (second, stopped) = ends
+    assert (first.sentence, free) == ("1 cached · $0.00", None)
+    assert (second.sentence, type(stopped)) == ("1 not tried · $0.00", Paused)
+    assert billed(provider) == 1

@@ -72,9 +72,11 @@ def run(  # noqa: PLR0913 - a command's parameters are its options
     from i2v.cli.console import show_logs, stderr
     from i2v.cli.flow_run import Ending
     from i2v.cli.progress import Progress
+    from i2v.plan import check_delivery
     from i2v.report import Report
     from i2v.settings import read_settings
 
+    check_delivery(delivery)
     settings = read_settings()
     settings.require_bucket()
     if not dry_run:
