@@ -11,6 +11,7 @@ from typing import Literal
 from sandbox.tollgate import Passage, Toll
 
 When = Literal["before", "after"]
+RECORD, SUBMIT = r"/jobs/[0-9a-f]{64}\.json$", r"/generateTask/"
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,10 @@ class Point:
     def changes(self) -> bool:
         """Whether the request changes the world, so that before and after it are not the same to who comes later."""
         return self.toll.method in {"PUT", "POST", "DELETE"}
+
+    def matters(self, when: When) -> bool:
+        """Whether whoever comes later finds another world than at the moment before; of a job's own steps, both do."""
+        return self.changes and (when == "after" or self.toll.target in {RECORD, SUBMIT})
 
     def names(self, passage: Passage) -> bool:
         """Whether a request is of this kind."""
@@ -44,12 +49,12 @@ def _api(times: int, method: str, target: str) -> Point:
     return Point("api", Toll("kill", method, target), times)
 
 
-RECORD = r"/jobs/[0-9a-f]{64}\.json$"
 PICTURE = r"/images/[a-z]+\.jpg"
 EACH, GOOD, BAD, LOST, ONCE = 3, 2, 1, 1, 1
 """Three images go through a whole run, two of them to a video, one to a refusal; the fourth's answer is lost."""
 
 SETTLING = {
+    "page-read": _s3(ONCE, "GET", r"/jobs/ledger\.json$"),
     "run-record-read": _s3(ONCE, "GET", r"/jobs/runs/"),
     "job-read": _s3(EACH, "GET", RECORD),
     "status": _api(EACH, "GET", r"/statusTask/"),
@@ -74,7 +79,6 @@ RECONCILE = {
 
 RUN = {
     "images-listed": _s3(ONCE, "GET", r"\?.*list-type=2.*prefix=images"),
-    "page-read": _s3(ONCE, "GET", r"/jobs/ledger\.json$"),
     "page": _s3(ONCE, "PUT", r"/jobs/ledger\.json$"),
     "day-read": _s3(ONCE, "GET", r"/jobs/days/"),
     "day": _s3(ONCE, "PUT", r"/jobs/days/"),
@@ -84,7 +88,7 @@ RUN = {
     "job-made": _s3(EACH, "PUT", RECORD, "ready"),
     "mark": _s3(EACH, "PUT", r"/jobs/open/"),
     "job-claimed": _s3(EACH, "PUT", RECORD, "claimed"),
-    "submit": _api(EACH, "POST", r"/generateTask/"),
+    "submit": _api(EACH, "POST", SUBMIT),
     "job-submitted": _s3(EACH, "PUT", RECORD, "submitted"),
     **SETTLING,
 }

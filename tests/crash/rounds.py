@@ -48,10 +48,14 @@ class Round:
         assert (ended.code, toll.hits) == (KILLED, 1), ended.log
 
     def left(self) -> set[str]:
-        """The names of the images whose claim stands, once all that was under way has come to its end."""
+        """The names of the images that may be paid or not; a manifest that is there already has its whole video."""
         self.world.open()
         self.jostle()
-        return {name for name, state in self.world.states().items() if state is JobState.CLAIMED}
+        for picture in self.world.pictures:
+            if "json" in self.world.answers(picture):
+                self.world.published(picture)
+        lost = {JobState.CLAIMED, JobState.UNKNOWN}
+        return {name for name, state in self.world.states().items() if state in lost}
 
     def recover(self) -> dict[str, Any]:
         """Let reconcile and another run take up what was left, in any order; the outcomes of that run by image."""
