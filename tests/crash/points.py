@@ -55,6 +55,7 @@ EACH, GOOD, BAD, LOST, ONCE = 3, 2, 1, 1, 1
 
 SETTLING = {
     "page-read": _s3(ONCE, "GET", r"/jobs/ledger\.json$"),
+    "page": _s3(ONCE, "PUT", r"/jobs/ledger\.json$"),
     "run-record-read": _s3(ONCE, "GET", r"/jobs/runs/"),
     "job-read": _s3(EACH, "GET", RECORD),
     "status": _api(EACH, "GET", r"/statusTask/"),
@@ -79,7 +80,6 @@ RECONCILE = {
 
 RUN = {
     "images-listed": _s3(ONCE, "GET", r"\?.*list-type=2.*prefix=images"),
-    "page": _s3(ONCE, "PUT", r"/jobs/ledger\.json$"),
     "day-read": _s3(ONCE, "GET", r"/jobs/days/"),
     "day": _s3(ONCE, "PUT", r"/jobs/days/"),
     "balance": _api(ONCE, "GET", r"/current-balance$"),
