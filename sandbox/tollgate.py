@@ -1,8 +1,9 @@
 """A reverse proxy on a real socket between i2v and a server of the sandbox: `Tollgate`, and the `Toll` it takes.
 
-Every request passes as it came, and its answer as it is, unless a toll is due: a process is killed, the request is
-refused as S3 does, its connection is dropped, or it has to wait or is held for good, before it is passed on or after it
-was done. A request is read whole before anything happens to it. What the servers themselves get wrong stays with them.
+Every request passes as it came, and its answer as it is, unless a toll is due: a process is killed or stopped, the
+request is refused as S3 does, its connection is dropped, or it has to wait or is held for good, before it is passed on
+or after it was done. A request is read whole before anything happens to it. What the servers themselves get wrong stays
+with them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ START_SECONDS = 10
 READ_BYTES = 1 << 16
 LOOK_SECONDS = 0.005
 BACKLOG = 2048
-Action = Literal["kill", "fail", "drop", "delay", "hold"]
+Action = Literal["kill", "stop", "fail", "drop", "delay", "hold"]
+
+
+SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
 
 @dataclass
@@ -51,7 +55,7 @@ class Toll:
     times: int | None = 1
     """How often; None is always."""
     pid: int = 0
-    """Who is killed; at 0 nobody is, and the toll waits."""
+    """Who is killed, or stopped (SIGSTOP); at 0 nobody is, and the toll waits."""
     status: int = 500
     code: str = "InternalError"
     """S3's name of a failure."""
@@ -61,7 +65,7 @@ class Toll:
 
     def is_due(self, passage: Passage) -> bool:
         """Whether it is this one's turn."""
-        if (self.action == "kill" and not self.pid) or (self.times is not None and self.hits >= self.times):
+        if (self.action in SIGNALS and not self.pid) or (self.times is not None and self.hits >= self.times):
             return False
         if not self.meets(passage):
             return False
@@ -271,12 +275,12 @@ async def _take(toll: Toll, asker: asyncio.StreamReader) -> bool:
     """Do what the toll says; whether the request ends with it."""
     if toll.action == "delay":
         await asyncio.sleep(toll.seconds)
-    if toll.action == "kill":
+    if toll.action in SIGNALS:
         with suppress(ProcessLookupError):
-            os.kill(toll.pid, signal.SIGKILL)
+            os.kill(toll.pid, SIGNALS[toll.action])
     while toll.action == "hold" and not asker.at_eof():  # noqa: ASYNC110 - a reader tells its end to nobody
         await asyncio.sleep(LOOK_SECONDS)
-    return toll.action != "delay"
+    return toll.action not in {"delay", "stop"}
 
 
 def _refusal(toll: Toll, passage: Passage) -> Message | None:

@@ -19,11 +19,12 @@ from decimal import Decimal
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import boto3
 import botocore.session
 
+from i2v import submit
 from i2v.animate import Steps, animate
 from i2v.errors import I2vError, Stopped
 from i2v.prompts import Asked
@@ -51,6 +52,8 @@ class Errand:
     asked: Asked = field(default_factory=lambda: Asked(prompt="a slow zoom"))
     max_spend_usd: Decimal | None = None
     partial: bool = False
+    claim_to_post_seconds: float = submit.CLAIM_TO_POST_SECONDS
+    """The library's own, but for a test that would wait a minute for it."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,17 @@ class Ended:
 
 
 class Running:
-    """A process that waits to be let go, or runs."""
+    """A process that waits to be let go, or runs; `with start(errand) as running:` kills what is left of it."""
 
     def __init__(self, process: ForkServerProcess, line: Connection, log: Path) -> None:
         self._process, self._line, self._log = process, line, log
         self.pid = process.pid or 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
 
     def go(self) -> None:
         """Let it begin."""
@@ -131,6 +140,7 @@ def _work(errand: Errand, line: Connection, log: Path) -> None:
     tempfile.tempdir = str(errand.folder)
     sys.stderr = log.open("a", buffering=1)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    submit.CLAIM_TO_POST_SECONDS = errand.claim_to_post_seconds
     line.recv()
     try:
         report, stopped = asyncio.run(_do(errand))

@@ -1,0 +1,43 @@
+"""Promise 1 for a process that is stopped between claim and POST, for longer than its lease, and then goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from i2v.jobs import JobState
+from sandbox.tollgate import Toll
+from tests.crash.points import RECORD
+from tests.crash.processes import start
+from tests.crash.rounds import LATER_SECONDS, SOON, done
+from tests.crash.world import Tolled
+
+
+@pytest.mark.parametrize(
+    ("claim_to_post_seconds", "claims"), [(60.0, 1), (0.5, 2)], ids=["posts late", "is too late to post"]
+)
+def test_a_claimant_that_slept_through_its_lease_pays_once(
+    world: Tolled, claim_to_post_seconds: float, claims: int
+) -> None:
+    """Others hold its job unknown and pay nothing; awake, it posts while it may, else it gives back and claims anew."""
+    picture = world.put("tom.jpg", 1)
+    with start(world.errand(claim_to_post_seconds=claim_to_post_seconds)) as sleeper:
+        toll = world.s3.add(Toll("stop", "PUT", RECORD, '"state": ?"claimed"', when="after", pid=sleeper.pid))
+        sleeper.go()
+        world.provider.wait(lambda: toll.hits == 1)
+        time.sleep(LATER_SECONDS)
+        other = done(world.errand(SOON))
+        assert [item["outcome"] for item in other.report["items"]] == ["unknown"]
+        assert world.states() == {"tom.jpg": JobState.UNKNOWN}
+        assert world.provider.journal.of("submit") == []
+
+        os.kill(sleeper.pid, signal.SIGCONT)
+        ended = sleeper.end()
+    assert [(item["outcome"], item["cost_usd"]) for item in ended.report["items"]] == [("stored", 0.192)]
+    assert world.bills() == {picture.sha256: 1}
+    assert world.records()[picture.sha256].last_attempt == claims
+    world.published(picture)
+    assert world.open_marks() == set()
