@@ -46,6 +46,7 @@ DIAGRAM = {
 }
 LEASE = 300.0
 MOST_ALIVE = 4
+HAPPENINGS = ["goes_on"] * 5 + ["goes_wrong"] * 3 + ["somebody_comes"] * 2 + ["crashes", "time_passes"]
 RECORD = S3Uri("b-1", f"jobs/{ORDER.key}.json")
 
 
@@ -87,10 +88,10 @@ class JobLife(RuleBasedStateMachine):
         most=st.integers(1, 3),
         cap=st.sampled_from([None, None, 1, 2, 3]),
         seed=st.integers(0, 9),
-        ahead=st.integers(0, 12),
+        ahead=st.lists(st.integers(0, 9), min_size=1, max_size=3),
     )
-    def begin(self, most: int, cap: int | None, seed: int, ahead: int) -> None:
-        """A ledger, and the first run."""
+    def begin(self, most: int, cap: int | None, seed: int, ahead: list[int]) -> None:
+        """A ledger, and one run or several, which are so many steps ahead."""
         self.dice = random.Random(seed)  # noqa: S311 - it ends tasks, and keeps no secret
         variables: dict[str, Any] = {"I2V_MAX_ATTEMPTS": most}
         if cap is not None:
@@ -99,11 +100,11 @@ class JobLife(RuleBasedStateMachine):
         self.max_attempts = most
         self.cap = None if cap is None else cap * PRICE
         self.world.shelf.told = self.told
-        self.start(animate_it)
-        for _ in range(ahead):
-            if self.doing(self.world.processes[0]) not in {"POST", ""}:
-                self.world.processes[0].go()
-                self.quiet()
+        for run in [self.start(animate_it) for _ in ahead]:
+            for _ in range(ahead[run.number]):
+                if self.doing(run) not in {"POST", ""}:
+                    run.go()
+                    self.quiet()
 
     def start(self, work: Any) -> Process:
         """Start a process and let it come to its first stop."""
@@ -115,9 +116,9 @@ class JobLife(RuleBasedStateMachine):
 
         return self.loop.run_until_complete(begin())
 
-    def until(self, process: Process, kind: str) -> None:
-        """Let a process go on, and all be well, until it stands before this; to its end where it is empty."""
-        while self.doing(process) != kind:
+    def until(self, process: Process, kind: str, at: str = "") -> None:
+        """Let a process go on, and all be well, until it stands before this there; to its end where it is empty."""
+        while not (self.doing(process) == kind and (process.turn is None or process.turn.at.startswith(at))):
             assert self.doing(process) not in {"", "POST"}
             self.end_tasks("success")
             process.go()
@@ -147,26 +148,32 @@ class JobLife(RuleBasedStateMachine):
         """What it stands before: POST, status, or an operation on S3; nothing where it has ended."""
         return process.turn.kind if process.turn and not process.done else ""
 
-    @rule(who=st.sampled_from(["run", "run", "reconcile", "resubmit", "drop", "adopt"]), data=st.data())
-    def somebody_comes(self, who: str, data: st.DataObject) -> None:
+    @rule(what=st.sampled_from(HAPPENINGS), data=st.data())
+    def something_happens(self, what: str, data: st.DataObject) -> None:
+        """One rule for all, since Hypothesis would leave out whole rules, and most dangers need several."""
+        getattr(self, what)(data)
+
+    def somebody_comes(self, data: st.DataObject) -> None:
         """Another run, reconcile, or a person with `i2v jobs resolve`."""
         if len(self.world.alive) >= MOST_ALIVE:
             return
+        who = data.draw(st.sampled_from(["run", "run", "run", "reconcile", "reconcile", "resubmit", "drop", "adopt"]))
         self.persons |= {who} - {"run", "reconcile"}
         task_id = ""
         if who == "adopt":
             task_id = data.draw(st.sampled_from(["", *self.world.tasks])) or self.world.bill_early()
         self.start({"run": animate_it, "reconcile": reconcile_it}.get(who) or person(who, task_id))
 
-    @rule(data=st.data(), steps=st.integers(1, 15))
-    def goes_on(self, data: st.DataObject, steps: int) -> None:
-        """A process goes on for some steps, and all is well, though not with every task."""
+    def goes_on(self, data: st.DataObject) -> None:
+        """A process goes on for some steps, at most to its next POST, and all is well, though not with every task."""
         process = self.one_of(data)
-        for _ in range(steps):
+        for step in range(data.draw(st.integers(1, 12))):
             match self.doing(process):
                 case "":
                     return
                 case "POST":
+                    if step:
+                        return
                     self.answer(process, "task")
                 case "status":
                     self.end_tasks(data.draw(st.sampled_from(["", "success", "transient", *ENDS])))
@@ -175,18 +182,34 @@ class JobLife(RuleBasedStateMachine):
                     process.go()
             self.quiet()
 
-    @rule(data=st.data(), fault=st.sampled_from(Fault), kind=st.sampled_from([*NO_TASK, "lost"]), billed=st.booleans())
-    def goes_wrong(self, data: st.DataObject, fault: Fault, kind: str, billed: bool) -> None:
+    def goes_wrong(self, data: st.DataObject) -> None:
         """A step goes wrong: an operation on S3, a status, or a POST; whose answer is lost may have been billed."""
         process = self.one_of(data)
         match self.doing(process):
             case "POST":
-                self.answer(process, kind, billed=billed)
+                kind = data.draw(st.sampled_from([*NO_TASK, "lost"]))
+                self.answer(process, kind, billed=data.draw(st.booleans()))
             case "status":
                 process.go(BadAnswer("GET: 500", code="500"))
             case _:
-                process.go(fault)
+                process.go(data.draw(st.sampled_from(Fault)))
         self.quiet()
+
+    def crashes(self, data: st.DataObject) -> None:
+        """A process is killed; a POST that was under way may have been billed."""
+        process = self.one_of(data)
+        if self.doing(process) == "POST":
+            self.world.maybe_paid += 1
+            if data.draw(st.booleans()):
+                self.world.bill()
+        process.kill()
+        self.quiet()
+
+    def time_passes(self, data: st.DataObject) -> None:
+        """The server's clock goes on, and a write that its writer gave up arrives, if its condition still holds."""
+        self.world.shelf.wait(data.draw(st.sampled_from([1, 100, LEASE + 1])))
+        if self.world.late:
+            self.world.land_late()
 
     def one_of(self, data: st.DataObject) -> Process:
         """Somebody who lives; where nobody does, a run comes."""
@@ -207,24 +230,6 @@ class JobLife(RuleBasedStateMachine):
         for status in self.world.tasks.values():
             if status["state"] == "processing" and end:
                 status.update(ENDS[end])
-
-    @rule(data=st.data(), billed=st.booleans())
-    def crashes(self, data: st.DataObject, billed: bool) -> None:
-        """A process is killed; a POST that was under way may have been billed."""
-        process = self.one_of(data)
-        if self.doing(process) == "POST":
-            self.world.maybe_paid += 1
-            if billed:
-                self.world.bill()
-        process.kill()
-        self.quiet()
-
-    @rule(seconds=st.sampled_from([1, 100, LEASE + 1, LEASE + 1]))
-    def time_passes(self, seconds: float) -> None:
-        """The server's clock goes on, and a write that its writer gave up arrives, if its condition still holds."""
-        self.world.shelf.wait(seconds)
-        if self.world.late:
-            self.world.land_late()
 
     def told(self, uri: S3Uri, body: bytes) -> None:
         """The bucket has a new record."""

@@ -16,6 +16,7 @@ from i2v.errors import BudgetExceeded, LedgerError, Paused, StorageError
 from i2v.ledger import Ledger
 from i2v.settings import Settings
 from i2v.storage import Storage
+from i2v.uris import S3Uri
 from sandbox import Sandbox
 from tests.conftest import SealedSettings
 from tests.integration.turns import Fault, TurnStorage
@@ -270,9 +271,9 @@ class Script:
         self.late: list[Callable[[], Any]] = []
         self._ends = list(ends)
 
-    async def stop_at(self, kind: str) -> Fault | None:
+    async def stop_at(self, kind: str, uri: S3Uri | None = None) -> Fault | None:
         """The next end."""
-        del kind
+        del kind, uri
         return self._ends.pop(0) if self._ends else None
 
 

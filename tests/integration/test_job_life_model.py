@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Iterator
+from decimal import Decimal
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -17,6 +18,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from i2v.jobs import JobState
 from tests.integration.job_life import JobLife, animate_it, person, reconcile_it
+from tests.integration.job_life_world import ORDER, PRICE
 from tests.integration.turns import Fault, VirtualLoop
 
 CHOSEN = "I2V_MODEL_EXAMPLES" in os.environ
@@ -47,7 +49,7 @@ def loop() -> Iterator[VirtualLoop]:
 def life(loop: VirtualLoop) -> Iterator[JobLife]:
     """A life that a test leads itself, with one run at its first step; `life.heal()` then proves that it ends well."""
     led = JobLife(loop)
-    led.begin(most=2, cap=None, seed=0, ahead=0)
+    led.begin(most=2, cap=None, seed=0, ahead=[0])
     yield led
     led.kill_all()
 
@@ -56,6 +58,71 @@ def life(loop: VirtualLoop) -> Iterator[JobLife]:
 def test_a_jobs_life_keeps_its_promises(loop: VirtualLoop) -> None:
     """Whoever races, dies, fails or decides: no attempt is paid twice, no task is dropped, no limit is passed."""
     run_state_machine_as_test(lambda: JobLife(loop), settings=PROFILE)  # type: ignore[arg-type] # it takes any maker
+
+
+@pytest.mark.parametrize("fault", [None, *Fault])
+def test_of_two_who_are_about_to_claim_one_pays(life: JobLife, fault: Fault | None) -> None:
+    """Both have seen that the job is ready, have reserved and marked; whatever becomes of the first one's claim."""
+    first, second = life.world.processes[0], life.start(animate_it)
+    for run in (first, second):
+        life.until(run, "put", "jobs/open/")
+        life.until(run, "put if", f"jobs/{ORDER.key}")
+    first.go(fault)
+    life.quiet()
+    second.go()
+    life.quiet()
+    assert len(life.world.posting) <= 1
+    life.heal()
+
+
+@pytest.mark.parametrize("fault", [Fault.FAILS, Fault.LOST])
+def test_a_claim_without_an_answer_is_given_back(life: JobLife, fault: Fault) -> None:
+    """S3 failed at the claim, done or not: nothing was sent, so the job is ready and not unknown."""
+    (run,) = life.world.processes
+    life.until(run, "put", "jobs/open/")
+    life.until(run, "put if", f"jobs/{ORDER.key}")
+    run.go(fault)
+    life.quiet()
+    life.until(run, "")
+    assert (life.state, life.world.reserved()) == (JobState.READY, Decimal(0))
+    life.heal()
+
+
+def test_a_fresh_claim_is_left_alone(life: JobLife) -> None:
+    """Reconcile comes by while a POST is under way: its lease is not over."""
+    (run,) = life.world.processes
+    life.until(run, "POST")
+    life.whole(reconcile_it)
+    assert life.state is JobState.CLAIMED
+    life.heal()
+
+
+@pytest.mark.parametrize(("kind", "state"), [("lost", JobState.UNKNOWN), ("fail code", JobState.FAILED)])
+def test_what_may_be_billed_is_not_paid_again_and_stays_reserved(life: JobLife, kind: str, state: JobState) -> None:
+    """The run ends and another comes: it pays nothing, and the money that may be gone is not free again."""
+    (run,) = life.world.processes
+    life.until(run, "POST")
+    life.answer(run, kind, billed=True)
+    life.quiet()
+    life.until(run, "")
+    life.whole(animate_it)
+    assert (life.state, life.world.reserved()) == (state, PRICE)
+    life.heal()
+
+
+@pytest.mark.parametrize("fault", [Fault.FAILS, Fault.LOST, Fault.BUSY, Fault.REPEATED, Fault.LATE])
+def test_a_task_id_is_written_until_it_is(life: JobLife, fault: Fault) -> None:
+    """S3 fails five times at the write of a paid task's id."""
+    (run,) = life.world.processes
+    life.until(run, "POST")
+    life.answer(run, "task")
+    life.quiet()
+    for _ in range(5):
+        if life.doing(run) != "status":
+            run.go(fault)
+            life.quiet()
+    life.heal()
+    assert life.state in {JobState.STORED, JobState.FAILED, JobState.REFUSED, JobState.READY}
 
 
 UNWRITTEN = pytest.mark.xfail(

@@ -24,6 +24,7 @@ from i2v.jobs import FORMAT, JobRecord, JobState
 from i2v.ledger import Ledger, LedgerPage
 from i2v.settings import Settings
 from i2v.storage import Storage
+from i2v.uris import S3Uri
 from sandbox import Sandbox
 from tests.conftest import SETTINGS_MAKER, SealedSettings
 from tests.integration.job_life_world import IMAGE, ORDER, PRICE
@@ -138,8 +139,9 @@ class Script:
         self._ends = list(ends)
         self.asked: list[str] = []
 
-    async def stop_at(self, kind: str) -> Fault | None:
+    async def stop_at(self, kind: str, uri: S3Uri | None = None) -> Fault | None:
         """The next end."""
+        del uri
         self.asked.append(kind)
         return self._ends.pop(0) if self._ends else None
 

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Callable
+from collections.abc import Callable, MutableSet
 from contextlib import suppress
+from contextvars import ContextVar
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
+from weakref import WeakSet
 
 from i2v.errors import Conflict, I2vError, StorageError
 from i2v.uris import S3Uri
 from tests.memory_store import MemoryStorage, Shelf
 
 T = TypeVar("T")
+OWNED: ContextVar[MutableSet[asyncio.Task[Any]]] = ContextVar("owned", default=WeakSet())  # noqa: B039 - nobody's
+"""The tasks of the process that runs: they all end when it is killed."""
 
 
 class Fault(StrEnum):
@@ -48,12 +52,19 @@ class _Jump(selectors.SelectSelector):
         return []
 
 
+def _owned_task(loop: asyncio.AbstractEventLoop, coro: Any, **more: Any) -> asyncio.Task[Any]:
+    task = asyncio.Task(coro, loop=loop, **more)
+    OWNED.get().add(task)
+    return task
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop in which every sleep is over at once, in the right order."""
 
     def __init__(self) -> None:
         self._jump = _Jump()
         super().__init__(self._jump)
+        self.set_task_factory(_owned_task)
 
     def time(self) -> float:
         """Virtual seconds."""
@@ -66,8 +77,8 @@ class Stopping(Protocol):
     late: list[Callable[[], Any]]
     """Where writes go that are done when nobody counts on them any more."""
 
-    async def stop_at(self, kind: str) -> Any:
-        """Wait for the turn and learn how it ends: `None` for well, else a `Fault`."""
+    async def stop_at(self, kind: str, uri: S3Uri | None = None) -> Any:
+        """Wait for the turn to do this there, and learn how it ends: `None` for well, else a `Fault`."""
 
 
 class TurnStorage(MemoryStorage):
@@ -79,7 +90,7 @@ class TurnStorage(MemoryStorage):
 
     async def turn(self, operation: str, uri: S3Uri, action: Callable[[], T]) -> T:
         """Wait, then do it as the model says."""
-        match await self._process.stop_at(operation):
+        match await self._process.stop_at(operation, uri):
             case None:
                 return action()
             case Fault.LATE if "put" in operation:

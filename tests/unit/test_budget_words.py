@@ -108,6 +108,17 @@ async def test_what_was_refused_is_not_asked_again_until_money_comes_back() -> N
     await mine.take(PRICE)
 
 
+async def test_what_came_back_makes_a_dearer_video_possible() -> None:
+    """What is left of the limit and what came back are one purse."""
+    mine = budget("0.5", jobs=1)
+    await mine.take(PRICE)
+    with pytest.raises(BudgetExceeded):
+        await mine.take(PRO)
+    mine.give_back(PRICE)
+    await mine.take(PRO)
+    assert mine.taken_usd == PRO
+
+
 async def test_a_cheaper_video_is_still_tried() -> None:
     """That a pro video is too dear says nothing of a standard one."""
     mine = budget("0.3")
