@@ -13,7 +13,8 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from decimal import Decimal
 from multiprocessing.connection import Connection, wait
@@ -129,9 +130,16 @@ def start(errand: Errand) -> Running:
 
 def run(errand: Errand) -> Ended:
     """Do an errand in a process of its own, to its end."""
-    running = start(errand)
-    running.go()
-    return running.end()
+    return race([errand])[0]
+
+
+def race(errands: Iterable[Errand]) -> list[Ended]:
+    """Do all these errands at once, each in a process of its own."""
+    with ExitStack() as stack:
+        racing = [stack.enter_context(start(errand)) for errand in errands]
+        for running in racing:
+            running.go()
+        return [running.end() for running in racing]
 
 
 def _work(errand: Errand, line: Connection, log: Path) -> None:

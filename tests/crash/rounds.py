@@ -40,11 +40,11 @@ class Round:
 
     def kill(self, errand: Errand, point: Point, when: When, nth: int) -> None:
         """Let a process run into its death at the nth request of that kind."""
-        running = start(errand)
         gate = self.world.s3 if point.gate == "s3" else self.world.api
-        toll = gate.add(point.kill(running.pid, when, nth))
-        running.go()
-        ended = running.end()
+        with start(errand) as running:
+            toll = gate.add(point.kill(running.pid, when, nth))
+            running.go()
+            ended = running.end()
         assert (ended.code, toll.hits) == (KILLED, 1), ended.log
 
     def left(self) -> set[str]:

@@ -46,13 +46,12 @@ def leave_open(round_: Round) -> None:
     world = round_.world
     world.put(LOST, round_.dice.randrange(1 << 30))
     world.api.add(Toll("hold", "POST", body=LOST, when="after"))
-    running = start(world.errand({"I2V_POLL_FIRST_SECONDS": "60"}))
-    running.go()
     under_way = sorted(["submitted"] * 3 + ["claimed"])
-    world.provider.wait(
-        lambda: len(world.provider.tasks) == len(under_way) and sorted(world.states().values()) == under_way
-    )
-    running.kill()
+    with start(world.errand({"I2V_POLL_FIRST_SECONDS": "60"})) as running:
+        running.go()
+        world.provider.wait(
+            lambda: len(world.provider.tasks) == len(under_way) and sorted(world.states().values()) == under_way
+        )
     assert round_.left() == {LOST}
     time.sleep(LATER_SECONDS)
 
@@ -99,9 +98,8 @@ def test_processes_killed_again_and_again_pay_once(world: Tolled, seed: int) -> 
     round_ = Round(world, f"again and again {seed}")
     for _ in range(KILLS):
         work = round_.dice.choice(("animate", "animate", "reconcile"))
-        running = start(world.errand(SOON, work=work))
-        running.go()
-        time.sleep(round_.dice.uniform(0, LONGEST_SECONDS))
-        running.kill()
+        with start(world.errand(SOON, work=work)) as running:
+            running.go()
+            time.sleep(round_.dice.uniform(0, LONGEST_SECONDS))
     lost = round_.left()
     round_.check(lost, round_.recover())

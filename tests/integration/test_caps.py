@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from i2v.storage import Storage
 from sandbox import Sandbox
 from sandbox.tollgate import Toll
 from tests.conftest import SETTINGS_MAKER
-from tests.crash.processes import Ended, Errand, start
+from tests.crash.points import RUN
+from tests.crash.processes import Ended, race, run, start
 from tests.crash.rounds import KILLED, SOON
 from tests.crash.world import Tolled
 
@@ -33,14 +35,6 @@ def world(sandbox: Sandbox, tmp_path: Path) -> Iterator[Tolled]:
         yield world
 
 
-def all_at_once(errands: list[Errand]) -> list[Ended]:
-    """Each in a process of its own, let go together."""
-    running = [start(errand) for errand in errands]
-    for each in running:
-        each.go()
-    return [each.end() for each in running]
-
-
 def items(ended: list[Ended], outcome: str) -> list[dict[str, Any]]:
     """The images that ended so, in all these processes."""
     return [item for each in ended for item in each.report["items"] if item["outcome"] == outcome]
@@ -56,7 +50,7 @@ def test_processes_share_the_daily_cap_to_the_cent(world: Tolled) -> None:
     """Eight processes with a hundred images under a cap for twenty: twenty are billed, eighty named and not tried."""
     uris = [world.put(f"{number}.jpg", number).uri for number in range(100)]
     env = {**UNTIL_SUBMITTED, "I2V_DAILY_CAP_USD": str(21 * STANDARD - CENT)}
-    ended = all_at_once([world.errand(env, images=tuple(uris[first::8]), partial=True) for first in range(8)])
+    ended = race([world.errand(env, images=tuple(uris[first::8]), partial=True) for first in range(8)])
     assert len(items(ended, "submitted")) == 20
     assert len(items(ended, "not_tried")) == 80
     assert all("I2V_DAILY_CAP_USD" in item["reason"] for item in items(ended, "not_tried"))
@@ -69,7 +63,7 @@ def test_processes_over_the_same_images_share_the_daily_cap(world: Tolled) -> No
     for number in range(30):
         world.put(f"{number}.jpg", number)
     env = {**UNTIL_SUBMITTED, "I2V_DAILY_CAP_USD": str(6 * STANDARD)}
-    ended = all_at_once([world.errand(env, partial=True) for _ in range(8)])
+    ended = race([world.errand(env, partial=True) for _ in range(8)])
     assert list(world.bills().values()) == [1] * 6
     assert {len(each.report["items"]) for each in ended} == {30}
     assert len(items(ended, "submitted")) + len(items(ended, "not_tried")) == 8 * 30
@@ -81,7 +75,7 @@ def test_a_run_of_mixed_prices_goes_as_far_as_its_limit(world: Tolled) -> None:
     orders = [{}, {"prompt": "p", "duration": "10"}, {"prompt": "p", "mode": "pro"}]
     prices = {world.put(f"{n}.jpg", n, **orders[n % 3]).uri: (STANDARD, LONG, PRO)[n % 3] for n in range(30)}
     limit = Decimal("3.00")
-    (ended,) = all_at_once([world.errand(UNTIL_SUBMITTED, max_spend_usd=limit, partial=True)])
+    ended = run(world.errand(UNTIL_SUBMITTED, max_spend_usd=limit, partial=True))
     left = items([ended], "not_tried")
     assert left
     assert all("max_spend_usd" in item["reason"] for item in left)
@@ -95,7 +89,7 @@ def test_a_run_that_cannot_be_paid_in_full_does_not_start(world: Tolled) -> None
     """Without `partial` a limit that is a cent too low pays nothing and names every image."""
     for number in range(5):
         world.put(f"{number}.jpg", number)
-    (ended,) = all_at_once([world.errand(max_spend_usd=5 * STANDARD - CENT)])
+    ended = run(world.errand(max_spend_usd=5 * STANDARD - CENT))
     assert "max_spend_usd has $0.95 left, 5 videos cost $0.96" in ended.error
     assert len(items([ended], "not_tried")) == 5
     assert world.provider.billed_usd == reserved_usd(world) == 0
@@ -108,23 +102,13 @@ def test_a_run_that_died_keeps_its_limit_when_it_is_retried(world: Tolled, submi
         world.put(f"{number}.jpg", number)
     limit = 4 * STANDARD
     errand = world.errand({**UNTIL_SUBMITTED, **SOON}, max_spend_usd=limit, partial=True, run_id="the-same")
-    running = start(errand)
-    world.s3.add(
-        Toll(
-            "kill",
-            "PUT",
-            r"/jobs/[0-9a-f]{64}",
-            '"state": ?"submitted"',
-            when="after",
-            skip=submits - 1,
-            pid=running.pid,
-        )
-    )
-    running.go()
-    assert running.end().code == KILLED
+    with start(errand) as running:
+        world.s3.add(RUN["job-submitted"].kill(running.pid, "after", submits - 1))
+        running.go()
+        assert running.end().code == KILLED
     world.open()
     assert submits * STANDARD <= world.provider.billed_usd <= limit
-    (again,) = all_at_once([errand])
+    again = run(errand)
     assert world.provider.billed_usd <= limit
     assert max(world.bills().values()) == 1
     assert len(again.report["items"]) == 8
@@ -139,21 +123,17 @@ async def test_a_pause_stops_every_run_within_a_block(
     uris = [world.put(f"{number}.jpg", number).uri for number in range(2 * (BLOCK_JOBS + 8))]
     errands = [world.errand(UNTIL_SUBMITTED, images=tuple(uris[first::2])) for first in range(2)]
     world.s3.add(Toll("delay", "PUT", r"/jobs/days/", when="after", seconds=1, times=None))
-    running = [start(errand) for errand in errands]
-    for each in running:
-        each.go()
-    world.provider.wait(
-        lambda: sum("/jobs/days/" in str(p) and p.method == "PUT" for p in world.s3.log) == len(running)
-    )
-    with Storage() as storage:
+    with Storage() as storage, ThreadPoolExecutor(1) as racing:
         ledger = Ledger(storage, make_settings(**world.env))
+        running = racing.submit(race, errands)
+        world.provider.wait(lambda: sum("/jobs/days/" in p.target and p.method == "PUT" for p in world.s3.log) == 2)
         await ledger.set_paused(True)
-        ended = [each.end() for each in running]
+        ended = running.result()
         assert all(0 < each.report["submitted"] <= BLOCK_JOBS for each in ended)
         assert all("paused" in item["reason"] for item in items(ended, "not_tried"))
         assert len(items(ended, "submitted") + items(ended, "not_tried")) == len(uris)
         await ledger.set_paused(False)
     world.open()
-    ended = all_at_once(errands)
+    ended = race(errands)
     assert [each.report["submitted"] for each in ended] == [BLOCK_JOBS + 8] * 2
     assert list(world.bills().values()) == [1] * len(uris)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sandbox import Sandbox
-from tests.crash.processes import run, start
+from tests.crash.processes import race, run
 from tests.crash.world import Tolled
 
 PROCESSES, IMAGES = 8, 50
@@ -21,15 +21,14 @@ def test_processes_over_the_same_images_pay_each_once(sandbox: Sandbox, tmp_path
     with Tolled(sandbox, tmp_path) as world:
         for number in range(IMAGES):
             world.put(f"{number}.jpg", 100 * time + number)
-        racing = [start(world.errand({**sandbox.env, **SELDOM})) for _ in range(PROCESSES)]
-        for running in racing:
-            running.go()
-        ended = [running.end() for running in racing]
+        ended = race(world.errand({**sandbox.env, **SELDOM}) for _ in range(PROCESSES))
         assert [(each.code, each.error) for each in ended] == [(0, "")] * PROCESSES
         assert [each.report["stored"] + each.report["cached"] for each in ended] == [IMAGES] * PROCESSES
         assert list(world.bills().values()) == [1] * IMAGES
         for picture in world.pictures:
             world.published(picture)
         assert sum(each.report["spent_usd"] for each in ended) == pytest.approx(IMAGES * 0.192)
-        assert run(world.errand(work="reconcile")).error == ""  # it takes away the marks that losers were late with
+        assert (
+            run(world.errand(sandbox.env, work="reconcile")).error == ""
+        )  # it takes away the marks that losers were late with
         assert world.open_marks() == set()
