@@ -117,9 +117,11 @@ async def test_marks_of_unpaid_jobs_do_not_starve_reconcile(
         paid = await order_of(run, put(sandbox, "paid.jpg", 50))
         await submit(run, paid)
     provider.wait(lambda: all(task.state == "success" for task in provider.tasks.values()))
-    async with new_run() as run:
+    await asyncio.sleep(1.1)  # past the lease of all; S3 tells times in whole seconds
+    async with new_run(lease_seconds=0.5) as run:
         report = await reconcile(run, limit=1)
     assert [(item.job, item.outcome) for item in report.items] == [(paid.key, Outcome.STORED)]
+    assert sandbox.keys("jobs/open/") == []
 
 
 async def test_a_404_stops_the_run_and_leaves_the_job_ready(
