@@ -46,6 +46,7 @@ DIAGRAM = {
 }
 LEASE = 300.0
 MOST_ALIVE = 4
+POWER_CUT = 0.4
 HAPPENINGS = ["goes_on"] * 5 + ["goes_wrong"] * 3 + ["somebody_comes"] * 2 + ["crashes", "time_passes"]
 RECORD = S3Uri("b-1", f"jobs/{ORDER.key}.json")
 
@@ -87,7 +88,7 @@ class JobLife(RuleBasedStateMachine):
     @initialize(
         most=st.integers(1, 3),
         cap=st.sampled_from([None, None, 1, 2, 3]),
-        seed=st.integers(0, 9),
+        seed=st.integers(0, 99),
         ahead=st.lists(st.integers(0, 9), min_size=1, max_size=3),
     )
     def begin(self, most: int, cap: int | None, seed: int, ahead: list[int]) -> None:
@@ -196,14 +197,8 @@ class JobLife(RuleBasedStateMachine):
         self.quiet()
 
     def crashes(self, data: st.DataObject) -> None:
-        """A process is killed; a POST that was under way may have been billed."""
-        process = self.one_of(data)
-        if self.doing(process) == "POST":
-            self.world.maybe_paid += 1
-            if data.draw(st.booleans()):
-                self.world.bill()
-        process.kill()
-        self.quiet()
+        """A process is killed."""
+        self.kill(self.one_of(data), billed=data.draw(st.booleans()))
 
     def time_passes(self, data: st.DataObject) -> None:
         """The server's clock goes on, and a write that its writer gave up arrives, if its condition still holds."""
@@ -285,17 +280,27 @@ class JobLife(RuleBasedStateMachine):
                 assert set(process.received) <= task_ids(record)
 
     def teardown(self) -> None:
-        """In the end S3 and the provider are well: every job is settled, or waits for a person and says so."""
+        """In the end all go on, or all die at once, and then every job is settled, or waits for a person."""
         try:
+            if self.dice.random() < POWER_CUT:
+                self.kill_all()
             self.heal()
         finally:
             self.kill_all()
 
+    def kill(self, process: Process, *, billed: bool = False) -> None:
+        """End a process where it stands; a POST that was under way may have been billed."""
+        if self.doing(process) == "POST":
+            self.world.maybe_paid += 1
+            if billed:
+                self.world.bill()
+        process.kill()
+        self.quiet()
+
     def kill_all(self) -> None:
         """Leave nobody behind."""
         for process in self.world.alive:
-            process.kill()
-        self.quiet()
+            self.kill(process)
 
     def heal(self) -> None:
         """Let all go on without a fault, and reconcile come by until nothing moves."""
