@@ -220,7 +220,14 @@ def give_back(record: JobRecord, token: str) -> JobRecord | None:
     rest = tuple(other for other in record.attempts if other is not attempt)
     if attempt is not record.attempt:
         return record.model_copy(update={"attempts": rest})
-    return record.moved(JobState.READY, attempts=rest, reason=None)
+    return _back_to_task(record, rest) or record.moved(JobState.READY, attempts=rest, reason=None)
+
+
+def _back_to_task(record: JobRecord, attempts: tuple[Attempt, ...]) -> JobRecord | None:
+    """Where the attempt before has a task after all, whose answer was given up too early, that is the job's."""
+    if not attempts or attempts[-1].task_id is None or attempts[-1].ended_at:
+        return None
+    return record.moved(JobState.SUBMITTED, attempts=attempts, reason=None)
 
 
 def record_task(record: JobRecord, token: str, task_id: str, now: datetime) -> JobRecord | None:
@@ -252,7 +259,8 @@ def reject(record: JobRecord, token: str, state: JobState, reason: Reason, now: 
     if attempt is None or attempt is not record.attempt or attempt.task_ids or state not in LEGAL[record.state]:
         return None
     if state is JobState.REFUSED:
-        return record.moved(state, attempts=record.attempts[:-1], reason=reason)
+        rest = record.attempts[:-1]
+        return _back_to_task(record, rest) or record.moved(state, attempts=rest, reason=reason)
     ended = attempt.model_copy(update={"ended_at": now, "fail": reason})
     return record.moved(state, attempts=record.with_attempt(ended), reason=reason)
 

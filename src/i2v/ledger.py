@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from i2v import names
 from i2v.errors import Conflict, LedgerError, NotFound, Paused, StorageError, UsageError
-from i2v.jobs import FORMAT, JobImage, JobRecord, check_change
+from i2v.jobs import FORMAT, JobImage, JobRecord, JobState, check_change
 from i2v.request import Request
 from i2v.settings import Settings
 from i2v.storage import Storage
@@ -178,8 +178,12 @@ class Ledger:
         await self._storage.put(names.open_mark(self._settings, image.name, image.etag, key), b"")
 
     async def unmark(self, record: JobRecord) -> None:
-        """Remove the job's open mark, after its end."""
+        """Remove the job's open mark, after its end; it is put again where the job was opened anew meanwhile."""
         await self._storage.delete(names.open_mark(self._settings, record.image.name, record.image.etag, record.key))
+        if record.state is not JobState.STORED:
+            newest = (await self.read_existing(record.key)).record
+            if newest.state.is_open:
+                await self.mark_open(newest.image, newest.key)
 
     async def page(self) -> LedgerPage | None:
         """The ledger's own page, or `None` before its first run."""

@@ -19,7 +19,7 @@ OUTCOMES = {
     JobState.FAILED: Outcome.FAILED,
     JobState.UNKNOWN: Outcome.UNKNOWN,
     JobState.SUBMITTED: Outcome.SUBMITTED,
-    JobState.CLAIMED: Outcome.NOT_TRIED,
+    JobState.CLAIMED: Outcome.UNKNOWN,
     JobState.READY: Outcome.NOT_TRIED,
 }
 
@@ -99,6 +99,8 @@ def _reason(record: JobRecord) -> str | None:
         return record.reason.message
     if record.state is JobState.SUBMITTED:
         return "still open at the provider; the next run or reconcile takes it up without paying again"
+    if record.state is JobState.CLAIMED:
+        return "how its submit ended could not be written into the ledger: it is unknown once its lease is over"
     if record.video and record.video.flags:
         return "; ".join(record.video.flags)
     return None

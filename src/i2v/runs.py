@@ -238,6 +238,9 @@ class Run:
         await asyncio.wait({self._heart})
         try:
             await self.budget.close()
+        except I2vError as error:
+            log.warning("what was not spent counts until the day ends, since it could not be given back: %s", error)
+        try:
             await self.touch(ended_at=datetime.now(UTC), **changes)
         except I2vError as error:
             log.warning("the run's end could not be written: %s", error)
@@ -268,8 +271,10 @@ class Run:
     async def close(self) -> None:
         """Submit nothing more, and wait for the work near money."""
         self.stop_submits("ended", "the run is ending")
-        await self.finish_kept()
-        await self._write_end()
+        try:
+            await self.finish_kept()
+        finally:
+            await self._write_end()
 
     async def _before_block(self) -> None:
         """Before money is reserved: nobody has paused it, and a retry of this run will know of today."""

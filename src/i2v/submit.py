@@ -222,12 +222,12 @@ async def _without_task(
 
 
 async def _write_end(run: Run, claimed: Held, edit: Edit) -> Held:
-    """Write how a POST ended; where S3 fails too, the report still tells it, and the lease's end finds the record."""
+    """Write how a POST ended; where S3 fails too it stays claimed and marked, and the lease's end finds it."""
     try:
         return await run.ledger.change(claimed, edit) or await run.ledger.read_existing(claimed.record.key)
     except I2vError as error:
         log.warning("job %s: its end could not be written: %s", claimed.record.key[:12], error)
-        return Held(edit(claimed.record) or claimed.record, claimed.etag)
+        return claimed
 
 
 async def record_task_id(run: Run, held: Held, token: str, task_id: str) -> Held:
@@ -236,9 +236,15 @@ async def record_task_id(run: Run, held: Held, token: str, task_id: str) -> Held
     def edit(record: JobRecord) -> JobRecord | None:
         return jobs.record_task(record, token, task_id, datetime.now(UTC))
 
+    def edit_in_time(record: JobRecord) -> JobRecord | None:
+        return edit(record) if record.state is JobState.CLAIMED else None
+
     backoff = BACKOFF_FIRST_SECONDS
     while True:
         try:
+            if written := await run.ledger.change(held, edit_in_time):
+                return written
+            await run.ledger.mark_open(held.record.image, held.record.key)  # it may have ended, and lost its mark
             return await run.ledger.change(held, edit) or await run.ledger.read_existing(held.record.key)
         except Exception as error:  # noqa: BLE001 - whatever it is, the task id may not be dropped
             log.error(  # noqa: TRY400 - the message says it; a traceback would hide the task id

@@ -67,7 +67,6 @@ async def test_a_cancelled_run_writes_every_task_id(
     assert states(sandbox) == {JobState.SUBMITTED: IMAGES}
 
 
-@pytest.mark.xfail(strict=True, reason="`Run.close` skips `_write_end` where `finish_kept` raises the second cancel")
 async def test_a_run_that_is_cancelled_twice_ends_its_record(
     late: None, sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:

@@ -55,7 +55,6 @@ def life(loop: VirtualLoop) -> Iterator[JobLife]:
 
 
 @pytest.mark.timeout(60 + EXAMPLES)
-@pytest.mark.xfail(strict=False, reason="finds what the three strict ones below pin down, now and then")
 def test_a_jobs_life_keeps_its_promises(loop: VirtualLoop) -> None:
     """Whoever races, dies, fails or decides: no attempt is paid twice, no task is dropped, no limit is passed."""
     run_state_machine_as_test(lambda: JobLife(loop), settings=PROFILE)  # type: ignore[arg-type] # it takes any maker
@@ -141,19 +140,10 @@ def test_a_task_id_is_written_until_it_is(life: JobLife, fault: Fault) -> None:
     assert life.state in {JobState.STORED, JobState.FAILED, JobState.REFUSED, JobState.READY}
 
 
-UNWRITTEN = pytest.mark.xfail(
-    strict=True, reason="submit._write_end tells an end as written, so its mark is taken away"
-)
-
-
 @pytest.mark.parametrize(
     ("kind", "fault"),
     [
-        *(
-            pytest.param(kind, fault, marks=UNWRITTEN)
-            for kind in ("400", "fail code")
-            for fault in (Fault.FAILS, Fault.LATE)
-        ),
+        *((kind, fault) for kind in ("400", "fail code") for fault in (Fault.FAILS, Fault.LATE)),
         *((kind, Fault.LOST) for kind in ("400", "fail code")),
         *((kind, fault) for kind in ("lost", "429") for fault in (Fault.FAILS, Fault.LOST, Fault.LATE)),
     ],
@@ -182,7 +172,6 @@ def test_a_late_word_after_an_adoption_harms_nothing(life: JobLife, kind: str) -
     life.heal()
 
 
-@pytest.mark.xfail(strict=True, reason="record_task_id does not put the mark again that the drop took away")
 def test_a_late_task_of_a_dropped_job_is_still_settled(life: JobLife) -> None:
     """A person gave the job up, its mark is gone, and then the task id comes to an owner who dies right after."""
     (run,) = life.world.processes
@@ -200,7 +189,6 @@ def test_a_late_task_of_a_dropped_job_is_still_settled(life: JobLife) -> None:
     life.heal()
 
 
-@pytest.mark.xfail(strict=True, reason="unmark does not look whether the job is open again by now")
 def test_a_mark_that_is_taken_away_late_is_put_again(life: JobLife) -> None:
     """One run is about to take the mark of a failed job away, a person resubmits, another run claims and dies."""
     (run,) = life.world.processes

@@ -54,7 +54,6 @@ async def test_an_answer_that_nobody_can_read_drops_no_task_id(
     assert {held.record.task_id} == set(provider.tasks)
 
 
-@pytest.mark.xfail(strict=True, reason="`Run._write_end` skips the report where the budget cannot be closed")
 async def test_a_day_page_that_is_broken_at_the_end_costs_no_report(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:

@@ -370,17 +370,14 @@ def test_a_record_of_format_1_can_be_read_for_ever() -> None:
 
 OVERTAKEN = must(jobs.record_task(TAKEN_BY_B, "A", "task_a", NOW))
 """A's answer was lost, a person wanted it paid again, B claimed it, and then A's task came after all."""
-WASTED = pytest.mark.xfail(strict=True, reason="A's paid task is left behind, and would be paid for once more")
 
 
-@WASTED
 def test_a_paid_task_is_taken_up_where_the_next_claim_came_to_nothing() -> None:
     """B paid nothing: the job is not ready, to be paid once more, but A's, which was paid."""
     job = must(jobs.give_back(OVERTAKEN, "B"))
     assert (job.state, job.task_id) == (JobState.SUBMITTED, "task_a")
 
 
-@WASTED
 def test_a_paid_task_is_taken_up_where_the_next_claim_was_refused() -> None:
     """B was refused at no cost: A's task may still give the video that was paid for."""
     job = must(jobs.reject(OVERTAKEN, "B", JobState.REFUSED, WHY, NOW))
