@@ -44,7 +44,7 @@ integration: $(READY) ## the tests against the sandbox, over real sockets
 	$(call tier,$@,-n 2 --dist loadfile)
 
 crash: $(READY) ## processes killed at every request they make; I2V_CRASH_ROUNDS=50 tries each more often
-	$(call tier,$@,-n 2)
+	$(call tier,$@,-n 3)
 
 pipeline: $(READY) ## the tests with Prefect's own test server
 	$(call tier,$@)
