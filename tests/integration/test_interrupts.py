@@ -8,13 +8,15 @@ from collections import Counter
 import pytest
 
 from i2v.animate import Steps, animate
+from i2v.errors import NotTried
 from i2v.jobs import JobRecord, JobState
 from i2v.prompts import Asked
 from i2v.runs import RunRecord
 from i2v.sources import find_items
+from i2v.submit import submit
 from sandbox import Sandbox
 from sandbox.provider import Provider
-from tests.integration.conftest import OpenRun, put
+from tests.integration.conftest import OpenRun, order_of, put
 
 LATE_SECONDS = 0.6
 IMAGES = 3
@@ -110,3 +112,36 @@ async def test_an_interrupted_run_says_what_is_open(
     assert stopped is None
     assert {item.task_id for item in report.items} == set(provider.tasks)
     assert report.sentence == f"{IMAGES} still open · $0.576"
+
+
+async def test_a_fresh_claim_of_another_run_is_waited_for(
+    sandbox: Sandbox, provider: Provider, new_run: OpenRun
+) -> None:
+    """Who comes while the POST is under way takes the job up when it is submitted, and never calls it lost."""
+    uri = put(sandbox)
+    provider.fault(on="submit", kind="late", seconds=LATE_SECONDS)
+    async with new_run() as first, new_run(lease_seconds=1.5) as second:
+        order = await order_of(first, uri)
+        submitting = asyncio.create_task(submit(first, order))
+        await posting(provider, 1)
+        found = await submit(second, order)
+        await submitting
+    assert (found.record.state, {found.record.task_id}) == (JobState.SUBMITTED, set(provider.tasks))
+    assert len(provider.journal.of("submit")) == 1
+
+
+async def test_an_interrupted_run_does_not_wait_for_another_runs_claim(
+    sandbox: Sandbox, provider: Provider, new_run: OpenRun
+) -> None:
+    """What another run is submitting is not tried by this one, and that is said at once."""
+    uri = put(sandbox)
+    provider.fault(on="submit", kind="late", seconds=LATE_SECONDS)
+    async with new_run() as first, new_run() as second:
+        order = await order_of(first, uri)
+        submitting = asyncio.create_task(submit(first, order))
+        await posting(provider, 1)
+        second.interrupt()
+        with pytest.raises(NotTried, match="another run"):
+            await asyncio.wait_for(submit(second, order), LATE_SECONDS)
+        assert not submitting.done()
+        await submitting
