@@ -62,7 +62,7 @@ def stored(record: JobRecord) -> JobRecord:
 LOST = jobs.lose(claimed(), "claim 1", WHY) or FRESH
 CASES = [
     (FRESH, "not_tried", 0, 0),
-    (claimed(), "not_tried", 0, 1),
+    (claimed(), "unknown", 0, 1),
     (LOST, "unknown", 0, 1),
     (submitted(claimed()), "submitted", 1, 0),
     (stored(submitted(claimed())), "stored", 1, 0),
