@@ -203,3 +203,22 @@ def test_a_mark_that_is_taken_away_late_is_put_again(life: JobLife) -> None:
     life.until(run, "")
     life.kill(another)
     life.heal()
+
+
+@pytest.mark.xfail(strict=True, reason="unmark puts the mark again where the job is open, and not where it is ready")
+def test_a_mark_is_put_again_where_a_claim_is_just_about_to_come(life: JobLife) -> None:
+    """As before, but the other run has put its mark and not yet claimed when the first one takes the mark away."""
+    (run,) = life.world.processes
+    life.until(run, "POST")
+    life.answer(run, "fail code")
+    life.quiet()
+    life.until(run, "delete")
+    life.persons.add("resubmit")
+    life.whole(person("resubmit", ""))
+    another = life.start(animate_it)
+    life.until(another, "put", "jobs/open/")
+    life.until(another, "put if", f"jobs/{ORDER.key}")
+    life.until(run, "")
+    life.until(another, "POST")
+    life.kill(another)
+    life.heal()
