@@ -152,6 +152,7 @@ def _end(number: int, _frame: FrameType | None) -> None:
 def main() -> int:
     """Run the demo; 0 where all went as it should, else the failing command's code, and 130 after Ctrl-C."""
     console = Console(highlight=False)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell's `&` had it ignored
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
     try:
