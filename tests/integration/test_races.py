@@ -10,6 +10,7 @@ from sandbox import Sandbox
 from tests.crash.processes import race, run
 from tests.crash.world import Tolled
 
+pytestmark = pytest.mark.timeout(300)
 PROCESSES, IMAGES = 8, 50
 SELDOM = {"I2V_POLL_FIRST_SECONDS": "1", "I2V_POLL_EVERY_SECONDS": "1"}
 """Four hundred that ask twenty times a second would measure nothing but that."""

@@ -33,6 +33,7 @@ from tests.crash.points import RECONCILE, RUN
 from tests.crash.rounds import BAD, GOOD, LATER_SECONDS, SOON
 from tests.crash.world import Picture, Tolled
 
+pytestmark = pytest.mark.timeout(300)
 BOTO3_TRIES = 5
 S3_POINTS = [name for name, point in RUN.items() if point.gate == "s3"]
 WRITES = [name for name in S3_POINTS if RUN[name].changes]
