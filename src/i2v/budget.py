@@ -247,6 +247,10 @@ class Budget:
                 while self._available > 0 and self._reserved[day] > 0:
                     page, etag = await self._pages.read(day)
                     mine = page.reserved_usd.get(self._run_id, ZERO)
+                    if mine < self._reserved[day]:  # given back already, by a write whose answer was lost
+                        self._available -= self._reserved[day] - mine
+                        self._reserved[day] = mine
+                        continue
                     rest = min(mine, self._available)
                     if await self._write_entry(page, etag, mine - rest):
                         self._available -= rest

@@ -340,14 +340,7 @@ class Scattered(MemoryStorage):
         return action()
 
 
-TWICE = pytest.mark.xfail(
-    strict=True, reason="Budget.close takes the rest from the page again, and not from what it knew"
-)
-
-
-@pytest.mark.parametrize(
-    "fault", [Fault.FAILS, pytest.param(Fault.LOST, marks=TWICE), Fault.LATE, Fault.REPEATED, Fault.BUSY]
-)
+@pytest.mark.parametrize("fault", [Fault.FAILS, Fault.LOST, Fault.LATE, Fault.REPEATED, Fault.BUSY])
 async def test_the_rest_is_given_back_once(fault: Fault) -> None:
     """S3 fails at the write that gives the rest back, done or not, and it is closed again: what was taken stays."""
     shelf = Shelf()
