@@ -153,3 +153,23 @@ async def test_three_images_that_nobody_can_fetch_stop_the_submits(
         with pytest.raises(NotTried, match="three images in a row"):
             await bring(run, await order_of(run, put(sandbox, "3.jpg", 3)), Steps())
     assert len(provider.journal.of("submit")) == 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "bad"),
+    [
+        ({"on": "submit", "kind": "lost_answer"}, Outcome.UNKNOWN),
+        ({"on": "task", "kind": "fails", "code": "IMAGE_DOWNLOAD_FAILED"}, Outcome.FAILED),
+    ],
+    ids=["lost", "unfetched"],
+)
+async def test_what_is_not_in_a_row_stops_nothing(
+    sandbox: Sandbox, provider: Provider, new_run: OpenRun, fault: dict[str, Any], bad: Outcome
+) -> None:
+    """Two bad ends, a video, and two bad ends again are no row of three: the next image is paid and stored."""
+    provider.fault(**fault, times=2)
+    provider.fault(**fault, skip=1, times=2)
+    async with new_run() as run:
+        orders = [await order_of(run, put(sandbox, f"{number}.jpg", number)) for number in range(6)]
+        ends = [(await bring(run, order, Steps())).outcome for order in orders]
+    assert ends == [bad, bad, Outcome.STORED] * 2
