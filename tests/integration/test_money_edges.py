@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from i2v import names
 from i2v.animate import Steps, bring
-from i2v.budget import today_utc
+from i2v.budget import DayPage, today_utc
 from i2v.errors import NotTried
 from i2v.report import ItemReport, Outcome
+from i2v.runs import RunRecord
 from i2v.submit import submit
 from sandbox import Sandbox
 from sandbox.provider import Provider
@@ -111,13 +115,54 @@ async def test_an_account_without_money_is_told_with_what_was_paid(
     assert {line.task_id} == set(provider.tasks)
 
 
+@pytest.mark.parametrize("refused", [r"\.mp4$", r"/videos/.*\.jpg$"], ids=["video", "poster"])
 async def test_a_bucket_that_fails_after_the_payment_costs_no_money_twice(
-    sandbox: Sandbox, provider: Provider, gate: Tollgate, new_run: OpenRun
+    sandbox: Sandbox, provider: Provider, gate: Tollgate, new_run: OpenRun, refused: str
 ) -> None:
-    """S3 refuses the video: failed, with task and cost; the next run stores it for nothing."""
-    gate.add(Toll("fail", "PUT", r"\.mp4$", status=403, code="AccessDenied"))
+    """S3 refuses the video: failed, with task and cost, and no manifest; the next run stores it for nothing."""
+    gate.add(Toll("fail", "PUT", refused, status=403, code="AccessDenied"))
     line = await told(sandbox, new_run)
+    manifests = [key for key in sandbox.keys("videos/") if key.endswith(".json")]
     again = await told(sandbox, new_run)
-    assert (line.outcome, line.cost_usd, line.at_risk_usd) == (Outcome.FAILED, PRICE, Decimal(0))
+    assert (line.outcome, line.cost_usd, line.at_risk_usd, manifests) == (Outcome.FAILED, PRICE, Decimal(0), [])
     assert {line.task_id} == set(provider.tasks)
     assert (again.outcome, again.cost_usd, posts(provider)) == (Outcome.STORED, Decimal(0), 1)
+
+
+async def test_a_leftover_in_the_videos_place_is_written_over(
+    sandbox: Sandbox, provider: Provider, new_run: OpenRun
+) -> None:
+    """What lies at the video's key without a manifest is nobody's answer: the paid video takes its place."""
+    uri = put(sandbox)
+    async with new_run() as run:
+        order = await order_of(run, uri)
+        place = names.answer(run.settings, order.image.name, order.image.etag, order.request.digest12, ".mp4")
+        await run.storage.put(place, b"half a video")
+        line = await bring(run, order, Steps())
+    manifest = sandbox.read_json(place.key.replace(".mp4", ".json"))
+    assert line.outcome is Outcome.STORED
+    assert hashlib.sha256(sandbox.read(place.key)).hexdigest() == manifest["video"]["sha256"]
+
+
+YESTERDAY = (datetime.now(UTC) - timedelta(days=1)).date().isoformat()
+
+
+async def test_a_retry_after_midnight_knows_of_yesterday(
+    sandbox: Sandbox, provider: Provider, new_run: OpenRun
+) -> None:
+    """What a run spent before midnight counts against its limit, and what it leaves of today's block goes back."""
+    now = datetime.now(UTC)
+    record = RunRecord(run_id="late", started_at=now, touched_at=now, days=(YESTERDAY,))
+    page = DayPage(day=YESTERDAY, reserved_usd={"late": 2 * PRICE})
+    async with new_run() as first:
+        await first.storage.put(names.run_uri(first.settings, "late"), record.model_dump_json().encode())
+        await first.storage.put(names.day_uri(first.settings, YESTERDAY), page.model_dump_json().encode())
+    async with new_run(run_id="late", max_spend_usd=4 * PRICE) as run:
+        run.tell_count(2)
+        await submit(run, await order_of(run, put(sandbox)))
+        assert RunRecord.model_validate(sandbox.read_json("jobs/runs/late.json")).days == (YESTERDAY, today_utc())
+    async with new_run(run_id="late", max_spend_usd=3 * PRICE) as run:
+        with pytest.raises(NotTried, match="max_spend_usd"):
+            await submit(run, await order_of(run, put(sandbox, "two.jpg", 2)))
+    held = {day: sandbox.read_json(f"jobs/days/{day}.json")["reserved_usd"]["late"] for day in (YESTERDAY, today_utc())}
+    assert held == {YESTERDAY: str(2 * PRICE), today_utc(): str(PRICE)}
