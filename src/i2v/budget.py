@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from decimal import ROUND_DOWN, Decimal
@@ -97,6 +98,7 @@ class Budget:
         max_spend_usd: the run's own limit, `None` for none.
         daily_cap_usd: the limit of all runs in one UTC day, `None` for none.
         days: the days on which this run has reserved before (a retry's).
+        today: tells the UTC day; what was reserved on one day is not spent on the next.
 
     Attributes:
         before_block: asked before each block, and may raise.
@@ -111,6 +113,7 @@ class Budget:
         max_spend_usd: Decimal | None,
         daily_cap_usd: Decimal | None,
         days: tuple[str, ...] = (),
+        today: Callable[[], str] | None = None,
     ) -> None:
         self._pages = pages
         self._run_id = run_id
@@ -122,7 +125,9 @@ class Budget:
         self._too_dear: BudgetExceeded | None = None
         self._too_dear_usd = ZERO
         self._too_dear_day = ""
-        self._available = ZERO
+        self._today = today or today_utc
+        self._left: defaultdict[str, Decimal] = defaultdict(Decimal)
+        """Reserved and not yet taken, by day."""
         self._lock = asyncio.Lock()
         self.jobs_expected = BLOCK_JOBS
 
@@ -134,7 +139,7 @@ class Budget:
     @property
     def taken_usd(self) -> Decimal:
         """What this run has spent so far, as far as it knows; also what is being submitted just now."""
-        return sum(self._reserved.values(), ZERO) - self._available
+        return sum(self._reserved.values(), ZERO) - sum(self._left.values(), ZERO)
 
     async def room_usd(self) -> tuple[Decimal | None, str]:
         """What this run could still spend now and the name of the limit that says so; `None` for no limit.
@@ -143,9 +148,13 @@ class Budget:
             StorageError: the page cannot be read.
         """
         await self._recall()
-        page, _ = await self._pages.read(today_utc())
+        page, _ = await self._pages.read(self._today())
         self._note(page)
         return self._room(page)
+
+    def _committed_usd(self, day: str) -> Decimal:
+        """What counts against the run's own limit: all it reserved, but for what an earlier day has left."""
+        return self.taken_usd + self._left[day]
 
     def _note(self, page: DayPage) -> None:
         """What the page holds of this run counts, also where another process of the same run wrote it."""
@@ -156,13 +165,16 @@ class Budget:
     def _room(self, page: DayPage) -> tuple[Decimal | None, str]:
         limits = []
         if self._max_spend is not None:
-            limits.append((self._max_spend - sum(self._reserved.values(), ZERO), "max_spend_usd"))
+            limits.append((self._max_spend - self._committed_usd(page.day), "max_spend_usd"))
         if self._cap is not None:
             limits.append((self._cap - page.total_usd, "I2V_DAILY_CAP_USD"))
         return min(limits, default=(None, "no limit"))
 
-    async def take(self, price_usd: Decimal) -> None:
+    async def take(self, price_usd: Decimal) -> str:
         """Reserve the price of one attempt, before it is submitted.
+
+        Returns:
+            The day on whose page it counts.
 
         Raises:
             BudgetExceeded: a limit forbids it.
@@ -170,21 +182,23 @@ class Budget:
             StorageError: the page cannot be read or written, so nothing may be spent.
         """
         async with self._lock:
-            if self._available < price_usd:
-                await self._reserve_or_remember(price_usd)
-            self._available -= price_usd
+            day = self._today()
+            if self._left[day] < price_usd:
+                day = await self._reserve_or_remember(price_usd)
+            self._left[day] -= price_usd
             self.jobs_expected = max(1, self.jobs_expected - 1)
+            return day
 
     def lower_limit(self, room_usd: Decimal | None) -> None:
         """Let this run spend no more than so much from now on; `None` changes nothing."""
         if room_usd is None:
             return
-        most = sum(self._reserved.values(), ZERO) + room_usd
+        most = self._committed_usd(self._today()) + room_usd
         self._max_spend = most if self._max_spend is None else min(most, self._max_spend)
 
-    def give_back(self, price_usd: Decimal) -> None:
-        """An attempt that was taken for was not paid after all."""
-        self._available += price_usd
+    def give_back(self, price_usd: Decimal, day: str | None = None) -> None:
+        """An attempt that was taken for, on that day or today, was not paid after all."""
+        self._left[day or self._today()] += price_usd
         self.jobs_expected += 1
         self._too_dear = None
 
@@ -195,39 +209,39 @@ class Budget:
                 self._reserved[day] = page.reserved_usd.get(self._run_id, ZERO)
             self._known = True
 
-    async def _reserve_or_remember(self, price_usd: Decimal) -> None:
-        if self._too_dear and price_usd >= self._too_dear_usd and self._too_dear_day == today_utc():
+    async def _reserve_or_remember(self, price_usd: Decimal) -> str:
+        if self._too_dear and price_usd >= self._too_dear_usd and self._too_dear_day == self._today():
             raise self._too_dear
         if self.before_block:
             await self.before_block()
         try:
-            await self._reserve(price_usd)
+            return await self._reserve(price_usd)
         except BudgetExceeded as error:
-            self._too_dear, self._too_dear_usd, self._too_dear_day = error, price_usd, today_utc()
+            self._too_dear, self._too_dear_usd, self._too_dear_day = error, price_usd, self._today()
             raise
 
-    async def _reserve(self, price_usd: Decimal) -> None:
+    async def _reserve(self, price_usd: Decimal) -> str:
         await self._recall()
         while True:
-            page, etag = await self._pages.read(today_utc())
+            page, etag = await self._pages.read(self._today())
             self._note(page)
             amount = self._block(price_usd, page)
             if await self._write_entry(page, etag, page.reserved_usd.get(self._run_id, ZERO) + amount):
-                self._available += amount
-                return
+                self._left[page.day] += amount
+                return page.day
 
     def _block(self, price_usd: Decimal, page: DayPage) -> Decimal:
         room, limit = self._room(page)
         jobs = Decimal(min(BLOCK_JOBS, self.jobs_expected))
         if room is not None:
-            affordable = (room + self._available) / price_usd if price_usd else jobs
+            affordable = (room + self._left[page.day]) / price_usd if price_usd else jobs
             jobs = min(jobs, affordable.to_integral_value(ROUND_DOWN))
         if jobs < 1:
             raise BudgetExceeded(
                 f"{limit} has ${money_text(max(room or ZERO, ZERO))} left, one video costs ${money_text(price_usd)}",
                 "Raise the limit, or wait for the next UTC day" if "CAP" in limit else "Raise max_spend_usd",
             )
-        return jobs * price_usd - self._available
+        return jobs * price_usd - self._left[page.day]
 
     async def _write_entry(self, page: DayPage, etag: str | None, amount: Decimal) -> bool:
         entries = {**page.reserved_usd, self._run_id: amount}
@@ -243,17 +257,17 @@ class Budget:
             StorageError: the page cannot be read or written; what is held counts until the day ends.
         """
         async with self._lock:
-            for day in reversed(self.days):
-                while self._available > 0 and self._reserved[day] > 0:
+            for day in self.days:
+                while self._left[day] > 0 and self._reserved[day] > 0:
                     page, etag = await self._pages.read(day)
                     mine = page.reserved_usd.get(self._run_id, ZERO)
                     if mine < self._reserved[day]:  # given back already, by a write whose answer was lost
-                        self._available -= self._reserved[day] - mine
+                        self._left[day] -= self._reserved[day] - mine
                         self._reserved[day] = mine
                         continue
-                    rest = min(mine, self._available)
+                    rest = min(mine, self._left[day])
                     if await self._write_entry(page, etag, mine - rest):
-                        self._available -= rest
+                        self._left[day] -= rest
 
 
 def today_utc() -> str:

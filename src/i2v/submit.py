@@ -119,13 +119,13 @@ async def _pay(run: Run, held: Held, order: Order) -> Held | None:
     """Reserve and pay once; `None` where another was faster and the job must be looked at again."""
     _check_may_submit(run)
     try:
-        await run.budget.take(order.price_usd)
+        day = await run.budget.take(order.price_usd)
     except Paused as error:
         run.stop_submits("paused", error.message)
         raise NotTried(error.message, error.hint) from None
     except BudgetExceeded as error:
         raise NotTried(error.message, error.hint) from None
-    return await run.keep(_spend(run, held, order))
+    return await run.keep(_spend(run, held, order, day))
 
 
 def _check_may_submit(run: Run) -> None:
@@ -133,7 +133,7 @@ def _check_may_submit(run: Run) -> None:
         raise NotTried(f"Not submitted: {run.stopped.message}")
 
 
-async def _spend(run: Run, held: Held, order: Order) -> Held | None:
+async def _spend(run: Run, held: Held, order: Order, day: str) -> Held | None:
     """Presign, mark, claim and POST. What was reserved is given back only where nothing can have been paid."""
     try:
         seconds = max(run.settings.presign_seconds, int(run.settings.poll_deadline_seconds))
@@ -141,10 +141,10 @@ async def _spend(run: Run, held: Held, order: Order) -> Held | None:
         body = submit_body(order.request, url, route=run.settings.provider_route)
         posted, paid_usd = await _claim_and_post(run, held, order, body)
     except I2vError:  # what may have been paid ends without one, and what ends in another way may have been paid
-        run.budget.give_back(order.price_usd)
+        run.budget.give_back(order.price_usd, day)
         raise
     if not paid_usd:
-        run.budget.give_back(order.price_usd)
+        run.budget.give_back(order.price_usd, day)
     return posted
 
 

@@ -353,3 +353,28 @@ async def test_the_rest_is_given_back_once(fault: Fault) -> None:
     assert await held(scripted(shelf)) >= STANDARD + STANDARD + PRO
     if fault is not Fault.LATE:
         assert await held(scripted(shelf)) == STANDARD + STANDARD + PRO
+
+
+async def test_what_yesterday_left_is_not_spent_today(budget: MakeBudget, pages: DayPages) -> None:
+    """A block of before midnight is of no use after it: today's cap holds to the cent, and the rest goes back."""
+    clock = ["2026-11-22"]
+    mine = budget(cap=str(3 * STANDARD), jobs=3, today=lambda: clock[0])
+    day = await mine.take(STANDARD)
+    other = budget("run-2", cap=str(3 * STANDARD), jobs=2, today=lambda: "2026-11-23")
+    assert len(await take_many(other, [STANDARD] * 2)) == 2
+    clock[0] = "2026-11-23"
+    assert len(await take_many(mine, [STANDARD] * 3)) == 1
+    mine.give_back(STANDARD, day)
+    await mine.close()
+    assert [await held(pages, "run-1", day) for day in ("2026-11-22", "2026-11-23")] == [NOTHING, STANDARD]
+    assert await held(pages, day="2026-11-23") == 3 * STANDARD
+
+
+async def test_midnight_takes_nothing_of_a_runs_own_limit(budget: MakeBudget) -> None:
+    """What was reserved and not spent before midnight may still be spent after it, and no cent more."""
+    clock = ["2026-11-22"]
+    mine = budget(most=str(4 * STANDARD), jobs=4, today=lambda: clock[0])
+    await mine.take(STANDARD)
+    clock[0] = "2026-11-23"
+    assert len(await take_many(mine, [STANDARD] * 5)) == 3
+    assert mine.taken_usd == 4 * STANDARD
