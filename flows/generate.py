@@ -76,6 +76,6 @@ async def generate_videos(
             items = await find_items(images, run.storage, settings)
             with heed_termination(run):
                 report, stopped = await animate(run, items, default, STEPS, partial=partial)
-            return stopped_state(stopped) if stopped else final_state(report)
+            return stopped_state(stopped, report) if stopped else final_state(report)
     except I2vError as error:
         return stopped_state(error)

@@ -71,9 +71,10 @@ def reconciled_state(report: Report) -> State[Any]:
     return Completed(message=sentence, data=report.for_json())
 
 
-def stopped_state(error: I2vError) -> State[Any]:
-    """The last state of a run that an error stopped before its first submit."""
-    return Failed(message=str(error), data=error)
+def stopped_state(error: I2vError, report: Report | None = None) -> State[Any]:
+    """The last state of a run that an error stopped before its first submit; what was there already is told too."""
+    told = f" ({report.sentence})" if report and report.count(Outcome.NOT_TRIED) < len(report.items) else ""
+    return Failed(message=f"{error}{told}", data=error)
 
 
 @contextmanager

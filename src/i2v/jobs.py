@@ -193,8 +193,12 @@ def check_change(old: JobRecord, new: JobRecord) -> None:
         raise ValueError(f"job {old.key[:12]}: {old.state} cannot become {new.state}")
     if (old.key, old.request) != (new.key, new.request):
         raise ValueError(f"job {old.key[:12]}: a record's identity cannot change")
+    if new.last_attempt < old.last_attempt or (old.video and new.video != old.video):
+        raise ValueError(f"job {old.key[:12]}: attempts are counted for ever, and a stored video stays as it is")
     known = {attempt.number: attempt for attempt in new.attempts}
     for attempt in old.attempts:
+        if attempt.fail and attempt.number not in known:
+            raise ValueError(f"job {old.key[:12]}: attempt {attempt.number} may have been billed and would be lost")
         kept = known[attempt.number].task_ids if attempt.number in known else frozenset()
         if attempt.task_ids - kept:
             raise ValueError(f"job {old.key[:12]}: task ids {sorted(attempt.task_ids - kept)} would be lost")
@@ -238,7 +242,7 @@ def record_task(record: JobRecord, token: str, task_id: str, now: datetime) -> J
     if attempt.task_id is not None:
         merged = attempt.model_copy(update={"other_task_ids": (*attempt.other_task_ids, task_id)})
         return record.model_copy(update={"attempts": record.with_attempt(merged)})
-    merged = attempt.model_copy(update={"task_id": task_id, "submitted_at": now})
+    merged = attempt.model_copy(update={"task_id": task_id, "submitted_at": now, "ended_at": None, "fail": None})
     changes: dict[str, Any] = {"attempts": record.with_attempt(merged)}
     if attempt is record.attempt and JobState.SUBMITTED in LEGAL[record.state]:
         return record.moved(JobState.SUBMITTED, reason=None, **changes)
@@ -256,6 +260,8 @@ def lose(record: JobRecord, token: str, reason: Reason) -> JobRecord | None:
 def reject(record: JobRecord, token: str, state: JobState, reason: Reason, now: datetime) -> JobRecord | None:
     """The POST was answered with no task id but a final word: refused (nothing paid), or failed."""
     attempt = record.mine(token)
+    if state is JobState.REFUSED and record.state is JobState.UNKNOWN:
+        return give_back(record, token)  # its owner knows now that nothing was paid
     if attempt is None or attempt is not record.attempt or attempt.task_ids or state not in LEGAL[record.state]:
         return None
     if state is JobState.REFUSED:
@@ -288,6 +294,8 @@ def store(
 def adopt(record: JobRecord, task_id: str, now: datetime) -> JobRecord | None:
     """A person found the lost task: the unknown job is submitted under it."""
     if record.state is not JobState.UNKNOWN or record.attempt is None:
+        return None
+    if any(task_id in attempt.task_ids for attempt in record.attempts):
         return None
     return record_task(record, record.attempt.claim, task_id, now)
 

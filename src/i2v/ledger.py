@@ -182,7 +182,7 @@ class Ledger:
         await self._storage.delete(names.open_mark(self._settings, record.image.name, record.image.etag, record.key))
         if record.state is not JobState.STORED:
             newest = (await self.read_existing(record.key)).record
-            if newest.state.is_open:
+            if newest.state.is_open or newest.state is JobState.READY:  # somebody may be about to claim it
                 await self.mark_open(newest.image, newest.key)
 
     async def page(self) -> LedgerPage | None:
@@ -247,14 +247,15 @@ class Ledger:
         return page
 
     async def _open_page(self) -> LedgerPage:
-        page, etag = await self._read_page()
-        if etag:
-            return page
-        try:
-            await self._put_page(page, create=True)
-        except Conflict:
-            log.debug("another run has made the ledger's page first")
-        return await self.page() or page
+        while True:
+            page, etag = await self._read_page()
+            if etag:
+                return page
+            try:
+                await self._put_page(page, create=True)
+            except Conflict:
+                log.debug("another run makes the ledger's page just now")
+                await asyncio.sleep(random.uniform(0, 0.1))  # noqa: S311 - jitter, no secret
 
     def _check_owner(self, page: LedgerPage) -> None:
         mine = (provider_host(self._settings), self._settings.account_label)
@@ -308,5 +309,5 @@ def parse_page(model: type[M], body: bytes, uri: S3Uri) -> M:
         if isinstance(data, dict) and isinstance(data.get("format"), int) and data["format"] > FORMAT:
             raise LedgerError(f"{uri} has format {data['format']}, this i2v reads up to {FORMAT}", "Upgrade i2v")
         return model.model_validate(data)
-    except (ValueError, ValidationError) as error:
+    except (ValueError, ValidationError, RecursionError) as error:
         raise LedgerError(f"{uri} cannot be read: {type(error).__name__}", "Restore it; never delete it") from None

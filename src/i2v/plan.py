@@ -12,6 +12,7 @@ from i2v.errors import (
     AccountRejected,
     BalanceTooLow,
     BudgetExceeded,
+    LedgerError,
     NothingSent,
     ProviderError,
     Stopped,
@@ -57,8 +58,17 @@ async def still_to_pay(run: Run, orders: Sequence[Order]) -> list[Decimal]:
         StorageError: the ledger cannot be read.
     """
     jobs = {order.key: order for order in orders}
-    held = await asyncio.gather(*(run.ledger.read(key) for key in jobs))
+    held = await asyncio.gather(*(_read(run, key) for key in jobs))
     return [order.price_usd for order, found in zip(jobs.values(), held, strict=True) if _is_unpaid(found)]
+
+
+async def _read(run: Run, key: str) -> Held | None:
+    """A record; one that cannot be read counts as unpaid here, and ends its own image when it is taken up."""
+    try:
+        return await run.ledger.read(key)
+    except LedgerError as error:
+        log.warning("%s", error)
+        return None
 
 
 def _is_unpaid(held: Held | None) -> bool:

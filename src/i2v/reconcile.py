@@ -97,16 +97,24 @@ async def _marked(run: Run, limit: int) -> list[Held]:
 
 async def _clear(run: Run, held: Held, marks: Sequence[S3Entry]) -> None:
     """Take the marks of an ended job away, and of a ready one that nobody is about to claim."""
-    lease = timedelta(seconds=run.settings.lease_seconds)
     is_ready = held.record.state is JobState.READY
-    if run.dry_run or (is_ready and datetime.now(UTC) - marks[-1].last_modified < lease):
+    if run.dry_run or (is_ready and await _is_fresh(run, marks[-1])):
         return
     if not is_ready:
         await finish(run, held.record, held.record.image)
     for mark in marks:
         await run.storage.delete(mark.uri)
-    if is_ready and (now := await run.ledger.read_existing(held.record.key)).record.state.is_open:
-        await run.ledger.mark_open(now.record.image, now.record.key)
+    newest = (await run.ledger.read_existing(held.record.key)).record
+    if newest.state.is_open or (newest.state is JobState.READY and not is_ready):
+        await run.ledger.mark_open(newest.image, newest.key)
+
+
+async def _is_fresh(run: Run, mark: S3Entry) -> bool:
+    """Whether somebody may be about to claim the job, by S3's clock; also where the mark is gone just now."""
+    try:
+        return (await run.storage.head(mark.uri)).age_seconds < run.settings.lease_seconds
+    except NotFound:
+        return True
 
 
 async def _settle(run: Run, held: Held, steps: Steps) -> ItemReport | None:

@@ -285,7 +285,7 @@ class Run:
 
     async def _beat(self) -> None:
         while True:
-            await asyncio.sleep(HEARTBEAT_SECONDS)
+            await asyncio.sleep(min(HEARTBEAT_SECONDS, self.settings.run_gone_seconds / 3))
             try:
                 await self.touch()
             except I2vError as error:

@@ -89,6 +89,25 @@ class Settings(BaseSettings):
     )
     """`host` or `host:port` that may be fetched although private or not https."""
     default_prompt: str | None = Field(default=None, validation_alias="I2V_DEFAULT_PROMPT")
+    prompts_by_prefix: Annotated[dict[str, str], NoDecode] = Field(
+        default_factory=dict, validation_alias="I2V_PROMPTS_BY_PREFIX"
+    )
+    """Prompts by key prefix below the images prefix, as JSON; the longest that fits goes before `default_prompt`."""
+
+    callback_base_url: HttpAddress | None = Field(default=None, validation_alias="I2V_CALLBACK_BASE_URL")
+    """Where the provider reaches the door: public https, or a host of `private_hosts`."""
+    callback_secrets: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(), validation_alias="I2V_CALLBACK_SECRET"
+    )
+    """The first signs, all verify, so that a secret can be changed while callbacks are awaited."""
+    callback_patience_seconds: Seconds = Field(default=600, validation_alias="I2V_CALLBACK_PATIENCE_SECONDS")
+    """A job by callback that was not called back for so long after its submit is polled by reconcile."""
+
+    sqs_queue_url: HttpAddress | None = Field(default=None, validation_alias="I2V_SQS_QUEUE_URL")
+    door_token: SecretStr | None = Field(default=None, validation_alias="I2V_DOOR_TOKEN")
+    door_host: str = Field(default="127.0.0.1", validation_alias="I2V_DOOR_HOST")
+    door_port: int = Field(default=8410, ge=0, le=65_535, validation_alias="I2V_DOOR_PORT")
+    """0 takes a free one."""
 
     @field_validator("private_hosts", mode="before")
     @classmethod
@@ -96,6 +115,21 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return frozenset(host.strip().lower() for host in value.split(",") if host.strip())
         return value
+
+    @field_validator("callback_secrets", mode="before")
+    @classmethod
+    def _split_secrets(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(SecretStr(secret.strip()) for secret in value.split(",") if secret.strip())
+        return value
+
+    @field_validator("prompts_by_prefix", mode="before")
+    @classmethod
+    def _read_prompts(cls, value: object) -> object:
+        try:
+            return json.loads(value) if isinstance(value, str) else value
+        except ValueError:
+            raise ValueError('it must be JSON such as {"cats/": "the cat yawns"}') from None
 
     @field_validator("prices_usd", mode="before")
     @classmethod

@@ -17,14 +17,14 @@ from typing import Any
 
 from i2v import jobs, names
 from i2v.apixo.models import TaskState, TaskStatus
-from i2v.errors import BrokenVideo, Conflict, FetchError, I2vError, NotFound
+from i2v.errors import BrokenVideo, Conflict, FetchError, I2vError, NotFound, StorageError
 from i2v.jobs import JobImage, JobRecord, JobState, Reason, StoredVideo
 from i2v.ledger import Held, provider_host
 from i2v.poll import ask
 from i2v.request import MODEL, Request, canonical_json
 from i2v.runs import Run
 from i2v.settings import Settings
-from i2v.storage import Storage
+from i2v.storage import S3Object, Storage
 from i2v.uploads import put_file
 from i2v.uris import S3Uri
 from i2v.validate import Checked, Seen
@@ -58,13 +58,22 @@ async def store(run: Run, held: Held, status: TaskStatus) -> Held:
         StorageError: S3 did not answer well; the job stays open and is settled later.
     """
     run.tell("storing", held.record.key)
-    with tempfile.TemporaryDirectory(prefix="i2v-") as folder:
-        delivery = await _fetch(run, held, status, Path(folder) / "video.mp4")
-        video = await _publish(run, held.record, delivery)
+    try:
+        with tempfile.TemporaryDirectory(prefix="i2v-") as folder:
+            delivery = await _fetch(run, held, status, Path(folder) / "video.mp4")
+            video = await _publish(run, held.record, delivery)
+    except OSError as error:
+        raise NotDelivered(
+            f"Paid, but the video cannot be put aside in the temporary folder: {error.strerror or error}",
+            "Free space there, or set TMPDIR to another; the job stays open and is not paid again",
+        ) from error
     task_id, now = held.record.task_id or "", datetime.now(UTC)
     stored = await run.ledger.change(held, lambda record: jobs.store(record, task_id, video, now, status.created_at))
     log.info("stored %s (job %s, task %s)", video.uri, held.record.key[:12], task_id)
-    await run.ledger.unmark(held.record)
+    try:
+        await run.ledger.unmark(held.record)
+    except StorageError as error:
+        log.warning("job %s is stored, and reconcile will take its open mark away: %s", held.record.key[:12], error)
     return stored or await run.ledger.read_existing(held.record.key)
 
 
@@ -136,10 +145,18 @@ async def _put_video(run: Run, path: Path, video: StoredVideo, record: JobRecord
     try:
         await put_file(run.storage, path, video.uri, content_type="video/mp4", metadata=metadata)
     except Conflict:
-        there = await run.storage.head(video.uri)
-        if there.metadata.get("sha256") == video.sha256:
-            return
-        await put_file(run.storage, path, video.uri, content_type="video/mp4", metadata=metadata, if_match=there.etag)
+        there = await _there(run, video.uri)
+        if there is None or there.metadata.get("sha256") != video.sha256:
+            over = there.etag if there else None
+            await put_file(run.storage, path, video.uri, content_type="video/mp4", metadata=metadata, if_match=over)
+
+
+async def _there(run: Run, uri: S3Uri) -> S3Object | None:
+    """What lies there; a 409 comes also where nothing does yet."""
+    try:
+        return await run.storage.head(uri)
+    except NotFound:
+        return None
 
 
 async def _put_json(run: Run, uri: S3Uri, value: object) -> None:

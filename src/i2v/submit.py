@@ -176,10 +176,13 @@ async def _claim(run: Run, held: Held, order: Order, token: str) -> Held | None:
         return jobs.claim(record, token=token, run_id=run.run_id, image=order.image, price_usd=price, now=now)
 
     try:
-        return await run.ledger.change(held, edit)
+        claimed = await run.ledger.change(held, edit)
     except StorageError:
         await _release(run, None, token, key=order.key)
         raise
+    if claimed is None:  # lost to another, or ours beneath another's write: then it is given back
+        await _release(run, None, token, key=order.key)
+    return claimed
 
 
 async def _release(run: Run, held: Held | None, token: str, *, key: str = "") -> None:

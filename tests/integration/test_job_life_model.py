@@ -205,7 +205,6 @@ def test_a_mark_that_is_taken_away_late_is_put_again(life: JobLife) -> None:
     life.heal()
 
 
-@pytest.mark.xfail(strict=True, reason="unmark puts the mark again where the job is open, and not where it is ready")
 def test_a_mark_is_put_again_where_a_claim_is_just_about_to_come(life: JobLife) -> None:
     """As before, but the other run has put its mark and not yet claimed when the first one takes the mark away."""
     (run,) = life.world.processes

@@ -415,7 +415,7 @@ async def test_a_server_that_ignores_conditions_is_found_out(ignores: str, told:
 
 async def test_marks_come_and_go(ledger: Ledger, sandbox: Sandbox) -> None:
     """One mark for an image version and its job, however often it is put or taken away."""
-    record = (await ledger.open(KEY, IMAGE, REQUEST)).record
+    record = (await ledger.open(KEY, IMAGE, REQUEST)).record.model_copy(update={"state": JobState.STORED})
     for _ in range(2):
         await ledger.mark_open(IMAGE, KEY)
     assert sandbox.keys("jobs/open/") == [f"jobs/open/{names.digest12('a.jpg')}-{names.digest12('e')}-{KEY}"]

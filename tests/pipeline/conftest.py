@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 from prefect.client.schemas.objects import State
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from flows.generate import generate_videos
@@ -52,6 +54,8 @@ def prefect_server(no_outside: None, tmp_path_factory: pytest.TempPathFactory) -
     home = tmp_path_factory.mktemp("prefect-home")
     with PrefectServer() as server, temporary_settings({PREFECT_API_URL: server.api_url, PREFECT_HOME: home}):
         yield server
+        APILogWorker.drain_all()  # or they wait at exit for a server that is gone
+        EventsWorker.drain_all()
 
 
 @pytest.fixture(autouse=True)

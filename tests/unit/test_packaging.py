@@ -55,9 +55,10 @@ def test_every_version_shut_out_has_its_reason() -> None:
 def test_lock_holds_every_dependency_with_hashes() -> None:
     """What is installed is exactly what was tested, byte for byte."""
     text = (ROOT / "requirements.txt").read_text()
-    locked = {canonicalize_name(found["name"]): found["version"] for found in LOCKED.finditer(text)}
+    lines = list(LOCKED.finditer(text))
+    locked = {canonicalize_name(found["name"]): found["version"] for found in lines}
     assert len(locked) > len(_direct())
-    assert len(locked) == len(re.findall(r"^[^\s#-]", text, re.MULTILINE)), "a line without a version or a hash"
+    assert len(lines) == len(re.findall(r"^[^\s#-]", text, re.MULTILINE)), "a line without a version or a hash"
 
     unmet = [
         str(wanted)
@@ -94,7 +95,7 @@ def test_readme_lists_every_setting_with_its_default() -> None:
     """The README's table and the settings are the same list."""
     rows = dict(re.findall(r"^\| `(\w+)` \| (?:`(.*?)`)? *\|", (ROOT / "README.md").read_text(), re.MULTILINE))
     fields = {str(field.validation_alias): _shown(field.default) for field in Settings.model_fields.values()}
-    fields |= {name: "{}" for name in fields if name == "I2V_PRICES_USD"}
+    fields |= {name: "{}" for name in fields if name in {"I2V_PRICES_USD", "I2V_PROMPTS_BY_PREFIX"}}
     assert "I2V_BUCKET" in fields
 
     assert {name: rows.get(name) for name in fields} == fields
@@ -102,7 +103,7 @@ def test_readme_lists_every_setting_with_its_default() -> None:
 
 
 def _shown(default: Any) -> str:
-    return "" if default is None or default == frozenset() else str(default)
+    return "" if default is None or default in (frozenset(), ()) else str(default)
 
 
 def _samples() -> dict[str, tuple[int, int]]:
