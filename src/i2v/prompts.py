@@ -1,14 +1,15 @@
 """The prompt of an image: the places it may come from, and the request that comes of them.
 
 Manifest column or parameter, else the object's metadata, else a sidecar `tom.jpg.txt`, else the flow's prompt, else
-`I2V_DEFAULT_PROMPT`. Each place says what it knows as `Asked`, and `over` lays one above the other, field by field.
-Only the last two are templates. Metadata holds printable ASCII alone, so other texts lie there as RFC 2047 words.
+the longest prefix of `I2V_PROMPTS_BY_PREFIX` that fits, else `I2V_DEFAULT_PROMPT`. Each place says what it knows as
+`Asked`, and `over` lays one above the other, field by field. Only the last three are templates. Metadata holds
+printable ASCII alone, so other texts lie there as RFC 2047 words.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from email.charset import SHORTEST, Charset
 from email.errors import MessageError
 from email.header import decode_header
@@ -22,6 +23,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from i2v.errors import NotFound, Refused, UsageError
 from i2v.images import ImageRef, is_text
 from i2v.request import PROMPT_MAX_CHARS, Duration, Mode, Request, clean_prompt
+from i2v.settings import Settings
 from i2v.storage import Storage
 from i2v.uris import S3Uri
 
@@ -36,7 +38,7 @@ FIELDS = ("stem", "key", "folder")
 """What a template knows of its image."""
 PLACES = (
     "Give one with --prompt or the flow's `prompt`, a manifest's column `prompt`, the object's metadata `prompt`, "
-    "a file beside the image (tom.jpg.txt) or I2V_DEFAULT_PROMPT"
+    "a file beside the image (tom.jpg.txt), I2V_PROMPTS_BY_PREFIX or I2V_DEFAULT_PROMPT"
 )
 
 
@@ -80,6 +82,39 @@ def check_template(template: str) -> None:
         UsageError: an unknown field or a lone brace.
     """
     _fill(template, dict.fromkeys(FIELDS, ""))
+
+
+def check_templates(prompt: str | None, settings: Settings) -> None:
+    """Prove the same of the run's prompt, or without one of all prompts that the settings hold.
+
+    Raises:
+        UsageError: an unknown field or a lone brace; names the setting that has it.
+    """
+    if prompt:
+        return check_template(prompt)
+    for name, template in _default_templates(settings):
+        try:
+            check_template(template)
+        except UsageError as error:
+            raise UsageError(f"{name}: {error.message}", error.hint) from None
+    return None
+
+
+def _default_templates(settings: Settings) -> Iterator[tuple[str, str]]:
+    for prefix, template in settings.prompts_by_prefix.items():
+        yield f"I2V_PROMPTS_BY_PREFIX, {prefix!r}", template
+    yield "I2V_DEFAULT_PROMPT", settings.default_prompt or ""
+
+
+def default_template(ref: ImageRef, settings: Settings) -> str | None:
+    """The settings' prompt for an image that brings none: by the longest prefix that fits, else the default.
+
+    Prefixes are of keys below the images prefix; an image in another place, or of a URL, has none.
+    """
+    below = ref.uri is not None and settings.images.holds(ref.uri)
+    key = _key(ref, settings.images)
+    fitting = [prefix for prefix in settings.prompts_by_prefix if below and key.startswith(prefix)]
+    return settings.prompts_by_prefix[max(fitting, key=len)] if fitting else settings.default_prompt
 
 
 def render_prompt(template: str, ref: ImageRef, images: S3Uri) -> str:

@@ -94,6 +94,11 @@ class Settings(BaseSettings):
     )
     """Prompts by key prefix below the images prefix, as JSON; the longest that fits goes before `default_prompt`."""
 
+    key_block: str | None = Field(default=None, validation_alias="I2V_APIXO_KEY_BLOCK")
+    """The Prefect block document with the provider's key; loaded inside a run, where it goes before `api_key`."""
+    aws_block: str | None = Field(default=None, validation_alias="I2V_AWS_CREDENTIALS_BLOCK")
+    """The Prefect block document with the credentials for S3, in place of boto3's own search."""
+
     callback_base_url: HttpAddress | None = Field(default=None, validation_alias="I2V_CALLBACK_BASE_URL")
     """Where the provider reaches the door: public https, or a host of `private_hosts`."""
     callback_secrets: Annotated[tuple[SecretStr, ...], NoDecode] = Field(

@@ -15,7 +15,7 @@ from i2v.apixo.pricing import price_usd
 from i2v.errors import Refused, StorageError, UsageError
 from i2v.images import MAX_IMAGE_BYTES, ImageFacts, ImageRef, check_image, check_size
 from i2v.jobs import JobImage
-from i2v.prompts import Asked, asked_in_metadata, build_request, read_sidecar, render_prompt
+from i2v.prompts import Asked, asked_in_metadata, build_request, default_template, read_sidecar, render_prompt
 from i2v.request import Request
 from i2v.runs import Run
 from i2v.sources import Item
@@ -53,7 +53,7 @@ class Checked(BaseModel):
 
 
 async def look(run: Run, item: Item, default: Asked) -> Seen:
-    """Ask S3 what an image is and gather what is asked for it: manifest, metadata, sidecar, then the run's default.
+    """Ask S3 what an image is and gather what is asked for it: manifest, metadata, sidecar, then a default.
 
     Raises:
         NotFound: there is no such image.
@@ -79,7 +79,7 @@ async def look(run: Run, item: Item, default: Asked) -> Seen:
 
 
 def _rendered(run: Run, default: Asked, ref: ImageRef) -> Asked:
-    template = default.prompt or run.settings.default_prompt
+    template = default.prompt or default_template(ref, run.settings)
     if template is None:
         return default
     return default.model_copy(update={"prompt": render_prompt(template, ref, run.settings.images)})

@@ -63,6 +63,8 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("I2V_PRIVATE_HOSTS", " Minio:9000, localhost ,,", "private_hosts", frozenset({"minio:9000", "localhost"})),
     ("I2V_DEFAULT_PROMPT", "zoom on {stem}", "default_prompt", "zoom on {stem}"),
     ("I2V_PROMPTS_BY_PREFIX", '{"cats/": "purr"}', "prompts_by_prefix", {"cats/": "purr"}),
+    ("I2V_APIXO_KEY_BLOCK", "team", "key_block", "team"),
+    ("I2V_AWS_CREDENTIALS_BLOCK", "team-s3", "aws_block", "team-s3"),
     ("I2V_CALLBACK_BASE_URL", "https://door.example/i2v/", "callback_base_url", "https://door.example/i2v"),
     ("I2V_CALLBACK_SECRET", "new, old,", "callback_secrets", (SecretStr("new"), SecretStr("old"))),
     ("I2V_CALLBACK_PATIENCE_SECONDS", "5", "callback_patience_seconds", 5.0),
