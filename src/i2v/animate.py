@@ -38,19 +38,26 @@ class Steps:
 
 
 async def animate(
-    run: Run, items: Sequence[Item], default: Asked, steps: Steps, *, partial: bool = False
+    run: Run,
+    items: Sequence[Item | Order | ItemReport],
+    default: Asked,
+    steps: Steps,
+    *,
+    partial: bool = False,
+    settled: Sequence[ItemReport] = (),
 ) -> tuple[Report, Stopped | None]:
     """Make a video of each image, or in a dry run foresee what would be made.
 
     Args:
         run: the flow run; its `dry_run` says whether anything is paid.
-        items: what to animate.
+        items: what to animate; what is prepared already is not looked at again.
         default: what is asked for images that bring nothing of their own.
         steps: what is done to each image.
         partial: whether to go as far as the money goes.
+        settled: what the run did before, which its record tells too.
 
     Returns:
-        The report, and the error that stopped the run before its first submit, if one did.
+        The report of `items`, and the error that stopped the run before its first submit, if one did.
 
     Raises:
         UsageError: the ledger belongs to another provider or account.
@@ -60,7 +67,7 @@ async def animate(
     if not run.dry_run:
         paused = (await run.ledger.prove()).paused
         plan.warn_of_short_credentials(run)
-    run.tell_count(len(items))
+    run.tell_count(len(settled) + len(items))
     prepared = [asyncio.ensure_future(prepare(run, item, default, steps)) for item in items]
     try:
         stopped = None if run.dry_run else await _secure_money(run, prepared, partial=partial, paused=paused)
@@ -69,7 +76,7 @@ async def animate(
         for each in prepared:
             each.cancel()
     report = Report(items=tuple(reports), stopped=run.stopped.message if run.stopped else None)
-    await run.end(report)
+    await run.end(report.model_copy(update={"items": (*settled, *report.items)}))
     return report, stopped
 
 
@@ -98,8 +105,10 @@ def _stop(run: Run, error: Stopped) -> Stopped:
     return error
 
 
-async def prepare(run: Run, item: Item, default: Asked, steps: Steps) -> Order | ItemReport:
-    """Look at an image, validate it and price its request; nothing is paid here."""
+async def prepare(run: Run, item: Item | Order | ItemReport, default: Asked, steps: Steps) -> Order | ItemReport:
+    """Look at an image, validate it and price its request; nothing is paid here. What is prepared stays as it is."""
+    if not isinstance(item, Item):
+        return item
     try:
         run.refuse_if_interrupted()
         seen = await look(run, item, default)
