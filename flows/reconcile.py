@@ -1,15 +1,22 @@
-"""What was left open is settled, and never paid: safe at any time, in any number, beside running flows."""
+"""What was left behind is caught up with: open jobs are settled, and with `generate` missing videos are made.
+
+Without `generate` it never pays. Safe at any time, in any number, beside running flows.
+"""
 
 from __future__ import annotations
 
+from datetime import datetime
+from decimal import Decimal
 from typing import Annotated, Any
 
 from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 from pydantic import Field
 
+from i2v.catch_up import catch_up, what_is_wanted
 from i2v.errors import I2vError
-from i2v.reconcile import reconcile
+from i2v.prompts import Asked
+from i2v.request import Duration, Mode
 from i2v.runs import open_run
 from i2v.settings import read_settings
 from tasks import STEPS
@@ -17,31 +24,50 @@ from tasks.ends import heed_termination, reconciled_state, show_library_logs, st
 
 
 def run_name() -> str:
-    """`open jobs`, or how many were named, and `dry run` where it is one."""
+    """`open jobs and missing videos since 2026-11-22`, or how many were named, and `dry run` where it is one."""
     given = runtime.flow_run.parameters
     what = f"{len(given['jobs'])} jobs" if given["jobs"] is not None else "open jobs"
-    return " · ".join([what, *(["dry run"] if given["dry_run"] else [])])
+    more = f" and missing videos since {str(given['since'])[:10]}" if given["generate"] else ""
+    return " · ".join([what + more, *(["dry run"] if given["dry_run"] else [])])
 
 
 @flow(name="reconcile", flow_run_name=run_name, validate_parameters=True)
 async def reconcile_videos(
+    generate: bool = False,
+    since: datetime | None = None,
     limit: Annotated[int, Field(gt=0)] = 100,
+    max_spend_usd: Annotated[Decimal | None, Field(ge=0)] = None,
+    prompt: str | None = None,
+    mode: Mode = Mode.STANDARD,
+    duration: Duration = 6,
     jobs: list[str] | None = None,
     dry_run: bool = False,
 ) -> State[Any]:
-    """Take over every open job whose run is gone: store its video, write down its end, or show it as unknown.
+    """Take over every open job whose run is gone; with `generate`, then make the videos that images still lack.
+
+    An image lacks one where no video, refusal or failure answers to it as it is now, and no job for it is open.
+    Settling never pays. What is generated is paid as by `generate`, oldest image first, as far as the money goes.
 
     Args:
-        limit: Jobs to settle at most, those with the oldest mark first.
+        generate: Also make videos of images without an answer; then since and max_spend_usd must be given.
+        since: Images last written before are left alone; a time without a zone is UTC's.
+        limit: Jobs to settle at most, those with the oldest mark first; and images to generate at most.
+        max_spend_usd: The most that this run may spend, in US dollars.
+        prompt: What shall happen, for images that bring no prompt of their own; knows {stem}, {key} and {folder}.
+        mode: standard is 768p, pro is 1080p and always 6 s; for images that say nothing else.
+        duration: Seconds of video, 6 or 10; for images that say nothing else.
         jobs: Keys of the jobs to settle, whoever works on them; none for all that are open.
-        dry_run: Name what is open, and change nothing.
+        dry_run: Name what is open and what is missing, and change nothing.
     """
     show_library_logs()
+    default = Asked(prompt=prompt, mode=mode, duration=duration)
     try:
         settings = read_settings()
-        async with open_run(settings, str(runtime.flow_run.id), dry_run=dry_run) as run:
+        wanted = what_is_wanted(settings, default, generate=generate, since=since, max_spend_usd=max_spend_usd)
+        run_id = str(runtime.flow_run.id)
+        async with open_run(settings, run_id, max_spend_usd=max_spend_usd, dry_run=dry_run) as run:
             with heed_termination(run):
-                report = await reconcile(run, keys=jobs, limit=limit, steps=STEPS)
-            return reconciled_state(report)
+                ended = await catch_up(run, wanted, keys=jobs, limit=limit, steps=STEPS)
+            return reconciled_state(ended)
     except I2vError as error:
         return stopped_state(error)

@@ -17,6 +17,7 @@ from prefect.logging.handlers import APILogHandler
 from prefect.states import Completed, Failed
 from prefect.utilities.annotations import quote
 
+from i2v.catch_up import CaughtUp
 from i2v.errors import I2vError, RunFailed
 from i2v.report import Outcome, Report
 from i2v.runs import WATCHER, Run
@@ -63,12 +64,14 @@ def final_state(report: Report) -> State[Any]:
     return Failed(message=report.sentence, data=RunFailed(report.sentence, result))
 
 
-def reconciled_state(report: Report) -> State[Any]:
+def reconciled_state(ended: CaughtUp) -> State[Any]:
     """Reconcile's last state: jobs that still render, or wait for a person, are told and are no failure of its own."""
-    sentence = report.sentence if report.items else "nothing is open"
-    if report.count(Outcome.FAILED):
-        return Failed(message=sentence, data=RunFailed(sentence, report.for_json()))
-    return Completed(message=sentence, data=report.for_json())
+    if ended.stopped:
+        return stopped_state(ended.stopped, ended.report)
+    result = ended.report.for_json()
+    if ended.succeeded:
+        return Completed(message=ended.sentence, data=result)
+    return Failed(message=ended.sentence, data=RunFailed(ended.sentence, result))
 
 
 def stopped_state(error: I2vError, report: Report | None = None) -> State[Any]:

@@ -1,0 +1,179 @@
+"""Which images have no answer: found from listings alone, whatever order a server lists in, in little memory.
+
+An image version is its name and etag. It has an answer where its folder holds a manifest, a refusal or a failure for
+that etag (a video alone is none: its manifest comes last), and is under way where an open mark names it. What is then
+done about the others is in `i2v.catch_up`.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import AsyncIterator, Collection
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from i2v import names
+from i2v.images import ImageRef
+from i2v.runs import Run
+from i2v.settings import Settings
+from i2v.sources import IMAGE_SUFFIXES
+from i2v.storage import S3Entry
+from i2v.uris import S3Uri
+
+_ANSWER = re.compile(r"(?P<e12>[0-9a-f]{12})-[0-9a-f]{12}(?:\.refused|\.failed)?\.json")
+_MARK = re.compile(r"(?P<version>[0-9a-f]{12}-[0-9a-f]{12})-[0-9a-f]{64}")
+_SHELVES = 1 << 16
+AGE = tuple[datetime, str]
+"""When an image was last written, and its key: the order in which images are taken."""
+
+
+def version_of(name: str, etag: str) -> str:
+    """`<n12>-<e12>`: an image version as its open mark names it."""
+    return f"{names.digest12(name)}-{names.digest12(etag)}"
+
+
+class Versions:
+    """A set of image versions in some 16 bytes each; a `set` of texts takes ten times that.
+
+    Of each version's 96 bits 64 are kept, on shelves by the last 16: among a million the chance that any one is taken
+    for another is one in ten million.
+    """
+
+    def __init__(self) -> None:
+        self._shelves = [array("Q") for _ in range(_SHELVES)]
+
+    def add(self, version: str) -> None:
+        """Put a version in."""
+        shelf, kept = self._place(version)
+        if kept not in shelf:
+            shelf.append(kept)
+
+    def __contains__(self, version: str) -> bool:
+        shelf, kept = self._place(version)
+        return kept in shelf
+
+    def __len__(self) -> int:
+        return sum(map(len, self._shelves))
+
+    def _place(self, version: str) -> tuple[array[int], int]:
+        bits = int(version[:12], 16) << 16 ^ int(version[13:], 16)
+        return self._shelves[bits % _SHELVES], bits
+
+
+def answered_version(key: str) -> str | None:
+    """The image version that an object below the videos prefix is an answer to; None for what is no answer."""
+    name, _, file = key.rpartition("/")
+    match = _ANSWER.fullmatch(file)
+    return f"{names.digest12(name)}-{match['e12']}" if match and name else None
+
+
+def image_version(entry: S3Entry, settings: Settings) -> str:
+    """The version of an image that a listing told of."""
+    return version_of(names.image_name(ImageRef(uri=entry.uri), settings), entry.etag)
+
+
+async def taken_versions(run: Run) -> Versions:
+    """All versions that are under way or have an answer.
+
+    Marks come first: a job that ends meanwhile loses its mark only after its answer is there.
+
+    Raises:
+        NotTried: the run was interrupted.
+        StorageError: S3 could not be listed.
+    """
+    taken, videos = Versions(), len(run.settings.videos.key)
+    marks = run.settings.jobs / "open/"
+    async for entry in _listed(run, marks):
+        if match := _MARK.fullmatch(entry.uri.key[len(marks.key) :]):
+            taken.add(match["version"])
+    async for entry in _listed(run, run.settings.videos):
+        if version := answered_version(entry.uri.key[videos:]):
+            taken.add(version)
+    return taken
+
+
+async def is_taken(run: Run, entry: S3Entry) -> bool:
+    """Whether an image version is under way or has an answer by now, by two short listings.
+
+    Raises:
+        StorageError: S3 could not be listed.
+    """
+    version, name = image_version(entry, run.settings), names.image_name(ImageRef(uri=entry.uri), run.settings)
+    places = {
+        run.settings.jobs / f"open/{version}-": len(run.settings.jobs.key) + len("open/"),
+        run.settings.videos / f"{name}/{version[13:]}-": len(run.settings.videos.key),
+    }
+    for place, skipped in places.items():
+        async for found in run.storage.list(place):
+            rest = found.uri.key[skipped:]
+            if _MARK.fullmatch(rest) or answered_version(rest) == version:
+                return True
+    return False
+
+
+@dataclass
+class Search:
+    """The images that are missing an answer, oldest first, a batch at a time.
+
+    Args:
+        run: the flow run.
+        taken: what is under way or has an answer.
+        since: what was last written before is left alone; `until` likewise what was written after.
+        until: see `since`.
+    """
+
+    run: Run
+    taken: Versions
+    since: datetime
+    until: datetime
+    reserved: list[S3Uri] = field(default_factory=list)
+    """Objects under the images prefix whose names begin like our own."""
+    unsettled: int = 0
+    """Images that are younger than `until`, and so left to the door."""
+    _after: AGE | None = None
+
+    async def next_batch(self, most: int) -> list[S3Entry]:
+        """The next oldest, at most so many; each batch lists all images anew, and none comes twice.
+
+        Raises:
+            NotTried: the run was interrupted.
+            StorageError: S3 could not be listed.
+        """
+        found: list[S3Entry] = []
+        self.reserved, self.unsettled = [], 0
+        async for entry in _listed(self.run, self.run.settings.images):
+            if not self._is_wanted(entry):
+                continue
+            found.append(entry)
+            if len(found) >= 2 * most:
+                found = _oldest(found, most)
+        found = _oldest(found, most)
+        self._after = _age(found[-1]) if found else self._after
+        return found
+
+    def _is_wanted(self, entry: S3Entry) -> bool:
+        if not entry.uri.key.lower().endswith(IMAGE_SUFFIXES) or entry.last_modified < self.since:
+            return False
+        if entry.uri.key.startswith(names.RESERVED, len(self.run.settings.images.key)):
+            self.reserved.append(entry.uri)
+            return False
+        if entry.last_modified > self.until:
+            self.unsettled += 1
+            return False
+        is_new = self._after is None or _age(entry) > self._after
+        return is_new and image_version(entry, self.run.settings) not in self.taken
+
+
+def _age(entry: S3Entry) -> AGE:
+    return entry.last_modified, entry.uri.key
+
+
+def _oldest(entries: Collection[S3Entry], most: int) -> list[S3Entry]:
+    return sorted(entries, key=_age)[:most]
+
+
+async def _listed(run: Run, prefix: S3Uri) -> AsyncIterator[S3Entry]:
+    async for entry in run.storage.list(prefix):
+        run.refuse_if_interrupted()
+        yield entry
