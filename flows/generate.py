@@ -61,7 +61,7 @@ async def generate_videos(
         take: Above 1 for another video of the same image and prompt.
         max_spend_usd: The most that this run may spend, in US dollars.
         partial: Go as far as the money goes, instead of not starting where it does not cover all.
-        delivery: poll waits here for the videos.
+        delivery: poll waits here for the videos; callback ends once all is submitted, and the provider calls the door.
         dry_run: Validate and price everything, and pay nothing.
         label: Names the purpose in the ledger and the report.
     """
@@ -69,13 +69,13 @@ async def generate_videos(
     default = Asked(prompt=prompt, mode=mode, duration=duration, take=take)
     try:
         settings = read_settings()
-        plan.check_delivery(delivery)
+        await plan.check_delivery(delivery, settings)
         check_template(prompt or settings.default_prompt or "")
         run_id = str(runtime.flow_run.id)
         async with open_run(settings, run_id, max_spend_usd=max_spend_usd, label=label, dry_run=dry_run) as run:
             items = await find_items(images, run.storage, settings)
             with heed_termination(run):
-                report, stopped = await animate(run, items, default, STEPS, partial=partial)
+                report, stopped = await animate(run, items, default, STEPS, partial=partial, delivery=delivery)
             return stopped_state(stopped, report) if stopped else final_state(report)
     except I2vError as error:
         return stopped_state(error)

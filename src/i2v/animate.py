@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from i2v import outcomes, plan
 from i2v.apixo.models import TaskStatus
 from i2v.errors import I2vError, LedgerError, Stopped, StorageError
-from i2v.jobs import JobState
+from i2v.jobs import Delivery, JobState
 from i2v.ledger import Held
 from i2v.poll import poll
 from i2v.prompts import Asked
@@ -45,6 +45,7 @@ async def animate(
     *,
     partial: bool = False,
     settled: Sequence[ItemReport] = (),
+    delivery: Delivery = "poll",
 ) -> tuple[Report, Stopped | None]:
     """Make a video of each image, or in a dry run foresee what would be made.
 
@@ -55,6 +56,7 @@ async def animate(
         steps: what is done to each image.
         partial: whether to go as far as the money goes.
         settled: what the run did before, which its record tells too.
+        delivery: `poll` waits for the videos; with `callback` nothing waits, and the provider calls the door.
 
     Returns:
         The report of `items`, and the error that stopped the run before its first submit, if one did.
@@ -71,11 +73,12 @@ async def animate(
     prepared = [asyncio.ensure_future(prepare(run, item, default, steps)) for item in items]
     try:
         stopped = None if run.dry_run else await _secure_money(run, prepared, partial=partial, paused=paused)
-        reports = await asyncio.gather(*(_end(run, each, steps) for each in prepared))
+        reports = await asyncio.gather(*(_end(run, each, steps, delivery) for each in prepared))
     finally:
         for each in prepared:
             each.cancel()
-    report = Report(items=tuple(reports), stopped=run.stopped.message if run.stopped else None)
+    stopped_by = run.stopped.message if run.stopped else None
+    report = Report(items=tuple(reports), stopped=stopped_by, awaits_callbacks=delivery == "callback")
     await run.end(report.model_copy(update={"items": (*settled, *report.items)}))
     return report, stopped
 
@@ -123,13 +126,14 @@ async def prepare(run: Run, item: Item | Order | ItemReport, default: Asked, ste
         return outcomes.of_error(run, item.ref.label, expected(error, item.ref.label))
 
 
-async def _end(run: Run, prepared: asyncio.Future[Order | ItemReport], steps: Steps) -> ItemReport:
+async def _end(run: Run, prepared: asyncio.Future[Order | ItemReport], steps: Steps, delivery: Delivery) -> ItemReport:
     """One image from its order to its end, whatever that is."""
     order = await prepared
     if isinstance(order, ItemReport):
         report = order
     else:
         try:
+            order = replace(order, delivery=delivery)
             report = await (outcomes.foresee(run, order) if run.dry_run else bring(run, order, steps))
         except Exception as error:  # noqa: BLE001 - every image ends by itself
             report = outcomes.of_error(run, order.image.label, expected(error, order.image.label), order)
@@ -146,7 +150,7 @@ def expected(error: Exception, label: str) -> I2vError:
 
 
 async def bring(run: Run, order: Order, steps: Steps) -> ItemReport:
-    """Submit, poll and store until the job has ended, then give this image its answers.
+    """Submit, poll and store until the job has ended, then give this image its answers; by callback, submit alone.
 
     Raises:
         I2vError: the first step failed, so that this run knows of no job. What fails later is told with the job.
@@ -168,8 +172,8 @@ async def _newest(run: Run, held: Held) -> Held:
 
 
 async def _bring_home(run: Run, order: Order, held: Held, steps: Steps) -> ItemReport:
-    cached = held.record.state is JobState.STORED
-    while held.record.state in {JobState.SUBMITTED, JobState.READY}:
+    cached = held.record.state is JobState.STORED and not _has_just_paid(run, held)
+    while order.delivery == "poll" and held.record.state in {JobState.SUBMITTED, JobState.READY}:
         if held.record.state is JobState.READY:
             await run.sleep(run.settings.poll_every_seconds)
             held = await steps.submit(run, order)
@@ -181,3 +185,9 @@ async def _bring_home(run: Run, order: Order, held: Held, steps: Steps) -> ItemR
             break
     video = await finish(run, held.record, order.image)
     return outcomes.of_job(run, order, held.record, video, cached=cached)
+
+
+def _has_just_paid(run: Run, held: Held) -> bool:
+    """Whether the video is this run's own, which a callback brought home before the submit was answered."""
+    attempt = held.record.attempt
+    return attempt is not None and attempt.delivery == "callback" and attempt.run_id == run.run_id

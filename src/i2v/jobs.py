@@ -6,7 +6,7 @@
                │  └──► unknown    answer lost, or lease over without a task id
     unknown ──► submitted (adopted) | ready (its owner knows that nothing was sent, or a person) | failed (a person)
     submitted ─► ready (a transient failure, attempts left)          refused, failed ─► ready (a person)
-    ready, failed ─► submitted      a person gave the job up, and then the lost answer came after all
+    ready, failed ─► submitted      a person gave the job up, and then the lost answer, or a callback, came after all
 
 Everything here is pure: a record in, a record out. `i2v.ledger` reads and writes them, and refuses what
 `check_change` refuses.
@@ -17,7 +17,7 @@ from __future__ import annotations
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -25,7 +25,11 @@ from i2v.images import ImageFacts
 from i2v.request import Request
 from i2v.uris import S3Uri
 
+Delivery = Literal["poll", "callback"]
+"""How a task's end is heard of: it is asked for, or the provider calls back."""
 FORMAT = 1
+DROPPED = "dropped"
+"""The code of the reason for which a person gave a job up."""
 ZERO = Decimal(0)
 
 
@@ -92,6 +96,7 @@ class Attempt(_Model):
     run_id: str
     claimed_at: datetime
     price_usd: Decimal
+    delivery: Delivery = "poll"
     task_id: str | None = None
     other_task_ids: tuple[str, ...] = ()
     """Task ids that came for this attempt although it had one."""
@@ -205,13 +210,20 @@ def check_change(old: JobRecord, new: JobRecord) -> None:
 
 
 def claim(
-    record: JobRecord, *, token: str, run_id: str, image: JobImage, price_usd: Decimal, now: datetime
+    record: JobRecord,
+    *,
+    token: str,
+    run_id: str,
+    image: JobImage,
+    price_usd: Decimal,
+    now: datetime,
+    delivery: Delivery = "poll",
 ) -> JobRecord | None:
     """Take a ready job for one POST; `None` where it is not ready. From now on it is the claimant's image's job."""
     if record.state is not JobState.READY:
         return None
     number = record.last_attempt + 1
-    attempt = Attempt(number=number, claim=token, run_id=run_id, claimed_at=now, price_usd=price_usd)
+    attempt = Attempt(number=number, claim=token, run_id=run_id, claimed_at=now, price_usd=price_usd, delivery=delivery)
     attempts = (*record.attempts, attempt)
     return record.moved(JobState.CLAIMED, image=image, attempts=attempts, last_attempt=number, reason=None)
 
@@ -298,6 +310,25 @@ def adopt(record: JobRecord, task_id: str, now: datetime) -> JobRecord | None:
     if any(task_id in attempt.task_ids for attempt in record.attempts):
         return None
     return record_task(record, record.attempt.claim, task_id, now)
+
+
+def awaiting(record: JobRecord, number: int) -> Attempt | None:
+    """The attempt by callback of this number, if its submit was never answered: a callback may name its task."""
+    attempt = next((one for one in record.attempts if one.number == number), None)
+    if attempt is None or attempt.delivery != "callback" or attempt.task_id is not None:
+        return None
+    return attempt if attempt.fail is None or attempt.fail.code == DROPPED else None
+
+
+def hear(record: JobRecord, number: int, task_id: str, now: datetime) -> JobRecord | None:
+    """A callback named the task of an attempt that awaits one, and the provider confirmed it.
+
+    The newest attempt makes the job submitted; an older one keeps its task, and the job stays as it is.
+    """
+    attempt = awaiting(record, number)
+    if attempt is None or any(task_id in one.task_ids for one in record.attempts):
+        return None
+    return record_task(record, attempt.claim, task_id, now)
 
 
 def resubmit(record: JobRecord, max_attempts: int) -> JobRecord | None:

@@ -1,7 +1,7 @@
 """What things are called in the bucket. Reconcile decides from these names alone, so they never change lightly.
 
 videos/<name>/<e12>-<r12>.mp4 .jpg .json | .refused.json | .failed.json     the answers to one image version
-jobs/<job key>.json  ledger.json  spend.json  open/  runs/  days/  inputs/              the ledger
+jobs/<job key>.json  ledger.json  spend.json  open/  runs/  days/  inputs/  tasks/      the ledger
 """
 
 from __future__ import annotations
@@ -73,3 +73,8 @@ def ledger_uri(settings: Settings) -> S3Uri:
 def spend_uri(settings: Settings) -> S3Uri:
     """What the last spend report saw: its time and the provider's balance."""
     return settings.jobs / "spend.json"
+
+
+def task_uri(settings: Settings, task_id: str) -> S3Uri:
+    """Which job a task was adopted for, so that no other adopts it too."""
+    return settings.jobs / f"tasks/{hashlib.sha256(task_id.encode()).hexdigest()}"

@@ -97,6 +97,8 @@ def _money(run: Run, record: JobRecord) -> tuple[Decimal, Decimal]:
 def _reason(record: JobRecord) -> str | None:
     if record.reason:
         return record.reason.message
+    if record.state is JobState.SUBMITTED and record.attempt and record.attempt.delivery == "callback":
+        return "awaited by callback; if none comes, reconcile asks the provider"
     if record.state is JobState.SUBMITTED:
         return "still open at the provider; the next run or reconcile takes it up without paying again"
     if record.state is JobState.CLAIMED:

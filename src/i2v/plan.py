@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from decimal import Decimal
 
+from i2v.apixo.callbacks import check_callbacks
 from i2v.apixo.pricing import price_usd
 from i2v.errors import (
     AccountRejected,
@@ -16,13 +17,13 @@ from i2v.errors import (
     NothingSent,
     ProviderError,
     Stopped,
-    UsageError,
 )
-from i2v.jobs import JobState
+from i2v.jobs import Delivery, JobState
 from i2v.ledger import Held
 from i2v.report import money_text
 from i2v.request import Mode
 from i2v.runs import Run
+from i2v.settings import Settings
 from i2v.submit import Order
 
 log = logging.getLogger(__name__)
@@ -104,11 +105,11 @@ def warn_of_short_credentials(run: Run) -> None:
         log.warning("the AWS credentials end in less than the %d s for which the provider may fetch images", seconds)
 
 
-def check_delivery(delivery: str) -> None:
-    """Refuse callbacks, since there is no service yet that could take one.
+async def check_delivery(delivery: Delivery, settings: Settings) -> None:
+    """Refuse callbacks that could not come, before anything is paid.
 
     Raises:
-        UsageError: the delivery is `callback`.
+        UsageError: the delivery is `callback`, and its settings are missing, too weak, or lead nowhere public.
     """
     if delivery == "callback":
-        raise UsageError("Delivery by callback needs a service that takes callbacks, and there is none yet", "Use poll")
+        await check_callbacks(settings)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import assert_never
 
 from i2v import jobs
+from i2v.apixo.callbacks import hide_signatures
 from i2v.apixo.errors import FailClass, classify_fail_code
 from i2v.apixo.models import TaskState, TaskStatus
 from i2v.errors import ProviderError
@@ -79,8 +80,9 @@ async def end(run: Run, held: Held, attempt: Attempt, status: TaskStatus) -> tup
 def judge(run: Run, held: Held, status: TaskStatus) -> tuple[JobState, Reason]:
     """What a failed task makes of its job, by the class of its fail code."""
     code = status.fail_code
-    message = ": ".join(part for part in (code, status.fail_message) if part) or "the provider named no reason"
-    reason = Reason(code=code or "no fail code", message=message)
+    told = ": ".join(part for part in (code, status.fail_message) if part)
+    message = hide_signatures(told) or "the provider named no reason"
+    reason = Reason(code=hide_signatures(code) or "no fail code", message=message)
     again = jobs.attempts_left(held.record, run.settings.max_attempts)
     match kind := classify_fail_code(code):
         case FailClass.CONTENT | FailClass.INPUT:

@@ -14,9 +14,10 @@ from datetime import UTC, datetime, timedelta
 from pydantic import ValidationError
 
 from i2v import jobs, names, outcomes
+from i2v.adopt import Adopter, Told, read_entry
 from i2v.animate import Steps, expected
-from i2v.apixo.models import TaskState
-from i2v.errors import NotFound
+from i2v.apixo.models import TaskState, TaskStatus
+from i2v.errors import I2vError, NotFound
 from i2v.jobs import JobRecord, JobState
 from i2v.ledger import Held
 from i2v.poll import ask, end
@@ -42,11 +43,13 @@ async def reconcile(
 async def settle_open(
     run: Run, *, keys: Sequence[str] | None = None, limit: int = 100, steps: Steps | None = None
 ) -> tuple[ItemReport, ...]:
-    """Settle open jobs: those of `keys`, else all that carry an open mark and whose run is gone, oldest mark first.
+    """Settle open jobs: those of `keys`, else all that carry an open mark and that nobody works on, oldest mark first.
+
+    A job by callback is nobody's once it was not called back for `callback_patience_seconds`.
 
     Args:
         run: the flow run, which goes on; in a dry run open jobs are named and nothing is changed.
-        keys: job keys to settle whoever works on them.
+        keys: job keys to settle whoever works on them, or `KEY/ATTEMPT/TASKID` as a callback told it (`i2v.adopt`).
         limit: how many jobs are settled at most; those that wait for a person do not count.
         steps: whose `store` publishes a video.
 
@@ -55,20 +58,37 @@ async def settle_open(
         `unknown`.
 
     Raises:
-        UsageError: the ledger belongs to another provider or account.
+        UsageError: the ledger belongs to another provider or account, or `keys` names no job.
         LedgerError: the ledger, or a record in it, cannot be read by this version.
         StorageError: S3 could not be read.
     """
     if not run.dry_run:
         await run.ledger.prove()
-    found = await _named(run, keys) if keys is not None else await _marked(run, limit)
-    run.tell_count(len(found))
-    settled = await asyncio.gather(*(_settle(run, held, steps or Steps()) for held in found))
-    return tuple(item for item in settled if item)
+    steps, adopter = steps or Steps(), Adopter(run)
+    if keys is None:
+        works = [_settle(run, held, steps, adopter) for held in await _marked(run, limit)]
+    else:
+        works = [_settle_named(run, key, steps, adopter, told) for key, told in _named(keys).items()]
+    run.tell_count(len(works))
+    return tuple(item for item in await asyncio.gather(*works) if item)
 
 
-async def _named(run: Run, keys: Sequence[str]) -> list[Held]:
-    return [await run.ledger.read_existing(key) for key in keys]
+def _named(keys: Sequence[str]) -> dict[str, list[Told]]:
+    """What was told of each job; the same told twice counts once."""
+    named: dict[str, list[Told]] = {}
+    for key, told in map(read_entry, dict.fromkeys(keys)):
+        named.setdefault(key, []).extend([told] if told else [])
+    return named
+
+
+async def _settle_named(run: Run, key: str, steps: Steps, adopter: Adopter, told: Sequence[Told]) -> ItemReport | None:
+    try:
+        held = await run.ledger.read_existing(key)
+    except I2vError as error:
+        line = ItemReport(image=f"job {key}", outcome=Outcome.FAILED, job=key, reason=str(error))
+        run.tell_done(line)
+        return line
+    return await _settle(run, held, steps, adopter, told)
 
 
 async def open_marks(run: Run) -> dict[str, list[S3Entry]]:
@@ -125,23 +145,29 @@ async def _is_fresh(run: Run, mark: S3Entry) -> bool:
         return True
 
 
-async def _settle(run: Run, held: Held, steps: Steps) -> ItemReport | None:
+async def _settle(run: Run, held: Held, steps: Steps, adopter: Adopter, told: Sequence[Told] = ()) -> ItemReport | None:
     async with run.in_flight:
         try:
-            now = held if run.dry_run else await settle(run, held, steps)
-            line = _report(run, now.record)
+            now = held if run.dry_run else await settle(run, *await adopter.hear(held, told), steps)
+            line = _report(run, now.record, was=held.record.state)
         except Exception as error:  # noqa: BLE001 - every job is settled by itself
             label = held.record.image.label
-            told = expected(error, label)
-            log.warning("job %s is not settled: %s", held.record.key[:12], told)
-            line = ItemReport(image=label, outcome=Outcome.FAILED, job=held.record.key, reason=str(told))
+            failure = expected(error, label)
+            log.warning("job %s is not settled: %s", held.record.key[:12], failure)
+            line = ItemReport(image=label, outcome=Outcome.FAILED, job=held.record.key, reason=str(failure))
         if line:
             run.tell_done(line)
         return line
 
 
-async def settle(run: Run, held: Held, steps: Steps) -> Held:
+async def settle(run: Run, held: Held, status: TaskStatus | None, steps: Steps) -> Held:
     """Bring a job one step further: a lost claim to unknown, an ended task to its end, an end to its answers.
+
+    Args:
+        run: the flow run.
+        held: the job.
+        status: its task's, if it was asked for just now.
+        steps: whose `store` publishes a video.
 
     Raises:
         I2vError: a step failed; the job stays as it is.
@@ -151,7 +177,7 @@ async def settle(run: Run, held: Held, steps: Steps) -> Held:
         lost = await run.ledger.change(held, lambda record: jobs.lose(record, attempt.claim, LEASE_OVER))
         return lost or await run.ledger.read_existing(held.record.key)
     if held.record.state is JobState.SUBMITTED and attempt:
-        status = await ask(run, held, 1)
+        status = status or await ask(run, held, 1)
         if status and status.state is not TaskState.RUNNING:
             held, ready = await end(run, held, attempt, status)
             held = await steps.store(run, held, ready) if ready else held
@@ -162,10 +188,12 @@ async def settle(run: Run, held: Held, steps: Steps) -> Held:
 
 
 async def _is_owned(run: Run, held: Held) -> bool:
-    """Whether a run that lives works on this job, or a claim's lease is not over."""
+    """Whether a run that lives works on this job, it is still awaited by callback, or a claim's lease is not over."""
     attempt = held.record.attempt
     if attempt is None or held.record.state is JobState.CLAIMED:
         return held.age_seconds <= run.settings.lease_seconds
+    if attempt.delivery == "callback":
+        return _age(attempt.claimed_at) <= timedelta(seconds=run.settings.callback_patience_seconds)
     try:
         found = await run.storage.get(names.run_uri(run.settings, attempt.run_id))
         record = RunRecord.model_validate_json(found.body)
@@ -174,13 +202,21 @@ async def _is_owned(run: Run, held: Held) -> bool:
     return record.ended_at is None and found.age_seconds <= run.settings.run_gone_seconds
 
 
-def _report(run: Run, record: JobRecord) -> ItemReport | None:
-    """A line for a job that ended here, is open, or needs a person; none for one that waits to be paid."""
-    if record.state in {JobState.READY, JobState.CLAIMED}:
+def _age(moment: datetime) -> timedelta:
+    return datetime.now(UTC) - moment
+
+
+def _report(run: Run, record: JobRecord, was: JobState) -> ItemReport | None:
+    """A line for a job that ended here, is open, failed for now, or needs a person; none for one nobody has paid."""
+    fails_for_now = record.state is JobState.READY and was.is_open
+    if record.state in {JobState.READY, JobState.CLAIMED} and not fails_for_now:
         return None
     order = Order(image=record.image, request=record.request, price_usd=jobs.ZERO)
     line = outcomes.of_job(run, order, record, record.video.uri if record.video else None, cached=False)
-    age = datetime.now(UTC) - record.attempt.claimed_at if record.attempt else timedelta(0)
+    if fails_for_now:
+        reason = f"{line.reason or 'nothing was paid'}; the next run of this image pays for another attempt"
+        return line.model_copy(update={"reason": reason})
+    age = _age(record.attempt.claimed_at) if record.attempt else timedelta(0)
     if record.state is JobState.SUBMITTED and age > NEEDS_A_PERSON_AFTER:
         reason = f"open for over {age.days} days: look at it with i2v jobs show {record.key[:12]}"
         return line.model_copy(update={"reason": reason})

@@ -99,7 +99,10 @@ class Report(BaseModel):
     def sentence(self) -> str:
         """The run in words: `997 stored · 2 refused · 1 unknown · $191.81`."""
         counts = Counter(item.outcome for item in self.items)
-        parts = [f"{counts[outcome]} {outcome.words}" for outcome in Outcome if counts[outcome]]
+        words = {outcome: outcome.words for outcome in Outcome}
+        if self.awaits_callbacks:
+            words[Outcome.SUBMITTED] = "submitted, awaited by callback"
+        parts = [f"{counts[outcome]} {words[outcome]}" for outcome in Outcome if counts[outcome]]
         money = f"${money_text(self.spent_usd)}"
         if counts[Outcome.PLANNED]:
             money = f"would cost ${money_text(self.planned_usd)}"

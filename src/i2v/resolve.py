@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from i2v import jobs
+from i2v.adopt import claim_task
 from i2v.apixo.client import ApixoClient
 from i2v.errors import CannotResolve, ProviderError
 from i2v.jobs import JobRecord, JobState, Reason
@@ -16,7 +17,9 @@ from i2v.settings import Settings
 from i2v.storage import Storage
 from i2v.store import remove_verdicts
 
-DROPPED = Reason(code="dropped", message="given up by a person with i2v jobs resolve --drop; it may have been billed")
+DROPPED = Reason(
+    code=jobs.DROPPED, message="given up by a person with i2v jobs resolve --drop; it may have been billed"
+)
 
 
 class Resolver:
@@ -42,6 +45,10 @@ class Resolver:
         except ProviderError as error:
             raise CannotResolve(f"The provider does not confirm task {task_id}: {error.message}", error.hint) from None
         await self._refuse_taken(task_id, key)
+        number = held.record.attempt.number if held.record.attempt else 0
+        owner = await claim_task(self._storage, self._settings, task_id, key, number)
+        if owner.job != key:
+            raise CannotResolve(f"Task {task_id} belongs to job {owner.job[:12]} already")
         now = datetime.now(UTC)
         return await self._change(held, lambda record: jobs.adopt(record, task_id, now))
 

@@ -17,6 +17,7 @@ from decimal import Decimal
 from http import HTTPStatus
 
 from i2v import jobs
+from i2v.apixo.callbacks import callback_url, hide_signatures
 from i2v.apixo.errors import FailClass, classify_fail_code
 from i2v.apixo.models import SubmitBody, submit_body
 from i2v.errors import (
@@ -33,7 +34,7 @@ from i2v.errors import (
     StorageError,
     TaskRejected,
 )
-from i2v.jobs import JobImage, JobRecord, JobState, Reason
+from i2v.jobs import Delivery, JobImage, JobRecord, JobState, Reason
 from i2v.ledger import Edit, Held
 from i2v.request import Request
 from i2v.runs import UNFETCHED, Run
@@ -58,6 +59,7 @@ class Order:
     request: Request
     price_usd: Decimal
     label: str | None = None
+    delivery: Delivery = "poll"
 
     @property
     def key(self) -> str:
@@ -138,8 +140,8 @@ async def _spend(run: Run, held: Held, order: Order, day: str) -> Held | None:
     try:
         seconds = max(run.settings.presign_seconds, int(run.settings.poll_deadline_seconds))
         url = await run.storage.presign(order.image.at, seconds=seconds, version_id=order.image.version_id)
-        body = submit_body(order.request, url, route=run.settings.provider_route)
-        posted, paid_usd = await _claim_and_post(run, held, order, body)
+        _body(run, order, url, held.record.last_attempt + 1)  # what cannot be made fails here, and not once claimed
+        posted, paid_usd = await _claim_and_post(run, held, order, url)
     except I2vError:  # what may have been paid ends without one, and what ends in another way may have been paid
         run.budget.give_back(order.price_usd, day)
         raise
@@ -148,7 +150,13 @@ async def _spend(run: Run, held: Held, order: Order, day: str) -> Held | None:
     return posted
 
 
-async def _claim_and_post(run: Run, held: Held, order: Order, body: SubmitBody) -> tuple[Held | None, Decimal]:
+def _body(run: Run, order: Order, image_url: str, attempt: int) -> SubmitBody:
+    """What is sent. The address to call back names the attempt, so it is made after the claim, and without any I/O."""
+    back = callback_url(run.settings, order.key, attempt) if order.delivery == "callback" else None
+    return submit_body(order.request, image_url, callback_url=back, route=run.settings.provider_route)
+
+
+async def _claim_and_post(run: Run, held: Held, order: Order, image_url: str) -> tuple[Held | None, Decimal]:
     """The job as it is now and what may have been paid for it; no job where another was faster."""
     async with run.client.gate:
         _check_may_submit(run)
@@ -161,19 +169,35 @@ async def _claim_and_post(run: Run, held: Held, order: Order, body: SubmitBody) 
             await _release(run, claimed, token)
             return None, Decimal(0)
         log.info("submitting %s (job %s)", order.name, order.key[:12])
-        try:
-            task_id = await run.client.submit(body, timeout=POST_SECONDS)
-        except ProviderError as error:
-            return await _without_task(run, claimed, order, token, error)
+        answer = await _post(run, _body(run, order, image_url, claimed.record.last_attempt))
+        if isinstance(answer, ProviderError):
+            return await _without_task(run, claimed, order, token, answer)
+        task_id = answer
     log.info("submitted %s (job %s) as task %s", order.name, order.key[:12], task_id)
     run.unknowns.clear()
     return await record_task_id(run, claimed, token, task_id), order.price_usd
 
 
+async def _post(run: Run, body: SubmitBody) -> str | ProviderError:
+    """The task id, or what came in its place; the provider may repeat the body's callback address, which is secret."""
+    try:
+        return await run.client.submit(body, timeout=POST_SECONDS)
+    except ProviderError as error:
+        message, code = hide_signatures(error.message), hide_signatures(error.code)
+        return type(error)(message, error.hint, code, error.retry_after, error.status)
+
+
 async def _claim(run: Run, held: Held, order: Order, token: str) -> Held | None:
     def edit(record: JobRecord) -> JobRecord | None:
-        now, price = datetime.now(UTC), order.price_usd
-        return jobs.claim(record, token=token, run_id=run.run_id, image=order.image, price_usd=price, now=now)
+        return jobs.claim(
+            record,
+            token=token,
+            run_id=run.run_id,
+            image=order.image,
+            price_usd=order.price_usd,
+            now=datetime.now(UTC),
+            delivery=order.delivery,
+        )
 
     try:
         claimed = await run.ledger.change(held, edit)
@@ -247,6 +271,9 @@ async def record_task_id(run: Run, held: Held, token: str, task_id: str) -> Held
         try:
             if written := await run.ledger.change(held, edit_in_time):
                 return written
+            newest = await run.ledger.read_existing(held.record.key)
+            if any(task_id in attempt.task_ids for attempt in newest.record.attempts):
+                return newest  # a callback was faster
             await run.ledger.mark_open(held.record.image, held.record.key)  # it may have ended, and lost its mark
             return await run.ledger.change(held, edit) or await run.ledger.read_existing(held.record.key)
         except Exception as error:  # noqa: BLE001 - whatever it is, the task id may not be dropped

@@ -32,13 +32,18 @@ costs nothing; try --dry-run first.
 
   i2v run wishes.csv --json > report.json
 
-[bold]Exit codes[/]: 0 all stored, cached or refused, or a dry run; 1 something failed, is unknown, was not tried or \
-is still open; 2 wrong usage or settings; 3 stopped before the first submit (budget, balance, ledger, no valid image); \
+[bold]Exit codes[/]: 0 all stored, cached, refused or awaited by callback, or a dry run; 1 something failed, is \
+unknown, was not tried or is still open; 2 wrong usage or settings; \
+3 stopped before the first submit (budget, balance, ledger, no valid image); \
 130 Ctrl-C.
 """
 PARAMETERS_MAX_BYTES = 200_000
 """Prefect takes 512 KB of parameters; rows beyond this go into a manifest."""
 STILL_OPEN = "Run the same again to take up what is still open: it is paid, and is not paid twice. See: i2v jobs"
+AWAITED = (
+    "What is submitted is paid and awaited by callback: it is stored when the provider calls the door, or, where no "
+    "call comes, by reconcile. See: i2v jobs"
+)
 
 
 def run(  # noqa: PLR0913 - a command's parameters are its options
@@ -52,7 +57,9 @@ def run(  # noqa: PLR0913 - a command's parameters are its options
     partial: Annotated[
         bool, typer.Option("--partial", help="Go as far as the money goes, instead of not starting.")
     ] = False,
-    delivery: Annotated[Literal["poll", "callback"], typer.Option(help="poll: wait here for the videos.")] = "poll",
+    delivery: Annotated[
+        Literal["poll", "callback"], typer.Option(help="callback: submit and end; the provider calls the door.")
+    ] = "poll",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Validate and price everything; pay and put nothing.")
     ] = False,
@@ -76,9 +83,9 @@ def run(  # noqa: PLR0913 - a command's parameters are its options
     from i2v.report import Report
     from i2v.settings import read_settings
 
-    check_delivery(delivery)
     settings = read_settings()
     settings.require_bucket()
+    asyncio.run(check_delivery(delivery, settings))
     if not dry_run:
         settings.require_key()
     default = options.asked(prompt, mode, duration, take, settings)
@@ -122,8 +129,8 @@ def _run(
     if not images:
         return Ending(Report(items=tuple(told)))
     ending = run_flow({"images": images, **choices}, progress, verbose=verbose)
-    items = ending.report.items if ending.report else ()
-    return replace(ending, report=Report(items=(*items, *told)))
+    report = ending.report or Report()
+    return replace(ending, report=report.model_copy(update={"items": (*report.items, *told)}))
 
 
 def _images(goods: list[Good], settings: Settings) -> list[Any]:
@@ -154,7 +161,7 @@ def _finish(ending: Ending, settings: Settings, *, dry_run: bool, as_json: bool)
         tell(ending.error)
     print_report(ending.report, settings, as_json=as_json)
     if ending.report.count(Outcome.SUBMITTED):
-        console.print(STILL_OPEN, soft_wrap=True)
+        console.print(AWAITED if ending.report.awaits_callbacks else STILL_OPEN, soft_wrap=True)
     if ending.signal:
         return 128 + ending.signal
     if ending.error:
