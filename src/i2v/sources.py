@@ -22,7 +22,7 @@ from i2v.settings import Settings
 from i2v.storage import S3Entry, Storage
 from i2v.uris import S3Uri
 
-__all__ = ["IMAGE_SUFFIXES", "Item", "ManifestRow", "find_items"]
+__all__ = ["IMAGE_SUFFIXES", "Item", "ManifestRow", "find_items", "why_no_image"]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 """What an object under a prefix is named to be an image; one that is named itself may have any name."""
@@ -112,7 +112,7 @@ async def _under(prefix: S3Uri, storage: Storage, settings: Settings) -> list[It
     _check_place(prefix, settings)
     entries = [entry async for entry in storage.list(prefix)]
     named = [entry for entry in entries if entry.uri.key.lower().endswith(IMAGE_SUFFIXES)]
-    items = [_listed(entry) for entry in named if _why_no_image(entry.uri, settings) is None]
+    items = [_listed(entry) for entry in named if why_no_image(entry.uri, settings) is None]
     if not items:
         raise NoImages(
             f"No image under {prefix}: of {len(entries):,} objects there none is one",
@@ -135,7 +135,8 @@ def _is_reserved(uri: S3Uri, settings: Settings) -> bool:
     return settings.images.holds(uri) and uri.key.removeprefix(settings.images.key).startswith(RESERVED)
 
 
-def _why_no_image(uri: S3Uri, settings: Settings) -> str | None:
+def why_no_image(uri: S3Uri, settings: Settings) -> str | None:
+    """Why nothing at this place is ever an image, by its name alone; `None` where it may be one."""
     for name, place in (("I2V_VIDEOS_PREFIX", settings.videos), ("I2V_JOBS_PREFIX", settings.jobs)):
         if place.holds(uri):
             return f"it lies under {name}, {place}, where nothing is ever an image"
@@ -145,7 +146,7 @@ def _why_no_image(uri: S3Uri, settings: Settings) -> str | None:
 
 
 def _check_place(uri: S3Uri, settings: Settings) -> None:
-    if why := _why_no_image(uri, settings):
+    if why := why_no_image(uri, settings):
         raise UsageError(f"{uri} cannot be animated: {why}", "Copy it to another key under the images prefix")
 
 

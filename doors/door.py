@@ -1,0 +1,52 @@
+"""What all parts of the door share: `Door`, and how images become a flow run."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+
+from doors.gather import Gatherer
+from doors.health import Health
+from doors.metrics import Metrics
+from doors.notifications import NewImage
+from doors.runs import Deployment
+from i2v.settings import Settings
+
+log = logging.getLogger(__name__)
+ON_IMAGE = "generate/on-image"
+TAGS = ("bucket",)
+
+
+@dataclass(frozen=True)
+class Door:
+    """One door: its settings, how it fares, what it counts, and the images in hand."""
+
+    settings: Settings
+    health: Health
+    metrics: Metrics
+    images: Gatherer[NewImage]
+
+
+def make_door(settings: Settings, health: Health, deployment: Deployment) -> Door:
+    """A door whose images become runs of this deployment; its gatherer is still to be run."""
+    metrics = Metrics()
+
+    async def create(images: list[NewImage]) -> None:
+        uris = list(dict.fromkeys(str(image.uri) for image in images))
+        run = await deployment.start({"images": uris}, key=run_key(images), tags=TAGS)
+        metrics.count_run(images)
+        log.info("%d images -> run %s (%s)", len(uris), run.name, run.id)
+
+    gatherer = Gatherer(create, identity=_identity, on_duplicate=metrics.duplicates.inc)
+    metrics.in_hand.set_function(lambda: len(gatherer))
+    return Door(settings, health, metrics, gatherer)
+
+
+def _identity(image: NewImage) -> str:
+    return image.identity
+
+
+def run_key(images: list[NewImage]) -> str:
+    """The idempotency key of a batch: the same for the same uploads in any order."""
+    return hashlib.sha256("\n".join(sorted(image.identity for image in images)).encode()).hexdigest()
