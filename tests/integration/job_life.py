@@ -268,7 +268,7 @@ class JobLife(RuleBasedStateMachine):
             assert self.world.maybe_paid <= self.max_attempts + record.extra_attempts
         assert self.world.maybe_paid <= self.world.allowed
         assert self.world.reserved() >= self.world.maybe_paid * PRICE
-        assert self.cap is None or self.world.reserved() <= self.cap
+        assert self.cap is None or max(self.world.days(), default=0) <= self.cap
 
     @invariant()
     def no_task_is_dropped(self) -> None:

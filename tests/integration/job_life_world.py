@@ -209,10 +209,14 @@ class World:
         found = self.shelf.objects.get(S3Uri("b-1", f"jobs/{ORDER.key}.json"))
         return jobs.JobRecord.model_validate_json(found.body) if found else None
 
+    def days(self) -> list[Decimal]:
+        """What each day's page holds, in US dollars; there are two where midnight passes meanwhile."""
+        pages = [one.body for uri, one in self.shelf.objects.items() if "/days/" in uri.key]
+        return [DayPage.model_validate_json(page).total_usd for page in pages]
+
     def reserved(self) -> Decimal:
         """All that the day pages hold, in US dollars."""
-        pages = [one.body for uri, one in self.shelf.objects.items() if "/days/" in uri.key]
-        return sum((DayPage.model_validate_json(page).total_usd for page in pages), Decimal(0))
+        return sum(self.days(), Decimal(0))
 
     def status(self, task_id: str) -> TaskStatus:
         """What the provider says of a task."""
