@@ -18,7 +18,7 @@ unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test check unit integration crash pipeline lock clean
+.PHONY: help setup demo deploy test check unit integration crash pipeline lock clean
 
 help: ## list what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +27,9 @@ setup: $(READY) ## install everything into .venv; the command is then .venv/bin/
 
 demo: $(READY) ## animate the sample photographs for free, in a sandbox; KEEP=1 leaves it up to be looked at
 	@KEEP='$(KEEP)' $(PY) -m sandbox.demo
+
+deploy: $(READY) ## put it on the Prefect server that PREFECT_API_URL names; NOTIFY=slack-webhook/alerts sends alerts
+	@$(PY) -m deployments.setup $(if $(NOTIFY),--notify '$(NOTIFY)')
 
 test: check unit integration crash pipeline ## lint, types and all tests
 
@@ -41,10 +44,10 @@ unit: $(READY) ## the tests that take milliseconds
 	$(call tier,$@)
 
 integration: $(READY) ## the tests against the sandbox, over real sockets
-	$(call tier,$@,-n 2 --dist loadfile)
+	$(call tier,$@,-n 4 --dist loadfile)
 
 crash: $(READY) ## processes killed at every request they make; I2V_CRASH_ROUNDS=50 tries each more often
-	$(call tier,$@,-n 3)
+	$(call tier,$@,-n 8)
 
 pipeline: $(READY) ## the tests with Prefect's own test server
 	$(call tier,$@)
