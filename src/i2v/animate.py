@@ -121,7 +121,7 @@ async def prepare(run: Run, item: Item | Order | ItemReport, default: Asked, ste
             return make_order(run, seen, checked, request)
         if not run.dry_run:
             await put_verdict(run, refusal(seen, checked, request))
-        return outcomes.refused(run, seen, checked)
+        return outcomes.refused(run, seen, checked, request)
     except Exception as error:  # noqa: BLE001 - every image ends by itself
         return outcomes.of_error(run, item.ref.label, expected(error, item.ref.label))
 
@@ -180,6 +180,7 @@ async def _bring_home(run: Run, order: Order, held: Held, steps: Steps) -> ItemR
             continue
         held, status = await steps.poll(run, held)
         if status:
+            run.tell_rendered(status.cost_ms)
             held = await steps.store(run, held, status)
         elif held.record.state is JobState.SUBMITTED:
             break

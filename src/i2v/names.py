@@ -7,6 +7,7 @@ jobs/<job key>.json  ledger.json  spend.json  open/  runs/  days/  inputs/  task
 from __future__ import annotations
 
 import hashlib
+from datetime import datetime
 from urllib.parse import urlsplit
 
 from i2v.images import ImageRef
@@ -14,6 +15,9 @@ from i2v.settings import Settings
 from i2v.uris import S3Uri
 
 NAME_MAX_BYTES = 900
+RECENT = "recent/"
+NEWEST_FIRST_FROM = 9_999_999_999_999
+"""Unix milliseconds that are far enough away."""
 RESERVED = ("_s3/", "_url/", "_long/")
 """First parts of names that an image's key may not have, since they name images from elsewhere."""
 
@@ -53,6 +57,21 @@ def open_mark(settings: Settings, name: str, etag: str, key: str) -> S3Uri:
 def run_uri(settings: Settings, run_id: str) -> S3Uri:
     """A run's record: its heartbeat, and its report at the end."""
     return settings.jobs / f"runs/{run_id}.json"
+
+
+def newest_first(moment: datetime) -> str:
+    """Thirteen digits that sort the other way round than time does, so that a listing begins with what is new."""
+    return f"{NEWEST_FIRST_FROM - int(moment.timestamp() * 1000):013d}"
+
+
+def recent_uri(settings: Settings, started_at: datetime, run_id: str) -> S3Uri:
+    """The page of what ended in a run."""
+    return settings.jobs / f"{RECENT}{newest_first(started_at)}-{run_id}.json"
+
+
+def lines_uri(settings: Settings, run_id: str) -> S3Uri:
+    """A run's images as JSON lines, for tables."""
+    return settings.jobs / f"runs/{run_id}.jsonl"
 
 
 def day_uri(settings: Settings, day: str) -> S3Uri:

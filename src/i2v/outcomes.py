@@ -8,6 +8,7 @@ from decimal import Decimal
 from i2v.errors import I2vError, NotTried, Refused
 from i2v.jobs import ZERO, JobRecord, JobState
 from i2v.report import ItemReport, Outcome
+from i2v.request import Request
 from i2v.runs import Run
 from i2v.submit import Order
 from i2v.uris import S3Uri
@@ -38,6 +39,9 @@ def of_job(run: Run, order: Order, record: JobRecord, video: S3Uri | None, *, ca
         reason=_reason(record),
         seconds=_seconds(run),
         flags=record.video.flags if record.video else (),
+        request=order.request,
+        video_sha256=record.video.sha256 if record.video else None,
+        attached=not cached and bool(record.attempts) and all(one.run_id != run.run_id for one in record.attempts),
     )
 
 
@@ -55,6 +59,7 @@ def of_error(run: Run, image: str, error: I2vError, order: Order | None = None) 
         reason=str(error),
         seconds=_seconds(run),
         valid=order is not None,
+        request=order.request if order else None,
     )
 
 
@@ -65,10 +70,15 @@ def of_failed_job(run: Run, order: Order, record: JobRecord, error: I2vError) ->
     return line.model_copy(update={"outcome": told.outcome, "reason": told.reason})
 
 
-def refused(run: Run, seen: Seen, checked: Checked) -> ItemReport:
+def refused(run: Run, seen: Seen, checked: Checked, request: Request) -> ItemReport:
     """An image that validation refused; nothing was paid."""
     return ItemReport(
-        image=seen.ref.label, outcome=Outcome.REFUSED, reason=checked.refusal, valid=False, seconds=_seconds(run)
+        image=seen.ref.label,
+        outcome=Outcome.REFUSED,
+        reason=checked.refusal,
+        valid=False,
+        seconds=_seconds(run),
+        request=request,
     )
 
 
@@ -81,7 +91,8 @@ async def foresee(run: Run, order: Order) -> ItemReport:
     held = await run.ledger.read(order.key)
     if held is None or held.record.state is JobState.READY:
         cost = order.price_usd if run.account_once(order.key) else ZERO
-        return ItemReport(image=order.image.label, outcome=Outcome.PLANNED, job=order.key, cost_usd=cost)
+        planned = Outcome.PLANNED
+        return ItemReport(image=order.image.label, outcome=planned, job=order.key, cost_usd=cost, request=order.request)
     video = held.record.video.uri if held.record.video else None
     return of_job(run, order, held.record, video, cached=held.record.state is JobState.STORED)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from i2v.request import Request
 
 ZERO = Decimal(0)
 
@@ -53,6 +56,27 @@ class ItemReport(BaseModel):
     flags: tuple[str, ...] = Field(default=(), exclude=True)
     valid: bool = Field(default=True, exclude=True)
     """Whether the image passed validation, so that it could have been submitted."""
+    request: Request | None = Field(default=None, exclude=True)
+    """What was asked of the provider, where that is known."""
+    video_sha256: str | None = Field(default=None, exclude=True)
+    attached: bool = Field(default=False, exclude=True)
+    """Whether another run had paid, and this one took its job up."""
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """The image's line for tables downstream: it, what was asked, its video, its cost in US dollars."""
+        request = self.request.model_dump(mode="json") if self.request else {}
+        return {
+            "image": self.image,
+            "outcome": self.outcome.value,
+            **{name: request.get(name) for name in ("prompt", "mode", "duration", "take")},
+            "video": self.video,
+            "sha256": self.video_sha256,
+            "cost_usd": float(self.cost_usd),
+            "job": self.job,
+            "task_id": self.task_id,
+            "reason": self.reason,
+        }
 
 
 class Report(BaseModel):
@@ -107,6 +131,11 @@ class Report(BaseModel):
         if counts[Outcome.PLANNED]:
             money = f"would cost ${money_text(self.planned_usd)}"
         return " · ".join([*(parts or ["no images"]), money])
+
+    @property
+    def lines(self) -> bytes:
+        """The images as JSON lines."""
+        return b"".join(json.dumps(item.line, ensure_ascii=False).encode() + b"\n" for item in self.items)
 
     def for_json(self) -> dict[str, Any]:
         """The object of `--json`: counts by outcome, sums, and the items; money as numbers."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from contextvars import ContextVar
@@ -22,8 +22,9 @@ from i2v.apixo.client import ApixoClient
 from i2v.budget import Budget, DayPages, today_utc
 from i2v.errors import I2vError, LedgerError, NotFound, NotTried, StorageError
 from i2v.fetch import Fetcher
-from i2v.jobs import FORMAT, Reason
+from i2v.jobs import FORMAT, JobRecord, Reason
 from i2v.ledger import Ledger
+from i2v.recent import RecentWriter
 from i2v.report import ItemReport, Report
 from i2v.settings import Settings
 from i2v.storage import Storage
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 60.0
 READERS = 8
 """Images that are read and decoded at once: each may take 20 MB and its pixels."""
+RENDERED = 50
 STREAK = 3
 """So many unknowns, or images that the provider could not fetch, in a row stop a run's submits."""
 UNFETCHED = "the provider could not fetch three images in a row: can it reach the bucket? see i2v doctor"
@@ -49,6 +51,9 @@ class Watcher(Protocol):
 
     def step(self, step: str, job: str) -> None:
         """A job is waiting, rendering or storing."""
+
+    def submitted(self, record: JobRecord) -> None:
+        """This run has just paid for a job, and its task id is written down."""
 
     def done(self, item: ItemReport) -> None:
         """An image has come to its outcome."""
@@ -113,7 +118,10 @@ class Run:
         self.budget = budget
         self.record = record
         self.dry_run = dry_run
-        self._watcher = WATCHER.get()
+        self._watchers = [watcher for watcher in (WATCHER.get(),) if watcher]
+        self._recent = RecentWriter(storage, settings, record.run_id, record.started_at, record.label)
+        self.render_seconds: deque[float] = deque(maxlen=RENDERED)
+        """How long the provider took for each of this run's last jobs."""
         self._heart: asyncio.Task[None] | None = None
         budget.before_block = self._before_block
         self.stopped: Reason | None = None
@@ -152,26 +160,42 @@ class Run:
         """Lets one image of this run at a time work on a job, so that equal images pay, poll and store once."""
         return self._job_locks[key]
 
+    def watch(self, watcher: Watcher) -> None:
+        """Let one more look on from now on."""
+        self._watchers.append(watcher)
+        watcher.opened(self)
+
     def tell(self, step: str, job: str) -> None:
-        """Tell the watcher what a job is at."""
-        if self._watcher:
-            self._watcher.step(step, job)
+        """Tell the watchers what a job is at."""
+        for watcher in self._watchers:
+            watcher.step(step, job)
+
+    def tell_submitted(self, record: JobRecord) -> None:
+        """Tell the watchers that a job was paid."""
+        for watcher in self._watchers:
+            watcher.submitted(record)
+
+    def tell_rendered(self, milliseconds: int | None) -> None:
+        """Note how long the provider says that it took, from which the run's end can be foreseen."""
+        if milliseconds is not None:
+            self.render_seconds.append(milliseconds / 1000)
 
     def tell_done(self, item: ItemReport) -> None:
-        """Tell the watcher what became of an image."""
-        if self._watcher:
-            self._watcher.done(item)
+        """Tell the watchers what became of an image."""
+        self._recent.add(item)
+        for watcher in self._watchers:
+            watcher.done(item)
 
     def tell_open(self) -> None:
-        """Tell the watcher that this run can be interrupted."""
-        if self._watcher:
-            self._watcher.opened(self)
+        """Tell the watchers that this run can be interrupted."""
+        for watcher in self._watchers:
+            watcher.opened(self)
 
     def tell_count(self, images: int) -> None:
-        """Tell the watcher, and the budget, of how many images the run is."""
+        """Tell the watchers, and the budget, of how many images the run is."""
         self.budget.jobs_expected = images
-        if self._watcher:
-            self._watcher.counted(images)
+        for watcher in self._watchers:
+            watcher.counted(images)
 
     def stop_submits(self, code: str, message: str) -> None:
         """Let this run submit nothing more; what is submitted is still waited for."""
@@ -226,9 +250,19 @@ class Run:
     async def end(self, report: Report) -> None:
         """Give unspent money back and leave the report in the ledger; a failure here is logged and costs nothing."""
         await self.finish_kept()
-        if self._watcher:
-            self._watcher.ended(report)
+        for watcher in self._watchers:
+            watcher.ended(report)
+        await self._write_lines(report)
         await self._write_end(report=report.for_json())
+
+    async def _write_lines(self, report: Report) -> None:
+        if self.dry_run or not report.items:
+            return
+        uri = names.lines_uri(self.settings, self.run_id)
+        try:
+            await self.storage.put(uri, report.lines, content_type="application/x-ndjson")
+        except I2vError as error:
+            log.warning("the run's table could not be written: %s", error)
 
     async def _write_end(self, **changes: Any) -> None:
         """From now on reconcile may take this run's jobs."""
@@ -240,6 +274,7 @@ class Run:
             await self.budget.close()
         except I2vError as error:
             log.warning("what was not spent counts until the day ends, since it could not be given back: %s", error)
+        await self._recent.write()
         try:
             await self.touch(ended_at=datetime.now(UTC), **changes)
         except I2vError as error:
@@ -290,6 +325,7 @@ class Run:
                 await self.touch()
             except I2vError as error:
                 log.warning("heartbeat not written: %s", error)
+            await self._recent.write()
 
 
 @asynccontextmanager

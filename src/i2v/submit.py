@@ -175,7 +175,9 @@ async def _claim_and_post(run: Run, held: Held, order: Order, image_url: str) ->
         task_id = answer
     log.info("submitted %s (job %s) as task %s", order.name, order.key[:12], task_id)
     run.unknowns.clear()
-    return await record_task_id(run, claimed, token, task_id), order.price_usd
+    held = await record_task_id(run, claimed, token, task_id)
+    run.tell_submitted(held.record)
+    return held, order.price_usd
 
 
 async def _post(run: Run, body: SubmitBody) -> str | ProviderError:

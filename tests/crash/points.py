@@ -57,6 +57,9 @@ SETTLING = {
     "page-read": _s3(ONCE, "GET", r"/jobs/ledger\.json$"),
     "page": _s3(ONCE, "PUT", r"/jobs/ledger\.json$"),
     "run-record-read": _s3(ONCE, "GET", r"/jobs/runs/"),
+    "recent-read": _s3(ONCE, "GET", r"/jobs/recent/"),
+    "recent": _s3(ONCE, "PUT", r"/jobs/recent/"),
+    "lines": _s3(ONCE, "PUT", r"/jobs/runs/.*\.jsonl$"),
     "job-read": _s3(EACH, "GET", RECORD),
     "status": _api(EACH, "GET", r"/statusTask/"),
     "file": _api(GOOD, "GET", r"/files/"),
@@ -69,7 +72,7 @@ SETTLING = {
     "verdict": _s3(BAD, "PUT", r"/videos/.*\.refused\.json$"),
     "unmark": _s3(EACH, "DELETE", r"/jobs/open/"),
     "video-head": _s3(GOOD, "HEAD", r"/videos/.*\.mp4$"),
-    "run-record": _s3(ONCE, "PUT", r"/jobs/runs/"),
+    "run-record": _s3(ONCE, "PUT", r"/jobs/runs/.*\.json$"),
 }
 
 RECONCILE = {

@@ -131,7 +131,7 @@ class Case:
         if isinstance(end, I2vError):
             assert end.hint, self.point
             assert self.world.task_ids(self.picture) == set(), self.point
-        elif self.point in {"job-submitted", "unmark"}:
+        elif self.point in {"job-submitted", "unmark", "recent-read", "recent", "lines"}:
             assert end.outcome is Outcome.STORED
         else:
             assert end.outcome is Outcome.FAILED, f"{self.point}: {end}"

@@ -156,7 +156,9 @@ def test_what_was_paid_is_told_where_a_later_step_failed(run: Run) -> None:
 def test_a_refused_image_is_told_with_its_rule(run: Run) -> None:
     """Validation's own words, at no cost and without a job."""
     seen = Seen(ref=ImageRef.parse("s3://b-1/images/a.jpg"), name="a.jpg", asked=Asked(), etag="e")
-    line = outcomes.refused(run, seen, Checked(etag="e", at=S3Uri("b-1", "images/a.jpg"), refusal="too small"))
+    line = outcomes.refused(
+        run, seen, Checked(etag="e", at=S3Uri("b-1", "images/a.jpg"), refusal="too small"), Request(prompt="x")
+    )
     assert (line.outcome, line.reason, line.job, line.valid) == ("refused", "too small", None, False)
 
 

@@ -20,6 +20,7 @@ from i2v.runs import WATCHER
 if TYPE_CHECKING:
     from i2v.cli.prefect_server import FlowRunFacts
     from i2v.cli.progress import Progress
+    from i2v.jobs import JobRecord
     from i2v.report import ItemReport, Report
     from i2v.runs import Run
 
@@ -88,6 +89,10 @@ class Watch:
     def step(self, step: str, job: str) -> None:
         """Passed on."""
         self._progress.step(step, job)
+
+    def submitted(self, record: JobRecord) -> None:
+        """Passed on."""
+        self._progress.submitted(record)
 
     def done(self, item: ItemReport) -> None:
         """Passed on."""

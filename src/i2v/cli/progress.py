@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from i2v.jobs import JobRecord
     from i2v.runs import Run
 
 LINE_SECONDS = 15.0
@@ -86,6 +87,9 @@ class Progress:
         if self._at.get(job) != step:
             self._at[job] = step
             self._changed()
+
+    def submitted(self, record: JobRecord) -> None:
+        """A job was paid; its steps are shown, and the money is the budget's."""
 
     def done(self, item: ItemReport) -> None:
         """An image has ended."""
