@@ -7,6 +7,7 @@ the command line's to look at.
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from i2v.addresses import is_public, look_up
+from i2v.apixo.callbacks import check_callbacks
 from i2v.apixo.client import ApixoClient
 from i2v.apixo.pricing import price_usd
 from i2v.errors import Conflict, FetchError, I2vError, NoBucket, NotFound, ProviderError, StorageError
@@ -29,6 +31,7 @@ from i2v.uris import S3Uri
 CHECK_SECONDS = 20.0
 SKEW_SECONDS = 60.0
 """S3 refuses requests whose clock is off by 15 minutes; what is off by one is worth a word."""
+HEALTH_LIMIT_BYTES = 1 << 16
 COLD = {"GLACIER", "DEEP_ARCHIVE"}
 """Storage classes from which nothing can be read at once."""
 
@@ -65,6 +68,7 @@ async def examine(settings: Settings, storage: Storage) -> list[Finding]:
         checks += patient.of_bucket()
     else:
         checks.append(("bucket", patient.bucket))
+    checks.append(("callbacks", patient.callbacks))
     return list(await asyncio.gather(*(bounded(name, check) for name, check in checks)))
 
 
@@ -272,8 +276,39 @@ class Patient:
             return Finding("clock", Level.WARNING, words, "Set it by NTP; S3 refuses requests that are 15 min off")
         return Finding("clock", Level.OK, f"within {max(1, round(abs(skew)))} s of S3's")
 
+    async def callbacks(self) -> Finding:
+        """Callbacks are off, or can come: strong secrets, and the door behind a public https address."""
+        base = self._settings.callback_base_url
+        if base is None and not self._settings.callback_secrets:
+            message = "off: runs poll; I2V_CALLBACK_BASE_URL and I2V_CALLBACK_SECRET turn them on"
+            return Finding("callbacks", Level.OK, message)
+        await check_callbacks(self._settings)
+        async with Fetcher(self._settings) as fetcher:
+            try:
+                found = await fetcher.fetch_bytes(f"{base}/healthz", limit=HEALTH_LIMIT_BYTES)
+            except FetchError as error:
+                hint = (
+                    "Start python -m doors and the proxy before it; until then reconcile polls what is not called back"
+                )
+                return Finding("callbacks", Level.FAULT, f"the door cannot be reached: {error.message}", hint)
+        if not _is_live(found.body):
+            message = f"what answers at {base}/healthz is not the door"
+            return Finding(
+                "callbacks", Level.FAULT, message, "Check I2V_CALLBACK_BASE_URL and what the proxy passes on"
+            )
+        return Finding("callbacks", Level.OK, f"the door answers at {base}, as the provider will reach it")
+
     def _scratch(self) -> S3Uri:
         return self._settings.jobs / f"doctor/{secrets.token_hex(8)}"
+
+
+def _is_live(body: bytes) -> bool:
+    """Whether the door says so."""
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(said, dict) and said.get("live") is True
 
 
 def takes_away(rule: dict[str, Any], place: S3Uri) -> bool:

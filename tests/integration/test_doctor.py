@@ -71,7 +71,7 @@ async def test_a_sound_world_has_no_fault_and_keeps_no_trace(
     """Every check is ok, nothing is billed, and the bucket is as empty as before."""
     findings = await found(settings, storage)
     assert {Level.OK} == {finding.level for finding in findings.values()}, findings
-    assert len(findings) == 11
+    assert len(findings) == 12
     assert (sandbox.keys(), sum(sandbox.provider.billed().values())) == ([], 0)
 
 
@@ -206,5 +206,6 @@ def test_the_command_exits_1_at_a_fault(tmp_path_factory: pytest.TempPathFactory
     assert [line.split()[:2] for line in said.out.splitlines()[::2]] == [
         ["fault", "key"],
         ["fault", "bucket"],
-        ["ok", "prefect"],
+        ["ok", "callbacks"],
     ]
+    assert said.out.splitlines()[-1].split()[:2] == ["ok", "prefect"]
