@@ -101,9 +101,10 @@ class Receiver:
     async def _settle(self, messages: list[Message]) -> None:
         self._in_hand.update(messages)
         try:
-            good, images = await self._read(messages)
+            images, telling, idle = await self._read(messages)
+            await self._finish(idle)
             await self._door.images.add(images)
-            await self._queue.delete(good)
+            await self._finish(telling)
         except Closed:
             log.warning("%d messages are left in the queue and come again", len(messages))
         except QueueError as error:
@@ -113,21 +114,27 @@ class Receiver:
         finally:
             self._in_hand.difference_update(messages)
 
-    async def _read(self, messages: list[Message]) -> tuple[list[Message], list[NewImage]]:
-        good: list[Message] = []
+    async def _finish(self, messages: list[Message]) -> None:
+        await self._queue.delete(messages)
+        self._in_hand.difference_update(messages)
+
+    async def _read(self, messages: list[Message]) -> tuple[list[NewImage], list[Message], list[Message]]:
+        """The images, the messages that tell of them, and those that tell of none."""
         images: list[NewImage] = []
+        telling: list[Message] = []
+        idle: list[Message] = []
         for message in messages:
             try:
-                found = read_notification(message.body.encode(), self._door.settings)
+                found = read_notification(message.body.encode(errors="surrogatepass"), self._door.settings)
             except Unreadable as error:
                 self._in_hand.discard(message)
                 await self._reject(message, error)
                 continue
             self._door.metrics.count("sqs", found)
             message.body = ""  # the memory of what waits is for its images
-            good.append(message)
             images += found.images
-        return good, images
+            (telling if found.images else idle).append(message)
+        return images, telling, idle
 
     async def _reject(self, message: Message, error: Unreadable) -> None:
         self._door.metrics.received.labels("sqs").inc()
