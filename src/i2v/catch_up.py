@@ -45,7 +45,8 @@ class Wanted:
 
     since: datetime
     default: Asked
-    settling: timedelta = SETTLING
+    settling: timedelta
+    """Images that are younger are left alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def what_is_wanted(
             "animated by mistake",
         )
     check_templates(default.prompt, settings)
-    return Wanted(since if since.tzinfo else since.replace(tzinfo=UTC), default)
+    return Wanted(since if since.tzinfo else since.replace(tzinfo=UTC), default, SETTLING)
 
 
 async def catch_up(
