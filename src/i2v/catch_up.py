@@ -20,6 +20,7 @@ from i2v import outcomes
 from i2v.animate import Steps, animate, expected, prepare
 from i2v.errors import NotFound, NotTried, Stopped, UsageError
 from i2v.images import ImageRef
+from i2v.jobs import JobState
 from i2v.missing import Search, is_taken, taken_versions
 from i2v.prompts import Asked, check_templates
 from i2v.reconcile import settle_open
@@ -75,6 +76,8 @@ class CaughtUp:
         """All in words."""
         if self.report.items:
             return self.report.sentence
+        if self.generated and self.generated.stopped:
+            return f"not all was looked at: {self.generated.stopped}"
         return "nothing is open" if self.generated is None else "nothing is open, and no image is without an answer"
 
 
@@ -131,7 +134,7 @@ async def catch_up(
     prepared = [one for one in await _prepared(run, wanted, limit, steps) if _label(one) not in told]
     if not prepared:
         await run.end(settled)
-        return CaughtUp(settled, Report())
+        return CaughtUp(settled, Report(stopped=run.stopped.message if run.stopped else None))
     generated, stopped = await animate(run, prepared, wanted.default, steps, partial=True, settled=settled.items)
     return CaughtUp(settled, generated, stopped)
 
@@ -143,8 +146,8 @@ def _label(prepared: Order | ItemReport) -> str:
 async def _prepared(run: Run, wanted: Wanted, limit: int, steps: Steps) -> list[Order | ItemReport]:
     """At most `limit` orders, and what was found on the way that cannot become one.
 
-    What has no prompt, or cannot be read, leaves no answer and comes again each time. So it does not count, and all
-    that is missing is looked at until there are orders enough: old images without a prompt never starve newer ones.
+    What has no prompt, cannot be read or waits for a person leaves no answer, and comes again each time. So it does
+    not count, and all that is missing is looked at until there are orders enough: such images never starve newer ones.
     """
     orders: list[Order] = []
     others: list[ItemReport] = []
@@ -197,7 +200,25 @@ async def _look(run: Run, entry: S3Entry, default: Asked, steps: Steps) -> Order
         return None
     except Exception as error:  # noqa: BLE001 - every image ends by itself
         return outcomes.of_error(run, ref.label, expected(error, ref.label))
-    return await prepare(run, Item(ref=ref, etag=entry.etag, size=entry.size), default, steps)
+    prepared = await prepare(run, Item(ref=ref, etag=entry.etag, size=entry.size), default, steps)
+    return prepared if isinstance(prepared, ItemReport) else await _needs_a_person(run, prepared) or prepared
+
+
+async def _needs_a_person(run: Run, order: Order) -> ItemReport | None:
+    """A line for an image whose job no run brings further: it was unknown, or its video is gone, at an equal image."""
+    label = order.image.label
+    try:
+        held = await run.ledger.read(order.key)
+        if held and held.record.state is JobState.UNKNOWN:
+            return outcomes.of_job(run, order, held.record, None, cached=False)
+        if held and held.record.video:
+            await run.storage.head(held.record.video.uri)
+    except NotFound as error:
+        gone = NotFound(f"Its video was stored and is gone: {error.message}", "Restore it, or order one with --take 2")
+        return outcomes.of_error(run, label, gone, order)
+    except Exception as error:  # noqa: BLE001 - every image ends by itself
+        return outcomes.of_error(run, label, expected(error, label), order)
+    return None
 
 
 async def _s3_time(run: Run) -> datetime:

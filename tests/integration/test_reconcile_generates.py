@@ -136,6 +136,24 @@ async def test_images_without_a_prompt_starve_nobody(sandbox: Sandbox, provider:
     assert provider.billed().total() == 2
 
 
+async def test_what_waits_for_a_person_starves_nobody(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
+    """Images whose video was taken away, or whose equal is unknown, are named each time and block no newer one."""
+    gone = put(sandbox, "gone.jpg", seed=1)
+    async with new_run() as run:
+        await animated(run, gone, prompt="it moves")
+        provider.fault(on="submit", kind="lost_answer")
+        await animated(run, put(sandbox, "unknown.jpg", seed=2), prompt="it moves")
+    for key in sandbox.keys("videos/"):
+        sandbox.s3().delete_object(Bucket=sandbox.bucket, Key=key)
+    put(sandbox, "equal.jpg", seed=2)
+    await asyncio.sleep(0.05)  # listings of the sandbox's S3 tell milliseconds
+    put(sandbox, "new.jpg", seed=3)
+    ended = await caught_up(new_run, limit=1)
+    told = {"gone.jpg": Outcome.FAILED, "equal.jpg": Outcome.UNKNOWN, "new.jpg": Outcome.STORED}
+    assert (generated(ended), ended.succeeded) == (told, False)
+    assert provider.billed().total() == 3
+
+
 async def test_it_goes_as_far_as_the_money_goes(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
     """Money for two of three: two are stored, the third is not tried, which is no success, and comes next time."""
     names(sandbox, 1, 2, 3)
@@ -202,6 +220,7 @@ async def test_an_interrupted_search_ends_at_once(sandbox: Sandbox, provider: Pr
     async with new_run() as run:
         run.interrupt()
         ended = await catch_up(run, ALL)
+    assert ended.sentence == "not all was looked at: interrupted"
     assert (generated(ended), provider.billed().total()) == ({}, 0)
 
 

@@ -160,10 +160,11 @@ def test_what_is_left_out_is_counted() -> None:
 
 @pytest.mark.parametrize("kind", [".json", ".refused.json", ".failed.json", "mark"])
 def test_a_second_look_sees_what_came_meanwhile(kind: str) -> None:
-    """An image that was answered or taken up after it was listed is seen to be; another version's answer is no sign."""
-    image, other = Version("x.jpg", "1"), Version("x.jpg", "2")
+    """An image that was answered or taken up after it was listed is seen to be; what others are told is no sign."""
+    image, replaced = Version("x.jpg", "1"), Version("x.jpg", "2")
+    tempting = Version(f"x.jpg/{names.digest12('1')}-x.jpg", "1")
     entry = S3Entry(S3Uri(BUCKET, "images/x.jpg"), "1", 1, OLD)
-    for version, found in ((image, True), (other, False)):
+    for version, found in ((image, True), (replaced, False), (tempting, False)):
         key = version.mark if kind == "mark" else version.answer(kind)
         assert asyncio.run(is_taken(memory_run(bucket({image: OLD}, [key])), entry)) is found
 
