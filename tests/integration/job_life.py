@@ -13,11 +13,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from i2v.animate import bring
 from i2v.errors import AccountRejected, AnswerLost, BadAnswer, Busy, NothingSent, Rejected, TaskRejected
-from i2v.jobs import JobRecord, JobState
+from i2v.jobs import Delivery, JobRecord, JobState
 from i2v.reconcile import reconcile
 from i2v.resolve import Resolver
 from i2v.uris import S3Uri
-from tests.integration.job_life_world import ORDER, PRICE, STEPS, Process, World
+from tests.integration.job_life_world import CALLBACKS, ORDER, PRICE, STEPS, Process, World
 from tests.integration.turns import Fault, VirtualLoop
 
 NO_TASK = {
@@ -47,18 +47,27 @@ DIAGRAM = {
 LEASE = 300.0
 MOST_ALIVE = 4
 POWER_CUT = 0.4
-HAPPENINGS = ["goes_on"] * 5 + ["goes_wrong"] * 3 + ["somebody_comes"] * 2 + ["crashes", "time_passes"]
+HAPPENINGS = ["goes_on"] * 5 + ["goes_wrong"] * 3 + ["somebody_comes"] * 2 + ["crashes", "time_passes", "calls_back"]
 RECORD = S3Uri("b-1", f"jobs/{ORDER.key}.json")
 
 
 async def animate_it(process: Process) -> None:
     """A run that wants the video."""
-    await bring(process.run, ORDER, STEPS)
+    await bring(process.run, process.world.order, STEPS)
 
 
 async def reconcile_it(process: Process) -> None:
     """Reconcile, as its schedule starts it."""
     await reconcile(process.run, steps=STEPS)
+
+
+def collect(attempt: int, task_id: str) -> Any:
+    """What the door starts when a callback comes."""
+
+    async def settle(process: Process) -> None:
+        await reconcile(process.run, keys=[f"{ORDER.key}/{attempt}/{task_id}"], steps=STEPS)
+
+    return settle
 
 
 def person(what: str, task_id: str) -> Any:
@@ -90,14 +99,15 @@ class JobLife(RuleBasedStateMachine):
         cap=st.sampled_from([None, None, 1, 2, 3]),
         seed=st.integers(0, 99),
         ahead=st.lists(st.integers(0, 9), min_size=1, max_size=3),
+        delivery=st.sampled_from(["poll", "callback"]),
     )
-    def begin(self, most: int, cap: int | None, seed: int, ahead: list[int]) -> None:
+    def begin(self, most: int, cap: int | None, seed: int, ahead: list[int], delivery: Delivery = "poll") -> None:
         """A ledger, and one run or several, which are so many steps ahead."""
         self.dice = random.Random(seed)  # noqa: S311 - it ends tasks, and keeps no secret
-        variables: dict[str, Any] = {"I2V_MAX_ATTEMPTS": most}
+        variables: dict[str, Any] = {"I2V_MAX_ATTEMPTS": most, **CALLBACKS}
         if cap is not None:
             variables["I2V_DAILY_CAP_USD"] = cap * PRICE
-        self.world = World(variables)
+        self.world = World(variables, delivery=delivery)
         self.max_attempts = most
         self.cap = None if cap is None else cap * PRICE
         self.world.shelf.told = self.told
@@ -165,6 +175,14 @@ class JobLife(RuleBasedStateMachine):
             task_id = data.draw(st.sampled_from(["", *self.world.tasks])) or self.world.bill_early()
         self.start({"run": animate_it, "reconcile": reconcile_it}.get(who) or person(who, task_id))
 
+    def calls_back(self, data: st.DataObject) -> None:
+        """The provider calls: a task was made for that attempt, and has ended or not."""
+        if not self.world.attempt_of or len(self.world.alive) >= MOST_ALIVE:
+            return
+        task_id = data.draw(st.sampled_from(sorted(self.world.attempt_of)))
+        self.end_tasks(data.draw(st.sampled_from(["", "success", "transient"])))
+        self.start(collect(self.world.attempt_of[task_id], task_id))
+
     def goes_on(self, data: st.DataObject) -> None:
         """A process goes on for some steps, at most to its next POST, and all is well, though not with every task."""
         process = self.one_of(data)
@@ -217,7 +235,7 @@ class JobLife(RuleBasedStateMachine):
         if kind not in FREE:
             self.world.maybe_paid += 1
         if kind == "lost" and billed:
-            self.world.bill()
+            self.world.bill(process)
         process.go(self.world.bill_for(process) if kind == "task" else NO_TASK[kind])
 
     def end_tasks(self, end: str) -> None:
@@ -247,6 +265,11 @@ class JobLife(RuleBasedStateMachine):
             assert (new.video, new.task_id) == (old.video, old.task_id)
         if new.state is JobState.SUBMITTED:
             assert new.task_id
+        if not self.persons:
+            for attempt in new.attempts:
+                assert all(
+                    self.world.attempt_of.get(task, attempt.number) == attempt.number for task in attempt.task_ids
+                )
         self.count_allowed(old, new)
 
     def count_allowed(self, old: JobRecord, new: JobRecord) -> None:
@@ -293,7 +316,7 @@ class JobLife(RuleBasedStateMachine):
         if self.doing(process) == "POST":
             self.world.maybe_paid += 1
             if billed:
-                self.world.bill()
+                self.world.bill(process)
         process.kill()
         self.quiet()
 
@@ -303,8 +326,9 @@ class JobLife(RuleBasedStateMachine):
             self.kill(process)
 
     def heal(self) -> None:
-        """Let all go on without a fault, and reconcile come by until nothing moves."""
+        """Let all go on without a fault, callbacks and reconcile come by until nothing moves."""
         self.finish()
+        self.hear_all()
         for _ in range(3):
             self.world.shelf.wait(LEASE + 1)
             self.start(reconcile_it)
@@ -319,6 +343,15 @@ class JobLife(RuleBasedStateMachine):
             assert self.open_marks(), "an unknown job that reconcile does not name"
         if not self.persons:
             self.check_nothing_is_thrown_away(record)
+
+    def hear_all(self) -> None:
+        """By callback each task tells of itself in the end: no job stays unknown for whose attempt there is one."""
+        for task_id, attempt in self.world.attempt_of.items() if self.world.delivery == "callback" else ():
+            self.start(collect(attempt, task_id))
+            self.finish()
+        record = self.world.record()
+        if record and record.attempt and record.state is JobState.UNKNOWN and self.world.delivery == "callback":
+            assert record.attempt.number not in self.world.attempt_of.values()
 
     def check_nothing_is_thrown_away(self, record: JobRecord) -> None:
         """Where no person decided otherwise, a task that gave a video is stored, and only a failure waits unpaid."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import count
@@ -22,7 +22,7 @@ from i2v.budget import DayPage
 from i2v.errors import BadAnswer, I2vError
 from i2v.gate import Gate
 from i2v.images import ImageFacts
-from i2v.jobs import JobImage, StoredVideo
+from i2v.jobs import Delivery, JobImage, StoredVideo
 from i2v.ledger import Held
 from i2v.report import Report
 from i2v.request import Request
@@ -38,6 +38,11 @@ REQUEST = Request(prompt="a slow zoom")
 FACTS = ImageFacts(sha256="5" * 64, size=100, format="JPEG", width=640, height=480)
 IMAGE = JobImage(label="s3://b-1/images/a.jpg", name="a.jpg", at=S3Uri("b-1", "images/a.jpg"), etag="e", facts=FACTS)
 ORDER = Order(IMAGE, REQUEST, PRICE)
+CALLBACKS = {
+    "I2V_CALLBACK_BASE_URL": "https://door.example",
+    "I2V_CALLBACK_SECRET": "a-secret-of-the-model-that-is-long",
+    "I2V_CALLBACK_PATIENCE_SECONDS": 1e-9,
+}
 
 
 @dataclass
@@ -59,8 +64,8 @@ class TurnClient:
 
     async def submit(self, body: SubmitBody, *, timeout: float) -> str:  # noqa: ASYNC109 - the client's own name
         """The paid call: the model gives a task id or an error."""
-        del body, timeout
-        self._process.world.check_post(self._process)
+        del timeout
+        self._process.world.check_post(self._process, body)
         answer = await self._process.stop_at("POST")
         if isinstance(answer, I2vError):
             raise answer
@@ -84,6 +89,8 @@ class Process:
         self.killed = False
         self.late = world.late
         self.received: list[str] = []
+        self.attempt = 0
+        """Of its last POST."""
         self.run = memory_run(TurnStorage(world.shelf, self), self.name, client=TurnClient(self), **world.variables)
         self.run.budget.jobs_expected = 1
         self.task = asyncio.ensure_future(self._live(work))
@@ -151,12 +158,20 @@ class World:
     late: list[Callable[[], Any]] = field(default_factory=list)
     maybe_paid: int = 0
     """POSTs that were accepted, or may have been."""
+    delivery: Delivery = "poll"
+    attempt_of: dict[str, int] = field(default_factory=dict)
+    """For which attempt a task was billed, where that is known."""
     early: dict[str, str] = field(default_factory=dict)
     """Tasks of POSTs whose answer is still out."""
     allowed: int = 1
     """Payments that a person or a transient failure allows; the first is free to come."""
     moved: asyncio.Event = field(default_factory=asyncio.Event)
     numbers: Any = field(default_factory=count)
+
+    @property
+    def order(self) -> Order:
+        """What every run wants."""
+        return replace(ORDER, delivery=self.delivery)
 
     @property
     def posting(self) -> list[Process]:
@@ -194,10 +209,13 @@ class World:
         with suppress(I2vError):
             self.late.pop(0)()
 
-    def check_post(self, process: Process) -> None:
-        """A POST begins: it must be claimed, reserved, and not one too many."""
+    def check_post(self, process: Process, body: SubmitBody) -> None:
+        """A POST begins: it must be claimed, reserved, and not one too many; who is called back is told the attempt."""
         record = self.record()
         assert record is not None, "a POST without a record"
+        process.attempt = max(one.number for one in record.attempts if one.run_id == process.name)
+        called = f"https://door.example/apixo/{ORDER.key}/{process.attempt}/"
+        assert (body.callback_url or "").startswith(called if self.delivery == "callback" else "")
         claims = [attempt for attempt in record.attempts if attempt.run_id == process.name and not attempt.task_ids]
         assert claims, "a POST without a claim in the ledger"
         under_way = self.maybe_paid + len(self.posting) + 1
@@ -222,24 +240,27 @@ class World:
         """What the provider says of a task."""
         if task_id not in self.tasks:
             raise BadAnswer(f"no task {task_id}", code="404")
-        return TaskStatus.model_validate({"taskId": task_id, **self.tasks[task_id]})
+        now = round(datetime.now(UTC).timestamp() * 1000)
+        return TaskStatus.model_validate({"taskId": task_id, "createTime": now, **self.tasks[task_id]})
 
-    def bill(self) -> str:
-        """One more task, which runs."""
+    def bill(self, process: Process | None = None) -> str:
+        """One more task, which runs; of this process's POST."""
         task_id = f"task_{next(self.numbers)}"
         self.tasks[task_id] = {"state": "processing"}
+        if process:
+            self.attempt_of[task_id] = process.attempt
         return task_id
 
     def bill_early(self) -> str:
         """The task that a person finds at the provider: of a POST that waits for its answer, else of who knows what."""
-        task_id = self.bill()
+        task_id = self.bill(self.posting[0] if self.posting else None)
         if self.posting:
             self.early[self.posting[0].name] = task_id
         return task_id
 
     def bill_for(self, process: Process) -> str:
         """The task of a POST that is answered now."""
-        return self.early.pop(process.name, "") or self.bill()
+        return self.early.pop(process.name, "") or self.bill(process)
 
 
 async def model_store(run: Run, held: Held, status: TaskStatus) -> Held:

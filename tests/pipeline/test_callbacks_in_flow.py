@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from prefect.client.schemas.objects import StateType
@@ -14,6 +15,7 @@ from sandbox import Sandbox
 from sandbox.pictures import make_jpeg
 from sandbox.provider import Provider
 from tests.conftest import SETTINGS_MAKER
+from tests.i2v_command import i2v
 from tests.integration.callback_receiver import Receiver, receiving
 from tests.pipeline.conftest import RUN_FLOW
 
@@ -60,3 +62,28 @@ async def test_a_job_that_is_mistyped_is_told_as_such(run_flow: RUN_FLOW) -> Non
     """Reconcile by hand with something that names no job fails at once, in words."""
     state = await reconcile_videos(jobs=["not a job"], return_state=True)
     assert (state.type, "names no job" in str(state.message)) == (StateType.FAILED, True)
+
+
+def test_the_command_by_callback_ends_with_0_and_says_what_is_awaited(
+    sandbox: Sandbox, child_env: dict[str, str], make_settings: SETTINGS_MAKER, tmp_path: Path
+) -> None:
+    """Local files too: put, submitted, and not waited for."""
+    (tmp_path / "tom.jpg").write_bytes(make_jpeg(400, 400))
+    with receiving(make_settings, sandbox.env) as door:
+        env = door.env(child_env)
+        said = i2v("run", str(tmp_path), "--prompt", "it moves", "--delivery", "callback", "--json", env=env)
+        door.wait(1)
+    assert (said.code, said.report["submitted"], said.report["spent_usd"]) == (0, 1, 0.192), said.err
+    assert "1 submitted, awaited by callback" in said.err
+    assert "the door" in said.err
+    assert sandbox.keys("videos/") == []
+
+
+def test_the_command_without_callback_settings_ends_with_2(
+    sandbox: Sandbox, child_env: dict[str, str], tmp_path: Path
+) -> None:
+    """Before anything is put or paid, with what to set."""
+    (tmp_path / "tom.jpg").write_bytes(make_jpeg(400, 400))
+    said = i2v("run", str(tmp_path), "--prompt", "it moves", "--delivery", "callback", env=child_env)
+    assert (said.code, sandbox.keys()) == (2, [])
+    assert said.errors == ["Callbacks need I2V_CALLBACK_BASE_URL, which is not set"]

@@ -76,6 +76,7 @@ TAKEN_BY_B = claimed_by(RESUBMITTED, "B")
 """B took the job up, and A's answer is still out."""
 DROPPED = must(jobs.drop(UNKNOWN, WHY, NOW))
 """A's answer was lost, and a person gave the job up."""
+GIVEN_UP = Reason(code=jobs.DROPPED, message="given up")
 
 
 def applies(change: Any) -> set[str]:
@@ -382,3 +383,51 @@ def test_a_paid_task_is_taken_up_where_the_next_claim_was_refused() -> None:
     """B was refused at no cost: A's task may still give the video that was paid for."""
     job = must(jobs.reject(OVERTAKEN, "B", JobState.REFUSED, WHY, NOW))
     assert (job.state, job.task_id) == (JobState.SUBMITTED, "task_a")
+
+
+def by_callback(record: JobRecord) -> JobRecord:
+    """The record as if all its attempts were by callback."""
+    attempts = tuple(one.model_copy(update={"delivery": "callback"}) for one in record.attempts)
+    return record.model_copy(update={"attempts": attempts})
+
+
+def test_a_claim_says_how_its_end_is_heard_of() -> None:
+    """By poll unless it is said, and so for the records of before."""
+    called = must(jobs.claim(READY, token="A", run_id="r", image=IMAGE, price_usd=PRICE, now=NOW, delivery="callback"))
+    old = JobRecord.model_validate_json(FORMAT_1)
+    assert [job.attempts[0].delivery for job in (called, CLAIMED, old)] == ["callback", "poll", "poll"]
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_callback_is_heard_only_where_no_answer_was(state: JobState) -> None:
+    """Claimed or unknown, by callback, without a task: it becomes submitted; in every other state nothing changes."""
+    heard = jobs.hear(by_callback(IN[state]), 1, "task_x", LATER)
+    if state not in {JobState.CLAIMED, JobState.UNKNOWN}:
+        assert heard is None
+        return
+    assert (must(heard).state, must(heard).task_id, must(heard).reason) == (JobState.SUBMITTED, "task_x", None)
+    check_change(by_callback(IN[state]), must(heard))
+    assert jobs.hear(must(heard), 1, "task_y", LATER) is None, "a second word adds nothing"
+    assert jobs.hear(IN[state], 1, "task_x", LATER) is None, "a job by poll gave nobody an address"
+
+
+@pytest.mark.parametrize("job", [RESUBMITTED, must(jobs.drop(UNKNOWN, GIVEN_UP, NOW))], ids=["resubmitted", "dropped"])
+def test_a_callback_is_heard_after_a_person_gave_it_up(job: JobRecord) -> None:
+    """Nobody has paid again: the paid task is taken up after all."""
+    heard = must(jobs.hear(by_callback(job), 1, "task_x", LATER))
+    assert (heard.state, heard.task_id) == (JobState.SUBMITTED, "task_x")
+    check_change(by_callback(job), heard)
+
+
+def test_a_callback_is_not_heard_where_the_answer_was_a_failure() -> None:
+    """The provider said so in place of a task id: another's word does not change that."""
+    failed = must(jobs.reject(CLAIMED, "A", JobState.FAILED, WHY, NOW))
+    assert jobs.hear(by_callback(failed), 1, "task_x", LATER) is None
+
+
+def test_a_callback_for_an_older_attempt_leaves_the_newest_alone() -> None:
+    """B has the job: A's task is kept in A's attempt; and a task is never in two attempts."""
+    heard = must(jobs.hear(by_callback(TAKEN_BY_B), 1, "task_x", LATER))
+    assert (heard.state, [attempt.task_id for attempt in heard.attempts]) == (JobState.CLAIMED, ["task_x", None])
+    assert jobs.hear(heard, 2, "task_x", LATER) is None
+    assert jobs.hear(heard, 3, "task_x", LATER) is None
