@@ -7,15 +7,19 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import yaml
 from prefect.cli.deploy._models import DeploymentConfig, PrefectYamlModel, WorkPoolConfig
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
+from prefect.events import DeploymentEventTrigger, DeploymentTriggerTypes, Event, Resource
+from prefect.events.clients import get_events_client
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from sandbox import Sandbox
 from sandbox.pictures import make_jpeg
@@ -23,9 +27,19 @@ from sandbox.pictures import make_jpeg
 ROOT = Path(__file__).parents[2]
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
 DEPLOYMENTS: dict[str, dict[str, Any]] = {each["name"]: each for each in CONFIG["deployments"]}
-SAMPLE: dict[str, dict[str, Any]] = {"generate": {"images": "s3://bucket/images/"}}
-"""What a person fills in where a parameter has no default."""
+SAMPLE: dict[str, dict[str, Any]] = {
+    "generate": {"images": "s3://bucket/images/"},
+    "on-image": {"images": ["s3://bucket/images/a.jpg"]},
+    "nightly": {"since": "2026-01-01T00:00:00+00:00"},
+    "collect": {"jobs": ["0" * 64]},
+}
+"""What a person, the set-up or the door fills in where a parameter has no default."""
+QUEUE = {"generate": "urgent", "on-image": "urgent", "collect": "urgent"} | dict.fromkeys(
+    ("nightly", "reconcile", "report"), "bulk"
+)
 POOL = "i2v"
+CATS = ((1, "tom"), (2, "leo"))
+ON_IMAGE = {"tags": {"all_": ["bucket"]}}
 CLI = Callable[..., Awaitable[str]]
 
 
@@ -71,16 +85,33 @@ def test_form_explains_itself(name: str) -> None:
 def test_limits_are_the_pools(name: str) -> None:
     """No deployment has a limit of its own, since that crashes running flow runs when the server restarts."""
     assert "concurrency_limit" not in DEPLOYMENTS[name]
-    assert DEPLOYMENTS[name]["work_pool"]["name"] == POOL
+    assert DEPLOYMENTS[name]["work_pool"] == {"name": POOL, "work_queue_name": QUEUE[name]}
+
+
+def test_what_pays_by_itself_has_a_limit_and_is_off_where_it_looks_by_itself() -> None:
+    """A run that nobody started spends no more than prefect.yaml says, and the first nightly is a person's decision."""
+    assert DEPLOYMENTS["nightly"]["parameters"].keys() >= {"generate", "limit", "max_spend_usd"}
+    assert [schedule["active"] for schedule in DEPLOYMENTS["nightly"]["schedules"]] == [False]
+    assert DEPLOYMENTS["on-image"]["parameters"].keys() >= {"partial", "max_spend_usd"}
+
+
+def test_triggers_are_what_prefect_understands() -> None:
+    """An unknown key in a trigger would be dropped in silence too."""
+    triggers = [trigger for each in DEPLOYMENTS.values() for trigger in each.get("triggers", [])]
+    assert triggers
+
+    for trigger in triggers:
+        assert set(trigger) - _keys(DeploymentEventTrigger) == set()
+        TypeAdapter[DeploymentTriggerTypes](DeploymentTriggerTypes).validate_python(trigger)
 
 
 @pytest.fixture
-def prefect(child_env: dict[str, str]) -> CLI:
-    """Prefect's command in the project's root, against the test's server, as a person types it."""
+def command(child_env: dict[str, str]) -> CLI:
+    """A module run as a command in the project's root, against the test's server, as a person types it."""
 
     async def run(*args: str) -> str:
         child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "prefect", "--no-prompt", *args),
+            *(sys.executable, "-m", *args),
             cwd=ROOT,
             env=child_env,
             stdout=asyncio.subprocess.PIPE,
@@ -103,23 +134,46 @@ async def _order(deployment: str, **parameters: Any) -> FlowRun:
         return await client.create_flow_run_from_deployment(found.id, parameters=parameters)
 
 
+async def _tell(*objects: str) -> FlowRun:
+    """Send the event of which prefect.yaml speaks, and wait for the run that comes of it."""
+    event = Event(
+        event="s3.objects.created",
+        resource=Resource.model_validate({"prefect.resource.id": f"s3.bucket.{uuid4()}"}),
+        payload={"objects": list(objects)},
+    )
+    async with get_events_client() as events:
+        await events.emit(event)
+    async with get_client() as client:
+        for _ in range(100):
+            runs = await client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(ON_IMAGE))
+            for run in runs:
+                if run.parameters.get("images") == list(objects):
+                    return run
+            await asyncio.sleep(0.2)
+    raise AssertionError("no run came of the event")
+
+
 async def _ended(run: FlowRun) -> FlowRun:
     async with get_client() as client:
         return await client.read_flow_run(run.id)
 
 
-async def test_worker_runs_what_is_deployed(prefect: CLI, sandbox: Sandbox) -> None:
-    """Deployed as the README says, a worker takes a run from the server and the video is in the bucket."""
-    image = sandbox.put_image("images/cats/tom.jpg", make_jpeg(), prompt="he yawns")
-    await prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
-    await prefect("deploy", "--all")
+async def test_worker_runs_what_is_deployed(command: CLI, sandbox: Sandbox) -> None:
+    """Deployed as the README says, a worker takes runs started by hand and by event, and their videos are there."""
+    tom, leo = (
+        sandbox.put_image(f"images/cats/{name}.jpg", make_jpeg(seed=seed), prompt="he yawns") for seed, name in CATS
+    )
+    said = await command("deployments.setup")
+    assert "deployment generate/on-image" in said
 
-    run = await _order("generate/generate", images=image)
-    said = await prefect("worker", "start", "--pool", POOL, "--run-once")
-    ended = await _ended(run)
+    by_hand = await _order("generate/generate", images=tom)
+    by_event = await _tell(leo)
+    said = await command("prefect", "--no-prompt", "worker", "start", "--pool", POOL, "--run-once")
 
-    assert ended.state, said
-    assert ended.state.message == "1 stored · $0.192", said
-    assert ended.name == f"{image} · standard 6 s"
-    assert {Path(key).suffix for key in sandbox.keys("videos/cats/tom.jpg/")} == {".mp4", ".jpg", ".json"}
-    assert sandbox.provider.billed().total() == 1
+    for run, name in ((await _ended(by_hand), tom), (await _ended(by_event), leo)):
+        assert run.state, said
+        assert run.state.message == "1 stored · $0.192", said
+        assert run.name == f"{name} · standard 6 s"
+    for name in ("tom", "leo"):
+        assert {Path(key).suffix for key in sandbox.keys(f"videos/cats/{name}.jpg/")} == {".mp4", ".jpg", ".json"}
+    assert sandbox.provider.billed().total() == 2

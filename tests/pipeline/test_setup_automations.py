@@ -1,0 +1,168 @@
+"""The automations at work on a real server: a run that was killed, and what a person wants to hear of."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from prefect import flow, runtime
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.events import Event, Resource
+from prefect.events.clients import get_events_client
+from prefect.events.schemas.automations import AutomationCore, EventTrigger
+from prefect.states import Completed, Failed
+
+from deployments.automations import BUDGET_NEAR, JOB_UNKNOWN, alerts, dead_runs
+from sandbox.prefect_server import PrefectServer
+
+FLOW = "sleeper"
+SLEEPER = f"""
+import asyncio
+from prefect import flow, runtime
+
+@flow(name="{FLOW}")
+async def sleep():
+    print(runtime.flow_run.id, flush=True)
+    await asyncio.sleep(300)
+
+asyncio.run(sleep())
+"""
+
+
+@pytest.fixture(autouse=True)
+def collected(sockets_that_prefect_leaves: None) -> Iterator[None]:
+    """What Prefect leaves is found while it is ignored, and not in a later test."""
+    yield
+    gc.collect()
+
+
+@flow(name=FLOW)
+async def skip() -> State[Any]:
+    """Ends in a state with a name of our own."""
+    return Completed(name="Skipped", message=str(runtime.flow_run.id))
+
+
+@flow(name=FLOW)
+async def fail() -> State[Any]:
+    """Ends badly."""
+    return Failed(message="2 failed · $0.00")
+
+
+@asynccontextmanager
+async def _automations(*cores: AutomationCore) -> AsyncIterator[PrefectClient]:
+    """As the set-up makes them, under other names and for as long as the test."""
+    async with get_client() as client:
+        made = [await client.create_automation(core.model_copy(update={"name": f"test {core.name}"})) for core in cores]
+        try:
+            yield client
+        finally:
+            for each in made:
+                await client.delete_automation(each)
+
+
+def _soon(core: AutomationCore) -> AutomationCore:
+    """After ten seconds of silence, which is the least that Prefect takes."""
+    assert isinstance(core.trigger, EventTrigger)
+    return core.model_copy(update={"trigger": core.trigger.model_copy(update={"within": timedelta(seconds=10)})})
+
+
+async def _until(found: Callable[[], Awaitable[bool]]) -> None:
+    for _ in range(150):
+        if await found():
+            return
+        await asyncio.sleep(0.3)
+    raise AssertionError("it did not come")
+
+
+@asynccontextmanager
+async def _sleeping(env: dict[str, str], script: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, UUID]]:
+    await asyncio.to_thread(script.write_text, SLEEPER)
+    child = await asyncio.create_subprocess_exec(sys.executable, script, env=env, stdout=asyncio.subprocess.PIPE)
+    try:
+        assert child.stdout
+        yield child, UUID((await asyncio.wait_for(child.stdout.readline(), 60)).decode().strip())
+    finally:
+        if child.returncode is None:
+            child.kill()
+        await child.wait()
+
+
+async def test_a_run_that_was_killed_becomes_crashed(
+    prefect_server: PrefectServer, child_env: dict[str, str], tmp_path: Path
+) -> None:
+    """Killed with -9 it can say nothing, so the automation says it; a run that ended, if Skipped, is left alone."""
+    async with _automations(_soon(dead_runs([FLOW]))) as client:
+        async with _sleeping(child_env, tmp_path / "sleeper.py") as (child, killed):
+            ended = UUID((await skip(return_state=True)).message)
+            await asyncio.sleep(2)  # its first heartbeat is sent in the background
+            child.send_signal(signal.SIGKILL)
+
+        async def crashed() -> bool:
+            return (await client.read_flow_run(killed)).state_name == "Crashed"
+
+        await _until(crashed)
+        dead: FlowRun = await client.read_flow_run(killed)
+        whole: FlowRun = await client.read_flow_run(ended)
+    assert dead.state
+    assert "has said nothing for three heartbeats" in str(dead.state.message)
+    assert whole.state_name == "Skipped"
+
+
+@pytest.fixture
+async def mailbox() -> AsyncIterator[tuple[str, list[dict[str, Any]]]]:
+    """A real HTTP server that takes notifications: its address, and what came."""
+    came: list[dict[str, Any]] = []
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        length = int(head.split("content-length:")[1].split("\r\n")[0])
+        came.append(json.loads(await reader.readexactly(length)))
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(take, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", came
+
+
+async def _emit(name: str, resource: str, **payload: Any) -> None:
+    async with get_events_client() as events:
+        about = Resource.model_validate({"prefect.resource.id": resource})
+        await events.emit(Event(event=name, resource=about, payload=payload))
+
+
+async def test_alerts_tell_what_happened(
+    prefect_server: PrefectServer, mailbox: tuple[str, list[dict[str, Any]]]
+) -> None:
+    """A failed run, an unknown job and a budget nearly spent each send one message that says which and how much."""
+    address, came = mailbox
+    job = f"i2v.job.{uuid4().hex}"
+    hook = CustomWebhookNotificationBlock(name="x", url=address, json_data={"title": "{{subject}}", "text": "{{body}}"})
+    async with get_client() as client:
+        block = await hook.asave(f"alerts-{uuid4().hex[:8]}", client=client)
+    async with _automations(*alerts([FLOW], block)):
+        await fail(return_state=True)
+        await _emit(JOB_UNKNOWN, job)
+        await _emit(BUDGET_NEAR, "i2v.ledger.photos", spent_usd="8.10", cap_usd="10.00")
+
+        async def all_came() -> bool:
+            return len(came) >= 3
+
+        await _until(all_came)
+    told = {each["title"]: each["text"] for each in came}
+    assert "2 failed · $0.00" in told["i2v: a run failed"]
+    assert job in told["i2v: a job is unknown"]
+    assert "i2v.ledger.photos: $8.10 of today's $10.00" in told["i2v: the budget is nearly spent"]
+    assert len(came) == 3
