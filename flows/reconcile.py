@@ -18,9 +18,10 @@ from i2v.errors import I2vError
 from i2v.prompts import Asked
 from i2v.request import Duration, Mode
 from i2v.runs import open_run
-from i2v.settings import read_settings
 from tasks import STEPS
+from tasks.credentials import read_run_settings
 from tasks.ends import heed_termination, reconciled_state, show_library_logs, stopped_state
+from tasks.schedule import skipped_if_late
 
 
 def run_name() -> str:
@@ -60,12 +61,15 @@ async def reconcile_videos(
         dry_run: Name what is open and what is missing, and change nothing.
     """
     show_library_logs()
+    if skipped := await skipped_if_late():
+        return skipped
     default = Asked(prompt=prompt, mode=mode, duration=duration)
     try:
-        settings = read_settings()
+        settings, storage = await read_run_settings()
         wanted = what_is_wanted(settings, default, generate=generate, since=since, max_spend_usd=max_spend_usd)
         run_id = str(runtime.flow_run.id)
-        async with open_run(settings, run_id, max_spend_usd=max_spend_usd, dry_run=dry_run) as run:
+        opened = open_run(settings, run_id, max_spend_usd=max_spend_usd, storage=storage, dry_run=dry_run)
+        async with opened as run:
             with heed_termination(run):
                 ended = await catch_up(run, wanted, keys=jobs, limit=limit, steps=STEPS)
             return reconciled_state(ended)
