@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from i2v import names
+from i2v.errors import NotTried
 from i2v.images import ImageRef
 from i2v.missing import Search, Versions, answered_version, is_taken, taken_versions, version_of
 from i2v.storage import S3Entry, S3Object
@@ -167,6 +168,16 @@ def test_a_second_look_sees_what_came_meanwhile(kind: str) -> None:
     for version, found in ((image, True), (replaced, False), (tempting, False)):
         key = version.mark if kind == "mark" else version.answer(kind)
         assert asyncio.run(is_taken(memory_run(bucket({image: OLD}, [key])), entry)) is found
+
+
+def test_an_interrupted_search_lists_no_further() -> None:
+    """Ctrl-C ends the search within a page, not after a million keys."""
+    run = memory_run(bucket({Version("x.jpg", "1"): OLD}, [Version("x.jpg", "1").answer(".json")]))
+    search = Search(run, Versions(), OLD, NOW)
+    run.interrupt()
+    for listing in (taken_versions(run), search.next_batch(1)):
+        with pytest.raises(NotTried):
+            asyncio.run(listing)
 
 
 @pytest.mark.parametrize("by", ["name", "etag"])
