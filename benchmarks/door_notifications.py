@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class Bench:
         self.folder = folder
         self.server = PrefectServer(home=folder / "prefect")
         self.senders = ThreadPoolExecutor(8)
+        self.sending: list[Future[None]] = []
         self.template = json.loads(RECORDED.read_bytes())
 
     def open_door(self) -> None:
@@ -58,7 +59,7 @@ class Bench:
     def send(self, first: int, number: int) -> None:
         """Ten notifications a request, all at once."""
         for start in range(first, first + number, 10):
-            self.senders.submit(self._send_ten, range(start, min(start + 10, first + number)))
+            self.sending.append(self.senders.submit(self._send_ten, range(start, min(start + 10, first + number))))
 
     def _send_ten(self, numbers: range) -> None:
         entries: Any = [{"Id": str(number), "MessageBody": self._body(number)} for number in numbers]
@@ -93,13 +94,16 @@ class Bench:
         fields = Path(f"/proc/{self.door.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def flow(self, rate: int, seconds: int, first: int) -> int:
-        """Send at this rate; how many were sent."""
+    def flow(self, rate: int, seconds: int, first: int) -> float:
+        """Send at this rate; the rate that came about."""
         start = time.monotonic()
         for second in range(seconds):
             self.send(first + second * rate, rate)
             time.sleep(max(0.0, start + second + 1 - time.monotonic()))
-        return rate * seconds
+        for sent in self.sending:
+            sent.result()
+        self.sending.clear()
+        return round(rate * seconds / (time.monotonic() - start), 1)
 
     def drain(self, limit: float = 600) -> float:
         """Seconds until the queue is empty."""
@@ -128,12 +132,13 @@ async def _images(bench: Bench) -> set[str]:
 
 def _burst(bench: Bench, rate: int, seconds: int) -> dict[str, Any]:
     before = bench.cpu_seconds()
-    sent = bench.flow(rate, seconds, 0)
+    real_rate = bench.flow(rate, seconds, 0)
     in_queue = bench.left()
     drained = bench.drain()
     images, lag = bench.metric("i2v_door_images_total"), bench.metric("i2v_door_event_to_run_seconds_sum")
     return {
-        "sent": sent,
+        "sent": rate * seconds,
+        "sent_a_second": real_rate,
         "left_when_sending_ended": in_queue,
         "drained_seconds_later": round(drained, 1),
         "peak_rss_mb": round(bench.peak_mb(), 1),
@@ -146,12 +151,12 @@ def _burst(bench: Bench, rate: int, seconds: int) -> dict[str, Any]:
 def _away(bench: Bench, rate: int, seconds: int) -> dict[str, Any]:
     os.killpg(bench.server._child.pid, signal.SIGKILL)  # noqa: SLF001 - killed, not asked to end
     bench.server._child.wait()  # noqa: SLF001 - as above
-    sent = bench.flow(rate, seconds, OFFSET_KEYS)
+    bench.flow(rate, seconds, OFFSET_KEYS)
     most, in_hand = bench.peak_mb(), bench.metric("i2v_door_in_hand")
     ready = httpx.get(f"{bench.url}/healthz", trust_env=False).status_code
     bench.server = PrefectServer(port=bench.server.port, home=bench.folder / "prefect").start()
     return {
-        "sent": sent,
+        "sent": rate * seconds,
         "healthz_meanwhile": ready,
         "in_hand": in_hand,
         "peak_rss_mb": round(most, 1),

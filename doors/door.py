@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import dataclass
 
 from doors.gather import Gatherer
 from doors.health import Health
 from doors.metrics import Metrics
-from doors.notifications import NewImage
+from doors.notifications import NewImage, run_key
 from doors.runs import Deployment
 from i2v.settings import Settings
 
@@ -45,8 +44,3 @@ def make_door(settings: Settings, health: Health, deployment: Deployment) -> Doo
 
 def _identity(image: NewImage) -> str:
     return image.identity
-
-
-def run_key(images: list[NewImage]) -> str:
-    """The idempotency key of a batch: the same for the same uploads in any order."""
-    return hashlib.sha256("\n".join(sorted(image.identity for image in images)).encode()).hexdigest()

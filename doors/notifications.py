@@ -6,9 +6,10 @@ Four shapes are known: S3's own `Records` (also MinIO's and Ceph's), the same in
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -64,6 +65,11 @@ class NewImage(NamedTuple):
     def identity(self) -> str:
         """The same for the same upload, however often it is told."""
         return json.dumps([self.bucket, self.key, self.etag, self.sequencer])
+
+
+def run_key(images: Iterable[NewImage]) -> str:
+    """The idempotency key of a batch's run: the same for the same uploads in any order."""
+    return hashlib.sha256("\n".join(sorted(image.identity for image in images)).encode()).hexdigest()
 
 
 @dataclass(slots=True)

@@ -91,6 +91,7 @@ class Receiver:
     async def _receive(self) -> list[Message]:
         if not self._hidden_seconds:
             self._hidden_seconds = (await self._queue.traits()).hidden_seconds
+            self._door.health.say("queue", OK)  # the first answer of an empty queue takes 20 s
         return await self._queue.receive(self._hidden_seconds)
 
     def _settle_soon(self, messages: list[Message]) -> None:

@@ -62,6 +62,7 @@ class Deployment:
         self.name = name
         self._health = health
         self._id: UUID | None = None
+        self._stuck = ""
 
     async def start(self, parameters: dict[str, Any], *, key: str, tags: Sequence[str] = ()) -> FlowRun:
         """A flow run; the one that is there already, where the key was used before.
@@ -70,7 +71,14 @@ class Deployment:
             PrefectAway: it may or may not be created; with the same key it is safe to ask again.
             CannotStart: there is no such deployment, or it does not take these parameters.
         """
-        return await self._asked(self._start(parameters, key, tags))
+        try:
+            run = await self._asked(self._start(parameters, key, tags))
+        except CannotStart as error:
+            self._stuck = str(error)
+            raise
+        self._stuck = ""
+        self._health.say("prefect", OK)
+        return run
 
     async def _start(self, parameters: dict[str, Any], key: str, tags: Sequence[str]) -> FlowRun:
         found = self._id or await self._look_up()
@@ -85,13 +93,11 @@ class Deployment:
     async def _asked(self, asking: Awaitable[T]) -> T:
         try:
             async with asyncio.timeout(CALL_SECONDS):
-                answer = await asking
+                return await asking
         except (httpx.HTTPError, ObjectNotFound, TimeoutError) as error:
             failed = self._translated(error)
             self._health.say("prefect", str(failed))
             raise failed from error
-        self._health.say("prefect", OK)
-        return answer
 
     def _translated(self, error: Exception) -> I2vError:
         if isinstance(error, httpx.HTTPStatusError):
@@ -125,4 +131,5 @@ class Deployment:
         while True:
             with suppress(I2vError):  # health has it
                 await self._asked(self._look_up())
+                self._health.say("prefect", self._stuck or OK)  # a run that it refused is tried again, and tells
             await asyncio.sleep(LOOK_EVERY_SECONDS)

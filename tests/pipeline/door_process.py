@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self, TypeVar
+from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import PrefectClient, get_client
@@ -154,13 +155,14 @@ def told_of(bucket: str, key: str) -> bytes:
     return json.dumps(data).encode()
 
 
-async def make_deployment(client: PrefectClient) -> None:
-    """Register what the door looks for, unless it is there."""
+async def make_deployment(client: PrefectClient) -> UUID | None:
+    """Register what the door looks for; its id, unless somebody else's was there."""
     try:
         await client.read_deployment_by_name(ON_IMAGE)
     except ObjectNotFound:
         flow = await client.create_flow_from_name("generate")
-        await client.create_deployment(flow, "on-image", enforce_parameter_schema=False)
+        return await client.create_deployment(flow, "on-image", enforce_parameter_schema=False)
+    return None
 
 
 async def runs_with(bucket: str) -> list[FlowRun]:

@@ -14,6 +14,7 @@ import pytest
 from prefect.client.orchestration import get_client
 
 from doors.health import Health
+from doors.queue import Queue, QueueError
 from doors.runs import CannotStart, Deployment
 from doors.service import check, listen
 from i2v.errors import UsageError
@@ -41,11 +42,14 @@ CREATE = r"/create_flow_run$"
 
 @pytest.fixture
 async def deployed(prefect_server: PrefectServer) -> AsyncIterator[None]:
-    """The deployment that the door starts, and none of its runs afterwards."""
+    """The deployment that the door starts; afterwards neither it nor its runs are left to other tests."""
     async with get_client() as client:
-        await make_deployment(client)
+        ours = await make_deployment(client)
     yield
     await forget_runs()
+    if ours:
+        async with get_client() as client:
+            await client.delete_deployment(ours)
 
 
 @pytest.fixture
@@ -104,12 +108,14 @@ async def test_without_prefect_nothing_is_lost(door: OPEN_DOOR, feed: Feed, sand
     gate.add(Toll("drop", "", "/api/", times=None))
     with door() as opened:
         images = feed.upload("images/a.jpg", "images/b.jpg")
-        answer = opened.post(told_of(sandbox.bucket, "images/c.jpg"))
-        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+        posting = asyncio.create_task(asyncio.to_thread(opened.post, told_of(sandbox.bucket, "images/c.jpg")))
+        await asyncio.sleep(HIDDEN_SECONDS)
+        assert feed.left() == 2
         health = opened.get("/healthz")
         assert health.status_code == 503
         assert "cannot be reached" in health.json()["prefect"]
-        await asyncio.sleep(HIDDEN_SECONDS)
+        answer = await posting
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
         assert feed.left() == 2
         assert feed.take(feed.url) == []  # hidden for longer than one timeout
         gate.open()
@@ -202,3 +208,45 @@ def test_a_wrong_start_ends_with_two(child_env: dict[str, str]) -> None:
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: Nothing can come in")
     assert "hint: " in ended.stderr
+
+
+@pytest.fixture
+def queue(feed: Feed, sandbox: Sandbox) -> Queue:
+    """The feed's queue as the door sees it."""
+    return Queue(feed.url, sandbox.sqs())
+
+
+async def test_without_dead_letters_a_bad_message_stays(queue: Queue, feed: Feed, sandbox: Sandbox) -> None:
+    """Where the queue has no dead-letter queue nothing is thrown away: SQS shows the message again."""
+    sandbox.sqs().set_queue_attributes(QueueUrl=feed.url, Attributes={"RedrivePolicy": ""})
+    feed.take(feed.url)
+    feed.send(["{"])
+    (message,) = await queue.receive(30)
+    assert not await queue.bury(message, "it is no JSON")
+    assert (feed.left(), feed.left(feed.dead)) == (1, 0)
+
+
+async def test_a_queue_that_is_gone_is_told(sandbox: Sandbox) -> None:
+    """What is wrong with the queue is said with what to do, and is no reason to end."""
+    gone = Queue(f"{sandbox.aws.url}/000000000000/nowhere", sandbox.sqs())
+    with pytest.raises(QueueError, match=r"There is no queue .*I2V_SQS_QUEUE_URL"):
+        await gone.receive(30)
+
+
+async def test_parameters_that_are_not_taken_stay_said(deployed: None, prefect_server: PrefectServer) -> None:
+    """A deployment of another version is not "down": what to do is said until a run is started, also between tries."""
+    health = Health()
+    async with get_client() as client:
+        flow = await client.create_flow_from_name("generate")
+        schema = {"type": "object", "properties": {"images": {"type": "string"}}, "required": ["images"]}
+        made = await client.create_deployment(
+            flow, "old", parameter_openapi_schema=schema, enforce_parameter_schema=True
+        )
+        old = Deployment(client, "generate/old", health)
+        with pytest.raises(CannotStart, match="make deploy"):
+            await old.start({"images": ["s3://b/images/a.jpg"]}, key="k")
+        watching = asyncio.create_task(old.watch())
+        await asyncio.sleep(0.5)
+        watching.cancel()
+        await client.delete_deployment(made)
+    assert "does not take the parameters (409)" in health.prefect

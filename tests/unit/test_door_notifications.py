@@ -11,8 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from doors.door import run_key
-from doors.notifications import MAX_BYTES, Dropped, NewImage, Unreadable, read_notification
+from doors.notifications import MAX_BYTES, Dropped, NewImage, Unreadable, read_notification, run_key
 from i2v.sources import IMAGE_SUFFIXES
 from tests.conftest import SealedSettings
 
