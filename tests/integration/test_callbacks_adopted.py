@@ -10,12 +10,12 @@ from datetime import timedelta
 
 import pytest
 
-from i2v import jobs
+from i2v import jobs, names
 from i2v.adopt import Adopter, Told, claim_task
 from i2v.errors import CannotResolve
 from i2v.jobs import Delivery, JobRecord, JobState
 from i2v.ledger import Held
-from i2v.reconcile import reconcile
+from i2v.reconcile import open_marks, reconcile
 from i2v.report import Outcome
 from i2v.resolve import Resolver
 from i2v.runs import Run
@@ -79,7 +79,10 @@ async def test_an_adopted_task_that_still_renders_is_settled_later(
     provider.settings(render_seconds=60)
     async with run_of(door) as run:
         held, task_id = await lost(run, sandbox, provider)
-        await run.ledger.unmark(held.record)
+        for mark in await open_marks(run):
+            await run.storage.delete(
+                names.open_mark(run.settings, held.record.image.name, held.record.image.etag, mark)
+            )
     report = await collect(door, [f"{held.record.key}/1/{task_id}"])
     assert [(item.outcome, item.task_id) for item in report.items] == [(Outcome.SUBMITTED, task_id)]
     assert len(sandbox.keys("jobs/open/")) == 1

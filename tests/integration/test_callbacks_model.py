@@ -96,6 +96,20 @@ def test_s3_fails_while_the_callback_is_heard(life: JobLife, kind: str, at: str,
     assert (life.state, record.task_id, task_ids(record)) == (JobState.STORED, task_id, {task_id})
 
 
+def test_a_strange_word_adds_nothing_to_what_the_owner_wrote(life: JobLife) -> None:
+    """A forged word named a task of nobody's; the owner's answer is written first, and nothing is written beside it."""
+    (run,) = life.world.processes
+    heard = life.start(collect(1, life.world.bill()))
+    life.until(heard, *STEPS_OF_AN_ADOPTION[-1])
+    life.answer(run, "task")
+    life.quiet()
+    finish(life, run)
+    finish(life, heard)
+    record = life.world.record()
+    assert record is not None
+    assert task_ids(record) == {run.received[0]}
+
+
 def test_another_run_attaches_to_what_a_callback_brought(life: JobLife) -> None:
     """The owner is dead, its lease not over, and another run waits for its claim: it finds the task, and pays not."""
     (run,) = life.world.processes
