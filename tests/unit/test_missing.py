@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tracemalloc
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -89,6 +89,12 @@ def missing(storage: MemoryStorage, most: int = 1000, *, since: datetime = OLD, 
         return [entry.uri.key.removeprefix("images/") for entry in found]
 
     return asyncio.run(find())
+
+
+def missing_batch(storage: MemoryStorage, most: int) -> list[S3Entry]:
+    """The first batch."""
+    search = Search(memory_run(storage), Versions(), OLD, NOW)
+    return asyncio.run(search.next_batch(most))
 
 
 VERSIONS = st.builds(
@@ -178,6 +184,33 @@ def test_an_interrupted_search_lists_no_further() -> None:
     for listing in (taken_versions(run), search.next_batch(1)):
         with pytest.raises(NotTried):
             asyncio.run(listing)
+
+
+class Many(MemoryStorage):
+    """So many images, none of them kept."""
+
+    def __init__(self, images: int) -> None:
+        super().__init__()
+        self._images = images
+
+    async def list(self, prefix: S3Uri, *, start_after: str = "", deep: bool = True) -> AsyncIterator[S3Entry]:
+        """The youngest first, so that each is older than all before it."""
+        del start_after, deep
+        for number in range(self._images if prefix.key == "images/" else 0):
+            yield S3Entry(prefix / f"{number:07}.jpg", f"{number:032}", 1, NOW - timedelta(seconds=number))
+
+
+def test_no_more_is_kept_than_is_asked_for() -> None:
+    """Four times as many missing images take no more memory to search: they are listed, and not kept."""
+    most_bytes = []
+    for images in (2_000, 8_000):
+        tracemalloc.start()
+        try:
+            assert len(missing_batch(Many(images), 100)) == 100
+            most_bytes.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert most_bytes[1] < most_bytes[0] * 1.2
 
 
 @pytest.mark.parametrize("by", ["name", "etag"])
