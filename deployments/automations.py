@@ -70,7 +70,8 @@ def alerts(flows: list[str], block: UUID | None) -> list[AutomationCore]:
             "i2v: a run failed",
             failed,
             block,
-            "{{ flow_run.name }} is {{ flow_run.state.name }}: {{ flow_run.state.message }}\n{{ flow_run | ui_url }}",
+            "{{ flow_run.name }} is {{ flow_run.state.name }}: {{ flow_run.state.message }}\n"
+            "{{ flow_run | ui_url or '' }}",
         ),
         _alert(
             "i2v: a job is unknown",

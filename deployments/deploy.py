@@ -131,7 +131,15 @@ async def _update(client: PrefectClient, found: DeploymentResponse, fields: dict
     differing = [name for name, value in fields.items() if there[name] != value]
     if differing:
         await client.update_deployment(found.id, DeploymentUpdate(**{name: fields[name] for name in differing}))
-    return differing
+    return [_detailed(name, there[name], fields[name]) for name in differing]
+
+
+def _detailed(name: str, there: Any, wanted: Any) -> str:
+    """Of parameters also which, since some are money."""
+    if name != "parameters":
+        return name
+    which = sorted(each for each in {*there, *wanted} if there.get(each) != wanted.get(each))
+    return f"parameters ({', '.join(which)})"
 
 
 async def _update_schedule(

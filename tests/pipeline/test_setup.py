@@ -145,7 +145,7 @@ async def test_what_differs_from_the_file_is_changed(prefect_server: PrefectServ
 
         now = await client.read_deployment_by_name("report/report")
     assert [str(line) for line in again if line.did is not Did.UNCHANGED] == [
-        "changed    deployment report/report: tags, parameters, schedule daily",
+        "changed    deployment report/report: tags, parameters (days), schedule daily",
         f"changed    automation {DEAD_RUNS!r}",
         f"changed    automation {EVENT!r}",
     ]

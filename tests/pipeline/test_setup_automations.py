@@ -104,8 +104,8 @@ async def test_a_run_that_was_killed_becomes_crashed(
 ) -> None:
     """Killed with -9 it can say nothing, so the automation says it; a run that ended, if Skipped, is left alone."""
     async with _automations(_soon(dead_runs([FLOW]))) as client:
+        ended = UUID((await skip(return_state=True)).message)  # first, so that it would be found dead first
         async with _sleeping(child_env, tmp_path / "sleeper.py") as (child, killed):
-            ended = UUID((await skip(return_state=True)).message)
             await asyncio.sleep(2)  # its first heartbeat is sent in the background
             child.send_signal(signal.SIGKILL)
 
@@ -162,7 +162,7 @@ async def test_alerts_tell_what_happened(
 
         await _until(all_came)
     told = {each["title"]: each["text"] for each in came}
-    assert "2 failed · $0.00" in told["i2v: a run failed"]
+    assert told["i2v: a run failed"].endswith(" is Failed: 2 failed · $0.00\n")
     assert job in told["i2v: a job is unknown"]
     assert "i2v.ledger.photos: $8.10 of today's $10.00" in told["i2v: the budget is nearly spent"]
     assert len(came) == 3
