@@ -15,7 +15,7 @@ from i2v.adopt import Adopter, Told, claim_task
 from i2v.errors import CannotResolve
 from i2v.jobs import Delivery, JobRecord, JobState
 from i2v.ledger import Held
-from i2v.reconcile import open_marks, reconcile
+from i2v.reconcile import open_marks, reconcile, settle_open
 from i2v.report import Outcome
 from i2v.resolve import Resolver
 from i2v.runs import Run
@@ -103,10 +103,9 @@ async def test_a_forged_word_never_takes_anothers_task(
             task_id = owner.record.task_id or ""
         held, own = await lost(run, sandbox, provider)
         before = record_bytes(sandbox, held.record.key)
-    await collect(door, [f"{held.record.key}/1/{task_id}"])
-    assert record_bytes(sandbox, held.record.key) == before
-    await collect(door, [f"{held.record.key}/1/{own}", f"{owner.record.key}/1/{task_id}"])
-    async with run_of(door) as run:
+        await settle_open(run, keys=[f"{held.record.key}/1/{task_id}"])
+        assert record_bytes(sandbox, held.record.key) == before
+        await settle_open(run, keys=[f"{held.record.key}/1/{own}", f"{owner.record.key}/1/{task_id}"])
         ends = [(await run.ledger.read_existing(one.record.key)).record.task_id for one in (held, owner)]
     assert ends == [own, task_id]
 
@@ -159,11 +158,12 @@ async def test_a_status_that_fails_leaves_the_word_to_be_heard_again(
     """While the provider cannot confirm it, the run fails and nothing changes; run again, it adopts."""
     async with run_of(door) as run:
         held, task_id = await lost(run, sandbox, provider)
-    told = [f"{held.record.key}/1/{task_id}"]
-    provider.fault(on="status", kind="answer", status=401)
-    failed = await collect(door, told)
-    assert [item.outcome for item in failed.items] == [Outcome.FAILED]
-    assert (await collect(door, told)).count(Outcome.STORED) == 1
+        told = await asyncio.to_thread(door.wait, 1)
+        assert told == [f"{held.record.key}/1/{task_id}"]
+        provider.fault(on="status", kind="answer", status=401)
+        failed = await settle_open(run, keys=told)
+        assert [item.outcome for item in failed] == [Outcome.FAILED]
+        assert [item.outcome for item in await settle_open(run, keys=told)] == [Outcome.STORED]
 
 
 async def test_a_word_for_an_older_attempt_leaves_the_newest_alone(
@@ -176,8 +176,7 @@ async def test_a_word_for_an_older_attempt_leaves_the_newest_alone(
         again = await submit(run, await ordered(run, sandbox, "a.jpg", 1))
         second = again.record.task_id
         await asyncio.to_thread(door.wait, 2)
-    await collect(door, [f"{held.record.key}/1/{first}", f"{held.record.key}/2/{second}"])
-    async with run_of(door) as run:
+        await settle_open(run, keys=[f"{held.record.key}/1/{first}", f"{held.record.key}/2/{second}"])
         record = (await run.ledger.read_existing(held.record.key)).record
     assert [attempt.task_id for attempt in record.attempts] == [first, second]
     assert (record.state, record.task_id) == (JobState.STORED, second)
@@ -225,7 +224,8 @@ async def test_an_adoption_that_dies_is_done_again(
     monkeypatch.setattr("i2v.adopt.PAUSES", ())
     async with run_of(door) as run:
         held, task_id = await lost(run, sandbox, provider)
-    told = [f"{held.record.key}/1/{task_id}"]
+    told = await asyncio.to_thread(door.wait, 1)
+    assert told == [f"{held.record.key}/1/{task_id}"]
     with Tollgate(sandbox.aws.address) as gate:
         path = f"/jobs/{held.record.key}" if where == "record" else where
         gate.add(Toll("fail", "PUT", path, status=403, code="AccessDenied", times=None))

@@ -24,7 +24,7 @@ from tests.conftest import SETTINGS_MAKER
 from tests.integration.callback_receiver import Receiver, collect, receiving, run_of
 from tests.integration.conftest import OpenRun, order_of, put
 
-IMAGES = int(os.environ.get("I2V_CALLBACK_IMAGES", "60"))
+IMAGES = int(os.environ.get("I2V_CALLBACK_IMAGES", "40"))
 """200 take a minute or two."""
 RUN_IT = Callable[..., Coroutine[Any, Any, Report]]
 
