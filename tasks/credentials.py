@@ -6,18 +6,20 @@ the provider's key is here, `deployments.setup` registers it; for S3 it is Prefe
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import boto3
 from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
 from botocore.session import get_session
 from prefect.blocks.core import Block
-from prefect_aws.credentials import AwsCredentials
 from pydantic import Field, SecretStr
 
 from i2v.errors import UsageError
 from i2v.settings import Settings, read_settings
 from i2v.storage import Storage
+
+if TYPE_CHECKING:
+    from prefect_aws.credentials import AwsCredentials
 
 B = TypeVar("B", bound=Block)
 
@@ -67,6 +69,8 @@ async def _load(kind: type[B], name: str, variable: str) -> B:
 
 async def _aws_session(name: str) -> boto3.Session:
     """Our own session from the block's credentials: prefect-aws keeps clients whose assumed role has run out."""
+    from prefect_aws.credentials import AwsCredentials  # noqa: PLC0415 - 0.7 s, which only who names a block pays
+
     block = await _load(AwsCredentials, name, "I2V_AWS_CREDENTIALS_BLOCK")
     if block.aws_client_parameters.endpoint_url:
         raise UsageError(
