@@ -19,9 +19,11 @@ from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, NoCredentialsError
+from botocore.utils import parse_timestamp
 
 from i2v.errors import Conflict, NoBucket, NotFound, StorageError
 from i2v.uris import S3Uri
@@ -69,9 +71,25 @@ class Written:
     version_id: str | None
 
 
+def new_session(**arguments: Any) -> boto3.Session:
+    """A boto3 session by the usual AWS environment, or by these arguments, that reads long listings fast."""
+    inner = botocore.session.get_session()
+    inner.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
+    return boto3.Session(botocore_session=inner, **arguments)
+
+
+def _moment(value: Any) -> datetime:
+    """A time in an answer. boto3's own way takes four fifths of the time that a listing takes to be read."""
+    try:
+        return datetime.fromisoformat(value)
+    except (TypeError, ValueError):  # headers have another form
+        moment: datetime = parse_timestamp(value)
+        return moment
+
+
 def s3_client(session: boto3.Session | None = None) -> Any:
     """A boto3 client by the usual AWS environment, with path addressing for servers that are not Amazon's."""
-    session = session or boto3.Session()
+    session = session or new_session()
     config = Config(
         max_pool_connections=THREADS,
         connect_timeout=5,
@@ -93,7 +111,7 @@ class Storage:
     """Objects in S3. Close it, or use it in `with`, to end its threads."""
 
     def __init__(self, client: Any | None = None, session: boto3.Session | None = None) -> None:
-        self._session = session or boto3.Session()
+        self._session = session or new_session()
         self.client = s3_client(self._session) if client is None else client
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="s3")
 
