@@ -133,13 +133,14 @@ async def _images(bench: Bench) -> set[str]:
 def _burst(bench: Bench, rate: int, seconds: int) -> dict[str, Any]:
     before = bench.cpu_seconds()
     real_rate = bench.flow(rate, seconds, 0)
-    in_queue = bench.left()
+    in_queue, in_hand = bench.left(), bench.metric("i2v_door_in_hand")
     drained = bench.drain()
     images, lag = bench.metric("i2v_door_images_total"), bench.metric("i2v_door_event_to_run_seconds_sum")
     return {
         "sent": rate * seconds,
         "sent_a_second": real_rate,
         "left_when_sending_ended": in_queue,
+        "of_them_in_hand": in_hand,
         "drained_seconds_later": round(drained, 1),
         "peak_rss_mb": round(bench.peak_mb(), 1),
         "cpu_seconds": round(bench.cpu_seconds() - before, 1),
