@@ -69,7 +69,8 @@ clean: ## remove .venv, the sandbox's data and every cache
 	rm -rf $(VENV) .sandbox .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamp comes last, so that a set-up that was broken off is made again from nothing.
+# The stamp comes last, so that a set-up that was broken off is made again from nothing. The lock holds all there is, so
+# pip resolves nothing.
 $(READY): requirements.txt pyproject.toml
 	@found=; bare=; \
 	for python in $(PYTHON); do \
@@ -90,6 +91,6 @@ $(READY): requirements.txt pyproject.toml
 	  echo 'Bringing .venv up to date'; \
 	fi; \
 	rm -f $@
-	@$(PIP) install --quiet --require-hashes -r requirements.txt
+	@$(PIP) install --quiet --no-deps --require-hashes -r requirements.txt
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
