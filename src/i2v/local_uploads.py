@@ -22,6 +22,7 @@ from i2v.prompts import (
     SIDECAR_SUFFIX,
     Asked,
     build_request,
+    default_template,
     render_prompt,
     request_metadata,
     sidecar,
@@ -107,8 +108,9 @@ def _judge(image: LocalImage, default: Asked, settings: Settings) -> Good | Item
 
 def _asked(image: LocalImage, default: Asked, settings: Settings) -> Asked:
     """The manifest's row, else the text file beside the image, else what was typed, else the settings' prompt."""
-    template = default.prompt or settings.default_prompt
-    prompt = render_prompt(template, ImageRef(uri=image.uri), settings.images) if template else None
+    ref = ImageRef(uri=image.uri)
+    template = default.prompt or default_template(ref, settings)
+    prompt = render_prompt(template, ref, settings.images) if template else None
     beside = image.path.with_name(image.path.name + SIDECAR_SUFFIX)
     if beside.is_file():
         with beside.open("rb") as file:

@@ -60,6 +60,14 @@ def test_a_folders_images_keep_their_paths_in_it(tmp_path: Path) -> None:
     assert keys(find([str(tmp_path)], NOWHERE)) == ["images/b.PNG", "images/c.jpeg", "images/cats/tom.jpg"]
 
 
+async def test_a_local_image_has_its_folders_prompt(tmp_path: Path) -> None:
+    """A prompt by prefix holds for a file by the key that it will have, as it does for an object with that key."""
+    put_file(tmp_path / "cats/tom.jpg")
+    settings = SealedSettings(I2V_BUCKET="my-bucket", I2V_PROMPTS_BY_PREFIX='{"cats/": "it purrs"}')
+    (good,), _ = await judged(find([str(tmp_path)], settings), settings, Asked())
+    assert good.request.prompt == "it purrs"
+
+
 def test_a_single_file_is_put_by_its_name(tmp_path: Path) -> None:
     """A file that is named itself may be named anything, and what is not local is left to the flow."""
     named = find([str(put_file(tmp_path / "far/away/tom")), "s3://other/x/", "https://example.org/a.jpg"], NOWHERE)

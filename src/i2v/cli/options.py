@@ -79,7 +79,7 @@ def asked(prompt: str | None, mode: Mode, duration: Seconds, take: int, settings
     Raises:
         UsageError: the prompt that was typed or set has an unknown field.
     """
-    from i2v.prompts import Asked, check_template
+    from i2v.prompts import Asked, check_templates
 
-    check_template(prompt or settings.default_prompt or "")
+    check_templates(prompt, settings)
     return Asked.model_validate({"prompt": prompt, "mode": mode, "duration": duration, "take": take})
