@@ -105,6 +105,8 @@ class Attempt(_Model):
     """The provider's own creation time."""
     ended_at: datetime | None = None
     fail: Reason | None = None
+    revived: bool = False
+    """Whether it was given up, and its task came to light after all."""
 
     @property
     def task_ids(self) -> frozenset[str]:
@@ -162,6 +164,11 @@ class JobRecord(_Model):
     def task_id(self) -> str | None:
         """The latest attempt's task id."""
         return self.attempt.task_id if self.attempt else None
+
+    @property
+    def may_have_verdicts(self) -> bool:
+        """Whether an earlier end may have left `.refused.json` or `.failed.json` beside."""
+        return self.last_attempt > 1 or any(attempt.revived for attempt in self.attempts)
 
     def at_risk_usd(self, attempt: Attempt) -> Decimal:
         """What an attempt may have cost without giving a video: failed, or its answer is lost."""
@@ -254,8 +261,9 @@ def record_task(record: JobRecord, token: str, task_id: str, now: datetime) -> J
     if attempt.task_id is not None:
         merged = attempt.model_copy(update={"other_task_ids": (*attempt.other_task_ids, task_id)})
         return record.model_copy(update={"attempts": record.with_attempt(merged)})
-    merged = attempt.model_copy(update={"task_id": task_id, "submitted_at": now, "ended_at": None, "fail": None})
-    changes: dict[str, Any] = {"attempts": record.with_attempt(merged)}
+    revived = attempt.revived or attempt.fail is not None
+    update = {"task_id": task_id, "submitted_at": now, "ended_at": None, "fail": None, "revived": revived}
+    changes: dict[str, Any] = {"attempts": record.with_attempt(attempt.model_copy(update=update))}
     if attempt is record.attempt and JobState.SUBMITTED in LEGAL[record.state]:
         return record.moved(JobState.SUBMITTED, reason=None, **changes)
     return record.model_copy(update=changes)

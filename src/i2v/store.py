@@ -119,7 +119,7 @@ async def _publish(run: Run, record: JobRecord, delivery: Delivery) -> StoredVid
     await _put_video(run, delivery.path, video, record)
     await run.storage.put(video.poster, delivery.poster, content_type="image/jpeg")
     await _put_json(run, video.manifest, manifest(run, record, video, delivery.status, facts))
-    if record.last_attempt > 1:
+    if record.may_have_verdicts:
         await remove_verdicts(run.storage, run.settings, image, record.request)
     return video
 
@@ -241,7 +241,7 @@ async def _copy(run: Run, record: JobRecord, video: StoredVideo, image: JobImage
         "cost_usd": "0",
     }
     await _put_json(run, manifest_uri, text)
-    if record.last_attempt > 1:
+    if record.may_have_verdicts:
         await remove_verdicts(run.storage, run.settings, image, record.request)
 
 

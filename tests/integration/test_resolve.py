@@ -12,7 +12,7 @@ from i2v.reconcile import reconcile
 from i2v.report import Outcome
 from i2v.resolve import Resolver
 from i2v.runs import Run
-from i2v.submit import Order, submit
+from i2v.submit import Order, record_task_id, submit
 from sandbox import Sandbox
 from sandbox.provider import Provider
 from tests.integration.conftest import OpenRun, order_of, put
@@ -99,6 +99,23 @@ async def test_a_dropped_job_fails_for_good(sandbox: Sandbox, provider: Provider
     assert [key for key in sandbox.keys("videos/") if key.endswith(".failed.json")]
     assert sandbox.keys("jobs/open/") == []
     assert sum(provider.billed().values()) == 1
+
+
+async def test_a_dropped_job_whose_task_comes_after_all_loses_its_verdict(
+    sandbox: Sandbox, provider: Provider, new_run: OpenRun
+) -> None:
+    """The answer that was given up came late: its video is stored, and no `.failed.json` lies beside it."""
+    async with new_run() as run:
+        _, held = await lost(run, sandbox, provider)
+        await resolver(run).drop(held.record.key)
+        await reconcile(run)
+        assert [key for key in sandbox.keys("videos/") if key.endswith(".failed.json")]
+        (task,) = provider.tasks.values()
+        await record_task_id(run, held, held.record.attempts[-1].claim, task.id)
+        provider.wait(lambda: task.state == "success")
+        await reconcile(run, keys=[held.record.key])
+    assert sorted(key.rpartition(".")[2] for key in sandbox.keys("videos/")) == ["jpg", "json", "mp4"]
+    assert not [key for key in sandbox.keys("videos/") if "failed" in key]
 
 
 async def test_a_stored_job_cannot_be_resolved(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:

@@ -30,7 +30,7 @@ NEXT = {
     "the next run pays again.",
     JobState.UNKNOWN: "It may be paid, so no run submits it again by itself. Look into the provider's own list of "
     "tasks: is it there, i2v jobs resolve {key} --adopt TASKID; is it not, --resubmit (the next run pays), or --drop "
-    "to give it up.",
+    "to give it up. A callback may still name its task.",
 }
 """What a person can do, by the job's state."""
 
@@ -126,6 +126,7 @@ def _lines(record: JobRecord) -> Iterator[tuple[str, str]]:
 
 def _attempt(attempt: Attempt) -> str:
     parts = [f"claimed {_when(attempt.claimed_at)}", f"${money_text(attempt.price_usd)}", f"run {attempt.run_id}"]
+    parts += ["by callback"] if attempt.delivery == "callback" else []
     parts += [f"task {', '.join(sorted(attempt.task_ids)) or 'not known'}"]
     parts += [f"submitted {_when(attempt.submitted_at)}"] if attempt.submitted_at else []
     parts += [f"ended {_when(attempt.ended_at)}"] if attempt.ended_at else []

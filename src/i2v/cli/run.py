@@ -86,7 +86,7 @@ def run(  # noqa: PLR0913 - a command's parameters are its options
     settings = read_settings()
     settings.require_bucket()
     asyncio.run(check_delivery(delivery, settings))
-    if not dry_run:
+    if not dry_run and not settings.key_block:
         settings.require_key()
     default = options.asked(prompt, mode, duration, take, settings)
     console = stderr()
