@@ -20,6 +20,7 @@ RINGS = {
     "flows": {"tasks", "i2v"},  # not each other
     "sandbox": {"sandbox", "i2v"},
     "doors": {"doors", "i2v"},
+    "deployments": {"deployments", "tasks", "i2v"},
 }
 """What a folder may import of ours."""
 OUTERMOST = "src/i2v/cli"
