@@ -85,7 +85,14 @@ def test_form_explains_itself(name: str) -> None:
 def test_limits_are_the_pools(name: str) -> None:
     """No deployment has a limit of its own, since that crashes running flow runs when the server restarts."""
     assert "concurrency_limit" not in DEPLOYMENTS[name]
-    assert DEPLOYMENTS[name]["work_pool"] == {"name": POOL, "work_queue_name": QUEUE[name]}
+    pool = DEPLOYMENTS[name]["work_pool"]
+    assert (pool["name"], pool["work_queue_name"]) == (POOL, QUEUE[name])
+
+
+def test_a_failed_collect_is_tried_again() -> None:
+    """A callback may be the only word on a lost task, so its run does not end with the first fault of S3."""
+    tries = {name: each["work_pool"].get("job_variables", {}).get("env", {}) for name, each in DEPLOYMENTS.items()}
+    assert {name for name, env in tries.items() if env.get("PREFECT_FLOWS_DEFAULT_RETRIES", "0") != "0"} == {"collect"}
 
 
 def test_what_pays_by_itself_has_a_limit_and_is_off_where_it_looks_by_itself() -> None:
