@@ -119,7 +119,9 @@ class Sandbox:
 
     @cached_property
     def _s3(self) -> S3Client:
-        return self._session.client("s3", endpoint_url=self.aws.url, config=Config(s3={"addressing_style": "path"}))
+        return self._session.client(
+            "s3", endpoint_url=self.aws.url, config=Config(signature_version="s3v4", s3={"addressing_style": "path"})
+        )
 
     @cached_property
     def _sqs(self) -> SQSClient:

@@ -49,10 +49,21 @@ RUN_FLOW = Callable[..., Awaitable[Ended]]
 
 
 @pytest.fixture(scope="session")
-def prefect_server(no_outside: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+def prefect_server_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server's database lies, `prefect.db`."""
+    return tmp_path_factory.mktemp("prefect-server")
+
+
+@pytest.fixture(scope="session")
+def prefect_server(
+    no_outside: None, prefect_server_home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[PrefectServer]:
     """The one Prefect server of this worker (some 10 s). Flows that are called in this process run against it."""
     home = tmp_path_factory.mktemp("prefect-home")
-    with PrefectServer() as server, temporary_settings({PREFECT_API_URL: server.api_url, PREFECT_HOME: home}):
+    with (
+        PrefectServer(home=prefect_server_home) as server,
+        temporary_settings({PREFECT_API_URL: server.api_url, PREFECT_HOME: home}),
+    ):
         yield server
         APILogWorker.drain_all()  # or they wait at exit for a server that is gone
         EventsWorker.drain_all()

@@ -1,11 +1,15 @@
-"""Local files of a command: judged with progress, and put where the flow takes them up."""
+"""What a command does here before its flow: local files are put, and signed addresses are kept out of Prefect."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from i2v import local_uploads
+from i2v.manifests import ManifestRow
 from i2v.storage import Storage
 
 if TYPE_CHECKING:
@@ -35,3 +39,22 @@ async def bring_local(
         with Storage() as storage:
             await local_uploads.put(storage, goods, progress.advance)
     return goods, refused
+
+
+@contextmanager
+def hidden_queries(images: Sequence[str | ManifestRow]) -> Iterator[list[str | ManifestRow]]:
+    """The same images; URLs with a query, which may be a signature, are named in a file: Prefect keeps parameters."""
+    signed = [image for image in images if _has_query(image)]
+    if not signed:
+        yield list(images)
+        return
+    rows = [ManifestRow(image=image) if isinstance(image, str) else image for image in signed]
+    with tempfile.TemporaryDirectory(prefix="i2v-") as folder:
+        manifest = Path(folder, "addresses.jsonl")
+        manifest.write_text("".join(f"{row.model_dump_json(exclude_none=True)}\n" for row in rows), encoding="utf-8")
+        yield [*(image for image in images if not _has_query(image)), str(manifest)]
+
+
+def _has_query(image: str | ManifestRow) -> bool:
+    text = image if isinstance(image, str) else image.image
+    return not text.startswith("s3://") and "?" in text

@@ -118,17 +118,18 @@ def _run(
     """Local images first, then the flow with all that it can take up; no flow where nothing is left for one."""
     from i2v.cli.estimate import foresee
     from i2v.cli.flow_run import Ending, run_flow
-    from i2v.cli.local import bring_local
+    from i2v.cli.local import bring_local, hidden_queries
     from i2v.report import Report
 
     dry_run = choices["dry_run"]
     goods, told = asyncio.run(bring_local(named.local, default, settings, progress, put=not dry_run))
     if dry_run and goods:
         told += asyncio.run(foresee(settings, (), goods, default, progress)).items
-    images = [*named.remote, *([] if dry_run else _images(goods, settings))]
-    if not images:
-        return Ending(Report(items=tuple(told)))
-    ending = run_flow({"images": images, **choices}, progress, verbose=verbose)
+    with hidden_queries(named.remote) as remote:
+        images = [*remote, *([] if dry_run else _images(goods, settings))]
+        if not images:
+            return Ending(Report(items=tuple(told)))
+        ending = run_flow({"images": images, **choices}, progress, verbose=verbose)
     report = ending.report or Report()
     return replace(ending, report=report.model_copy(update={"items": (*report.items, *told)}))
 

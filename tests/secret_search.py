@@ -1,0 +1,81 @@
+"""Looks for secrets in everything that is kept, in each form that they could take: `SecretSearch`.
+
+A secret that is written down is rarely written as it is: it stands in an address, in a header, in JSON, or in a pickle.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote, quote_plus
+
+from sandbox import Sandbox
+
+
+def forms(secret: str) -> set[bytes]:
+    """A secret as it may stand somewhere: plain, URL-encoded once or twice, in JSON, hex, base64 at each alignment."""
+    plain = secret.encode()
+    found = {plain, plain.hex().encode(), json.dumps(secret)[1:-1].encode()}
+    for encoded in (quote(secret, safe=""), quote_plus(secret)):
+        found |= {encoded.encode(), quote(encoded, safe="").encode(), encoded.lower().encode()}
+    for shift in range(3):
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            whole = encode(b"\0" * shift + plain)
+            found.add(whole[4 if shift else 0 : len(whole) // 4 * 4 - 4])
+    return found
+
+
+class SecretSearch:
+    """Knows the secrets by name, and collects where they were found.
+
+    Args:
+        secrets: each by what it is; they must be long enough to be met by no accident.
+    """
+
+    def __init__(self, secrets: Mapping[str, str]) -> None:
+        assert all(len(secret) >= 16 for secret in secrets.values())
+        self._forms = {name: forms(secret) for name, secret in secrets.items()}
+        self.found: set[tuple[str, str]] = set()
+        self.looked_at = 0
+
+    def look(self, where: str, what: bytes | str) -> None:
+        """Look through one text or file."""
+        self.looked_at += 1
+        content = what.encode(errors="replace") if isinstance(what, str) else what
+        for name, spellings in self._forms.items():
+            if any(spelling in content for spelling in spellings):
+                self.found.add((name, where))
+
+    def look_in_folder(self, folder: Path) -> None:
+        """Every file below a folder."""
+        for path in folder.rglob("*"):
+            if path.is_file():
+                self.look(f"{folder.name}/{path.relative_to(folder)}", path.read_bytes())
+
+    def look_in_database(self, path: Path) -> None:
+        """Every value of every table; in the file itself a long one is cut into pages."""
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+            for table, column, value in _values(database):
+                self.look(f"table {table}, column {column}", value)
+
+    def look_in_bucket(self, sandbox: Sandbox) -> None:
+        """Every object of a bucket: its key, its body and its metadata."""
+        for key in sandbox.keys():  # noqa: SIM118 - a bucket is no dict
+            answer = sandbox.s3().get_object(Bucket=sandbox.bucket, Key=key)
+            self.look(f"object {key}", b"\n".join((key.encode(), answer["Body"].read())))
+            self.look(f"metadata of {key}", json.dumps(answer["Metadata"]))
+
+
+def _values(database: sqlite3.Connection) -> Iterator[tuple[str, str, bytes | str]]:
+    tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    for table in tables:
+        rows = database.execute(f'SELECT * FROM "{table}"')  # noqa: S608 - the table's name is the database's own
+        columns = [column[0] for column in rows.description]
+        for row in rows:
+            for column, value in zip(columns, row, strict=True):
+                if isinstance(value, bytes | str):
+                    yield table, column, value
