@@ -60,7 +60,7 @@ def records(sandbox: Sandbox) -> list[dict[str, Any]]:
 
 async def ended_run(sandbox: Sandbox) -> tuple[dict[str, Any], FlowRun]:
     """The one run's record in the ledger, and what Prefect knows of it."""
-    (key,) = sandbox.keys("jobs/runs/")
+    (key,) = (key for key in sandbox.keys("jobs/runs/") if key.endswith(".json"))
     record = json.loads(sandbox.read(key))
     async with get_client() as client:
         return record, await client.read_flow_run(UUID(record["run_id"]))
