@@ -50,7 +50,7 @@ crash: $(READY) ## processes killed at every request they make; I2V_CRASH_ROUNDS
 	$(call tier,$@,-n 8)
 
 pipeline: $(READY) ## the tests with Prefect's own test server
-	$(call tier,$@)
+	$(call tier,$@,-n 2 --dist loadfile)
 
 # One tier, in a Prefect home of its own. pytest fails a tier in which it finds no test.
 define tier
