@@ -15,13 +15,14 @@ from pydantic import Field
 from i2v import plan
 from i2v.animate import animate
 from i2v.errors import I2vError
-from i2v.prompts import Asked, check_template
+from i2v.prompts import Asked, check_templates
 from i2v.request import Duration, Mode
 from i2v.runs import open_run
-from i2v.settings import read_settings
 from i2v.sources import ManifestRow, find_items
 from tasks import STEPS
+from tasks.credentials import read_run_settings
 from tasks.ends import final_state, heed_termination, show_library_logs, stopped_state
+from tasks.schedule import skipped_if_late
 
 Images = str | ManifestRow | list[str | ManifestRow]
 
@@ -66,13 +67,16 @@ async def generate_videos(
         label: Names the purpose in the ledger and the report.
     """
     show_library_logs()
+    if skipped := await skipped_if_late():
+        return skipped
     default = Asked(prompt=prompt, mode=mode, duration=duration, take=take)
     try:
-        settings = read_settings()
+        settings, storage = await read_run_settings()
         await plan.check_delivery(delivery, settings)
-        check_template(prompt or settings.default_prompt or "")
+        check_templates(prompt, settings)
         run_id = str(runtime.flow_run.id)
-        async with open_run(settings, run_id, max_spend_usd=max_spend_usd, label=label, dry_run=dry_run) as run:
+        opened = open_run(settings, run_id, max_spend_usd=max_spend_usd, label=label, storage=storage, dry_run=dry_run)
+        async with opened as run:
             items = await find_items(images, run.storage, settings)
             with heed_termination(run):
                 report, stopped = await animate(run, items, default, STEPS, partial=partial, delivery=delivery)

@@ -11,10 +11,10 @@ from pydantic import Field
 
 from i2v.apixo.client import ApixoClient
 from i2v.errors import I2vError
-from i2v.settings import read_settings
 from i2v.spend import sum_spend
-from i2v.storage import Storage
+from tasks.credentials import read_run_settings
 from tasks.ends import show_library_logs, stopped_state
+from tasks.schedule import skipped_if_late
 
 
 @flow(name="report", flow_run_name="spend of {days} days", validate_parameters=True)
@@ -27,11 +27,13 @@ async def report_spend(
         days: Days of 24 hours, back from now.
     """
     show_library_logs()
+    if skipped := await skipped_if_late():
+        return skipped
     try:
-        settings = read_settings()
-        settings.require_bucket()
-        async with ApixoClient(settings) as client:
-            with Storage() as storage:
+        settings, storage = await read_run_settings()
+        with storage:
+            settings.require_bucket()
+            async with ApixoClient(settings) as client:
                 report = await sum_spend(storage, settings, days=days, client=client)
         return Completed(message=report.sentence, data=report.for_json())
     except I2vError as error:

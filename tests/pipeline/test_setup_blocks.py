@@ -18,8 +18,10 @@ from pydantic import SecretStr
 from i2v.errors import UsageError
 from i2v.uris import S3Uri
 from sandbox import Sandbox
+from sandbox.pictures import make_jpeg
 from sandbox.prefect_server import PrefectServer
 from tasks.credentials import ApixoKey, read_run_settings
+from tests.pipeline.conftest import RUN_FLOW
 
 KEY = "key-of-the-block-hunter2"
 SECRET = "secret-of-the-block-hunter2"
@@ -93,6 +95,18 @@ async def test_a_run_takes_its_secrets_from_the_blocks(name: str, sandbox: Sandb
     shown = run.model_dump_json() + json.dumps([log.message for log in logs]) + block.model_dump_json()
     assert str(run.id) in shown
     assert [secret for secret in (KEY, SECRET) if secret in shown] == []
+
+
+async def test_generate_takes_its_keys_from_the_blocks(run_flow: RUN_FLOW, name: str, sandbox: Sandbox) -> None:
+    """The real flow pays with the block's key, and signs the image's address with the block's credentials."""
+    sandbox.put_image("images/tom.jpg", make_jpeg(400, 400))
+    await ApixoKey(key=SecretStr(sandbox.provider.dials.api_key)).asave(name)
+    block = AwsCredentials(aws_access_key_id="test", aws_secret_access_key=SecretStr("test"), region_name="us-east-1")
+    await block.asave(name)
+
+    ended = await run_flow(f"s3://{sandbox.bucket}/images/")
+
+    assert ended.message == "1 stored · $0.192"
 
 
 async def test_an_assumed_role_is_assumed_by_us(name: str, sandbox: Sandbox) -> None:
