@@ -27,6 +27,8 @@ from i2v.storage import Storage
 log = logging.getLogger(__name__)
 BLOCK_JOBS = 32
 """A run never holds more money unspent than this many jobs cost."""
+NEAR_CAP = Decimal("0.8")
+"""This part of the daily cap is most of it: somebody wants to hear of it."""
 ZERO = Decimal(0)
 
 
@@ -128,6 +130,8 @@ class Budget:
         self._today = today or today_utc
         self._left: defaultdict[str, Decimal] = defaultdict(Decimal)
         """Reserved and not yet taken, by day."""
+        self._day_usd: dict[str, Decimal] = {}
+        """What the pages held in all when they were last seen."""
         self._lock = asyncio.Lock()
         self.jobs_expected = BLOCK_JOBS
 
@@ -140,6 +144,13 @@ class Budget:
     def taken_usd(self) -> Decimal:
         """What this run has spent so far, as far as it knows; also what is being submitted just now."""
         return sum(self._reserved.values(), ZERO) - sum(self._left.values(), ZERO)
+
+    @property
+    def near_cap_usd(self) -> tuple[Decimal, Decimal] | None:
+        """What all runs have spent today and the daily cap, where that is most of it; as far as this run has seen."""
+        day = self._today()
+        spent = self._day_usd.get(day, ZERO) - self._left[day]
+        return (spent, self._cap) if self._cap and spent >= NEAR_CAP * self._cap else None
 
     async def room_usd(self) -> tuple[Decimal | None, str]:
         """What this run could still spend now and the name of the limit that says so; `None` for no limit.
@@ -158,6 +169,7 @@ class Budget:
 
     def _note(self, page: DayPage) -> None:
         """What the page holds of this run counts, also where another process of the same run wrote it."""
+        self._day_usd[page.day] = page.total_usd
         known, there = self._reserved.get(page.day, ZERO), page.reserved_usd.get(self._run_id, ZERO)
         if known or there:
             self._reserved[page.day] = max(known, there)
@@ -245,8 +257,10 @@ class Budget:
 
     async def _write_entry(self, page: DayPage, etag: str | None, amount: Decimal) -> bool:
         entries = {**page.reserved_usd, self._run_id: amount}
-        written = await self._pages.write(page.model_copy(update={"reserved_usd": entries}), etag)
+        new = page.model_copy(update={"reserved_usd": entries})
+        written = await self._pages.write(new, etag)
         if written:
+            self._day_usd[page.day] = new.total_usd
             self._reserved[page.day] = amount
         return written
 

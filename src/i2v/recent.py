@@ -68,7 +68,7 @@ class RecentWriter:
 
     def add(self, item: ItemReport) -> None:
         """Take an image up, if it is one to show."""
-        if item.outcome in SHOWN:
+        if item.outcome in SHOWN and item.is_news:
             request = item.request
             self._new.append(
                 RecentItem(

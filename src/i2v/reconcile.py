@@ -213,6 +213,7 @@ def _report(run: Run, record: JobRecord, was: JobState) -> ItemReport | None:
         return None
     order = Order(image=record.image, request=record.request, price_usd=jobs.ZERO)
     line = outcomes.of_job(run, order, record, record.video.uri if record.video else None, cached=False)
+    line = line.model_copy(update={"is_news": record.state is not was})
     if fails_for_now:
         reason = f"{line.reason or 'nothing was paid'}; the next run of this image pays for another attempt"
         return line.model_copy(update={"reason": reason})

@@ -62,6 +62,9 @@ class ItemReport(BaseModel):
     attached: bool = Field(default=False, exclude=True)
     """Whether another run had paid, and this one took its job up."""
 
+    is_news: bool = Field(default=True, exclude=True)
+    """Whether this run brought it about, and did not find it so."""
+
     @property
     def line(self) -> dict[str, Any]:
         """The image's line for tables downstream: it, what was asked, its video, its cost in US dollars."""
