@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from prefect.client.schemas.objects import State
 from prefect.events.worker import EventsWorker
@@ -101,3 +103,17 @@ def run_flow(prefect_server: PrefectServer, sandbox: Sandbox, monkeypatch: pytes
         return Ended(state, await state.aresult(raise_on_failure=False))
 
     return run
+
+
+async def i2v_events(server: PrefectServer, sandbox: Sandbox, expected: int) -> list[dict[str, Any]]:
+    """The events of this sandbox's ledger, once there are so many."""
+    ledger = f"i2v.ledger.{sandbox.bucket}"
+    about = {"any_resource": {"id": [ledger]}, "event": {"prefix": ["i2v."]}, "order": "ASC"}
+    async with httpx.AsyncClient(trust_env=False) as client:
+        for _ in range(100):
+            answer = await client.post(f"{server.api_url}/events/filter", json={"filter": about, "limit": 50})
+            events: list[dict[str, Any]] = answer.json()["events"]
+            if len(events) >= expected:
+                break
+            await asyncio.sleep(0.1)
+    return events

@@ -23,6 +23,8 @@ from pydantic import BaseModel, TypeAdapter
 
 from sandbox import Sandbox
 from sandbox.pictures import make_jpeg
+from sandbox.prefect_server import PrefectServer
+from tests.pipeline.conftest import i2v_events
 
 ROOT = Path(__file__).parents[2]
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
@@ -165,7 +167,7 @@ async def _ended(run: FlowRun) -> FlowRun:
         return await client.read_flow_run(run.id)
 
 
-async def test_worker_runs_what_is_deployed(command: CLI, sandbox: Sandbox) -> None:
+async def test_worker_runs_what_is_deployed(command: CLI, prefect_server: PrefectServer, sandbox: Sandbox) -> None:
     """Deployed as the README says, a worker takes runs started by hand and by event, and their videos are there."""
     tom, leo = (
         sandbox.put_image(f"images/cats/{name}.jpg", make_jpeg(seed=seed), prompt="he yawns") for seed, name in CATS
@@ -180,7 +182,10 @@ async def test_worker_runs_what_is_deployed(command: CLI, sandbox: Sandbox) -> N
     for run, name in ((await _ended(by_hand), tom), (await _ended(by_event), leo)):
         assert run.state, said
         assert run.state.message == "1 stored · $0.192", said
-        assert run.name == f"{name} · standard 6 s"
+        key = name.removeprefix(f"s3://{sandbox.bucket}/")
+        assert run.name == f"1 image · {key} · standard 6 s"
     for name in ("tom", "leo"):
         assert {Path(key).suffix for key in sandbox.keys(f"videos/cats/{name}.jpg/")} == {".mp4", ".jpg", ".json"}
     assert sandbox.provider.billed().total() == 2
+    told = [event["event"] for event in await i2v_events(prefect_server, sandbox, 6)]
+    assert sorted(told) == sorted(2 * ["i2v.job.submitted", "i2v.job.stored", "i2v.run.finished"]), "lost at the end"

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
 from uuid import UUID
 
-import httpx
 import pytest
 from prefect import get_client
 from prefect.client.schemas.objects import FlowRun
@@ -20,23 +17,9 @@ from sandbox.pictures import make_jpeg
 from sandbox.prefect_server import PrefectServer
 from sandbox.provider import Provider
 from tasks.naming import run_name, tags_of
-from tests.pipeline.conftest import RUN_FLOW, Ended
+from tests.pipeline.conftest import RUN_FLOW, Ended, i2v_events
 
 SIX = Asked(mode=Mode.STANDARD, duration=6, take=1)
-
-
-async def _events(server: PrefectServer, sandbox: Sandbox, expected: int) -> list[dict[str, Any]]:
-    """The events of this sandbox's ledger, once there are so many."""
-    ledger = f"i2v.ledger.{sandbox.bucket}"
-    about = {"any_resource": {"id": [ledger]}, "event": {"prefix": ["i2v."]}, "order": "ASC"}
-    async with httpx.AsyncClient(trust_env=False) as client:
-        for _ in range(100):
-            answer = await client.post(f"{server.api_url}/events/filter", json={"filter": about, "limit": 50})
-            events: list[dict[str, Any]] = answer.json()["events"]
-            if len(events) >= expected:
-                break
-            await asyncio.sleep(0.1)
-    return events
 
 
 async def _flow_run(ended: Ended) -> FlowRun:
@@ -57,7 +40,7 @@ async def test_each_end_of_an_image_is_an_event(
     ended = await run_flow()
     items = {item["image"].rpartition("/")[2]: item for item in ended.report["items"]}
 
-    events = await _events(prefect_server, sandbox, 9)
+    events = await i2v_events(prefect_server, sandbox, 9)
 
     told = sorted((event["event"], event["resource"]["prefect.resource.id"]) for event in events)
     jobs = {name: f"i2v.job.{item['job']}" for name, item in items.items()}
@@ -89,7 +72,7 @@ async def test_most_of_the_cap_is_an_event(
     await run_flow(images=f"s3://{sandbox.bucket}/images/0.jpg")
     await run_flow(images=f"s3://{sandbox.bucket}/images/1.jpg")
 
-    events = await _events(prefect_server, sandbox, 7)
+    events = await i2v_events(prefect_server, sandbox, 7)
 
     near = [event for event in events if event["event"] == "i2v.budget.near"]
     assert [event["payload"] for event in near] == [{"spent_usd": 0.384, "cap_usd": 0.48}]
@@ -102,7 +85,7 @@ async def test_a_dry_run_is_no_event(prefect_server: PrefectServer, sandbox: San
     dry = await run_flow(dry_run=True)
     real = await run_flow()
 
-    events = await _events(prefect_server, sandbox, 3)
+    events = await i2v_events(prefect_server, sandbox, 3)
 
     assert (await _flow_run(dry)).name == "1 image · images/tom.jpg · standard 6 s · dry run"
     assert {event["payload"].get("run_id") for event in events} - {None} == {str(real.state.state_details.flow_run_id)}
