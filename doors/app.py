@@ -1,5 +1,7 @@
 """HTTP: `POST /s3` takes bucket webhooks, `GET /healthz` says how the door fares, `GET /metrics` counts.
 
+Callbacks have a file of their own, `doors.callbacks`.
+
 A new address is a `Route` in `make_app`; what its handler needs is in `request.app.state`.
 """
 
@@ -16,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from doors.callbacks import Callbacks
 from doors.door import Door
 from doors.gather import Closed
 from doors.ledger_gauges import LedgerGauges
@@ -28,15 +31,17 @@ PATIENCE_SECONDS = 10.0
 RETRY_AFTER = {"Retry-After": "5"}
 
 
-def make_app(door: Door, gauges: LedgerGauges) -> Starlette:
+def make_app(door: Door, gauges: LedgerGauges, callbacks: Callbacks) -> Starlette:
     """The door's ASGI application."""
     app = Starlette(
         routes=[
             Route("/s3", take_notification, methods=["POST"]),
             Route("/healthz", tell_health, methods=["GET"]),
             Route("/metrics", tell_metrics, methods=["GET"]),
+            callbacks.route,
         ]
     )
+    app.router.redirect_slashes = False  # a redirect would repeat a callback's address, which is secret
     app.state.door = door
     app.state.gauges = gauges
     return app

@@ -10,6 +10,7 @@ log = logging.getLogger(__name__)
 OK = "ok"
 OFF = "not set"
 STARTING = "starting"
+Neighbour = Literal["queue", "prefect", "callbacks"]
 
 
 @dataclass
@@ -18,14 +19,16 @@ class Health:
 
     queue: str = OFF
     prefect: str = STARTING
+    callbacks: str = OFF
+    """Of the deployment that callbacks start."""
     stopping: bool = False
 
     @property
     def is_ready(self) -> bool:
         """Whether notifications that come now become runs."""
-        return not self.stopping and self.prefect == OK and self.queue in {OK, OFF}
+        return not self.stopping and self.prefect == OK and {self.queue, self.callbacks} <= {OK, OFF}
 
-    def say(self, name: Literal["queue", "prefect"], word: str) -> None:
+    def say(self, name: Neighbour, word: str) -> None:
         """Remember how a neighbour is, and log it when it changes."""
         if word == getattr(self, name):
             return
@@ -34,4 +37,10 @@ class Health:
 
     def for_json(self) -> dict[str, object]:
         """What `/healthz` answers."""
-        return {"live": True, "ready": self.is_ready, "queue": self.queue, "prefect": self.prefect}
+        return {
+            "live": True,
+            "ready": self.is_ready,
+            "queue": self.queue,
+            "prefect": self.prefect,
+            "callbacks": self.callbacks,
+        }

@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from doors.health import OK, Health
+from doors.health import OK, Health, Neighbour
 from i2v.errors import I2vError, UsageError
 
 CALL_SECONDS = 20.0
@@ -55,12 +55,13 @@ def one_try() -> AbstractContextManager[Any]:
 
 
 class Deployment:
-    """Flow runs of the deployment `flow/name`."""
+    """Flow runs of the deployment `flow/name`; how it fares is said under `neighbour`."""
 
-    def __init__(self, client: PrefectClient, name: str, health: Health) -> None:
+    def __init__(self, client: PrefectClient, name: str, health: Health, neighbour: Neighbour = "prefect") -> None:
         self._client = client
         self.name = name
         self._health = health
+        self._neighbour = neighbour
         self._id: UUID | None = None
         self._stuck = ""
 
@@ -77,7 +78,7 @@ class Deployment:
             self._stuck = str(error)
             raise
         self._stuck = ""
-        self._health.say("prefect", OK)
+        self._health.say(self._neighbour, OK)
         return run
 
     async def _start(self, parameters: dict[str, Any], key: str, tags: Sequence[str]) -> FlowRun:
@@ -96,7 +97,7 @@ class Deployment:
                 return await asking
         except (httpx.HTTPError, ObjectNotFound, TimeoutError) as error:
             failed = self._translated(error)
-            self._health.say("prefect", str(failed))
+            self._health.say(self._neighbour, str(failed))
             raise failed from error
 
     def _translated(self, error: Exception) -> I2vError:

@@ -6,16 +6,19 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
 from prefect.client.orchestration import PrefectClient
 from prefect.settings import PREFECT_API_URL
+from starlette.applications import Starlette
 
 from doors.app import make_app
+from doors.callbacks import COLLECT, Callbacks
 from doors.door import ON_IMAGE, Door, make_door
-from doors.health import STARTING, Health
+from doors.health import OFF, STARTING, Health
 from doors.ledger_gauges import LedgerGauges
 from doors.queue import Queue
 from doors.receive import LAST_ANSWER_SECONDS, Receiver
@@ -81,26 +84,36 @@ async def serve(settings: Settings) -> int:
     queue = Queue(settings.sqs_queue_url) if settings.sqs_queue_url else None
     with listen(settings) as listening, one_try(), Storage() as storage:
         async with PrefectClient(PREFECT_API_URL.value()) as client:
-            health = Health(queue=STARTING) if queue else Health()
-            deployment = Deployment(client, ON_IMAGE, health)
-            door = make_door(settings, health, deployment)
+            health = Health(queue=STARTING if queue else OFF)
+            on_image = Deployment(client, ON_IMAGE, health)
+            collect = Deployment(client, COLLECT, health, "callbacks")
+            door = make_door(settings, health, on_image)
             gauges = LedgerGauges(storage, settings, door.metrics.registry)
+            callbacks = Callbacks(settings, storage, collect, door.metrics.registry)
+            health.callbacks = STARTING if callbacks.is_on else OFF
+            endless = [on_image.watch(), door.images.run(), callbacks.gatherer.run()]
+            endless += [collect.watch()] if callbacks.is_on else []
             log.info("%s", _words(settings, listening))
-            return await _serve(door, gauges, deployment, queue, listening)
+            server = _Server(_uvicorn_config(make_app(door, gauges, callbacks)))
+            return await _serve(door, callbacks, server, endless, queue, listening)
 
 
 async def _serve(
-    door: Door, gauges: LedgerGauges, deployment: Deployment, queue: Queue | None, listening: socket.socket
+    door: Door,
+    callbacks: Callbacks,
+    server: _Server,
+    endless: Sequence[Coroutine[Any, Any, None]],
+    queue: Queue | None,
+    listening: socket.socket,
 ) -> int:
-    server = _Server(_uvicorn_config(door, gauges))
     receiver = Receiver(queue, door) if queue else None
-    endless = [asyncio.create_task(part) for part in (deployment.watch(), door.images.run())]
+    going = [asyncio.create_task(part) for part in endless]
     parts = [server.serve(sockets=[listening]), *([receiver.run()] if receiver else [])]
     ending = [asyncio.create_task(part) for part in parts]
-    code = await _until_stopped([*endless, *ending])
-    await _finish(door, receiver, ending[-1])
+    code = await _until_stopped([*going, *ending])
+    await asyncio.gather(_finish(door, receiver, ending[-1]), callbacks.gatherer.close(FINISH_SECONDS))
     server.should_exit = True
-    for task in endless:
+    for task in going:
         task.cancel()
     await asyncio.wait(ending, timeout=LAST_SECONDS)
     return code
@@ -131,9 +144,9 @@ async def _finish(door: Door, receiver: Receiver | None, receiving: asyncio.Task
     log.info("stopped%s", "" if is_done else "; what Prefect did not take stays in the queue")
 
 
-def _uvicorn_config(door: Door, gauges: LedgerGauges) -> uvicorn.Config:
+def _uvicorn_config(app: Starlette) -> uvicorn.Config:
     return uvicorn.Config(
-        make_app(door, gauges),
+        app,
         access_log=False,
         log_config=None,
         log_level="warning",

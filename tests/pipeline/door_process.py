@@ -33,8 +33,8 @@ FIXTURES = ROOT / "tests" / "fixtures" / "notifications"
 class DoorProcess:
     """`python -m doors` with this environment. Use it in `with`, which kills what is left."""
 
-    def __init__(self, env: dict[str, str], log: Path) -> None:
-        self._env = env | {"I2V_DOOR_PORT": "0", "I2V_DOOR_TOKEN": TOKEN}
+    def __init__(self, env: dict[str, str], log: Path, port: str = "0") -> None:
+        self._env = env | {"I2V_DOOR_PORT": port, "I2V_DOOR_TOKEN": TOKEN}
         self._path = log
 
     def __enter__(self) -> Self:

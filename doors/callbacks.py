@@ -1,0 +1,179 @@
+"""`POST /apixo/{job}/{attempt}/{signature}`: the provider says that a task has ended, and a run of `collect` asks it.
+
+A callback is a hint. What is forged or malformed is answered in a bare status, counted, and does nothing: the signature
+is looked at before anything is read. Answered 200 is only what Prefect has a run for, or what needs none any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections import OrderedDict
+from enum import StrEnum
+from http import HTTPStatus
+
+from prometheus_client import CollectorRegistry, Counter
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from doors.gather import Closed, Gatherer
+from doors.runs import Deployment
+from i2v import jobs
+from i2v.adopt import Told
+from i2v.apixo.callbacks import BODY_LIMIT_BYTES, PATH, hint_of, verify
+from i2v.errors import I2vError
+from i2v.jobs import JobRecord, JobState
+from i2v.ledger import Ledger
+from i2v.settings import Settings
+from i2v.storage import Storage
+
+log = logging.getLogger(__name__)
+COLLECT = "reconcile/collect"
+TAGS = ("callback",)
+GATHER_SECONDS = 0.2
+"""The vendor is answered within a second."""
+PATIENCE_SECONDS = 10.0
+"""The vendor waits 30 s, and comes again three times."""
+BODY_SECONDS = 10.0
+READ_AT_ONCE = 16
+REMEMBERED, REMEMBERED_SECONDS = 10_000, 600.0
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+class Outcome(StrEnum):
+    """What became of a callback; the metric's label."""
+
+    TAKEN = "taken"
+    REPEATED = "repeated"
+    OFF = "off"
+    WRONG_METHOD = "wrong_method"
+    WRONG_SIGNATURE = "wrong_signature"
+    TOO_LARGE = "too_large"
+    TOO_SLOW = "too_slow"
+    NOT_JSON = "not_json"
+    UNKNOWN_JOB = "unknown_job"
+    LATER = "later"
+
+    @property
+    def status(self) -> HTTPStatus:
+        """How it is answered, without a word."""
+        return {
+            Outcome.TAKEN: HTTPStatus.OK,
+            Outcome.REPEATED: HTTPStatus.OK,
+            Outcome.WRONG_METHOD: HTTPStatus.METHOD_NOT_ALLOWED,
+            Outcome.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            Outcome.TOO_SLOW: HTTPStatus.REQUEST_TIMEOUT,
+            Outcome.NOT_JSON: HTTPStatus.BAD_REQUEST,
+            Outcome.LATER: HTTPStatus.SERVICE_UNAVAILABLE,
+        }.get(self, HTTPStatus.NOT_FOUND)
+
+
+class Callbacks:
+    """The route for callbacks, and what it gathers. `gatherer.run()` must be under way."""
+
+    def __init__(
+        self, settings: Settings, storage: Storage, deployment: Deployment, registry: CollectorRegistry
+    ) -> None:
+        self._settings = settings
+        self._ledger = Ledger(storage, settings)
+        self._reading = asyncio.Semaphore(READ_AT_ONCE)
+        self._handed: OrderedDict[str, float] = OrderedDict()
+        self._counter = Counter(
+            "i2v_door_callbacks", "Callbacks, by what became of them", ["outcome"], registry=registry
+        )
+        for outcome in Outcome:
+            self._counter.labels(outcome.value)
+        self.gatherer: Gatherer[str] = Gatherer(self._create, identity=str, seconds=GATHER_SECONDS)
+        self._deployment = deployment
+
+    @property
+    def is_on(self) -> bool:
+        """Whether callbacks are set up at all."""
+        return bool(self._settings.callback_base_url and self._settings.callback_secrets)
+
+    @property
+    def route(self) -> Route:
+        """For every method, so that the wrong ones are counted too."""
+        return Route(PATH + "/{job}/{attempt}/{signature}", self.answer, methods=list(METHODS))
+
+    async def answer(self, request: Request) -> Response:
+        """Judge one callback, count it, and answer in a bare status."""
+        outcome = self._refusal(request) or await self._judge(request)
+        self._counter.labels(outcome.value).inc()
+        return Response(status_code=outcome.status)
+
+    def _refusal(self, request: Request) -> Outcome | None:
+        """What is wrong with it before anything is read."""
+        if not self.is_on:
+            return Outcome.OFF
+        if request.method != "POST":
+            return Outcome.WRONG_METHOD
+        return None if verify(self._settings, **request.path_params) else Outcome.WRONG_SIGNATURE
+
+    async def _judge(self, request: Request) -> Outcome:
+        try:
+            body = await _body(request)
+        except (TimeoutError, ClientDisconnect):
+            return Outcome.TOO_SLOW
+        if body is None:
+            return Outcome.TOO_LARGE
+        hint = hint_of(body)
+        if hint is None:
+            return Outcome.NOT_JSON
+        told = Told(request.path_params["job"], int(request.path_params["attempt"]), hint.task_id)
+        return await self._take(told)
+
+    async def _take(self, told: Told) -> Outcome:
+        try:
+            async with self._reading:
+                held = await self._ledger.read(told.key)
+        except I2vError as error:
+            log.warning("a callback is to come again, for its job cannot be read: %s", error)
+            return Outcome.LATER
+        if held is None or not any(attempt.number == told.attempt for attempt in held.record.attempts):
+            return Outcome.UNKNOWN_JOB
+        entry = _entry(held.record, told)
+        if entry is None or self._was_handed(entry):
+            return Outcome.REPEATED
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await self.gatherer.add([entry])
+        except (TimeoutError, Closed):
+            return Outcome.LATER
+        return Outcome.TAKEN
+
+    def _was_handed(self, entry: str) -> bool:
+        return time.monotonic() - self._handed.get(entry, float("-inf")) < REMEMBERED_SECONDS
+
+    async def _create(self, entries: list[str]) -> None:
+        key = hashlib.sha256("\n".join(sorted(entries)).encode()).hexdigest()
+        run = await self._deployment.start({"jobs": entries}, key=key, tags=TAGS)
+        for entry in entries:
+            self._handed[entry] = time.monotonic()
+            self._handed.move_to_end(entry)
+        while len(self._handed) > REMEMBERED:
+            self._handed.popitem(last=False)
+        log.info("%d callbacks -> run %s (%s)", len(entries), run.name, run.id)
+
+
+def _entry(record: JobRecord, told: Told) -> str | None:
+    """What `collect` is told: with the task id only where an attempt lacks one; None where nothing is left to do."""
+    if jobs.awaiting(record, told.attempt):
+        return str(told)
+    latest = record.attempt
+    is_awaited = record.state is JobState.SUBMITTED and latest is not None and latest.number == told.attempt
+    return record.key if is_awaited else None
+
+
+async def _body(request: Request) -> bytes | None:
+    """The body, `None` where it is too large; what is over the limit is not read."""
+    body = bytearray()
+    async with asyncio.timeout(BODY_SECONDS):
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > BODY_LIMIT_BYTES:
+                return None
+    return bytes(body)
