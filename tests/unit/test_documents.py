@@ -26,9 +26,11 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/architecture.md",
+    "docs/callbacks.md",
     "docs/deploying.md",
     "docs/doors.md",
     "docs/errors.md",
+    "docs/events.md",
     "docs/licences.md",
     "samples/README.md",
 )
