@@ -12,6 +12,8 @@ from sandbox.tollgate import Passage, Toll
 
 When = Literal["before", "after"]
 RECORD, SUBMIT = r"/jobs/[0-9a-f]{64}\.json$", r"/generateTask/"
+RECENT, LINES = r"/jobs/recent/", r"/jobs/runs/.*\.jsonl$"
+"""What a run leaves to be looked at: nobody decides by it."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Point:
 
     def matters(self, when: When) -> bool:
         """Whether whoever comes later finds another world than at the moment before; of a job's own steps, both do."""
-        return self.changes and (when == "after" or self.toll.target in {RECORD, SUBMIT})
+        is_shown_only = self.toll.target in {RECENT, LINES}
+        return self.changes and not is_shown_only and (when == "after" or self.toll.target in {RECORD, SUBMIT})
 
     def names(self, passage: Passage) -> bool:
         """Whether a request is of this kind."""
@@ -57,9 +60,9 @@ SETTLING = {
     "page-read": _s3(ONCE, "GET", r"/jobs/ledger\.json$"),
     "page": _s3(ONCE, "PUT", r"/jobs/ledger\.json$"),
     "run-record-read": _s3(ONCE, "GET", r"/jobs/runs/"),
-    "recent-read": _s3(ONCE, "GET", r"/jobs/recent/"),
-    "recent": _s3(ONCE, "PUT", r"/jobs/recent/"),
-    "lines": _s3(ONCE, "PUT", r"/jobs/runs/.*\.jsonl$"),
+    "recent-read": _s3(ONCE, "GET", RECENT),
+    "recent": _s3(ONCE, "PUT", RECENT),
+    "lines": _s3(ONCE, "PUT", LINES),
     "job-read": _s3(EACH, "GET", RECORD),
     "status": _api(EACH, "GET", r"/statusTask/"),
     "file": _api(GOOD, "GET", r"/files/"),
