@@ -1,6 +1,6 @@
 """HTTP: `POST /s3` takes bucket webhooks, `GET /healthz` says how the door fares, `GET /metrics` counts.
 
-Callbacks have a file of their own, `doors.callbacks`.
+Callbacks have a file of their own, `doors.callbacks`, and the gallery a folder, `doors.gallery`.
 
 A new address is a `Route` in `make_app`; what its handler needs is in `request.app.state`.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+from collections.abc import Sequence
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import SecretStr
@@ -31,7 +32,7 @@ PATIENCE_SECONDS = 10.0
 RETRY_AFTER = {"Retry-After": "5"}
 
 
-def make_app(door: Door, gauges: LedgerGauges, callbacks: Callbacks) -> Starlette:
+def make_app(door: Door, gauges: LedgerGauges, callbacks: Callbacks, gallery: Sequence[Route] = ()) -> Starlette:
     """The door's ASGI application."""
     app = Starlette(
         routes=[
@@ -39,6 +40,7 @@ def make_app(door: Door, gauges: LedgerGauges, callbacks: Callbacks) -> Starlett
             Route("/healthz", tell_health, methods=["GET"]),
             Route("/metrics", tell_metrics, methods=["GET"]),
             callbacks.route,
+            *gallery,
         ]
     )
     app.router.redirect_slashes = False  # a redirect would repeat a callback's address, which is secret

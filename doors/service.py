@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from doors.app import make_app
 from doors.callbacks import COLLECT, Callbacks
 from doors.door import ON_IMAGE, Door, make_door
+from doors.gallery.routes import gallery_routes
 from doors.health import OFF, STARTING, Health
 from doors.ledger_gauges import LedgerGauges
 from doors.queue import Queue
@@ -94,7 +95,8 @@ async def serve(settings: Settings) -> int:
             endless = [on_image.watch(), door.images.run(), callbacks.gatherer.run()]
             endless += [collect.watch()] if callbacks.is_on else []
             log.info("%s", _words(settings, listening))
-            server = _Server(_uvicorn_config(make_app(door, gauges, callbacks)))
+            app = make_app(door, gauges, callbacks, gallery_routes(settings, storage))
+            server = _Server(_uvicorn_config(app))
             return await _serve(door, callbacks, server, endless, queue, listening)
 
 

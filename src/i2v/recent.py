@@ -109,6 +109,32 @@ class RecentWriter:
         self._merged = True
 
 
+async def recent_names(storage: Storage, settings: Settings, *, after: str = "") -> AsyncIterator[str]:
+    """The names of all runs' pages, newest first; `after` is the name of the last that is known.
+
+    Raises:
+        StorageError: S3 did not answer well.
+    """
+    place = settings.jobs / names.RECENT
+    start = (place / after).key if after else ""
+    async for entry in storage.list(place, start_after=start):
+        yield entry.uri.key.removeprefix(place.key)
+
+
+async def read_page(storage: Storage, settings: Settings, name: str, *, limit: int | None = None) -> RecentPage | None:
+    """The page of this name, `None` where there is none that can be read, or it has over `limit` bytes.
+
+    Raises:
+        StorageError: S3 did not answer well.
+    """
+    uri = settings.jobs / names.RECENT / name
+    try:
+        return RecentPage.model_validate_json((await storage.get(uri, limit=limit)).body)
+    except (NotFound, ValidationError):
+        log.warning("%s cannot be read, and is left out", uri)
+        return None
+
+
 async def recent_pages(
     storage: Storage, settings: Settings, *, after: str = ""
 ) -> AsyncIterator[tuple[str, RecentPage]]:
@@ -117,15 +143,9 @@ async def recent_pages(
     Raises:
         StorageError: S3 did not answer well.
     """
-    place = settings.jobs / names.RECENT
-    start = (place / after).key if after else ""
-    async for entry in storage.list(place, start_after=start):
-        try:
-            page = RecentPage.model_validate_json((await storage.get(entry.uri)).body)
-        except (NotFound, ValidationError):
-            log.warning("%s cannot be read, and is left out", entry.uri)
-            continue
-        yield entry.uri.key.removeprefix(place.key), page
+    async for name in recent_names(storage, settings, after=after):
+        if page := await read_page(storage, settings, name):
+            yield name, page
 
 
 def name_at(moment: datetime) -> str:

@@ -113,6 +113,8 @@ class Settings(BaseSettings):
     door_host: str = Field(default="127.0.0.1", validation_alias="I2V_DOOR_HOST")
     door_port: int = Field(default=8410, ge=0, le=65_535, validation_alias="I2V_DOOR_PORT")
     """0 takes a free one."""
+    gallery_token: SecretStr | None = Field(default=None, validation_alias="I2V_GALLERY_TOKEN")
+    """Who has it may look at the door's gallery; without it there is none."""
 
     @field_validator("private_hosts", mode="before")
     @classmethod

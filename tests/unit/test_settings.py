@@ -72,6 +72,7 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("I2V_DOOR_TOKEN", "bearer", "door_token", SecretStr("bearer")),
     ("I2V_DOOR_HOST", "0.0.0.0", "door_host", "0.0.0.0"),  # noqa: S104 - behind a reverse proxy
     ("I2V_DOOR_PORT", "0", "door_port", 0),
+    ("I2V_GALLERY_TOKEN", "open sesame", "gallery_token", SecretStr("open sesame")),
 ]
 
 

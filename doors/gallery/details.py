@@ -1,0 +1,210 @@
+"""All that is known of one card: `read_details`. What is missing, replaced or unreadable is told in words.
+
+It asks S3 at most four times: the manifest, and whether video and image are still there; or the job's record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from doors.gallery.shelf import Card, beside, video_of
+from i2v.errors import LedgerError, NotFound, StorageError
+from i2v.jobs import JobRecord
+from i2v.ledger import Ledger
+from i2v.report import money_text
+from i2v.settings import Settings
+from i2v.storage import Storage
+from i2v.uris import S3Uri
+
+MANIFEST_LIMIT_BYTES = 1 << 20
+
+
+class _Lenient(BaseModel):
+    """Of a manifest of any version what is understood; nothing has to be there."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ManifestImage(_Lenient):
+    """The image as it was when it was paid for."""
+
+    at: S3Uri | None = None
+    etag: str | None = None
+
+
+class ManifestRequest(_Lenient):
+    """What was asked."""
+
+    model: str | None = None
+    prompt: str | None = None
+    take: int | None = None
+
+
+class ManifestVideo(_Lenient):
+    """What was measured."""
+
+    width: int | None = None
+    height: int | None = None
+    seconds: float | None = None
+    size: int | None = None
+    codec: str | None = None
+    sha256: str | None = None
+    flags: tuple[str, ...] = ()
+
+
+class Manifest(_Lenient):
+    """What lies beside a video."""
+
+    image: ManifestImage = ManifestImage()
+    request: ManifestRequest = ManifestRequest()
+    label: str | None = None
+    task_id: str | None = None
+    cost_usd: Decimal | None = None
+    attempts: int | None = None
+    run_id: str | None = None
+    submitted_at: datetime | None = None
+    rendering_ms: int | None = None
+    stored_at: datetime | None = None
+    copied_from: str | None = None
+    video: ManifestVideo = ManifestVideo()
+
+
+class Fact(NamedTuple):
+    """One line; `is_code` where it is to be copied letter by letter."""
+
+    name: str
+    value: str
+    is_code: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What is told of one card."""
+
+    card: Card
+    prompt: str | None
+    facts: tuple[Fact, ...]
+    notes: tuple[str, ...]
+    """What is not as it should be, in sentences."""
+
+
+async def read_details(storage: Storage, settings: Settings, card: Card) -> Details:
+    """Find out all that is known.
+
+    Raises:
+        StorageError: S3 did not answer well.
+    """
+    video = video_of(card.item, settings)
+    if video is not None:
+        return await _of_video(storage, card, video)
+    notes = ("Its video lies where this gallery may not look.",) if card.item.video else ()
+    record = await _record(storage, settings, card.item.job)
+    prompt = record.request.prompt if record else None
+    return Details(card, prompt, tuple(_told([*_of_item(card), *(_of_record(record) if record else ())])), notes)
+
+
+async def _record(storage: Storage, settings: Settings, key: str | None) -> JobRecord | None:
+    try:
+        held = await Ledger(storage, settings).read(key) if key else None
+    except LedgerError:
+        return None
+    return held.record if held else None
+
+
+async def _of_video(storage: Storage, card: Card, video: S3Uri) -> Details:
+    (manifest, words), video_words = await asyncio.gather(
+        _manifest(storage, beside(video, ".json")), _there(storage, video, "The video")
+    )
+    image = manifest.image
+    image_words = await _there(storage, image.at, "The image", image.etag) if image.at else None
+    flags = [f"{flag[:1].upper()}{flag[1:]}." for flag in manifest.video.flags]
+    notes = [*flags, *(word for word in (video_words, words, image_words) if word)]
+    facts = [*_of_item(card), *_of_manifest(manifest), Fact("lies at", str(video), is_code=True)]
+    return Details(card, manifest.request.prompt, tuple(_told(facts)), tuple(notes))
+
+
+async def _manifest(storage: Storage, uri: S3Uri) -> tuple[Manifest, str | None]:
+    try:
+        return Manifest.model_validate_json((await storage.get(uri, limit=MANIFEST_LIMIT_BYTES)).body), None
+    except NotFound:
+        return Manifest(), "Its manifest is gone from the bucket."
+    except (ValidationError, StorageError):
+        return Manifest(), "Its manifest cannot be read."
+
+
+async def _there(storage: Storage, uri: S3Uri, what: str, etag: str | None = None) -> str | None:
+    """What is wrong with an object, in words."""
+    try:
+        found = await storage.head(uri)
+    except NotFound:
+        return f"{what} is gone from the bucket."
+    except StorageError:
+        return f"{what} could not be looked at."
+    return f"{what} has been replaced since." if etag and etag != found.etag else None
+
+
+def _of_item(card: Card) -> Iterator[Fact]:
+    item = card.item
+    yield Fact("image", item.image, is_code=True)
+    yield Fact("asked", " · ".join(filter(None, (item.mode, f"{item.duration} s" if item.duration else ""))))
+    yield Fact("cost of this run", f"${money_text(item.cost_usd)}")
+    yield Fact("ended", moment(item.at))
+    yield Fact("job", item.job or "", is_code=True)
+
+
+def _of_manifest(manifest: Manifest) -> Iterator[Fact]:
+    video, request = manifest.video, manifest.request
+    yield Fact("video", " · ".join(filter(None, (_sides(video), _seconds(video.seconds), video.codec, _size(video)))))
+    yield Fact("take", str(request.take) if request.take and request.take > 1 else "")
+    yield Fact("cost of the video", f"${money_text(manifest.cost_usd)}" if manifest.cost_usd is not None else "")
+    yield Fact("paid attempts", str(manifest.attempts) if manifest.attempts else "")
+    yield Fact("submitted", moment(manifest.submitted_at))
+    yield Fact("rendering took", _seconds(manifest.rendering_ms / 1000) if manifest.rendering_ms else "")
+    yield Fact("stored", moment(manifest.stored_at))
+    yield Fact("label", manifest.label or "")
+    yield Fact("model", request.model or "")
+    yield Fact("task id", manifest.task_id or "", is_code=True)
+    yield Fact("run", manifest.run_id or "", is_code=True)
+    yield Fact("copied from", manifest.copied_from or "", is_code=True)
+    yield Fact("sha256", video.sha256 or "", is_code=True)
+
+
+def _of_record(record: JobRecord) -> Iterator[Fact]:
+    attempt = record.attempt
+    yield Fact("its job is now", record.state)
+    yield Fact("reason code", record.reason.code if record.reason else "", is_code=True)
+    yield Fact("paid attempts", str(len(record.attempts) or ""))
+    yield Fact("task id", record.task_id or "", is_code=True)
+    yield Fact("run", attempt.run_id if attempt else "", is_code=True)
+    yield Fact("label", record.label or "")
+
+
+def _told(facts: list[Fact]) -> Iterator[Fact]:
+    """What is known of them."""
+    return (fact for fact in facts if fact.value)
+
+
+def moment(at: datetime | None) -> str:
+    """A time as it is read here: UTC, to the second."""
+    return f"{at.astimezone(UTC):%-d %b %Y, %H:%M:%S} UTC" if at else ""
+
+
+def _sides(video: ManifestVideo) -> str:
+    return f"{video.width} x {video.height} px" if video.width and video.height else ""
+
+
+def _seconds(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"{seconds:.3g} s" if seconds < 100 else str(timedelta(seconds=round(seconds)))  # noqa: PLR2004 - then minutes
+
+
+def _size(video: ManifestVideo) -> str:
+    return f"{video.size / 1e6:.1f} MB" if video.size else ""
