@@ -1,0 +1,107 @@
+"""Where a run's CPU goes: `StepMeter` gives each slice of the event loop, and each call in a thread, to a step.
+
+A step is a context variable, so whatever a step starts (tasks, threads) counts as its own. What the loop does between
+is `loop`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
+from threading import Lock
+from types import coroutine
+from typing import Any
+
+from i2v.animate import Steps
+
+STEP: ContextVar[str] = ContextVar("step", default="the run itself")
+
+
+class StepMeter:
+    """CPU seconds by step, in the event loop and in threads. Install it in a running loop."""
+
+    def __init__(self) -> None:
+        self.loop: defaultdict[str, float] = defaultdict(float)
+        self.threads: defaultdict[str, float] = defaultdict(float)
+        self._lock = Lock()
+        self._now, self._since = "loop", 0.0
+
+    def install(self) -> None:
+        """Meter every task and every default thread from now on."""
+        loop = asyncio.get_running_loop()
+        self._since = time.thread_time()
+        loop.set_task_factory(self._make_task)
+        loop.set_default_executor(MeteredThreads(self, 16))
+
+    def switch(self, step: str) -> None:
+        """What was used since the last switch belongs to the step before."""
+        now = time.thread_time()
+        self.loop[self._now] += now - self._since
+        self._now, self._since = step, now
+
+    def add(self, step: str, seconds: float) -> None:
+        """A thread has worked for a step."""
+        with self._lock:
+            self.threads[step] += seconds
+
+    def _make_task(self, loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+        return asyncio.Task(self._metered(work), loop=loop, **options)
+
+    @coroutine
+    def _metered(self, work: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
+        send: Callable[[], Any] = lambda: work.send(None)  # noqa: E731 - it changes with what comes back
+        while True:
+            self.switch(STEP.get())
+            try:
+                awaited = send()
+            except StopIteration as end:
+                return end.value
+            finally:
+                self.switch("loop")
+            try:
+                yield awaited
+            except BaseException as error:  # noqa: BLE001 - a cancellation is passed on too
+                send = lambda error=error: work.throw(error)  # type: ignore[misc]  # noqa: E731 - as above
+            else:
+                send = lambda: work.send(None)  # noqa: E731 - as above
+
+    def steps(self, steps: Steps) -> Steps:
+        """The same steps, metered."""
+        return Steps(*(self._step(name, getattr(steps, name)) for name in ("validate", "submit", "poll", "store")))
+
+    def _step(self, name: str, step: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def metered(*args: Any) -> Any:
+            before = STEP.set(name)
+            self.switch(name)
+            try:
+                return await step(*args)
+            finally:
+                STEP.reset(before)
+                self.switch(STEP.get())
+
+        return metered
+
+
+class MeteredThreads(ThreadPoolExecutor):
+    """Threads whose CPU counts for the step that gave them work."""
+
+    def __init__(self, meter: StepMeter, threads: int) -> None:
+        super().__init__(threads)
+        self._meter = meter
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
+        """Work for the step of whoever asks."""
+        step = STEP.get()
+
+        def metered() -> Any:
+            begun = time.thread_time()
+            try:
+                return work(*args, **options)
+            finally:
+                self._meter.add(step, time.thread_time() - begun)
+
+        return super().submit(metered)

@@ -1,0 +1,47 @@
+"""One side of `benchmarks.transfer`: what is ready at the provider, by the library's store step, without Prefect.
+
+Its memory is that of a process in which one video was stored before, so that all code is loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable
+from uuid import uuid4
+
+from benchmarks.transfer_bare import timed
+from i2v.animate import Steps, prepare
+from i2v.ledger import Held
+from i2v.poll import poll
+from i2v.prompts import Asked
+from i2v.runs import Run, open_run
+from i2v.settings import read_settings
+from i2v.sources import find_items
+from i2v.store import store
+from i2v.submit import Order, submit
+
+
+async def ours() -> dict[str, float]:
+    """Submit all, wait until all are ready, and time the rest."""
+    settings = read_settings()
+    async with open_run(settings, str(uuid4())) as run:
+        await run.ledger.prove()
+        items = await find_items(str(settings.images), run.storage, settings)
+        orders = [await prepare(run, item, Asked(prompt="it moves"), Steps()) for item in items]
+        held = [await submit(run, order) for order in orders if isinstance(order, Order)]
+        work = [await stored(run, each) for each in held]
+        await work[0]
+        return await timed(work[1:])
+
+
+async def stored(run: Run, held: Held) -> Awaitable[Held]:
+    """The rest of a job's way, once its video is ready."""
+    held, status = await poll(run, held)
+    if status is None:
+        raise RuntimeError("a video is not ready")
+    return store(run, held, status)
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(ours())))
