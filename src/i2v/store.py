@@ -71,7 +71,7 @@ async def store(run: Run, held: Held, status: TaskStatus) -> Held:
     stored = await run.ledger.change(held, lambda record: jobs.store(record, task_id, video, now, status.created_at))
     log.info("stored %s (job %s, task %s)", video.uri, held.record.key[:12], task_id)
     try:
-        await run.ledger.unmark(held.record)
+        await run.ledger.unmark(stored.record if stored else held.record)
     except StorageError as error:
         log.warning("job %s is stored, and reconcile will take its open mark away: %s", held.record.key[:12], error)
     return stored or await run.ledger.read_existing(held.record.key)
