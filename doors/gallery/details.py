@@ -8,22 +8,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from doors.gallery.shelf import Card, beside, video_of
 from i2v.errors import LedgerError, NotFound, StorageError
 from i2v.jobs import JobRecord
 from i2v.ledger import Ledger
+from i2v.recent import Dollars, Moment
 from i2v.report import money_text
 from i2v.settings import Settings
 from i2v.storage import Storage
 from i2v.uris import S3Uri
 
 MANIFEST_LIMIT_BYTES = 1 << 20
+Whole = Annotated[int, Field(ge=0, le=10**15)]
 
 
 class _Lenient(BaseModel):
@@ -44,16 +46,16 @@ class ManifestRequest(_Lenient):
 
     model: str | None = None
     prompt: str | None = None
-    take: int | None = None
+    take: Whole | None = None
 
 
 class ManifestVideo(_Lenient):
     """What was measured."""
 
-    width: int | None = None
-    height: int | None = None
-    seconds: float | None = None
-    size: int | None = None
+    width: Whole | None = None
+    height: Whole | None = None
+    seconds: Annotated[float, Field(ge=0, le=10**6)] | None = None
+    size: Whole | None = None
     codec: str | None = None
     sha256: str | None = None
     flags: tuple[str, ...] = ()
@@ -66,12 +68,12 @@ class Manifest(_Lenient):
     request: ManifestRequest = ManifestRequest()
     label: str | None = None
     task_id: str | None = None
-    cost_usd: Decimal | None = None
-    attempts: int | None = None
+    cost_usd: Dollars | None = None
+    attempts: Whole | None = None
     run_id: str | None = None
-    submitted_at: datetime | None = None
-    rendering_ms: int | None = None
-    stored_at: datetime | None = None
+    submitted_at: Moment | None = None
+    rendering_ms: Whole | None = None
+    stored_at: Moment | None = None
     copied_from: str | None = None
     video: ManifestVideo = ManifestVideo()
 
@@ -126,8 +128,13 @@ async def _of_video(storage: Storage, card: Card, video: S3Uri) -> Details:
     image_words = await _there(storage, image.at, "The image", image.etag) if image.at else None
     flags = [f"{flag[:1].upper()}{flag[1:]}." for flag in manifest.video.flags]
     notes = [*flags, *(word for word in (video_words, words, image_words) if word)]
-    facts = [*_of_item(card), *_of_manifest(manifest), Fact("lies at", str(video), is_code=True)]
-    return Details(card, manifest.request.prompt, tuple(_told(facts)), tuple(notes))
+    facts = (*facts_of(card, manifest), Fact("lies at", str(video), is_code=True))
+    return Details(card, manifest.request.prompt, facts, tuple(notes))
+
+
+def facts_of(card: Card, manifest: Manifest) -> tuple[Fact, ...]:
+    """What is known of a video."""
+    return tuple(_told([*_of_item(card), *_of_manifest(manifest, card.item.cost_usd)]))
 
 
 async def _manifest(storage: Storage, uri: S3Uri) -> tuple[Manifest, str | None]:
@@ -154,16 +161,16 @@ def _of_item(card: Card) -> Iterator[Fact]:
     item = card.item
     yield Fact("image", item.image, is_code=True)
     yield Fact("asked", " · ".join(filter(None, (item.mode, f"{item.duration} s" if item.duration else ""))))
-    yield Fact("cost of this run", f"${money_text(item.cost_usd)}")
+    yield Fact("cost", f"${money_text(item.cost_usd)}")
     yield Fact("ended", moment(item.at))
     yield Fact("job", item.job or "", is_code=True)
 
 
-def _of_manifest(manifest: Manifest) -> Iterator[Fact]:
-    video, request = manifest.video, manifest.request
+def _of_manifest(manifest: Manifest, cost_usd: Decimal) -> Iterator[Fact]:
+    video, request, cost = manifest.video, manifest.request, manifest.cost_usd
     yield Fact("video", " · ".join(filter(None, (_sides(video), _seconds(video.seconds), video.codec, _size(video)))))
     yield Fact("take", str(request.take) if request.take and request.take > 1 else "")
-    yield Fact("cost of the video", f"${money_text(manifest.cost_usd)}" if manifest.cost_usd is not None else "")
+    yield Fact("cost in all runs", f"${money_text(cost)}" if cost is not None and cost != cost_usd else "")
     yield Fact("paid attempts", str(manifest.attempts) if manifest.attempts else "")
     yield Fact("submitted", moment(manifest.submitted_at))
     yield Fact("rendering took", _seconds(manifest.rendering_ms / 1000) if manifest.rendering_ms else "")
@@ -193,7 +200,12 @@ def _told(facts: list[Fact]) -> Iterator[Fact]:
 
 def moment(at: datetime | None) -> str:
     """A time as it is read here: UTC, to the second."""
-    return f"{at.astimezone(UTC):%-d %b %Y, %H:%M:%S} UTC" if at else ""
+    return f"{at:%-d %b %Y, %H:%M:%S} UTC" if at else ""
+
+
+def minute(at: datetime) -> str:
+    """The same, to the minute."""
+    return f"{at:%-d %b %Y, %H:%M} UTC"
 
 
 def _sides(video: ManifestVideo) -> str:
@@ -201,9 +213,7 @@ def _sides(video: ManifestVideo) -> str:
 
 
 def _seconds(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    return f"{seconds:.3g} s" if seconds < 100 else str(timedelta(seconds=round(seconds)))  # noqa: PLR2004 - then minutes
+    return "" if seconds is None else f"{seconds:.3g} s" if seconds < 10 else f"{seconds:,.0f} s"  # noqa: PLR2004 - short
 
 
 def _size(video: ManifestVideo) -> str:

@@ -88,7 +88,7 @@ class Filters:
             (not self.folder or f"{folder_of(item.image, settings)}/".startswith(f"{self.folder}/"))
             and self.mode in {None, item.mode}
             and self.outcome in {None, item.outcome}
-            and (self.day is None or item.at.astimezone(UTC).date() == self.day)
+            and (self.day is None or item.at.date() == self.day)
         )
 
     @property

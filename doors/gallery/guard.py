@@ -29,6 +29,9 @@ class WrongTries:
         self._clock = clock
         self._clients: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._clients)
+
     def add(self, client: str) -> None:
         """Note one more."""
         since, count = self._lately(client)

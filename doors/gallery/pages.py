@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse, Response
 
-from doors.gallery.details import moment
+from doors.gallery.details import minute, moment
 from doors.gallery.filters import HOME, Filters
 from i2v.report import Outcome, money_text
 from i2v.request import Mode
@@ -44,7 +44,7 @@ class Pages:
             lstrip_blocks=True,
         )
         self._files = {name: (HERE / "static" / name).read_bytes() for name in MEDIA_TYPES}
-        self._templates.filters |= {"money": money_text, "moment": moment}
+        self._templates.filters |= {"money": money_text, "moment": moment, "minute": minute}
         self._templates.globals |= {
             "home": HOME,
             "bucket": bucket,

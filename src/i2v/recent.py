@@ -10,8 +10,9 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from i2v import names
 from i2v.errors import NotFound, StorageError
@@ -26,6 +27,18 @@ SHOWN = frozenset({Outcome.STORED, Outcome.REFUSED, Outcome.FAILED, Outcome.UNKN
 """What is new in the bucket, or needs somebody; what was there already has its place on an older page."""
 
 
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except OverflowError:
+        raise ValueError("no time that UTC knows") from None
+
+
+Moment = Annotated[datetime, AfterValidator(_in_utc)]
+"""A time in UTC, whatever it was written in."""
+Dollars = Annotated[Decimal, Field(ge=0, le=10**9)]
+
+
 class RecentItem(BaseModel):
     """One image that ended. `at` is UTC, money US dollars, `duration` the seconds that were ordered."""
 
@@ -33,12 +46,12 @@ class RecentItem(BaseModel):
 
     image: str
     outcome: Outcome
-    at: datetime
+    at: Moment
     job: str | None = None
     video: str | None = None
     mode: Mode | None = None
     duration: int | None = None
-    cost_usd: Decimal = Decimal(0)
+    cost_usd: Dollars = Decimal(0)
     reason: str | None = None
 
 
@@ -49,7 +62,7 @@ class RecentPage(BaseModel):
 
     format: int = FORMAT
     run_id: str
-    started_at: datetime
+    started_at: Moment
     label: str | None = None
     items: tuple[RecentItem, ...] = ()
 
