@@ -20,7 +20,8 @@ from i2v.uris import S3Uri
 
 log = logging.getLogger(__name__)
 ONE_PUT_BYTES = 8 << 20
-PART_BYTES = 8 << 20
+PART_BYTES = 5 << 20
+"""The least that S3 takes: memory rises with it, several times over, and speed does not."""
 ABANDONED_AFTER = timedelta(hours=1)
 """No living upload of a video is so old."""
 
