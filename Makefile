@@ -18,7 +18,7 @@ unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo deploy test check unit integration crash pipeline lock clean
+.PHONY: help setup demo deploy test check unit integration crash pipeline bench bench-quick lock clean
 
 help: ## list what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,12 @@ crash: $(READY) ## processes killed at every request they make; I2V_CRASH_ROUNDS
 
 pipeline: $(READY) ## the tests with Prefect's own test server
 	$(call tier,$@,-n 2 --dist loadfile)
+
+bench: $(READY) ## measure whole runs against a bare script, into docs/benchmarks.md: an hour or two; Linux alone
+	@$(PY) -m benchmarks
+
+bench-quick: $(READY) ## the same, small and fast, printed alone: two minutes; ONLY=transfer takes one of them
+	@$(PY) -m benchmarks --quick $(if $(ONLY),--only $(ONLY))
 
 # One tier, in a Prefect home of its own. pytest fails a tier in which it finds no test.
 define tier
