@@ -47,7 +47,10 @@ def _of_job(state: JobState, key: str) -> Advice:
         case JobState.FAILED:
             return Advice("When the cause is gone; the next run pays again:", f"{resolve} --resubmit")
         case JobState.UNKNOWN:
-            return Advice("It may be paid. If the provider lists its task:", f"{resolve} --adopt TASKID")
+            return Advice(
+                "It may be paid. Where the provider lists its task (else --resubmit or --drop):",
+                f"{resolve} --adopt TASKID",
+            )
         case JobState.STORED:
             return Advice("It has its video since:", show)
         case JobState.READY:

@@ -65,9 +65,9 @@ class Filters:
         faults: list[str] = []
         return cls(
             folder=query.get("folder", "").strip("/"),
-            mode=_choice(Mode, query.get("mode", ""), "mode", faults),
+            mode=_choice(Mode, query.get("mode", "").strip(), "mode", faults),
             day=_day(query.get("day", "").strip(), faults),
-            outcome=_choice(Outcome, query.get("outcome", ""), "outcome", faults),
+            outcome=_choice(Outcome, query.get("outcome", "").strip(), "outcome", faults),
             faults=tuple(faults),
         )
 

@@ -51,6 +51,15 @@ async def test_a_login_leads_nowhere_else(settings: Settings, aws: None) -> None
     assert set(led) == {"/gallery"}
 
 
+async def test_a_link_from_elsewhere_finds_who_is_logged_in(settings: Settings, aws: None) -> None:
+    """A browser that followed another site's link holds the cookie back; it is asked to come again from here, once."""
+    async with visiting(settings) as visitor:
+        came = [
+            (await visitor.get(token=None, **{"Sec-Fetch-Site": site})).text for site in ("cross-site", "same-origin")
+        ]
+    assert ['http-equiv="refresh"' in text for text in came] == [True, False]
+
+
 async def test_guessing_is_slow(settings: Settings, aws: None) -> None:
     """After ten wrong tokens a client waits, with the right one too; the answer says for how long."""
     async with visiting(settings) as visitor:

@@ -152,6 +152,7 @@ def test_an_address_holds_the_whole_view(filters: Filters, after: Spot | None) -
 
 
 @given(st.dictionaries(st.sampled_from(["folder", "mode", "day", "outcome"]), st.text(max_size=50)))
+@example({"mode": " "})
 @example({"day": "9999-12-31"})
 @example({"day": "0001-01-01"})
 def test_a_filter_that_cannot_be_meant_is_told(query: dict[str, str]) -> None:
