@@ -26,11 +26,13 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/architecture.md",
+    "docs/benchmarks.md",
     "docs/callbacks.md",
     "docs/deploying.md",
     "docs/doors.md",
     "docs/errors.md",
     "docs/events.md",
+    "docs/gallery.md",
     "docs/licences.md",
     "samples/README.md",
 )
