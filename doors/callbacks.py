@@ -160,12 +160,15 @@ class Callbacks:
 
 
 def _entry(record: JobRecord, told: Told) -> str | None:
-    """What `collect` is told: with the task id only where an attempt lacks one; None where nothing is left to do."""
-    if jobs.awaiting(record, told.attempt):
-        return str(told)
+    """What `collect` is told; attempt and task are in it, so that no other callback counts as its repeat.
+
+    None where nothing is left to do: also for another task than the one that the submit was answered with, so that
+    whoever has a valid address starts no runs with made-up ones.
+    """
     latest = record.attempt
-    is_awaited = record.state is JobState.SUBMITTED and latest is not None and latest.number == told.attempt
-    return record.key if is_awaited else None
+    is_latest = latest is not None and latest.number == told.attempt and told.task_id in latest.task_ids
+    is_awaited = record.state is JobState.SUBMITTED and is_latest
+    return str(told) if is_awaited or jobs.awaiting(record, told.attempt) else None
 
 
 async def _body(request: Request) -> bytes | None:

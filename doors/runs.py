@@ -132,5 +132,5 @@ class Deployment:
         while True:
             with suppress(I2vError):  # health has it
                 await self._asked(self._look_up())
-                self._health.say("prefect", self._stuck or OK)  # a run that it refused is tried again, and tells
+                self._health.say(self._neighbour, self._stuck or OK)  # a run that it refused is tried again, and tells
             await asyncio.sleep(LOOK_EVERY_SECONDS)
