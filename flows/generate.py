@@ -20,10 +20,10 @@ from i2v.request import Duration, Mode
 from i2v.runs import open_run
 from i2v.sources import ManifestRow, find_items
 from tasks import STEPS
-from tasks.board import Board
 from tasks.credentials import read_run_settings
 from tasks.ends import final_state, heed_termination, show_library_logs, stopped_state
 from tasks.naming import name_run
+from tasks.page import shown
 from tasks.schedule import skipped_if_late
 
 Images = str | ManifestRow | list[str | ManifestRow]
@@ -78,8 +78,7 @@ async def generate_videos(
         check_templates(prompt, settings)
         run_id = str(runtime.flow_run.id)
         opened = open_run(settings, run_id, max_spend_usd=max_spend_usd, label=label, storage=storage, dry_run=dry_run)
-        async with opened as run:
-            run.watch(Board(run))
+        async with opened as run, shown(run):
             items = await find_items(images, run.storage, settings)
             await name_run(items, default, label=label, dry_run=dry_run)
             with heed_termination(run):

@@ -19,9 +19,9 @@ from i2v.prompts import Asked
 from i2v.request import Duration, Mode
 from i2v.runs import open_run
 from tasks import STEPS
-from tasks.board import Board
 from tasks.credentials import read_run_settings
 from tasks.ends import heed_termination, reconciled_state, show_library_logs, stopped_state
+from tasks.page import shown
 from tasks.schedule import skipped_if_late
 
 
@@ -70,8 +70,7 @@ async def reconcile_videos(
         wanted = what_is_wanted(settings, default, generate=generate, since=since, max_spend_usd=max_spend_usd)
         run_id = str(runtime.flow_run.id)
         opened = open_run(settings, run_id, max_spend_usd=max_spend_usd, storage=storage, dry_run=dry_run)
-        async with opened as run:
-            run.watch(Board(run))
+        async with opened as run, shown(run):
             with heed_termination(run):
                 ended = await catch_up(run, wanted, keys=jobs, limit=limit, steps=STEPS)
             return reconciled_state(ended)

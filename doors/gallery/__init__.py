@@ -3,7 +3,6 @@
 guard    who may look: token, cookie, wrong tries     routes   the addresses; all else hangs on them
 filters  what is wanted, as it stands in an address   pages    templates and security headers
 shelf    cards of what ended lately, bounded          details  all that is known of one of them
-advice   what to do about what did not work
 
 Nothing here takes a key of the bucket from a request: an address names a run's page and a number on it, and what is
 signed is what that page names.

@@ -14,10 +14,11 @@ from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from doors.gallery.shelf import Card, beside, video_of
+from doors.gallery.shelf import Card, video_of
 from i2v.errors import LedgerError, NotFound, StorageError
 from i2v.jobs import JobRecord
 from i2v.ledger import Ledger
+from i2v.names import beside
 from i2v.recent import Dollars, Moment
 from i2v.report import money_text
 from i2v.settings import Settings

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
-from doors.gallery.advice import STATES, Advice, advise
 from doors.gallery.filters import Filters, Spot, folder_of, name_of
+from i2v.advice import STATES, Advice, advise
 from i2v.errors import LedgerError
 from i2v.jobs import JobState
 from i2v.ledger import Ledger
+from i2v.names import beside, our_video
 from i2v.recent import RecentItem, RecentPage, read_page, recent_names
 from i2v.settings import Settings
 from i2v.storage import Storage
@@ -184,13 +185,4 @@ class Shelves:
 
 def video_of(item: RecentItem, settings: Settings) -> S3Uri | None:
     """Where the video lies, if it lies where our videos do."""
-    try:
-        uri = S3Uri.parse(item.video or "")
-    except ValueError:
-        return None
-    return uri if settings.videos.holds(uri) and uri.key.endswith(".mp4") else None
-
-
-def beside(video: S3Uri, ending: str) -> S3Uri:
-    """The poster (`.jpg`) or the manifest (`.json`) of a video."""
-    return S3Uri(video.bucket, video.key.removesuffix(".mp4") + ending)
+    return our_video(item.video, settings)

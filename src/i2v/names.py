@@ -44,6 +44,20 @@ def answer(settings: Settings, name: str, etag: str, request_digest12: str, endi
     return settings.videos / f"{name}/{digest12(etag)}-{request_digest12}{ending}"
 
 
+def beside(video: S3Uri, ending: str) -> S3Uri:
+    """The poster (`.jpg`) or the manifest (`.json`) of a video."""
+    return S3Uri(video.bucket, video.key.removesuffix(".mp4") + ending)
+
+
+def our_video(address: str | None, settings: Settings) -> S3Uri | None:
+    """Where a video lies, if it lies where our videos do."""
+    try:
+        uri = S3Uri.parse(address or "")
+    except ValueError:
+        return None
+    return uri if settings.videos.holds(uri) and uri.key.endswith(".mp4") else None
+
+
 def job_uri(settings: Settings, key: str) -> S3Uri:
     """A job's record."""
     return settings.jobs / f"{key}.json"

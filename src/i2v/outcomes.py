@@ -40,6 +40,7 @@ def of_job(run: Run, order: Order, record: JobRecord, video: S3Uri | None, *, ca
         seconds=_seconds(run),
         flags=record.video.flags if record.video else (),
         request=order.request,
+        state=record.state,
         video_sha256=record.video.sha256 if record.video else None,
         attached=not cached and bool(record.attempts) and all(one.run_id != run.run_id for one in record.attempts),
     )

@@ -55,6 +55,22 @@ class RecentItem(BaseModel):
     reason: str | None = None
 
 
+def recent_item(item: ItemReport) -> RecentItem:
+    """An image that has ended just now."""
+    request = item.request
+    return RecentItem(
+        image=item.image,
+        outcome=item.outcome,
+        at=datetime.now(UTC),
+        job=item.job,
+        video=item.video,
+        mode=request.mode if request else None,
+        duration=request.duration if request else None,
+        cost_usd=item.cost_usd,
+        reason=item.reason,
+    )
+
+
 class RecentPage(BaseModel):
     """What ended in one run, in the order in which it did."""
 
@@ -82,20 +98,7 @@ class RecentWriter:
     def add(self, item: ItemReport) -> None:
         """Take an image up, if it is one to show."""
         if item.outcome in SHOWN and item.is_news:
-            request = item.request
-            self._new.append(
-                RecentItem(
-                    image=item.image,
-                    outcome=item.outcome,
-                    at=datetime.now(UTC),
-                    job=item.job,
-                    video=item.video,
-                    mode=request.mode if request else None,
-                    duration=request.duration if request else None,
-                    cost_usd=item.cost_usd,
-                    reason=item.reason,
-                )
-            )
+            self._new.append(recent_item(item))
 
     async def write(self) -> None:
         """Write what is new; a failure is logged, and tried again with the next."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from i2v.jobs import JobState
 from i2v.request import Request
 
 ZERO = Decimal(0)
@@ -62,6 +63,8 @@ class ItemReport(BaseModel):
     attached: bool = Field(default=False, exclude=True)
     """Whether another run had paid, and this one took its job up."""
 
+    state: JobState | None = Field(default=None, exclude=True)
+    """What the ledger says of its job, where that is known."""
     is_news: bool = Field(default=True, exclude=True)
     """Whether this run brought it about, and did not find it so."""
 

@@ -14,11 +14,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from doors.gallery.advice import advise
 from doors.gallery.details import Details, Fact, Manifest, facts_of
 from doors.gallery.filters import Filters, Spot
 from doors.gallery.pages import Pages
 from doors.gallery.shelf import Card, Links, Shelf
+from i2v.advice import advise
 from i2v.jobs import JobState
 from i2v.recent import RecentItem
 from i2v.report import Outcome

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from decimal import Decimal
 from typing import TYPE_CHECKING, Self
 
@@ -11,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColu
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from i2v.report import ItemReport, Outcome, Report, money_text
+from i2v.tally import Tally
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from i2v.jobs import JobRecord
+    from i2v.report import ItemReport, Report
     from i2v.runs import Run
 
 LINE_SECONDS = 15.0
@@ -42,9 +42,7 @@ class Progress:
         self._begin("")
 
     def _begin(self, doing: str, total: int | None = None) -> None:
-        self._total = total
-        self._at: dict[str, str] = {}
-        self._done: Counter[str] = Counter()
+        self._tally = Tally()
         self._bar.reset(self._task, total=total, description=doing)
 
     def __enter__(self) -> Self:
@@ -78,24 +76,23 @@ class Progress:
 
     def counted(self, images: int) -> None:
         """So many images are in the run."""
-        self._total = images
+        self._tally.counted(images)
         self._bar.update(self._task, total=images)
         self._changed()
 
     def step(self, step: str, job: str) -> None:
         """A job is at a step."""
-        if self._at.get(job) != step:
-            self._at[job] = step
+        if self._tally.step(step, job):
             self._changed()
 
     def submitted(self, record: JobRecord) -> None:
-        """A job was paid; its steps are shown, and the money is the budget's."""
+        """A job was paid."""
+        self._tally.submitted(record)
+        self._changed()
 
     def done(self, item: ItemReport) -> None:
         """An image has ended."""
-        if item.job:
-            self._at.pop(item.job, None)
-        self._done[item.outcome] += 1
+        self._tally.ended(item)
         self._bar.advance(self._task)
         self._changed()
 
@@ -107,7 +104,7 @@ class Progress:
         if not self._bar.disable:
             self._bar.update(self._task, description=self.words)
         elif time.monotonic() - self._told >= LINE_SECONDS:
-            self._line(f"{self._done.total()} of {self._total} done: {self.words}")
+            self._line(f"{self._tally.done.total()} of {self._tally.total} done: {self.words}")
 
     def _line(self, text: str) -> None:
         self._told = time.monotonic()
@@ -116,10 +113,5 @@ class Progress:
     @property
     def words(self) -> str:
         """How many images are at each step, and the money so far."""
-        at = Counter(self._at.values())
-        waiting = (self._total or 0) - self._done.total() - at["rendering"] - at["storing"]
-        counts = {"waiting": max(0, waiting), "rendering": at["rendering"], "storing": at["storing"]}
-        counts |= {outcome.words: self._done[outcome] for outcome in Outcome}
         spent = self._run.budget.taken_usd if self._run and not self._run.dry_run else Decimal(0)
-        money = [f"${money_text(spent)}"] if spent else []
-        return " · ".join([*(f"{count} {word}" for word, count in counts.items() if count), *money])
+        return self._tally.words(spent)

@@ -22,8 +22,15 @@ class Advice:
     command: str = ""
 
 
+UNDER_WAY = Advice("It is paid and under way. What is ready is stored, without paying again, by:", "i2v reconcile")
+
+
 def advise(item: RecentItem, now: JobState | None) -> Advice | None:
     """What a person can do, by the job's state of now; where that is not known, by how the item ended."""
+    if item.outcome is Outcome.SUBMITTED:
+        return UNDER_WAY
+    if item.outcome is Outcome.NOT_TRIED:
+        return Advice("Nothing is owed. When the cause is gone:", _again(item))
     if item.outcome not in STATES:
         return None
     if item.job is None:
@@ -31,12 +38,15 @@ def advise(item: RecentItem, now: JobState | None) -> Advice | None:
     return _of_job(now or STATES[item.outcome], item.job[:12])
 
 
-def _without_job(item: RecentItem) -> Advice:
+def _again(item: RecentItem) -> str:
     flags = ["--mode", "pro"] if item.mode == "pro" else ["--duration", "10"] if item.duration == 10 else []  # noqa: PLR2004 - seconds, as in --duration
-    again = shlex.join(["i2v", "run", item.image, *flags])
+    return shlex.join(["i2v", "run", item.image, *flags])
+
+
+def _without_job(item: RecentItem) -> Advice:
     if item.outcome is Outcome.REFUSED:
-        return Advice("Nothing was paid. Put a better image or prompt there, then:", again)
-    return Advice("When the cause is gone:", again)
+        return Advice("Nothing was paid. Put a better image or prompt there, then:", _again(item))
+    return Advice("When the cause is gone:", _again(item))
 
 
 def _of_job(state: JobState, key: str) -> Advice:
