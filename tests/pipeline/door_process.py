@@ -26,6 +26,8 @@ ROOT = Path(__file__).parents[2]
 ON_IMAGE = "generate/on-image"
 T = TypeVar("T")
 HIDDEN_SECONDS = 5
+PATIENCE_SECONDS = 120.0
+"""A busy machine may take so long for what takes a second."""
 TOKEN = "a-token-of-the-test"
 FIXTURES = ROOT / "tests" / "fixtures" / "notifications"
 
@@ -42,7 +44,11 @@ class DoorProcess:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "doors"], cwd=ROOT, env=self._env, stderr=log, stdout=subprocess.DEVNULL
             )
-        self.url = wait_for(self._find_url)
+        try:
+            self.url = wait_for(self._find_url)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -63,7 +69,7 @@ class DoorProcess:
         """The child's."""
         return self._child.pid
 
-    def wait(self, seconds: float = 30) -> int:
+    def wait(self, seconds: float = PATIENCE_SECONDS) -> int:
         """Its exit code."""
         return self._child.wait(seconds)
 
@@ -87,7 +93,7 @@ class DoorProcess:
         return sum(map(float, lines))
 
 
-def wait_for(ask: Callable[[], T], seconds: float = 40) -> T:
+def wait_for(ask: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
     """What `ask` gives as soon as it is something."""
     deadline = time.monotonic() + seconds
     while not (answer := ask()):
@@ -96,7 +102,7 @@ def wait_for(ask: Callable[[], T], seconds: float = 40) -> T:
     return answer
 
 
-async def soon(ask: Callable[[], T], seconds: float = 40) -> T:
+async def soon(ask: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
     """The same, while this loop does other things."""
     return await asyncio.to_thread(wait_for, ask, seconds)
 

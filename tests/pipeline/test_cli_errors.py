@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 import pytest
 
@@ -138,15 +139,23 @@ class World:
     folder: Path
     refusing: str
     closed: int
+    filling: Lock = field(default_factory=Lock)
+    """The box has one bucket at a time."""
+
+    def _fill(self) -> dict[str, str]:
+        """How a process reaches a new bucket with the images that the cases name."""
+        with self.filling:
+            self.box.new_bucket()
+            self.box.put_image("images/good.jpg", make_jpeg(640, 480))
+            self.box.put_image("images/px-300.jpg", make_jpeg(300, 400))
+            self.box.put_image("images/tom.jpg", make_jpeg(seed=3))
+            return self.box.env
 
     def run(self, case: Case) -> Said:
         """One case, in a bucket of its own."""
-        bucket = self.box.new_bucket()
-        self.box.put_image("images/good.jpg", make_jpeg(640, 480))
-        self.box.put_image("images/px-300.jpg", make_jpeg(300, 400))
-        self.box.put_image("images/tom.jpg", make_jpeg(seed=3))
+        env = bare_env(**self._fill(), PREFECT_API_URL=self.api_url, PREFECT_HOME=str(self.folder / "home"))
+        bucket = env["I2V_BUCKET"]
         places = {"bucket": bucket, "files": str(self.folder), "refusing": self.refusing, "closed": self.closed}
-        env = bare_env(**self.box.env, PREFECT_API_URL=self.api_url, PREFECT_HOME=str(self.folder / "home"))
         if case is CASES["other_account"]:
             assert i2v("pause", env=env).code == i2v("resume", env=env).code == 0
         for name, value in case.variables.items():
