@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from prefect import flow
+from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from pydantic import Field
@@ -15,16 +15,25 @@ from i2v.spend import sum_spend
 from tasks.credentials import read_run_settings
 from tasks.ends import show_library_logs, stopped_state
 from tasks.schedule import skipped_if_late
+from tasks.spending import show_spend
 
 
-@flow(name="report", flow_run_name="spend of {days} days", validate_parameters=True)
+def run_name() -> str:
+    """`spend of the last day`, or of how many."""
+    days = runtime.flow_run.parameters["days"]
+    return "spend of the last day" if days == 1 else f"spend of the last {days} days"
+
+
+@flow(name="report", flow_run_name=run_name, validate_parameters=True)
 async def report_spend(
     days: Annotated[int, Field(gt=0, le=366)] = 1,
 ) -> State[Any]:
-    """Sum what was stored and what is at risk by day, mode, folder, label and outcome.
+    """Sum what was stored, is at risk, and did not have to be paid, by day, mode, folder, label and outcome.
+
+    The artifact `i2v-spend` shows it, with a picture of the last 30 days.
 
     Args:
-        days: Days of 24 hours, back from now.
+        days: What the run's message sums: days of 24 hours, back from now.
     """
     show_library_logs()
     if skipped := await skipped_if_late():
@@ -35,6 +44,7 @@ async def report_spend(
             settings.require_bucket()
             async with ApixoClient(settings) as client:
                 report = await sum_spend(storage, settings, days=days, client=client)
+            await show_spend(storage, settings, report)
         return Completed(message=report.sentence, data=report.for_json())
     except I2vError as error:
         return stopped_state(error)

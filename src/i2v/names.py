@@ -1,7 +1,7 @@
 """What things are called in the bucket. Reconcile decides from these names alone, so they never change lightly.
 
 videos/<name>/<e12>-<r12>.mp4 .jpg .json | .refused.json | .failed.json     the answers to one image version
-jobs/<job key>.json  ledger.json  spend.json  open/  runs/  days/  inputs/  tasks/      the ledger
+jobs/<job key>.json  ledger.json  spend.json  open/  runs/  days/  inputs/  tasks/  reports/      the ledger
 """
 
 from __future__ import annotations
@@ -106,6 +106,11 @@ def ledger_uri(settings: Settings) -> S3Uri:
 def spend_uri(settings: Settings) -> S3Uri:
     """What the last spend report saw: its time and the provider's balance."""
     return settings.jobs / "spend.json"
+
+
+def spend_picture_uri(settings: Settings, day: str) -> S3Uri:
+    """The picture of the spend report of a UTC day."""
+    return settings.jobs / f"reports/spend-{day}.png"
 
 
 def task_uri(settings: Settings, task_id: str) -> S3Uri:

@@ -28,6 +28,8 @@ OUTCOMES = {
 def of_job(run: Run, order: Order, record: JobRecord, video: S3Uri | None, *, cached: bool) -> ItemReport:
     """What became of an image whose job is known. What this run paid for a job counts once, at its first image."""
     paid, at_risk = _money(run, record)
+    attached = not cached and bool(record.attempts) and all(one.run_id != run.run_id for one in record.attempts)
+    is_free = not paid and (cached or (attached and record.state in {JobState.SUBMITTED, JobState.STORED}))
     return ItemReport(
         image=order.image.label,
         outcome=Outcome.CACHED if cached else OUTCOMES[record.state],
@@ -42,7 +44,9 @@ def of_job(run: Run, order: Order, record: JobRecord, video: S3Uri | None, *, ca
         request=order.request,
         state=record.state,
         video_sha256=record.video.sha256 if record.video else None,
-        attached=not cached and bool(record.attempts) and all(one.run_id != run.run_id for one in record.attempts),
+        attached=attached,
+        saved_usd=order.price_usd if is_free else ZERO,
+        folder=order.image.name.rpartition("/")[0],
     )
 
 

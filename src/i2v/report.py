@@ -62,6 +62,10 @@ class ItemReport(BaseModel):
     video_sha256: str | None = Field(default=None, exclude=True)
     attached: bool = Field(default=False, exclude=True)
     """Whether another run had paid, and this one took its job up."""
+    saved_usd: Decimal = Field(default=ZERO, exclude=True)
+    """What it would have cost, had the ledger not had it."""
+    folder: str = Field(default="", exclude=True)
+    """Of the image, as its answers lie below the videos prefix."""
 
     state: JobState | None = Field(default=None, exclude=True)
     """What the ledger says of its job, where that is known."""

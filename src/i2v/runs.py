@@ -26,6 +26,7 @@ from i2v.jobs import FORMAT, JobRecord, Reason
 from i2v.ledger import Ledger
 from i2v.recent import RecentWriter
 from i2v.report import ItemReport, Report
+from i2v.savings import Saving, savings_of
 from i2v.settings import Settings
 from i2v.storage import Storage
 
@@ -77,6 +78,8 @@ class RunRecord(BaseModel):
     ended_at: datetime | None = None
     days: tuple[str, ...] = ()
     label: str | None = None
+    saved: tuple[Saving, ...] = ()
+    """What its images would have cost without the ledger."""
     report: dict[str, Any] | None = None
 
 
@@ -253,7 +256,7 @@ class Run:
         for watcher in self._watchers:
             watcher.ended(report)
         await self._write_lines(report)
-        await self._write_end(report=report.for_json())
+        await self._write_end(report=report.for_json(), saved=savings_of(report.items))
 
     async def _write_lines(self, report: Report) -> None:
         if self.dry_run or not report.items:

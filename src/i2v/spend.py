@@ -1,18 +1,19 @@
 """Where the money went: `sum_spend` over the ledger, and whether the provider's balance says the same.
 
-Only records changed within the window are read: an attempt of the window has changed its record since.
+Only records changed within the window are read: an attempt of the window has changed its record since. They are summed
+as they come, so that a large ledger takes time and no memory. `i2v.spend_page` is how the sums are shown.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from i2v import names
 from i2v.apixo.client import ApixoClient
@@ -20,6 +21,7 @@ from i2v.errors import NotFound, ProviderError
 from i2v.jobs import FORMAT, ZERO, Attempt, JobRecord, JobState
 from i2v.ledger import Ledger
 from i2v.report import money_text
+from i2v.savings import RunSavings, read_savings
 from i2v.settings import Settings
 from i2v.storage import Storage
 
@@ -27,6 +29,9 @@ log = logging.getLogger(__name__)
 TOLERANCE_USD = Decimal("0.005")
 CLOCK_SLACK = timedelta(minutes=5)
 """Hosts' clocks and S3's may differ by so much."""
+MONTH_DAYS = 30
+MOST_AT_RISK = 20
+"""Jobs at risk that are named."""
 
 
 class Group(NamedTuple):
@@ -46,6 +51,10 @@ class Sums(BaseModel):
     stored_usd: Decimal = ZERO
     at_risk_usd: Decimal = ZERO
     open_usd: Decimal = ZERO
+    saved_images: int = 0
+    """Images that cost nothing, since the ledger had their job."""
+    saved_usd: Decimal = ZERO
+    """What they would have cost."""
 
     @property
     def total_usd(self) -> Decimal:
@@ -61,6 +70,59 @@ class Sums(BaseModel):
             self.stored_usd += attempt.price_usd
         elif not risk:
             self.open_usd += attempt.price_usd
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(**{name: getattr(self, name) + getattr(other, name) for name in Sums.model_fields})
+
+
+Groups = list[tuple[Group, Sums]]
+
+
+class AtRisk(NamedTuple):
+    """An attempt that may have been billed without giving a video."""
+
+    at: datetime
+    job: str
+    image: str
+    state: JobState
+    usd: Decimal
+
+
+class Book:
+    """Sums attempts claimed, and runs ended, since a time."""
+
+    def __init__(self, since: datetime) -> None:
+        self.since = since
+        self._sums: defaultdict[Group, Sums] = defaultdict(Sums)
+        self.at_risk: list[AtRisk] = []
+        """The newest."""
+
+    def count(self, record: JobRecord) -> None:
+        """Take a job's attempts up."""
+        for attempt in record.attempts:
+            if attempt.claimed_at >= self.since:
+                self._sums[_group(record, attempt)].add(record, attempt)
+                if risk := record.at_risk_usd(attempt):
+                    found = AtRisk(attempt.claimed_at, record.key, record.image.label, record.state, risk)
+                    self.at_risk = sorted([*self.at_risk, found], reverse=True)[:MOST_AT_RISK]
+
+    def save(self, run: RunSavings) -> None:
+        """Take up what a run did not have to pay."""
+        if run.ended_at is None or run.ended_at < self.since:
+            return
+        for each in run.saved:
+            group = Group(_day(run.ended_at), each.mode, each.folder, run.label or "", each.outcome)
+            self._sums[group] += Sums(saved_images=each.images, saved_usd=each.usd)
+
+    @property
+    def groups(self) -> Groups:
+        """The sums by group, oldest day first."""
+        return sorted(self._sums.items(), key=lambda item: item[0])
+
+
+def total(groups: Groups) -> Sums:
+    """All of these together."""
+    return sum((sums for _, sums in groups), Sums())
 
 
 class Seen(BaseModel):
@@ -78,7 +140,11 @@ class SpendReport(BaseModel):
 
     since: datetime
     until: datetime
-    groups: list[tuple[Group, Sums]]
+    groups: Groups
+    month: Groups = Field(default=[], exclude=True)
+    """The same of `MONTH_DAYS` UTC days, the last of which is `until`'s."""
+    at_risk: list[AtRisk] = Field(default=[], exclude=True)
+    """The newest of the month."""
     balance_usd: Decimal | None = None
     balance_fell_usd: Decimal | None = None
     """By how much the balance fell since the last report; less than nothing where it was topped up."""
@@ -88,15 +154,7 @@ class SpendReport(BaseModel):
     @property
     def totals(self) -> Sums:
         """All groups together."""
-        total = Sums()
-        for _, sums in self.groups:
-            total = Sums(
-                attempts=total.attempts + sums.attempts,
-                stored_usd=total.stored_usd + sums.stored_usd,
-                at_risk_usd=total.at_risk_usd + sums.at_risk_usd,
-                open_usd=total.open_usd + sums.open_usd,
-            )
-        return total
+        return total(self.groups)
 
     @property
     def differs(self) -> bool:
@@ -111,10 +169,11 @@ class SpendReport(BaseModel):
         sums = self.totals
         parts = [f"${money_text(sums.stored_usd)} stored", f"${money_text(sums.at_risk_usd)} at risk"]
         parts += [f"${money_text(sums.open_usd)} open"] if sums.open_usd else []
+        parts += [f"${money_text(sums.saved_usd)} saved"] if sums.saved_usd else []
         if self.differs:
             fell, ours = self.balance_fell_usd or ZERO, self.ledger_since_last_usd or ZERO
             parts.append(f"the balance fell by ${money_text(fell)}, the ledger says ${money_text(ours)}")
-        return " · ".join([f"{sums.attempts} attempts", *parts])
+        return " · ".join(["1 attempt" if sums.attempts == 1 else f"{sums.attempts:,} attempts", *parts])
 
     def for_json(self) -> dict[str, Any]:
         """The report as plain JSON, money as strings."""
@@ -126,24 +185,23 @@ class SpendReport(BaseModel):
         }
 
 
-def sum_groups(records: Iterable[JobRecord], since: datetime) -> list[tuple[Group, Sums]]:
-    """The attempts claimed since then, by day, mode, folder, label and outcome."""
-    sums: defaultdict[Group, Sums] = defaultdict(Sums)
-    for record in records:
-        for attempt in record.attempts:
-            if attempt.claimed_at >= since:
-                sums[_group(record, attempt)].add(record, attempt)
-    return sorted(sums.items())
-
-
 def _group(record: JobRecord, attempt: Attempt) -> Group:
     return Group(
-        day=attempt.claimed_at.astimezone(UTC).date().isoformat(),
+        day=_day(attempt.claimed_at),
         mode=f"{record.request.mode} {record.request.duration} s",
         folder=record.image.name.rpartition("/")[0],
         label=record.label or "",
         outcome=record.state.value if attempt is record.attempt else "failed",
     )
+
+
+def _day(moment: datetime) -> str:
+    return moment.astimezone(UTC).date().isoformat()
+
+
+def month_of(until: datetime) -> list[str]:
+    """The UTC days of the month that ends then, oldest first."""
+    return [_day(until - timedelta(days=back)) for back in range(MONTH_DAYS - 1, -1, -1)]
 
 
 async def sum_spend(
@@ -162,20 +220,30 @@ async def sum_spend(
         StorageError: S3 did not answer well.
     """
     now = datetime.now(UTC)
-    since = now - timedelta(days=days)
     last = await _last(storage, settings)
-    first = min(since, last.at) if last and client else since
-    changed = [record async for record in Ledger(storage, settings).records(since=first - CLOCK_SLACK)]
-    report = SpendReport(since=since, until=now, groups=sum_groups(changed, since))
+    window, month = Book(now - timedelta(days=days)), Book(datetime.fromisoformat(f"{month_of(now)[0]}T00:00Z"))
+    since_last = Book(last.at if last and client else now)
+    await _read(storage, settings, (window, month, since_last))
+    report = SpendReport(since=window.since, until=now, groups=window.groups, month=month.groups, at_risk=month.at_risk)
     balance = await _balance(client)
     if balance is None:
         return report
     await _remember(storage, settings, Seen(at=now, balance_usd=balance))
-    if last is None:
-        return report.model_copy(update={"balance_usd": balance})
-    ours = sum((sums.total_usd for _, sums in sum_groups(changed, last.at)), ZERO)
-    fell = last.balance_usd - balance
-    return report.model_copy(update={"balance_usd": balance, "balance_fell_usd": fell, "ledger_since_last_usd": ours})
+    told: dict[str, Decimal] = {"balance_usd": balance}
+    if last:
+        ours = total(since_last.groups).total_usd
+        told |= {"balance_fell_usd": last.balance_usd - balance, "ledger_since_last_usd": ours}
+    return report.model_copy(update=told)
+
+
+async def _read(storage: Storage, settings: Settings, books: Sequence[Book]) -> None:
+    first = min(book.since for book in books) - CLOCK_SLACK
+    async for record in Ledger(storage, settings).records(since=first):
+        for book in books:
+            book.count(record)
+    async for run in read_savings(storage, settings, since=first):
+        for book in books:
+            book.save(run)
 
 
 async def _balance(client: ApixoClient | None) -> Decimal | None:
