@@ -18,10 +18,10 @@ unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo deploy test check unit integration crash pipeline bench bench-quick lock clean
+.PHONY: help setup demo deploy test check unit integration crash pipeline test-proxy bench bench-quick lock clean
 
 help: ## list what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) ## install everything into .venv; the command is then .venv/bin/i2v
 
@@ -51,6 +51,12 @@ crash: $(READY) ## processes killed at every request they make; I2V_CRASH_ROUNDS
 
 pipeline: $(READY) ## the tests with Prefect's own test server
 	$(call tier,$@,-n 2 --dist loadfile)
+
+test-proxy: $(READY) ## the door behind a real nginx, which root gets by apt; without nginx, make test skips this
+	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; command -v nginx >/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && apt-get -qq update && apt-get -qq install --no-install-recommends nginx >/dev/null; } || \
+	  { echo 'There is no nginx. On Debian and Ubuntu: sudo apt install nginx' >&2; exit 1; }
+	$(call tier,pipeline/test_nginx.py)
 
 bench: $(READY) ## measure whole runs against a bare script, into docs/benchmarks.md: an hour or two; Linux alone
 	@$(PY) -m benchmarks

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -287,10 +288,7 @@ class Patient:
             try:
                 found = await fetcher.fetch_bytes(f"{base}/healthz", limit=HEALTH_LIMIT_BYTES)
             except FetchError as error:
-                hint = (
-                    "Start python -m doors and the proxy before it; until then reconcile polls what is not called back"
-                )
-                return Finding("callbacks", Level.FAULT, f"the door cannot be reached: {error.message}", hint)
+                return _door_is_away(error)
         if not _is_live(found.body):
             message = f"what answers at {base}/healthz is not the door"
             return Finding(
@@ -300,6 +298,15 @@ class Patient:
 
     def _scratch(self) -> S3Uri:
         return self._settings.jobs / f"doctor/{secrets.token_hex(8)}"
+
+
+def _door_is_away(error: FetchError) -> Finding:
+    """Nothing of the door answers, or it says itself that nothing can come in."""
+    if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        hint = "Ask its own /healthz from inside: it says what is wrong"
+        return Finding("callbacks", Level.FAULT, f"the door is not ready: {error.message}", hint)
+    hint = "Start python -m doors and the proxy before it; until then reconcile polls what is not called back"
+    return Finding("callbacks", Level.FAULT, f"the door cannot be reached: {error.message}", hint)
 
 
 def _is_live(body: bytes) -> bool:

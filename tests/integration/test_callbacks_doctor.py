@@ -81,6 +81,7 @@ async def test_settings_that_cannot_work_are_a_fault(
         (b"{}", 200, Level.FAULT),
         (b"<html>welcome to nginx</html>", 200, Level.FAULT),
         (b'{"live": true}', 502, Level.FAULT),
+        (b'{"live": true, "ready": false}', 503, Level.FAULT),
     ],
 )
 async def test_the_door_is_asked_by_the_address_of_callbacks(
@@ -103,6 +104,7 @@ async def test_the_door_is_asked_by_the_address_of_callbacks(
         I2V_PRIVATE_HOSTS=f"{sandbox.env['I2V_PRIVATE_HOSTS']},{address}",
     )
     assert found.level is level, found
+    assert ("is not ready" in found.message) is (status == 503)
 
 
 async def test_a_door_that_is_not_there_is_a_fault(make_settings: SETTINGS_MAKER, sandbox: Sandbox) -> None:

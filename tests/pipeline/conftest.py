@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
@@ -69,6 +70,7 @@ def prefect_server(
         yield server
         APILogWorker.drain_all()  # or they wait at exit for a server that is gone
         EventsWorker.drain_all()
+        gc.collect()  # the sockets that Prefect leaves are told of while that is still ignored
 
 
 @pytest.fixture(autouse=True)
