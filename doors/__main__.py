@@ -18,6 +18,7 @@ It runs until it is stopped. All is set in the environment:
   I2V_BUCKET             the bucket of images/, videos/ and jobs/
   I2V_SQS_QUEUE_URL      the queue that the bucket's notifications go to
   I2V_DOOR_TOKEN         what webhooks to POST /s3 must bear; without it that address is shut
+  I2V_CALLBACK_BASE_URL, _SECRET    let the provider's callbacks become runs of reconcile/collect (docs/callbacks.md)
   I2V_GALLERY_TOKEN      opens GET /gallery to who has it; without it there is none
   I2V_DOOR_HOST, _PORT   where it listens: 127.0.0.1, 8410
   PREFECT_API_URL        your Prefect server; make deploy puts the deployment there

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, Counter
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from doors.gather import Closed, Gatherer
 from doors.runs import Deployment
@@ -33,14 +34,15 @@ from i2v.storage import Storage
 log = logging.getLogger(__name__)
 COLLECT = "reconcile/collect"
 TAGS = ("callback",)
-GATHER_SECONDS = 0.2
-"""The vendor is answered within a second."""
+GATHER_SECONDS = 0.4
+"""The vendor is to be answered within a second; each run of `collect` is a process, so the longer the better."""
 PATIENCE_SECONDS = 10.0
 """The vendor waits 30 s, and comes again three times."""
 BODY_SECONDS = 10.0
 READ_AT_ONCE = 16
 REMEMBERED, REMEMBERED_SECONDS = 10_000, 600.0
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+PARTS = 3
+"""Of an address: job, attempt, signature."""
 
 
 class Outcome(StrEnum):
@@ -72,7 +74,10 @@ class Outcome(StrEnum):
 
 
 class Callbacks:
-    """The route for callbacks, and what it gathers. `gatherer.run()` must be under way."""
+    """The route for callbacks, and what it gathers. `gatherer.run()` must be under way.
+
+    It is an ASGI application, since only such a one gets every method: the wrong ones are counted too.
+    """
 
     def __init__(
         self, settings: Settings, storage: Storage, deployment: Deployment, registry: CollectorRegistry
@@ -96,24 +101,27 @@ class Callbacks:
 
     @property
     def route(self) -> Route:
-        """For every method, so that the wrong ones are counted too."""
-        return Route(PATH + "/{job}/{attempt}/{signature}", self.answer, methods=list(METHODS))
+        """For all below its path, so that what is no address of ours is counted too."""
+        return Route(PATH + "/{address:path}", self)
 
-    async def answer(self, request: Request) -> Response:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Judge one callback, count it, and answer in a bare status."""
-        outcome = self._refusal(request) or await self._judge(request)
+        request = Request(scope, receive, send)
+        address = request.path_params["address"].split("/")
+        outcome = self._refusal(request.method, address) or await self._judge(request, *address)
         self._counter.labels(outcome.value).inc()
-        return Response(status_code=outcome.status)
+        await Response(status_code=outcome.status)(scope, receive, send)
 
-    def _refusal(self, request: Request) -> Outcome | None:
+    def _refusal(self, method: str, address: list[str]) -> Outcome | None:
         """What is wrong with it before anything is read."""
         if not self.is_on:
             return Outcome.OFF
-        if request.method != "POST":
+        if method != "POST":
             return Outcome.WRONG_METHOD
-        return None if verify(self._settings, **request.path_params) else Outcome.WRONG_SIGNATURE
+        is_ours = len(address) == PARTS and verify(self._settings, *address)
+        return None if is_ours else Outcome.WRONG_SIGNATURE
 
-    async def _judge(self, request: Request) -> Outcome:
+    async def _judge(self, request: Request, job: str, attempt: str, _signature: str) -> Outcome:
         try:
             body = await _body(request)
         except (TimeoutError, ClientDisconnect):
@@ -123,8 +131,11 @@ class Callbacks:
         hint = hint_of(body)
         if hint is None:
             return Outcome.NOT_JSON
-        told = Told(request.path_params["job"], int(request.path_params["attempt"]), hint.task_id)
-        return await self._take(told)
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                return await self._take(Told(job, int(attempt), hint.task_id))
+        except (TimeoutError, Closed):
+            return Outcome.LATER
 
     async def _take(self, told: Told) -> Outcome:
         try:
@@ -138,11 +149,9 @@ class Callbacks:
         entry = _entry(held.record, told)
         if entry is None or self._was_handed(entry):
             return Outcome.REPEATED
-        try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                await self.gatherer.add([entry])
-        except (TimeoutError, Closed):
+        if self.gatherer.is_full:
             return Outcome.LATER
+        await self.gatherer.add([entry])
         return Outcome.TAKEN
 
     def _was_handed(self, entry: str) -> bool:

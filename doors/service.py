@@ -24,6 +24,7 @@ from doors.ledger_gauges import LedgerGauges
 from doors.queue import Queue
 from doors.receive import LAST_ANSWER_SECONDS, Receiver
 from doors.runs import Deployment, one_try, prefect_address
+from i2v.apixo.callbacks import half_set_fault
 from i2v.errors import UsageError
 from i2v.settings import Settings
 from i2v.storage import Storage
@@ -52,6 +53,8 @@ def check(settings: Settings) -> None:
     """
     settings.require_bucket()
     prefect_address()
+    if fault := half_set_fault(settings):
+        raise fault
     if not (settings.sqs_queue_url or settings.door_token or settings.callback_secrets):
         raise UsageError(
             "Nothing can come in: neither I2V_SQS_QUEUE_URL nor I2V_DOOR_TOKEN is set",

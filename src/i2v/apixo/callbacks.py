@@ -103,6 +103,19 @@ def secrets_fault(settings: Settings) -> UsageError | None:
     return None
 
 
+def half_set_fault(settings: Settings) -> UsageError | None:
+    """What is wrong with the settings of a door that may take callbacks or not: both variables, or none."""
+    if settings.callback_base_url is None and not settings.callback_secrets:
+        return None
+    return _base_fault(settings) or secrets_fault(settings)
+
+
+def _base_fault(settings: Settings) -> UsageError | None:
+    if settings.callback_base_url is not None:
+        return None
+    return UsageError("Callbacks need I2V_CALLBACK_BASE_URL, which is not set", _HINT)
+
+
 async def check_callbacks(settings: Settings, resolve: Resolver = look_up) -> None:
     """Prove, before anything is paid, that callbacks can come and be told from others'.
 
@@ -111,11 +124,9 @@ async def check_callbacks(settings: Settings, resolve: Resolver = look_up) -> No
     Raises:
         UsageError: no base URL, no secret or a short one, or a base URL that is neither public https nor allowed.
     """
-    if settings.callback_base_url is None:
-        raise UsageError("Callbacks need I2V_CALLBACK_BASE_URL, which is not set", _HINT)
-    if fault := secrets_fault(settings):
+    if fault := _base_fault(settings) or secrets_fault(settings):
         raise fault
-    parts = urlsplit(settings.callback_base_url)
+    parts = urlsplit(str(settings.callback_base_url))
     if parts.query or parts.fragment or parts.username:
         raise UsageError(
             "I2V_CALLBACK_BASE_URL may have no user name, query or fragment", "Set it to https://host/path"
