@@ -58,6 +58,7 @@ class Outside:
             time.sleep(0.05)
         self._env = dict(line.split("=", 1) for line in file.read_text().splitlines())
         (aws,) = children(child.pid)
+        self.sandbox_pids = (child.pid, aws)
         self.meters |= {"provider emulator": Meter(child.pid), "S3": Meter(aws)}
 
     @property

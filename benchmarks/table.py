@@ -43,8 +43,13 @@ def middle(values: Iterable[float]) -> float:
 
 def late(values: Iterable[float]) -> float:
     """What 95 of 100 stay below."""
+    return share_below(values, 0.95)
+
+
+def share_below(values: Iterable[float], share: float) -> float:
+    """What this share of them stays below; with 1 the largest, and 0 of nothing."""
     found = sorted(values)
-    return found[int(len(found) * 0.95)] if found else 0.0
+    return found[min(len(found) - 1, int(len(found) * share))] if found else 0.0
 
 
 def machine() -> str:
