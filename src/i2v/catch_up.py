@@ -32,8 +32,6 @@ from i2v.storage import S3Entry
 from i2v.submit import Order
 
 log = logging.getLogger(__name__)
-SETTLING = timedelta(minutes=2)
-"""An image that is younger is left to the door: its prompt may still be put beside it, or its event be on the way."""
 BATCH = 5_000
 """Images without an answer that are kept in memory at once."""
 NAMED_AT_MOST = 1_000
@@ -100,7 +98,8 @@ def what_is_wanted(
             "animated by mistake",
         )
     check_templates(default.prompt, settings)
-    return Wanted(since if since.tzinfo else since.replace(tzinfo=UTC), default, SETTLING)
+    zoned = since if since.tzinfo else since.replace(tzinfo=UTC)
+    return Wanted(zoned, default, timedelta(seconds=settings.settling_seconds))
 
 
 async def catch_up(

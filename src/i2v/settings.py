@@ -67,6 +67,8 @@ class Settings(BaseSettings):
     lease_seconds: Seconds = Field(default=300, validation_alias="I2V_LEASE_SECONDS")
     run_gone_seconds: Seconds = Field(default=180, validation_alias="I2V_RUN_GONE_SECONDS")
     """A run whose record was not touched for so long is gone, and reconcile takes its jobs."""
+    settling_seconds: float = Field(default=120, validation_alias="I2V_SETTLING_SECONDS")
+    """Reconcile leaves younger images to the door: a prompt may still be put beside one, or its event be on the way."""
     presign_seconds: int = Field(default=7200, gt=0, le=604_800, validation_alias="I2V_PRESIGN_SECONDS")
     """How long the provider may fetch the image; never less than the poll deadline."""
     link_seconds: int = Field(default=86_400, ge=0, le=604_800, validation_alias="I2V_LINK_SECONDS")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,7 +15,7 @@ from typing import Any
 import pytest
 
 from i2v.animate import Steps, animate
-from i2v.catch_up import SETTLING, CaughtUp, Wanted, catch_up, what_is_wanted
+from i2v.catch_up import CaughtUp, Wanted, catch_up, what_is_wanted
 from i2v.errors import UsageError
 from i2v.missing import Search, taken_versions
 from i2v.prompts import Asked
@@ -169,12 +167,16 @@ async def test_it_goes_as_far_as_the_money_goes(sandbox: Sandbox, provider: Prov
     assert list(generated(await caught_up(new_run)).values()) == [Outcome.STORED]
 
 
-async def test_young_images_are_left_to_the_door(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
+async def test_young_images_are_left_to_the_door(
+    sandbox: Sandbox, provider: Provider, settings: Settings, new_run: OpenRun
+) -> None:
     """What was put in the last two minutes, by S3's clock, may still get its prompt and its event."""
     names(sandbox, 1)
-    ended = await caught_up(new_run, Wanted(LONG_AGO, Asked(prompt="it moves"), SETTLING))
+    asked = Asked(prompt="it moves")
+    wanted = what_is_wanted(settings, asked, generate=True, since=LONG_AGO, max_spend_usd=Decimal(1))
+    assert wanted == Wanted(LONG_AGO, asked, timedelta(minutes=2))
+    ended = await caught_up(new_run, wanted)
     assert (generated(ended), ended.sentence) == ({}, "nothing is open, and no image is without an answer")
-    assert timedelta(minutes=2) == SETTLING
 
 
 class Meanwhile(Storage):
@@ -258,29 +260,15 @@ async def test_ten_are_found_among_many(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(search.taken) == images - 10
 
 
-IMPATIENT = """
-from datetime import timedelta
-from i2v import catch_up, cli
-catch_up.SETTLING = timedelta(seconds=-2)
-cli.main()
-"""
-"""The command, which does not wait until images are two minutes old."""
-
-
-def impatient(sandbox: Sandbox, *words: str) -> subprocess.CompletedProcess[str]:
-    """`i2v reconcile --generate --since 2d` with these words."""
-    command = [sys.executable, "-c", IMPATIENT, "reconcile", "--generate", "--since", "2d", *words]
-    return subprocess.run(command, env=bare_env(**sandbox.env), capture_output=True, text=True, check=False, timeout=60)  # noqa: S603 - our own command
-
-
 def test_the_command_generates_and_tells(sandbox: Sandbox, provider: Provider) -> None:
     """Too little money is code 3 and says which limit; enough is code 0, and the report is one JSON object."""
     names(sandbox, 1)
-    poor = impatient(sandbox, "--max-spend", "0.10", "--prompt", "it moves")
-    done = impatient(sandbox, "--max-spend", "1", "--prompt", "it moves", "--json")
-    assert (poor.returncode, "max_spend_usd has $0.10 left" in poor.stderr) == (3, True), poor
-    assert done.returncode == 0, done
-    assert (json.loads(done.stdout)["stored"], json.loads(done.stdout)["spent_usd"]) == (1, 0.192)
+    env = bare_env(**sandbox.env, I2V_SETTLING_SECONDS="-2")
+    words = ("reconcile", "--generate", "--since", "2d", "--prompt", "it moves", "--max-spend")
+    poor, done = i2v(*words, "0.10", env=env), i2v(*words, "1", "--json", env=env)
+    assert (poor.code, "max_spend_usd has $0.10 left" in poor.err) == (3, True), poor
+    assert done.code == 0, done
+    assert (json.loads(done.out)["stored"], json.loads(done.out)["spent_usd"]) == (1, 0.192)
     assert provider.billed().total() == 1
 
 

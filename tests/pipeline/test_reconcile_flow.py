@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
 from typing import Any
 
 import pytest
 from prefect import get_client
 
 from flows.reconcile import reconcile_videos
-from i2v import catch_up
 from sandbox import Sandbox
 from sandbox.pictures import make_jpeg
 from sandbox.prefect_server import PrefectServer
@@ -26,7 +24,7 @@ def reconcile(prefect_server: PrefectServer, sandbox: Sandbox, monkeypatch: pyte
     """The flow in this process, which does not wait until images are two minutes old."""
     for name, value in sandbox.env.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(catch_up, "SETTLING", timedelta(seconds=-2))
+    monkeypatch.setenv("I2V_SETTLING_SECONDS", "-2")
 
     async def run(**parameters: Any) -> Ended:
         state = await reconcile_videos(**parameters, return_state=True)
