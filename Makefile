@@ -25,7 +25,7 @@ help: ## list what there is
 
 setup: $(READY) ## install everything into .venv; the command is then .venv/bin/i2v
 
-demo: $(READY) ## animate the sample photographs for free, in a sandbox; KEEP=1 leaves it up to be looked at
+demo: $(READY) ## let sample photographs land in a bucket and become videos, for free; KEEP=1 leaves it up to be looked at
 	@KEEP='$(KEEP)' $(PY) -m sandbox.demo
 
 deploy: $(READY) ## put it on the Prefect server that PREFECT_API_URL names; NOTIFY=slack-webhook/alerts sends alerts

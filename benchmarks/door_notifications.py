@@ -14,7 +14,6 @@ import asyncio
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -150,12 +149,11 @@ def _burst(bench: Bench, rate: int, seconds: int) -> dict[str, Any]:
 
 
 def _away(bench: Bench, rate: int, seconds: int) -> dict[str, Any]:
-    os.killpg(bench.server._child.pid, signal.SIGKILL)  # noqa: SLF001 - killed, not asked to end
-    bench.server._child.wait()  # noqa: SLF001 - as above
+    bench.server.kill()
     bench.flow(rate, seconds, OFFSET_KEYS)
     most, in_hand = bench.peak_mb(), bench.metric("i2v_door_in_hand")
     ready = httpx.get(f"{bench.url}/healthz", trust_env=False).status_code
-    bench.server = PrefectServer(port=bench.server.port, home=bench.folder / "prefect").start()
+    bench.server.start()
     return {
         "sent": rate * seconds,
         "healthz_meanwhile": ready,

@@ -1,15 +1,15 @@
-"""`make demo`: the sample photographs become videos, for free, by the real command in a world of its own.
+"""`make demo`: the sample photographs land in a bucket and become videos, for free, in a world of its own.
 
-What is shown is what `i2v` prints. Here is only what surrounds it: the sandbox, a Prefect server, and what they say
-in the end. `KEEP=1` leaves it all up.
+Everything between bucket and provider is real and told as it happens (`sandbox.story`). Here is what surrounds it: what
+is started, what the provider has billed, where the videos are. `KEEP=1` leaves it all up.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import shlex
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,60 +23,62 @@ from rich.console import Console
 
 from i2v.report import money_text
 from sandbox.box import Sandbox
-from sandbox.prefect_server import OUTSIDE, PrefectServer
+from sandbox.child import ROOT
+from sandbox.pipeline import Pipeline
 from sandbox.provider import Dials
+from sandbox.story import Story
 
-ROOT = Path(__file__).parent.parent
 FOLDER = Path(".sandbox", "demo")
 """Where the videos are copied to, below the project's root."""
+SAMPLES = ROOT / "samples"
 RENDER_SECONDS = 4.0
 BUCKET = "i2v-demo"
+PROMPT = "Slow push in, natural light"
 INTERRUPTED = 130
-COMMAND = (".venv/bin/i2v", "run", "samples/", "--prompt", "Slow push in, natural light", "--max-spend", "5")
-TITLE = "i2v: the sample photographs become videos"
+TITLE = "i2v: photographs land in a bucket, videos appear"
 ABOUT = (
     "Nothing is paid here and no model is asked. The provider is a stand-in on this machine, as strict as the real "
-    "one, and its videos are synthetic: a camera moves over the photograph. S3 is a stand-in too. The command, the "
-    f"flow and Prefect are real. A video takes {RENDER_SECONDS:g} s here and 85 to 180 at the real provider; so it is "
-    "asked for sooner, and more often (I2V_POLL_FIRST_SECONDS, I2V_POLL_EVERY_SECONDS).\n"
+    "one, and its videos are synthetic: a camera moves over the photograph. S3 and SQS are stand-ins too. The door, "
+    f"Prefect, the worker and the flow are real. A video takes {RENDER_SECONDS:g} s here and 85 to 180 at the real "
+    "provider; so it is asked for sooner, and more often (I2V_POLL_FIRST_SECONDS, I2V_POLL_EVERY_SECONDS).\n"
 )
 
 
 class Demo:
     """One showing: what is up, and where a person can look."""
 
-    def __init__(self, box: Sandbox, server: PrefectServer, home: Path, console: Console) -> None:
-        self.box = box
-        self.server = server
+    def __init__(self, pipeline: Pipeline, token: str, console: Console) -> None:
+        self.pipeline, self.box = pipeline, pipeline.box
+        self.token = token
         self.console = console
-        self.env = box.env | {
-            "PREFECT_API_URL": server.api_url,
-            "PREFECT_HOME": str(home),
-            "DO_NOT_TRACK": "1",
-        }
+        photographs = sorted(path for path in SAMPLES.iterdir() if path.suffix in {".jpg", ".png"})
+        self.story = Story(pipeline, photographs, console)
 
-    def run(self, about: str) -> int:
-        """Run the command as a person would, and give its exit code."""
+    def tell_places(self) -> None:
+        """Say where all of it can be looked at."""
+        door, server = self.pipeline.door_url, self.pipeline.server.url
+        self.console.print(
+            f"Prefect UI    {server}/runs\ngallery       {door}/gallery   token: {self.token}\n"
+            f"bucket        s3://{BUCKET} at {self.box.aws.url}\n"
+            f"journal       {self.box.provider.url}/_sandbox/journal\n",
+            soft_wrap=True,
+        )
+
+    def act(self, about: str) -> bool:
+        """Upload the photographs and tell what comes of it; whether it went well."""
         self.console.rule(f"[bold]{about}[/]", align="left")
-        self.console.print(f"$ {shlex.join(COMMAND)}\n", style="bold cyan", soft_wrap=True)
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(OUTSIDE)}
-        command = [str(Path(sys.executable).with_name("i2v")), *COMMAND[1:]]
-        code = _wait(subprocess.Popen(command, cwd=ROOT, env=kept | self.env))
+        went_well = self.story.upload()
         self.console.print()
-        if not self.server.is_running:
-            self.console.print(
-                f"The Prefect server has ended. Its last lines:\n{self.server.last_lines()}", markup=False
-            )
-        return code
+        return went_well
 
     def tell_bill(self, first_usd: Decimal) -> bool:
-        """Say what the provider itself has written down, and whether the second run was free."""
+        """Say what the provider itself has written down, and whether the second upload was free."""
         provider = self.box.provider
         free = provider.billed_usd == first_usd
         self.console.rule("[bold]What the provider's own journal says[/]", align="left")
         self.console.print(
-            f"First run:  {provider.billed().total()} videos billed, ${money_text(first_usd)}\n"
-            f"Second run: ${money_text(provider.billed_usd - first_usd)}\n",
+            f"First upload:  {provider.billed().total()} videos billed, ${money_text(first_usd)}\n"
+            f"Second upload: ${money_text(provider.billed_usd - first_usd)}\n",
             style="" if free else "bold red",
         )
         return free
@@ -92,57 +94,47 @@ class Demo:
 
     def tell_keep(self) -> None:
         """Say where everything is and how to play on."""
-        exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in self.env.items())
+        exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in self.pipeline.own_env.items())
         self.console.rule("[bold]It stays up until Ctrl-C[/]", align="left")
-        self.console.print(f"Prefect UI    {self.server.url}/runs\nS3            {self.box.aws.url}, bucket {BUCKET}")
-        self.console.print(f"journal       {self.box.provider.url}/_sandbox/journal\n\nTo play on, in another shell:\n")
+        self.tell_places()
+        self.console.print(
+            "To play on, in another shell; what lands in the bucket becomes a video by itself, and `.venv/bin/i2v` "
+            "sees the same bucket and ledger:\n",
+            soft_wrap=True,
+        )
         self.console.print(exports, markup=False, soft_wrap=True)
 
 
 @contextmanager
 def _world(console: Console) -> Iterator[Demo]:
-    began = time.monotonic()
+    began, token = time.monotonic(), secrets.token_hex(8)
     with ExitStack() as stack:
-        with console.status("Starting the sandbox and a Prefect server: some 15 s"):
-            home = stack.enter_context(tempfile.TemporaryDirectory(prefix="i2v-demo-", ignore_cleanup_errors=True))
-            box = stack.enter_context(Sandbox(Dials(render_seconds=RENDER_SECONDS), bucket=BUCKET))
-            server = stack.enter_context(PrefectServer())
-        console.print(f"Sandbox and Prefect server are up, after {time.monotonic() - began:.0f} s.\n")
-        yield Demo(box, server, Path(home), console)
-
-
-def _wait(child: subprocess.Popen[bytes]) -> int:
-    """A Ctrl-C reaches the child too, which then ends cleanly: only a SIGTERM, which it does not see, is passed on."""
-    interrupted = False
-    while True:
-        try:
-            code = child.wait()
-        except KeyboardInterrupt:
-            interrupted = True
-        except SystemExit:
-            child.terminate()
-            child.wait()
-            raise
-        else:
-            return code or (INTERRUPTED if interrupted else 0)
+        with console.status("Starting the sandbox") as status:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="i2v-demo-", ignore_cleanup_errors=True))
+            dials = Dials(render_seconds=RENDER_SECONDS)
+            box = stack.enter_context(Sandbox(dials, bucket=BUCKET, notifications=True))
+            more = {"I2V_DEFAULT_PROMPT": PROMPT, "I2V_GALLERY_TOKEN": token}
+            pipeline = stack.enter_context(Pipeline(box, Path(folder), more, status.update))
+        console.print(f"Sandbox, Prefect server, worker and door are up, after {time.monotonic() - began:.0f} s.")
+        console.print(f"make deploy: {pipeline.deployed.splitlines()[-1]}.\n", markup=False, soft_wrap=True)
+        yield Demo(pipeline, token, console)
 
 
 def show(console: Console, *, keep: bool, folder: Path) -> int:
     """Show all of it, and give the exit code; kept up, it waits for Ctrl-C in the end."""
     console.print(f"[bold]{TITLE}[/]\n\n{ABOUT}")
     with _world(console) as demo:
-        if code := demo.run("Animate them"):
-            return code
+        demo.tell_places()
+        first = demo.act("The photographs are uploaded, and nothing else is done")
         first_usd = demo.box.provider.billed_usd
-        if code := demo.run("The same again: nothing is paid twice"):
-            return code
+        second = demo.act("The same again: nothing is paid twice")
         free = demo.tell_bill(first_usd)
         demo.copy_videos(folder)
         if keep:
             demo.tell_keep()
             signal.pause()
-    console.print("Sandbox and Prefect server are down again. To look at them: KEEP=1 make demo")
-    return 0 if free else 1
+    console.print("All of it is down again. To look at it, the gallery too: KEEP=1 make demo")
+    return 0 if first and second and free else 1
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
@@ -150,7 +142,7 @@ def _end(number: int, _frame: FrameType | None) -> None:
 
 
 def main() -> int:
-    """Run the demo; 0 where all went as it should, else the failing command's code, and 130 after Ctrl-C."""
+    """Run the demo; 0 where all went as it should, 1 where not, and 130 after Ctrl-C."""
     console = Console(highlight=False)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell's `&` had it ignored
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -158,10 +150,10 @@ def main() -> int:
     try:
         return show(console, keep=bool(os.environ.get("KEEP")), folder=FOLDER)
     except (OSError, RuntimeError) as error:
-        console.print(f"The demo did not start: {error}", style="red", markup=False)
+        console.print(f"The demo did not come to its end: {error}", style="red", markup=False)
         return 1
     except KeyboardInterrupt:
-        console.print("Stopped: sandbox and Prefect server are down.")
+        console.print("Stopped: all of it is down.")
         return INTERRUPTED
 
 

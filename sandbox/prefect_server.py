@@ -57,7 +57,7 @@ class PrefectServer:
             RuntimeError: it ended or did not answer; carries its last lines.
         """
         with listen(HOST, self._port) as free:
-            self.port = free.getsockname()[1]
+            self._port = self.port = free.getsockname()[1]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         self._child = subprocess.Popen(
             [sys.executable, "-m", "sandbox.prefect_server"],
@@ -116,6 +116,11 @@ class PrefectServer:
             os.killpg(self._child.pid, signal.SIGKILL)
             self._child.wait()
         self._log.close()
+
+    def kill(self) -> None:
+        """End it at once (SIGKILL). With a `home` of its own it can be started again as it was."""
+        os.killpg(self._child.pid, signal.SIGKILL)
+        self.stop()
 
     @property
     def url(self) -> str:

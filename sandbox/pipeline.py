@@ -1,0 +1,111 @@
+"""All that runs between bucket and provider, as processes of their own: `Pipeline`. Images put there become videos.
+
+Prefect server, deployments, worker and door are the real ones, started as a person starts them, so nothing of flows,
+doors or deployments is imported here.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from sandbox.box import Sandbox
+from sandbox.child import ROOT, Child, bare_environment
+from sandbox.prefect_server import PrefectServer
+
+POOL = "i2v"
+LISTENS = r"listens on (http://[\d.]+:\d+)"
+
+
+class Pipeline:
+    """`with Pipeline(box, folder) as pipeline:` starts all; each part can be killed and started again.
+
+    Args:
+        box: the sandbox, with a queue that the bucket's notifications go to.
+        folder: where the server's database and the logs lie.
+        more: variables of door, worker and runs.
+        say: hears what is being started.
+    """
+
+    def __init__(self, box: Sandbox, folder: Path, more: Mapping[str, str], say: Callable[[str], object] = str) -> None:
+        self.box = box
+        self._say = say
+        self.server = PrefectServer(home=folder / "server")
+        self._more = {"I2V_DOOR_PORT": "0", "PREFECT_WORKER_QUERY_SECONDS": "1", **more}
+        self._folder = folder
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._say("Starting a Prefect server: some 15 s")
+            stack.enter_context(self.server)
+            self._say("make deploy: pool, queues, deployments and automations")
+            self.deployed = self.deploy()
+            self._say("Starting a worker and the door")
+            command = ("prefect", "--no-prompt", "worker", "start", "--pool", POOL)
+            self.worker = stack.enter_context(Child(*command, env=self.env, log=self._folder / "worker.log"))
+            self.door = stack.enter_context(Child("doors", env=self.env, log=self._folder / "door.log"))
+            self.wait_ready()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def own_env(self) -> dict[str, str]:
+        """Every variable that a person would set to use the same."""
+        ours = {"PREFECT_API_URL": self.server.api_url, "PREFECT_HOME": str(self._folder / "home"), "DO_NOT_TRACK": "1"}
+        return self.box.env | ours | self._more
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The whole environment of door, worker and set-up."""
+        return bare_environment() | self.own_env
+
+    def deploy(self) -> str:
+        """What `make deploy` does and says.
+
+        Raises:
+            RuntimeError: it failed; carries what it said.
+        """
+        command = [sys.executable, "-m", "deployments.setup"]
+        done = subprocess.run(command, cwd=ROOT, env=self.env, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"make deploy failed:\n{done.stderr}")
+        return done.stdout
+
+    def wait_ready(self) -> None:
+        """Wait until door and worker are up.
+
+        Raises:
+            RuntimeError: one is not; carries its last lines.
+        """
+        self.worker.wait_said("Worker '.*' started!")
+        self.door_url = self.door.wait_said(LISTENS)[1]
+
+    def check(self) -> None:
+        """Prove that all are running.
+
+        Raises:
+            RuntimeError: one is not; carries its last lines.
+        """
+        parts: dict[str, PrefectServer | Child] = {"server": self.server, "worker": self.worker, "door": self.door}
+        for name, part in parts.items():
+            if not part.is_running:
+                raise RuntimeError(f"the {name} has ended. Its last lines:\n{part.last_lines()}")
+
+    def get(self, path: str) -> Any:
+        """Ask the Prefect server."""
+        return httpx.get(f"{self.server.api_url}/{path}", trust_env=False).raise_for_status().json()
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """Ask the Prefect server, or tell it."""
+        answer = httpx.post(f"{self.server.api_url}/{path}", json=body, trust_env=False)
+        return answer.raise_for_status().json()
