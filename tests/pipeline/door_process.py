@@ -108,19 +108,20 @@ async def soon(ask: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
 
 
 class Feed:
-    """A queue with a dead-letter queue, and the bucket's notifications in it."""
+    """A queue with a dead-letter queue. The bucket's notifications go to it, unless a test is to tell them itself."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
+    def __init__(self, sandbox: Sandbox, *, is_told: bool = True) -> None:
         self._sandbox = sandbox
         self._sqs = sandbox.sqs()
         self.dead = self._sqs.create_queue(QueueName=f"{sandbox.bucket}-dead")["QueueUrl"]
         redrive = json.dumps({"deadLetterTargetArn": self._arn(self.dead), "maxReceiveCount": "10"})
         traits: Any = {"RedrivePolicy": redrive, "VisibilityTimeout": str(HIDDEN_SECONDS)}
-        self.url = self._sqs.create_queue(QueueName=sandbox.bucket, Attributes=traits)["QueueUrl"]
+        self.url = self._sqs.create_queue(QueueName=f"{sandbox.bucket}-door", Attributes=traits)["QueueUrl"]
         told: Any = {"QueueArn": self._arn(self.url), "Events": ["s3:ObjectCreated:*"]}
-        sandbox.s3().put_bucket_notification_configuration(
-            Bucket=sandbox.bucket, NotificationConfiguration={"QueueConfigurations": [told]}
-        )
+        if is_told:
+            sandbox.s3().put_bucket_notification_configuration(
+                Bucket=sandbox.bucket, NotificationConfiguration={"QueueConfigurations": [told]}
+            )
 
     def _arn(self, url: str) -> str:
         return self._sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
@@ -148,9 +149,14 @@ class Feed:
 
     def left(self, url: str | None = None) -> int:
         """Messages in the queue, hidden or not."""
-        names: Any = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-        found = self._sqs.get_queue_attributes(QueueUrl=url or self.url, AttributeNames=names)["Attributes"]
-        return sum(map(int, found.values()))
+        return self._count(url or self.url, "ApproximateNumberOfMessages") + self.taken(url)
+
+    def taken(self, url: str | None = None) -> int:
+        """Messages that somebody has taken and not deleted."""
+        return self._count(url or self.url, "ApproximateNumberOfMessagesNotVisible")
+
+    def _count(self, url: str, name: Any) -> int:
+        return int(self._sqs.get_queue_attributes(QueueUrl=url, AttributeNames=[name])["Attributes"][name])
 
 
 def told_of(bucket: str, key: str) -> bytes:
