@@ -41,7 +41,7 @@ class Counted:
             env |= {"PREFECT_API_URL": f"{prefect.url}/api", "I2V_PRIVATE_HOSTS": private}
             run_child("benchmarks.flow_run", env=env)
             self.s3 = kinds(s3.log)
-            self.prefect = Counter(_prefect_kind(each) for each in prefect.log if EVENTS not in each.target)
+            self.prefect = Counter(prefect_kind(each) for each in prefect.log if EVENTS not in each.target)
         self.asked = len(outside.ask("journal?endpoint=status")["entries"]) / images
         self.needed = sum(map(statuses_needed, manifests(outside))) / images
 
@@ -52,7 +52,8 @@ def statuses_needed(manifest: dict[str, Any]) -> int:
     return 1 + math.ceil(max(0.0, rendering) / (EVERY_SECONDS / FASTER))
 
 
-def _prefect_kind(passage: Passage) -> str:
+def prefect_kind(passage: Passage) -> str:
+    """What one request to Prefect's API is, without the ids in it."""
     return f"{passage.method} {IDS.sub('ID', passage.target.partition('?')[0])}"
 
 

@@ -121,6 +121,10 @@ def show_library_logs() -> None:
 
 
 def _is_told_once(record: logging.LogRecord) -> bool:
-    """Whether a line of Prefect's says what is not said again, by the task run's end and without a traceback."""
+    """Whether a line of Prefect's says what is not said again, by the task run's end and without a traceback.
+
+    That a step went well is its state; as a line a step it is half of all that a run logs, and costs both sides dearly.
+    """
     expected = bool(record.exc_info) and isinstance(record.exc_info[1], I2vError)  # type: ignore[index]
-    return not expected and not record.getMessage().startswith("Task run failed with state: ")
+    again = "Task run failed with state: ", *(() if record.levelno > logging.INFO else ("Finished in state ",))
+    return not expected and not record.getMessage().startswith(again)

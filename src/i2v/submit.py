@@ -168,7 +168,7 @@ async def _claim_and_post(run: Run, held: Held, order: Order, image_url: str) ->
         if _now() - started > CLAIM_TO_POST_SECONDS:
             await _release(run, claimed, token)
             return None, Decimal(0)
-        log.info("submitting %s (job %s)", order.name, order.key[:12])
+        log.debug("submitting %s (job %s)", order.name, order.key[:12])
         answer = await _post(run, _body(run, order, image_url, claimed.record.last_attempt))
         if isinstance(answer, ProviderError):
             return await _without_task(run, claimed, order, token, answer)
