@@ -58,10 +58,10 @@ test-proxy: $(READY) ## the door behind a real nginx, which root gets by apt; wi
 	  { echo 'There is no nginx. On Debian and Ubuntu: sudo apt install nginx' >&2; exit 1; }
 	$(call tier,pipeline/test_nginx.py)
 
-bench: $(READY) ## measure whole runs against a bare script, into docs/benchmarks.md: an hour or two; Linux alone
-	@$(PY) -m benchmarks
+bench: $(READY) ## measure, into docs/benchmarks.md: an hour; ONLY=steps,makespan some of it; Linux alone
+	@$(PY) -m benchmarks $(if $(ONLY),--only $(ONLY))
 
-bench-quick: $(READY) ## the same, small and fast, printed alone: two minutes; ONLY=transfer takes one of them
+bench-quick: $(READY) ## the same, small and fast, and only printed: two minutes
 	@$(PY) -m benchmarks --quick $(if $(ONLY),--only $(ONLY))
 
 # One tier, in a Prefect home of its own. pytest fails a tier in which it finds no test.

@@ -111,6 +111,10 @@ class Outside:
             self.meters["Prefect server"].settle()
         return {name: meter.spent() for name, meter in self.meters.items()}
 
+    def submitted(self) -> int:
+        """How many videos the provider was asked for."""
+        return len(self.ask("journal?endpoint=submit")["entries"])
+
     def videos(self) -> int:
         """How many videos there are."""
         pages = self.s3().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix="videos/")

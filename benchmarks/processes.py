@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ PROC = Path("/proc")
 TICKS = os.sysconf("SC_CLK_TCK")
 IDLE_SHARE = 0.15
 """A server that takes less than this part of a core has nothing left to write."""
+IDLE_SECONDS = 3
 SETTLE_SECONDS = 120
 OUTSIDE = ("PREFECT_", "AWS_", "I2V_", "APIXO_")
 
@@ -55,9 +57,9 @@ def peak_mb(pid: int | str = "self") -> float:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")), 0.0)
 
 
-def now_mb() -> float:
-    """What of this process is resident now."""
-    return int((PROC / "self" / "statm").read_text().split()[1]) * resource.getpagesize() / (1 << 20)
+def now_mb(pid: int | str = "self") -> float:
+    """What of a process is resident now."""
+    return int((PROC / str(pid) / "statm").read_text().split()[1]) * resource.getpagesize() / (1 << 20)
 
 
 def forget_peak(pid: int | str = "self") -> None:
@@ -94,13 +96,12 @@ class Meter:
         return sum(map(peak_mb, self._pids))
 
     def settle(self) -> None:
-        """Wait until it idles: a Prefect server writes on after a run has ended."""
-        deadline = time.monotonic() + SETTLE_SECONDS
-        while time.monotonic() < deadline:
+        """Wait until it idles for some seconds: a Prefect server writes on, and may have to wait for a core."""
+        deadline, idle = time.monotonic() + SETTLE_SECONDS, 0
+        while time.monotonic() < deadline and idle < IDLE_SECONDS:
             before = self._cpu()
             time.sleep(1)
-            if self._cpu() - before < IDLE_SHARE:
-                return
+            idle = idle + 1 if self._cpu() - before < IDLE_SHARE else 0
 
 
 @dataclass(frozen=True)
@@ -115,20 +116,35 @@ class Told:
     said: dict[str, Any]
 
 
+def _clean(env: dict[str, str]) -> dict[str, str]:
+    """This environment without what would reach into a child, and then its own."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(OUTSIDE)} | env
+
+
+@contextmanager
+def started(module: str, *, env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """`python -m MODULE` while it runs; in the end it is ended by force."""
+    command, quiet = [sys.executable, "-m", module], subprocess.DEVNULL
+    with subprocess.Popen(command, cwd=ROOT, env=_clean(env), stdout=quiet, stderr=quiet) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
 def run_child(module: str, *arguments: str, env: dict[str, str]) -> Told:
     """Run `python -m MODULE`, which prints a JSON object as its last line.
 
     Raises:
         RuntimeError: it failed; carries the end of what it said.
     """
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(OUTSIDE)} | env
     command = [sys.executable, "-m", module, *arguments]
-    before, started, clock = resource.getrusage(resource.RUSAGE_CHILDREN), time.time(), time.monotonic()
-    done = subprocess.run(command, cwd=ROOT, env=clean, capture_output=True, text=True, check=False)
+    before, begun, clock = resource.getrusage(resource.RUSAGE_CHILDREN), time.time(), time.monotonic()
+    done = subprocess.run(command, cwd=ROOT, env=_clean(env), capture_output=True, text=True, check=False)
     seconds, after = time.monotonic() - clock, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command[1:])} ended with {done.returncode}:\n{done.stderr[-3000:]}")
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     lines = done.stdout.strip().splitlines()
     said = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
-    return Told(seconds, started, cpu, said.get("peak_mb", 0.0), said)
+    return Told(seconds, begun, cpu, said.get("peak_mb", 0.0), said)

@@ -1,19 +1,24 @@
 """How fast reconcile finds images without an answer, in how much memory: `python -m benchmarks.reconcile_listing`.
 
-`IMAGES` (default 1,000,000) in a bucket that a process of its own makes up and boto3 lists for real: three answers to
-each image, but for ten. It prints keys a second, CPU seconds and the most memory that the process ever had.
+So many images in a bucket that a process of its own makes up and boto3 lists for real: three answers to each image, but
+for ten. Beside it the same pages are only listed, one after the other, with boto3 alone: what any search must cost.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
-import resource
-import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
+import boto3
+
+from benchmarks.processes import forget_peak, now_mb, peak_mb, run_child
+from benchmarks.table import Table, middle
 from i2v.missing import Search, taken_versions
 from i2v.runs import open_run
 from i2v.settings import Settings
@@ -21,34 +26,68 @@ from tests.integration.listing_server import ENDINGS, START, listing_server
 
 MISSING = 10
 NOBODY = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+PREFIXES = ("images/", "videos/")
+HEAD = ("images", "keys", "keys a second", "listing alone", "CPU s", "listing alone", "most memory, MB", "of it before")
 
 
-def main() -> None:
-    """Measure once."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("images", nargs="?", type=int, default=1_000_000)
-    images = parser.parse_args().images
-    print(f"before: {_memory_mb():.0f} MB")
-    with listing_server(images, images // MISSING) as address:
-        os.environ |= {**NOBODY, "AWS_ENDPOINT_URL": address}
-        started, cpu = time.perf_counter(), time.process_time()
-        found = asyncio.run(_find())
-        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+def run(sizes: dict[int, int]) -> list[Table]:
+    """Measure each number of images so many times, and tell the medians."""
+    trials = ", ".join(map(str, sizes.values()))
+    notes = f"Three answers to each image but {MISSING}. Medians of {trials} trials, each in a new process."
+    return [Table("Reconcile finds images without an answer", HEAD, [row(*each) for each in sizes.items()], notes)]
+
+
+def row(images: int, trials: int) -> Sequence[str | float]:
+    """One number of images."""
+    found: dict[str, list[dict[str, Any]]] = {"search": [], "list": []}
+    for _ in range(trials):
+        with listing_server(images, images // MISSING) as address:
+            for side, done in found.items():
+                child = run_child("benchmarks.reconcile_listing", side, env={**NOBODY, "AWS_ENDPOINT_URL": address})
+                done.append(child.said)
     keys = images + (images - MISSING) * len(ENDINGS)
-    print(f"{images:,} images, {keys:,} keys: {found} without an answer")
-    print(f"{seconds:.1f} s, {cpu:.1f} s of CPU, {keys / seconds:,.0f} keys/s, at most {_memory_mb():.0f} MB")
+
+    def each(side: str, what: str) -> float:
+        return middle(said[what] for said in found[side])
+
+    speeds = [keys / each(side, "seconds") for side in found]
+    cpu = [each(side, "cpu") for side in found]
+    return (images, keys, *speeds, *cpu, each("search", "peak_mb"), each("search", "before_mb"))
 
 
-async def _find() -> int:
+async def search() -> int:
+    """How many images have no answer."""
     async with open_run(Settings(I2V_BUCKET="big"), "listing", dry_run=True) as run:
         search = Search(run, await taken_versions(run), datetime(1970, 1, 1, tzinfo=UTC), START)
         return len(await search.next_batch(100))
 
 
-def _memory_mb() -> float:
-    """The most that this process ever had, of which Linux tells KB and macOS bytes."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+def list_all() -> int:
+    """All pages, and nothing is done with them."""
+    client: Any = boto3.client("s3")
+    list_pages = client.get_paginator("list_objects_v2").paginate
+    return sum(len(page["Contents"]) for prefix in PREFIXES for page in list_pages(Bucket="big", Prefix=prefix))
+
+
+def measure(side: str) -> dict[str, float]:
+    """One side in this process."""
+    before = now_mb()
+    forget_peak()
+    begun, cpu = time.perf_counter(), time.process_time()
+    found = asyncio.run(search()) if side == "search" else list_all()
+    seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
+    return {"found": found, "seconds": seconds, "cpu": cpu, "before_mb": before, "peak_mb": peak_mb()}
+
+
+def main() -> None:
+    """Print the table; or, as its child, one side as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", nargs="?", default="1000000", help="how many images (default: %(default)s)")
+    asked = parser.parse_args().images
+    if os.environ.get("AWS_ENDPOINT_URL") and asked in {"search", "list"}:
+        print(json.dumps(measure(asked)))
+    else:
+        print(*run({int(asked): 1}))
 
 
 if __name__ == "__main__":

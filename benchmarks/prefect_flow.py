@@ -1,0 +1,66 @@
+"""A flow that makes so many task runs, events or log lines and nothing else: `benchmarks.prefect_alone` runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.events import emit_event
+
+from tasks.ends import outcome, show_library_logs
+
+log = logging.getLogger("i2v.benchmark")
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a task run is called after."""
+
+    name: str
+
+
+@task(name="step", task_run_name="step {image.name}", cache_policy=NO_CACHE, persist_result=False, retries=0)
+async def step(run: Any, image: Named) -> Named:  # noqa: ARG001 - as the real steps have it
+    """As thin as ours."""
+    return image
+
+
+async def one(kind: str, number: int) -> None:
+    """One of a kind."""
+    name = f"{number:05}.jpg"
+    if kind == "task run":
+        await outcome(step, None, Named(name))
+    elif kind == "event":
+        emit_event(
+            "i2v.job.stored",
+            resource={"prefect.resource.id": f"i2v.job.{number:064x}", "prefect.resource.name": name},
+            related=[{"prefect.resource.id": "i2v.ledger.bucket", "prefect.resource.role": "ledger"}],
+            payload={"image": f"s3://bucket/images/{name}", "job": f"{number:064x}", "sha256": "0" * 64, "take": 1},
+        )
+    elif kind == "log line":
+        log.info("stored s3://bucket/videos/%s/0123456789ab-0123456789ab.mp4", name)
+
+
+@flow(name="benchmark")
+async def many(kind: str, number: int) -> None:
+    """All at once, as a run's images are."""
+    show_library_logs()
+    await asyncio.gather(*(one(kind, each) for each in range(number)))
+
+
+def main() -> None:
+    """Run once."""
+    kind, number = sys.argv[1], int(sys.argv[2])
+    work: Any = many(kind, number)
+    asyncio.run(work)
+    print(json.dumps({"kind": kind, "number": number}))
+
+
+if __name__ == "__main__":
+    main()
