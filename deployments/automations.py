@@ -1,4 +1,4 @@
-"""The automations: dead runs are marked Crashed, and three things that a person wants to hear of.
+"""The automations: runs that died or never began are marked Crashed, and three things that a person wants to hear of.
 
 An automation is known by its name. Whether it is enabled is a person's, and so is what an alert does, unless `--notify`
 names a block: without one it does nothing but show in the server's feed of events.
@@ -26,6 +26,8 @@ QUIET = timedelta(minutes=10)
 """So long an alert is not repeated."""
 JOB_UNKNOWN = "i2v.job.unknown"
 """Emitted with the resource `i2v.job.<key>`."""
+BEGINS_WITHIN = timedelta(minutes=10)
+"""A process takes seconds to begin, and on a machine that is very busy a minute."""
 BUDGET_NEAR = "i2v.budget.near"
 """Emitted with the resource `i2v.ledger.<bucket>` and `spent_usd` and `cap_usd` in its payload, at 80 % of the cap."""
 RUN_FAILED = {"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.TimedOut"}
@@ -46,6 +48,26 @@ def dead_runs(flows: list[str]) -> AutomationCore:
     return AutomationCore(
         name="i2v: dead runs are marked Crashed",
         description="Without it a run whose process was killed stays Running for ever.",
+        trigger=trigger,
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=message)],
+    )
+
+
+def lost_runs(flows: list[str]) -> AutomationCore:
+    """A run that a worker took and did not begin: the worker died, and the run holds a place in its queue for ever."""
+    trigger = EventTrigger(
+        after={f"prefect.flow-run.{name}" for name in ("Pending", "Submitting", "InfrastructurePending")},
+        expect={"prefect.flow-run.*"},
+        match_related=_of(flows),
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=BEGINS_WITHIN,
+    )
+    message = "its worker died before it began; nothing was paid, and nightly or a new run makes its videos"
+    return AutomationCore(
+        name="i2v: runs that never began are marked Crashed",
+        description="Without it a run whose worker was killed stays Pending, and takes one of its queue's places.",
         trigger=trigger,
         actions=[ChangeFlowRunState(state=StateType.CRASHED, message=message)],
     )

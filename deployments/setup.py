@@ -20,7 +20,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from deployments import Did, Line
-from deployments.automations import alerts, dead_runs, set_up_automation, triggers
+from deployments.automations import alerts, dead_runs, lost_runs, set_up_automation, triggers
 from deployments.blocks import set_up_blocks
 from deployments.deploy import read_config, read_wanted, set_up_deployment
 from deployments.pools import set_up_pool
@@ -133,7 +133,7 @@ async def set_up(client: PrefectClient, block: UUID | None = None) -> AsyncItera
         yield line
     for each in wanted:
         yield await set_up_deployment(client, each)
-    automations = [dead_runs(flows), *alerts(flows, block)]
+    automations = [dead_runs(flows), lost_runs(flows), *alerts(flows, block)]
     for each, given in zip(wanted, config["deployments"], strict=True):
         automations += await triggers(client, each, given.get("triggers", []))
     for automation in automations:

@@ -22,9 +22,9 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.events import Event, Resource
 from prefect.events.clients import get_events_client
 from prefect.events.schemas.automations import AutomationCore, EventTrigger
-from prefect.states import Completed, Failed
+from prefect.states import Completed, Failed, Pending, Running
 
-from deployments.automations import BUDGET_NEAR, JOB_UNKNOWN, alerts, dead_runs
+from deployments.automations import BUDGET_NEAR, JOB_UNKNOWN, alerts, dead_runs, lost_runs
 from sandbox.prefect_server import PrefectServer
 
 FLOW = "sleeper"
@@ -118,6 +118,23 @@ async def test_a_run_that_was_killed_becomes_crashed(
     assert dead.state
     assert "has said nothing for three heartbeats" in str(dead.state.message)
     assert whole.state_name == "Skipped"
+
+
+async def test_a_run_that_never_began_becomes_crashed(prefect_server: PrefectServer) -> None:
+    """Taken by a worker that died, it would hold its place in the queue for ever; one that began is left alone."""
+    async with _automations(_soon(lost_runs([FLOW]))) as client:
+        began = await client.create_flow_run(skip, state=Pending())
+        await client.set_flow_run_state(began.id, Running())
+        lost = await client.create_flow_run(skip, state=Pending())
+
+        async def crashed() -> bool:
+            return (await client.read_flow_run(lost.id)).state_name == "Crashed"
+
+        await _until(crashed)
+        dead, alive = await client.read_flow_run(lost.id), await client.read_flow_run(began.id)
+        await client.set_flow_run_state(began.id, Completed())
+    assert "its worker died before it began" in str(dead.state and dead.state.message)
+    assert alive.state_name == "Running"
 
 
 @pytest.fixture
