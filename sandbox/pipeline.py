@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +22,7 @@ from sandbox.child import ROOT, Child, bare_environment
 from sandbox.prefect_server import PrefectServer
 
 POOL = "i2v"
+ASK_SECONDS = 60
 LISTENS = r"listens on (http://[\d.]+:\d+)"
 
 
@@ -103,9 +106,18 @@ class Pipeline:
 
     def get(self, path: str) -> Any:
         """Ask the Prefect server."""
-        return httpx.get(f"{self.server.api_url}/{path}", trust_env=False).raise_for_status().json()
+        return self._ask("GET", path)
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """Ask the Prefect server, or tell it."""
-        answer = httpx.post(f"{self.server.api_url}/{path}", json=body, trust_env=False)
-        return answer.raise_for_status().json()
+        return self._ask("POST", path, body)
+
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The answer's JSON; a server that has just started, or whose database is busy, is asked again."""
+        deadline = time.monotonic() + ASK_SECONDS
+        while True:
+            url = f"{self.server.api_url}/{path}"
+            answer = httpx.request(method, url, json=body, trust_env=False, timeout=ASK_SECONDS)
+            if answer.status_code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
+                return answer.raise_for_status().json()
+            time.sleep(0.5)
