@@ -41,11 +41,15 @@ def main() -> int:
     os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect's telemetry looks at nothing else, while it is imported
     from doors.service import serve  # noqa: PLC0415 - Prefect takes seconds, and --help is to answer at once
     from i2v.http_logs import quiet_http_logs  # noqa: PLC0415 - as above
+    from i2v.json_logs import shape  # noqa: PLC0415 - as above
     from i2v.settings import read_settings  # noqa: PLC0415 - as above
 
     quiet_http_logs()
     try:
-        return asyncio.run(serve(read_settings()))
+        settings = read_settings()
+        if settings.log_format == "json":
+            shape([logging.getLogger()])
+        return asyncio.run(serve(settings))
     except I2vError as error:
         sys.stderr.write(f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
         return error.exit_code

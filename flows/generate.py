@@ -21,7 +21,7 @@ from i2v.runs import open_run
 from i2v.sources import ManifestRow, find_items
 from tasks import STEPS
 from tasks.credentials import read_run_settings
-from tasks.ends import final_state, heed_termination, show_library_logs, stopped_state
+from tasks.ends import final_state, heed_termination, shape_logs, show_library_logs, stopped_state
 from tasks.naming import name_run
 from tasks.page import shown
 from tasks.schedule import skipped_if_late
@@ -74,6 +74,7 @@ async def generate_videos(
     default = Asked(prompt=prompt, mode=mode, duration=duration, take=take)
     try:
         settings, storage = await read_run_settings()
+        shape_logs(settings)
         await plan.check_delivery(delivery, settings)
         check_templates(prompt, settings)
         run_id = str(runtime.flow_run.id)

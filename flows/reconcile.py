@@ -20,7 +20,7 @@ from i2v.request import Duration, Mode
 from i2v.runs import open_run
 from tasks import STEPS
 from tasks.credentials import read_run_settings
-from tasks.ends import heed_termination, reconciled_state, show_library_logs, stopped_state
+from tasks.ends import heed_termination, reconciled_state, shape_logs, show_library_logs, stopped_state
 from tasks.page import shown
 from tasks.schedule import skipped_if_late
 
@@ -67,6 +67,7 @@ async def reconcile_videos(
     default = Asked(prompt=prompt, mode=mode, duration=duration)
     try:
         settings, storage = await read_run_settings()
+        shape_logs(settings)
         wanted = what_is_wanted(settings, default, generate=generate, since=since, max_spend_usd=max_spend_usd)
         run_id = str(runtime.flow_run.id)
         opened = open_run(settings, run_id, max_spend_usd=max_spend_usd, storage=storage, dry_run=dry_run)

@@ -13,7 +13,7 @@ from i2v.apixo.client import ApixoClient
 from i2v.errors import I2vError
 from i2v.spend import sum_spend
 from tasks.credentials import read_run_settings
-from tasks.ends import show_library_logs, stopped_state
+from tasks.ends import shape_logs, show_library_logs, stopped_state
 from tasks.schedule import skipped_if_late
 from tasks.spending import show_spend
 
@@ -40,6 +40,7 @@ async def report_spend(
         return skipped
     try:
         settings, storage = await read_run_settings()
+        shape_logs(settings)
         with storage:
             settings.require_bucket()
             async with ApixoClient(settings) as client:

@@ -24,15 +24,18 @@ async def _validate(run: Run, seen: Seen) -> Checked:
 
 
 async def _submit(run: Run, order: Order) -> Held:
-    return await outcome(submit, run, order)
+    held: Held = await outcome(submit, run, order)
+    return held
 
 
 async def _poll(run: Run, held: Held) -> tuple[Held, TaskStatus | None]:
-    return await outcome(poll, run, held)
+    ended: tuple[Held, TaskStatus | None] = await outcome(poll, run, held)
+    return ended
 
 
 async def _store(run: Run, held: Held, status: TaskStatus) -> Held:
-    return await outcome(store, run, held, status)
+    stored: Held = await outcome(store, run, held, status)
+    return stored
 
 
 STEPS = Steps(_validate, _submit, _poll, _store)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Awaitable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
@@ -19,8 +19,10 @@ from prefect.utilities.annotations import quote
 
 from i2v.catch_up import CaughtUp
 from i2v.errors import I2vError, RunFailed
+from i2v.json_logs import shape
 from i2v.report import Outcome, Report
 from i2v.runs import WATCHER, Run
+from i2v.settings import Settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,19 +30,15 @@ _BEFORE: ContextVar[State[Any] | None] = ContextVar("step_before", default=None)
 """The last step of the image that is being worked on; each image is an asyncio task of its own."""
 
 
-async def told(step: Awaitable[T]) -> T | State[Any]:
-    """Await a step; an expected error becomes the task's Failed state and travels in it."""
+async def told(step: Awaitable[T], name: Callable[[T], State[Any]]) -> State[Any]:
+    """Await a step and name its end; an expected error becomes the task's Failed state and travels in it."""
     try:
-        return await step
+        return name(await step)
     except I2vError as error:
         return Failed(message=error.message, data=error)
 
 
-async def outcome(
-    step: Task[P, Coroutine[Any, Any, T | State[Any]]] | Task[P, Coroutine[Any, Any, T]],
-    *args: P.args,
-    **kwargs: P.kwargs,
-) -> T:
+async def outcome(step: Task[P, Coroutine[Any, Any, Any]], *args: P.args, **kwargs: P.kwargs) -> Any:
     """Run a step and give what it gave.
 
     The steps of an image are tied together by hand: Prefect would guess by `id()`, and tie strangers.
@@ -50,10 +48,13 @@ async def outcome(
     """
     run: Any = step
     before = _BEFORE.get()
-    state: State[T] = await run(*map(quote, args), **kwargs, wait_for=[before] if before else None, return_state=True)
+    state: State[Any] = await run(*map(quote, args), **kwargs, wait_for=[before] if before else None, return_state=True)
     if state.is_completed():
         _BEFORE.set(state.model_copy(update={"data": True}))  # its data would be searched for strangers too
-    return await state.aresult()
+    given = await state.aresult(raise_on_failure=False)
+    if isinstance(given, BaseException):
+        raise given
+    return given
 
 
 def final_state(report: Report) -> State[Any]:
@@ -118,6 +119,12 @@ def show_library_logs() -> None:
     if not any(isinstance(handler, APILogHandler) for handler in log.handlers):
         log.addHandler(APILogHandler())
         logging.getLogger("prefect.task_runs").addFilter(_is_told_once)
+
+
+def shape_logs(settings: Settings) -> None:
+    """Let what this process writes to its own output be JSON, if that is asked for."""
+    if settings.log_format == "json":
+        shape([logging.getLogger(), logging.getLogger("prefect")])
 
 
 def _is_told_once(record: logging.LogRecord) -> bool:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -122,12 +123,13 @@ class Page:
             await self._write(run_page(report, about, links))
 
     def _about(self) -> About:
-        run = self._run
-        until = datetime.now(UTC) + timedelta(seconds=run.settings.link_seconds)
-        if run.dry_run:
-            return About(label=run.record.label, links_until=until)
-        report, lines = names.run_uri(run.settings, run.run_id), names.lines_uri(run.settings, run.run_id)
-        return About(label=run.record.label, report=str(report), lines=str(lines), links_until=until)
+        settings, record = self._run.settings, self._run.record
+        until = datetime.now(UTC) + timedelta(seconds=settings.link_seconds)
+        about = About(label=record.label, images=str(settings.images), links_until=until)
+        if self._run.dry_run:
+            return about
+        report, lines = names.run_uri(settings, record.run_id), names.lines_uri(settings, record.run_id)
+        return replace(about, report=str(report), lines=str(lines))
 
     async def _sign(self, report: Report) -> dict[str, Links]:
         """Links to the posters, videos and manifests that the page shows; none where there shall be none."""

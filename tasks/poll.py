@@ -9,15 +9,15 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 
 from i2v import poll as library
-from i2v.apixo.models import TaskStatus
 from i2v.ledger import Held
 from i2v.runs import Run
 from tasks.ends import told
+from tasks.states import polled
 
 
 @task(
     name="poll", task_run_name="poll {held.record.image.name}", cache_policy=NO_CACHE, persist_result=False, retries=0
 )
-async def poll(run: Run, held: Held) -> tuple[Held, TaskStatus | None] | State[Any]:
+async def poll(run: Run, held: Held) -> State[Any]:
     """Wait until the job's task has ended or the deadline has passed."""
-    return await told(library.poll(run, held))
+    return await told(library.poll(run, held), lambda ended: polled(run, *ended))

@@ -13,11 +13,12 @@ from i2v.apixo.models import TaskStatus
 from i2v.ledger import Held
 from i2v.runs import Run
 from tasks.ends import told
+from tasks.states import stored
 
 
 @task(
     name="store", task_run_name="store {held.record.image.name}", cache_policy=NO_CACHE, persist_result=False, retries=0
 )
-async def store(run: Run, held: Held, status: TaskStatus) -> Held | State[Any]:
+async def store(run: Run, held: Held, status: TaskStatus) -> State[Any]:
     """Download, check and publish the video of a task that has succeeded."""
-    return await told(library.store(run, held, status))
+    return await told(library.store(run, held, status), stored)

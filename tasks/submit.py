@@ -9,13 +9,13 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 
 from i2v import submit as library
-from i2v.ledger import Held
 from i2v.runs import Run
 from i2v.submit import Order
 from tasks.ends import told
+from tasks.states import submitted
 
 
 @task(name="submit", task_run_name="submit {order.name}", cache_policy=NO_CACHE, persist_result=False, retries=0)
-async def submit(run: Run, order: Order) -> Held | State[Any]:
+async def submit(run: Run, order: Order) -> State[Any]:
     """Attach to the order's job, or pay for one attempt. Prefect never repeats this step: the ledger decides."""
-    return await told(library.submit(run, order))
+    return await told(library.submit(run, order), lambda held: submitted(run, held))

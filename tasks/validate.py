@@ -6,11 +6,13 @@ import hashlib
 from typing import Any
 
 from prefect import task
+from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
 
 from i2v import validate as library
 from i2v.runs import Run
 from i2v.validate import Seen
+from tasks.states import validated
 
 
 def version_of(_context: TaskRunContext, parameters: dict[str, Any]) -> str | None:
@@ -29,6 +31,6 @@ def version_of(_context: TaskRunContext, parameters: dict[str, Any]) -> str | No
     persist_result=True,
     result_serializer="json",
 )
-async def validate(run: Run, seen: Seen) -> dict[str, Any]:
+async def validate(run: Run, seen: Seen) -> State[Any] | dict[str, Any]:
     """Judge one image. Gives `i2v.validate.Checked` as plain JSON, which Prefect may cache; so it raises what fails."""
-    return (await library.check(run, seen)).model_dump(mode="json")
+    return validated(await library.check(run, seen))

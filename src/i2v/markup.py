@@ -1,17 +1,18 @@
 """Markdown in which the texts of others stay texts: keys, prompts and the provider's words may hold anything.
 
-Every sign that could mean something becomes a character reference, which markdown and HTML show and never obey.
+Every sign that could mean something within a line is escaped by a backslash, which both of Prefect's UIs understand;
+the older one shows character references as they are written, and a picture in a link only as HTML.
 """
 
 from __future__ import annotations
 
-import string
 from collections.abc import Iterable, Sequence
+from html import escape
 from urllib.parse import quote
 
-PLAIN = "-./,;%="
-"""Punctuation that means nothing within a line."""
-SIGNS = str.maketrans({sign: f"&#{ord(sign)};" for sign in string.punctuation if sign not in PLAIN})
+SIGNS = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_[]<>&|~$"})
+BREAK = "<br>"
+"""A new line within a cell."""
 JOINER = "\u200d"
 """Ties the parts of one emoji together."""
 NOT_IN_CODE = "`|\\"
@@ -39,6 +40,12 @@ def as_link(label: str, url: str) -> str:
 def as_picture(url: str) -> str:
     """A picture without a title."""
     return "!" + as_link("", url)
+
+
+def as_small_picture(url: str, target: str, width: int) -> str:
+    """A picture of so many pixels that leads to `target`."""
+    source, leads_to = (escape(quote(each, safe=SAFE_IN_LINK)) for each in (url, target))
+    return f'<a href="{leads_to}"><img src="{source}" width="{width}"></a>'
 
 
 def as_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from i2v.advice import UNDER_WAY, Advice, advise
 from i2v.jobs import JobState
-from i2v.markup import as_code, as_link, as_picture, as_table, as_text
+from i2v.markup import BREAK, as_code, as_link, as_small_picture, as_table, as_text
 from i2v.recent import recent_item
 from i2v.report import ItemReport, Outcome, Report, money_text
 
@@ -27,6 +27,7 @@ MOST_BYTES = 400_000
 """Prefect sets artifacts no limit of their own; proxies before it often take a megabyte."""
 MOST_REASONS = 5
 IMAGE_CHARS, PROMPT_CHARS, REASON_CHARS = 100, 120, 300
+POSTER_PIXELS = 160
 
 
 class Links(NamedTuple):
@@ -42,6 +43,8 @@ class About:
     """What a page says beside the report; the addresses are none where nothing was written."""
 
     label: str | None = None
+    images: str | None = None
+    """Where images lie; what lies there is named without it."""
     report: str | None = None
     lines: str | None = None
     links_until: datetime | None = None
@@ -64,13 +67,19 @@ def run_page(report: Report, about: About, links: Mapping[str, Links]) -> str:
 
 
 def _page(report: Report, about: About, links: Mapping[str, Links]) -> str:
-    return "\n".join([*_head(report, about), *_trouble(report), *_videos(report, links), *_foot(about, links)]) + "\n"
+    return (
+        "\n".join(
+            [*_head(report, about), *_trouble(report, about), *_videos(report, about, links), *_foot(about, links)]
+        )
+        + "\n"
+    )
 
 
 def _head(report: Report, about: About) -> Iterator[str]:
     yield f"## {as_text(report.sentence, REASON_CHARS)}"
-    told = [as_text(f"{len(report.items):,} images", REASON_CHARS)] if len(report.items) != 1 else ["1 image"]
+    told = ["1 image" if len(report.items) == 1 else f"{len(report.items):,} images"]
     told += [f"label {as_text(about.label, IMAGE_CHARS)}"] if about.label else []
+    told += [f"from {as_code(about.images)}"] if about.images else []
     told += [f"at risk {_money(report)}: billed, or perhaps so, without a video"] if report.at_risk_usd else []
     yield from ("", " · ".join(told))
     if report.stopped:
@@ -81,13 +90,13 @@ def _money(report: Report) -> str:
     return as_text(f"${money_text(report.at_risk_usd)}", REASON_CHARS)
 
 
-def _trouble(report: Report) -> Iterator[str]:
+def _trouble(report: Report, about: About) -> Iterator[str]:
     groups = {outcome: [item for item in report.items if item.outcome is outcome] for outcome in WORST_FIRST}
-    rows = [_trouble_row(item) for items in groups.values() for item in items[:MOST_OF_A_KIND]]
+    rows = [_trouble_row(item, about) for items in groups.values() for item in items[:MOST_OF_A_KIND]]
     if not rows:
         return
     yield from ("", "### What did not become a video", "")
-    yield from as_table(("", "image", "why", "what to do", "paid"), rows)
+    yield from as_table(("image", "why", "what to do"), rows)
     for outcome, items in groups.items():
         if more := items[MOST_OF_A_KIND:]:
             yield from ("", f"… and {len(more):,} more {outcome.words}{_reasons(more)}")
@@ -99,14 +108,10 @@ def _reasons(items: Sequence[ItemReport]) -> str:
     return ": " + "; ".join(told) if told else ""
 
 
-def _trouble_row(item: ItemReport) -> list[str]:
-    return [
-        f"**{item.outcome.words}**",
-        _image(item),
-        as_text(item.reason or "", REASON_CHARS),
-        _advice(item),
-        _paid(item),
-    ]
+def _trouble_row(item: ItemReport, about: About) -> list[str]:
+    paid = [as_text(f"${money_text(item.cost_usd)}", REASON_CHARS)] if item.cost_usd else []
+    end = " · ".join([f"**{item.outcome.words}**", *paid])
+    return [f"{end}{BREAK}{_image(item, about)}", as_text(item.reason or "", REASON_CHARS), _advice(item)]
 
 
 def _advice(item: ItemReport) -> str:
@@ -115,32 +120,33 @@ def _advice(item: ItemReport) -> str:
         advice: Advice | None = UNDER_WAY
     else:
         advice = advise(recent_item(item if item.state else item.model_copy(update={"job": None})), item.state)
-    return " ".join([advice.words, *([as_code(advice.command)] if advice.command else [])]) if advice else ""
+    return BREAK.join([advice.words, *([as_code(advice.command)] if advice.command else [])]) if advice else ""
 
 
-def _videos(report: Report, links: Mapping[str, Links]) -> Iterator[str]:
+def _videos(report: Report, about: About, links: Mapping[str, Links]) -> Iterator[str]:
     shown = shown_videos(report)
     if not shown:
         return
     yield from ("", "### Videos", "")
-    head = ("poster", "image", "prompt", "", "seconds", "paid", "files")
-    yield from as_table(head, (_video_row(item, links.get(item.video or "")) for item in shown))
+    yield from as_table(
+        ("poster", "image", ""), (_video_row(item, about, links.get(item.video or "")) for item in shown)
+    )
     total = sum(report.count(outcome) for outcome in OTHERS)
     if total > len(shown):
         yield from ("", f"… and {total - len(shown):,} more")
 
 
-def _video_row(item: ItemReport, links: Links | None) -> list[str]:
-    words = item.outcome.words + (", attached" if item.attached else "")
-    return [
-        as_link(as_picture(links.poster), links.video) if links else "",
-        _image(item),
-        as_text(item.request.prompt if item.request else "", PROMPT_CHARS),
-        words + (f": {as_text(item.reason, REASON_CHARS)}" if item.reason else ""),
-        f"{item.seconds:,.0f}" if item.seconds is not None else "",
-        _paid(item),
-        _files(item, links),
-    ]
+def _video_row(item: ItemReport, about: About, links: Links | None) -> list[str]:
+    poster = as_small_picture(links.poster, links.video, POSTER_PIXELS) if links else ""
+    prompt = as_text(item.request.prompt, PROMPT_CHARS) if item.request else ""
+    cells = ([_image(item, about), prompt], [_end(item), as_text(item.reason or "", REASON_CHARS), _files(item, links)])
+    return [poster, *(BREAK.join(filter(None, lines)) for lines in cells)]
+
+
+def _end(item: ItemReport) -> str:
+    after = f" after {item.seconds:,.0f} s" if item.seconds is not None else ""
+    words = [f"{item.outcome.words}{after}", *(["attached"] if item.attached else []), f"${money_text(item.cost_usd)}"]
+    return as_text(" · ".join(words), REASON_CHARS)
 
 
 def _files(item: ItemReport, links: Links | None) -> str:
@@ -149,12 +155,8 @@ def _files(item: ItemReport, links: Links | None) -> str:
     return as_text(item.video or "", 2 * IMAGE_CHARS, keep_end=True)
 
 
-def _image(item: ItemReport) -> str:
-    return as_text(item.image, IMAGE_CHARS, keep_end=True)
-
-
-def _paid(item: ItemReport) -> str:
-    return as_text(f"${money_text(item.cost_usd)}", REASON_CHARS)
+def _image(item: ItemReport, about: About) -> str:
+    return as_text(item.image.removeprefix(about.images or ""), IMAGE_CHARS, keep_end=True)
 
 
 def _foot(about: About, links: Mapping[str, Links]) -> Iterator[str]:

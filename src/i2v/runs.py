@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from contextvars import ContextVar
@@ -125,6 +125,8 @@ class Run:
         self._recent = RecentWriter(storage, settings, record.run_id, record.started_at, record.label)
         self.render_seconds: deque[float] = deque(maxlen=RENDERED)
         """How long the provider took for each of this run's last jobs."""
+        self.polls: Counter[str] = Counter()
+        """How often each job's status was asked, until its wait has ended."""
         self._heart: asyncio.Task[None] | None = None
         budget.before_block = self._before_block
         self.stopped: Reason | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from decimal import Decimal
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, HttpUrl, SecretStr, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -119,6 +119,8 @@ class Settings(BaseSettings):
     """0 takes a free one."""
     gallery_token: SecretStr | None = Field(default=None, validation_alias="I2V_GALLERY_TOKEN")
     """Who has it may look at the door's gallery; without it there is none."""
+
+    log_format: Literal["text", "json"] = Field(default="text", validation_alias="I2V_LOG_FORMAT")
 
     @field_validator("private_hosts", mode="before")
     @classmethod

@@ -146,4 +146,4 @@ def _days(report: SpendReport) -> Iterator[str]:
 
 def _usd(amount: Decimal) -> str:
     sign = "-" if amount < 0 else ""
-    return f"{sign}&#36;{money_text(abs(amount))}"
+    return f"{sign}\\${money_text(abs(amount))}"

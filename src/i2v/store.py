@@ -19,8 +19,9 @@ from i2v import jobs, names
 from i2v.apixo.models import TaskState, TaskStatus
 from i2v.errors import BrokenVideo, Conflict, FetchError, I2vError, NotFound, StorageError
 from i2v.jobs import JobImage, JobRecord, JobState, Reason, StoredVideo
+from i2v.json_logs import about
 from i2v.ledger import Held, provider_host
-from i2v.poll import ask
+from i2v.poll import ask, who
 from i2v.request import MODEL, Request, canonical_json
 from i2v.runs import Run
 from i2v.settings import Settings
@@ -69,7 +70,8 @@ async def store(run: Run, held: Held, status: TaskStatus) -> Held:
         ) from error
     task_id, now = held.record.task_id or "", datetime.now(UTC)
     stored = await run.ledger.change(held, lambda record: jobs.store(record, task_id, video, now, status.created_at))
-    log.info("stored %s (job %s, task %s)", video.uri, held.record.key[:12], task_id)
+    said = about(held.record.image.label, held.record.key, task_id)
+    log.info("%s: stored as %s", who(held), video.uri, extra=said)
     try:
         await run.ledger.unmark(stored.record if stored else held.record)
     except StorageError as error:
@@ -89,7 +91,7 @@ async def _fetch(run: Run, held: Held, status: TaskStatus, path: Path) -> Delive
                 facts, poster = await asyncio.to_thread(lambda: (measure_video(path), make_poster(path)))
             except (FetchError, BrokenVideo) as error:
                 problem = str(error)
-                log.warning("%s (task %s): %s", held.record.image.name, held.record.task_id, error)
+                log.warning("%s: %s", who(held), error)
                 if isinstance(error, FetchError) and error.forbidden:
                     break
                 continue

@@ -35,6 +35,7 @@ from i2v.errors import (
     TaskRejected,
 )
 from i2v.jobs import Delivery, JobImage, JobRecord, JobState, Reason
+from i2v.json_logs import about
 from i2v.ledger import Edit, Held
 from i2v.request import Request
 from i2v.runs import UNFETCHED, Run
@@ -99,7 +100,8 @@ async def submit(run: Run, order: Order) -> Held:
             wait = max(error.retry_after or 0.0, backoff * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
             if _now() + wait > give_up_at or run.stopped:
                 raise
-            log.info("%s: %s; again in %.0f s", order.name, error.message, wait)
+            said = about(order.image.label, order.key)
+            log.info("%s (job %s): %s; again in %.0f s", order.name, order.key[:12], error.message, wait, extra=said)
             run.tell("waiting", order.key)
             await run.sleep(wait)
             backoff = min(backoff * 2, BACKOFF_MOST_SECONDS)
@@ -168,12 +170,13 @@ async def _claim_and_post(run: Run, held: Held, order: Order, image_url: str) ->
         if _now() - started > CLAIM_TO_POST_SECONDS:
             await _release(run, claimed, token)
             return None, Decimal(0)
-        log.debug("submitting %s (job %s)", order.name, order.key[:12])
+        log.debug("%s (job %s): submitting", order.name, order.key[:12])
         answer = await _post(run, _body(run, order, image_url, claimed.record.last_attempt))
         if isinstance(answer, ProviderError):
             return await _without_task(run, claimed, order, token, answer)
         task_id = answer
-    log.info("submitted %s (job %s) as task %s", order.name, order.key[:12], task_id)
+    said = about(order.image.label, order.key, task_id)
+    log.info("%s (job %s, task %s): submitted", order.name, order.key[:12], task_id, extra=said)
     run.unknowns.clear()
     held = await record_task_id(run, claimed, token, task_id)
     run.tell_submitted(held.record)
@@ -230,7 +233,10 @@ async def _without_task(
     """
     reason, now = Reason(code=error.code, message=str(error)), datetime.now(UTC)
     if isinstance(error, AnswerLost):
-        log.warning("%s (job %s): the answer to a paid request is lost: %s", order.name, order.key[:12], error)
+        said = about(order.image.label, order.key)
+        log.warning(
+            "%s (job %s): the answer to a paid request is lost: %s", order.name, order.key[:12], error, extra=said
+        )
         run.client.gate.slow_down()
         if run.unknowns.fault():
             run.stop_submits("unknowns", "three answers in a row were lost: the provider or the network is not well")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 
 from pydantic import BaseModel, ConfigDict
 
@@ -15,6 +16,7 @@ from i2v.apixo.pricing import price_usd
 from i2v.errors import Refused, StorageError, UsageError
 from i2v.images import MAX_IMAGE_BYTES, ImageFacts, ImageRef, check_image, check_size
 from i2v.jobs import JobImage
+from i2v.json_logs import about
 from i2v.prompts import Asked, asked_in_metadata, build_request, default_template, read_sidecar, render_prompt
 from i2v.request import Request
 from i2v.runs import Run
@@ -22,6 +24,7 @@ from i2v.sources import Item
 from i2v.submit import Order
 from i2v.uris import S3Uri
 
+log = logging.getLogger(__name__)
 URL_READ_BYTES = 3 * MAX_IMAGE_BYTES
 """An image of a URL is read so far, so that one that is too large is refused with its size."""
 RULES = 1
@@ -93,9 +96,10 @@ async def check(run: Run, seen: Seen) -> Checked:
         StorageError: S3 did not answer well, or the image changed while it was read.
     """
     async with run.reading:
-        if seen.ref.uri is None:
-            return await _check_url(run, seen)
-        return await _check_object(run, seen, seen.ref.uri)
+        uri = seen.ref.uri
+        checked = await (_check_url(run, seen) if uri is None else _check_object(run, seen, uri))
+    log.info("%s: %s", seen.name, checked.refusal or "valid", extra=about(seen.ref.label))
+    return checked
 
 
 async def _check_object(run: Run, seen: Seen, uri: S3Uri) -> Checked:

@@ -81,7 +81,7 @@ async def test_what_the_ledger_spared_is_told(sandbox: Sandbox, provider: Provid
     }
     assert (report.totals.total_usd, report.totals.saved_usd) == (provider.billed_usd, Decimal("0.960"))
     assert "$0.96 saved" in report.sentence
-    assert "| **saved**: attached or cached, not paid again | **&#36;0.96**" in spend_page(report)
+    assert "| **saved**: attached or cached, not paid again | **\\$0.96**" in spend_page(report)
 
 
 async def test_an_empty_ledger_is_a_report(new_run: OpenRun) -> None:
@@ -89,4 +89,4 @@ async def test_an_empty_ledger_is_a_report(new_run: OpenRun) -> None:
     async with new_run() as run:
         report = await sum_spend(run.storage, run.settings, days=366, client=run.client)
     assert (report.month, report.at_risk, report.sentence) == ([], [], "0 attempts · $0.00 stored · $0.00 at risk")
-    assert "**&#36;0.00**" in spend_page(report)
+    assert "**\\$0.00**" in spend_page(report)

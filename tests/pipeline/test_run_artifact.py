@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from html import unescape
 from typing import Any
 
 import httpx
@@ -20,7 +21,7 @@ from sandbox.provider import Provider
 from tasks import page
 from tests.pipeline.conftest import RUN_FLOW, Ended
 
-LINK = re.compile(r"\((https?://[^)]*X-Amz-Signature=[0-9a-f]{64}[^)]*)\)")
+LINK = re.compile(r"""[("](https?://[^)"]*X-Amz-Signature=[0-9a-f]{64}[^)"]*)""")
 
 
 async def artifacts(**about: Any) -> list[Artifact]:
@@ -68,11 +69,11 @@ async def test_a_run_leaves_a_page_that_says_what_to_do(
     assert f"`i2v jobs resolve {jobs['lost.jpg'][:12]} --adopt TASKID`" in text
     assert f"`i2v run s3://{sandbox.bucket}/images/small.jpg`" in text
     assert f"`s3://{sandbox.bucket}/jobs/runs/{ended.state.state_details.flow_run_id}.jsonl`" in text
-    links = LINK.findall(text)
+    links = LINK.findall(unescape(text))
     async with httpx.AsyncClient(trust_env=False) as client:
         answers = [await client.get(link) for link in links]
     kinds = [answer.headers["content-type"] for answer in answers]
-    assert kinds == ["image/jpeg", "video/mp4", "video/mp4", "application/json"]
+    assert kinds == ["video/mp4", "image/jpeg", "video/mp4", "application/json"]
     assert all("X-Amz-Expires=86400" in link for link in links)
     assert "X-Amz" not in await told_of_artifacts(prefect_server)
 

@@ -40,7 +40,7 @@ async def test_the_report_has_a_page_with_a_picture(
     await report_spend(return_state=True)
     without, page = [str(each.data) for each in (await _pages())[:2]]
 
-    billed = f"&#36;{sandbox.provider.billed_usd}"
+    billed = f"\\${sandbox.provider.billed_usd}"
     assert state.message == "1 attempt · $0.192 stored · $0.00 at risk · $0.192 saved"
     for row in (
         f"| **paid, or perhaps so** | **{billed}** |",

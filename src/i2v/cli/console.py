@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from i2v.errors import UsageError
+from i2v.json_logs import JsonLines
+from i2v.settings import read_settings
+
 if TYPE_CHECKING:
     from logging import LogRecord
 
@@ -33,11 +37,13 @@ class LogLines(logging.Handler):
     Args:
         console: where to.
         verbose: also what is no warning, and how each step ended.
+        as_json: one object a record.
     """
 
-    def __init__(self, console: Console, *, verbose: bool) -> None:
+    def __init__(self, console: Console, *, verbose: bool, as_json: bool = False) -> None:
         super().__init__(logging.INFO if verbose else logging.WARNING)
         self._console = console
+        self._json = JsonLines() if as_json else None
         self._verbose = verbose
 
     def filter(self, record: LogRecord) -> bool:
@@ -46,6 +52,9 @@ class LogLines(logging.Handler):
 
     def emit(self, record: LogRecord) -> None:
         """Print one line."""
+        if self._json:
+            self._console.print(Text(self._json.format(record)), soft_wrap=True)
+            return
         style = STYLES.get(record.levelno, "dim")
         text = f"{record.levelname.lower()}: {record.getMessage()}"
         if record.exc_info:
@@ -58,4 +67,11 @@ def show_logs(console: Console, *, verbose: bool) -> None:
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)
-    root.addHandler(LogLines(console, verbose=verbose))
+    root.addHandler(LogLines(console, verbose=verbose, as_json=_wants_json()))
+
+
+def _wants_json() -> bool:
+    try:
+        return read_settings().log_format == "json"
+    except UsageError:
+        return False  # whoever needs the settings says what is wrong with them
