@@ -108,7 +108,7 @@ class Bench:
 
     def count(self, state: str) -> int:
         """How many tasks the provider has in this state."""
-        return sum(task["state"] == state for task in self.outside.ask("tasks"))
+        return sum(task["state"] == state for task in self.outside.ask("tasks")["tasks"])
 
 
 def _words(pid: int) -> str:

@@ -20,7 +20,7 @@ from i2v.request import Duration, Mode
 from i2v.runs import open_run
 from tasks import STEPS
 from tasks.credentials import read_run_settings
-from tasks.ends import heed_termination, reconciled_state, shape_logs, show_library_logs, stopped_state
+from tasks.ends import heed_termination, or_again, reconciled_state, shape_logs, show_library_logs, stopped_state
 from tasks.page import shown
 from tasks.schedule import skipped_if_late
 
@@ -74,6 +74,7 @@ async def reconcile_videos(
         async with opened as run, shown(run):
             with heed_termination(run):
                 ended = await catch_up(run, wanted, keys=jobs, limit=limit, steps=STEPS)
-            return reconciled_state(ended)
+        state = reconciled_state(ended)
     except I2vError as error:
-        return stopped_state(error)
+        state = stopped_state(error)
+    return or_again(state)

@@ -12,13 +12,14 @@ from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task
 from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
 from prefect.exceptions import TerminationSignal
 from prefect.logging.handlers import APILogHandler
 from prefect.states import Completed, Failed
 from prefect.utilities.annotations import quote
 
 from i2v.catch_up import CaughtUp
-from i2v.errors import I2vError, RunFailed
+from i2v.errors import I2vError, RunFailed, UsageError
 from i2v.json_logs import shape
 from i2v.report import Outcome, Report
 from i2v.runs import WATCHER, Run
@@ -79,6 +80,23 @@ def stopped_state(error: I2vError, report: Report | None = None) -> State[Any]:
     """The last state of a run that an error stopped before its first submit; what was there already is told too."""
     told = f" ({report.sentence})" if report and report.count(Outcome.NOT_TRIED) < len(report.items) else ""
     return Failed(message=f"{error}{told}", data=error)
+
+
+def or_again(state: State[Any]) -> State[Any]:
+    """A run's last state; but the error of a failed run that has tries left, as one of `collect` has.
+
+    Prefect tries again in this process what raises. For a failed state that is returned it plans the next try, sees the
+    process end, and calls the run Crashed.
+
+    Raises:
+        Exception: the state's own error.
+    """
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    tries_left = run is not None and run.run_count <= (run.empirical_policy.retries or 0)
+    if tries_left and isinstance(state.data, I2vError) and not isinstance(state.data, UsageError):
+        raise state.data
+    return state
 
 
 @contextmanager
