@@ -89,10 +89,14 @@ class Child:
         """The end of what it said."""
         return "\n".join(self.said().splitlines()[-LOG_LINES:])
 
-    def stop(self) -> int:
-        """Ask it to end, make it after a while, and give its exit code."""
+    def ask_to_end(self) -> None:
+        """Let it end; does not wait."""
         if self._process.stdin:
             self._process.stdin.close()
+
+    def stop(self) -> int:
+        """Ask it to end, make it after a while, and give its exit code."""
+        self.ask_to_end()
         try:
             return self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -101,8 +105,7 @@ class Child:
     def kill(self) -> int:
         """End it at once (SIGKILL) with what it started in its own session; its exit code."""
         os.killpg(self._process.pid, signal.SIGKILL)
-        if self._process.stdin:
-            self._process.stdin.close()
+        self.ask_to_end()
         return self._process.wait()
 
 

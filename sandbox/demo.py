@@ -117,7 +117,10 @@ def _world(console: Console) -> Iterator[Demo]:
             pipeline = stack.enter_context(Pipeline(box, Path(folder), more, status.update))
         console.print(f"Sandbox, Prefect server, worker and door are up, after {time.monotonic() - began:.0f} s.")
         console.print(f"make deploy: {pipeline.deployed.splitlines()[-1]}.\n", markup=False, soft_wrap=True)
-        yield Demo(pipeline, token, console)
+        try:
+            yield Demo(pipeline, token, console)
+        finally:
+            console.print("Ending all of it.")
 
 
 def show(console: Console, *, keep: bool, folder: Path) -> int:
@@ -133,7 +136,7 @@ def show(console: Console, *, keep: bool, folder: Path) -> int:
         if keep:
             demo.tell_keep()
             signal.pause()
-    console.print("All of it is down again. To look at it, the gallery too: KEEP=1 make demo")
+    console.print("It is down again. To look at it, the gallery too: KEEP=1 make demo")
     return 0 if first and second and free else 1
 
 

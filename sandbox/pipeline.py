@@ -59,6 +59,8 @@ class Pipeline:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for child in (self.door, self.worker):  # both at once: each takes seconds
+            child.ask_to_end()
         self._stack.close()
 
     @property
