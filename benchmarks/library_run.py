@@ -11,12 +11,14 @@ import json
 import os
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
 from benchmarks.processes import peak_mb
 from benchmarks.step_meter import MeteredThreads, StepMeter
 from i2v.animate import Steps, animate
+from i2v.direct import OPERATIONS
 from i2v.prompts import Asked
 from i2v.runs import open_run
 from i2v.settings import read_settings
@@ -31,26 +33,30 @@ class Requests:
         self.count: Counter[str] = Counter()
         self.cpu: defaultdict[str, float] = defaultdict(float)
 
-    def watch(self, client: Any) -> None:
-        """Count what this client does, by wrapping the one method that makes calls."""
-        call = client._make_api_call  # noqa: SLF001 - boto3 tells of the beginning and of the end, but not of both
+    def watch(self, storage: Storage) -> None:
+        """Count what this storage asks, by wrapping the two methods that do."""
+        client, direct = storage.client, storage.direct
+        assert direct  # noqa: S101 - for the type checker: it is our own client
+        client._make_api_call = self._counted(client._make_api_call, str)  # noqa: SLF001 - boto3 tells of no end
+        direct.ask = self._counted(direct.ask, OPERATIONS.__getitem__)  # type: ignore[method-assign]  # it is wrapped
 
-        def counted(operation: str, arguments: dict[str, Any]) -> Any:
+    def _counted(self, call: Callable[..., Any], name: Callable[[str], str]) -> Callable[..., Any]:
+        def counted(operation: str, *arguments: Any, **options: Any) -> Any:
             begun = time.thread_time()
             try:
-                return call(operation, arguments)
+                return call(operation, *arguments, **options)
             finally:
-                self.count[operation] += 1
-                self.cpu[operation] += time.thread_time() - begun
+                self.count[name(operation)] += 1
+                self.cpu[name(operation)] += time.thread_time() - begun
 
-        client._make_api_call = counted  # noqa: SLF001 - as above
+        return counted
 
 
 async def run() -> dict[str, Any]:
     """All images under the prefix."""
     meter, requests, settings = StepMeter(), Requests(), read_settings()
     storage = Storage()
-    requests.watch(storage.client)
+    requests.watch(storage)
     storage._threads = MeteredThreads(meter, THREADS)  # noqa: SLF001 - the same threads, metered
     meter.install()
     async with open_run(settings, str(uuid4()), storage=storage) as opened:

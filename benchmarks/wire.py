@@ -16,6 +16,7 @@ KINDS = (
     (r"GET /[^/]+/images/", "GET image"),
     (r"GET /[^/]+/?\?", "list"),
     (r"(\w+) /[^/]+/jobs/open/", r"\1 open mark"),
+    (r"POST /[^/]+/?\?delete", "DELETE open marks"),
     (r"(\w+) /[^/]+/jobs/days/", r"\1 day's page"),
     (r"(\w+) /[^/]+/jobs/runs/", r"\1 run's record"),
     (r"(\w+) /[^/]+/jobs/recent/", r"\1 recent"),

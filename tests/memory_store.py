@@ -7,7 +7,7 @@ and the reports ask of a `Storage` is here; faults are played by whoever overrid
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, cast
 
@@ -15,6 +15,9 @@ from i2v.apixo.client import ApixoClient
 from i2v.budget import Budget, DayPages
 from i2v.errors import Conflict, NotFound
 from i2v.fetch import Fetcher
+from i2v.jobs import JobImage
+from i2v.ledger import Held, Ledger
+from i2v.request import Request
 from i2v.runs import Run, RunRecord
 from i2v.storage import S3Entry, S3Object, Storage, Written
 from i2v.uris import S3Uri
@@ -110,6 +113,7 @@ class MemoryStorage(Storage):
         metadata: Mapping[str, str] | None = None,
         create: bool = False,
         if_match: str | None = None,
+        sha256: bytes | None = None,
     ) -> Written:
         """Write an object, perhaps on a condition."""
         condition = "*" if create else if_match or ""
@@ -133,6 +137,11 @@ class MemoryStorage(Storage):
         """Remove an object, if there is one."""
         await self.turn("delete", uri, lambda: self.shelf.objects.pop(uri, None))
 
+    async def delete_many(self, uris: Sequence[S3Uri]) -> None:
+        """Remove objects, one after the other."""
+        for uri in uris:
+            await self.delete(uri)
+
     async def list(self, prefix: S3Uri, *, start_after: str = "", deep: bool = True) -> AsyncIterator[S3Entry]:
         """All objects under a prefix."""
         for entry in await self.turn("list", prefix, lambda: self.shelf.list(prefix, start_after, deep)):
@@ -151,3 +160,11 @@ def memory_run(storage: MemoryStorage, run_id: str = "run-1", *, client: object 
     now = datetime.now(UTC)
     record = RunRecord(run_id=run_id, started_at=now, touched_at=now)
     return Run(settings, storage, cast("ApixoClient", client), cast("Fetcher", None), budget, record, dry_run=False)
+
+
+async def ready(ledger: Ledger, key: str, image: JobImage, request: Request) -> Held:
+    """A job that was claimed once, and given back: its record is there, and nobody has paid."""
+    held = await ledger.open(key, image, request)
+    made = await ledger.change(held, lambda job: job)
+    assert made
+    return made

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from i2v import outcomes, plan
 from i2v.apixo.models import TaskStatus
-from i2v.errors import I2vError, LedgerError, Stopped, StorageError
+from i2v.errors import I2vError, ImageChanged, LedgerError, Stopped, StorageError
 from i2v.jobs import Delivery, JobState
 from i2v.ledger import Held
 from i2v.poll import poll
@@ -22,7 +22,7 @@ from i2v.runs import Run
 from i2v.sources import Item
 from i2v.store import finish, put_verdict, refusal, store
 from i2v.submit import Order, submit
-from i2v.validate import Checked, Seen, check, look, make_order, make_request
+from i2v.validate import Checked, Seen, check, learn, look, make_order, make_request
 
 log = logging.getLogger(__name__)
 
@@ -114,16 +114,26 @@ async def prepare(run: Run, item: Item | Order | ItemReport, default: Asked, ste
         return item
     try:
         run.refuse_if_interrupted()
-        seen = await look(run, item, default)
-        request = make_request(seen)
-        checked = await steps.validate(run, seen)
-        if checked.facts:
-            return make_order(run, seen, checked, request)
-        if not run.dry_run:
-            await put_verdict(run, refusal(seen, checked, request))
-        return outcomes.refused(run, seen, checked, request)
+        try:
+            return await _prepare(run, item, default, steps)
+        except ImageChanged:
+            return await _prepare(run, item.unlisted, default, steps)
     except Exception as error:  # noqa: BLE001 - every image ends by itself
         return outcomes.of_error(run, item.ref.label, expected(error, item.ref.label))
+
+
+async def _prepare(run: Run, item: Item, default: Asked, steps: Steps) -> Order | ItemReport:
+    seen = await look(run, item, default)
+    if not seen.is_listed:
+        make_request(seen)  # what cannot be asked for is not read
+    checked = await steps.validate(run, seen)
+    seen = await learn(run, item, seen, default)
+    request = make_request(seen)
+    if checked.facts:
+        return make_order(run, seen, checked, request)
+    if not run.dry_run:
+        await put_verdict(run, refusal(seen, checked, request))
+    return outcomes.refused(run, seen, checked, request)
 
 
 async def _end(run: Run, prepared: asyncio.Future[Order | ItemReport], steps: Steps, delivery: Delivery) -> ItemReport:
@@ -173,6 +183,7 @@ async def _newest(run: Run, held: Held) -> Held:
 
 async def _bring_home(run: Run, order: Order, held: Held, steps: Steps) -> ItemReport:
     cached = held.record.state is JobState.STORED and not _has_just_paid(run, held)
+    is_new = False
     while order.delivery == "poll" and held.record.state in {JobState.SUBMITTED, JobState.READY}:
         if held.record.state is JobState.READY:
             await run.sleep(run.settings.poll_every_seconds)
@@ -182,9 +193,10 @@ async def _bring_home(run: Run, order: Order, held: Held, steps: Steps) -> ItemR
         if status:
             run.tell_rendered(status.cost_ms)
             held = await steps.store(run, held, status)
+            is_new = True
         elif held.record.state is JobState.SUBMITTED:
             break
-    video = await finish(run, held.record, order.image)
+    video = await finish(run, held.record, order.image, is_new=is_new)
     return outcomes.of_job(run, order, held.record, video, cached=cached)
 
 

@@ -15,6 +15,7 @@ I2vError                     what happened; `hint` says what to do; `exit_code` 
 ├── StorageError                S3 did not do what it was asked
 │   ├── NoBucket                the bucket does not exist
 │   ├── NotFound                the object does not exist
+│   ├── ImageChanged            an image was replaced between two looks at it
 │   └── Conflict                a conditional write lost (412, 409)
 ├── FetchError                  a URL could not be fetched, or may not be
 ├── BrokenVideo                 a delivered file is no whole mp4
@@ -141,6 +142,10 @@ class NotFound(StorageError):
     """The object does not exist."""
 
     retryable = False
+
+
+class ImageChanged(StorageError):
+    """An image was replaced between two looks at it; nothing was paid."""
 
 
 class Conflict(StorageError):

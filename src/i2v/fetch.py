@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, NamedTuple, Self
 
+import httpcore
 import httpx
 
 from i2v.addresses import Reach, Resolver, bare_url, look_up
@@ -23,6 +24,7 @@ from i2v.errors import FetchError
 from i2v.gate import Gate
 from i2v.http_logs import quiet_http_logs
 from i2v.settings import Settings
+from i2v.wide_reads import WideReads
 
 __all__ = ["Fetched", "FetchedFile", "Fetcher", "bare_url"]
 
@@ -30,7 +32,6 @@ MOST_REDIRECTS = 5
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 30.0
 """The longest silence; the time in all is the caller's."""
-CHUNK_BYTES = 1 << 18
 _EXPIRED = frozenset({403, 404, 410})
 _COMPRESSIONS = frozenset({"gzip", "x-gzip", "compress", "deflate", "br", "zstd"})
 
@@ -187,6 +188,20 @@ class _Sink:
             self._path.unlink(missing_ok=True)
 
 
+class _WideTransport(httpx.AsyncHTTPTransport):
+    """httpx's own over connections that read much at once; none is kept."""
+
+    def __init__(self, connections: int) -> None:
+        context = httpx.create_ssl_context(trust_env=True)
+        super().__init__(verify=context, trust_env=False)
+        self._pool = httpcore.AsyncConnectionPool(  # httpx leaves the network no other way in
+            ssl_context=context,
+            max_connections=connections,
+            max_keepalive_connections=0,
+            network_backend=WideReads(),
+        )
+
+
 class _CheckedTransport(httpx.AsyncBaseTransport):
     """Connects to an address that was checked, under the name that was asked for (Host, SNI, certificate).
 
@@ -195,11 +210,7 @@ class _CheckedTransport(httpx.AsyncBaseTransport):
 
     def __init__(self, reach: Reach, connections: int) -> None:
         self._reach = reach
-        self._inner = httpx.AsyncHTTPTransport(
-            verify=httpx.create_ssl_context(trust_env=True),
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=0),
-            trust_env=False,
-        )
+        self._inner = _WideTransport(connections)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         url = request.url
@@ -246,7 +257,7 @@ def _check_head(response: httpx.Response, url: str, limit: int) -> None:
 async def _limited(response: httpx.Response, url: str, limit: int) -> AsyncIterator[bytes]:
     """The bytes as they come; httpx raises where fewer come than were declared."""
     size = 0
-    async for chunk in response.aiter_raw(CHUNK_BYTES):
+    async for chunk in response.aiter_raw():
         size += len(chunk)
         if size > limit:
             raise _too_large(url, "more", limit)

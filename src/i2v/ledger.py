@@ -33,6 +33,8 @@ _RECORD_NAME = re.compile(r"([0-9a-f]{64})\.json")
 READ_AT_ONCE = 64
 NO_ETAG = "0" * 32
 """An etag that no page of the ledger has."""
+NOT_WRITTEN = ""
+"""In place of an etag: the record is to be made, where none is."""
 Edit = Callable[[JobRecord], JobRecord | None]
 M = TypeVar("M", bound=BaseModel)
 
@@ -80,19 +82,16 @@ class Ledger:
         return Held(parse_page(JobRecord, found.body, uri), found.etag, found.age_seconds)
 
     async def open(self, key: str, image: JobImage, request: Request, label: str | None = None) -> Held:
-        """The job's record, made where there is none yet.
+        """The job's record; where there is none yet a new one, which its first change writes.
 
         Raises:
             StorageError: S3 did not answer well.
         """
-        while (held := await self.read(key)) is None:
-            now = datetime.now(UTC)
-            fresh = JobRecord(key=key, image=image, request=request, label=label, created_at=now, updated_at=now)
-            try:
-                return await self._write(_stamped(fresh), create=True)
-            except Conflict:
-                log.debug("job %s: another made the record first", key[:12])
-        return held
+        if held := await self.read(key):
+            return held
+        now = datetime.now(UTC)
+        fresh = JobRecord(key=key, image=image, request=request, label=label, created_at=now, updated_at=now)
+        return Held(fresh, NOT_WRITTEN)
 
     async def change(self, held: Held, edit: Edit) -> Held | None:
         """Apply `edit` to the newest record until it is written; `None` where the edit no longer applies.
@@ -109,13 +108,19 @@ class Ledger:
             check_change(held.record, edited)
             new = _stamped(edited)
             try:
-                return await self._write(new, if_match=held.etag)
+                return await self._write(new, held.etag)
             except Conflict:
-                held = await self.read_existing(new.key)
+                held = await self._read_again(held)
                 if (held.record.writer, held.record.revision) == (new.writer, new.revision):
                     return held
                 await asyncio.sleep(random.uniform(0, 0.1))  # noqa: S311 - jitter, no secret
         return None
+
+    async def _read_again(self, held: Held) -> Held:
+        """Who won; after a 409 the winner's new record may not be there yet."""
+        if held.etag == NOT_WRITTEN:
+            return await self.read(held.record.key) or held
+        return await self.read_existing(held.record.key)
 
     async def read_existing(self, key: str) -> Held:
         """One record that must be there.
@@ -167,10 +172,12 @@ class Ledger:
         names_ = (entry.uri.key.removeprefix(self._settings.jobs.key) for entry in entries)
         return [match[1] for name in names_ if (match := _RECORD_NAME.fullmatch(name))]
 
-    async def _write(self, record: JobRecord, *, create: bool = False, if_match: str | None = None) -> Held:
+    async def _write(self, record: JobRecord, over: str) -> Held:
         uri = names.job_uri(self._settings, record.key)
         body = record.model_dump_json(indent=1).encode()
-        put = await self._storage.put(uri, body, content_type="application/json", create=create, if_match=if_match)
+        is_new = over == NOT_WRITTEN
+        condition = None if is_new else over
+        put = await self._storage.put(uri, body, content_type="application/json", create=is_new, if_match=condition)
         return Held(record, put.etag)
 
     async def mark_open(self, image: JobImage, key: str) -> None:

@@ -108,9 +108,11 @@ async def _marked(run: Run, limit: int) -> list[Held]:
     """What is open and nobody's, at most `limit` of what can be settled; marks of what is not open are taken away."""
     marks = await open_marks(run)
     found, left = [], 0
+    unmade = set(marks)
     async for held in run.ledger.read_many(list(marks)):
+        unmade.remove(held.record.key)
         if not held.record.state.is_open:
-            await _clear(run, held, marks[held.record.key])
+            await _clear(run, held.record, marks[held.record.key])
         elif held.record.state is JobState.UNKNOWN:
             found.append(held)
         elif limit > 0 and not await _is_owned(run, held):
@@ -118,22 +120,25 @@ async def _marked(run: Run, limit: int) -> list[Held]:
             limit -= 1
         elif limit <= 0:
             left += 1
+    for key in unmade:  # whoever marked it died before the claim, which is the first that is written of a job
+        await _clear(run, None, marks[key])
     if left:
         log.warning("%d open jobs are left for the next time", left)
     return found
 
 
-async def _clear(run: Run, held: Held, marks: Sequence[S3Entry]) -> None:
-    """Take the marks of an ended job away, and of a ready one that nobody is about to claim."""
-    is_ready = held.record.state is JobState.READY
-    if run.dry_run or (is_ready and await _is_fresh(run, marks[-1])):
+async def _clear(run: Run, record: JobRecord | None, marks: Sequence[S3Entry]) -> None:
+    """Take the marks of an ended job away, and of one to be paid that nobody is about to claim."""
+    unpaid = record is None or record.state is JobState.READY
+    if run.dry_run or (unpaid and await _is_fresh(run, marks[-1])):
         return
-    if not is_ready:
-        await finish(run, held.record, held.record.image)
+    if record and not unpaid:
+        await finish(run, record, record.image)
     for mark in marks:
         await run.storage.delete(mark.uri)
-    newest = (await run.ledger.read_existing(held.record.key)).record
-    if newest.state.is_open or (newest.state is JobState.READY and not is_ready):
+    held = await run.ledger.read(marks[0].uri.key.rpartition("-")[2])
+    newest = held.record if held else None
+    if newest and (newest.state.is_open or (newest.state is JobState.READY and newest != record)):
         await run.ledger.mark_open(newest.image, newest.key)
 
 

@@ -24,16 +24,20 @@ from i2v.errors import I2vError, LedgerError, NotFound, NotTried, StorageError
 from i2v.fetch import Fetcher
 from i2v.jobs import FORMAT, JobRecord, Reason
 from i2v.ledger import Ledger
+from i2v.marks import EndedMarks
 from i2v.recent import RecentWriter
 from i2v.report import ItemReport, Report
 from i2v.savings import Saving, savings_of
 from i2v.settings import Settings
-from i2v.storage import Storage
+from i2v.storage import S3Object, Storage
+from i2v.uris import S3Uri
 
 log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 60.0
 READERS = 8
 """Images that are read and decoded at once: each may take 20 MB and its pixels."""
+STORERS = 16
+"""Videos that are brought into the bucket at once: more take more memory and are no faster."""
 RENDERED = 50
 STREAK = 3
 """So many unknowns, or images that the provider could not fetch, in a row stop a run's submits."""
@@ -116,6 +120,7 @@ class Run:
         self.settings = settings
         self.storage = storage
         self.ledger = Ledger(storage, settings)
+        self.ended_marks = EndedMarks(storage, settings)
         self._client = client
         self.fetcher = fetcher
         self.budget = budget
@@ -135,6 +140,9 @@ class Run:
         self.unfetched = Streak()
         self.in_flight = asyncio.Semaphore(settings.max_in_flight)
         self.reading = asyncio.Semaphore(READERS)
+        self.storing = asyncio.Semaphore(STORERS)
+        self.read: dict[S3Uri, S3Object] = {}
+        """What reading an image told of it beside its bytes, until somebody wants to know."""
         self._accounted: set[str] = set()
         self._job_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._kept: set[asyncio.Task[Any]] = set()
@@ -257,6 +265,7 @@ class Run:
         await self.finish_kept()
         for watcher in self._watchers:
             watcher.ended(report)
+        await self.ended_marks.remove()
         await self._write_lines(report)
         await self._write_end(report=report.for_json(), saved=savings_of(report.items))
 
@@ -313,6 +322,7 @@ class Run:
         self.stop_submits("ended", "the run is ending")
         try:
             await self.finish_kept()
+            await self.ended_marks.remove()
         finally:
             await self._write_end()
 
@@ -330,6 +340,7 @@ class Run:
                 await self.touch()
             except I2vError as error:
                 log.warning("heartbeat not written: %s", error)
+            await self.ended_marks.remove()
             await self._recent.write()
 
 

@@ -17,7 +17,7 @@ from i2v.errors import NoImages, UsageError
 from i2v.images import ImageRef, is_text, shown
 from i2v.manifests import MAX_MANIFEST_BYTES, SUFFIXES, Faults, ManifestRow, read_rows
 from i2v.names import RESERVED
-from i2v.prompts import Asked
+from i2v.prompts import SIDECAR_SUFFIX, Asked, sidecar
 from i2v.settings import Settings
 from i2v.storage import S3Entry, Storage
 from i2v.uris import S3Uri
@@ -45,6 +45,13 @@ class Item(BaseModel):
     etag: str | None = None
     size: int | None = None
     """Bytes; etag and size are known where a listing told them."""
+    may_have_sidecar: bool = True
+    """False where a listing showed none."""
+
+    @property
+    def unlisted(self) -> Item:
+        """The same without what a listing told, which no longer holds."""
+        return Item(ref=self.ref, asked=self.asked)
 
 
 async def find_items(
@@ -112,7 +119,8 @@ async def _under(prefix: S3Uri, storage: Storage, settings: Settings) -> list[It
     _check_place(prefix, settings)
     entries = [entry async for entry in storage.list(prefix)]
     named = [entry for entry in entries if entry.uri.key.lower().endswith(IMAGE_SUFFIXES)]
-    items = [_listed(entry) for entry in named if why_no_image(entry.uri, settings) is None]
+    texts = {entry.uri for entry in entries if entry.uri.key.endswith(SIDECAR_SUFFIX)}
+    items = [_listed(entry, texts) for entry in named if why_no_image(entry.uri, settings) is None]
     if not items:
         raise NoImages(
             f"No image under {prefix}: of {len(entries):,} objects there none is one",
@@ -122,8 +130,9 @@ async def _under(prefix: S3Uri, storage: Storage, settings: Settings) -> list[It
     return items
 
 
-def _listed(entry: S3Entry) -> Item:
-    return Item(ref=ImageRef(uri=entry.uri), etag=entry.etag, size=entry.size)
+def _listed(entry: S3Entry, texts: set[S3Uri]) -> Item:
+    beside = sidecar(entry.uri) in texts
+    return Item(ref=ImageRef(uri=entry.uri), etag=entry.etag, size=entry.size, may_have_sidecar=beside)
 
 
 def _warn_of_reserved(entries: list[S3Entry], settings: Settings) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,10 +25,13 @@ from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, NoCredentialsError
 from botocore.utils import parse_timestamp
 
+from i2v.direct import Answer, Direct
 from i2v.errors import Conflict, NoBucket, NotFound, StorageError
 from i2v.uris import S3Uri
 
 THREADS = 32
+TRIES = 5
+"""So often S3 is asked where it is not well: once directly, then by boto3."""
 T = TypeVar("T")
 
 
@@ -71,6 +74,18 @@ class Written:
     version_id: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Put:
+    """What is to be written, and on which condition: `If-Match` or `If-None-Match`."""
+
+    uri: S3Uri
+    body: bytes
+    content_type: str
+    metadata: Mapping[str, str]
+    conditions: Mapping[str, str]
+    sha256: bytes | None
+
+
 def new_session(**arguments: Any) -> boto3.Session:
     """A boto3 session by the usual AWS environment, or by these arguments, that reads long listings fast."""
     inner = botocore.session.get_session()
@@ -94,7 +109,7 @@ def s3_client(session: boto3.Session | None = None) -> Any:
         max_pool_connections=THREADS,
         connect_timeout=5,
         read_timeout=30,
-        retries={"mode": "standard", "total_max_attempts": 5},
+        retries={"mode": "standard", "total_max_attempts": TRIES - 1},
         signature_version="s3v4",
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
@@ -113,6 +128,7 @@ class Storage:
     def __init__(self, client: Any | None = None, session: boto3.Session | None = None) -> None:
         self._session = session or new_session()
         self.client = s3_client(self._session) if client is None else client
+        self.direct = Direct(self.client, self._session) if client is None else None
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="s3")
 
     def close(self) -> None:
@@ -148,6 +164,8 @@ class Storage:
         return await self.call(uri, self._read, uri=uri, limit=limit, version_id=version_id)
 
     def _read(self, uri: S3Uri, limit: int | None, version_id: str | None) -> S3Object:
+        if self.direct and limit is None and version_id is None and (answer := self.direct.ask("GET", uri, {})):
+            return _plain_object(uri, answer)
         version = {"VersionId": version_id} if version_id else {}
         answer = self.client.get_object(Bucket=uri.bucket, Key=uri.key, **version)
         with answer["Body"] as stream:
@@ -161,8 +179,12 @@ class Storage:
             NotFound: there is none.
             StorageError: S3 did not answer well.
         """
-        answer = await self.call(uri, self.client.head_object, Bucket=uri.bucket, Key=uri.key)
-        return _object(uri, answer, b"")
+        return await self.call(uri, self._head, uri=uri)
+
+    def _head(self, uri: S3Uri) -> S3Object:
+        if self.direct and (answer := self.direct.ask("HEAD", uri, {})):
+            return _plain_object(uri, answer)
+        return _object(uri, self.client.head_object(Bucket=uri.bucket, Key=uri.key), b"")
 
     async def put(
         self,
@@ -173,24 +195,35 @@ class Storage:
         metadata: Mapping[str, str] | None = None,
         create: bool = False,
         if_match: str | None = None,
+        sha256: bytes | None = None,
     ) -> Written:
         """Write an object with its checksum: unconditionally, only where none is (`create`), or over `if_match`.
+
+        S3 refuses it where the body has another `sha256`, which is made here where nobody has yet.
 
         Raises:
             Conflict: the condition did not hold (412), or another write was under way (409).
             StorageError: S3 did not answer well.
         """
-        conditions = {"IfNoneMatch": "*"} if create else {"IfMatch": if_match} if if_match else {}
-        answer = await self.call(
-            uri,
-            self.client.put_object,
-            Bucket=uri.bucket,
-            Key=uri.key,
-            Body=body,
-            ContentType=content_type,
-            Metadata=dict(metadata or {}),
-            ChecksumSHA256=b64encode(hashlib.sha256(body).digest()).decode(),
-            **conditions,
+        conditions = {"If-None-Match": "*"} if create else {"If-Match": if_match} if if_match else {}
+        put = _Put(uri, body, content_type, metadata or {}, conditions, sha256)
+        return await self.call(uri, self._put, put=put)
+
+    def _put(self, put: _Put) -> Written:
+        digest = put.sha256 or hashlib.sha256(put.body).digest()
+        checksum = b64encode(digest).decode()
+        headers = {"Content-Type": put.content_type, "x-amz-checksum-sha256": checksum, **put.conditions}
+        headers |= {f"x-amz-meta-{name}": value for name, value in put.metadata.items()}
+        if self.direct and (done := self.direct.ask("PUT", put.uri, headers, body=put.body, sha256=digest.hex())):
+            return Written(done.headers["etag"].strip('"'), done.headers.get("x-amz-version-id"))
+        answer = self.client.put_object(
+            Bucket=put.uri.bucket,
+            Key=put.uri.key,
+            Body=put.body,
+            ContentType=put.content_type,
+            Metadata=dict(put.metadata),
+            ChecksumSHA256=checksum,
+            **{name.replace("-", ""): value for name, value in put.conditions.items()},
         )
         return Written(answer["ETag"].strip('"'), answer.get("VersionId"))
 
@@ -218,7 +251,26 @@ class Storage:
         Raises:
             StorageError: S3 did not answer well.
         """
-        await self.call(uri, self.client.delete_object, Bucket=uri.bucket, Key=uri.key)
+        await self.call(uri, self._delete, uri=uri)
+
+    def _delete(self, uri: S3Uri) -> None:
+        if not self.direct or self.direct.ask("DELETE", uri, {}) is None:
+            self.client.delete_object(Bucket=uri.bucket, Key=uri.key)
+
+    async def delete_many(self, uris: Sequence[S3Uri]) -> None:
+        """Remove at most 1,000 objects of one bucket in one request; that one is not there is well.
+
+        Raises:
+            StorageError: S3 did not answer well, or left one of them.
+        """
+        bucket, keys = uris[0].bucket, [{"Key": uri.key} for uri in uris]
+        what = {"Objects": keys, "Quiet": True}
+        answer = await self.call(uris[0], self.client.delete_objects, Bucket=bucket, Delete=what)
+        if left := answer.get("Errors"):
+            raise StorageError(
+                f"S3 left {len(left)} of {len(uris)} objects such as {uris[0]} ({left[0].get('Code')})",
+                "Check the credentials' right to delete: i2v doctor",
+            )
 
     async def list(self, prefix: S3Uri, *, start_after: str = "", deep: bool = True) -> AsyncIterator[S3Entry]:
         """All objects under a prefix in S3's order, a page of 1,000 at a time; `deep=False` stops at the next `/`.
@@ -258,6 +310,22 @@ class Storage:
         """Whether the credentials are known to end so soon, and with them every URL they signed."""
         credentials = self._session.get_credentials()
         return isinstance(credentials, RefreshableCredentials) and credentials.refresh_needed(seconds)
+
+
+def _plain_object(uri: S3Uri, answer: Answer) -> S3Object:
+    headers, meta = answer.headers, "x-amz-meta-"
+    served_at = parsedate_to_datetime(headers["date"]) if "date" in headers else datetime.now(UTC)
+    return S3Object(
+        uri=uri,
+        etag=headers["etag"].strip('"'),
+        size=int(headers["content-length"]),
+        last_modified=parsedate_to_datetime(headers["last-modified"]),
+        served_at=served_at,
+        version_id=version if (version := headers.get("x-amz-version-id")) not in (None, "null") else None,
+        content_type=headers.get("content-type", ""),
+        metadata={name.removeprefix(meta): value for name, value in headers.items() if name.startswith(meta)},
+        body=answer.body,
+    )
 
 
 def _object(uri: S3Uri, answer: Mapping[str, Any], body: bytes) -> S3Object:

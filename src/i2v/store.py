@@ -17,7 +17,7 @@ from typing import Any
 
 from i2v import jobs, names
 from i2v.apixo.models import TaskState, TaskStatus
-from i2v.errors import BrokenVideo, Conflict, FetchError, I2vError, NotFound, StorageError
+from i2v.errors import BrokenVideo, Conflict, FetchError, I2vError, NotFound
 from i2v.jobs import JobImage, JobRecord, JobState, Reason, StoredVideo
 from i2v.json_logs import about
 from i2v.ledger import Held, provider_host
@@ -29,7 +29,7 @@ from i2v.storage import S3Object, Storage
 from i2v.uploads import put_file
 from i2v.uris import S3Uri
 from i2v.validate import Checked, Seen
-from i2v.videos import VideoFacts, deviations, make_poster, measure_video
+from i2v.videos import VideoFacts, deviations, examine_video
 
 log = logging.getLogger(__name__)
 FRESH_URLS = 3
@@ -61,8 +61,7 @@ async def store(run: Run, held: Held, status: TaskStatus) -> Held:
     run.tell("storing", held.record.key)
     try:
         with tempfile.TemporaryDirectory(prefix="i2v-") as folder:
-            delivery = await _fetch(run, held, status, Path(folder) / "video.mp4")
-            video = await _publish(run, held.record, delivery)
+            video, status = await _bring(run, held, status, Path(folder) / "video.mp4")
     except OSError as error:
         raise NotDelivered(
             f"Paid, but the video cannot be put aside in the temporary folder: {error.strerror or error}",
@@ -72,14 +71,13 @@ async def store(run: Run, held: Held, status: TaskStatus) -> Held:
     stored = await run.ledger.change(held, lambda record: jobs.store(record, task_id, video, now, status.created_at))
     said = about(held.record.image.label, held.record.key, task_id)
     log.info("%s: stored as %s", who(held), video.uri, extra=said)
-    try:
-        await run.ledger.unmark(stored.record if stored else held.record)
-    except StorageError as error:
-        log.warning("job %s is stored, and reconcile will take its open mark away: %s", held.record.key[:12], error)
+    if stored:
+        await run.ended_marks.add(stored.record)
     return stored or await run.ledger.read_existing(held.record.key)
 
 
-async def _fetch(run: Run, held: Held, status: TaskStatus, path: Path) -> Delivery:
+async def _bring(run: Run, held: Held, status: TaskStatus, path: Path) -> tuple[StoredVideo, TaskStatus]:
+    """The video, published, and the status that led to it."""
     problem = "the provider named no file"
     for fresh in range(FRESH_URLS + 1):
         if fresh:
@@ -87,19 +85,22 @@ async def _fetch(run: Run, held: Held, status: TaskStatus, path: Path) -> Delive
             status = await ask(run, held, fresh) or status
         for url in status.result_urls[:1] if status.state is TaskState.SUCCESS else ():
             try:
-                await run.fetcher.fetch_file(url, path, limit=run.settings.max_video_bytes)
-                facts, poster = await asyncio.to_thread(lambda: (measure_video(path), make_poster(path)))
+                async with run.storing:
+                    delivery = await _fetch(run, url, path, status)
+                    return await _publish(run, held.record, delivery), status
             except (FetchError, BrokenVideo) as error:
                 problem = str(error)
                 log.warning("%s: %s", who(held), error)
-                if isinstance(error, FetchError) and error.forbidden:
-                    break
-                continue
-            return Delivery(path, facts, poster, status)
     raise NotDelivered(
         f"Paid, but the video of task {held.record.task_id} cannot be had: {problem}",
         f"The job stays open and is not paid again; look at it with: i2v jobs show {held.record.key[:12]}",
     )
+
+
+async def _fetch(run: Run, url: str, path: Path, status: TaskStatus) -> Delivery:
+    fetched = await run.fetcher.fetch_file(url, path, limit=run.settings.max_video_bytes)
+    facts, poster = await asyncio.to_thread(examine_video, path, fetched.sha256)
+    return Delivery(path, facts, poster, status)
 
 
 async def _publish(run: Run, record: JobRecord, delivery: Delivery) -> StoredVideo:
@@ -144,13 +145,17 @@ async def _image_changed(run: Run, image: JobImage) -> tuple[str, ...]:
 async def _put_video(run: Run, path: Path, video: StoredVideo, record: JobRecord) -> None:
     """Put the video where none is, or over the leftover of a store that died before its manifest."""
     metadata = {"job": record.key, "task": record.task_id or "", "sha256": video.sha256}
+
+    async def put(over: str | None = None) -> None:
+        what = {"content_type": "video/mp4", "sha256": video.sha256}
+        await put_file(run.storage, path, video.uri, **what, metadata=metadata, if_match=over)
+
     try:
-        await put_file(run.storage, path, video.uri, content_type="video/mp4", metadata=metadata)
+        await put()
     except Conflict:
         there = await _there(run, video.uri)
         if there is None or there.metadata.get("sha256") != video.sha256:
-            over = there.etag if there else None
-            await put_file(run.storage, path, video.uri, content_type="video/mp4", metadata=metadata, if_match=over)
+            await put(there.etag if there else None)
 
 
 async def _there(run: Run, uri: S3Uri) -> S3Object | None:
@@ -188,8 +193,8 @@ def manifest(
     }
 
 
-async def finish(run: Run, record: JobRecord, image: JobImage) -> S3Uri | None:
-    """Give an image its answers from a job that has ended.
+async def finish(run: Run, record: JobRecord, image: JobImage, *, is_new: bool = False) -> S3Uri | None:
+    """Give an image its answers from a job that has ended; `is_new` where `store` has put its video just now.
 
     Returns:
         Where the image's video lies, if the job is stored.
@@ -199,7 +204,7 @@ async def finish(run: Run, record: JobRecord, image: JobImage) -> S3Uri | None:
         StorageError: S3 did not answer well.
     """
     if record.state is JobState.STORED and record.video:
-        return await _finish_stored(run, record, record.video, image)
+        return await _finish_stored(run, record, record.video, image, is_new=is_new)
     if record.state in {JobState.REFUSED, JobState.FAILED} and record.reason:
         verdict = Verdict(image.name, image.label, image.etag, record.request, record.state, record.reason, record.key)
         await put_verdict(run, verdict)
@@ -207,10 +212,11 @@ async def finish(run: Run, record: JobRecord, image: JobImage) -> S3Uri | None:
     return None
 
 
-async def _finish_stored(run: Run, record: JobRecord, video: StoredVideo, image: JobImage) -> S3Uri:
+async def _finish_stored(run: Run, record: JobRecord, video: StoredVideo, image: JobImage, *, is_new: bool) -> S3Uri:
     target = _answer(run, record, image, ".mp4")
     if target == video.uri:
-        await _must_exist(run, video.uri)
+        if not is_new:
+            await _must_exist(run, video.uri)
         return target
     manifest_uri = _answer(run, record, image, ".json")
     try:

@@ -217,8 +217,9 @@ async def _claim(run: Run, held: Held, order: Order, token: str) -> Held | None:
 async def _release(run: Run, held: Held | None, token: str, *, key: str = "") -> None:
     """Give a claim back; where that cannot be written it ends as unknown after its lease, which is safe."""
     try:
-        held = held or await run.ledger.read_existing(key)
-        await run.ledger.change(held, lambda record: jobs.give_back(record, token))
+        held = held or await run.ledger.read(key)
+        if held:  # else not even its record was written
+            await run.ledger.change(held, lambda record: jobs.give_back(record, token))
     except I2vError as error:
         log.warning("job %s: its claim could not be given back: %s", held.record.key[:12] if held else key[:12], error)
 

@@ -32,10 +32,20 @@ async def put_file(
     uri: S3Uri,
     *,
     content_type: str,
+    sha256: str,
     metadata: Mapping[str, str],
     if_match: str | None = None,
 ) -> None:
     """Put a file where none is, or over the version `if_match`, with a checksum that S3 verifies.
+
+    Args:
+        storage: S3.
+        path: the file.
+        uri: where it goes.
+        content_type: what it is.
+        sha256: of its bytes, in hex.
+        metadata: what stands with it.
+        if_match: the etag of the version that it replaces.
 
     Raises:
         Conflict: the condition did not hold; nothing is left behind.
@@ -44,7 +54,13 @@ async def put_file(
     small = await asyncio.to_thread(_read_small, path)
     if small is not None:
         await storage.put(
-            uri, small, content_type=content_type, metadata=metadata, create=if_match is None, if_match=if_match
+            uri,
+            small,
+            content_type=content_type,
+            metadata=metadata,
+            create=if_match is None,
+            if_match=if_match,
+            sha256=bytes.fromhex(sha256),
         )
         return
     await abort_uploads(storage, uri)

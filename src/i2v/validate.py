@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from dataclasses import replace
 
 from pydantic import BaseModel, ConfigDict
 
 from i2v import names
 from i2v.apixo.pricing import price_usd
-from i2v.errors import Refused, StorageError, UsageError
+from i2v.errors import ImageChanged, Refused, UsageError
 from i2v.images import MAX_IMAGE_BYTES, ImageFacts, ImageRef, check_image, check_size
 from i2v.jobs import JobImage
 from i2v.json_logs import about
@@ -21,6 +22,7 @@ from i2v.prompts import Asked, asked_in_metadata, build_request, default_templat
 from i2v.request import Request
 from i2v.runs import Run
 from i2v.sources import Item
+from i2v.storage import S3Object
 from i2v.submit import Order
 from i2v.uris import S3Uri
 
@@ -32,7 +34,10 @@ RULES = 1
 
 
 class Seen(BaseModel):
-    """An image version that exists, and what is asked for it; not yet read. Of a URL only reading tells the etag."""
+    """An image version, and what is asked for it; not yet read. Of a URL only reading tells the etag.
+
+    Of a listed one `learn` tells version and metadata, and with them all that is asked.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -41,6 +46,8 @@ class Seen(BaseModel):
     asked: Asked
     etag: str | None = None
     version_id: str | None = None
+    is_listed: bool = False
+    """Whether only a listing was asked so far."""
 
 
 class Checked(BaseModel):
@@ -58,23 +65,47 @@ class Checked(BaseModel):
 async def look(run: Run, item: Item, default: Asked) -> Seen:
     """Ask S3 what an image is and gather what is asked for it: manifest, metadata, sidecar, then a default.
 
+    One that was listed, and has a prompt in any case, is not asked for: reading it whole tells as much.
+
     Raises:
         NotFound: there is no such image.
         Refused: its sidecar cannot be read as a prompt.
         UsageError: the run's prompt names an unknown field.
         StorageError: S3 did not answer well.
     """
-    ref, asked = item.ref, item.asked
-    name = names.image_name(ref, run.settings)
+    ref, name = item.ref, names.image_name(item.ref, run.settings)
+    asked = item.asked.over(_rendered(run, default, ref))
     if ref.uri is None:
-        return Seen(ref=ref, name=name, asked=asked.over(_rendered(run, default, ref)))
-    found = await run.storage.head(ref.uri)
-    asked = asked.over(asked_in_metadata(found.metadata, ref.label))
-    if asked.prompt is None:
-        asked = asked.over(Asked(prompt=await read_sidecar(run.storage, ref.uri)))
+        return Seen(ref=ref, name=name, asked=asked)
+    if item.etag and asked.prompt:
+        return Seen(ref=ref, name=name, asked=asked, etag=item.etag, is_listed=True)
+    return await _seen(run, item, default, await run.storage.head(ref.uri))
+
+
+async def learn(run: Run, item: Item, seen: Seen, default: Asked) -> Seen:
+    """Of a listed image that was checked, what only asking for it tells. What `look` asked for stays as it is.
+
+    Raises:
+        ImageChanged: it is no longer what was checked.
+        NotFound, Refused, StorageError: as `look`.
+    """
+    if not seen.is_listed or item.ref.uri is None:
+        return seen
+    found = run.read.pop(item.ref.uri, None)  # there is none where a cache knew the verdict
+    found = found or await run.storage.head(item.ref.uri)
+    if found.etag != seen.etag:
+        raise _changed(seen)
+    return await _seen(run, item, default, found)
+
+
+async def _seen(run: Run, item: Item, default: Asked, found: S3Object) -> Seen:
+    ref, uri = item.ref, found.uri
+    asked = item.asked.over(asked_in_metadata(found.metadata, ref.label))
+    if asked.prompt is None and item.may_have_sidecar:
+        asked = asked.over(Asked(prompt=await read_sidecar(run.storage, uri)))
     return Seen(
         ref=ref,
-        name=name,
+        name=names.image_name(ref, run.settings),
         asked=asked.over(_rendered(run, default, ref)),
         etag=found.etag,
         version_id=found.version_id,
@@ -93,7 +124,8 @@ async def check(run: Run, seen: Seen) -> Checked:
 
     Raises:
         FetchError: the URL could not be fetched, or may not be.
-        StorageError: S3 did not answer well, or the image changed while it was read.
+        ImageChanged: it is another one than was looked at.
+        StorageError: S3 did not answer well.
     """
     async with run.reading:
         uri = seen.ref.uri
@@ -105,8 +137,14 @@ async def check(run: Run, seen: Seen) -> Checked:
 async def _check_object(run: Run, seen: Seen, uri: S3Uri) -> Checked:
     found = await run.storage.get(uri, limit=MAX_IMAGE_BYTES, version_id=seen.version_id)
     if found.etag != seen.etag:
-        raise StorageError(f"{seen.ref.label} changed while it was read", "Run again: nothing was paid")
+        raise _changed(seen)
+    if seen.is_listed:
+        run.read[uri] = replace(found, body=b"")
     return await _judge(found.body, seen.ref.label, found.etag, uri, found.size)
+
+
+def _changed(seen: Seen) -> ImageChanged:
+    return ImageChanged(f"{seen.ref.label} changed while it was read", "Run again: nothing was paid")
 
 
 async def _check_url(run: Run, seen: Seen) -> Checked:

@@ -6,7 +6,6 @@ is published where is in `i2v.store`.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from av.bitstream import BitStreamFilterContext
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
@@ -31,7 +31,7 @@ SHORT_SIDE_PX = {Mode.STANDARD: 768, Mode.PRO: 1080}
 """provider.md part 1, output."""
 SHORT_SIDE_TOLERANCE_PERCENT = 2
 SECONDS_TOLERANCE = 0.5
-POSTER_LONG_SIDE_PX = 1280
+POSTER_LONG_SIDE_PX = 960
 POSTER_QUALITY = 85
 
 _BOXES = frozenset(b"ftyp styp moov mdat moof mfra sidx ssix free skip wide meta uuid pdin emsg prft".split())
@@ -54,8 +54,12 @@ class VideoFacts(BaseModel):
     sha256: str
 
 
-def measure_video(path: Path) -> VideoFacts:
-    """Read every packet of an mp4, decode its first frame, and measure it.
+def examine_video(path: Path, sha256: str) -> tuple[VideoFacts, bytes]:
+    """Read every packet of an mp4, decode its first frame, and measure it; that frame is its poster, a JPEG.
+
+    Args:
+        path: the file.
+        sha256: of its bytes, which whoever brought it has hashed on the way.
 
     Raises:
         BrokenVideo: it is no mp4, has no video, is cut short, or its data is damaged.
@@ -63,8 +67,6 @@ def measure_video(path: Path) -> VideoFacts:
     """
     with path.open("rb") as file:
         size = _check_boxes(file)
-        file.seek(0)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     frames, held_seconds = _read_packets(path)
     with _mp4(path) as container:
         stream = _picture(container)
@@ -76,9 +78,10 @@ def measure_video(path: Path) -> VideoFacts:
         raise BrokenVideo(f"The video promises {seconds:.2f} s and holds {held_seconds:.2f} s")
     if frame.rotation % 180:
         width, height = height, width
-    return VideoFacts(
-        width=width, height=height, seconds=round(seconds, 3), frames=frames, codec=codec, size=size, sha256=digest
+    facts = VideoFacts(
+        width=width, height=height, seconds=round(seconds, 3), frames=frames, codec=codec, size=size, sha256=sha256
     )
+    return facts, _poster(frame)
 
 
 def deviations(facts: VideoFacts, request: Request) -> tuple[str, ...]:
@@ -92,17 +95,10 @@ def deviations(facts: VideoFacts, request: Request) -> tuple[str, ...]:
     return tuple(found)
 
 
-def make_poster(path: Path) -> bytes:
-    """The first frame as a JPEG, upright, its long side at most 1280 px.
-
-    Raises:
-        BrokenVideo: no frame can be decoded.
-    """
-    with _mp4(path) as container:
-        frame = _first_frame(container, _picture(container))
-        scale = min(1.0, POSTER_LONG_SIDE_PX / max(frame.width, frame.height))
-        sides = {"width": max(1, round(frame.width * scale)), "height": max(1, round(frame.height * scale))}
-        picture: Image.Image = frame.to_image(**sides)  # type: ignore[no-untyped-call]  # PyAV's stub leaves it open
+def _poster(frame: VideoFrame) -> bytes:
+    scale = min(1.0, POSTER_LONG_SIDE_PX / max(frame.width, frame.height))
+    width, height = (max(1, round(side * scale)) for side in (frame.width, frame.height))
+    picture: Image.Image = frame.to_image(width=width, height=height, interpolation=Interpolation.FAST_BILINEAR)  # type: ignore[no-untyped-call]  # PyAV's stub leaves it open
     upright = picture.rotate(frame.rotation, expand=True) if frame.rotation else picture
     buffer = BytesIO()
     upright.save(buffer, "JPEG", quality=POSTER_QUALITY)
@@ -140,6 +136,7 @@ def _box(file: BinaryIO, position: int, size: int) -> tuple[int, bytes]:
 @contextmanager
 def _mp4(path: Path, **options: str) -> Iterator[InputContainer]:
     """Open as mp4 and nothing else, or a JPEG would pass as one frame."""
+    options |= {"skip_frame": "all"}  # else FFmpeg decodes a frame or more to open it, which only guesses what is told
     try:
         with av.open(str(path.absolute()), format="mp4", options=options, metadata_errors="replace") as container:
             yield container

@@ -73,14 +73,15 @@ SETTLING = {
     "job-stored": _s3(GOOD, "PUT", RECORD, "stored"),
     "job-refused": _s3(BAD, "PUT", RECORD, "refused"),
     "verdict": _s3(BAD, "PUT", r"/videos/.*\.refused\.json$"),
-    "unmark": _s3(EACH, "DELETE", r"/jobs/open/"),
-    "video-head": _s3(GOOD, "HEAD", r"/videos/.*\.mp4$"),
+    "unmark": _s3(BAD, "DELETE", r"/jobs/open/"),
+    "unmark-many": _s3(ONCE, "POST", r"\?delete$"),
     "run-record": _s3(ONCE, "PUT", r"/jobs/runs/.*\.json$"),
 }
 
 RECONCILE = {
     "open-marks": _s3(ONCE, "GET", r"\?.*list-type=2.*prefix=jobs"),
     "job-unknown": _s3(LOST, "PUT", RECORD, "unknown"),
+    "video-head": _s3(GOOD, "HEAD", r"/videos/.*\.mp4$"),
     **SETTLING,
 }
 
@@ -89,9 +90,7 @@ RUN = {
     "day-read": _s3(ONCE, "GET", r"/jobs/days/"),
     "day": _s3(ONCE, "PUT", r"/jobs/days/"),
     "balance": _api(ONCE, "GET", r"/current-balance$"),
-    "sidecar": _s3(EACH, "GET", PICTURE + r"\.txt$"),
     "image-read": _s3(EACH, "GET", PICTURE + "$"),
-    "job-made": _s3(EACH, "PUT", RECORD, "ready"),
     "mark": _s3(EACH, "PUT", r"/jobs/open/"),
     "job-claimed": _s3(EACH, "PUT", RECORD, "claimed"),
     "submit": _api(EACH, "POST", SUBMIT),

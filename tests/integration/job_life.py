@@ -253,7 +253,7 @@ class JobLife(RuleBasedStateMachine):
         """Each write is legal, rises in revision, keeps every task id, and a stored job stays as it is."""
         old, self.last = self.last, new
         if old is None:
-            assert (new.state, new.revision) == (JobState.READY, 1)
+            assert (new.state, new.revision) == (JobState.CLAIMED, 1)
             return
         assert new.state == old.state or new.state in DIAGRAM[old.state].split()
         assert (new.key, new.request) == (old.key, old.request)

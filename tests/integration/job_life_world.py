@@ -275,7 +275,8 @@ async def model_store(run: Run, held: Held, status: TaskStatus) -> Held:
         await run.storage.put(uri, b"x")
     task_id, now = held.record.task_id or "", datetime.now(UTC)
     stored = await run.ledger.change(held, lambda record: jobs.store(record, task_id, video, now))
-    await run.ledger.unmark(held.record)
+    if stored:
+        await run.ended_marks.add(stored.record)
     return stored or await run.ledger.read_existing(held.record.key)
 
 

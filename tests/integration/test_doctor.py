@@ -59,9 +59,10 @@ class Careless(Storage):
         metadata: Mapping[str, str] | None = None,
         create: bool = False,
         if_match: str | None = None,
+        sha256: bytes | None = None,
     ) -> Written:
         """Put whatever is there."""
-        del create, if_match
+        del create, if_match, sha256
         return await super().put(uri, body, content_type=content_type, metadata=metadata)
 
 

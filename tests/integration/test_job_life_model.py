@@ -75,16 +75,16 @@ def test_of_two_who_are_about_to_claim_one_pays(life: JobLife, fault: Fault | No
     life.heal()
 
 
-@pytest.mark.parametrize("fault", [Fault.FAILS, Fault.LOST])
-def test_a_claim_without_an_answer_is_given_back(life: JobLife, fault: Fault) -> None:
-    """S3 failed at the claim, done or not: nothing was sent, so the job is ready and not unknown."""
+@pytest.mark.parametrize(("fault", "state"), [(Fault.FAILS, None), (Fault.LOST, JobState.READY)])
+def test_a_claim_without_an_answer_is_given_back(life: JobLife, fault: Fault, state: JobState | None) -> None:
+    """S3 failed at the claim, done or not: nothing was sent, so the job is new or ready, and not unknown."""
     (run,) = life.world.processes
     life.until(run, "put", "jobs/open/")
     life.until(run, "put if", f"jobs/{ORDER.key}")
     run.go(fault)
     life.quiet()
     life.until(run, "")
-    assert (life.state, life.world.reserved()) == (JobState.READY, Decimal(0))
+    assert (life.state, life.world.reserved()) == (state, Decimal(0))
     life.heal()
 
 

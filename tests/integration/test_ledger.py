@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from typing import Any
@@ -23,13 +24,13 @@ from i2v.errors import LedgerError, Paused, StorageError, UsageError
 from i2v.jobs import FORMAT, JobRecord, JobState
 from i2v.ledger import Ledger, LedgerPage
 from i2v.settings import Settings
-from i2v.storage import Storage
+from i2v.storage import Storage, s3_client
 from i2v.uris import S3Uri
 from sandbox import Sandbox
 from tests.conftest import SETTINGS_MAKER, SealedSettings
 from tests.integration.job_life_world import IMAGE, ORDER, PRICE
 from tests.integration.turns import Fault, TurnStorage
-from tests.memory_store import Shelf
+from tests.memory_store import Shelf, ready
 
 KEY, REQUEST = ORDER.key, ORDER.request
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -59,37 +60,32 @@ def add_one(job: JobRecord) -> JobRecord:
     return job.model_copy(update={"extra_attempts": job.extra_attempts + 1})
 
 
-async def test_a_record_is_made_once(ledger: Ledger, sandbox: Sandbox) -> None:
-    """The first to want a job makes its record, ready and at revision 1; the next find it."""
-    assert await ledger.read(KEY) is None
-    made = await ledger.open(KEY, IMAGE, REQUEST, "label")
+async def test_a_record_is_made_by_its_claim(ledger: Ledger, sandbox: Sandbox) -> None:
+    """The first to claim a job makes its record, at revision 1; until then there is none, and the next find it."""
+    new = await ledger.open(KEY, IMAGE, REQUEST, "label")
+    assert sandbox.keys() == []
+    made = await ledger.change(new, claim("A"))
     again = await ledger.open(KEY, IMAGE, REQUEST, "another")
-    assert made.record == again.record
-    assert (made.etag, made.record.state, made.record.revision) == (again.etag, JobState.READY, 1)
+    assert made
+    assert (made.record, made.etag) == (again.record, again.etag)
+    assert (made.record.state, made.record.revision, made.record.label) == (JobState.CLAIMED, 1, "label")
     assert sandbox.keys() == [f"jobs/{KEY}.json"]
 
 
-async def test_sixteen_who_open_at_once_have_one_record(ledger: Ledger) -> None:
-    """One makes it, the others take up what that one made."""
-    held = await asyncio.gather(*(ledger.open(KEY, IMAGE, REQUEST) for _ in range(16)))
-    assert {(one.record.writer, one.record.revision, one.etag) for one in held} == {
-        (held[0].record.writer, 1, held[0].etag)
-    }
-
-
-async def test_of_sixteen_claimants_one_has_the_job(ledger: Ledger) -> None:
-    """The others learn that the job is no longer ready, and pay nothing."""
-    held = await ledger.open(KEY, IMAGE, REQUEST)
+@pytest.mark.parametrize("is_new", [True, False])
+async def test_of_sixteen_claimants_one_has_the_job(ledger: Ledger, is_new: bool) -> None:
+    """The others learn that the job is no longer ready, or no longer new, and pay nothing."""
+    held = await (ledger.open if is_new else partial(ready, ledger))(KEY, IMAGE, REQUEST)
     claimed = await asyncio.gather(*(ledger.change(held, claim(f"{number}")) for number in range(16)))
     (winner,) = [one for one in claimed if one]
     now = await ledger.read_existing(KEY)
     assert now.record == winner.record
-    assert now.record.revision == 2
+    assert now.record.revision == (1 if is_new else 2)
 
 
 async def test_no_change_of_sixteen_is_lost(ledger: Ledger) -> None:
     """Who loses a race reads again and makes his change upon the other's, each time with a higher revision."""
-    held = await ledger.open(KEY, IMAGE, REQUEST)
+    held = await ready(ledger, KEY, IMAGE, REQUEST)
     ended = await asyncio.gather(*(ledger.change(held, add_one) for _ in range(16)))
     now = (await ledger.read_existing(KEY)).record
     assert (now.extra_attempts, now.revision) == (16, 17)
@@ -99,7 +95,7 @@ async def test_no_change_of_sixteen_is_lost(ledger: Ledger) -> None:
 
 async def test_a_change_that_no_longer_applies_is_not_made(ledger: Ledger) -> None:
     """`None`, and nothing is written."""
-    held = await ledger.open(KEY, IMAGE, REQUEST)
+    held = await ready(ledger, KEY, IMAGE, REQUEST)
     await ledger.change(held, claim("A"))
     assert await ledger.change(held, claim("B")) is None
     assert (await ledger.read_existing(KEY)).record.revision == 2
@@ -107,13 +103,13 @@ async def test_a_change_that_no_longer_applies_is_not_made(ledger: Ledger) -> No
 
 async def test_an_illegal_change_is_not_written(ledger: Ledger) -> None:
     """Whatever an edit makes: the record in S3 stays as it was."""
-    held = await ledger.open(KEY, IMAGE, REQUEST)
+    held = await ready(ledger, KEY, IMAGE, REQUEST)
     with pytest.raises(ValueError, match="ready cannot become stored"):
         await ledger.change(held, lambda job: job.model_copy(update={"state": JobState.STORED}))
     assert (await ledger.read_existing(KEY)).record == held.record
 
 
-async def test_our_own_repeated_write_is_ours(ledger: Ledger, storage: Storage) -> None:
+async def test_our_own_repeated_write_is_ours(aws: None, settings: Settings) -> None:
     """Each write is sent twice, as boto3 does where an answer is lost: the 412 for the second is no lost race."""
     sent: list[int] = []
 
@@ -121,9 +117,13 @@ async def test_our_own_repeated_write_is_ours(ledger: Ledger, storage: Storage) 
         sent.append(response[0].status_code if response else 0)
         return 0 if attempts == 1 else None
 
-    storage.client.meta.events.register_first("needs-retry.s3.PutObject", again)
+    client = s3_client()
+    client.meta.events.register_first("needs-retry.s3.PutObject", again)
+    ledger = Ledger(Storage(client), settings)
     held = await ledger.open(KEY, IMAGE, REQUEST)
     claimed = await ledger.change(held, claim("A"))
+    assert claimed
+    claimed = await ledger.change(claimed, add_one)
     assert sent == [200, 412, 200, 412]
     assert claimed
     assert claimed.record.mine("A")
@@ -156,7 +156,7 @@ def scripted(shelf: Shelf, *ends: Fault | None) -> tuple[Ledger, Script]:
 async def test_a_conflict_of_either_kind_is_looked_into(fault: Fault) -> None:
     """409, where nothing was written, and 412 for our own write: read again, and the claim is made once."""
     shelf = Shelf()
-    held = await scripted(shelf)[0].open(KEY, IMAGE, REQUEST)
+    held = await ready(scripted(shelf)[0], KEY, IMAGE, REQUEST)
     ledger, script = scripted(shelf, fault)
     claimed = await ledger.change(held, claim("A"))
     assert claimed
@@ -166,25 +166,28 @@ async def test_a_conflict_of_either_kind_is_looked_into(fault: Fault) -> None:
 
 @pytest.mark.parametrize("fault", [Fault.BUSY, Fault.REPEATED])
 async def test_a_record_is_made_once_through_conflicts(fault: Fault) -> None:
-    """The same holds for the first write."""
-    ledger, _ = scripted(Shelf(), None, fault)
-    held = await ledger.open(KEY, IMAGE, REQUEST)
-    assert (held.record.revision, held.record.state) == (1, JobState.READY)
+    """The same holds for the first write: after a 409 the other's record may not be there yet."""
+    ledger, script = scripted(Shelf(), None, fault)
+    made = await ledger.change(await ledger.open(KEY, IMAGE, REQUEST), claim("A"))
+    assert made
+    assert (made.record.revision, len(made.record.attempts)) == (1, 1)
+    asked = ["get", "put if", "get", "put if"]
+    assert script.asked == (asked if fault is Fault.BUSY else asked[:3])
 
 
 @pytest.mark.parametrize("ends", [(Fault.FAILS,), (None, Fault.FAILS), (None, Fault.BUSY, Fault.FAILS)], ids=str)
 async def test_a_ledger_that_cannot_be_read_or_written_says_so(ends: tuple[Fault | None, ...]) -> None:
-    """No step of opening a record goes on without an answer."""
+    """No step of making a record goes on without an answer."""
     ledger, _ = scripted(Shelf(), *ends)
     with pytest.raises(StorageError):
-        await ledger.open(KEY, IMAGE, REQUEST)
+        await ledger.change(await ledger.open(KEY, IMAGE, REQUEST), claim("A"))
 
 
 @pytest.mark.parametrize("fault", [Fault.FAILS, Fault.LOST, Fault.LATE])
 async def test_a_write_without_an_answer_is_never_taken_for_done(fault: Fault) -> None:
     """Whether it was done or not, the caller learns that it is not known."""
     shelf = Shelf()
-    held = await scripted(shelf)[0].open(KEY, IMAGE, REQUEST)
+    held = await ready(scripted(shelf)[0], KEY, IMAGE, REQUEST)
     with pytest.raises(StorageError):
         await scripted(shelf, fault)[0].change(held, claim("A"))
 
@@ -192,7 +195,7 @@ async def test_a_write_without_an_answer_is_never_taken_for_done(fault: Fault) -
 async def test_a_late_write_never_lands_upon_a_newer_one() -> None:
     """A write that its writer gave up arrives after another's: its etag is of yesterday, and it is refused."""
     shelf = Shelf()
-    held = await scripted(shelf)[0].open(KEY, IMAGE, REQUEST)
+    held = await ready(scripted(shelf)[0], KEY, IMAGE, REQUEST)
     ledger, script = scripted(shelf, Fault.LATE)
     with pytest.raises(StorageError):
         await ledger.change(held, claim("A"))
@@ -254,7 +257,7 @@ async def test_a_record_that_is_gone_is_an_error(ledger: Ledger) -> None:
 
 async def test_the_age_of_a_claim_is_s3s(ledger: Ledger, storage: Storage) -> None:
     """A lease begins with the write of the claim, by the clock of S3."""
-    held = await ledger.open(KEY, IMAGE, REQUEST)
+    held = await ready(ledger, KEY, IMAGE, REQUEST)
     await asyncio.sleep(2.1)
     assert (await ledger.read_existing(KEY)).age_seconds >= 2
     await ledger.change(held, claim("A"))
@@ -264,7 +267,7 @@ async def test_the_age_of_a_claim_is_s3s(ledger: Ledger, storage: Storage) -> No
 async def test_all_records_are_listed_and_nothing_else(ledger: Ledger, sandbox: Sandbox) -> None:
     """In the order of their keys, whole or since a time; pages, marks, inputs and strange files are no records."""
     keys = [f"{number:064x}" for number in range(70)]
-    await asyncio.gather(*(ledger.open(key, IMAGE, REQUEST) for key in reversed(keys)))
+    await asyncio.gather(*(ready(ledger, key, IMAGE, REQUEST) for key in reversed(keys)))
     for other in ("ledger.json", "runs/r.json", f"{keys[0]}.json.bak", f"open/{keys[0]}.json", "README.json"):
         sandbox.s3().put_object(Bucket=sandbox.bucket, Key=f"jobs/{other}", Body=b"{}")
     assert [record.key async for record in ledger.records()] == keys
@@ -277,7 +280,7 @@ async def test_a_job_is_found_by_the_beginning_of_its_key(ledger: Ledger) -> Non
     """People copy the first twelve digits."""
     keys = ["a" * 64, "ab" + "0" * 62]
     for key in keys:
-        await ledger.open(key, IMAGE, REQUEST)
+        await ready(ledger, key, IMAGE, REQUEST)
     found = [await ledger.find_key(start) for start in ("a" * 12, "a", "b", "a" * 64)]
     assert found == [[keys[0]], keys, [], [keys[0]]]
 

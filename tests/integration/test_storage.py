@@ -17,7 +17,7 @@ from botocore.config import Config
 from botocore.stub import Stubber
 
 from i2v.errors import Conflict, NoBucket, NotFound, StorageError
-from i2v.storage import Storage
+from i2v.storage import Storage, s3_client
 from i2v.uris import S3Uri
 from sandbox import Sandbox
 from tests.integration.raw_server import running, send
@@ -52,10 +52,11 @@ async def keys(storage: Storage, prefix: S3Uri, **options: Any) -> list[str]:
     return [entry.uri.key async for entry in storage.list(prefix, **options)]
 
 
-@pytest.fixture(params=["sandbox", "memory"])
-def either(request: pytest.FixtureRequest, storage: Storage) -> Storage:
-    """The sandbox's S3, and the one in memory that stands for it where thousands of steps are needed."""
-    return storage if request.param == "sandbox" else MemoryStorage()
+@pytest.fixture(params=["sandbox", "boto3", "memory"])
+def either(request: pytest.FixtureRequest, storage: Storage) -> Iterator[Storage]:
+    """The sandbox's S3, by boto3 alone too, and the one in memory for it where thousands of steps are needed."""
+    with Storage(s3_client()) as by_boto3:
+        yield {"sandbox": storage, "boto3": by_boto3, "memory": MemoryStorage()}[request.param]
 
 
 async def test_what_was_put_is_read(either: Storage, at: Place) -> None:

@@ -50,9 +50,15 @@ def film(tmp_path: Path) -> MakeFile:
     return make
 
 
+def sha256_of(path: Path) -> str:
+    """In hex."""
+    return sha256(path.read_bytes()).hexdigest()
+
+
 async def put(storage: Storage, path: Path, uri: S3Uri, **options: Any) -> None:
     """Put it as a video is put."""
-    await put_file(storage, path, uri, content_type="video/mp4", metadata={"sha256": "5", "job": "j"}, **options)
+    what: dict[str, Any] = {"content_type": "video/mp4", "metadata": {"sha256": "5", "job": "j"}}
+    await put_file(storage, path, uri, sha256=sha256_of(path), **what, **options)
 
 
 def uploads(sandbox: Sandbox) -> list[str]:

@@ -13,6 +13,7 @@ from i2v.submit import submit
 from sandbox import Sandbox
 from sandbox.provider import Provider
 from tests.integration.conftest import OpenRun, order_of, put
+from tests.memory_store import ready
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ async def test_the_image_that_is_compared_at_the_end_is_the_one_handed_over(
     first, second = put(sandbox, "a.jpg"), put(sandbox, "b.jpg")
     async with new_run() as run:
         order = await order_of(run, first)
-        await run.ledger.open(order.key, order.image, order.request)
+        await ready(run.ledger, order.key, order.image, order.request)
         held = await submit(run, await order_of(run, second))
         put(sandbox, "b.jpg", 77)
         held, status = await poll(run, held)

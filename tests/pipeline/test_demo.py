@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from i2v.videos import measure_video
+from i2v.videos import examine_video
 
 ROOT = Path(__file__).parents[2]
 START_AND_TWO_RUNS_SECONDS = 400
@@ -89,7 +89,7 @@ async def test_demo_animates_what_lands_in_the_bucket_and_stays_up(demo: Process
 
     copies = re.findall(r"^(\S+\.mp4)$", said, re.MULTILINE)
     assert [Path(copy).stem for copy in copies] == [Path(name).stem for name in NAMES]
-    assert {measure_video(ROOT / copy).seconds for copy in copies} == {6.0}
+    assert {examine_video(ROOT / copy, "")[0].seconds for copy in copies} == {6.0}
 
     env = dict(re.findall(r"^export (\w+)=(.*)$", said, re.MULTILINE))
     gallery, token = re.findall(r"^gallery +(\S+) +token: (\w+)$", said, re.MULTILINE)[-1]

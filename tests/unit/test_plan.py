@@ -11,7 +11,7 @@ from i2v import jobs, plan
 from i2v.errors import AccountRejected, BadAnswer, BalanceTooLow, BudgetExceeded, I2vError, NothingSent, Stopped
 from i2v.request import Mode, Request
 from i2v.submit import Order
-from tests.memory_store import MemoryStorage, memory_run
+from tests.memory_store import MemoryStorage, memory_run, ready
 from tests.unit.test_jobs import IMAGE
 
 PRICE = Decimal("0.192")
@@ -98,7 +98,7 @@ async def test_only_what_nobody_paid_is_still_to_pay() -> None:
     run = memory_run(MemoryStorage())
     orders = [Order(IMAGE, Request(prompt=f"zoom {number}"), PRICE) for number in range(3)]
     for order in orders[:2]:
-        held = await run.ledger.open(order.key, IMAGE, order.request)
+        held = await ready(run.ledger, order.key, IMAGE, order.request)
     await run.ledger.change(
         held, lambda job: jobs.claim(job, token="A", run_id="r", image=IMAGE, price_usd=PRICE, now=NOW)
     )

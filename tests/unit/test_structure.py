@@ -28,8 +28,9 @@ OUTERMOST = "src/i2v/cli"
 
 ONLY_IN: dict[str, set[str]] = {
     "httpx": {"src/i2v/apixo/client.py", "src/i2v/fetch.py"},
-    "boto3": {"src/i2v/storage.py"},
-    "botocore": {"src/i2v/storage.py"},
+    "httpcore": {"src/i2v/fetch.py", "src/i2v/wide_reads.py"},
+    "boto3": {"src/i2v/storage.py", "src/i2v/direct.py"},
+    "botocore": {"src/i2v/storage.py", "src/i2v/direct.py"},
     "prefect": {"src/i2v/cli/prefect_server.py"},
 }
 """The files of the library that may import a package."""
