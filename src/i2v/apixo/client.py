@@ -109,6 +109,8 @@ class ApixoClient:
         self._key = _usable_key(settings)
         self._base_url = settings.base_url
         self.gate = Gate(settings.max_connections)
+        self._transport = transport or _Transport(settings.max_connections)
+        self._patience = {"timeout": _timeouts(READ_SECONDS).as_dict()}
         self._http = httpx.AsyncClient(
             headers={
                 "Authorization": f"Bearer {self._key}",
@@ -119,7 +121,7 @@ class ApixoClient:
             timeout=_timeouts(READ_SECONDS),
             follow_redirects=False,
             trust_env=False,
-            transport=transport or _Transport(settings.max_connections),
+            transport=self._transport,
         )
 
     async def __aenter__(self) -> Self:
@@ -216,11 +218,11 @@ class ApixoClient:
     async def _read_once(self, path: str, params: dict[str, str], parse: Callable[[Answer], T]) -> T:
         label = f"GET {path}"
         try:
-            request = self._http.build_request(
-                "GET", self._base_url + path, params=params, timeout=_timeouts(READ_SECONDS)
-            )
+            url, headers = self._base_url + path, self._http.headers
+            request = httpx.Request("GET", url, params=params or None, headers=headers, extensions=self._patience)
             async with asyncio.timeout(READ_SECONDS):
-                answer = await self._exchange(request, label)
+                response = await self._transport.handle_async_request(request)  # what a client adds takes a third
+                answer = await self._read_to_end(response, label)
         except _NOT_CONNECTED as error:
             raise self._nothing_sent(label, error) from None
         except Exception as error:  # noqa: BLE001 — the transport raises more than it lists, and asking is free
@@ -244,7 +246,9 @@ class ApixoClient:
             raise Rejected(f"{label} cannot be written: {type(error).__name__}", "Correct the prompt") from None
 
     async def _exchange(self, request: httpx.Request, label: str) -> Answer:
-        response = await self._http.send(request, stream=True)
+        return await self._read_to_end(await self._http.send(request, stream=True), label)
+
+    async def _read_to_end(self, response: httpx.Response, label: str) -> Answer:
         try:
             body = await _body(response)
         finally:
