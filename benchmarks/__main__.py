@@ -56,6 +56,7 @@ FULL_ALONE: dict[str, Alone] = {
     "reconcile": partial(reconcile_listing.run, {10_000: 3, 100_000: 3, 1_000_000: 1}),
     "door-notifications": partial(scripts.run, "door_notifications"),
     "door-callbacks": partial(scripts.run, "door_callbacks"),
+    "awaited-memory": partial(scripts.run, "awaited_memory"),
     "upload-to-submit": partial(scripts.run, "upload_to_submit"),
 }
 """What starts a world of its own."""

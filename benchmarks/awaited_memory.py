@@ -34,6 +34,7 @@ from sandbox.provider.server import listen
 SECRET = "a-secret-of-the-benchmark"  # noqa: S105 - nobody else's
 PATIENCE_SECONDS = 1800
 AGAIN_SECONDS = 60
+SIZES = ("Rss", "Pss")
 OURS = {"door": ("-m doors",), "worker": ("worker start",), "server": ("sandbox.prefect_server",)}
 
 
@@ -97,13 +98,13 @@ class Bench:
                 run = await client.read_flow_run(run.id)
         return str(run.state.message)
 
-    def processes(self, own: int) -> dict[str, list[dict[str, Any]]]:
+    def processes(self, own: int) -> dict[str, list[int]]:
         """What runs below this process, but for S3 and the emulator, by what it is."""
         outside = {each for pid in self.outside.sandbox_pids for each in tree(pid)}
-        found: dict[str, list[dict[str, Any]]] = {}
+        found: dict[str, list[int]] = {}
         for pid in tree(own):
             if pid != own and pid not in outside and (words := _words(pid)):
-                found.setdefault(_kind(words), []).append({"pid": pid, "what": words[:90], **_memory(pid)})
+                found.setdefault(_kind(words), []).append(pid)
         return found
 
     def count(self, state: str) -> int:
@@ -122,11 +123,12 @@ def _kind(words: str) -> str:
     return next((kind for kind, marks in OURS.items() if any(mark in words for mark in marks)), "other")
 
 
-def _memory(pid: int) -> dict[str, float]:
-    """Of one process, in MB."""
-    text = (PROC / str(pid) / "smaps_rollup").read_text()
-    kb = {name: int(size) for name, size in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
-    return {"rss_mb": round(kb["Rss"] / 1024, 1), "pss_mb": round(kb["Pss"] / 1024, 1)}
+def _memory(pids: list[int]) -> dict[str, float]:
+    """Of these processes together, in MB."""
+    texts = [(PROC / str(pid) / "smaps_rollup").read_text() for pid in pids]
+    kb = {name: [int(re.findall(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)[0]) for text in texts] for name in SIZES}
+    sizes = {f"{name.lower()}_mb": round(sum(each) / 1024, 1) for name, each in kb.items()}
+    return {"processes": len(pids), **sizes}
 
 
 def until(is_so: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> float:
@@ -160,7 +162,8 @@ def measure(bench: Bench, own: int) -> dict[str, Any]:
 def _look(bench: Bench, own: int) -> dict[str, Any]:
     """What is awaited and what runs, once a run's own process has ended."""
     until(lambda: bench.processes(own).keys() <= OURS.keys(), 120)
-    return {"awaited": bench.count("processing"), "processes": bench.processes(own)}
+    found = {kind: _memory(pids) for kind, pids in bench.processes(own).items()}
+    return {"awaited": bench.count("processing"), "what_runs": found}
 
 
 def _watch(bench: Bench, own: int, seconds: float) -> list[str]:
@@ -168,7 +171,7 @@ def _watch(bench: Bench, own: int, seconds: float) -> list[str]:
     seen: set[str] = set()
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        seen |= {str(each["what"]) for each in bench.processes(own).get("other", ())}
+        seen |= set(map(_words, bench.processes(own).get("other", ())))
         time.sleep(1)
     return sorted(seen)
 
@@ -184,7 +187,7 @@ def main() -> int:
         told = measure(bench, int((PROC / "self").resolve().name))
     print(json.dumps(told, indent=1))
     looks = [told["at_once"], told["a_minute_later"]]
-    well = all(look["processes"].keys() == OURS.keys() and look["awaited"] == asked.images for look in looks)
+    well = all(look["what_runs"].keys() == OURS.keys() and look["awaited"] == asked.images for look in looks)
     return int(not well)
 
 

@@ -136,12 +136,11 @@ class Bench:
         await asyncio.gather(*(caller() for _ in range(at_once)))
         return answers
 
-    def told(self, way: str, answers: list[tuple[int, float]], seconds: float) -> dict[str, Any]:
+    def told(self, answers: list[tuple[int, float]], seconds: float) -> dict[str, Any]:
         """What came of one way of sending."""
         times = [1000 * taken for _, taken in answers]
         statuses = [status for status, _ in answers]
         return {
-            "way": way,
             "callbacks": len(answers),
             "a_second": round(len(answers) / seconds, 1),
             "not_answered_200": sum(status != httpx.codes.OK for status in statuses),
@@ -182,7 +181,8 @@ async def _told_to_prefect(bench: Bench) -> tuple[int, set[str]]:
 
 async def measure(bench: Bench, rates: list[int], seconds: int, at_once: int) -> dict[str, Any]:
     """All rates in turn, then all it takes."""
-    ways, left = [], list(bench.jobs)
+    ways: dict[str, Any] = {}
+    left = list(bench.jobs)
     for rate in [*rates, 0]:
         keys, left = (left[: rate * seconds], left[rate * seconds :]) if rate else (left, [])
         bench.meter.begin()
@@ -190,10 +190,9 @@ async def measure(bench: Bench, rates: list[int], seconds: int, at_once: int) ->
         answers = await (bench.steady(keys, rate) if rate else bench.all_it_takes(keys, at_once))
         took = time.monotonic() - begun
         way = f"{rate} a second" if rate else f"{at_once} at once"
-        told = bench.told(way, answers, took)
-        ways.append(told | {"runs": (await _told_to_prefect(bench))[0] - before})
+        ways[way] = bench.told(answers, took) | {"runs": (await _told_to_prefect(bench))[0] - before}
     named = (await _told_to_prefect(bench))[1]
-    return {"ways": ways, "jobs_missing_from_runs": len(set(bench.jobs) - named)}
+    return {**ways, "jobs_missing_from_runs": len(set(bench.jobs) - named)}
 
 
 def main() -> int:
@@ -210,7 +209,8 @@ def main() -> int:
         bench.open_door(stack)
         told = asyncio.run(measure(bench, asked.rates, asked.seconds, asked.at_once))
     print(json.dumps(told, indent=1))
-    return int(bool(told["jobs_missing_from_runs"] or any(way["not_answered_200"] for way in told["ways"])))
+    lost = told.pop("jobs_missing_from_runs")
+    return int(bool(lost or any(way["not_answered_200"] for way in told.values())))
 
 
 if __name__ == "__main__":
