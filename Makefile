@@ -54,7 +54,7 @@ pipeline: $(READY) ## the tests with Prefect's own test server
 
 test-proxy: $(READY) ## the door behind a real nginx, which root gets by apt; without nginx, make test skips this
 	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; command -v nginx >/dev/null || \
-	  { [ "$$(id -u)" = 0 ] && apt-get -qq update && apt-get -qq install --no-install-recommends nginx >/dev/null; } || \
+	  { [ "$$(id -u)" = 0 ] && apt-get -qq update && apt-get -qq -y install --no-install-recommends nginx >/dev/null; } || \
 	  { echo 'There is no nginx. On Debian and Ubuntu: sudo apt install nginx' >&2; exit 1; }
 	$(call tier,pipeline/test_nginx.py)
 
