@@ -18,7 +18,7 @@ unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo deploy test check unit integration crash pipeline test-proxy bench bench-quick lock clean
+.PHONY: help setup demo deploy test check unit integration crash pipeline test-proxy test-ui bench bench-quick lock clean
 
 help: ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -57,6 +57,18 @@ test-proxy: $(READY) ## the door behind a real nginx, which root gets by apt; wi
 	  { [ "$$(id -u)" = 0 ] && apt-get -qq update && apt-get -qq -y install --no-install-recommends nginx >/dev/null; } || \
 	  { echo 'There is no nginx. On Debian and Ubuntu: sudo apt install nginx' >&2; exit 1; }
 	$(call tier,pipeline/test_nginx.py)
+
+test-ui: $(READY) ## look at Prefect's UI and the gallery with a real browser; SCREENSHOTS=docs/images keeps what it sees
+	@for name in $${CHROMIUM:-chromium chromium-browser google-chrome}; do \
+	  command -v "$$name" >/dev/null && exit 0; \
+	done; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	  echo 'It needs Chromium. On Debian: sudo apt install chromium; elsewhere: CHROMIUM=/path/to/yours make test-ui' >&2; \
+	  exit 1; \
+	fi; \
+	echo 'Installing chromium, once'; \
+	apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null
+	$(call tier,ui)
 
 bench: $(READY) ## measure, into docs/benchmarks.md: an hour; ONLY=steps,makespan some of it; Linux alone
 	@$(PY) -m benchmarks $(if $(ONLY),--only $(ONLY))

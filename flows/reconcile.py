@@ -23,6 +23,7 @@ from tasks.credentials import read_run_settings
 from tasks.ends import heed_termination, or_again, reconciled_state, shape_logs, show_library_logs, stopped_state
 from tasks.page import shown
 from tasks.schedule import skipped_if_late
+from tasks.standing import show_standing
 
 
 def run_name() -> str:
@@ -74,6 +75,8 @@ async def reconcile_videos(
         async with opened as run, shown(run):
             with heed_termination(run):
                 ended = await catch_up(run, wanted, keys=jobs, limit=limit, steps=STEPS)
+            if jobs is None and not dry_run:
+                await show_standing(run)
         state = reconciled_state(ended)
     except I2vError as error:
         state = stopped_state(error)

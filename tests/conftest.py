@@ -1,7 +1,8 @@
 """What tests of all tiers share: the sandbox, settings that do not look at the environment, and the tiers' police.
 
-Tiers are folders: `tests/unit` needs no server, `tests/integration` and `tests/crash` may ask for `sandbox`, and only
-`tests/pipeline` may import Prefect or ask for `prefect_server`. A test in the wrong one fails the collection. Sample
+Tiers are folders: `tests/unit` needs no server, `tests/integration` and `tests/crash` may ask for `sandbox`, only
+`tests/pipeline` may import Prefect or ask for `prefect_server`, and only `tests/ui`, which `make test` leaves alone,
+may drive a browser. A test in the wrong one fails the collection. Sample
 images come from `sandbox.pictures`. Keep fixtures of one subject in that subject's own file.
 """
 
@@ -27,8 +28,10 @@ TIERS = {
     "integration": "real sockets and the sandbox, no Prefect",
     "crash": "real processes that are killed; no Prefect",
     "pipeline": "Prefect's own test server",
+    "ui": "a real browser, on what real processes made; no part of make test",
 }
 OUTSIDE = ("AWS_", "I2V_", "APIXO_")
+BROWSERS = {"browser", "new_visit"}
 SERVERS = {"sandbox_server", "sandbox", "provider", "settings"}
 SETTINGS_MAKER = Callable[..., Settings]
 
@@ -121,19 +124,22 @@ def _crime(item: pytest.Item) -> str | None:
     asked = set(getattr(item, "fixturenames", ()))
     if tier != "pipeline" and "prefect_server" in asked:
         return "asks for prefect_server, which only tests/pipeline may"
-    if tier != "pipeline" and _imports_prefect(item.path):
+    if tier != "pipeline" and "prefect" in _imports(item.path):
         return "imports Prefect, which only tests/pipeline may"
+    if tier != "ui" and (asked & BROWSERS or "playwright" in _imports(item.path)):
+        return "drives a browser, which only tests/ui may"
     if tier == "unit" and asked & SERVERS:
         return f"asks for {', '.join(sorted(asked & SERVERS))}, which tests/unit may not"
     return None
 
 
 @cache
-def _imports_prefect(path: Path) -> bool:
+def _imports(path: Path) -> set[str]:
+    """The packages that a file imports."""
     names: list[str] = []
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             names.append(node.module or "")
-    return any(name.split(".")[0] == "prefect" for name in names)
+    return {name.split(".")[0] for name in names}

@@ -132,6 +132,8 @@ class Gallery:
         return self._guard.let_in(request, _redirect(to))
 
     async def _log_out(self, request: Request) -> Response:
+        if request.headers.get("Sec-Fetch-Site") == "cross-site":
+            return _redirect(HOME)  # another site's form logs nobody out
         return self._guard.let_out(request, _redirect(HOME))
 
     async def _static(self, request: Request) -> Response:

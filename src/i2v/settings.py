@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     presign_seconds: int = Field(default=7200, gt=0, le=604_800, validation_alias="I2V_PRESIGN_SECONDS")
     """How long the provider may fetch the image; never less than the poll deadline."""
     link_seconds: int = Field(default=86_400, ge=0, le=604_800, validation_alias="I2V_LINK_SECONDS")
-    """How long the links to posters and videos in a run's page work; 0 leaves them out."""
+    """How long the links in Prefect's pages work: to posters, videos, the spend report's picture; 0 leaves them out."""
     submit_patience_seconds: Seconds = Field(default=600, validation_alias="I2V_SUBMIT_PATIENCE_SECONDS")
     """How long a submit that costs nothing (429, no connection) is tried again before the job is given back."""
     max_in_flight: int = Field(default=1000, gt=0, validation_alias="I2V_MAX_IN_FLIGHT")

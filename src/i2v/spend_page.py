@@ -10,13 +10,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 
-from i2v.markup import as_code, as_picture, as_table, as_text
+from i2v.markup import as_code, as_small_picture, as_table, as_text
 from i2v.report import ZERO, money_text
 from i2v.spend import AtRisk, Group, Groups, SpendReport, Sums, month_of, total
 
 MOST_ROWS = 12
 """Modes, folders or labels that have a row of their own."""
 CHARS = 80
+PICTURE_PIXELS = 720
 RISKS = "May have been billed without giving a video. An unknown one waits for you; a failed one is over."
 
 
@@ -30,8 +31,8 @@ def _head(report: SpendReport) -> Iterator[str]:
     yield f"## Spend, as of {report.until:%Y-%m-%d %H:%M} UTC"
     *_, yesterday, today = month_of(report.until)
     columns = {
-        f"today, {today}": _of_days(report, today),
-        f"yesterday, {yesterday}": _of_days(report, yesterday),
+        "today": _of_days(report, today),
+        "yesterday": _of_days(report, yesterday),
         f"last {_hours(report)}": report.totals,
         f"{len(month_of(report.until))} days": total(report.month),
     }
@@ -73,7 +74,7 @@ def _balance(report: SpendReport) -> str:
 
 def _chart(report: SpendReport, picture: str | None) -> Iterator[str]:
     if picture:
-        yield from ("", as_picture(picture))
+        yield from ("", as_small_picture(picture, picture, PICTURE_PIXELS))
     elif total(report.month).total_usd:
         yield from ("", *_text_chart(report))
 
@@ -146,4 +147,4 @@ def _days(report: SpendReport) -> Iterator[str]:
 
 def _usd(amount: Decimal) -> str:
     sign = "-" if amount < 0 else ""
-    return f"{sign}\\${money_text(abs(amount))}"
+    return as_text(f"{sign}${money_text(abs(amount))}", CHARS)

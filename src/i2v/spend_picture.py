@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 COLOURS = ("#3652d9", "#e08a2e", "#2f9e6e", "#b8439b", "#5fb3d4")
 OTHERS_COLOUR = "#a9adb5"
 STORED, OPEN, AT_RISK, SAVED = "#2f9e6e", "#5fb3d4", "#c93a2f", "#8a8f99"
-NAME_CHARS = 26
-INCHES, DOTS_PER_INCH = (12.0, 7.2), 100
+NAME_CHARS = 20
+INCHES, DOTS_PER_INCH = (8.0, 11.0), 110
+"""As wide as the UI shows it, one chart below the other, so that it can be read there."""
 Series = dict[str, list[float]]
 """Dollars of each day, by what they are summed by."""
 
@@ -32,13 +33,13 @@ def draw_spend(groups: Groups, days: Sequence[str]) -> bytes:
 
     figure = Figure(figsize=INCHES, dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
-    charts = figure.subplots(2, 2, sharex=True)
-    _draw(charts[0][0], "by what came of it", days, _by_end(groups, days), (STORED, OPEN, AT_RISK))
-    _draw_saved(charts[0][0], groups, days)
+    charts = figure.subplots(4, 1, sharex=True)
+    _draw(charts[0], "by what came of it", days, _by_end(groups, days), (STORED, OPEN, AT_RISK))
+    _draw_saved(charts[0], groups, days)
     kinds: tuple[tuple[Any, str, Callable[[Group], str]], ...] = (
-        (charts[0][1], "by mode", lambda group: group.mode),
-        (charts[1][0], "by folder", lambda group: group.folder or "(top)"),
-        (charts[1][1], "by label", lambda group: group.label or "(none)"),
+        (charts[1], "by mode", lambda group: group.mode),
+        (charts[2], "by folder", lambda group: group.folder or "(top)"),
+        (charts[3], "by label", lambda group: group.label or "(none)"),
     )
     for chart, title, kind in kinds:
         _draw(chart, title, days, _largest(_by(groups, days, kind)), COLOURS)
@@ -88,8 +89,8 @@ def _draw(chart: Axes, title: str, days: Sequence[str], series: Series, colours:
         colour = colours[number] if number < len(colours) else OTHERS_COLOUR
         bars.append(chart.bar(range(len(days)), values, bottom=below, color=colour, width=0.8))
         below = [low + high for low, high in zip(below, values, strict=True)]
-    chart.set_title(f"US dollars a day, {title}", loc="left", fontsize=11, pad=34)
-    every = max(1, len(days) // 6)
+    chart.set_title(f"US dollars a day, {title}", loc="left", fontsize=11, pad=22)
+    every = max(1, len(days) // 10)
     chart.set_xticks(range(0, len(days), every), [day[5:] for day in days[::every]])
     chart.spines[["top", "right"]].set_visible(False)
     chart.set_ylim(0, max(1.15 * max(below, default=0), 0.01))
@@ -104,7 +105,7 @@ def _draw_saved(chart: Axes, groups: Groups, days: Sequence[str]) -> None:
     (line,) = chart.plot(range(len(days)), saved, color=SAVED, marker="o", markersize=3, linewidth=1, linestyle=":")
     chart.set_ylim(0, max(chart.get_ylim()[1], 1.15 * max(saved)))
     handles = [*chart.containers, line]
-    _name(chart, handles, ["stored", "under way", "at risk", "saved: attached or cached"])
+    _name(chart, handles, ["stored", "under way", "at risk", "saved, not paid"])
 
 
 def _name(chart: Axes, handles: Sequence[Any], names: Iterable[str]) -> None:
@@ -112,7 +113,7 @@ def _name(chart: Axes, handles: Sequence[Any], names: Iterable[str]) -> None:
     if not handles:
         return
     known = [f" {_known(name)}" for name in names]
-    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.02, 0.99), "ncols": 4 if len(known) <= 4 else 3}  # noqa: PLR2004 - as many as fit
+    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.02, 0.99), "ncols": len(known)}
     legend = chart.legend(handles, known, fontsize=8, frameon=False, borderaxespad=0, **place)
     for text in legend.get_texts():
         text.set_parse_math(False)

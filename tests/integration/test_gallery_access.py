@@ -125,3 +125,13 @@ async def test_without_a_token_there_is_no_gallery(sandbox: Sandbox, settings: S
     async with visiting(settings, gallery_token=None) as visitor:
         paths = ("/gallery", "/gallery/", "/gallery/login", "/gallery/static/gallery.css", "/gallery/item/x")
         assert {(await visitor.get(path)).status_code for path in paths} == {404}
+
+
+async def test_another_site_logs_nobody_out(settings: Settings, aws: None) -> None:
+    """A form of elsewhere changes nothing; the gallery's own takes the cookie away."""
+    async with visiting(settings) as visitor:
+        answers = [
+            await visitor.client.post("/gallery/logout", headers={"Sec-Fetch-Site": site})
+            for site in ("cross-site", "same-origin")
+        ]
+    assert ["set-cookie" in answer.headers for answer in answers] == [False, True]

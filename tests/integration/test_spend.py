@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from i2v.animate import Steps, animate, bring
+from i2v.markup import as_text
 from i2v.prompts import Asked
 from i2v.sources import find_items
 from i2v.spend import sum_spend, total
@@ -13,6 +14,8 @@ from i2v.submit import submit
 from sandbox import Sandbox
 from sandbox.provider import Provider
 from tests.integration.conftest import OpenRun, order_of, put
+
+DOLLAR = as_text("$", 9)
 
 
 async def test_the_report_adds_up_to_what_was_billed(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
@@ -81,7 +84,7 @@ async def test_what_the_ledger_spared_is_told(sandbox: Sandbox, provider: Provid
     }
     assert (report.totals.total_usd, report.totals.saved_usd) == (provider.billed_usd, Decimal("0.960"))
     assert "$0.96 saved" in report.sentence
-    assert "| **saved**: attached or cached, not paid again | **\\$0.96**" in spend_page(report)
+    assert f"| **saved**: attached or cached, not paid again | **{DOLLAR}0.96**" in spend_page(report)
 
 
 async def test_an_empty_ledger_is_a_report(new_run: OpenRun) -> None:
@@ -89,4 +92,4 @@ async def test_an_empty_ledger_is_a_report(new_run: OpenRun) -> None:
     async with new_run() as run:
         report = await sum_spend(run.storage, run.settings, days=366, client=run.client)
     assert (report.month, report.at_risk, report.sentence) == ([], [], "0 attempts · $0.00 stored · $0.00 at risk")
-    assert "**\\$0.00**" in spend_page(report)
+    assert f"**{DOLLAR}0.00**" in spend_page(report)

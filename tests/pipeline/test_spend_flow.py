@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from html import unescape
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -15,6 +16,7 @@ from prefect.client.schemas.objects import Artifact
 from prefect.client.schemas.sorting import ArtifactSort
 
 from flows.report import report_spend
+from i2v.markup import as_text
 from sandbox import Sandbox
 from sandbox.pictures import make_jpeg
 from tests.pipeline.conftest import RUN_FLOW
@@ -40,7 +42,7 @@ async def test_the_report_has_a_page_with_a_picture(
     await report_spend(return_state=True)
     without, page = [str(each.data) for each in (await _pages())[:2]]
 
-    billed = f"\\${sandbox.provider.billed_usd}"
+    billed = as_text(f"${sandbox.provider.billed_usd}", 20)
     assert state.message == "1 attempt · $0.192 stored · $0.00 at risk · $0.192 saved"
     for row in (
         f"| **paid, or perhaps so** | **{billed}** |",
@@ -48,7 +50,7 @@ async def test_the_report_has_a_page_with_a_picture(
         f"| autumn | 1 | {billed} |",
     ):
         assert row in page
-    [link] = re.findall(r"!\[\]\((\S+)\)", page)
+    [link] = map(unescape, re.findall(r'<img src="(\S+?)"', page))
     assert parse_qs(urlsplit(link).query)["X-Amz-Expires"] == ["600"]
     async with httpx.AsyncClient(trust_env=False) as client:
         answer = await client.get(link)

@@ -34,6 +34,7 @@ DOCUMENTS = (
     "docs/events.md",
     "docs/gallery.md",
     "docs/licences.md",
+    "docs/monitoring.md",
     "samples/README.md",
 )
 README = (ROOT / "README.md").read_text()

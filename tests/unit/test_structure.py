@@ -38,7 +38,7 @@ ONLY_IN: dict[str, set[str]] = {
 VAGUE_NAMES = {"util", "utils", "helper", "helpers", "common", "core", "constants"}
 REGISTRY = re.compile(r"pypi[.]org|files[.]pythonhosted|index[-_]url|registry[.]npmjs", re.IGNORECASE)
 MACHINE_PATH = re.compile(r"(?<![\w.…*-])/(?:work|root|home|tmp|Users|private)/")
-PICTURES = {".png", ".jpg", ".mp4"}
+PICTURES = {".png", ".jpg", ".webp", ".mp4"}
 MADE_BY_TOOLS = {"__pycache__", "build", "dist"}
 
 

@@ -259,7 +259,7 @@ class ApixoClient:
         return NothingSent(f"{label} found no connection: {self._told(error)}", _CONNECT_HINT, type(error).__name__)
 
     def _told(self, error: Exception) -> str:
-        words = shown(str(error), self._key)
+        words = shown(str(error), self._key).rstrip(".")  # a sentence goes on after it
         return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
     def _slow_down_after(self, answer: Answer) -> None:

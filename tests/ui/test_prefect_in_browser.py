@@ -1,0 +1,123 @@
+"""Prefect's UI in a real browser: each question of docs/monitoring.md is answered on its pages, and by nothing else."""
+
+from __future__ import annotations
+
+import re
+
+import httpx
+import pytest
+from playwright.sync_api import Page, expect
+
+from i2v.report import money_text
+from tests.ui.conftest import NEW_VISIT, keep_screenshot
+from tests.ui.world import World
+
+WHOLE = "6 images · images/trips/ · standard 6 s"
+TALL = {"width": 1500, "height": 1000}
+LOADED = "() => document.images.length > 0 && [...document.images].every(img => img.complete && img.naturalWidth > 0)"
+
+
+@pytest.fixture
+def ui(a_world: World, new_visit: NEW_VISIT) -> Page:
+    """A window at the UI's front door, from which it leads to its own choice of UI."""
+    page = new_visit(viewport=TALL).page
+    page.goto(a_world.prefect.url)
+    page.wait_for_url("**/v2/**")
+    return page
+
+
+def go(ui: Page, world: World, path: str) -> None:
+    """Open a page of the UI."""
+    ui.goto(f"{world.prefect.url}/v2{path}")
+
+
+def open_artifact(ui: Page, world: World, key: str) -> None:
+    """Open the newest page under a key, as a person does."""
+    go(ui, world, "/artifacts")
+    ui.get_by_text(key, exact=True).click()
+    ui.wait_for_url(f"**/artifacts/key/{key}*")
+    ui.locator("a[href*='/artifacts/artifact/']").first.click()
+    ui.wait_for_url("**/artifacts/artifact/**")
+    ui.wait_for_selector("table")
+
+
+def open_run(ui: Page, world: World, tag: str) -> None:
+    """Open the run over all images that bears this tag."""
+    go(ui, world, f"/runs?tags={tag}")
+    expect(ui.get_by_text(tag, exact=True).first).to_be_visible()
+    ui.get_by_role("link", name=WHOLE).last.click()
+    ui.wait_for_url("**/runs/flow-run/**")
+
+
+def test_runs_say_what_they_are_about(ui: Page, a_world: World) -> None:
+    """What ran, over which images: each run is named for its images, and its tags are mode, source and label."""
+    go(ui, a_world, "/runs")
+    for name in (WHOLE, "1 image · images/odd/lost.jpg · pro 6 s", "spend of the last day"):
+        expect(ui.get_by_role("link", name=name).first).to_be_visible()
+    for tag in ("autumn", "hand", "standard", "pro"):
+        expect(ui.get_by_text(tag, exact=True).first).to_be_visible()
+    ui.get_by_role("link", name=WHOLE).last.scroll_into_view_if_needed()
+    keep_screenshot(ui, "runs")
+
+
+def test_a_run_tells_how_it_ended(ui: Page, a_world: World) -> None:
+    """What came of it: the final message has counts and money, and says what the command said."""
+    open_run(ui, a_world, "autumn")
+    ui.get_by_role("tab", name="Details").click()
+    said = a_world.runs["whole"].err.splitlines()[-1]
+    assert said == "5 stored · 1 refused · $0.96"
+    expect(ui.get_by_text(said, exact=True).first).to_be_visible()
+
+
+def test_tasks_are_named_for_their_image(ui: Page, a_world: World) -> None:
+    """What became of one image: its tasks bear its name."""
+    open_run(ui, a_world, "autumn")
+    ui.get_by_role("tab", name="Task Runs").click()
+    expect(ui.get_by_text("poll trips/coast/coffee.jpg").first).to_be_visible()
+
+
+def test_a_runs_page_shows_what_was_made_and_why_not(ui: Page, a_world: World) -> None:
+    """Which images were refused and why, and what was made: posters that load, and links to videos that play."""
+    open_run(ui, a_world, "autumn")
+    ui.get_by_role("tab", name="Artifacts").click()
+    ui.get_by_role("link", name="i2v-run").first.click()
+    ui.wait_for_url("**/artifacts/key/i2v-run*")
+    run = f"(//a[contains(@href, '/runs/flow-run/') and contains(., '{WHOLE}')])[last()]"
+    ui.locator(f"{run}/preceding::a[contains(@href, '/artifacts/artifact/')][1]").click()
+    ui.wait_for_selector("table")
+    expect(ui.get_by_role("row").filter(has_text="too-small.png")).to_contain_text(
+        "short side must be more than 300 px"
+    )
+    ui.wait_for_function(LOADED)
+    links = [str(link.get_attribute("href")) for link in ui.locator("a:has(img)").all()]
+    answers = [httpx.get(link, trust_env=False) for link in links]
+    kinds = {(answer.status_code, answer.headers["content-type"]) for answer in answers}
+    assert (len(answers), kinds) == (5, {(200, "video/mp4")})
+    keep_screenshot(ui, "run-page")
+
+
+def test_the_open_page_tells_what_waits_and_what_to_type(ui: Page, a_world: World) -> None:
+    """What today cost, what waits and since when, what needs a person and what to type: one page under one key."""
+    open_artifact(ui, a_world, "i2v-open")
+    expect(ui.get_by_text("is spent, or held").first).to_contain_text(
+        f"${money_text(a_world.sandbox.provider.billed_usd)}"
+    )
+    lost = ui.get_by_role("listitem").filter(has_text="lost.jpg")
+    expect(lost.locator("code")).to_have_text(re.compile(r"^i2v jobs resolve [0-9a-f]{12} --adopt TASKID$"))
+    broken = ui.get_by_role("listitem").filter(has_text="broken.jpg")
+    expect(broken.locator("code")).to_have_text(re.compile(r"--resubmit$"))
+    waits = ui.get_by_role("row").filter(has_text="slow.jpg")
+    expect(waits).to_contain_text(re.compile(r"20\d\d-\d\d-\d\d \d\d:\d\d.*at the provider"))
+    keep_screenshot(ui, "open-page")
+
+
+def test_the_spend_page_has_its_picture(ui: Page, a_world: World) -> None:
+    """What the month cost and for what: sums that are the provider's own, and a picture that the UI shows."""
+    open_artifact(ui, a_world, "i2v-spend")
+    paid = ui.get_by_role("row").filter(has_text="paid, or perhaps so").first
+    assert paid.get_by_role("cell").nth(1).inner_text() == f"${money_text(a_world.sandbox.provider.billed_usd)}"
+    saved = ui.get_by_role("row").filter(has_text="saved: attached or cached").first
+    assert saved.get_by_role("cell").nth(1).inner_text() == "$0.96"
+    ui.wait_for_function(LOADED)
+    assert ui.evaluate("document.images[0].naturalWidth") == 880
+    keep_screenshot(ui, "spend-page")
