@@ -31,6 +31,8 @@ from sandbox.story import Story
 FOLDER = Path(".sandbox", "demo")
 """Where the videos are copied to, below the project's root."""
 SAMPLES = ROOT / "samples"
+TOO_SMALL = "cat-too-small"
+"""The one that must be refused."""
 RENDER_SECONDS = 4.0
 BUCKET = "i2v-demo"
 PROMPT = "Slow push in, natural light"
@@ -51,8 +53,8 @@ class Demo:
         self.pipeline, self.box = pipeline, pipeline.box
         self.token = token
         self.console = console
-        photographs = sorted(path for path in SAMPLES.iterdir() if path.suffix in {".jpg", ".png"})
-        self.story = Story(pipeline, photographs, console)
+        self.photographs = sorted(path for path in SAMPLES.iterdir() if path.suffix in {".jpg", ".png"})
+        self.story = Story(pipeline, self.photographs, console)
 
     def tell_places(self) -> None:
         """Say where all of it can be looked at."""
@@ -83,14 +85,15 @@ class Demo:
         )
         return free
 
-    def copy_videos(self, folder: Path) -> None:
-        """Bring the videos from the bucket into a folder below the project's root."""
+    def copy_videos(self, folder: Path) -> bool:
+        """Bring the videos from the bucket into a folder below the project's root; whether all are there."""
         (ROOT / folder).mkdir(parents=True, exist_ok=True)
         videos = {Path(key).parent.stem: key for key in self.box.keys("videos/") if key.endswith(".mp4")}
         for name, key in videos.items():
             (ROOT / folder / f"{name}.mp4").write_bytes(self.box.read(key))
         self.console.rule("[bold]The videos, to be watched[/]", align="left")
         self.console.print(*(f"{folder}/{name}.mp4" for name in videos), "", sep="\n", soft_wrap=True)
+        return set(videos) == {photograph.stem for photograph in self.photographs} - {TOO_SMALL}
 
     def tell_keep(self) -> None:
         """Say where everything is and how to play on."""
@@ -132,12 +135,12 @@ def show(console: Console, *, keep: bool, folder: Path) -> int:
         first_usd = demo.box.provider.billed_usd
         second = demo.act("The same again: nothing is paid twice")
         free = demo.tell_bill(first_usd)
-        demo.copy_videos(folder)
+        all_there = demo.copy_videos(folder)
         if keep:
             demo.tell_keep()
             signal.pause()
     console.print("It is down again. To look at it, the gallery too: KEEP=1 make demo")
-    return 0 if first and second and free else 1
+    return 0 if first and second and free and all_there else 1
 
 
 def _end(number: int, _frame: FrameType | None) -> None:

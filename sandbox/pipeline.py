@@ -115,11 +115,17 @@ class Pipeline:
         return self._ask("POST", path, body)
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """The answer's JSON; a server that has just started, or whose database is busy, is asked again."""
-        deadline = time.monotonic() + ASK_SECONDS
-        while True:
-            url = f"{self.server.api_url}/{path}"
+        """The answer's JSON; a server that has just started, or whose database is busy, is asked again.
+
+        Raises:
+            RuntimeError: it does not answer, or not well.
+        """
+        deadline, url = time.monotonic() + ASK_SECONDS, f"{self.server.api_url}/{path}"
+        try:
             answer = httpx.request(method, url, json=body, trust_env=False, timeout=ASK_SECONDS)
-            if answer.status_code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
-                return answer.raise_for_status().json()
-            time.sleep(0.5)
+            while answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE and time.monotonic() < deadline:
+                time.sleep(0.5)
+                answer = httpx.request(method, url, json=body, trust_env=False, timeout=ASK_SECONDS)
+            return answer.raise_for_status().json()
+        except httpx.HTTPError as error:
+            raise RuntimeError(f"the Prefect server does not answer {path}: {error!r}") from error

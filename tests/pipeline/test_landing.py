@@ -60,7 +60,8 @@ class Landing:
 
     def tell(self, told: Sequence[str]) -> None:
         """Put these notifications into the queue: each twice, in disorder, and one in twenty malformed."""
-        bad = [f'{{"Records": {number}' for number in range(max(1, len(told) // 20))]
+        first = len(self.bad)
+        bad = [f'{{"Records": {number}' for number in range(first, first + max(1, len(told) // 20))]
         self.bad += bad
         bodies = [*told, *told, *bad]
         random.Random(1).shuffle(bodies)  # noqa: S311 - the same disorder each time
@@ -107,7 +108,8 @@ class Landing:
         assert self.with_videos() == sorted(self.images)
         assert {digest: times for digest, times in billed.items() if digest in digests} == dict.fromkeys(digests, 1)
         assert self.feed.left() == 0
-        assert sorted(message["Body"] for message in self.feed.take(self.feed.dead)) == sorted(self.bad)
+        dead = {message["Body"] for message in self.feed.take(self.feed.dead)}
+        assert dead == set(self.bad)  # a door that is killed just while it moves one moves it again
 
 
 @pytest.fixture(scope="module")
