@@ -162,8 +162,8 @@ async def _claim_and_post(run: Run, held: Held, order: Order, image_url: str) ->
     """The job as it is now and what may have been paid for it; no job where another was faster."""
     async with run.client.gate:
         _check_may_submit(run)
+        token, started = secrets.token_hex(8), _now()  # before the mark: one that grew old may be taken away
         await run.ledger.mark_open(order.image, order.key)
-        token, started = secrets.token_hex(8), _now()
         claimed = await _claim(run, held, order, token)
         if claimed is None:
             return None, Decimal(0)
