@@ -23,7 +23,7 @@ MARKDOWN = MarkdownIt("commonmark").enable("table")
 NOON = datetime(2026, 11, 26, 12, tzinfo=UTC)
 TODAY, YESTERDAY = "2026-11-26", "2026-11-25"
 HOSTILE = (
-    "$x_{1}$",
+    "$\\frac{1$",
     "_url/host",
     "猫と犬",
     "a|b`c",
@@ -154,12 +154,15 @@ def test_a_picture_is_drawn_of_any_month(month: Groups) -> None:
 
 
 def test_more_money_is_more_ink() -> None:
-    """The bars are the money: twice as many days with some have about twice as many pixels in its colour."""
+    """The bars are the money: with twice the days comes twice its colour, and what is at risk stands on top."""
 
-    def green(month: Groups) -> int:
+    def ink(month: Groups) -> dict[object, int]:
         with Image.open(io.BytesIO(draw_spend(month, month_of(NOON)))) as image:
             found = image.convert("RGB").crop((0, 0, 880, 300)).getcolors(1 << 24) or []
-        return {colour: count for count, colour in found}[47, 158, 110]
+        return {colour: count for count, colour in found}
 
-    few, many = green(_amounts(["1"] * 10)), green(_amounts(["1"] * 20))
+    green, red = (47, 158, 110), (201, 58, 47)
+    few, many = (ink(_amounts(["1"] * days))[green] for days in (10, 20))
     assert 1.7 < many / few < 2.3
+    both = ink([row(day, stored_usd="1", at_risk_usd="1") for day in month_of(NOON)])
+    assert 0.8 < both[green] / both[red] < 1.25
