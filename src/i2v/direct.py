@@ -17,6 +17,7 @@ import boto3
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSPreparedRequest, AWSRequest
 from botocore.exceptions import BotoCoreError, ClientError
+from urllib3.exceptions import HTTPError
 
 from i2v.uris import S3Uri
 
@@ -64,31 +65,47 @@ class Direct:
         self._places: dict[str, _Place | None] = {}
 
     def ask(
-        self, method: str, uri: S3Uri, headers: Mapping[str, str], *, body: bytes = b"", sha256: str = NOTHING
+        self,
+        method: str,
+        uri: S3Uri,
+        headers: Mapping[str, str],
+        *,
+        body: bytes = b"",
+        sha256: str = NOTHING,
+        limit: int | None = None,
     ) -> Answer | None:
-        """One request; `None` where boto3 must ask.
+        """One request; `None` where boto3 must ask. Of an answer larger than `limit` bytes only the first `limit + 1`.
 
         Raises:
             ClientError: the object is not there, the condition did not hold, or it is forbidden.
         """
         try:
             request = self._signed(method, uri, headers, body, sha256)
-            response = self._send(request) if request else None
-        except (BotoCoreError, ValueError):
-            return None
-        if response is None:
+            if request is None:
+                return None
+            response, content = self._send(request, limit)
+        except (BotoCoreError, HTTPError, ValueError):
             return None
         status = response.status_code
         if status in _PLAIN:
-            _raise_plain(method, status, response.content)
+            _raise_plain(method, status, content)
         elif status in _MOVED:
             self._places[uri.bucket] = None
         if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
             return None
-        return Answer({name.lower(): value for name, value in response.headers.items()}, response.content)
+        return Answer({name.lower(): value for name, value in response.headers.items()}, content)
 
-    def _send(self, request: AWSPreparedRequest) -> Any:
-        return self._client._endpoint.http_session.send(request)  # noqa: SLF001 - its proxies, certificates and pool
+    def _send(self, request: AWSPreparedRequest, limit: int | None) -> tuple[Any, bytes]:
+        request.stream_output = limit is not None
+        response = self._client._endpoint.http_session.send(request)  # noqa: SLF001 - its proxies, certificates and pool
+        if limit is None:
+            return response, response.content
+        content: bytes = response.raw.read(limit + 1)
+        if len(content) < min(limit + 1, int(response.headers.get("Content-Length", 0))):
+            raise ValueError("it was cut short")
+        if len(content) > limit:
+            response.raw.close()  # what is left of it is not wanted, and the connection of no use
+        return response, content
 
     def _signed(
         self, method: str, uri: S3Uri, headers: Mapping[str, str], body: bytes, sha256: str

@@ -245,7 +245,8 @@ class Run:
     async def sleep(self, seconds: float) -> None:
         """Wait, or until the run is told to stop waiting."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self.stop_waiting.wait(), seconds)
+            async with asyncio.timeout(seconds):  # wait_for would make a task of it, a thousand times over
+                await self.stop_waiting.wait()
 
     async def touch(self, **changes: Any) -> None:
         """Write the run's record.

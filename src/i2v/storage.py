@@ -164,7 +164,7 @@ class Storage:
         return await self.call(uri, self._read, uri=uri, limit=limit, version_id=version_id)
 
     def _read(self, uri: S3Uri, limit: int | None, version_id: str | None) -> S3Object:
-        if self.direct and limit is None and version_id is None and (answer := self.direct.ask("GET", uri, {})):
+        if self.direct and not version_id and (answer := self.direct.ask("GET", uri, {}, limit=limit)):
             return _plain_object(uri, answer)
         version = {"VersionId": version_id} if version_id else {}
         answer = self.client.get_object(Bucket=uri.bucket, Key=uri.key, **version)
