@@ -50,12 +50,19 @@ async def outcome(step: Task[P, Coroutine[Any, Any, Any]], *args: P.args, **kwar
     run: Any = step
     before = _BEFORE.get()
     state: State[Any] = await run(*map(quote, args), **kwargs, wait_for=[before] if before else None, return_state=True)
+    _forget_links()
     if state.is_completed():
         _BEFORE.set(state.model_copy(update={"data": True}))  # its data would be searched for strangers too
     given = await state.aresult(raise_on_failure=False)
     if isinstance(given, BaseException):
         raise given
     return given
+
+
+def _forget_links() -> None:
+    """Let go of the state of each result, which Prefect keeps until the flow ends, to guess by: here nobody guesses."""
+    if context := FlowRunContext.get():
+        context.run_results.clear()
 
 
 def final_state(report: Report) -> State[Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import sys
 import threading
+from typing import Any
 
 import uvicorn
 
@@ -34,9 +35,9 @@ def main() -> None:
     listener = socket.socket()
     listener.bind((HOST, 0))
     app = "prefect.server.api.server:create_app"
-    server = _Server(
-        uvicorn.Config(app, factory=True, log_level="error", lifespan="on", timeout_graceful_shutdown=STOP_SECONDS)
-    )
+    how: dict[str, Any] = {"log_level": "error", "lifespan": "on", "timeout_graceful_shutdown": STOP_SECONDS}
+    how["ws_per_message_deflate"] = False  # events on loopback, which both sides would compress
+    server = _Server(uvicorn.Config(app, factory=True, **how))
     threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()
     server.run(sockets=[listener])
 
