@@ -19,7 +19,7 @@ from benchmarks.processes import ROOT, Meter, children
 from sandbox.pictures import make_jpeg
 from sandbox.prefect_server import PrefectServer
 
-START_SECONDS = 30
+START_SECONDS = 120
 COMMENT = b"\xff\xfe"
 """Begins a comment in a JPEG, by which a thousand images are made of one."""
 

@@ -23,7 +23,18 @@ def run(name: str, *arguments: str) -> list[Table]:
     if done.returncode:
         raise RuntimeError(f"{name} ended with {done.returncode}:\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}")
     called = " ".join(["python -m", f"benchmarks.{name}", *arguments])
-    return [Table(name.replace("_", " "), ("", "measured"), [*rows(last_object(done.stdout))], f"`{called}`")]
+    return [*tables(last_object(done.stdout), name.replace("_", " "), f"`{called}`")]
+
+
+def tables(found: dict[str, Any], title: str, notes: str) -> Iterator[Table]:
+    """All that is said once, and then a table for each list of alike."""
+    lists = {name: value for name, value in found.items() if value and isinstance(value, list)}
+    once = {name: value for name, value in found.items() if name not in lists}
+    yield Table(title.capitalize(), ("", "measured"), [*rows(once)], notes)
+    for name, items in lists.items():
+        whole = [dict(rows(item)) if isinstance(item, dict) else {name: str(item)} for item in items]
+        head = list(dict.fromkeys(column for item in whole for column in item))
+        yield Table(f"{title.capitalize()}: {name}", head, [[item.get(column, "") for column in head] for item in whole])
 
 
 def last_object(text: str) -> dict[str, Any]:

@@ -28,8 +28,8 @@ VIDEO = {
     "i2v.job.stored": 1,
 }
 """Events of a video that is made. Fewer is better: then lower it here."""
-LINES = 2
-"""Log lines of a video: submitted, with its task id, and stored."""
+LINES = 4
+"""Log lines of a video: one for each step."""
 IMAGES = 5
 BY_TIME = ("POST /logs/", "GET /admin/version", "GET /csrf-token")
 """Asked anew with each batch of logs or each client, however many images there are."""
@@ -67,7 +67,7 @@ def _requests(server: PrefectServer, told: list[logging.LogRecord]) -> Counter[s
 async def test_what_a_video_asks_of_prefect(
     prefect_server: PrefectServer, sandbox: Sandbox, run_flow: RUN_FLOW, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A video is four task runs, two events and two log lines; what a run asks of the API it asks once."""
+    """A video is four task runs, two events and four log lines; what a run asks of the API it asks once."""
     found = []
     for images in (1, IMAGES):
         for number in range(images):
