@@ -58,7 +58,6 @@ FULL_ALONE: dict[str, Alone] = {
     "door-callbacks": partial(scripts.run, "door_callbacks"),
     "awaited-memory": partial(scripts.run, "awaited_memory"),
     "upload-to-submit": partial(scripts.run, "upload_to_submit"),
-    "awaited-memory": partial(scripts.run, "awaited_memory"),
 }
 """What starts a world of its own."""
 QUICK_ALONE: dict[str, Alone] = {"reconcile": partial(reconcile_listing.run, {10_000: 1})}

@@ -34,7 +34,9 @@ def tables(found: dict[str, Any], title: str, notes: str) -> Iterator[Table]:
     for name, items in lists.items():
         whole = [dict(rows(item)) if isinstance(item, dict) else {name: str(item)} for item in items]
         head = list(dict.fromkeys(column for item in whole for column in item))
-        yield Table(f"{title.capitalize()}: {name}", head, [[item.get(column, "") for column in head] for item in whole])
+        yield Table(
+            f"{title.capitalize()}: {name}", head, [[item.get(column, "") for column in head] for item in whole]
+        )
 
 
 def last_object(text: str) -> dict[str, Any]:

@@ -35,6 +35,7 @@ DOCUMENTS = (
     "docs/gallery.md",
     "docs/licences.md",
     "docs/monitoring.md",
+    "docs/scaling.md",
     "samples/README.md",
 )
 README = (ROOT / "README.md").read_text()
