@@ -62,7 +62,7 @@ test-ui: $(READY) ## look at Prefect's UI and the gallery with a real browser; S
 	@for name in $${CHROMIUM:-chromium chromium-browser google-chrome}; do \
 	  command -v "$$name" >/dev/null && exit 0; \
 	done; \
-	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	if [ -n "$$CHROMIUM" ] || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
 	  echo 'It needs Chromium. On Debian: sudo apt install chromium; elsewhere: CHROMIUM=/path/to/yours make test-ui' >&2; \
 	  exit 1; \
 	fi; \
