@@ -1,7 +1,7 @@
 """A run as Prefect's UI shows it beside its tasks: one markdown artifact, live and then final, and a progress bar.
 
 Nothing here may fail a run or hold it up: one background task writes now and then, and what cannot be written is let
-go. Prefect repeats an artifact's first text in its event feed, so signed links come with an update, which it does not.
+go. What is first written has no signed links (`tasks.artifacts` says why).
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from uuid import UUID
 
 from prefect.artifacts import MarkdownArtifact, ProgressArtifact
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import ArtifactUpdate
 
 from i2v import names
 from i2v.errors import I2vError
@@ -29,6 +28,7 @@ from i2v.run_page import About, Links, run_page, shown_videos
 from i2v.runs import Run
 from i2v.tally import Tally
 from i2v.uris import S3Uri
+from tasks.artifacts import rewrite
 from tasks.board import Board
 
 log = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ class Page:
             if self._page is None:
                 self._page = (await MarkdownArtifact(key=KEY, markdown=text).acreate(client)).id
             else:
-                await client.update_artifact(self._page, ArtifactUpdate(data=text))
+                await rewrite(client, self._page, data=text)
 
     async def _show_bar(self) -> None:
         percent = self._tally.percent
@@ -163,7 +163,7 @@ class Page:
             if self._bar is None:
                 self._bar = (await ProgressArtifact(progress=percent, description=words).acreate(client)).id
             else:
-                await client.update_artifact(self._bar, ArtifactUpdate(data=percent, description=words))
+                await rewrite(client, self._bar, data=percent, description=words)
         self._percent = percent
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,17 @@ class Said:
 
 def i2v(*words: str, env: Mapping[str, str], folder: Path = ROOT, seconds: float = 100) -> Said:
     """Run `i2v` with these words in this environment and folder."""
+    return _run([*COMMAND, *words], env, folder, seconds)
+
+
+def run_script(script: str, env: Mapping[str, str], seconds: float = 100) -> Said:
+    """Run some lines of Python in the project's root, as a worker would a flow."""
+    return _run([sys.executable, "-c", script], env, ROOT, seconds)
+
+
+def _run(words: Sequence[str], env: Mapping[str, str], folder: Path, seconds: float) -> Said:
     ended = subprocess.run(  # noqa: S603 - our own command
-        [*COMMAND, *words], env=dict(env), cwd=folder, capture_output=True, text=True, timeout=seconds, check=False
+        words, env=dict(env), cwd=folder, capture_output=True, text=True, timeout=seconds, check=False
     )
     return Said(ended.returncode, ended.stdout, ended.stderr)
 

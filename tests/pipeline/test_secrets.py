@@ -7,6 +7,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from html import escape
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -17,14 +18,16 @@ from sandbox import Sandbox
 from sandbox.box import REGION
 from sandbox.pictures import make_jpeg
 from sandbox.prefect_server import PrefectServer
-from tests.i2v_command import Said, i2v
-from tests.secret_search import SecretSearch, forms
+from tests.i2v_command import Said, i2v, run_script
+from tests.secret_search import AllowedLinks, SecretSearch, forms
 
 pytestmark = pytest.mark.timeout(240)
 KEY = "sk-apixo/9f3+8c1d2e77=AbC"
 """With characters that look otherwise in an address and in base64."""
 CALLBACK_SECRETS = ("callback-secret/new+5d0c", "callback-secret/old+77aa")
 DOOR_TOKEN = "door-token/1f6b+90ce"
+LINK_SECONDS = 3600
+REPORT = "import asyncio, flows.report; asyncio.run(flows.report.report_spend())"
 
 
 @pytest.fixture
@@ -53,7 +56,8 @@ def env(child_env: Mapping[str, str], sandbox: Sandbox, credentials: Mapping[str
         "I2V_CALLBACK_BASE_URL": f"http://{sandbox.provider.address}",
         "I2V_CALLBACK_SECRET": ",".join(CALLBACK_SECRETS),
         "I2V_DOOR_TOKEN": DOOR_TOKEN,
-        "I2V_LINK_SECONDS": "0",
+        "I2V_LINK_SECONDS": str(LINK_SECONDS),
+        "I2V_LOG_FORMAT": "json",
         "PREFECT_LOGGING_LEVEL": "DEBUG",
     }
     sandbox.provider.settings(api_key="sandbox-key")
@@ -75,6 +79,7 @@ def _run_everything(sandbox: Sandbox, env: dict[str, str], signed: str) -> list[
         i2v("reconcile", "--verbose", env=env | {"I2V_CALLBACK_PATIENCE_SECONDS": "0.01"}),
         i2v("jobs", "--json", env=env),
         i2v("doctor", env=env),
+        run_script(REPORT, env),
     ]
     keys = [job["key"] for job in json.loads(said[3].out)["jobs"]]
     return said + [i2v("jobs", "show", key, env=env) for key in keys[:1]]
@@ -88,12 +93,16 @@ def test_no_secret_is_kept_or_said(
     prefect_server_home: Path,
     tmp_path: Path,
 ) -> None:
-    """Neither Prefect's database and results, nor the bucket, nor any output holds a key, a secret or a signature."""
+    """Neither Prefect's database and results, nor the bucket, nor any output holds a key, a secret or a signature.
+
+    But for links to posters, videos and manifests, for as long as was set, in the artifacts of runs and nowhere else.
+    """
     sandbox.put_image("elsewhere/ann.jpg", make_jpeg(400, 400, seed=99))
     signed = sandbox.presign(f"s3://{sandbox.bucket}/elsewhere/ann.jpg")
     (signature,) = parse_qs(urlsplit(signed).query)["X-Amz-Signature"]
     said = _run_everything(sandbox, env, signed)
     assert [each.code for each in said[:3]] == [1, 0, 1], [each.err for each in said[:3]]
+    assert said[5].code == 0, said[5].err
 
     search = SecretSearch(
         {
@@ -112,8 +121,10 @@ def test_no_secret_is_kept_or_said(
     search.look("the server's output", prefect_server.last_lines())
     search.look_in_bucket(sandbox)
     search.look_in_folder(Path(env["PREFECT_HOME"]))
-    search.look_in_database(prefect_server_home / "prefect.db")
+    links = AllowedLinks(sandbox, LINK_SECONDS)
+    search.look_in_database(prefect_server_home / "prefect.db", but_for=links)
     assert search.looked_at > 1000
+    assert links.count > 4
     assert search.found == set()
 
 
@@ -142,6 +153,33 @@ def test_a_planted_secret_is_found(sandbox: Sandbox, tmp_path: Path, spelling: b
         "object jobs/a.json",
         "table log, column message",
     }
+
+
+def test_the_exception_is_narrow(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A link is let pass in an artifact alone, to a video's files alone, for its time alone, and nothing beside it."""
+    where = f"s3://{sandbox.bucket}"
+    good = sandbox.presign(f"{where}/videos/tom.jpg/a-b.mp4", LINK_SECONDS)
+    wrong = {
+        "the key beside it": f"[video]({good}) {KEY}",
+        "the key in it": f"[video]({good}&X-Amz-Key={quote(KEY, safe='')})",
+        "an image": sandbox.presign(f"{where}/images/tom.jpg", LINK_SECONDS),
+        "the ledger": sandbox.presign(f"{where}/jobs/a.json", LINK_SECONDS),
+        "for longer": sandbox.presign(f"{where}/videos/tom.jpg/a-b.mp4", 10 * LINK_SECONDS),
+    }
+    for table, told, found in (
+        ("artifact", f"[video]({good})", False),
+        ("artifact", f'<a href="{escape(good)}">', False),
+        ("log", f"[video]({good})", True),
+        *(("artifact", text, True) for text in wrong.values()),
+    ):
+        path = tmp_path / "prefect.db"
+        path.unlink(missing_ok=True)
+        with closing(sqlite3.connect(path)) as database, database:
+            database.execute(f"CREATE TABLE {table} (data TEXT)")
+            database.execute(f"INSERT INTO {table} VALUES (?)", (json.dumps(told),))  # noqa: S608 - the names are above
+        search = SecretSearch({"key": KEY, "any presigned address": "X-Amz-Signature="})
+        search.look_in_database(path, but_for=AllowedLinks(sandbox, LINK_SECONDS))
+        assert bool(search.found) is found, told
 
 
 def test_the_search_knows_how_secrets_hide() -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from html.parser import HTMLParser
 
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -96,6 +96,7 @@ def page(*items: ItemReport, links: dict[str, Links] | None = None) -> str:
 @example(HOSTILE[4])
 @example(HOSTILE[5])
 @example(HOSTILE[6])
+@settings(deadline=None)
 @given(TEXTS)
 def test_a_text_is_shown_as_it_is(text: str) -> None:
     """In a cell of a table it is read back letter by letter, with no tag and no cell more."""
@@ -105,6 +106,7 @@ def test_a_text_is_shown_as_it_is(text: str) -> None:
     assert table.cells[3].strip(" \n") == seen(text)
 
 
+@settings(deadline=None)
 @given(TEXTS, TEXTS, TEXTS, TEXTS)
 def test_no_text_of_others_breaks_the_page(image: str, prompt: str, reason: str, label: str) -> None:
     """Whatever a key, a prompt, a provider's words or a label hold, the page has its own tags and links alone."""
