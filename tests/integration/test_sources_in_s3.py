@@ -50,17 +50,21 @@ async def test_a_prefix_is_all_images_under_it(sandbox: Sandbox, storage: Storag
     assert await _found(sandbox, storage, settings, "images/a/") == ["images/a/b/c.png", "images/a/tom.JPG"]
 
 
-async def test_a_listing_tells_etag_and_size(sandbox: Sandbox, storage: Storage, settings: Settings) -> None:
+async def test_a_listing_tells_etag_size_and_sidecar(sandbox: Sandbox, storage: Storage, settings: Settings) -> None:
     """What is known already need not be asked again, also of an image that was named before."""
     _put(sandbox, "images/x.jpg", body=b"four")
     known = Item(
         ref=ImageRef(uri=S3Uri(sandbox.bucket, "images/x.jpg")),
         etag=sandbox.s3().head_object(Bucket=sandbox.bucket, Key="images/x.jpg")["ETag"].strip('"'),
         size=4,
+        may_have_sidecar=False,
     )
 
     assert await find_items(_at(sandbox, "images/"), storage, settings) == [known]
     assert await find_items([_at(sandbox, "images/x.jpg"), _at(sandbox, "images/")], storage, settings) == [known]
+    _put(sandbox, "images/x.jpg.txt", body=b"it moves")
+    (beside,) = await find_items(_at(sandbox, "images/"), storage, settings)
+    assert beside.may_have_sidecar
 
 
 async def test_our_own_objects_are_no_images(
