@@ -131,9 +131,10 @@ async def _prepare(run: Run, item: Item, default: Asked, steps: Steps) -> Order 
     request = make_request(seen)
     if checked.facts:
         return make_order(run, seen, checked, request)
-    if not run.dry_run:
-        await put_verdict(run, refusal(seen, checked, request))
-    return outcomes.refused(run, seen, checked, request)
+    refused = outcomes.refused(run, seen, checked, request)
+    if run.dry_run or await put_verdict(run, refusal(seen, checked, request), is_lasting=True):
+        return refused
+    return refused.model_copy(update={"is_news": False})
 
 
 async def _end(run: Run, prepared: asyncio.Future[Order | ItemReport], steps: Steps, delivery: Delivery) -> ItemReport:
@@ -183,6 +184,7 @@ async def _newest(run: Run, held: Held) -> Held:
 
 async def _bring_home(run: Run, order: Order, held: Held, steps: Steps) -> ItemReport:
     cached = held.record.state is JobState.STORED and not _has_just_paid(run, held)
+    is_news = not _had_ended(run, held)
     is_new = False
     while order.delivery == "poll" and held.record.state in {JobState.SUBMITTED, JobState.READY}:
         if held.record.state is JobState.READY:
@@ -197,7 +199,13 @@ async def _bring_home(run: Run, order: Order, held: Held, steps: Steps) -> ItemR
         elif held.record.state is JobState.SUBMITTED:
             break
     video = await finish(run, held.record, order.image, is_new=is_new)
-    return outcomes.of_job(run, order, held.record, video, cached=cached)
+    return outcomes.of_job(run, order, held.record, video, cached=cached).model_copy(update={"is_news": is_news})
+
+
+def _had_ended(run: Run, held: Held) -> bool:
+    """Whether an earlier run has told of this refusal or failure. What is unknown is told again: it needs a person."""
+    is_ended = held.record.state in {JobState.REFUSED, JobState.FAILED}
+    return is_ended and all(attempt.run_id != run.run_id for attempt in held.record.attempts)
 
 
 def _has_just_paid(run: Run, held: Held) -> bool:

@@ -166,8 +166,8 @@ async def _there(run: Run, uri: S3Uri) -> S3Object | None:
         return None
 
 
-async def _put_json(run: Run, uri: S3Uri, value: object) -> None:
-    await run.storage.put(uri, canonical_json(value), content_type="application/json")
+async def _put_json(run: Run, uri: S3Uri, value: object, *, create: bool = False) -> None:
+    await run.storage.put(uri, canonical_json(value), content_type="application/json", create=create)
 
 
 def manifest(
@@ -282,8 +282,13 @@ async def remove_verdicts(storage: Storage, settings: Settings, image: JobImage,
         await storage.delete(names.answer(settings, image.name, image.etag, request.digest12, f".{state}.json"))
 
 
-async def put_verdict(run: Run, verdict: Verdict) -> None:
-    """Put `.refused.json` or `.failed.json` where the video would have been.
+async def put_verdict(run: Run, verdict: Verdict, *, is_lasting: bool = False) -> bool:
+    """Put `.refused.json` or `.failed.json` where the video would have been; whether it is news.
+
+    Args:
+        run: the flow run.
+        verdict: what is put.
+        is_lasting: one that is there already says the same, and stays.
 
     Raises:
         StorageError: S3 did not answer well.
@@ -299,4 +304,8 @@ async def put_verdict(run: Run, verdict: Verdict) -> None:
         "reason": verdict.reason.model_dump(),
         "at": datetime.now(UTC).isoformat(),
     }
-    await _put_json(run, uri, text)
+    try:
+        await _put_json(run, uri, text, create=is_lasting)
+    except Conflict:
+        return False
+    return True

@@ -25,6 +25,7 @@ from i2v.request import Mode
 from i2v.settings import Settings
 from i2v.storage import Storage
 from sandbox import Sandbox
+from tests.s3_requests import counted
 
 TOKEN = "a-token-of-the-gallery's-tests"
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -52,17 +53,10 @@ class Visitor:
 async def visiting(settings: Settings, **changes: Any) -> AsyncIterator[Visitor]:
     """A gallery on a socket of its own, without the door around it; keywords change the settings."""
     own = settings.model_copy(update={"gallery_token": SecretStr(TOKEN), **changes})
-    with Storage() as storage, _counted(storage) as requests:
+    with Storage() as storage:
         app = Starlette(routes=gallery_routes(own, storage))
         async with _served(app) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
-            yield Visitor(client, requests)
-
-
-@contextmanager
-def _counted(storage: Storage) -> Iterator[Counter[str]]:
-    requests: Counter[str] = Counter()
-    storage.client.meta.events.register("before-send.s3", lambda event_name, **_: requests.update([event_name[15:]]))
-    yield requests
+            yield Visitor(client, counted(storage))
 
 
 class _Server(uvicorn.Server):

@@ -51,6 +51,20 @@ async def test_what_ended_is_found_newest_run_first(sandbox: Sandbox, new_run: O
     assert {item.outcome for item in items_of(pages[1])} == {Outcome.STORED, Outcome.REFUSED}
 
 
+async def test_what_was_refused_before_is_no_news(sandbox: Sandbox, new_run: OpenRun) -> None:
+    """Asked for again, an image that validation or the provider has refused is in the report, and not shown again."""
+    put(sandbox, "nsfw.jpg")
+    sandbox.put_image("images/small.jpg", make_jpeg(200, 200))
+    sandbox.provider.fault(on="task", kind="fails", code="NSFW")
+    for run_id in ("first", "second"):
+        async with new_run(run_id=run_id) as run:
+            await _animated(run, "nsfw.jpg", "small.jpg")
+            pages = [page async for _, page in recent_pages(run.storage, run.settings)]
+
+    assert sandbox.read_json("jobs/runs/second.json")["report"]["refused"] == 2
+    assert [(page.run_id, len(page.items)) for page in pages] == [("first", 2)]
+
+
 async def test_a_retried_run_keeps_what_its_first_try_had(sandbox: Sandbox, new_run: OpenRun) -> None:
     """The same flow run, taken up again, adds to its page."""
     for seed, name in enumerate(("tom.jpg", "ann.jpg")):
