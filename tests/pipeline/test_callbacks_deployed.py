@@ -20,6 +20,7 @@ from prefect.client.schemas.objects import FlowRun
 from doors.callbacks import COLLECT
 from flows.reconcile import reconcile_videos
 from sandbox import Sandbox
+from sandbox.child import Child
 from sandbox.pictures import make_jpeg
 from sandbox.provider import Provider
 from tests.pipeline.callback_door import collects, open_door
@@ -56,17 +57,10 @@ def order_faults(provider: Provider) -> None:
 @contextmanager
 def worker(env: dict[str, str], log: Path) -> Iterator[None]:
     """The deployments, as `make deploy` makes them, and a worker that runs them."""
-    with log.open("w") as out:
-        subprocess.run(
-            [sys.executable, "-m", "deployments.setup"], cwd=ROOT, env=env, stdout=out, stderr=out, check=True
-        )
-        command = ("prefect", "--no-prompt", "worker", "start", "--pool", "i2v", "--limit", "4")
-        child = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, env=env, stdout=out, stderr=out)  # noqa: S603 - ours
-        try:
-            yield
-        finally:
-            child.terminate()
-            child.wait(60)
+    setup = [sys.executable, "-m", "deployments.setup"]
+    subprocess.run(setup, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, check=True)  # noqa: S603 - ours
+    with Child("prefect", "--no-prompt", "worker", "start", "--pool", "i2v", "--limit", "4", env=env, log=log):
+        yield
 
 
 async def deployed() -> UUID:
