@@ -10,6 +10,7 @@ import json
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote, quote_plus
@@ -79,10 +80,17 @@ class SecretSearch:
             if path.is_file():
                 self.look(f"{folder.name}/{path.relative_to(folder)}", path.read_bytes())
 
-    def look_in_database(self, path: Path, but_for: AllowedLinks | None = None) -> None:
-        """Every value of every table; in the file itself a long one is cut into pages."""
+    def look_in_database(
+        self,
+        path: Path,
+        but_for: AllowedLinks | None = None,
+        earlier: AbstractSet[tuple[str, str, bytes | str]] = frozenset(),
+    ) -> None:
+        """Every value of every table, but for what was there earlier; in the file a long one is cut into pages."""
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
             for table, column, value in _values(database):
+                if (table, column, value) in earlier:
+                    continue
                 searched = but_for.cut(table, column, value) if but_for else value
                 self.look(f"table {table}, column {column}", searched)
 
@@ -92,6 +100,12 @@ class SecretSearch:
             answer = sandbox.s3().get_object(Bucket=sandbox.bucket, Key=key)
             self.look(f"object {key}", b"\n".join((key.encode(), answer["Body"].read())))
             self.look(f"metadata of {key}", json.dumps(answer["Metadata"]))
+
+
+def values_in(path: Path) -> AbstractSet[tuple[str, str, bytes | str]]:
+    """All that a database holds now."""
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        return set(_values(database))
 
 
 def _values(database: sqlite3.Connection) -> Iterator[tuple[str, str, bytes | str]]:
