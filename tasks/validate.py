@@ -29,6 +29,7 @@ def version_of(_context: TaskRunContext, parameters: dict[str, Any]) -> str | No
     task_run_name="validate {seen.name}",
     cache_key_fn=version_of,
     persist_result=True,
+    cache_result_in_memory=False,  # nobody asks twice in a run: 4 KB an image
     result_serializer="json",
 )
 async def validate(run: Run, seen: Seen) -> State[Any] | dict[str, Any]:

@@ -71,11 +71,16 @@ async def animate(
         plan.warn_of_short_credentials(run)
     run.tell_count(len(settled) + len(items))
     prepared = [asyncio.ensure_future(prepare(run, item, default, steps)) for item in items]
+    unready = set(prepared)
+    for each in prepared:
+        each.add_done_callback(unready.discard)
     try:
         stopped = None if run.dry_run else await _secure_money(run, prepared, partial=partial, paused=paused)
-        reports = await asyncio.gather(*(_end(run, each, steps, delivery) for each in prepared))
+        ends = [_end(run, each, steps, delivery) for each in prepared]
+        prepared.clear()  # an ended task keeps its context, in which an orchestrator remembers the image's first step
+        reports = await asyncio.gather(*ends)
     finally:
-        for each in prepared:
+        for each in unready:
             each.cancel()
     stopped_by = run.stopped.message if run.stopped else None
     report = Report(items=tuple(reports), stopped=stopped_by, awaits_callbacks=delivery == "callback")
@@ -113,11 +118,12 @@ async def prepare(run: Run, item: Item | Order | ItemReport, default: Asked, ste
     if not isinstance(item, Item):
         return item
     try:
-        run.refuse_if_interrupted()
-        try:
-            return await _prepare(run, item, default, steps)
-        except ImageChanged:
-            return await _prepare(run, item.unlisted, default, steps)
+        async with run.preparing:
+            run.refuse_if_interrupted()
+            try:
+                return await _prepare(run, item, default, steps)
+            except ImageChanged:
+                return await _prepare(run, item.unlisted, default, steps)
     except Exception as error:  # noqa: BLE001 - every image ends by itself
         return outcomes.of_error(run, item.ref.label, expected(error, item.ref.label))
 
@@ -140,6 +146,7 @@ async def _prepare(run: Run, item: Item, default: Asked, steps: Steps) -> Order 
 async def _end(run: Run, prepared: asyncio.Future[Order | ItemReport], steps: Steps, delivery: Delivery) -> ItemReport:
     """One image from its order to its end, whatever that is."""
     order = await prepared
+    del prepared  # what it remembers of the image's first steps
     if isinstance(order, ItemReport):
         report = order
     else:

@@ -25,6 +25,7 @@ from i2v.fetch import Fetcher
 from i2v.jobs import FORMAT, JobRecord, Reason
 from i2v.ledger import Ledger
 from i2v.marks import EndedMarks
+from i2v.memory import share_one_heap
 from i2v.recent import RecentWriter
 from i2v.report import ItemReport, Report
 from i2v.savings import Saving, savings_of
@@ -34,6 +35,8 @@ from i2v.uris import S3Uri
 
 log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 60.0
+PREPARERS = 16
+"""Images that are looked at and validated at once: were it all, their story would be told faster than it is heard."""
 READERS = 8
 """Images that are read and decoded at once: each may take 20 MB and its pixels."""
 STORERS = 16
@@ -139,6 +142,7 @@ class Run:
         self.unknowns = Streak()
         self.unfetched = Streak()
         self.in_flight = asyncio.Semaphore(settings.max_in_flight)
+        self.preparing = asyncio.Semaphore(PREPARERS)
         self.reading = asyncio.Semaphore(READERS)
         self.storing = asyncio.Semaphore(STORERS)
         self.read: dict[S3Uri, S3Object] = {}
@@ -372,6 +376,7 @@ async def open_run(
     settings.require_bucket()
     if not dry_run:
         settings.require_key()
+    share_one_heap()
     async with AsyncExitStack() as stack:
         storage = stack.enter_context(storage or Storage())
         record = await _record(storage, settings, run_id, label)

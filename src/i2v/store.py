@@ -29,7 +29,7 @@ from i2v.storage import S3Object, Storage
 from i2v.uploads import put_file
 from i2v.uris import S3Uri
 from i2v.validate import Checked, Seen
-from i2v.videos import VideoFacts, deviations, examine_video
+from i2v.video_facts import VideoFacts, deviations
 
 log = logging.getLogger(__name__)
 FRESH_URLS = 3
@@ -99,8 +99,14 @@ async def _bring(run: Run, held: Held, status: TaskStatus, path: Path) -> tuple[
 
 async def _fetch(run: Run, url: str, path: Path, status: TaskStatus) -> Delivery:
     fetched = await run.fetcher.fetch_file(url, path, limit=run.settings.max_video_bytes)
-    facts, poster = await asyncio.to_thread(examine_video, path, fetched.sha256)
+    facts, poster = await asyncio.to_thread(_examine, path, fetched.sha256)
     return Delivery(path, facts, poster, status)
+
+
+def _examine(path: Path, sha256: str) -> tuple[VideoFacts, bytes]:
+    from i2v.videos import examine_video  # noqa: PLC0415 - FFmpeg: the first video loads it
+
+    return examine_video(path, sha256)
 
 
 async def _publish(run: Run, record: JobRecord, delivery: Delivery) -> StoredVideo:

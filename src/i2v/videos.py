@@ -1,4 +1,4 @@
-"""A delivered video: whether it is a whole mp4, what was measured in it, and its poster.
+"""A delivered video: whether it is a whole mp4, its `VideoFacts` (`i2v.video_facts`), and its poster.
 
 It is C code on foreign bytes (PyAV, which is FFmpeg): plain functions, for a thread and not for the event loop. What
 is published where is in `i2v.store`.
@@ -21,16 +21,11 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
 
 from i2v.errors import BrokenVideo
-from i2v.request import Mode, Request
 from i2v.signatures import looks_like
+from i2v.video_facts import SECONDS_TOLERANCE, VideoFacts
 
-SHORT_SIDE_PX = {Mode.STANDARD: 768, Mode.PRO: 1080}
-"""provider.md part 1, output."""
-SHORT_SIDE_TOLERANCE_PERCENT = 2
-SECONDS_TOLERANCE = 0.5
 POSTER_LONG_SIDE_PX = 960
 POSTER_QUALITY = 85
 
@@ -38,20 +33,6 @@ _BOXES = frozenset(b"ftyp styp moov mdat moof mfra sidx ssix free skip wide meta
 """The parts of an mp4. Another name after them is no part, and players pass over it."""
 _CHECKED_BY = {"h264": "h264_mp4toannexb", "hevc": "hevc_mp4toannexb"}
 """FFmpeg's filters that walk the units in each packet, and so find one that was overwritten, at no cost."""
-
-
-class VideoFacts(BaseModel):
-    """What was measured in a whole video. Sides are pixels as displayed, size is bytes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    width: int
-    height: int
-    seconds: float
-    frames: int
-    codec: str
-    size: int
-    sha256: str
 
 
 def examine_video(path: Path, sha256: str) -> tuple[VideoFacts, bytes]:
@@ -82,17 +63,6 @@ def examine_video(path: Path, sha256: str) -> tuple[VideoFacts, bytes]:
         width=width, height=height, seconds=round(seconds, 3), frames=frames, codec=codec, size=size, sha256=sha256
     )
     return facts, _poster(frame)
-
-
-def deviations(facts: VideoFacts, request: Request) -> tuple[str, ...]:
-    """How the video differs from what was ordered, each as a few words; the aspect is the image's and not judged."""
-    found = []
-    short, ordered = min(facts.width, facts.height), SHORT_SIDE_PX[request.mode]
-    if abs(short - ordered) * 100 > ordered * SHORT_SIDE_TOLERANCE_PERCENT:
-        found.append(f"short side {short} px instead of {ordered} px")
-    if abs(facts.seconds - request.duration) > SECONDS_TOLERANCE:
-        found.append(f"{facts.seconds:.2f} s long instead of {request.duration} s")
-    return tuple(found)
 
 
 def _poster(frame: VideoFrame) -> bytes:

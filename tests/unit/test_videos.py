@@ -12,7 +12,8 @@ from PIL import Image
 
 from i2v.errors import BrokenVideo
 from i2v.request import Mode, Request
-from i2v.videos import VideoFacts, deviations, examine_video
+from i2v.video_facts import VideoFacts, deviations
+from i2v.videos import examine_video
 from sandbox.pictures import make_jpeg, make_picture
 
 FPS = 24
