@@ -17,8 +17,9 @@ from i2v.budget import DayPages
 from i2v.errors import I2vError
 from i2v.jobs import JobState
 from i2v.ledger import Ledger
+from i2v.listing import S3Entry
 from i2v.settings import Settings
-from i2v.storage import S3Entry, Storage
+from i2v.storage import Storage
 
 log = logging.getLogger(__name__)
 EVERY_SECONDS = 60.0

@@ -7,7 +7,7 @@ and the reports ask of a `Storage` is here; faults are played by whoever overrid
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, cast
 
@@ -17,9 +17,10 @@ from i2v.errors import Conflict, NotFound
 from i2v.fetch import Fetcher
 from i2v.jobs import JobImage
 from i2v.ledger import Held, Ledger
+from i2v.listing import S3Entry
 from i2v.request import Request
 from i2v.runs import Run, RunRecord
-from i2v.storage import S3Entry, S3Object, Storage, Written
+from i2v.storage import S3Object, Storage, Written
 from i2v.uris import S3Uri
 from tests.conftest import SealedSettings
 
@@ -142,10 +143,11 @@ class MemoryStorage(Storage):
         for uri in uris:
             await self.delete(uri)
 
-    async def list(self, prefix: S3Uri, *, start_after: str = "", deep: bool = True) -> AsyncIterator[S3Entry]:
-        """All objects under a prefix."""
-        for entry in await self.turn("list", prefix, lambda: self.shelf.list(prefix, start_after, deep)):
-            yield entry
+    async def pages(
+        self, prefix: S3Uri, *, start_after: str = "", deep: bool = True
+    ) -> AsyncGenerator[Sequence[S3Entry], None]:
+        """All objects under a prefix, on one page."""
+        yield await self.turn("list", prefix, lambda: self.shelf.list(prefix, start_after, deep))
 
     async def presign(self, uri: S3Uri, *, seconds: int, version_id: str | None = None) -> str:
         """An address that nobody fetches."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from i2v.direct import OPERATIONS
+from i2v.direct import LIST, OPERATIONS
 from i2v.storage import Storage
 
 
@@ -18,7 +18,7 @@ def counted(storage: Storage) -> Counter[str]:
     ask = direct.ask
 
     def ask_counted(method: str, *args: Any, **kwargs: Any) -> Any:
-        requests[OPERATIONS[method]] += 1
+        requests[LIST if kwargs.get("query") else OPERATIONS[method]] += 1
         return ask(method, *args, **kwargs)
 
     direct.ask = ask_counted

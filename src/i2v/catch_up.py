@@ -21,6 +21,7 @@ from i2v.animate import Steps, animate, expected, prepare
 from i2v.errors import NotFound, NotTried, Stopped, UsageError
 from i2v.images import ImageRef
 from i2v.jobs import JobState
+from i2v.listing import S3Entry
 from i2v.missing import Search, is_taken, taken_versions
 from i2v.prompts import Asked, check_templates
 from i2v.reconcile import settle_open
@@ -28,7 +29,6 @@ from i2v.report import ItemReport, Outcome, Report
 from i2v.runs import READERS, Run
 from i2v.settings import Settings
 from i2v.sources import Item
-from i2v.storage import S3Entry
 from i2v.submit import Order
 
 log = logging.getLogger(__name__)

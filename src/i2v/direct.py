@@ -1,4 +1,4 @@
-"""GET, HEAD, PUT and DELETE without boto3's machinery, which takes twice their CPU: `Direct`, behind `i2v.storage`.
+"""GET, HEAD, PUT, DELETE and lists without boto3's machinery, twice their CPU: `Direct`, behind `i2v.storage`.
 
 Each is tried once: signed and sent by botocore, over the boto3 client's own connections. What is not plainly answered
 is `None`, and boto3 asks again, with its retries, redirects and words. Where a bucket lies is also boto3's to say.
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 import boto3
 from botocore.auth import S3SigV4Auth
@@ -24,6 +24,7 @@ from i2v.uris import S3Uri
 NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 """The sha256 of no bytes."""
 OPERATIONS = {"GET": "GetObject", "HEAD": "HeadObject", "PUT": "PutObject", "DELETE": "DeleteObject"}
+LIST = "ListObjectsV2"
 _PLAIN = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED})
 """Answers that boto3 does not ask again for either."""
 _MOVED = frozenset({HTTPStatus.MOVED_PERMANENTLY, HTTPStatus.TEMPORARY_REDIRECT, HTTPStatus.BAD_REQUEST})
@@ -73,14 +74,17 @@ class Direct:
         body: bytes = b"",
         sha256: str = NOTHING,
         limit: int | None = None,
+        query: Mapping[str, str] | None = None,
     ) -> Answer | None:
         """One request; `None` where boto3 must ask. Of an answer larger than `limit` bytes only the first `limit + 1`.
+
+        With a `query` it asks for a list of the bucket's objects, and the address has no key.
 
         Raises:
             ClientError: the object is not there, the condition did not hold, or it is forbidden.
         """
         try:
-            request = self._signed(method, uri, headers, body, sha256)
+            request = self._signed(method, uri, headers, body, sha256, query or {})
             if request is None:
                 return None
             response, content = self._send(request, limit)
@@ -88,7 +92,7 @@ class Direct:
             return None
         status = response.status_code
         if status in _PLAIN:
-            _raise_plain(method, status, content)
+            _raise_plain(LIST if query else OPERATIONS[method], status, content)
         elif status in _MOVED:
             self._places[uri.bucket] = None
         if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
@@ -108,12 +112,12 @@ class Direct:
         return response, content
 
     def _signed(
-        self, method: str, uri: S3Uri, headers: Mapping[str, str], body: bytes, sha256: str
+        self, method: str, uri: S3Uri, headers: Mapping[str, str], body: bytes, sha256: str, query: Mapping[str, str]
     ) -> AWSPreparedRequest | None:
         place, credentials = self._place(uri.bucket), self._session.get_credentials()
         if place is None or credentials is None or not all(value.isascii() for value in headers.values()):
             return None
-        url = place.url + quote(uri.key, safe="/~")
+        url = place.url + quote(uri.key, safe="/~") + ("?" if query else "") + urlencode(query, quote_via=quote)
         request = AWSRequest(method=method, url=url, headers=dict(headers), data=body)
         request.context["sha256"] = sha256
         _Signer(credentials.get_frozen_credentials(), "s3", place.region).add_auth(request)
@@ -136,11 +140,11 @@ def _read_place(url: str) -> _Place | None:
     return _Place(f"{parts.scheme}://{parts.netloc}{parts.path[:-1]}", scope[0])
 
 
-def _raise_plain(method: str, status: int, body: bytes) -> None:
+def _raise_plain(operation: str, status: int, body: bytes) -> None:
     """In boto3's words. A GET that found neither object nor a reason is left to boto3."""
     found = _CODE.search(body)
     code = found[1].decode() if found else str(status)
-    if status == HTTPStatus.NOT_FOUND and method != "HEAD" and code != "NoSuchKey":
+    if status == HTTPStatus.NOT_FOUND and operation != "HeadObject" and code != "NoSuchKey":
         return
     response: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    raise ClientError(response, OPERATIONS[method])
+    raise ClientError(response, operation)

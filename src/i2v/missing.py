@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from i2v import names
-from i2v.images import ImageRef
+from i2v.listing import S3Entry
 from i2v.runs import Run
 from i2v.settings import Settings
 from i2v.sources import IMAGE_SUFFIXES
-from i2v.storage import S3Entry
 from i2v.uris import S3Uri
 
 _ANSWER = re.compile(r"(?P<e12>[0-9a-f]{12})-[0-9a-f]{12}(?:\.refused|\.failed)?\.json")
@@ -73,7 +73,7 @@ def answered_version(key: str) -> str | None:
 
 def image_version(entry: S3Entry, settings: Settings) -> str:
     """The version of an image that a listing told of."""
-    return version_of(names.image_name(ImageRef(uri=entry.uri), settings), entry.etag)
+    return version_of(names.object_name(entry.uri, settings), entry.etag)
 
 
 async def taken_versions(run: Run) -> Versions:
@@ -87,12 +87,14 @@ async def taken_versions(run: Run) -> Versions:
     """
     taken, videos = Versions(), len(run.settings.videos.key)
     marks = run.settings.jobs / "open/"
-    async for entry in _listed(run, marks):
-        if match := _MARK.fullmatch(entry.uri.key[len(marks.key) :]):
-            taken.add(match["version"])
-    async for entry in _listed(run, run.settings.videos):
-        if version := answered_version(entry.uri.key[videos:]):
-            taken.add(version)
+    async for page in _pages(run, marks):
+        for entry in page:
+            if match := _MARK.fullmatch(entry.uri.key[len(marks.key) :]):
+                taken.add(match["version"])
+    async for page in _pages(run, run.settings.videos):
+        for entry in page:
+            if version := answered_version(entry.uri.key[videos:]):
+                taken.add(version)
     return taken
 
 
@@ -102,7 +104,7 @@ async def is_taken(run: Run, entry: S3Entry) -> bool:
     Raises:
         StorageError: S3 could not be listed.
     """
-    version, name = image_version(entry, run.settings), names.image_name(ImageRef(uri=entry.uri), run.settings)
+    version, name = image_version(entry, run.settings), names.object_name(entry.uri, run.settings)
     places = {
         run.settings.jobs / f"open/{version}-": len(run.settings.jobs.key) + len("open/"),
         run.settings.videos / f"{name}/{version[13:]}-": len(run.settings.videos.key),
@@ -145,10 +147,8 @@ class Search:
         """
         found: list[S3Entry] = []
         self.reserved, self.unsettled = [], 0
-        async for entry in _listed(self.run, self.run.settings.images):
-            if not self._is_wanted(entry):
-                continue
-            found.append(entry)
+        async for page in _pages(self.run, self.run.settings.images):
+            found += filter(self._is_wanted, page)
             if len(found) >= 2 * most:
                 found = _oldest(found, most)
         found = _oldest(found, most)
@@ -176,7 +176,8 @@ def _oldest(entries: Collection[S3Entry], most: int) -> list[S3Entry]:
     return sorted(entries, key=_age)[:most]
 
 
-async def _listed(run: Run, prefix: S3Uri) -> AsyncIterator[S3Entry]:
-    async for entry in run.storage.list(prefix):
-        run.refuse_if_interrupted()
-        yield entry
+async def _pages(run: Run, prefix: S3Uri) -> AsyncIterator[Sequence[S3Entry]]:
+    async with aclosing(run.storage.pages(prefix)) as pages:
+        async for page in pages:
+            run.refuse_if_interrupted()
+            yield page

@@ -29,13 +29,19 @@ def digest12(text: str) -> str:
 
 def image_name(ref: ImageRef, settings: Settings) -> str:
     """The folder below the videos prefix in which all answers to an image lie; at most 900 bytes."""
-    if ref.uri is None:
-        host = urlsplit(ref.label).hostname or "unknown"
-        name = f"_url/{host}/{hashlib.sha256(ref.label.encode()).hexdigest()[:16]}"
-    elif settings.images.holds(ref.uri):
-        name = ref.uri.key.removeprefix(settings.images.key)
-    else:
-        name = f"_s3/{ref.uri.bucket}/{ref.uri.key}"
+    if ref.uri:
+        return object_name(ref.uri, settings)
+    host = urlsplit(ref.label).hostname or "unknown"
+    return _short(f"_url/{host}/{hashlib.sha256(ref.label.encode()).hexdigest()[:16]}")
+
+
+def object_name(uri: S3Uri, settings: Settings) -> str:
+    """The same for an image in S3."""
+    inside = settings.images.holds(uri)
+    return _short(uri.key.removeprefix(settings.images.key) if inside else f"_s3/{uri.bucket}/{uri.key}")
+
+
+def _short(name: str) -> str:
     return f"_long/{hashlib.sha256(name.encode()).hexdigest()}" if len(name.encode()) > NAME_MAX_BYTES else name
 
 

@@ -20,10 +20,10 @@ from i2v.apixo.models import TaskState, TaskStatus
 from i2v.errors import I2vError, NotFound
 from i2v.jobs import JobRecord, JobState
 from i2v.ledger import Held
+from i2v.listing import S3Entry
 from i2v.poll import ask, end
 from i2v.report import ItemReport, Outcome, Report
 from i2v.runs import Run, RunRecord
-from i2v.storage import S3Entry
 from i2v.store import finish
 from i2v.submit import LEASE_OVER, Order
 

@@ -15,11 +15,12 @@ from pydantic import BaseModel, ConfigDict
 
 from i2v.errors import NoImages, UsageError
 from i2v.images import ImageRef, is_text, shown
+from i2v.listing import S3Entry
 from i2v.manifests import MAX_MANIFEST_BYTES, SUFFIXES, Faults, ManifestRow, read_rows
 from i2v.names import RESERVED
 from i2v.prompts import SIDECAR_SUFFIX, Asked, sidecar
 from i2v.settings import Settings
-from i2v.storage import S3Entry, Storage
+from i2v.storage import Storage
 from i2v.uris import S3Uri
 
 __all__ = ["IMAGE_SUFFIXES", "Item", "ManifestRow", "find_items", "why_no_image"]

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -27,6 +28,7 @@ from botocore.utils import parse_timestamp
 
 from i2v.direct import Answer, Direct
 from i2v.errors import Conflict, NoBucket, NotFound, StorageError
+from i2v.listing import Page, S3Entry, by_boto3, read_page
 from i2v.uris import S3Uri
 
 THREADS = 32
@@ -54,16 +56,6 @@ class S3Object:
     def age_seconds(self) -> float:
         """Seconds since the last write, by S3's clock."""
         return (self.served_at - self.last_modified).total_seconds()
-
-
-@dataclass(frozen=True, slots=True)
-class S3Entry:
-    """One line of a listing."""
-
-    uri: S3Uri
-    etag: str
-    size: int
-    last_modified: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,22 +265,49 @@ class Storage:
             )
 
     async def list(self, prefix: S3Uri, *, start_after: str = "", deep: bool = True) -> AsyncIterator[S3Entry]:
-        """All objects under a prefix in S3's order, a page of 1,000 at a time; `deep=False` stops at the next `/`.
+        """All objects under a prefix in S3's order; `deep=False` stops at the next `/`.
 
         Raises:
             StorageError: S3 did not answer well.
         """
-        arguments: dict[str, Any] = {"Bucket": prefix.bucket, "Prefix": prefix.key}
-        arguments |= {"StartAfter": start_after} if start_after else {}
-        arguments |= {} if deep else {"Delimiter": "/"}
-        while True:
-            page = await self.call(prefix, self.client.list_objects_v2, **arguments)
-            for entry in page.get("Contents", ()):
-                uri = S3Uri(prefix.bucket, entry["Key"])
-                yield S3Entry(uri, entry["ETag"].strip('"'), entry["Size"], entry["LastModified"])
-            if not page.get("IsTruncated"):
-                return
-            arguments["ContinuationToken"] = page["NextContinuationToken"]
+        async with aclosing(self.pages(prefix, start_after=start_after, deep=deep)) as pages:
+            async for page in pages:
+                for entry in page:
+                    yield entry
+
+    async def pages(
+        self, prefix: S3Uri, *, start_after: str = "", deep: bool = True
+    ) -> AsyncGenerator[Sequence[S3Entry], None]:
+        """The same, a page of 1,000 at a time. From the second on the next is asked for while one is worked on.
+
+        Raises:
+            StorageError: S3 did not answer well.
+        """
+        query = {"prefix": prefix.key} | ({"start-after": start_after} if start_after else {})
+        query |= {} if deep else {"delimiter": "/"}
+        page = await self._page(prefix, query)
+        yield page.entries
+        coming: asyncio.Task[Page] | None = None
+        try:
+            while page.more:
+                page = await (coming or self._page(prefix, query, page.more))
+                coming = asyncio.create_task(self._page(prefix, query, page.more)) if page.more else None
+                yield page.entries
+        finally:
+            if coming:
+                coming.cancel()
+
+    async def _page(self, prefix: S3Uri, query: Mapping[str, str], after: str = "") -> Page:
+        query = {**query, **({"continuation-token": after} if after else {})}
+        return await self.call(prefix, self._list, bucket=prefix.bucket, query=query)
+
+    def _list(self, bucket: str, query: Mapping[str, str]) -> Page:
+        asked = {"list-type": "2", "encoding-type": "url", **query}
+        answer = self.direct.ask("GET", S3Uri(bucket, ""), {}, query=asked) if self.direct else None
+        if answer and (page := read_page(bucket, answer.body)):
+            return page
+        arguments = {name.title().replace("-", ""): value for name, value in query.items()}
+        return by_boto3(bucket, self.client.list_objects_v2(Bucket=bucket, **arguments))
 
     async def presign(self, uri: S3Uri, *, seconds: int, version_id: str | None = None) -> str:
         """A URL by which anybody can GET the object (that very version, if given) for so many seconds.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import boto3
 import pytest
@@ -139,6 +141,34 @@ async def test_what_is_not_well_is_asked_again_by_boto3(
             await storage.put(S3Uri("b-1", "a"), b"1", create=True)
     assert len(server.seen) == asked
     assert {seen.headers["if-none-match"] for seen in server.seen} == {"*"}
+
+
+@pytest.mark.parametrize("key", ["jobs/open/", "a b+c%20&?#/", "", "~tilde-_.!*'()é/"])
+async def test_what_is_signed_of_a_listing_is_what_is_sent(storage: Storage, server: Server, key: str) -> None:
+    """Whatever the prefix: what asks for a listing is signed as boto3 would sign it, and asks the same."""
+    assert [entry async for entry in storage.list(S3Uri("b-1", key), start_after=key + "\n", deep=False)] == []
+    own, by_boto3 = server.seen  # an empty answer is no page, so boto3 asks again
+    assert own.headers["authorization"].endswith(f"Signature={signature_of(own, server)}")
+    asked = [sorted(parse_qsl(urlsplit(seen.path).query, keep_blank_values=True)) for seen in (own, by_boto3)]
+    assert asked[0] == asked[1]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "asked", "error"),
+    [
+        (503, "SlowDown", 2, None),
+        (403, "AccessDenied", 1, "refuses ListObjectsV2 of s3://b-1/p/"),
+        (404, "NoSuchBucket", 2, "bucket of s3://b-1/p/ does not exist"),
+    ],
+)
+async def test_a_listing_that_is_not_well_is_told_in_the_same_words(
+    storage: Storage, server: Server, status: int, code: str, asked: int, error: str | None
+) -> None:
+    """What may pass is asked again by boto3, a refusal is final at once, and a missing bucket is boto3's to say."""
+    server.answers = [(status, code)] * (2 if code == "NoSuchBucket" else 1)
+    with pytest.raises(StorageError, match=error) if error else nullcontext():
+        assert [entry async for entry in storage.list(S3Uri("b-1", "p/"))] == []
+    assert len(server.seen) == asked
 
 
 async def test_what_is_not_there_is_told_apart(storage: Storage, server: Server) -> None:

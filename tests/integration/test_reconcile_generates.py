@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -17,13 +17,14 @@ import pytest
 from i2v.animate import Steps, animate
 from i2v.catch_up import CaughtUp, Wanted, catch_up, what_is_wanted
 from i2v.errors import UsageError
+from i2v.listing import S3Entry
 from i2v.missing import Search, taken_versions
 from i2v.prompts import Asked
 from i2v.report import Outcome, Report
 from i2v.runs import Run, open_run
 from i2v.settings import Settings
 from i2v.sources import find_items
-from i2v.storage import S3Entry, Storage
+from i2v.storage import Storage
 from i2v.submit import submit
 from i2v.uris import S3Uri
 from sandbox import Sandbox
@@ -186,10 +187,12 @@ class Meanwhile(Storage):
         super().__init__()
         self._happens = happens
 
-    async def list(self, prefix: S3Uri, *, start_after: str = "", deep: bool = True) -> AsyncIterator[S3Entry]:
+    async def pages(
+        self, prefix: S3Uri, *, start_after: str = "", deep: bool = True
+    ) -> AsyncGenerator[Sequence[S3Entry], None]:
         """List, and then let it happen."""
-        async for entry in super().list(prefix, start_after=start_after, deep=deep):
-            yield entry
+        async for page in super().pages(prefix, start_after=start_after, deep=deep):
+            yield page
         if prefix.key == "images/":
             self._happens()
 

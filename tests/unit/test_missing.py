@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tracemalloc
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from i2v import names
 from i2v.errors import NotTried
 from i2v.images import ImageRef
+from i2v.listing import S3Entry
 from i2v.missing import Search, Versions, answered_version, is_taken, taken_versions, version_of
-from i2v.storage import S3Entry, S3Object
+from i2v.storage import S3Object
 from i2v.uris import S3Uri
 from tests.memory_store import MemoryStorage, memory_run
 
@@ -193,11 +194,16 @@ class Many(MemoryStorage):
         super().__init__()
         self._images = images
 
-    async def list(self, prefix: S3Uri, *, start_after: str = "", deep: bool = True) -> AsyncIterator[S3Entry]:
+    async def pages(
+        self, prefix: S3Uri, *, start_after: str = "", deep: bool = True
+    ) -> AsyncGenerator[Sequence[S3Entry], None]:
         """The youngest first, so that each is older than all before it."""
         del start_after, deep
-        for number in range(self._images if prefix.key == "images/" else 0):
-            yield S3Entry(prefix / f"{number:07}.jpg", f"{number:032}", 1, NOW - timedelta(seconds=number))
+        for start in range(0, self._images if prefix.key == "images/" else 0, 1000):
+            yield [
+                S3Entry(prefix / f"{number:07}.jpg", f"{number:032}", 1, NOW - timedelta(seconds=number))
+                for number in range(start, start + 1000)
+            ]
 
 
 def test_no_more_is_kept_than_is_asked_for() -> None:
