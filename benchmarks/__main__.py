@@ -53,7 +53,7 @@ QUICK: dict[str, Bench] = {
     "makespan": partial(makespan.run, images=60, trials=1, faster=10),
 }
 FULL_ALONE: dict[str, Alone] = {
-    "reconcile": partial(reconcile_listing.run, {10_000: 3, 100_000: 3, 1_000_000: 1}),
+    "reconcile": partial(reconcile_listing.run, reconcile_listing.SIZES),
     "door-notifications": partial(scripts.run, "door_notifications"),
     "door-callbacks": partial(scripts.run, "door_callbacks"),
     "awaited-memory": partial(scripts.run, "awaited_memory"),

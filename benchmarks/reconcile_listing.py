@@ -24,6 +24,8 @@ from i2v.runs import open_run
 from i2v.settings import Settings
 from tests.integration.listing_server import ENDINGS, START, listing_server
 
+SIZES = {2_500: 3, 25_000: 3, 250_000: 1}
+"""Images, and how often: with their answers 10,000, 100,000 and 1,000,000 keys, but for 30."""
 MISSING = 10
 NOBODY = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
 PREFIXES = ("images/", "videos/")
