@@ -2,34 +2,40 @@
 
 Three runs in one process submit one image of the bucket, then FEW and then MANY others, all of which render until it
 has measured. Prints one JSON object: bytes that Python holds for each of the MANY beyond FEW, so that what a run takes
-for itself is not in it. The library alone, without Prefect.
+for itself is not in it. The library alone, and with `--prefect` as flow runs whose steps are Prefect's tasks.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import gc
 import json
-import sys
 import tracemalloc
 from collections.abc import Sequence
+from dataclasses import replace
 from uuid import uuid4
+
+from prefect import flow
+from prefect.events.clients import PrefectEventsClient
+from prefect.events.worker import EventsWorker
 
 from i2v.animate import Steps, animate
 from i2v.apixo.models import TaskStatus
 from i2v.ledger import Held
-from i2v.poll import poll
 from i2v.prompts import Asked
 from i2v.runs import Run, open_run
 from i2v.settings import read_settings
 from i2v.sources import Item, find_items
+from tasks import STEPS
 
 
 class Crowd:
     """A run whose images all wait. `await full` until they do, `run.interrupt()` lets them go."""
 
-    def __init__(self, items: Sequence[Item]) -> None:
+    def __init__(self, items: Sequence[Item], steps: Steps) -> None:
         self._items = items
+        self._steps = steps
         self._left = len(items)
         self.full = asyncio.Event()
         self.run: Run | None = None
@@ -37,13 +43,13 @@ class Crowd:
 
     async def _live(self) -> None:
         async with open_run(read_settings(), str(uuid4())) as self.run:
-            await animate(self.run, self._items, Asked(prompt="it moves"), Steps(poll=self._poll))
+            await animate(self.run, self._items, Asked(prompt="it moves"), replace(self._steps, poll=self._poll))
 
     async def _poll(self, run: Run, held: Held) -> tuple[Held, TaskStatus | None]:
         self._left -= 1
         if not self._left:
             self.full.set()
-        return await poll(run, held)
+        return await self._steps.poll(run, held)
 
     async def end(self) -> None:
         """Stop waiting."""
@@ -52,7 +58,28 @@ class Crowd:
         await self.life
 
 
-async def measure(few: int, many: int) -> dict[str, float]:
+class FlowCrowd(Crowd):
+    """The same as a flow run of Prefect's."""
+
+    async def _live(self) -> None:
+        live = super()._live
+
+        @flow(name="crowd")
+        async def crowd() -> None:
+            await live()
+
+        await crowd()
+
+
+async def told() -> None:
+    """Until Prefect has sent all events; those that its client keeps, in case they come not through, are no video's."""
+    await asyncio.to_thread(EventsWorker.instance()._queue.join)  # noqa: SLF001 - Prefect's own way ends the worker too
+    for each in gc.get_objects():
+        if isinstance(each, PrefectEventsClient):
+            each._unconfirmed_events.clear()  # noqa: SLF001 - up to 700 events, whatever is in flight
+
+
+async def measure(few: int, many: int, *, with_prefect: bool) -> dict[str, float]:
     """All three, one after the other."""
     settings = read_settings()
     async with open_run(settings, "finds", dry_run=True) as finder:
@@ -60,10 +87,14 @@ async def measure(few: int, many: int) -> dict[str, float]:
     tracemalloc.start()
     crowds, held, begin = [], [], 0
     for number in (1, few, many):
-        crowds.append(Crowd(items[begin : begin + number]))
+        some = items[begin : begin + number]
+        crowds.append(FlowCrowd(some, STEPS) if with_prefect else Crowd(some, Steps()))
         begin += number
         await asyncio.sleep(0)
         await crowds[-1].full.wait()
+        if with_prefect:
+            await asyncio.sleep(1)
+            await told()
         gc.collect()
         held.append(tracemalloc.get_traced_memory()[0])
     for crowd in crowds:
@@ -72,5 +103,15 @@ async def measure(few: int, many: int) -> dict[str, float]:
     return {"bytes_each": ((three - two) - (two - one)) / (many - few)}
 
 
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("few", type=int)
+    parser.add_argument("many", type=int)
+    parser.add_argument("--prefect", action="store_true")
+    asked = parser.parse_args()
+    print(json.dumps(asyncio.run(measure(asked.few, asked.many, with_prefect=asked.prefect))))
+
+
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(measure(*map(int, sys.argv[1:])))))
+    main()

@@ -1,0 +1,43 @@
+"""How memory is taken from the system: one heap for all threads, where glibc would give each its own."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+THREADS = 8
+CHILD = f"""
+import ctypes, threading
+from i2v.memory import share_one_heap
+if "shared" == "{{how}}":
+    share_one_heap()
+together = threading.Barrier({THREADS})
+def take():
+    together.wait()
+    held = [bytes(5000) for _ in range(100)]
+    together.wait()
+threads = [threading.Thread(target=take) for _ in range({THREADS})]
+for each in threads: each.start()
+for each in threads: each.join()
+libc = ctypes.CDLL(None)
+libc.fopen.restype = ctypes.c_void_p
+out = ctypes.c_void_p(libc.fopen(b"/dev/stdout", b"w"))
+libc.malloc_info(0, out)
+libc.fflush(out)
+"""
+
+
+def heaps(how: str) -> int:
+    """How many heaps a process has in which so many threads took memory at once."""
+    command = [sys.executable, "-c", CHILD.format(how=how)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={})  # noqa: S603 - our own text
+    return done.stdout.count("<heap nr=")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc's")
+def test_threads_share_one_heap() -> None:
+    """Threads take no heaps of their own, as they would without it."""
+    assert heaps("shared") == 1 < heaps("apart")
