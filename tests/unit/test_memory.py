@@ -1,4 +1,4 @@
-"""How memory is taken from the system: one heap for all threads, where glibc would give each its own."""
+"""How memory is taken from the system: one heap for all threads, and no library before it is needed."""
 
 from __future__ import annotations
 
@@ -41,3 +41,10 @@ def heaps(how: str) -> int:
 def test_threads_share_one_heap() -> None:
     """Threads take no heaps of their own, as they would without it."""
     assert heaps("shared") == 1 < heaps("apart")
+
+
+def test_a_run_begins_without_ffmpeg() -> None:
+    """FFmpeg's libraries are not loaded before there is a video to examine."""
+    code = "import sys, i2v.animate; print('i2v.store' in sys.modules, 'av' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 - as above
+    assert done.stdout.split() == ["True", "False"]
