@@ -53,10 +53,13 @@ async def _pool(client: PrefectClient) -> Line:
 
 
 def _template() -> dict[str, Any]:
-    """Prefect's own, with a heartbeat that is short enough for the automation that waits for it."""
+    """Prefect's own, with a heartbeat short enough for the automation that waits for it, and one heap for all threads.
+
+    `i2v.memory` shares the heaps too, but the threads that Prefect has begun by then have theirs.
+    """
     template = ProcessWorker.get_default_base_job_template()
     env = template["variables"]["properties"]["env"]
-    env["default"] = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}
+    env["default"] = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS), "MALLOC_ARENA_MAX": "1"}
     return template
 
 
