@@ -235,7 +235,7 @@ async def test_a_refused_connection_is_an_error_without_the_query(make_fetcher: 
         free.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{free.getsockname()[1]}"
         async with make_fetcher(host) as fetcher:
-            with pytest.raises(FetchError, match=f"http://{host}/v could not be fetched: ConnectError") as caught:
+            with pytest.raises(FetchError, match=f"http://{host}/v could not be fetched: Connection") as caught:
                 await fetcher.fetch_bytes(f"http://{host}/v?sig=hush", limit=10)
     assert "hush" not in repr(caught.value)
     assert caught.value.__suppress_context__

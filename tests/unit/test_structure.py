@@ -28,7 +28,6 @@ OUTERMOST = "src/i2v/cli"
 
 ONLY_IN: dict[str, set[str]] = {
     "httpx": {"src/i2v/apixo/client.py", "src/i2v/fetch.py"},
-    "httpcore": {"src/i2v/fetch.py", "src/i2v/wide_reads.py"},
     "boto3": {"src/i2v/storage.py", "src/i2v/direct.py"},
     "botocore": {"src/i2v/storage.py", "src/i2v/direct.py"},
     "prefect": {"src/i2v/cli/prefect_server.py"},
