@@ -14,7 +14,7 @@ from prefect import Task
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.exceptions import TerminationSignal
-from prefect.logging.handlers import APILogHandler
+from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
 from prefect.states import Completed, Failed
 from prefect.utilities.annotations import quote
 
@@ -27,7 +27,17 @@ from i2v.settings import Settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_BEFORE: ContextVar[State[Any] | None] = ContextVar("step_before", default=None)
+_SHOWN = {"id", "type", "name", "timestamp", "state_details"}
+
+
+class _Before(State[Any]):
+    """What a step waits for, to be shown after it. Its result is nobody's, where Prefect asks a thread for it."""
+
+    def result(self, *_: Any, **__: Any) -> None:
+        """Nothing."""
+
+
+_BEFORE: ContextVar[_Before | None] = ContextVar("step_before", default=None)
 """The last step of the image that is being worked on; each image is an asyncio task of its own."""
 
 
@@ -52,7 +62,7 @@ async def outcome(step: Task[P, Coroutine[Any, Any, Any]], *args: P.args, **kwar
     state: State[Any] = await run(*map(quote, args), **kwargs, wait_for=[before] if before else None, return_state=True)
     _forget_links()
     if state.is_completed():
-        _BEFORE.set(state.model_copy(update={"data": True}))  # its data would be searched for strangers too
+        _BEFORE.set(_Before.model_validate(state.model_dump(include=_SHOWN)))
     given = await state.aresult(raise_on_failure=False)
     if isinstance(given, BaseException):
         raise given
@@ -139,11 +149,24 @@ def heed_termination(run: Run) -> Iterator[None]:
 
 def show_library_logs() -> None:
     """Let Prefect show what the library logs, with the task run it belongs to."""
+    _write_plainly_where_nobody_looks()
     log = logging.getLogger("i2v")
     log.setLevel(logging.INFO)
     if not any(isinstance(handler, APILogHandler) for handler in log.handlers):
         log.addHandler(APILogHandler())
         logging.getLogger("prefect.task_runs").addFilter(_is_told_once)
+
+
+def _write_plainly_where_nobody_looks() -> None:
+    """Prefect lays out each line for a terminal, at half of its cost; a file or a pipe needs none of that."""
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if isinstance(handler, PrefectConsoleHandler) and not handler.console.is_terminal:
+            plain = logging.StreamHandler(handler.stream)
+            plain.setLevel(handler.level)
+            plain.setFormatter(handler.formatter)
+            root.removeHandler(handler)
+            root.addHandler(plain)
 
 
 def shape_logs(settings: Settings) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -17,8 +18,9 @@ import av
 from av.bitstream import BitStreamFilterContext
 from av.container import InputContainer
 from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation
+from av.video.reformatter import Colorspace, Interpolation
 from av.video.stream import VideoStream
 from PIL import Image
 
@@ -27,7 +29,10 @@ from i2v.signatures import looks_like
 from i2v.video_facts import SECONDS_TOLERANCE, VideoFacts
 
 POSTER_LONG_SIDE_PX = 960
-POSTER_QUALITY = 85
+POSTER_QUANTIZER = 2
+"""FFmpeg's scale of 1 to 31, less is better."""
+TURNED_QUALITY = 90
+"""Pillow's, of a poster that had to be turned."""
 
 _BOXES = frozenset(b"ftyp styp moov mdat moof mfra sidx ssix free skip wide meta uuid pdin emsg prft".split())
 """The parts of an mp4. Another name after them is no part, and players pass over it."""
@@ -68,11 +73,24 @@ def examine_video(path: Path, sha256: str) -> tuple[VideoFacts, bytes]:
 def _poster(frame: VideoFrame) -> bytes:
     scale = min(1.0, POSTER_LONG_SIDE_PX / max(frame.width, frame.height))
     width, height = (max(1, round(side * scale)) for side in (frame.width, frame.height))
-    picture: Image.Image = frame.to_image(width=width, height=height, interpolation=Interpolation.FAST_BILINEAR)  # type: ignore[no-untyped-call]  # PyAV's stub leaves it open
-    upright = picture.rotate(frame.rotation, expand=True) if frame.rotation else picture
+    jpeg = _jpeg(frame, width, height)
+    if not frame.rotation:
+        return jpeg
     buffer = BytesIO()
-    upright.save(buffer, "JPEG", quality=POSTER_QUALITY)
+    Image.open(BytesIO(jpeg)).rotate(frame.rotation, expand=True).save(buffer, "JPEG", quality=TURNED_QUALITY)
     return buffer.getvalue()
+
+
+def _jpeg(frame: VideoFrame, width: int, height: int) -> bytes:
+    """By FFmpeg, which goes from a film's colours to a JPEG's without RGB between, in a third of the time."""
+    encoder = VideoCodecContext.create("mjpeg", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuvj420p"
+    encoder.time_base, encoder.thread_count = Fraction(1), 1
+    encoder.qmin = encoder.qmax = POSTER_QUANTIZER
+    to, scaling = Colorspace.ITU601, Interpolation.FAST_BILINEAR
+    picture = frame.reformat(width, height, "yuvj420p", dst_colorspace=to, interpolation=scaling, threads=1)
+    picture.pts = 0
+    return b"".join(map(bytes, encoder.encode(picture)))
 
 
 def _check_boxes(file: BinaryIO) -> int:

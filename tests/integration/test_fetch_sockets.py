@@ -8,6 +8,7 @@ import hashlib
 import logging
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,19 @@ from i2v.errors import FetchError
 from i2v.fetch import Fetched, Fetcher
 from i2v.settings import Settings
 from tests.integration.own_authority import own_authority
-from tests.integration.raw_server import Play, RawServer, drip, hang, hang_up, pour, reset, running, send
+from tests.integration.raw_server import (
+    Exchange,
+    Play,
+    RawServer,
+    drip,
+    hang,
+    hang_up,
+    in_chunks,
+    pour,
+    reset,
+    running,
+    send,
+)
 
 VIDEO = bytes(range(256)) * 4096
 MakeSettings = Callable[..., Settings]
@@ -42,6 +55,12 @@ def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext
     context, root = own_authority(tmp_path, "files.example", "127.0.0.1")
     monkeypatch.setenv("SSL_CERT_FILE", str(root))
     return context
+
+
+async def no_http(exchange: Exchange) -> None:
+    """Answer as no web server would."""
+    exchange.writer.write(b"220 mail.example ESMTP\r\n")
+    exchange.writer.close()
 
 
 def _host(server: RawServer) -> str:
@@ -69,6 +88,13 @@ async def test_a_file_is_hashed_while_it_is_written(make_fetcher: MakeFetcher, t
     assert path.read_bytes() == VIDEO
 
 
+async def test_a_body_in_chunks_is_fetched_whole(make_fetcher: MakeFetcher) -> None:
+    """A server need not declare a length; pieces larger than what is read at once come whole too."""
+    pieces = [VIDEO, b"x", VIDEO[: 1 << 17]]
+    async with running(in_chunks(*pieces)) as server, make_fetcher(_host(server)) as fetcher:
+        assert (await fetcher.fetch_bytes(server.url, limit=1 << 30)).body == b"".join(pieces)
+
+
 FAILURES: dict[str, tuple[Play, str]] = {
     "403": (send(403), "answered 403"),
     "404": (send(404), "answered 404"),
@@ -76,6 +102,9 @@ FAILURES: dict[str, tuple[Play, str]] = {
     "204": (send(204), "answered 204"),
     "206": (send(206, b"x"), "answered 206"),
     "cut": (send(200, b"half", declared=1000, close=True), "could not be fetched"),
+    "cut in chunks": (in_chunks(b"half", ended=False), "could not be fetched"),
+    "a long header": (send(200, b"x", Cookie="x" * 100_000), "could not be fetched"),
+    "no HTTP": (no_http, "could not be fetched"),
     "too large as declared": (send(200, b"", declared=1 << 30), "too large: 1073741824 bytes"),
     "too large as it came": (pour(200), "too large: more"),
     "dripping": (drip(200), "not done after 0.5 s"),
@@ -124,6 +153,28 @@ async def test_cancelling_leaves_no_file(make_fetcher: MakeFetcher, tmp_path: Pa
         with pytest.raises(asyncio.CancelledError):
             await task
     assert _names(tmp_path) == []
+
+
+def _reading() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("fetch")]
+
+
+@pytest.mark.parametrize("is_encrypted", [False, True], ids=["its body", "its handshake"])
+async def test_cancelling_ends_the_thread_that_reads(is_encrypted: bool, make_fetcher: MakeFetcher) -> None:
+    """Who stops waiting for a silent server hangs up, and no thread waits on for it."""
+    async with running(drip(200, every=60)) as server, make_fetcher(_host(server)) as fetcher:
+        url = f"https://{_host(server)}" if is_encrypted else server.url
+        task = asyncio.create_task(fetcher.fetch_bytes(url, limit=1 << 20))
+        async with asyncio.timeout(5):
+            while not _reading():  # noqa: ASYNC110 — the thread is what is waited for
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        task.cancel()
+        assert await asyncio.wait({task}, timeout=5) == ({task}, set())
+        assert task.cancelled()
+    async with asyncio.timeout(5):
+        while _reading():  # noqa: ASYNC110 — as above
+            await asyncio.sleep(0.01)
 
 
 async def test_a_file_that_was_there_is_left_alone_when_nothing_came(make_fetcher: MakeFetcher, tmp_path: Path) -> None:

@@ -249,6 +249,24 @@ def test_a_poster_is_a_jpeg_of_bounded_size(film: Film) -> None:
     assert (poster.format, poster.size) == ("JPEG", (960, 240))
 
 
+@pytest.mark.parametrize(("matrix", "number"), [("itu709", 1), ("itu601", 6)])
+def test_a_poster_has_the_colours_of_the_video(matrix: str, number: int, tmp_path: Path) -> None:
+    """High definition and a JPEG write colours in different ways; what is red stays that red."""
+    path, red = tmp_path / "red.mp4", (200, 30, 60)
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=FPS)
+        stream.width = stream.height = 64
+        stream.codec_context.colorspace = number
+        frame = av.VideoFrame.from_image(Image.new("RGB", (64, 64), red))  # type: ignore[no-untyped-call]
+        container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace=matrix)))
+        container.mux(stream.encode())
+    poster = Image.open(io.BytesIO(examine(path)[1])).convert("RGB")
+
+    shown = poster.getpixel((32, 32))
+    assert isinstance(shown, tuple)
+    assert all(abs(seen - meant) < 8 for seen, meant in zip(shown, red, strict=True)), shown
+
+
 def test_nothing_is_printed_about_a_broken_video(film: Film, capfd: pytest.CaptureFixture[str]) -> None:
     """FFmpeg's own complaints do not reach the terminal."""
     path = film(movflags="faststart")
