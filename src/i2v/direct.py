@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from io import FileIO
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
@@ -23,6 +24,7 @@ from i2v.uris import S3Uri
 
 NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 """The sha256 of no bytes."""
+PIECE_BYTES = 1 << 18
 OPERATIONS = {"GET": "GetObject", "HEAD": "HeadObject", "PUT": "PutObject", "DELETE": "DeleteObject"}
 LIST = "ListObjectsV2"
 _PLAIN = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED})
@@ -57,6 +59,14 @@ class _Signer(S3SigV4Auth):
         return digest
 
 
+class SentFile(FileIO):
+    """A file that is sent while it is read, in pieces that keep both sides busy and that a slow line takes in time."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """The next piece: a client's own are 16 KB."""
+        return super().read(-1 if size is None or size < 0 else max(size, PIECE_BYTES)) or b""
+
+
 class Direct:
     """Requests over a boto3 client's connections, from any thread."""
 
@@ -71,7 +81,7 @@ class Direct:
         uri: S3Uri,
         headers: Mapping[str, str],
         *,
-        body: bytes = b"",
+        body: bytes | SentFile = b"",
         sha256: str = NOTHING,
         limit: int | None = None,
         query: Mapping[str, str] | None = None,
@@ -112,7 +122,13 @@ class Direct:
         return response, content
 
     def _signed(
-        self, method: str, uri: S3Uri, headers: Mapping[str, str], body: bytes, sha256: str, query: Mapping[str, str]
+        self,
+        method: str,
+        uri: S3Uri,
+        headers: Mapping[str, str],
+        body: bytes | SentFile,
+        sha256: str,
+        query: Mapping[str, str],
     ) -> AWSPreparedRequest | None:
         place, credentials = self._place(uri.bucket), self._session.get_credentials()
         if place is None or credentials is None or not all(value.isascii() for value in headers.values()):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -26,7 +27,7 @@ from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, NoCredentialsError
 from botocore.utils import parse_timestamp
 
-from i2v.direct import Answer, Direct
+from i2v.direct import Answer, Direct, SentFile
 from i2v.errors import Conflict, NoBucket, NotFound, StorageError
 from i2v.listing import Page, S3Entry, by_boto3, read_page
 from i2v.uris import S3Uri
@@ -71,11 +72,11 @@ class _Put:
     """What is to be written, and on which condition: `If-Match` or `If-None-Match`."""
 
     uri: S3Uri
-    body: bytes
+    body: bytes | SentFile
     content_type: str
     metadata: Mapping[str, str]
     conditions: Mapping[str, str]
-    sha256: bytes | None
+    sha256: bytes
 
 
 def new_session(**arguments: Any) -> boto3.Session:
@@ -187,27 +188,54 @@ class Storage:
         metadata: Mapping[str, str] | None = None,
         create: bool = False,
         if_match: str | None = None,
-        sha256: bytes | None = None,
     ) -> Written:
         """Write an object with its checksum: unconditionally, only where none is (`create`), or over `if_match`.
-
-        S3 refuses it where the body has another `sha256`, which is made here where nobody has yet.
 
         Raises:
             Conflict: the condition did not hold (412), or another write was under way (409).
             StorageError: S3 did not answer well.
         """
         conditions = {"If-None-Match": "*"} if create else {"If-Match": if_match} if if_match else {}
-        put = _Put(uri, body, content_type, metadata or {}, conditions, sha256)
-        return await self.call(uri, self._put, put=put)
 
-    def _put(self, put: _Put) -> Written:
-        digest = put.sha256 or hashlib.sha256(put.body).digest()
-        checksum = b64encode(digest).decode()
+        def send() -> Written:
+            return self._send(_Put(uri, body, content_type, metadata or {}, conditions, hashlib.sha256(body).digest()))
+
+        return await self.call(uri, send)
+
+    async def put_file(
+        self,
+        uri: S3Uri,
+        path: Path,
+        *,
+        sha256: bytes,
+        content_type: str,
+        metadata: Mapping[str, str],
+        if_match: str | None = None,
+    ) -> Written:
+        """Write a file, which is sent as it is read, only where none is, or over `if_match`.
+
+        S3 refuses it where what comes has another `sha256`.
+
+        Raises:
+            Conflict: the condition did not hold (412), or another write was under way (409).
+            StorageError: S3 did not answer well, or the file cannot be read.
+        """
+        conditions = {"If-Match": if_match} if if_match else {"If-None-Match": "*"}
+
+        def send() -> Written:
+            with SentFile(path) as file:
+                return self._send(_Put(uri, file, content_type, metadata, conditions, sha256))
+
+        return await self.call(uri, send)
+
+    def _send(self, put: _Put) -> Written:
+        checksum = b64encode(put.sha256).decode()
         headers = {"Content-Type": put.content_type, "x-amz-checksum-sha256": checksum, **put.conditions}
         headers |= {f"x-amz-meta-{name}": value for name, value in put.metadata.items()}
-        if self.direct and (done := self.direct.ask("PUT", put.uri, headers, body=put.body, sha256=digest.hex())):
+        if self.direct and (done := self.direct.ask("PUT", put.uri, headers, body=put.body, sha256=put.sha256.hex())):
             return Written(done.headers["etag"].strip('"'), done.headers.get("x-amz-version-id"))
+        if isinstance(put.body, SentFile):
+            put.body.seek(0)
         answer = self.client.put_object(
             Bucket=put.uri.bucket,
             Key=put.uri.key,

@@ -153,8 +153,16 @@ async def _put_video(run: Run, path: Path, video: StoredVideo, record: JobRecord
     metadata = {"job": record.key, "task": record.task_id or "", "sha256": video.sha256}
 
     async def put(over: str | None = None) -> None:
-        what = {"content_type": "video/mp4", "sha256": video.sha256}
-        await put_file(run.storage, path, video.uri, **what, metadata=metadata, if_match=over)
+        await put_file(
+            run.storage,
+            path,
+            video.uri,
+            size=video.size,
+            sha256=video.sha256,
+            content_type="video/mp4",
+            metadata=metadata,
+            if_match=over,
+        )
 
     try:
         await put()

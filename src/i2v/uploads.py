@@ -11,6 +11,7 @@ import logging
 from base64 import b64encode
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from i2v.storage import Storage
 from i2v.uris import S3Uri
 
 log = logging.getLogger(__name__)
-ONE_PUT_BYTES = 8 << 20
+ONE_PUT_BYTES = 32 << 20
 PART_BYTES = 5 << 20
 """The least that S3 takes: memory rises with it, several times over, and speed does not."""
+PARTS_AT_ONCE = 2
 ABANDONED_AFTER = timedelta(hours=1)
 """No living upload of a video is so old."""
 
@@ -31,8 +33,9 @@ async def put_file(
     path: Path,
     uri: S3Uri,
     *,
-    content_type: str,
+    size: int,
     sha256: str,
+    content_type: str,
     metadata: Mapping[str, str],
     if_match: str | None = None,
 ) -> None:
@@ -42,8 +45,9 @@ async def put_file(
         storage: S3.
         path: the file.
         uri: where it goes.
-        content_type: what it is.
+        size: of it, in bytes.
         sha256: of its bytes, in hex.
+        content_type: what it is.
         metadata: what stands with it.
         if_match: the etag of the version that it replaces.
 
@@ -51,17 +55,10 @@ async def put_file(
         Conflict: the condition did not hold; nothing is left behind.
         StorageError: S3 did not answer well; nothing is visible.
     """
-    small = await asyncio.to_thread(_read_small, path)
-    if small is not None:
-        await storage.put(
-            uri,
-            small,
-            content_type=content_type,
-            metadata=metadata,
-            create=if_match is None,
-            if_match=if_match,
-            sha256=bytes.fromhex(sha256),
-        )
+    if size <= ONE_PUT_BYTES:
+        checked = bytes.fromhex(sha256)
+        how: dict[str, Any] = {"content_type": content_type, "metadata": metadata, "if_match": if_match}
+        await storage.put_file(uri, path, sha256=checked, **how)
         return
     await abort_uploads(storage, uri)
     place = {"Bucket": uri.bucket, "Key": uri.key}
@@ -76,7 +73,7 @@ async def put_file(
     )
     upload = {**place, "UploadId": made["UploadId"]}
     try:
-        parts = await _put_parts(storage, path, uri, upload)
+        parts = await _put_parts(storage, path, size, uri, upload)
         condition = {"IfMatch": if_match} if if_match else {"IfNoneMatch": "*"}
         await storage.call(
             uri, client.complete_multipart_upload, **upload, **condition, MultipartUpload={"Parts": parts}
@@ -86,19 +83,28 @@ async def put_file(
         raise
 
 
-def _read_small(path: Path) -> bytes | None:
-    return path.read_bytes() if path.stat().st_size <= ONE_PUT_BYTES else None
+async def _put_parts(
+    storage: Storage, path: Path, size: int, uri: S3Uri, upload: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Each is read, hashed and sent in a thread; the first that fails ends it, once those beside it have ended too."""
 
+    def put(number: int) -> dict[str, Any]:
+        with path.open("rb") as file:
+            file.seek((number - 1) * PART_BYTES)
+            body = file.read(PART_BYTES)
+        digest = b64encode(hashlib.sha256(body).digest()).decode()
+        made = storage.client.upload_part(**upload, PartNumber=number, Body=body, ChecksumSHA256=digest)
+        return {"PartNumber": number, "ETag": made["ETag"], "ChecksumSHA256": digest}
 
-async def _put_parts(storage: Storage, path: Path, uri: S3Uri, upload: dict[str, Any]) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = []
-    with path.open("rb") as file:
-        while body := file.read(PART_BYTES):
-            number, digest = len(parts) + 1, b64encode(hashlib.sha256(body).digest()).decode()
-            put = await storage.call(
-                uri, storage.client.upload_part, **upload, PartNumber=number, Body=body, ChecksumSHA256=digest
-            )
-            parts.append({"PartNumber": number, "ETag": put["ETag"], "ChecksumSHA256": digest})
+    count = ceil(size / PART_BYTES)
+    for first in range(1, count + 1, PARTS_AT_ONCE):
+        numbers = range(first, min(first + PARTS_AT_ONCE, count + 1))
+        calls = (storage.call(uri, put, number=number) for number in numbers)
+        for made in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(made, BaseException):
+                raise made
+            parts.append(made)
     return parts
 
 

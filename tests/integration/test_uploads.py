@@ -22,7 +22,7 @@ from sandbox import Sandbox
 from tests.integration.raw_server import running, send
 
 MakeFile = Callable[[int], Path]
-SMALL, EDGE, LARGE = 1000, ONE_PUT_BYTES, 2 * PART_BYTES + 1000
+SMALL, EDGE, LARGE = 1000, ONE_PUT_BYTES, ONE_PUT_BYTES + 3 * PART_BYTES + 1000
 
 
 @pytest.fixture
@@ -50,15 +50,17 @@ def film(tmp_path: Path) -> MakeFile:
     return make
 
 
-def sha256_of(path: Path) -> str:
-    """In hex."""
-    return sha256(path.read_bytes()).hexdigest()
+def measured(path: Path) -> tuple[int, str]:
+    """Bytes, and their sha256 in hex."""
+    body = path.read_bytes()
+    return len(body), sha256(body).hexdigest()
 
 
 async def put(storage: Storage, path: Path, uri: S3Uri, **options: Any) -> None:
     """Put it as a video is put."""
     what: dict[str, Any] = {"content_type": "video/mp4", "metadata": {"sha256": "5", "job": "j"}}
-    await put_file(storage, path, uri, sha256=sha256_of(path), **what, **options)
+    size, digest = measured(path)
+    await put_file(storage, path, uri, size=size, sha256=digest, **what, **options)
 
 
 def uploads(sandbox: Sandbox) -> list[str]:
@@ -78,7 +80,7 @@ def on_part(storage: Storage, number: int, act: Callable[[], None]) -> None:
 
 @pytest.mark.parametrize("size", [0, 1, SMALL, EDGE, EDGE + 1, LARGE])
 async def test_a_file_arrives_whole(storage: Storage, sandbox: Sandbox, uri: S3Uri, film: MakeFile, size: int) -> None:
-    """In one request up to 8 MiB, in parts above: bytes, type and metadata, and no upload is left open."""
+    """In one request up to 32 MiB, in parts above: bytes, type and metadata, and no upload is left open."""
     path = film(size)
     await put(storage, path, uri)
     got = await storage.get(uri)
@@ -173,9 +175,13 @@ async def test_a_cancelled_upload_leaves_nothing(
 async def test_a_file_that_is_gone_leaves_nothing(
     storage: Storage, sandbox: Sandbox, uri: S3Uri, tmp_path: Path
 ) -> None:
-    """No upload is begun for it."""
-    with pytest.raises(FileNotFoundError):
-        await put(storage, tmp_path / "none.mp4", uri)
+    """Neither an object nor an upload is left for it."""
+    for size in (SMALL, LARGE):
+        with pytest.raises(StorageError, match="No such file"):
+            await put_file(
+                storage, tmp_path / "none.mp4", uri, size=size, sha256="0" * 64, content_type="video/mp4", metadata={}
+            )
+    assert sandbox.keys() == []
     assert uploads(sandbox) == []
 
 
