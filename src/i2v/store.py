@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -60,8 +63,8 @@ async def store(run: Run, held: Held, status: TaskStatus) -> Held:
     """
     run.tell("storing", held.record.key)
     try:
-        with tempfile.TemporaryDirectory(prefix="i2v-") as folder:
-            video, status = await _bring(run, held, status, Path(folder) / "video.mp4")
+        with _aside() as path:
+            video, status = await _bring(run, held, status, path)
     except OSError as error:
         raise NotDelivered(
             f"Paid, but the video cannot be put aside in the temporary folder: {error.strerror or error}",
@@ -74,6 +77,17 @@ async def store(run: Run, held: Held, status: TaskStatus) -> Held:
     if stored:
         await run.ended_marks.add(stored.record)
     return stored or await run.ledger.read_existing(held.record.key)
+
+
+@contextmanager
+def _aside() -> Iterator[Path]:
+    """A file of its own in the temporary folder, as long as it is needed."""
+    handle, name = tempfile.mkstemp(prefix="i2v-", suffix=".mp4")
+    os.close(handle)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 async def _bring(run: Run, held: Held, status: TaskStatus, path: Path) -> tuple[StoredVideo, TaskStatus]:

@@ -29,7 +29,7 @@ from i2v.signatures import looks_like
 from i2v.video_facts import SECONDS_TOLERANCE, VideoFacts
 
 POSTER_LONG_SIDE_PX = 960
-POSTER_QUANTIZER = 2
+POSTER_QUANTIZER = 3
 """FFmpeg's scale of 1 to 31, less is better."""
 TURNED_QUALITY = 90
 """Pillow's, of a poster that had to be turned."""
@@ -87,6 +87,7 @@ def _jpeg(frame: VideoFrame, width: int, height: int) -> bytes:
     encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuvj420p"
     encoder.time_base, encoder.thread_count = Fraction(1), 1
     encoder.qmin = encoder.qmax = POSTER_QUANTIZER
+    encoder.options = {"huffman": "default"}
     to, scaling = Colorspace.ITU601, Interpolation.FAST_BILINEAR
     picture = frame.reformat(width, height, "yuvj420p", dst_colorspace=to, interpolation=scaling, threads=1)
     picture.pts = 0
@@ -186,6 +187,7 @@ def _seconds(container: InputContainer, stream: VideoStream) -> float:
 
 
 def _first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame:
+    stream.codec_context.thread_count = 1  # others would begin the frames after it
     for frame in container.decode(stream):
         if isinstance(frame, VideoFrame):
             return frame
