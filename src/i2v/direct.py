@@ -88,7 +88,8 @@ class Direct:
     ) -> Answer | None:
         """One request; `None` where boto3 must ask. Of an answer larger than `limit` bytes only the first `limit + 1`.
 
-        With a `query` it asks for a list of the bucket's objects, and the address has no key.
+        A GET with a `query` asks for a list of the bucket's objects, and its address has no key; a PUT with one is a
+        part of an upload.
 
         Raises:
             ClientError: the object is not there, the condition did not hold, or it is forbidden.
@@ -102,7 +103,7 @@ class Direct:
             return None
         status = response.status_code
         if status in _PLAIN:
-            _raise_plain(LIST if query else OPERATIONS[method], status, content)
+            _raise_plain(LIST if query and method == "GET" else OPERATIONS[method], status, content)
         elif status in _MOVED:
             self._places[uri.bucket] = None
         if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:

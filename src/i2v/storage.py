@@ -228,6 +228,31 @@ class Storage:
 
         return await self.call(uri, send)
 
+    async def put_part(self, uri: S3Uri, upload: str, number: int, read: Callable[[], bytes]) -> dict[str, Any]:
+        """Send a part of a multipart upload, which is read and hashed in the thread that sends it.
+
+        Returns:
+            The part as `complete_multipart_upload` takes it.
+
+        Raises:
+            StorageError: S3 did not answer well, or the part cannot be read.
+        """
+
+        def send() -> dict[str, Any]:
+            body = read()
+            digest = hashlib.sha256(body)
+            checksum = b64encode(digest.digest()).decode()
+            query, headers = {"partNumber": str(number), "uploadId": upload}, {"x-amz-checksum-sha256": checksum}
+            if self.direct and (
+                done := self.direct.ask("PUT", uri, headers, body=body, sha256=digest.hexdigest(), query=query)
+            ):
+                return {"PartNumber": number, "ETag": done.headers["etag"], "ChecksumSHA256": checksum}
+            place = {"Bucket": uri.bucket, "Key": uri.key, "UploadId": upload, "PartNumber": number}
+            made = self.client.upload_part(**place, Body=body, ChecksumSHA256=checksum)
+            return {"PartNumber": number, "ETag": made["ETag"], "ChecksumSHA256": checksum}
+
+        return await self.call(uri, send)
+
     def _send(self, put: _Put) -> Written:
         checksum = b64encode(put.sha256).decode()
         headers = {"Content-Type": put.content_type, "x-amz-checksum-sha256": checksum, **put.conditions}

@@ -6,11 +6,10 @@ Small ones go in one request, larger ones in parts that are never left behind.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-from base64 import b64encode
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -73,7 +72,7 @@ async def put_file(
     )
     upload = {**place, "UploadId": made["UploadId"]}
     try:
-        parts = await _put_parts(storage, path, size, uri, upload)
+        parts = await _put_parts(storage, path, size, uri, made["UploadId"])
         condition = {"IfMatch": if_match} if if_match else {"IfNoneMatch": "*"}
         await storage.call(
             uri, client.complete_multipart_upload, **upload, **condition, MultipartUpload={"Parts": parts}
@@ -83,29 +82,23 @@ async def put_file(
         raise
 
 
-async def _put_parts(
-    storage: Storage, path: Path, size: int, uri: S3Uri, upload: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Each is read, hashed and sent in a thread; the first that fails ends it, once those beside it have ended too."""
-
-    def put(number: int) -> dict[str, Any]:
-        with path.open("rb") as file:
-            file.seek((number - 1) * PART_BYTES)
-            body = file.read(PART_BYTES)
-        digest = b64encode(hashlib.sha256(body).digest()).decode()
-        made = storage.client.upload_part(**upload, PartNumber=number, Body=body, ChecksumSHA256=digest)
-        return {"PartNumber": number, "ETag": made["ETag"], "ChecksumSHA256": digest}
-
+async def _put_parts(storage: Storage, path: Path, size: int, uri: S3Uri, upload: str) -> list[dict[str, Any]]:
+    """The first that fails ends it, once those beside it have ended too."""
     parts: list[dict[str, Any]] = []
-    count = ceil(size / PART_BYTES)
-    for first in range(1, count + 1, PARTS_AT_ONCE):
-        numbers = range(first, min(first + PARTS_AT_ONCE, count + 1))
-        calls = (storage.call(uri, put, number=number) for number in numbers)
-        for made in await asyncio.gather(*calls, return_exceptions=True):
+    numbers = range(1, ceil(size / PART_BYTES) + 1)
+    for beside in (numbers[at : at + PARTS_AT_ONCE] for at in range(0, len(numbers), PARTS_AT_ONCE)):
+        puts = (storage.put_part(uri, upload, number, partial(_read_part, path, number)) for number in beside)
+        for made in await asyncio.gather(*puts, return_exceptions=True):
             if isinstance(made, BaseException):
                 raise made
             parts.append(made)
     return parts
+
+
+def _read_part(path: Path, number: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek((number - 1) * PART_BYTES)
+        return file.read(PART_BYTES)
 
 
 async def _abort(storage: Storage, uri: S3Uri, upload: dict[str, Any]) -> None:
