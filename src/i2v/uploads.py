@@ -19,7 +19,8 @@ from i2v.storage import Storage
 from i2v.uris import S3Uri
 
 log = logging.getLogger(__name__)
-ONE_PUT_BYTES = 32 << 20
+ONE_PUT_BYTES = 512 << 20
+"""A file is sent as it is read, so what one request may take is a matter of how much is sent again where it fails."""
 PART_BYTES = 5 << 20
 """The least that S3 takes: memory rises with it, several times over, and speed does not."""
 PARTS_AT_ONCE = 2
