@@ -165,6 +165,7 @@ def _write_plainly_where_nobody_looks() -> None:
             plain = logging.StreamHandler(handler.stream)
             plain.setLevel(handler.level)
             plain.setFormatter(handler.formatter)
+            plain.filters = handler.filters[:]
             root.removeHandler(handler)
             root.addHandler(plain)
 

@@ -24,7 +24,7 @@ from i2v.uris import S3Uri
 
 NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 """The sha256 of no bytes."""
-PIECE_BYTES = 1 << 18
+PIECE_BYTES = 1 << 16
 OPERATIONS = {"GET": "GetObject", "HEAD": "HeadObject", "PUT": "PutObject", "DELETE": "DeleteObject"}
 LIST = "ListObjectsV2"
 _PLAIN = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED})

@@ -1,21 +1,25 @@
 """One GET over a connection of its own, its answer read in a thread: `Exchange`.
 
 There a body costs C and the kernel alone, while the event loop does something else; a client of the loop takes several
-times the CPU for a video. Where it may lead is the caller's to check.
+times the CPU for a video. What the answer says is h11's to read, and it forgives nothing. Where it may lead is the
+caller's to check.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.client
 import socket
 import ssl
+from asyncio import Future
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
-from typing import NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
+
+import h11
 
 AT_ONCE_BYTES = 1 << 18
+HEAD_BYTES = 1 << 16
 T = TypeVar("T")
 
 
@@ -25,6 +29,17 @@ class Target(NamedTuple):
     host: str
     netloc: str
     path: str
+
+
+class NoHttp(Exception):
+    """The answer is not what HTTP allows, or it ends before its end."""
+
+
+class Head(NamedTuple):
+    """How an answer begins: its status and its headers, names in lower case, values of one name joined."""
+
+    status: int
+    headers: Mapping[str, str]
 
 
 class Exchange:
@@ -39,7 +54,7 @@ class Exchange:
     def __init__(self, sock: socket.socket, target: Target, tls: ssl.SSLContext | None) -> None:
         self._sock, self._target, self._tls = sock, target, tls
         self._handle = sock.dup()  # the same connection, to hang up while the thread reads
-        self._answer: http.client.HTTPResponse | None = None
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_BYTES)
 
     @classmethod
     async def connect(
@@ -64,8 +79,6 @@ class Exchange:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._answer:
-            self._answer.close()
         self._sock.close()
         self._handle.close()
 
@@ -75,13 +88,13 @@ class Exchange:
         try:
             return await asyncio.shield(done)
         except asyncio.CancelledError:
+            done.add_done_callback(_forget)
             with contextlib.suppress(OSError):
                 self._handle.shutdown(socket.SHUT_RDWR)
             await asyncio.wait({done})
-            done.exception()  # which nobody wants, and asyncio would complain of
             raise
 
-    def ask(self, headers: Mapping[str, str], silence_seconds: float) -> http.client.HTTPResponse:
+    def ask(self, headers: Mapping[str, str], silence_seconds: float) -> Head:
         """Send the request and read the answer's head; blocks.
 
         Args:
@@ -90,28 +103,84 @@ class Exchange:
 
         Raises:
             OSError: the connection broke, is silent, or its certificate is not good.
-            http.client.HTTPException: this is no HTTP.
+            NoHttp: this is no answer.
         """
         self._sock.settimeout(silence_seconds)
         if self._tls:
             self._sock = self._tls.wrap_socket(self._sock, server_hostname=self._target.host)
-        connection = http.client.HTTPConnection(self._target.host)
-        connection.sock = self._sock
-        connection.putrequest("GET", self._target.path, skip_host=True, skip_accept_encoding=True)
-        for name, value in {"Host": self._target.netloc, "Connection": "close", **headers}.items():
-            connection.putheader(name, value)
-        connection.endheaders()
-        self._answer = connection.getresponse()
-        return self._answer
+        own = {"Host": self._target.netloc, "Connection": "close", **headers}
+        with _told():
+            request = h11.Request(method="GET", target=self._target.path, headers=list(own.items()))
+            self._sock.sendall((self._http.send(request) or b"") + (self._http.send(h11.EndOfMessage()) or b""))
+            while isinstance(event := self._event(), h11.InformationalResponse):
+                pass
+        self._head = _head(event)
+        return self._head
+
+    def body(self) -> Iterator[memoryview]:
+        """The body as it comes, whole or not at all; each view holds only until the next one; blocks.
+
+        Raises:
+            OSError: the connection broke or is silent.
+            NoHttp: a part of the body is missing.
+        """
+        declared = self._head.headers.get("content-length")
+        if declared is None or "transfer-encoding" in self._head.headers:
+            yield from self._framed()
+        else:
+            yield from self._plain(int(declared))
+
+    def _plain(self, left: int) -> Iterator[memoryview]:
+        """So many bytes, past h11, which would copy each of them three times."""
+        begun = self._http.trailing_data[0][:left]
+        yield memoryview(begun)
+        left -= len(begun)
+        buffer = memoryview(bytearray(min(AT_ONCE_BYTES, left)))
+        while left:
+            got = self._fill(buffer[: min(len(buffer), left)])
+            yield buffer[:got]
+            left -= got
+
+    def _fill(self, buffer: memoryview) -> int:
+        got = 0
+        while got < len(buffer):
+            more = self._sock.recv_into(buffer[got:])
+            if not more:
+                raise NoHttp("it was cut short")
+            got += more
+        return got
+
+    def _framed(self) -> Iterator[memoryview]:
+        with _told():
+            while isinstance(event := self._event(), h11.Data):
+                yield memoryview(event.data)
+
+    def _event(self) -> Any:
+        while (event := self._http.next_event()) is h11.NEED_DATA:
+            self._http.receive_data(self._sock.recv(AT_ONCE_BYTES))
+        return event
 
 
-def chunks(answer: http.client.HTTPResponse) -> Iterator[memoryview]:
-    """The body as it comes; each view holds only until the next one.
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """In words of our own: h11's may quote what the server sent, which may quote what it was asked."""
+    try:
+        yield
+    except h11.ProtocolError:
+        raise NoHttp("its answer is not what HTTP allows, or was cut short") from None
 
-    Raises:
-        OSError: the connection broke or is silent.
-        http.client.HTTPException: a part of the body is missing.
-    """
-    buffer = memoryview(bytearray(AT_ONCE_BYTES))
-    while got := answer.readinto(buffer):
-        yield buffer[:got]
+
+def _head(event: Any) -> Head:
+    if not isinstance(event, h11.Response):
+        raise NoHttp("it was answered with nothing")
+    headers: dict[str, str] = {}
+    for name, value in event.headers:
+        before = f"{headers[name.decode()]}, " if name.decode() in headers else ""
+        headers[name.decode()] = before + value.decode("latin-1")
+    return Head(event.status_code, headers)
+
+
+def _forget(done: Future[Any]) -> None:
+    """What a thread raised that nobody waits for; asyncio would print it."""
+    if not done.cancelled():
+        done.exception()

@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from http.client import HTTPException, HTTPResponse
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -22,7 +21,7 @@ import httpx
 
 from i2v.addresses import Reach, Resolver, bare_url, look_up
 from i2v.errors import FetchError
-from i2v.exchange import Exchange, Target, chunks
+from i2v.exchange import Exchange, Head, NoHttp, Target
 from i2v.gate import Gate
 from i2v.settings import Settings
 
@@ -125,9 +124,10 @@ class Fetcher:
                 raise _broken(url, f"not done after {seconds:g} s") from None
             except httpx.InvalidURL:
                 raise FetchError(f"{bare_url(url)} is no URL", "It looks like https://host/path") from None
-            except (HTTPException, OSError) as error:
+            except (NoHttp, OSError) as error:
                 words = " ".join(str(error).split())
-                raise _broken(url, f"{type(error).__name__}: {words}" if words else type(error).__name__) from None
+                kind = "" if isinstance(error, NoHttp) else f"{type(error).__name__}: "
+                raise _broken(url, f"{kind}{words}".removesuffix(": ")) from None
 
     async def _fetch(self, url: str, limit: int, begin: _Begin) -> str | None:
         """Hand on the body at the end of all redirects, each of which is checked like the first address."""
@@ -136,7 +136,7 @@ class Fetcher:
             with await self._connect(here) as exchange:
 
                 def read(exchange: Exchange = exchange) -> _End:
-                    return _read(exchange.ask(self._headers, SILENCE_SECONDS), url, limit, begin)
+                    return _read(exchange, exchange.ask(self._headers, SILENCE_SECONDS), url, limit, begin)
 
                 end = await exchange.run(self._threads, read)
             if end.location is None:
@@ -176,30 +176,27 @@ class _End(NamedTuple):
     content_type: str | None
 
 
-def _read(answer: HTTPResponse, url: str, limit: int, begin: _Begin) -> _End:
-    if answer.status in _REDIRECTS and (location := answer.headers["location"]):
+def _read(exchange: Exchange, head: Head, url: str, limit: int, begin: _Begin) -> _End:
+    if head.status in _REDIRECTS and (location := head.headers.get("location")):
         return _End(location, None)
-    _check_head(answer, url, limit)
+    _check_head(head, url, limit)
     size, write = 0, begin()
-    for chunk in chunks(answer):
-        size += len(chunk)
+    for piece in exchange.body():
+        size += len(piece)
         if size > limit:
             raise _too_large(url, "more", limit)
-        write(chunk)
-    declared = answer.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) != size:
-        raise _broken(url, f"{size} of {declared} bytes came")
-    return _End(None, answer.headers["content-type"])
+        write(piece)
+    return _End(None, head.headers.get("content-type"))
 
 
-def _check_head(answer: HTTPResponse, url: str, limit: int) -> None:
-    if answer.status != httpx.codes.OK:
-        hint = "The link may have expired: ask for a fresh one" if answer.status in _EXPIRED else "Try again later"
-        raise FetchError(f"{bare_url(url)} answered {answer.status}", hint, answer.status)
-    if _COMPRESSIONS & {word.strip().lower() for word in answer.headers.get("content-encoding", "").split(",")}:
+def _check_head(head: Head, url: str, limit: int) -> None:
+    if head.status != httpx.codes.OK:
+        hint = "The link may have expired: ask for a fresh one" if head.status in _EXPIRED else "Try again later"
+        raise FetchError(f"{bare_url(url)} answered {head.status}", hint, head.status)
+    if _COMPRESSIONS & {word.strip().lower() for word in head.headers.get("content-encoding", "").split(",")}:
         raise _broken(url, "it came compressed, which was not asked for")
-    declared = answer.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
+    declared = head.headers.get("content-length", "0")
+    if int(declared) > limit:
         raise _too_large(url, f"{declared} bytes", limit)
 
 

@@ -63,8 +63,7 @@ async def store(run: Run, held: Held, status: TaskStatus) -> Held:
     """
     run.tell("storing", held.record.key)
     try:
-        with _aside() as path:
-            video, status = await _bring(run, held, status, path)
+        video, status = await _bring(run, held, status)
     except OSError as error:
         raise NotDelivered(
             f"Paid, but the video cannot be put aside in the temporary folder: {error.strerror or error}",
@@ -90,7 +89,7 @@ def _aside() -> Iterator[Path]:
         Path(name).unlink(missing_ok=True)
 
 
-async def _bring(run: Run, held: Held, status: TaskStatus, path: Path) -> tuple[StoredVideo, TaskStatus]:
+async def _bring(run: Run, held: Held, status: TaskStatus) -> tuple[StoredVideo, TaskStatus]:
     """The video, published, and the status that led to it."""
     problem = "the provider named no file"
     for fresh in range(FRESH_URLS + 1):
@@ -100,8 +99,9 @@ async def _bring(run: Run, held: Held, status: TaskStatus, path: Path) -> tuple[
         for url in status.result_urls[:1] if status.state is TaskState.SUCCESS else ():
             try:
                 async with run.storing:
-                    delivery = await _fetch(run, url, path, status)
-                    return await _publish(run, held.record, delivery), status
+                    with _aside() as path:
+                        delivery = await _fetch(run, url, path, status)
+                        return await _publish(run, held.record, delivery), status
             except (FetchError, BrokenVideo) as error:
                 problem = str(error)
                 log.warning("%s: %s", who(held), error)

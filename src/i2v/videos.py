@@ -36,6 +36,9 @@ TURNED_QUALITY = 90
 
 _BOXES = frozenset(b"ftyp styp moov mdat moof mfra sidx ssix free skip wide meta uuid pdin emsg prft".split())
 """The parts of an mp4. Another name after them is no part, and players pass over it."""
+UNSPECIFIED = 2
+_KNOWN_COLOURS = frozenset({0, 1, 2, 4, 5, 6, 7, 9})
+"""FFmpeg's numbers of the ways to write colours that it can turn into a JPEG's; a poster of others is a bit off."""
 _CHECKED_BY = {"h264": "h264_mp4toannexb", "hevc": "hevc_mp4toannexb"}
 """FFmpeg's filters that walk the units in each packet, and so find one that was overwritten, at no cost."""
 
@@ -89,6 +92,8 @@ def _jpeg(frame: VideoFrame, width: int, height: int) -> bytes:
     encoder.qmin = encoder.qmax = POSTER_QUANTIZER
     encoder.options = {"huffman": "default"}
     to, scaling = Colorspace.ITU601, Interpolation.FAST_BILINEAR
+    if frame.colorspace not in _KNOWN_COLOURS:
+        frame.colorspace = UNSPECIFIED
     picture = frame.reformat(width, height, "yuvj420p", dst_colorspace=to, interpolation=scaling, threads=1)
     picture.pts = 0
     return b"".join(map(bytes, encoder.encode(picture)))

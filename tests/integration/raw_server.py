@@ -148,17 +148,21 @@ def drip(status: int, *, every: float = 0.05, declared: int = 10_000) -> Play:
     return play
 
 
-def in_chunks(*pieces: bytes, ended: bool = True) -> Play:
-    """Answer 200 with a body in chunks; one that is not ended is cut."""
-    body = b"".join(f"{len(piece):x}\r\n".encode() + piece + b"\r\n" for piece in pieces)
+def raw(answer: bytes) -> Play:
+    """Answer with these very bytes, and close."""
 
     async def play(exchange: Exchange) -> None:
-        exchange.writer.write(b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
-        exchange.writer.write(b"0\r\n\r\n" if ended else b"")
+        exchange.writer.write(answer)
         await exchange.writer.drain()
         exchange.writer.close()
 
     return play
+
+
+def in_chunks(*pieces: bytes, ended: bool = True) -> Play:
+    """Answer 200 with a body in chunks; one that is not ended is cut."""
+    body = b"".join(f"{len(piece):x}\r\n".encode() + piece + b"\r\n" for piece in pieces)
+    return raw(b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked \r\n\r\n" + body + (b"0\r\n\r\n" if ended else b""))
 
 
 def pour(status: int) -> Play:

@@ -21,7 +21,6 @@ from i2v.fetch import Fetched, Fetcher
 from i2v.settings import Settings
 from tests.integration.own_authority import own_authority
 from tests.integration.raw_server import (
-    Exchange,
     Play,
     RawServer,
     drip,
@@ -29,6 +28,7 @@ from tests.integration.raw_server import (
     hang_up,
     in_chunks,
     pour,
+    raw,
     reset,
     running,
     send,
@@ -55,12 +55,6 @@ def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext
     context, root = own_authority(tmp_path, "files.example", "127.0.0.1")
     monkeypatch.setenv("SSL_CERT_FILE", str(root))
     return context
-
-
-async def no_http(exchange: Exchange) -> None:
-    """Answer as no web server would."""
-    exchange.writer.write(b"220 mail.example ESMTP\r\n")
-    exchange.writer.close()
 
 
 def _host(server: RawServer) -> str:
@@ -95,6 +89,20 @@ async def test_a_body_in_chunks_is_fetched_whole(make_fetcher: MakeFetcher) -> N
         assert (await fetcher.fetch_bytes(server.url, limit=1 << 30)).body == b"".join(pieces)
 
 
+async def test_hints_before_the_answer_are_passed_over(make_fetcher: MakeFetcher) -> None:
+    """A server may say 103 and more before it answers."""
+    hints = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
+    play = raw(hints + b"HTTP/1.1 200 X\r\nContent-Length: 4\r\n\r\nhere and more")
+    async with running(play) as server, make_fetcher(_host(server)) as fetcher:
+        assert (await fetcher.fetch_bytes(server.url, limit=10)).body == b"here"
+
+
+async def test_a_body_without_a_length_ends_with_the_connection(make_fetcher: MakeFetcher) -> None:
+    """As an old server's does."""
+    async with running(raw(b"HTTP/1.0 200 X\r\n\r\nhere")) as server, make_fetcher(_host(server)) as fetcher:
+        assert (await fetcher.fetch_bytes(server.url, limit=10)).body == b"here"
+
+
 FAILURES: dict[str, tuple[Play, str]] = {
     "403": (send(403), "answered 403"),
     "404": (send(404), "answered 404"),
@@ -103,8 +111,14 @@ FAILURES: dict[str, tuple[Play, str]] = {
     "206": (send(206, b"x"), "answered 206"),
     "cut": (send(200, b"half", declared=1000, close=True), "could not be fetched"),
     "cut in chunks": (in_chunks(b"half", ended=False), "could not be fetched"),
-    "a long header": (send(200, b"x", Cookie="x" * 100_000), "could not be fetched"),
-    "no HTTP": (no_http, "could not be fetched"),
+    "a long header": (send(200, b"x", Cookie="x" * 1_000_000), "could not be fetched"),
+    "no HTTP": (raw(b"220 mail.example ESMTP\r\n"), "could not be fetched"),
+    "its request again": (raw(b"GET /v.mp4?sig=hush HTTP/1.1\r\n\r\n"), "could not be fetched"),
+    "cut, its length padded": (raw(b"HTTP/1.1 200 X\r\nContent-Length: 200 \r\n\r\nhalf"), "could not be fetched"),
+    "a signed length": (raw(b"HTTP/1.1 200 X\r\nContent-Length: +4\r\n\r\nhalf"), "could not be fetched"),
+    "two lengths": (raw(b"HTTP/1.1 200 X\r\nContent-Length: 4, 5\r\n\r\nhalf"), "could not be fetched"),
+    "no colon": (raw(b"HTTP/1.1 200 X\r\nNonsense\r\nContent-Length: 4\r\n\r\nhalf"), "could not be fetched"),
+    "coded twice": (raw(b"HTTP/1.1 200 X\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"), "could not be"),
     "too large as declared": (send(200, b"", declared=1 << 30), "too large: 1073741824 bytes"),
     "too large as it came": (pour(200), "too large: more"),
     "dripping": (drip(200), "not done after 0.5 s"),

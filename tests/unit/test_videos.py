@@ -249,22 +249,35 @@ def test_a_poster_is_a_jpeg_of_bounded_size(film: Film) -> None:
     assert (poster.format, poster.size) == ("JPEG", (960, 240))
 
 
-@pytest.mark.parametrize(("matrix", "number"), [("itu709", 1), ("itu601", 6)])
-def test_a_poster_has_the_colours_of_the_video(matrix: str, number: int, tmp_path: Path) -> None:
-    """High definition and a JPEG write colours in different ways; what is red stays that red."""
-    path, red = tmp_path / "red.mp4", (200, 30, 60)
+RED = (200, 30, 60)
+
+
+def _red(path: Path, colours: int, matrix: str = "itu601") -> Path:
+    """A red film that says that its colours are written in this way, by FFmpeg's number."""
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS)
         stream.width = stream.height = 64
-        stream.codec_context.colorspace = number
-        frame = av.VideoFrame.from_image(Image.new("RGB", (64, 64), red))  # type: ignore[no-untyped-call]
+        stream.codec_context.colorspace = colours
+        frame = av.VideoFrame.from_image(Image.new("RGB", (64, 64), RED))  # type: ignore[no-untyped-call]
         container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace=matrix)))
         container.mux(stream.encode())
-    poster = Image.open(io.BytesIO(examine(path)[1])).convert("RGB")
+    return path
+
+
+@pytest.mark.parametrize(("matrix", "colours"), [("itu709", 1), ("itu601", 6)])
+def test_a_poster_has_the_colours_of_the_video(matrix: str, colours: int, tmp_path: Path) -> None:
+    """High definition and a JPEG write colours in different ways; what is red stays that red."""
+    poster = Image.open(io.BytesIO(examine(_red(tmp_path / "red.mp4", colours, matrix))[1])).convert("RGB")
 
     shown = poster.getpixel((32, 32))
     assert isinstance(shown, tuple)
-    assert all(abs(seen - meant) < 8 for seen, meant in zip(shown, red, strict=True)), shown
+    assert all(abs(seen - meant) < 8 for seen, meant in zip(shown, RED, strict=True)), shown
+
+
+@pytest.mark.parametrize("colours", [8, 10, 14])
+def test_a_video_in_rare_colours_has_a_poster(colours: int, tmp_path: Path) -> None:
+    """What FFmpeg cannot turn into a JPEG's colours is no reason to leave a paid video unpublished."""
+    assert Image.open(io.BytesIO(examine(_red(tmp_path / "red.mp4", colours))[1])).size == (64, 64)
 
 
 def test_nothing_is_printed_about_a_broken_video(film: Film, capfd: pytest.CaptureFixture[str]) -> None:
