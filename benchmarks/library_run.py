@@ -21,9 +21,10 @@ from i2v.animate import Steps, animate
 from i2v.direct import OPERATIONS
 from i2v.prompts import Asked
 from i2v.runs import open_run
+from i2v.s3_client import THREADS
 from i2v.settings import read_settings
 from i2v.sources import find_items
-from i2v.storage import THREADS, Storage
+from i2v.storage import Storage
 
 
 class Requests:

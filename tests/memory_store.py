@@ -20,7 +20,8 @@ from i2v.ledger import Held, Ledger
 from i2v.listing import S3Entry
 from i2v.request import Request
 from i2v.runs import Run, RunRecord
-from i2v.storage import S3Object, Storage, Written
+from i2v.s3_answers import S3Object
+from i2v.storage import Storage, Written
 from i2v.uris import S3Uri
 from tests.conftest import SealedSettings
 

@@ -28,9 +28,10 @@ from i2v.marks import EndedMarks
 from i2v.memory import share_one_heap
 from i2v.recent import RecentWriter
 from i2v.report import ItemReport, Report
+from i2v.s3_answers import S3Object
 from i2v.savings import Saving, savings_of
 from i2v.settings import Settings
-from i2v.storage import S3Object, Storage
+from i2v.storage import Storage
 from i2v.uris import S3Uri
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""S3, awaited: `Storage`, the only place that speaks boto3. It knows objects and conditions, not what they mean.
+"""S3, awaited: `Storage`, by boto3 and past it. It knows objects and conditions, not what they mean.
 
 boto3 runs in threads over one shared client. Every failure leaves as an `i2v.errors.StorageError` that names the
 address and says what to do. Uploads of files are in `i2v.uploads`.
@@ -12,51 +12,22 @@ from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from http import HTTPStatus
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
 
 import boto3
-import botocore.session
-from botocore.config import Config
 from botocore.credentials import RefreshableCredentials
-from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, NoCredentialsError
-from botocore.utils import parse_timestamp
+from botocore.exceptions import BotoCoreError, ClientError
 
-from i2v.direct import Answer, Direct, SentFile
-from i2v.errors import Conflict, NoBucket, NotFound, StorageError
+from i2v.direct import Direct, SentFile
+from i2v.errors import StorageError
 from i2v.listing import Page, S3Entry, by_boto3, read_page
+from i2v.s3_answers import S3Object, boto3_object, plain_object, translate
+from i2v.s3_client import THREADS, new_session, s3_client
 from i2v.uris import S3Uri
 
-THREADS = 32
-TRIES = 5
-"""So often S3 is asked where it is not well: once directly, then by boto3."""
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class S3Object:
-    """One version of an object as S3 told it; `body` is empty after a HEAD. Times are UTC, sizes bytes."""
-
-    uri: S3Uri
-    etag: str
-    size: int
-    last_modified: datetime
-    served_at: datetime
-    """S3's own clock when it answered, so that an age depends on no host's."""
-    version_id: str | None = None
-    content_type: str = ""
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
-
-    @property
-    def age_seconds(self) -> float:
-        """Seconds since the last write, by S3's clock."""
-        return (self.served_at - self.last_modified).total_seconds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,42 +48,6 @@ class _Put:
     metadata: Mapping[str, str]
     conditions: Mapping[str, str]
     sha256: bytes
-
-
-def new_session(**arguments: Any) -> boto3.Session:
-    """A boto3 session by the usual AWS environment, or by these arguments, that reads long listings fast."""
-    inner = botocore.session.get_session()
-    inner.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
-    return boto3.Session(botocore_session=inner, **arguments)
-
-
-def _moment(value: Any) -> datetime:
-    """A time in an answer. boto3's own way takes four fifths of the time that a listing takes to be read."""
-    try:
-        return datetime.fromisoformat(value)
-    except (TypeError, ValueError):  # headers have another form
-        moment: datetime = parse_timestamp(value)
-        return moment
-
-
-def s3_client(session: boto3.Session | None = None) -> Any:
-    """A boto3 client by the usual AWS environment, with path addressing for servers that are not Amazon's."""
-    session = session or new_session()
-    config = Config(
-        max_pool_connections=THREADS,
-        connect_timeout=5,
-        read_timeout=30,
-        retries={"mode": "standard", "total_max_attempts": TRIES - 1},
-        signature_version="s3v4",
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-    )
-    client = session.client("s3", config=config)
-    host = urlsplit(client.meta.endpoint_url).hostname or ""
-    chosen = (getattr(client.meta.config, "s3", None) or {}).get("addressing_style")
-    if host.endswith((".amazonaws.com", ".amazonaws.com.cn")) or chosen:
-        return client
-    return session.client("s3", config=config.merge(Config(s3={"addressing_style": "path"})))
 
 
 class Storage:
@@ -158,12 +93,12 @@ class Storage:
 
     def _read(self, uri: S3Uri, limit: int | None, version_id: str | None) -> S3Object:
         if self.direct and not version_id and (answer := self.direct.ask("GET", uri, {}, limit=limit)):
-            return _plain_object(uri, answer)
+            return plain_object(uri, answer)
         version = {"VersionId": version_id} if version_id else {}
         answer = self.client.get_object(Bucket=uri.bucket, Key=uri.key, **version)
         with answer["Body"] as stream:
             body = stream.read() if limit is None else stream.read(limit + 1)
-        return _object(uri, answer, body)
+        return boto3_object(uri, answer, body)
 
     async def head(self, uri: S3Uri) -> S3Object:
         """Ask what an object is without reading it.
@@ -176,8 +111,8 @@ class Storage:
 
     def _head(self, uri: S3Uri) -> S3Object:
         if self.direct and (answer := self.direct.ask("HEAD", uri, {})):
-            return _plain_object(uri, answer)
-        return _object(uri, self.client.head_object(Bucket=uri.bucket, Key=uri.key), b"")
+            return plain_object(uri, answer)
+        return boto3_object(uri, self.client.head_object(Bucket=uri.bucket, Key=uri.key), b"")
 
     async def put(
         self,
@@ -382,69 +317,3 @@ class Storage:
         """Whether the credentials are known to end so soon, and with them every URL they signed."""
         credentials = self._session.get_credentials()
         return isinstance(credentials, RefreshableCredentials) and credentials.refresh_needed(seconds)
-
-
-def _plain_object(uri: S3Uri, answer: Answer) -> S3Object:
-    headers, meta = answer.headers, "x-amz-meta-"
-    served_at = parsedate_to_datetime(headers["date"]) if "date" in headers else datetime.now(UTC)
-    return S3Object(
-        uri=uri,
-        etag=headers["etag"].strip('"'),
-        size=int(headers["content-length"]),
-        last_modified=parsedate_to_datetime(headers["last-modified"]),
-        served_at=served_at,
-        version_id=version if (version := headers.get("x-amz-version-id")) not in (None, "null") else None,
-        content_type=headers.get("content-type", ""),
-        metadata={name.removeprefix(meta): value for name, value in headers.items() if name.startswith(meta)},
-        body=answer.body,
-    )
-
-
-def _object(uri: S3Uri, answer: Mapping[str, Any], body: bytes) -> S3Object:
-    date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-    return S3Object(
-        uri=uri,
-        etag=answer["ETag"].strip('"'),
-        size=int(answer["ContentLength"]),
-        last_modified=answer["LastModified"],
-        served_at=parsedate_to_datetime(date) if date else datetime.now(UTC),
-        version_id=version if (version := answer.get("VersionId")) not in (None, "null") else None,
-        content_type=answer.get("ContentType", ""),
-        metadata=answer.get("Metadata", {}),
-        body=body,
-    )
-
-
-def translate(error: ClientError | BotoCoreError, uri: S3Uri, endpoint: str) -> StorageError:
-    """Say what S3 refused, where, and what to do."""
-    if isinstance(error, NoCredentialsError):
-        return StorageError(
-            f"No AWS credentials to reach {uri}", "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-        )
-    if isinstance(error, EndpointConnectionError):
-        return StorageError(
-            f"S3 cannot be reached at {endpoint} for {uri}", "Check AWS_ENDPOINT_URL, AWS_REGION and the network"
-        )
-    if not isinstance(error, ClientError):
-        return StorageError(f"S3 failed at {uri}: {error}", "Check the AWS_* settings and the network")
-    return _translate_answer(error, uri)
-
-
-def _translate_answer(error: ClientError, uri: S3Uri) -> StorageError:
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    what = error.operation_name
-    if status == HTTPStatus.PRECONDITION_FAILED or (
-        status == HTTPStatus.CONFLICT and what in {"PutObject", "CompleteMultipartUpload", "DeleteObject"}
-    ):
-        return Conflict(f"{what} of {uri} lost against another writer ({code})")
-    if code == "NoSuchBucket":
-        return NoBucket(f"The bucket of {uri} does not exist", "Check I2V_BUCKET and the region")
-    if status == HTTPStatus.NOT_FOUND:
-        return NotFound(f"{uri} does not exist")
-    if status == HTTPStatus.FORBIDDEN:
-        return StorageError(
-            f"S3 refuses {what} of {uri} ({code})", "Check the credentials and their rights: i2v doctor"
-        )
-    message = error.response.get("Error", {}).get("Message", "")
-    return StorageError(f"S3 answered {what} of {uri} with {status} {code}: {message}", "Try again; see i2v doctor")

@@ -27,8 +27,9 @@ from i2v.ledger import Held, provider_host
 from i2v.poll import ask, who
 from i2v.request import MODEL, Request, canonical_json
 from i2v.runs import Run
+from i2v.s3_answers import S3Object
 from i2v.settings import Settings
-from i2v.storage import S3Object, Storage
+from i2v.storage import Storage
 from i2v.uploads import put_file
 from i2v.uris import S3Uri
 from i2v.validate import Checked, Seen

@@ -21,8 +21,8 @@ from i2v.json_logs import about
 from i2v.prompts import Asked, asked_in_metadata, build_request, default_template, read_sidecar, render_prompt
 from i2v.request import Request
 from i2v.runs import Run
+from i2v.s3_answers import S3Object
 from i2v.sources import Item
-from i2v.storage import S3Object
 from i2v.submit import Order
 from i2v.uris import S3Uri
 

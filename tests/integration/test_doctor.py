@@ -12,8 +12,9 @@ import pytest
 
 from i2v.doctor import Finding, Level, examine, takes_away
 from i2v.ledger import Ledger
+from i2v.s3_client import s3_client
 from i2v.settings import Settings
-from i2v.storage import Storage, Written, s3_client
+from i2v.storage import Storage, Written
 from i2v.uris import S3Uri
 from sandbox import Sandbox
 from sandbox.tollgate import Toll, Tollgate

@@ -23,8 +23,9 @@ from i2v import jobs, names
 from i2v.errors import LedgerError, Paused, StorageError, UsageError
 from i2v.jobs import FORMAT, JobRecord, JobState
 from i2v.ledger import Ledger, LedgerPage
+from i2v.s3_client import s3_client
 from i2v.settings import Settings
-from i2v.storage import Storage, s3_client
+from i2v.storage import Storage
 from i2v.uris import S3Uri
 from sandbox import Sandbox
 from tests.conftest import SETTINGS_MAKER, SealedSettings

@@ -12,7 +12,8 @@ import pytest
 
 from i2v.errors import StorageError
 from i2v.listing import S3Entry
-from i2v.storage import Storage, s3_client
+from i2v.s3_client import s3_client
+from i2v.storage import Storage
 from i2v.uris import S3Uri
 from tests.integration.listing_server import listing_server
 from tests.integration.raw_server import Play, RawServer, hang, running, send

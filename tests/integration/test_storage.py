@@ -17,7 +17,8 @@ from botocore.config import Config
 from botocore.stub import Stubber
 
 from i2v.errors import Conflict, NoBucket, NotFound, StorageError
-from i2v.storage import Storage, s3_client
+from i2v.s3_client import s3_client
+from i2v.storage import Storage
 from i2v.uris import S3Uri
 from sandbox import Sandbox
 from tests.integration.raw_server import running, send

@@ -17,7 +17,7 @@ from i2v.errors import NotTried
 from i2v.images import ImageRef
 from i2v.listing import S3Entry
 from i2v.missing import Search, Versions, answered_version, is_taken, taken_versions, version_of
-from i2v.storage import S3Object
+from i2v.s3_answers import S3Object
 from i2v.uris import S3Uri
 from tests.memory_store import MemoryStorage, memory_run
 

@@ -28,8 +28,8 @@ OUTERMOST = "src/i2v/cli"
 
 ONLY_IN: dict[str, set[str]] = {
     "httpx": {"src/i2v/apixo/client.py", "src/i2v/fetch.py"},
-    "boto3": {"src/i2v/storage.py", "src/i2v/direct.py"},
-    "botocore": {"src/i2v/storage.py", "src/i2v/direct.py"},
+    "boto3": {"src/i2v/s3_client.py", "src/i2v/storage.py", "src/i2v/direct.py"},
+    "botocore": {"src/i2v/s3_client.py", "src/i2v/s3_answers.py", "src/i2v/storage.py", "src/i2v/direct.py"},
     "prefect": {"src/i2v/cli/prefect_server.py"},
 }
 """The files of the library that may import a package."""
