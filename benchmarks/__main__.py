@@ -43,6 +43,7 @@ FULL: dict[str, Bench] = {
     "memory": partial(in_flight.run, numbers=(100, 1000, 5000)),
     "makespan-100": partial(makespan.run, images=100, trials=3, faster=1),
     "makespan-1000": partial(makespan.run, images=1000, trials=3, faster=1),
+    "two-runs": partial(makespan.run, images=1000, trials=3, faster=1, sides=makespan.SPLIT),
     "makespan-5000": partial(makespan.run, images=5000, trials=1, faster=1),
 }
 QUICK: dict[str, Bench] = {

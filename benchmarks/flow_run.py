@@ -1,6 +1,6 @@
-"""One flow run in a process of its own, as a worker would start it: `python -m benchmarks.flow_run`.
+"""One flow run in a process of its own, as a worker would start it: `python -m benchmarks.flow_run [FOLDER/]`.
 
-The environment says where; all images under the images prefix become videos. Prints one JSON object.
+The environment says where; all images under the images prefix, or in its folder, become videos. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 import time
 
 from benchmarks.processes import peak_mb
@@ -21,7 +22,7 @@ def main() -> None:
     imported = time.monotonic()
 
     async def run() -> str:
-        images = f"s3://{os.environ['I2V_BUCKET']}/images/"
+        images = f"s3://{os.environ['I2V_BUCKET']}/images/{''.join(sys.argv[1:])}"
         state = await generate_videos(images, prompt="it moves", return_state=True)
         return str(state.message)
 

@@ -19,7 +19,9 @@ from benchmarks.outside import Outside
 from benchmarks.processes import Told, run_child
 from benchmarks.table import Table, late, middle
 
-SIDES = {"floor": "benchmarks.floor", "i2v": "benchmarks.flow_run"}
+MODULES = {"floor": "benchmarks.floor", "i2v": "benchmarks.flow_run", "i2v, two runs": "benchmarks.two_runs"}
+SIDES = ("floor", "i2v")
+SPLIT = ("floor", "i2v, two runs")
 RENDER_SECONDS, JITTER = 60.0, 0.3
 FIRST_SECONDS, EVERY_SECONDS = 30.0, 10.0
 VIDEO_BYTES = 3_000_000
@@ -53,7 +55,7 @@ def measure(outside: Outside, side: str, images: int, faster: float) -> Trial:
     schedule = {"FIRST": FIRST_SECONDS, "EVERY": EVERY_SECONDS}
     env = outside.env(**{f"I2V_POLL_{name}_SECONDS": str(seconds / faster) for name, seconds in schedule.items()})
     outside.begin()
-    told = run_child(SIDES[side], env=env)
+    told = run_child(MODULES[side], env=env)
     servers = outside.spent()
     if (found := outside.videos()) != images:
         raise RuntimeError(f"{side}: {found} of {images} videos are there: {told.said.get('message')}")
@@ -81,9 +83,9 @@ def _stored_at(page: dict[str, Any]) -> float:
     return datetime.fromisoformat(page["stored_at"]).timestamp()
 
 
-def in_turn(outside: Outside, images: int, trials: int, faster: float) -> dict[str, list[Trial]]:
+def in_turn(outside: Outside, images: int, trials: int, faster: float, sides: Sequence[str]) -> dict[str, list[Trial]]:
     """Both sides, one after the other, so often."""
-    done: dict[str, list[Trial]] = {side: [] for side in SIDES}
+    done: dict[str, list[Trial]] = {side: [] for side in sides}
     for _ in range(trials):
         for side, found in done.items():
             found.append(measure(outside, side, images, faster))
@@ -96,10 +98,10 @@ def tables(images: int, trials: int, done: dict[str, list[Trial]], faster: float
     pace = f"rendering {RENDER_SECONDS / faster:g} s ± {JITTER:.0%}, "
     pace += f"polled after {FIRST_SECONDS / faster:g} s and then every {EVERY_SECONDS / faster:g} s"
     return [
-        Table(f"Makespan: {what}", ("", *SIDES, "ratio"), [*_makespan_rows(done)], f"Medians; {pace}."),
+        Table(f"Makespan: {what}", ("", *done, "ratio"), [*_makespan_rows(done)], f"Medians; {pace}."),
         Table(
             f"CPU a video in ms, and peak memory in MB: {what}",
-            ("process", *(f"{side}: {unit}" for side in SIDES for unit in ("CPU", "memory"))),
+            ("process", *(f"{side}: {unit}" for side in done for unit in ("CPU", "memory"))),
             [_client_row(done), *_server_rows(done)],
         ),
     ]
@@ -114,33 +116,33 @@ def _makespan_rows(done: dict[str, list[Trial]]) -> list[Sequence[str | float]]:
     }
     rows: list[Sequence[str | float]] = []
     for name, value in values.items():
-        floor, ours = (middle(map(value, done[side])) for side in SIDES)
+        floor, ours = (middle(map(value, trials)) for trials in done.values())
         rows.append((name, floor, ours, ours / floor))
     return rows
 
 
 def _client_row(done: dict[str, list[Trial]]) -> Sequence[str | float]:
     cells: list[str | float] = ["the run itself"]
-    for side in SIDES:
-        cells.append(middle(trial.per_video_ms(trial.told.cpu) for trial in done[side]))
-        cells.append(middle(trial.told.peak_mb for trial in done[side]))
+    for trials in done.values():
+        cells.append(middle(trial.per_video_ms(trial.told.cpu) for trial in trials))
+        cells.append(middle(trial.told.peak_mb for trial in trials))
     return cells
 
 
 def _server_rows(done: dict[str, list[Trial]]) -> list[Sequence[str | float]]:
     rows: list[Sequence[str | float]] = []
-    for server in done["i2v"][0].servers:
+    for server in next(iter(done.values()))[0].servers:
         cells: list[str | float] = [server]
-        for side in SIDES:
-            cells.append(middle(trial.per_video_ms(trial.servers[server]) for trial in done[side]))
-            cells.append(middle(trial.peaks[server] for trial in done[side]))
+        for trials in done.values():
+            cells.append(middle(trial.per_video_ms(trial.servers[server]) for trial in trials))
+            cells.append(middle(trial.peaks[server] for trial in trials))
         rows.append(cells)
     return rows
 
 
-def run(outside: Outside, images: int, trials: int, faster: float) -> list[Table]:
+def run(outside: Outside, images: int, trials: int, faster: float, sides: Sequence[str] = SIDES) -> list[Table]:
     """Measure and tell."""
-    return tables(images, trials, in_turn(outside, images, trials, faster), faster)
+    return tables(images, trials, in_turn(outside, images, trials, faster, sides), faster)
 
 
 def main() -> None:

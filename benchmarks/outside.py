@@ -73,7 +73,7 @@ class Outside:
         return answer.raise_for_status().json()
 
     def fresh(self, images: int, *, side_px: int = 1024, **dials: Any) -> None:
-        """Empty S3 and the emulator, turn its dials, and put so many images into a new bucket."""
+        """Empty S3 and the emulator, turn its dials, and put so many images into two folders of a new bucket."""
         httpx.post(f"{self._env['AWS_ENDPOINT_URL']}/_ministack/reset", trust_env=False).raise_for_status()
         self.ask("reset", {})
         self.ask("settings", {"balance_usd": 1_000_000, **dials})
@@ -83,7 +83,8 @@ class Outside:
         picture = make_jpeg(side_px, side_px * 3 // 4)
         for number in range(images):
             body = _distinct(picture, number)
-            s3.put_object(Bucket=self.bucket, Key=f"images/{number:05}.jpg", Body=body, ContentType="image/jpeg")
+            key = f"images/{number % 2}/{number:05}.jpg"
+            s3.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType="image/jpeg")
 
     def s3(self) -> Any:
         """A boto3 client."""
