@@ -117,11 +117,13 @@ class Fetcher:
     @asynccontextmanager
     async def _in_time(self, url: str, seconds: float) -> AsyncIterator[None]:
         async with self._gate:
+            within = asyncio.timeout(seconds)
             try:
-                async with asyncio.timeout(seconds):
+                async with within:
                     yield
             except TimeoutError:
-                raise _broken(url, f"not done after {seconds:g} s") from None
+                silent = "its server did not answer, or fell silent"
+                raise _broken(url, f"not done after {seconds:g} s" if within.expired() else silent) from None
             except httpx.InvalidURL:
                 raise FetchError(f"{bare_url(url)} is no URL", "It looks like https://host/path") from None
             except (NoHttp, OSError) as error:

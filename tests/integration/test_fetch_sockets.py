@@ -146,6 +146,14 @@ async def test_what_fails_says_why_and_leaves_no_file(
     assert _names(tmp_path) == []
 
 
+async def test_silence_is_told_apart_from_slowness(make_fetcher: MakeFetcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that falls silent is not said to have taken all the time there was."""
+    monkeypatch.setattr("i2v.fetch.SILENCE_SECONDS", 0.2)
+    async with running(hang) as server, make_fetcher(_host(server)) as fetcher:
+        with pytest.raises(FetchError, match="fell silent"):
+            await fetcher.fetch_bytes(server.url, limit=10, total_seconds=60)
+
+
 @pytest.mark.parametrize("status", [403, 404, 410, 500])
 async def test_the_status_is_told_apart(status: int, make_fetcher: MakeFetcher) -> None:
     """The caller can see an expired URL by its status."""
