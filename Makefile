@@ -56,7 +56,7 @@ test-proxy: $(READY) ## the door behind a real nginx, which root gets by apt; wi
 	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; command -v nginx >/dev/null || \
 	  { [ "$$(id -u)" = 0 ] && apt-get -qq update && apt-get -qq -y install --no-install-recommends nginx >/dev/null; } || \
 	  { echo 'There is no nginx. On Debian and Ubuntu: sudo apt install nginx' >&2; exit 1; }
-	$(call tier,pipeline/test_nginx.py)
+	$(call tier,pipeline/doors/test_nginx.py)
 
 test-ui: $(READY) ## look at Prefect's UI and the gallery with a real browser; SCREENSHOTS=docs/images keeps what it sees
 	@for name in $${CHROMIUM:-chromium chromium-browser google-chrome}; do \

@@ -17,14 +17,14 @@ from uuid import uuid4
 
 from benchmarks.processes import peak_mb
 from benchmarks.step_meter import MeteredThreads, StepMeter
-from i2v.animate import Steps, animate
-from i2v.direct import OPERATIONS
-from i2v.prompts import Asked
-from i2v.runs import open_run
-from i2v.s3_client import THREADS
+from i2v.inputs.prompts import Asked
+from i2v.inputs.sources import find_items
+from i2v.pipeline.generate import Steps, animate
+from i2v.pipeline.run import open_run
+from i2v.s3.client import THREADS
+from i2v.s3.direct import OPERATIONS
+from i2v.s3.storage import Storage
 from i2v.settings import read_settings
-from i2v.sources import find_items
-from i2v.storage import Storage
 
 
 class Requests:

@@ -13,7 +13,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 
-from tasks.ends import outcome, show_library_logs
+from prefect_support.flow_states import outcome, show_library_logs
 
 log = logging.getLogger("i2v.benchmark")
 

@@ -19,10 +19,10 @@ import boto3
 
 from benchmarks.processes import forget_peak, now_mb, peak_mb, run_child
 from benchmarks.table import Table, middle
-from i2v.missing import Search, taken_versions
-from i2v.runs import open_run
+from i2v.pipeline.run import open_run
+from i2v.recovery.missing import Search, taken_versions
 from i2v.settings import Settings
-from tests.integration.listing_server import ENDINGS, START, listing_server
+from tests.support.listing_server import ENDINGS, START, listing_server
 
 SIZES = {2_500: 3, 25_000: 3, 250_000: 1}
 """Images, and how often: with their answers 10,000, 100,000 and 1,000,000 keys, but for 30."""

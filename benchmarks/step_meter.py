@@ -16,7 +16,7 @@ from threading import Lock
 from types import coroutine
 from typing import Any
 
-from i2v.animate import Steps
+from i2v.pipeline.generate import Steps
 
 STEP: ContextVar[str] = ContextVar("step", default="the run itself")
 

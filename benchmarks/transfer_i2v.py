@@ -11,15 +11,15 @@ from collections.abc import Awaitable
 from uuid import uuid4
 
 from benchmarks.transfer_bare import timed
-from i2v.animate import Steps, prepare
-from i2v.ledger import Held
-from i2v.poll import poll
-from i2v.prompts import Asked
-from i2v.runs import Run, open_run
+from i2v.inputs.prompts import Asked
+from i2v.inputs.sources import find_items
+from i2v.ledger.ledger import Held
+from i2v.pipeline.generate import Steps, prepare
+from i2v.pipeline.poll import poll
+from i2v.pipeline.run import Run, open_run
+from i2v.pipeline.store import store
+from i2v.pipeline.submit import Order, submit
 from i2v.settings import read_settings
-from i2v.sources import find_items
-from i2v.store import store
-from i2v.submit import Order, submit
 
 
 async def ours() -> dict[str, float]:

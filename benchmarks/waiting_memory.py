@@ -20,13 +20,13 @@ from prefect import flow
 from prefect.events.clients import PrefectEventsClient
 from prefect.events.worker import EventsWorker
 
-from i2v.animate import Steps, animate
 from i2v.apixo.models import TaskStatus
-from i2v.ledger import Held
-from i2v.prompts import Asked
-from i2v.runs import Run, open_run
+from i2v.inputs.prompts import Asked
+from i2v.inputs.sources import Item, find_items
+from i2v.ledger.ledger import Held
+from i2v.pipeline.generate import Steps, animate
+from i2v.pipeline.run import Run, open_run
 from i2v.settings import read_settings
-from i2v.sources import Item, find_items
 from tasks import STEPS
 
 

@@ -8,7 +8,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect_aws.credentials import AwsCredentials
 
 from deployments import Did, Line
-from tasks.credentials import ApixoKey
+from prefect_support.credentials import ApixoKey
 
 KINDS: tuple[type[Block], ...] = (ApixoKey, AwsCredentials)
 

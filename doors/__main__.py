@@ -40,8 +40,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect's telemetry looks at nothing else, while it is imported
     from doors.service import serve  # noqa: PLC0415 - Prefect takes seconds, and --help is to answer at once
-    from i2v.http_logs import quiet_http_logs  # noqa: PLC0415 - as above
-    from i2v.json_logs import shape  # noqa: PLC0415 - as above
+    from i2v.logs import quiet_http_logs, shape  # noqa: PLC0415 - as above
     from i2v.settings import read_settings  # noqa: PLC0415 - as above
 
     quiet_http_logs()

@@ -22,14 +22,14 @@ from starlette.types import Receive, Scope, Send
 
 from doors.gather import Closed, Gatherer
 from doors.runs import Deployment
-from i2v import jobs
-from i2v.adopt import Told
 from i2v.apixo.callbacks import BODY_LIMIT_BYTES, PATH, hint_of, verify
 from i2v.errors import I2vError
-from i2v.jobs import JobRecord, JobState
-from i2v.ledger import Ledger
+from i2v.ledger import transitions
+from i2v.ledger.job import JobRecord, JobState
+from i2v.ledger.ledger import Ledger
+from i2v.recovery.callbacks import Told
+from i2v.s3.storage import Storage
 from i2v.settings import Settings
-from i2v.storage import Storage
 
 log = logging.getLogger(__name__)
 COLLECT = "reconcile/collect"
@@ -177,7 +177,7 @@ def _entry(record: JobRecord, told: Told) -> str | None:
     latest = record.attempt
     is_latest = latest is not None and latest.number == told.attempt and told.task_id in latest.task_ids
     is_awaited = record.state is JobState.SUBMITTED and is_latest
-    return str(told) if is_awaited or jobs.awaiting(record, told.attempt) else None
+    return str(told) if is_awaited or transitions.awaiting(record, told.attempt) else None
 
 
 async def _body(request: Request) -> bytes | None:

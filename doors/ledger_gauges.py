@@ -13,13 +13,13 @@ from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from i2v.budget import DayPages
 from i2v.errors import I2vError
-from i2v.jobs import JobState
-from i2v.ledger import Ledger
-from i2v.listing import S3Entry
+from i2v.ledger.budget import DayPages
+from i2v.ledger.job import JobState
+from i2v.ledger.ledger import Ledger
+from i2v.s3.listing import S3Entry
+from i2v.s3.storage import Storage
 from i2v.settings import Settings
-from i2v.storage import Storage
 
 log = logging.getLogger(__name__)
 EVERY_SECONDS = 60.0

@@ -19,9 +19,9 @@ from urllib.parse import unquote_plus
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from i2v.errors import I2vError
+from i2v.inputs.sources import IMAGE_SUFFIXES, why_no_image
+from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
-from i2v.sources import IMAGE_SUFFIXES, why_no_image
-from i2v.uris import S3Uri
 
 MAX_BYTES = 1 << 20
 """The most that SQS carries; S3's own notifications have a few hundred."""

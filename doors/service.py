@@ -26,8 +26,8 @@ from doors.receive import LAST_ANSWER_SECONDS, Receiver
 from doors.runs import Deployment, one_try, prefect_address
 from i2v.apixo.callbacks import half_set_fault
 from i2v.errors import UsageError
+from i2v.s3.storage import Storage
 from i2v.settings import Settings
-from i2v.storage import Storage
 
 log = logging.getLogger(__name__)
 FINISH_SECONDS = 25.0

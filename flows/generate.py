@@ -12,19 +12,19 @@ from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 from pydantic import Field
 
-from i2v import plan
-from i2v.animate import animate
 from i2v.errors import I2vError
-from i2v.prompts import Asked, check_templates
+from i2v.inputs.prompts import Asked, check_templates
+from i2v.inputs.sources import ManifestRow, find_items
+from i2v.pipeline import preflight
+from i2v.pipeline.generate import animate
+from i2v.pipeline.run import open_run
 from i2v.request import Duration, Mode
-from i2v.runs import open_run
-from i2v.sources import ManifestRow, find_items
+from prefect_support.credentials import read_run_settings
+from prefect_support.flow_states import final_state, heed_termination, shape_logs, show_library_logs, stopped_state
+from prefect_support.late_runs import skipped_if_late
+from prefect_support.run_artifact import shown
+from prefect_support.run_names import name_run
 from tasks import STEPS
-from tasks.credentials import read_run_settings
-from tasks.ends import final_state, heed_termination, shape_logs, show_library_logs, stopped_state
-from tasks.naming import name_run
-from tasks.page import shown
-from tasks.schedule import skipped_if_late
 
 Images = str | ManifestRow | list[str | ManifestRow]
 
@@ -75,7 +75,7 @@ async def generate_videos(
     try:
         settings, storage = await read_run_settings()
         shape_logs(settings)
-        await plan.check_delivery(delivery, settings)
+        await preflight.check_delivery(delivery, settings)
         check_templates(prompt, settings)
         run_id = str(runtime.flow_run.id)
         opened = open_run(settings, run_id, max_spend_usd=max_spend_usd, label=label, storage=storage, dry_run=dry_run)

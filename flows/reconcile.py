@@ -13,17 +13,24 @@ from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 from pydantic import Field
 
-from i2v.catch_up import catch_up, what_is_wanted
 from i2v.errors import I2vError
-from i2v.prompts import Asked
+from i2v.inputs.prompts import Asked
+from i2v.pipeline.run import open_run
+from i2v.recovery.backfill import catch_up, what_is_wanted
 from i2v.request import Duration, Mode
-from i2v.runs import open_run
+from prefect_support.credentials import read_run_settings
+from prefect_support.flow_states import (
+    heed_termination,
+    or_again,
+    reconciled_state,
+    shape_logs,
+    show_library_logs,
+    stopped_state,
+)
+from prefect_support.late_runs import skipped_if_late
+from prefect_support.run_artifact import shown
+from prefect_support.status_artifact import show_standing
 from tasks import STEPS
-from tasks.credentials import read_run_settings
-from tasks.ends import heed_termination, or_again, reconciled_state, shape_logs, show_library_logs, stopped_state
-from tasks.page import shown
-from tasks.schedule import skipped_if_late
-from tasks.standing import show_standing
 
 
 def run_name() -> str:

@@ -11,11 +11,11 @@ from pydantic import Field
 
 from i2v.apixo.client import ApixoClient
 from i2v.errors import I2vError
-from i2v.spend import sum_spend
-from tasks.credentials import read_run_settings
-from tasks.ends import shape_logs, show_library_logs, stopped_state
-from tasks.schedule import skipped_if_late
-from tasks.spending import show_spend
+from i2v.reports.spend import sum_spend
+from prefect_support.credentials import read_run_settings
+from prefect_support.flow_states import shape_logs, show_library_logs, stopped_state
+from prefect_support.late_runs import skipped_if_late
+from prefect_support.spend_artifact import show_spend
 
 
 def run_name() -> str:

@@ -21,7 +21,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from i2v.report import money_text
+from i2v.money import money_text
 from sandbox.box import Sandbox
 from sandbox.child import ROOT
 from sandbox.pipeline import Pipeline

@@ -6,13 +6,13 @@ order of the steps into `flows`.
 
 from __future__ import annotations
 
-from i2v.animate import Steps
 from i2v.apixo.models import TaskStatus
-from i2v.ledger import Held
-from i2v.runs import Run
-from i2v.submit import Order
-from i2v.validate import Checked, Seen
-from tasks.ends import outcome
+from i2v.ledger.ledger import Held
+from i2v.pipeline.generate import Steps
+from i2v.pipeline.run import Run
+from i2v.pipeline.submit import Order
+from i2v.pipeline.validate import Checked, Seen
+from prefect_support.flow_states import outcome
 from tasks.poll import poll
 from tasks.store import store
 from tasks.submit import submit

@@ -8,11 +8,11 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 
-from i2v import poll as library
-from i2v.ledger import Held
-from i2v.runs import Run
-from tasks.ends import told
-from tasks.states import polled
+from i2v.ledger.ledger import Held
+from i2v.pipeline import poll as library
+from i2v.pipeline.run import Run
+from prefect_support.flow_states import told
+from prefect_support.task_states import polled
 
 
 @task(

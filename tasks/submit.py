@@ -8,11 +8,11 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 
-from i2v import submit as library
-from i2v.runs import Run
-from i2v.submit import Order
-from tasks.ends import told
-from tasks.states import submitted
+from i2v.pipeline import submit as library
+from i2v.pipeline.run import Run
+from i2v.pipeline.submit import Order
+from prefect_support.flow_states import told
+from prefect_support.task_states import submitted
 
 
 @task(name="submit", task_run_name="submit {order.name}", cache_policy=NO_CACHE, persist_result=False, retries=0)

@@ -9,10 +9,10 @@ from prefect import task
 from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
 
-from i2v import validate as library
-from i2v.runs import Run
-from i2v.validate import Seen
-from tasks.states import validated
+from i2v.pipeline import validate as library
+from i2v.pipeline.run import Run
+from i2v.pipeline.validate import Seen
+from prefect_support.task_states import validated
 
 
 def version_of(_context: TaskRunContext, parameters: dict[str, Any]) -> str | None:
@@ -33,5 +33,5 @@ def version_of(_context: TaskRunContext, parameters: dict[str, Any]) -> str | No
     result_serializer="json",
 )
 async def validate(run: Run, seen: Seen) -> State[Any] | dict[str, Any]:
-    """Judge one image. Gives `i2v.validate.Checked` as plain JSON, which Prefect may cache; so it raises what fails."""
+    """Validate one image. Return a `Checked` as plain JSON, which Prefect may cache."""
     return validated(await library.check(run, seen))

@@ -16,14 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from doors.gallery.shelf import Card, video_of
 from i2v.errors import LedgerError, NotFound, StorageError
-from i2v.jobs import JobRecord
-from i2v.ledger import Ledger
-from i2v.names import beside
-from i2v.recent import Dollars, Moment
-from i2v.report import money_text
+from i2v.ledger.job import JobRecord
+from i2v.ledger.keys import beside
+from i2v.ledger.ledger import Ledger
+from i2v.money import money_text
+from i2v.reports.recent import Dollars, Moment
+from i2v.s3.storage import Storage
+from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
-from i2v.storage import Storage
-from i2v.uris import S3Uri
 
 MANIFEST_LIMIT_BYTES = 1 << 20
 Whole = Annotated[int, Field(ge=0, le=10**15)]

@@ -10,9 +10,9 @@ from enum import StrEnum
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
-from i2v import recent
-from i2v.recent import RecentItem
-from i2v.report import Outcome
+from i2v.reports import recent
+from i2v.reports.recent import RecentItem
+from i2v.reports.run_report import Outcome
 from i2v.request import Mode
 from i2v.settings import Settings
 

@@ -15,7 +15,8 @@ from starlette.responses import HTMLResponse, Response
 
 from doors.gallery.details import minute, moment
 from doors.gallery.filters import HOME, Filters
-from i2v.report import Outcome, money_text
+from i2v.money import money_text
+from i2v.reports.run_report import Outcome
 from i2v.request import Mode
 
 HERE = Path(__file__).parent

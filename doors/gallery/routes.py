@@ -18,8 +18,8 @@ from doors.gallery.guard import WRONG_SECONDS, Guard
 from doors.gallery.pages import HEADERS, Pages
 from doors.gallery.shelf import Shelves
 from i2v.errors import I2vError
+from i2v.s3.storage import Storage
 from i2v.settings import Settings
-from i2v.storage import Storage
 
 log = logging.getLogger(__name__)
 AT_ONCE = 4

@@ -12,15 +12,15 @@ from datetime import datetime
 from typing import NamedTuple
 
 from doors.gallery.filters import Filters, Spot, folder_of, name_of
-from i2v.advice import STATES, Advice, advise
 from i2v.errors import LedgerError
-from i2v.jobs import JobState
-from i2v.ledger import Ledger
-from i2v.names import beside, our_video
-from i2v.recent import RecentItem, RecentPage, read_page, recent_names
+from i2v.ledger.job import JobState
+from i2v.ledger.keys import beside, our_video
+from i2v.ledger.ledger import Ledger
+from i2v.reports.advice import STATES, Advice, advise
+from i2v.reports.recent import RecentItem, RecentPage, read_page, recent_names
+from i2v.s3.storage import Storage
+from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
-from i2v.storage import Storage
-from i2v.uris import S3Uri
 
 CARDS = 24
 MOST_RUNS = 40

@@ -17,17 +17,17 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
-from i2v.addresses import is_public, look_up
 from i2v.apixo.callbacks import check_callbacks
 from i2v.apixo.client import ApixoClient
-from i2v.apixo.pricing import price_usd
 from i2v.errors import Conflict, FetchError, I2vError, NoBucket, NotFound, ProviderError, StorageError
-from i2v.fetch import Fetcher
-from i2v.ledger import NO_ETAG, Ledger, provider_host
+from i2v.ledger.ledger import NO_ETAG, Ledger, provider_host
+from i2v.net.address_policy import is_public, look_up
+from i2v.net.fetcher import Fetcher
+from i2v.pricing import price_usd
 from i2v.request import Mode
+from i2v.s3.storage import Storage
+from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
-from i2v.storage import Storage
-from i2v.uris import S3Uri
 
 CHECK_SECONDS = 20.0
 SKEW_SECONDS = 60.0
@@ -117,7 +117,7 @@ class Patient:
                 balance = await client.balance(tries=2)
             except ProviderError as error:
                 return Finding("key", Level.FAULT, error.message, error.hint)
-        cheapest = price_usd(Mode.STANDARD, 6, self._settings)
+        cheapest = price_usd(Mode.STANDARD, 6, self._settings.prices_usd)
         message = f"{provider_host(self._settings)} takes the key; the balance is ${balance}"
         if balance < cheapest:
             return Finding("key", Level.WARNING, message, f"The cheapest video costs ${cheapest}: add balance")

@@ -1,6 +1,6 @@
 """What is asked of the provider for an image: `Request`.
 
-The image itself is in `i2v.images`, the two together in `i2v.jobs`.
+The image itself is in `i2v.media.images`, the two together in `i2v.ledger.job`.
 """
 
 from __future__ import annotations

@@ -13,13 +13,12 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, HttpUrl, SecretStr, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from i2v.apixo.pricing import PRICES_USD
 from i2v.errors import UsageError
-from i2v.request import Mode
-from i2v.uris import S3Uri
+from i2v.pricing import PRICES_USD
+from i2v.s3_uri import S3Uri
 
 PREFIX_MAX_BYTES = 80
-"""S3's keys have 1,024 bytes, and `i2v.names` makes up to 938 of them."""
+"""S3's keys have 1,024 bytes, and `i2v.ledger.keys` makes up to 938 of them."""
 
 
 def _http_url(text: str) -> str:
@@ -207,10 +206,6 @@ class Settings(BaseSettings):
                 "APIXO_API_KEY is not set", "Set it to your key, or try everything for free with: make demo"
             )
         return self.api_key
-
-    def mode_price_override(self, mode: Mode, duration: int) -> Decimal | None:
-        """The price that `I2V_PRICES_USD` sets for one video, if it does."""
-        return self.prices_usd.get(f"{mode}-{duration}")
 
 
 def read_settings() -> Settings:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sandbox import Sandbox
-from tests.crash.world import Tolled
+from tests.support.crash_world import Tolled
 
 
 @pytest.fixture

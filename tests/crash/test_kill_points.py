@@ -15,10 +15,10 @@ from collections import Counter
 import pytest
 
 from sandbox.tollgate import Toll
-from tests.crash.points import OF_OTHERS, RECONCILE, RUN, Point, When
-from tests.crash.processes import start
-from tests.crash.rounds import LATER_SECONDS, LOST, SOON, Round, done
-from tests.crash.world import Tolled
+from tests.support.crash_points import OF_OTHERS, RECONCILE, RUN, Point, When
+from tests.support.crash_processes import start
+from tests.support.crash_rounds import LATER_SECONDS, LOST, SOON, Round, done
+from tests.support.crash_world import Tolled
 
 ROUNDS = int(os.environ.get("I2V_CRASH_ROUNDS", "10"))
 KILLS, LONGEST_SECONDS = 5, 0.7

@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from i2v.jobs import JobState
+from i2v.ledger.job import JobState
 from sandbox.tollgate import Toll
-from tests.crash.points import RECORD
-from tests.crash.processes import start
-from tests.crash.rounds import LATER_SECONDS, SOON, done
-from tests.crash.world import Tolled
+from tests.support.crash_points import RECORD
+from tests.support.crash_processes import start
+from tests.support.crash_rounds import LATER_SECONDS, SOON, done
+from tests.support.crash_world import Tolled
 
 
 @pytest.mark.parametrize(

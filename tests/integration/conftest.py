@@ -9,12 +9,12 @@ from uuid import uuid4
 
 import pytest
 
-from i2v.prompts import Asked
-from i2v.runs import Run, open_run
+from i2v.inputs.prompts import Asked
+from i2v.inputs.sources import find_items
+from i2v.pipeline.run import Run, open_run
+from i2v.pipeline.submit import Order
+from i2v.pipeline.validate import check, look, make_order, make_request
 from i2v.settings import Settings
-from i2v.sources import find_items
-from i2v.submit import Order
-from i2v.validate import check, look, make_order, make_request
 from sandbox import Sandbox
 from sandbox.pictures import make_jpeg
 

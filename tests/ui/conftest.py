@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Dialog, Page, Request, sync_playwright
 
-from tests.i2v_command import ROOT
-from tests.ui.world import TOKEN, World, world
+from tests.support.paths import ROOT
+from tests.support.ui_world import TOKEN, World, world
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (

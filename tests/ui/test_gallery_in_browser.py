@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 from playwright.sync_api import Page, expect
 
+from tests.support.ui_world import HOSTILE, World
 from tests.ui.conftest import NEW_VISIT, PHONE, Visit, keep_screenshot
-from tests.ui.world import HOSTILE, World
 
 ENTER = Callable[..., Visit]
 PLAYS = "video => video.readyState >= 2 && video.currentTime > 0"

@@ -8,9 +8,9 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
-from i2v.report import money_text
+from i2v.money import money_text
+from tests.support.ui_world import World
 from tests.ui.conftest import NEW_VISIT, keep_screenshot
-from tests.ui.world import World
 
 WHOLE = "6 images · images/trips/ · standard 6 s"
 TALL = {"width": 1500, "height": 1000}

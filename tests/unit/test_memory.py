@@ -45,6 +45,6 @@ def test_threads_share_one_heap() -> None:
 
 def test_a_run_begins_without_ffmpeg() -> None:
     """FFmpeg's libraries are not loaded before there is a video to examine."""
-    code = "import sys, i2v.animate; print('i2v.store' in sys.modules, 'av' in sys.modules)"
+    code = "import sys, i2v.pipeline.generate; print('i2v.pipeline.store' in sys.modules, 'av' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 - as above
     assert done.stdout.split() == ["True", "False"]

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from i2v.apixo.pricing import PRICES_USD
 from i2v.errors import UsageError
-from i2v.request import Mode
+from i2v.pricing import PRICES_USD
+from i2v.s3_uri import S3Uri
 from i2v.settings import Settings, read_settings
-from i2v.uris import S3Uri
 from tests.conftest import SealedSettings
 
 SECRET = "hunter2-is-a-secret"
@@ -264,8 +263,7 @@ def test_a_videos_prefix_leaves_room_for_the_names(read: Read) -> None:
 def test_a_price_can_be_overridden(read: Read) -> None:
     """By its name in the price table; the others stay."""
     found = read(I2V_PRICES_USD='{"standard-6": 0.1}')
-    assert found.mode_price_override(Mode.STANDARD, 6) == Decimal("0.1")
-    assert found.mode_price_override(Mode.PRO, 6) is None
+    assert found.prices_usd == {"standard-6": Decimal("0.1")}
     assert set(PRICES_USD) == {"standard-6", "standard-10", "pro-6"}
 
 

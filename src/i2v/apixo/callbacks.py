@@ -1,7 +1,7 @@
 """The address that the provider calls back, and what may be believed of a callback: a signed hint, never a proof.
 
 Pure: nothing here takes a request or asks a status. The vendor signs nothing, so the address itself bears a signature
-over job and attempt; what came of the task is asked of the provider (`i2v.adopt`, `i2v.reconcile`).
+over job and attempt; what came of the task is asked of the provider (`i2v.recovery.callbacks`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from i2v.addresses import Reach, Resolver, look_up
 from i2v.errors import FetchError, UsageError
+from i2v.net.address_policy import Reach, Resolver, look_up
 from i2v.settings import Settings
 
 PATH = "/apixo"

@@ -22,8 +22,8 @@ from i2v.apixo.answers import Answer, shown
 from i2v.apixo.errors import LOST_HINT, accepted_task, bad_answer, read_error
 from i2v.apixo.models import SubmitBody, TaskStatus, task_status
 from i2v.errors import AnswerLost, BadAnswer, Busy, NothingSent, Rejected, UsageError
-from i2v.gate import Gate
-from i2v.http_logs import quiet_http_logs
+from i2v.logs import quiet_http_logs
+from i2v.net.limiter import Gate
 from i2v.request import MODEL
 from i2v.settings import Settings
 

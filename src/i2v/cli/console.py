@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from i2v.errors import UsageError
-from i2v.json_logs import JsonLines
+from i2v.logs import JsonLines
 from i2v.settings import read_settings
 
 if TYPE_CHECKING:

@@ -39,8 +39,8 @@ def doctor(*, as_json: options.Json = False) -> None:
 async def _examine() -> list[Finding]:
     from i2v.doctor import Finding, Level, bounded, examine
     from i2v.errors import UsageError
+    from i2v.s3.storage import Storage
     from i2v.settings import read_settings
-    from i2v.storage import Storage
 
     findings = []
     try:

@@ -11,11 +11,11 @@ from i2v.cli import options
 from i2v.errors import I2vError, Stopped, UsageError
 
 if TYPE_CHECKING:
+    from i2v.cli.local_uploads import Good
     from i2v.cli.progress import Progress
-    from i2v.local_uploads import Good
-    from i2v.manifests import ManifestRow
-    from i2v.prompts import Asked
-    from i2v.report import Report
+    from i2v.inputs.batch_files import ManifestRow
+    from i2v.inputs.prompts import Asked
+    from i2v.reports.run_report import Report
     from i2v.settings import Settings
 
 
@@ -35,7 +35,7 @@ def estimate(
     from i2v.cli.console import show_logs, stderr
     from i2v.cli.progress import Progress
     from i2v.cli.show import print_report, tell, tell_nothing_valid
-    from i2v.report import Report
+    from i2v.reports.run_report import Report
     from i2v.settings import read_settings
 
     settings = read_settings()
@@ -57,7 +57,7 @@ def estimate(
 
 
 async def _estimate(images: list[str], default: Asked, settings: Settings, progress: Progress) -> Report:
-    from i2v import local_files
+    from i2v.cli import local_files
     from i2v.cli.local import bring_local
 
     named = local_files.find(images, settings)
@@ -78,11 +78,11 @@ async def foresee(
     """
     from uuid import uuid4
 
-    from i2v import local_uploads
-    from i2v.animate import Steps, animate
-    from i2v.report import Report
-    from i2v.runs import WATCHER, open_run
-    from i2v.sources import find_items
+    from i2v.cli import local_uploads
+    from i2v.inputs.sources import find_items
+    from i2v.pipeline.generate import Steps, animate
+    from i2v.pipeline.run import WATCHER, open_run
+    from i2v.reports.run_report import Report
 
     WATCHER.set(progress)
     async with open_run(settings, str(uuid4()), dry_run=True) as run:

@@ -15,14 +15,14 @@ import i2v
 from i2v.cli import end_at_signals
 from i2v.cli.console import show_logs
 from i2v.errors import I2vError, RunFailed, Stopped, UsageError
-from i2v.runs import WATCHER
+from i2v.pipeline.run import WATCHER
 
 if TYPE_CHECKING:
     from i2v.cli.prefect_server import FlowRunFacts
     from i2v.cli.progress import Progress
-    from i2v.jobs import JobRecord
-    from i2v.report import ItemReport, Report
-    from i2v.runs import Run
+    from i2v.ledger.job import JobRecord
+    from i2v.pipeline.run import Run
+    from i2v.reports.run_report import ItemReport, Report
 
 FLOW = Path("flows", "generate.py")
 STOPPING = (

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from i2v.cli.console import stdout
-from i2v.jobs import Attempt, JobRecord, JobState
-from i2v.report import money_text
+from i2v.ledger.job import Attempt, JobRecord, JobState
+from i2v.money import money_text
 
 MOST_ROWS = 100
 STYLES = {JobState.FAILED: "red", JobState.UNKNOWN: "red", JobState.SUBMITTED: "yellow", JobState.CLAIMED: "yellow"}

@@ -15,8 +15,8 @@ from i2v.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from i2v.jobs import JobRecord
-    from i2v.ledger import Ledger
+    from i2v.ledger.job import JobRecord
+    from i2v.ledger.ledger import Ledger
 
 UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 T = TypeVar("T")
@@ -25,7 +25,7 @@ app = typer.Typer(invoke_without_command=True, help="List the ledger's jobs; `i2
 
 
 class State(StrEnum):
-    """`i2v.jobs.JobState`, named again since that import takes longer than `--help` may."""
+    """`i2v.ledger.job.JobState`, named again since that import takes longer than `--help` may."""
 
     READY = "ready"
     CLAIMED = "claimed"
@@ -55,7 +55,7 @@ def jobs(
         return
     from i2v.cli.job_words import as_object, print_jobs
     from i2v.cli.show import print_json
-    from i2v.jobs import JobState
+    from i2v.ledger.job import JobState
 
     after = moment(since) if since else None
 
@@ -125,9 +125,9 @@ def moment(text: str) -> datetime:
 
 
 def _with_ledger(read: Callable[[Ledger], Awaitable[T]]) -> T:
-    from i2v.ledger import Ledger
+    from i2v.ledger.ledger import Ledger
+    from i2v.s3.storage import Storage
     from i2v.settings import read_settings
-    from i2v.storage import Storage
 
     settings = read_settings()
     settings.require_bucket()

@@ -10,8 +10,8 @@ from uuid import uuid4
 
 from i2v.cli import end_at_signals, flow_run
 from i2v.cli.progress import Progress
-from i2v.report import Report
-from i2v.runs import WATCHER, Run, open_run
+from i2v.pipeline.run import WATCHER, Run, open_run
+from i2v.reports.run_report import Report
 from i2v.settings import Settings
 
 T = TypeVar("T")

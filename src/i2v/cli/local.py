@@ -8,16 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from i2v import local_uploads
-from i2v.manifests import ManifestRow
-from i2v.storage import Storage
+from i2v.cli import local_uploads
+from i2v.inputs.batch_files import ManifestRow
+from i2v.s3.storage import Storage
 
 if TYPE_CHECKING:
+    from i2v.cli.local_files import LocalImage
+    from i2v.cli.local_uploads import Good
     from i2v.cli.progress import Progress
-    from i2v.local_files import LocalImage
-    from i2v.local_uploads import Good
-    from i2v.prompts import Asked
-    from i2v.report import ItemReport
+    from i2v.inputs.prompts import Asked
+    from i2v.reports.run_report import ItemReport
     from i2v.settings import Settings
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from i2v.prompts import Asked
+    from i2v.inputs.prompts import Asked
     from i2v.settings import Settings
 
 MOST_USD = 1_000_000
@@ -79,7 +79,7 @@ def asked(prompt: str | None, mode: Mode, duration: Seconds, take: int, settings
     Raises:
         UsageError: the prompt that was typed or set has an unknown field.
     """
-    from i2v.prompts import Asked, check_templates
+    from i2v.inputs.prompts import Asked, check_templates
 
     check_templates(prompt, settings)
     return Asked.model_validate({"prompt": prompt, "mode": mode, "duration": duration, "take": take})

@@ -29,8 +29,8 @@ def _set(paused: bool, *, as_json: bool) -> None:
     settings.require_bucket()
 
     async def write() -> bool:
-        from i2v.ledger import Ledger
-        from i2v.storage import Storage
+        from i2v.ledger.ledger import Ledger
+        from i2v.s3.storage import Storage
 
         with Storage() as storage:
             return await Ledger(storage, settings).set_paused(paused)

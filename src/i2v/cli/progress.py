@@ -10,23 +10,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColu
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from i2v.tally import Tally
+from i2v.reports.progress import Tally
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from rich.console import Console
 
-    from i2v.jobs import JobRecord
-    from i2v.report import ItemReport, Report
-    from i2v.runs import Run
+    from i2v.ledger.job import JobRecord
+    from i2v.pipeline.run import Run
+    from i2v.reports.run_report import ItemReport, Report
 
 LINE_SECONDS = 15.0
 """Between two lines where there is no terminal."""
 
 
 class Progress:
-    """A watcher (`i2v.runs.Watcher`) that shows what it is told.
+    """A watcher (`i2v.pipeline.run.Watcher`) that shows what it is told.
 
     Args:
         console: where the bar or the lines go.

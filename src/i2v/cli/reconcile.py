@@ -12,7 +12,7 @@ from i2v.cli.jobs import moment
 from i2v.errors import UsageError
 
 if TYPE_CHECKING:
-    from i2v.catch_up import CaughtUp
+    from i2v.recovery.backfill import CaughtUp
     from i2v.settings import Settings
 
 EPILOG = """
@@ -60,10 +60,10 @@ def reconcile(  # noqa: PLR0913 - a command's parameters are its options
     refusal or failure as it is now, and no open job. Images of the last two minutes are left to what watches the
     bucket. Without --generate it never pays. It is safe at any time, in any number, beside running flows.
     """
-    from i2v.catch_up import catch_up, what_is_wanted
     from i2v.cli.console import show_logs, stderr
     from i2v.cli.library_run import run_library
     from i2v.cli.progress import Progress
+    from i2v.recovery.backfill import catch_up, what_is_wanted
     from i2v.settings import read_settings
 
     _check_choices(generate=generate, since=since, max_spend=max_spend, prompt=prompt)
@@ -96,7 +96,7 @@ def _check_choices(*, generate: bool, **others: object) -> None:
 def _finish(ended: CaughtUp, settings: Settings, *, dry_run: bool, as_json: bool) -> int:
     """Say how it ended; the exit code."""
     from i2v.cli.show import print_report, tell
-    from i2v.report import Outcome
+    from i2v.reports.run_report import Outcome
 
     if ended.stopped:
         tell(ended.stopped)

@@ -16,8 +16,8 @@ from i2v.errors import CannotResolve, UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from i2v.jobs import JobRecord
-    from i2v.resolve import Resolver
+    from i2v.ledger.job import JobRecord
+    from i2v.recovery.resolve import Resolver
     from i2v.settings import Settings
 
 MEANS = {
@@ -76,9 +76,9 @@ def _check(
 async def _resolve(
     settings: Settings, keys: Sequence[str], state: State | None, adopt: str | None, todo: str, *, ask: bool
 ) -> tuple[list[JobRecord], list[CannotResolve]]:
-    from i2v.ledger import Ledger
-    from i2v.resolve import Resolver
-    from i2v.storage import Storage
+    from i2v.ledger.ledger import Ledger
+    from i2v.recovery.resolve import Resolver
+    from i2v.s3.storage import Storage
 
     with Storage() as storage:
         ledger = Ledger(storage, settings)
@@ -112,7 +112,7 @@ def _ask(chosen: Sequence[JobRecord], todo: str) -> None:
     Raises:
         UsageError: nobody is there to be asked.
     """
-    from i2v.report import money_text
+    from i2v.money import money_text
 
     usd = money_text(sum((record.attempts[-1].price_usd for record in chosen if record.attempts), start=Decimal(0)))
     for record in chosen:

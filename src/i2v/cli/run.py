@@ -14,10 +14,10 @@ from i2v.errors import I2vError, Stopped, UsageError
 
 if TYPE_CHECKING:
     from i2v.cli.flow_run import Ending
+    from i2v.cli.local_files import Named
+    from i2v.cli.local_uploads import Good
     from i2v.cli.progress import Progress
-    from i2v.local_files import Named
-    from i2v.local_uploads import Good
-    from i2v.prompts import Asked
+    from i2v.inputs.prompts import Asked
     from i2v.settings import Settings
 
 EPILOG = """
@@ -75,12 +75,12 @@ def run(  # noqa: PLR0913 - a command's parameters are its options
     Without PREFECT_API_URL Prefect runs inside this command; with it the run is seen in your Prefect UI.
     Ctrl-C ends cleanly and says what is still open.
     """
-    from i2v import local_files
+    from i2v.cli import local_files
     from i2v.cli.console import show_logs, stderr
     from i2v.cli.flow_run import Ending
     from i2v.cli.progress import Progress
-    from i2v.plan import check_delivery
-    from i2v.report import Report
+    from i2v.pipeline.preflight import check_delivery
+    from i2v.reports.run_report import Report
     from i2v.settings import read_settings
 
     settings = read_settings()
@@ -119,7 +119,7 @@ def _run(
     from i2v.cli.estimate import foresee
     from i2v.cli.flow_run import Ending, run_flow
     from i2v.cli.local import bring_local, hidden_queries
-    from i2v.report import Report
+    from i2v.reports.run_report import Report
 
     dry_run = choices["dry_run"]
     goods, told = asyncio.run(bring_local(named.local, default, settings, progress, put=not dry_run))
@@ -136,8 +136,8 @@ def _run(
 
 def _images(goods: list[Good], settings: Settings) -> list[Any]:
     """Local images as the flow takes them; more than Prefect takes as a parameter go into a manifest."""
-    from i2v.local_uploads import keep_rows
-    from i2v.storage import Storage
+    from i2v.cli.local_uploads import keep_rows
+    from i2v.s3.storage import Storage
 
     rows = [good.row for good in goods]
     if sum(len(row.model_dump_json()) for row in rows) <= PARAMETERS_MAX_BYTES:
@@ -150,7 +150,7 @@ def _finish(ending: Ending, settings: Settings, *, dry_run: bool, as_json: bool)
     """Say how it ended; the exit code."""
     from i2v.cli.console import stderr
     from i2v.cli.show import print_report, tell, tell_nothing_valid
-    from i2v.report import Outcome
+    from i2v.reports.run_report import Outcome
 
     if isinstance(ending.error, UsageError):
         raise ending.error

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from i2v.cli.console import stderr, stdout
 from i2v.errors import I2vError, NoImages
-from i2v.report import ItemReport, Outcome, Report, money_text
+from i2v.money import money_text
+from i2v.reports.run_report import ItemReport, Outcome, Report
 
 if TYPE_CHECKING:
     from i2v.settings import Settings

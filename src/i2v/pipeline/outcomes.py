@@ -1,0 +1,129 @@
+"""From a job's record to an image's line in the report."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from i2v.errors import I2vError, NotTried, Refused
+from i2v.ledger.job import JobRecord, JobState
+from i2v.money import ZERO
+from i2v.pipeline.run import Run
+from i2v.pipeline.submit import Order
+from i2v.pipeline.validate import Checked, Seen
+from i2v.reports.run_report import ItemReport, Outcome
+from i2v.request import Request
+from i2v.s3_uri import S3Uri
+
+OUTCOMES = {
+    JobState.STORED: Outcome.STORED,
+    JobState.REFUSED: Outcome.REFUSED,
+    JobState.FAILED: Outcome.FAILED,
+    JobState.UNKNOWN: Outcome.UNKNOWN,
+    JobState.SUBMITTED: Outcome.SUBMITTED,
+    JobState.CLAIMED: Outcome.UNKNOWN,
+    JobState.READY: Outcome.NOT_TRIED,
+}
+
+
+def of_job(run: Run, order: Order, record: JobRecord, video: S3Uri | None, *, cached: bool) -> ItemReport:
+    """What became of an image whose job is known. What this run paid for a job counts once, at its first image."""
+    paid, at_risk = _money(run, record)
+    attached = not cached and bool(record.attempts) and all(one.run_id != run.run_id for one in record.attempts)
+    is_free = not paid and (cached or (attached and record.state in {JobState.SUBMITTED, JobState.STORED}))
+    return ItemReport(
+        image=order.image.label,
+        outcome=Outcome.CACHED if cached else OUTCOMES[record.state],
+        job=record.key,
+        task_id=record.task_id,
+        video=str(video) if video else None,
+        cost_usd=paid,
+        at_risk_usd=at_risk,
+        reason=_reason(record),
+        seconds=_seconds(run),
+        flags=record.video.flags if record.video else (),
+        request=order.request,
+        state=record.state,
+        video_sha256=record.video.sha256 if record.video else None,
+        attached=attached,
+        saved_usd=order.price_usd if is_free else ZERO,
+        folder=order.image.name.rpartition("/")[0],
+    )
+
+
+def of_error(run: Run, image: str, error: I2vError, order: Order | None = None) -> ItemReport:
+    """What became of an image that an error stopped before it had a job of its own to tell of."""
+    outcome = Outcome.FAILED
+    if isinstance(error, Refused):
+        outcome = Outcome.REFUSED
+    elif isinstance(error, NotTried):
+        outcome = Outcome.NOT_TRIED
+    return ItemReport(
+        image=image,
+        outcome=outcome,
+        job=order.key if order else None,
+        reason=str(error),
+        seconds=_seconds(run),
+        valid=order is not None,
+        request=order.request if order else None,
+    )
+
+
+def of_failed_job(run: Run, order: Order, record: JobRecord, error: I2vError) -> ItemReport:
+    """What became of an image whose job this run had taken up when an error came: what was paid is told."""
+    line = of_job(run, order, record, None, cached=False)
+    told = of_error(run, order.image.label, error, order)
+    return line.model_copy(update={"outcome": told.outcome, "reason": told.reason})
+
+
+def refused(run: Run, seen: Seen, checked: Checked, request: Request) -> ItemReport:
+    """An image that validation refused; nothing was paid."""
+    return ItemReport(
+        image=seen.ref.label,
+        outcome=Outcome.REFUSED,
+        reason=checked.refusal,
+        valid=False,
+        seconds=_seconds(run),
+        request=request,
+    )
+
+
+async def foresee(run: Run, order: Order) -> ItemReport:
+    """What a run would make of a valid image, paying nothing and changing nothing.
+
+    Raises:
+        StorageError: the ledger cannot be read.
+    """
+    held = await run.ledger.read(order.key)
+    if held is None or held.record.state is JobState.READY:
+        cost = order.price_usd if run.account_once(order.key) else ZERO
+        planned = Outcome.PLANNED
+        return ItemReport(image=order.image.label, outcome=planned, job=order.key, cost_usd=cost, request=order.request)
+    video = held.record.video.uri if held.record.video else None
+    return of_job(run, order, held.record, video, cached=held.record.state is JobState.STORED)
+
+
+def _money(run: Run, record: JobRecord) -> tuple[Decimal, Decimal]:
+    mine = [attempt for attempt in record.attempts if attempt.run_id == run.run_id]
+    if not run.account_once(record.key):
+        return ZERO, ZERO
+    spent = sum((attempt.spent_usd for attempt in mine), ZERO)
+    return spent, sum((record.at_risk_usd(attempt) for attempt in mine), ZERO)
+
+
+def _reason(record: JobRecord) -> str | None:
+    if record.reason:
+        return record.reason.message
+    if record.state is JobState.SUBMITTED and record.attempt and record.attempt.delivery == "callback":
+        return "awaited by callback; if none comes, reconcile asks the provider"
+    if record.state is JobState.SUBMITTED:
+        return "still open at the provider; the next run or reconcile takes it up without paying again"
+    if record.state is JobState.CLAIMED:
+        return "how its submit ended could not be written into the ledger: it is unknown once its lease is over"
+    if record.video and record.video.flags:
+        return "; ".join(record.video.flags)
+    return None
+
+
+def _seconds(run: Run) -> float:
+    return (datetime.now(UTC) - run.record.started_at).total_seconds()

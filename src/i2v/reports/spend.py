@@ -1,0 +1,267 @@
+"""Where the money went: `sum_spend` over the ledger, and whether the provider's balance says the same.
+
+Only records changed within the window are read: an attempt of the window has changed its record since. They are summed
+as they come, so that a large ledger takes time and no memory. `i2v.reports.spend_page` is how the sums are shown.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from i2v.apixo.client import ApixoClient
+from i2v.errors import NotFound, ProviderError
+from i2v.ledger import keys
+from i2v.ledger.job import FORMAT, Attempt, JobRecord, JobState
+from i2v.ledger.ledger import Ledger
+from i2v.money import ZERO, money_text
+from i2v.reports.savings import RunSavings, read_savings
+from i2v.s3.storage import Storage
+from i2v.settings import Settings
+
+log = logging.getLogger(__name__)
+TOLERANCE_USD = Decimal("0.005")
+CLOCK_SLACK = timedelta(minutes=5)
+"""Hosts' clocks and S3's may differ by so much."""
+MONTH_DAYS = 30
+MOST_AT_RISK = 20
+"""Jobs at risk that are named."""
+
+
+class Group(NamedTuple):
+    """What attempts are summed by. `folder` is the image's, below the images prefix."""
+
+    day: str
+    mode: str
+    folder: str
+    label: str
+    outcome: str
+
+
+class Sums(BaseModel):
+    """Money in US dollars."""
+
+    attempts: int = 0
+    stored_usd: Decimal = ZERO
+    at_risk_usd: Decimal = ZERO
+    open_usd: Decimal = ZERO
+    saved_images: int = 0
+    """Images that cost nothing, since the ledger had their job."""
+    saved_usd: Decimal = ZERO
+    """What they would have cost."""
+
+    @property
+    def total_usd(self) -> Decimal:
+        """All that was, or may have been, paid."""
+        return self.stored_usd + self.at_risk_usd + self.open_usd
+
+    def add(self, record: JobRecord, attempt: Attempt) -> None:
+        """Count one attempt in full."""
+        self.attempts += 1
+        risk = record.at_risk_usd(attempt)
+        self.at_risk_usd += risk
+        if not risk and record.state is JobState.STORED:
+            self.stored_usd += attempt.price_usd
+        elif not risk:
+            self.open_usd += attempt.price_usd
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(**{name: getattr(self, name) + getattr(other, name) for name in Sums.model_fields})
+
+
+Groups = list[tuple[Group, Sums]]
+
+
+class AtRisk(NamedTuple):
+    """An attempt that may have been billed without giving a video."""
+
+    at: datetime
+    job: str
+    image: str
+    state: JobState
+    usd: Decimal
+
+
+class Book:
+    """Sums attempts claimed, and runs ended, since a time."""
+
+    def __init__(self, since: datetime) -> None:
+        self.since = since
+        self._sums: defaultdict[Group, Sums] = defaultdict(Sums)
+        self.at_risk: list[AtRisk] = []
+        """The newest."""
+
+    def count(self, record: JobRecord) -> None:
+        """Take a job's attempts up."""
+        for attempt in record.attempts:
+            if attempt.claimed_at >= self.since:
+                self._sums[_group(record, attempt)].add(record, attempt)
+                if risk := record.at_risk_usd(attempt):
+                    found = AtRisk(attempt.claimed_at, record.key, record.image.label, record.state, risk)
+                    self.at_risk = sorted([*self.at_risk, found], reverse=True)[:MOST_AT_RISK]
+
+    def save(self, run: RunSavings) -> None:
+        """Take up what a run did not have to pay."""
+        if run.ended_at is None or run.ended_at < self.since:
+            return
+        for each in run.saved:
+            group = Group(_day(run.ended_at), each.mode, each.folder, run.label or "", each.outcome)
+            self._sums[group] += Sums(saved_images=each.images, saved_usd=each.usd)
+
+    @property
+    def groups(self) -> Groups:
+        """The sums by group, oldest day first."""
+        return sorted(self._sums.items(), key=lambda item: item[0])
+
+
+def total(groups: Groups) -> Sums:
+    """All of these together."""
+    return sum((sums for _, sums in groups), Sums())
+
+
+class Seen(BaseModel):
+    """`jobs/spend.json`: what the last report saw."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: int = FORMAT
+    at: datetime
+    balance_usd: Decimal
+
+
+class SpendReport(BaseModel):
+    """The sums of a window, and the balance's word on them."""
+
+    since: datetime
+    until: datetime
+    groups: Groups
+    month: Groups = Field(default=[], exclude=True)
+    """The same of `MONTH_DAYS` UTC days, the last of which is `until`'s."""
+    at_risk: list[AtRisk] = Field(default=[], exclude=True)
+    """The newest of the month."""
+    balance_usd: Decimal | None = None
+    balance_fell_usd: Decimal | None = None
+    """By how much the balance fell since the last report; less than nothing where it was topped up."""
+    ledger_since_last_usd: Decimal | None = None
+    """What the ledger holds of the same time."""
+
+    @property
+    def totals(self) -> Sums:
+        """All groups together."""
+        return total(self.groups)
+
+    @property
+    def differs(self) -> bool:
+        """Whether ledger and balance tell different stories."""
+        if self.balance_fell_usd is None or self.ledger_since_last_usd is None:
+            return False
+        return abs(self.balance_fell_usd - self.ledger_since_last_usd) > TOLERANCE_USD
+
+    @property
+    def sentence(self) -> str:
+        """The report in words."""
+        sums = self.totals
+        parts = [f"${money_text(sums.stored_usd)} stored", f"${money_text(sums.at_risk_usd)} at risk"]
+        parts += [f"${money_text(sums.open_usd)} open"] if sums.open_usd else []
+        parts += [f"${money_text(sums.saved_usd)} saved"] if sums.saved_usd else []
+        if self.differs:
+            fell, ours = self.balance_fell_usd or ZERO, self.ledger_since_last_usd or ZERO
+            parts.append(f"the balance fell by ${money_text(fell)}, the ledger says ${money_text(ours)}")
+        return " · ".join(["1 attempt" if sums.attempts == 1 else f"{sums.attempts:,} attempts", *parts])
+
+    def for_json(self) -> dict[str, Any]:
+        """The report as plain JSON, money as strings."""
+        return {
+            **self.model_dump(mode="json", exclude={"groups"}),
+            "groups": [{**group._asdict(), **sums.model_dump(mode="json")} for group, sums in self.groups],
+            "totals": self.totals.model_dump(mode="json"),
+            "differs": self.differs,
+        }
+
+
+def _group(record: JobRecord, attempt: Attempt) -> Group:
+    return Group(
+        day=_day(attempt.claimed_at),
+        mode=f"{record.request.mode} {record.request.duration} s",
+        folder=record.image.name.rpartition("/")[0],
+        label=record.label or "",
+        outcome=record.state.value if attempt is record.attempt else "failed",
+    )
+
+
+def _day(moment: datetime) -> str:
+    return moment.astimezone(UTC).date().isoformat()
+
+
+def month_of(until: datetime) -> list[str]:
+    """The UTC days of the month that ends then, oldest first."""
+    return [_day(until - timedelta(days=back)) for back in range(MONTH_DAYS - 1, -1, -1)]
+
+
+async def sum_spend(
+    storage: Storage, settings: Settings, *, days: int, client: ApixoClient | None = None
+) -> SpendReport:
+    """Sum the last days, and compare with the provider's balance since the last report.
+
+    Args:
+        storage: S3.
+        settings: where the ledger lies.
+        days: the window, in days of 24 hours back from now.
+        client: the provider, to ask its balance; none leaves the balance out.
+
+    Raises:
+        LedgerError: a record cannot be read by this version.
+        StorageError: S3 did not answer well.
+    """
+    now = datetime.now(UTC)
+    last = await _last(storage, settings)
+    window, month = Book(now - timedelta(days=days)), Book(datetime.fromisoformat(f"{month_of(now)[0]}T00:00Z"))
+    since_last = Book(last.at if last and client else now)
+    await _read(storage, settings, (window, month, since_last))
+    report = SpendReport(since=window.since, until=now, groups=window.groups, month=month.groups, at_risk=month.at_risk)
+    balance = await _balance(client)
+    if balance is None:
+        return report
+    await _remember(storage, settings, Seen(at=now, balance_usd=balance))
+    told: dict[str, Decimal] = {"balance_usd": balance}
+    if last:
+        ours = total(since_last.groups).total_usd
+        told |= {"balance_fell_usd": last.balance_usd - balance, "ledger_since_last_usd": ours}
+    return report.model_copy(update=told)
+
+
+async def _read(storage: Storage, settings: Settings, books: Sequence[Book]) -> None:
+    first = min(book.since for book in books) - CLOCK_SLACK
+    async for record in Ledger(storage, settings).records(since=first):
+        for book in books:
+            book.count(record)
+    async for run in read_savings(storage, settings, since=first):
+        for book in books:
+            book.save(run)
+
+
+async def _balance(client: ApixoClient | None) -> Decimal | None:
+    try:
+        return await client.balance() if client else None
+    except ProviderError as error:
+        log.warning("the provider's balance is not known: %s", error)
+        return None
+
+
+async def _last(storage: Storage, settings: Settings) -> Seen | None:
+    try:
+        found = await storage.get(keys.spend_uri(settings))
+        return Seen.model_validate_json(found.body)
+    except (NotFound, ValidationError):
+        return None
+
+
+async def _remember(storage: Storage, settings: Settings, seen: Seen) -> None:
+    body = seen.model_dump_json(indent=1).encode()
+    await storage.put(keys.spend_uri(settings), body, content_type="application/json")

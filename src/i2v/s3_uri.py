@@ -1,0 +1,53 @@
+"""Where things lie in S3: `S3Uri`, one object or one prefix. What those places mean is in `i2v.ledger.keys`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+_URI = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9._-]{1,61}[a-z0-9])/(?P<key>.*)", re.DOTALL)
+
+
+class S3Uri(NamedTuple):
+    """An object, or where `key` is empty or ends in `/` a prefix. Pydantic models take and keep it as its string."""
+
+    bucket: str
+    key: str
+
+    @classmethod
+    def parse(cls, text: str) -> S3Uri:
+        """Read `s3://bucket/key`.
+
+        Raises:
+            ValueError: the text has another form.
+        """
+        match = _URI.fullmatch(text)
+        if match is None:
+            raise ValueError(f"{text!r} is no S3 address; it looks like s3://bucket/key")
+        return cls(match["bucket"], match["key"])
+
+    @property
+    def is_prefix(self) -> bool:
+        """Whether this names all objects below it instead of one."""
+        return not self.key or self.key.endswith("/")
+
+    def __truediv__(self, name: str) -> S3Uri:
+        return S3Uri(self.bucket, self.key + name)
+
+    def holds(self, other: S3Uri) -> bool:
+        """Whether `other` lies under this prefix."""
+        return self.bucket == other.bucket and other.key.startswith(self.key)
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.key}"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            lambda value: value if isinstance(value, S3Uri) else cls.parse(str(value)),
+            serialization=core_schema.to_string_ser_schema(),
+            json_schema_input_schema=core_schema.str_schema(),
+        )

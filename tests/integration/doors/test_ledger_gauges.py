@@ -1,0 +1,71 @@
+"""What the door's metrics tell of the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from doors.ledger_gauges import LedgerGauges
+from i2v.ledger import keys
+from i2v.ledger.budget import DayPage, DayPages
+from i2v.ledger.job import JobImage, JobRecord, JobState
+from i2v.media.images import ImageFacts
+from i2v.request import Mode, Request
+from i2v.s3.storage import Storage
+from i2v.s3_uri import S3Uri
+from i2v.settings import Settings
+
+FACTS = ImageFacts(format="JPEG", width=640, height=480, size=1, sha256="0" * 64)
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    """Where the gauges are."""
+    return CollectorRegistry()
+
+
+async def _write(storage: Storage, settings: Settings, key: str, state: JobState) -> None:
+    at = S3Uri(settings.images.bucket, "images/a.jpg")
+    image = JobImage(label=str(at), name="a.jpg", at=at, etag="e", facts=FACTS)
+    request = Request(mode=Mode.STANDARD, duration=6, prompt="it moves")
+    now = datetime.now(UTC)
+    record = JobRecord(key=key, state=state, image=image, request=request, created_at=now, updated_at=now)
+    await storage.put(keys.job_uri(settings, key), record.model_dump_json().encode())
+    await storage.put(keys.open_mark(settings, "a.jpg", "e", key), b"")
+
+
+async def _told(gauges: LedgerGauges, registry: CollectorRegistry, seconds: float = 10) -> str:
+    """What a scrape tells once the ledger is read, or after that time."""
+    gauges.refresh()
+    for _ in range(int(seconds * 20)):
+        await asyncio.sleep(0.05)
+        if "_age_seconds +Inf" not in (told := generate_latest(registry).decode()):
+            break
+    return told
+
+
+async def test_gauges_tell_the_ledger(aws: None, settings: Settings, registry: CollectorRegistry) -> None:
+    """Open jobs, unknown ones among them, and the day's money are what the ledger says."""
+    with Storage() as storage:
+        await _write(storage, settings, "a" * 64, JobState.SUBMITTED)
+        await _write(storage, settings, "b" * 64, JobState.SUBMITTED)
+        await _write(storage, settings, "c" * 64, JobState.UNKNOWN)
+        day = datetime.now(UTC).date().isoformat()
+        await DayPages(storage, settings).write(DayPage(day=day, reserved_usd={"run": Decimal("0.5")}), None)
+        told = await _told(LedgerGauges(storage, settings, registry), registry)
+
+    assert "i2v_jobs_open 3.0" in told
+    assert "i2v_jobs_unknown 1.0" in told
+    assert "i2v_spent_today_usd 0.5" in told
+    assert "+Inf" not in told.partition("i2v_ledger_age_seconds")[2]
+
+
+async def test_a_scrape_outlives_the_ledger(aws: None, settings: Settings, registry: CollectorRegistry) -> None:
+    """Where S3 cannot be read the scrape is answered all the same, and the age tells."""
+    nowhere = settings.model_copy(update={"jobs_prefix": "s3://no-such-bucket/jobs/"})
+    with Storage() as storage:
+        assert "i2v_ledger_age_seconds +Inf" in await _told(LedgerGauges(storage, nowhere, registry), registry, 0.5)

@@ -1,0 +1,94 @@
+"""Reconcile takes over what a dead run left, and leaves alone what a living one has."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+
+from i2v.ledger import transitions
+from i2v.ledger.job import JobState
+from i2v.pipeline.submit import submit
+from i2v.recovery.reconcile import open_marks, reconcile
+from i2v.reports.run_report import Outcome
+from sandbox import Sandbox
+from sandbox.provider import Provider
+from tests.integration.conftest import OpenRun, order_of, put
+
+
+async def test_a_dead_runs_job_is_stored_unpaid(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
+    """A run that died after its submit left a task: reconcile stores its video and pays nothing."""
+    uri = put(sandbox)
+    async with new_run() as dead:
+        order = await order_of(dead, uri)
+        held = await submit(dead, order)
+    provider.wait(lambda: all(task.state == "success" for task in provider.tasks.values()))
+    async with new_run() as run:
+        report = await reconcile(run)
+        held = await run.ledger.read_existing(order.key)
+    assert [item.outcome for item in report.items] == [Outcome.STORED]
+    assert (held.record.state, report.spent_usd) == (JobState.STORED, Decimal(0))
+    assert sandbox.keys("jobs/open/") == []
+    assert sum(provider.billed().values()) == 1
+
+
+async def test_a_living_runs_job_is_left_alone(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
+    """A run whose record is fresh polls its own jobs."""
+    uri = put(sandbox)
+    async with new_run() as living:
+        await living.touch()
+        order = await order_of(living, uri)
+        await submit(living, order)
+        async with new_run() as run:
+            report = await reconcile(run)
+    assert report.items == ()
+    assert len(provider.journal.of("status")) == 0
+
+
+async def test_a_running_task_stays_open(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
+    """What still renders is asked once and not waited for."""
+    provider.settings(render_seconds=60)
+    uri = put(sandbox)
+    async with new_run() as dead:
+        await submit(dead, await order_of(dead, uri))
+    async with new_run() as run:
+        report = await reconcile(run)
+    assert [item.outcome for item in report.items] == [Outcome.SUBMITTED]
+    assert len(provider.journal.of("status")) == 1
+
+
+async def test_a_claim_past_its_lease_becomes_unknown(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
+    """A claim without an end is shown as unknown and named, once its lease is over and not before."""
+    uri = put(sandbox)
+    async with new_run() as dead:
+        order = await order_of(dead, uri)
+        held = await dead.ledger.open(order.key, order.image, order.request)
+        await dead.ledger.mark_open(order.image, order.key)
+        now, price = held.record.created_at, order.price_usd
+        await dead.ledger.change(
+            held,
+            lambda record: transitions.claim(
+                record, token="t", run_id=dead.run_id, image=order.image, price_usd=price, now=now
+            ),
+        )
+    async with new_run() as run:
+        early = await reconcile(run)
+    async with new_run(lease_seconds=0.001) as run:
+        await asyncio.sleep(1.1)
+        late = list((await reconcile(run)).items)
+    assert early.items == ()
+    assert {item.outcome for item in late} == {Outcome.UNKNOWN}
+    assert len(provider.journal.of("submit")) == 0
+
+
+async def test_an_end_that_was_not_told_is_told(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
+    """A job that was refused by a run that died at once gets its verdict, and loses its mark."""
+    uri = put(sandbox)
+    provider.fault(on="submit", kind="answer", status=400)
+    async with new_run() as dead:
+        held = await submit(dead, await order_of(dead, uri))
+    assert held.record.state is JobState.REFUSED
+    async with new_run() as run:
+        assert list(await open_marks(run)) == [held.record.key]
+        await reconcile(run)
+        assert await open_marks(run) == {}
+    assert [key for key in sandbox.keys("videos/") if key.endswith(".refused.json")]

@@ -1,0 +1,102 @@
+"""What ended lately: pages that a gallery reads, newest run first, and the run's lines for tables."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime
+
+from i2v.inputs.prompts import Asked
+from i2v.inputs.sources import find_items
+from i2v.pipeline.generate import Steps, animate
+from i2v.pipeline.run import Run
+from i2v.reports import recent
+from i2v.reports.recent import items_of, name_at, recent_pages
+from i2v.reports.run_report import Outcome
+from sandbox import Sandbox
+from sandbox.pictures import make_jpeg
+from tests.integration.conftest import OpenRun, put
+
+ASKED = Asked.model_validate({"prompt": "a slow zoom"})
+
+
+async def _animated(run: Run, *names: str) -> None:
+    bucket = run.settings.bucket
+    items = await find_items([f"s3://{bucket}/images/{name}" for name in names], run.storage, run.settings)
+    await animate(run, items, ASKED, Steps())
+
+
+async def test_what_ended_is_found_newest_run_first(sandbox: Sandbox, new_run: OpenRun) -> None:
+    """Each run has one page of what is new or needs somebody; what was cached stays on its older page."""
+    put(sandbox, "tom.jpg")
+    put(sandbox, "ann.jpg", seed=2)
+    sandbox.put_image("images/small.jpg", make_jpeg(200, 200))
+    async with new_run(run_id="first") as run:
+        await _animated(run, "tom.jpg", "small.jpg")
+    between = datetime.now(UTC)
+    async with new_run(run_id="second") as run:
+        await _animated(run, "tom.jpg", "ann.jpg")
+        pages = [page async for _, page in recent_pages(run.storage, run.settings)]
+        older = [page.run_id async for _, page in recent_pages(run.storage, run.settings, after=name_at(between))]
+
+    assert [page.run_id for page in pages] == ["second", "first"]
+    assert older == ["first"]
+    [ann] = pages[0].items
+    assert (ann.image, ann.outcome, ann.mode, ann.duration) == (
+        f"s3://{sandbox.bucket}/images/ann.jpg",
+        Outcome.STORED,
+        "standard",
+        6,
+    )
+    assert {item.outcome for item in items_of(pages[1])} == {Outcome.STORED, Outcome.REFUSED}
+
+
+async def test_what_was_refused_before_is_no_news(sandbox: Sandbox, new_run: OpenRun) -> None:
+    """Asked for again, an image that validation or the provider has refused is in the report, and not shown again."""
+    put(sandbox, "nsfw.jpg")
+    sandbox.put_image("images/small.jpg", make_jpeg(200, 200))
+    sandbox.provider.fault(on="task", kind="fails", code="NSFW")
+    for run_id in ("first", "second"):
+        async with new_run(run_id=run_id) as run:
+            await _animated(run, "nsfw.jpg", "small.jpg")
+            pages = [page async for _, page in recent_pages(run.storage, run.settings)]
+
+    assert sandbox.read_json("jobs/runs/second.json")["report"]["refused"] == 2
+    assert [(page.run_id, len(page.items)) for page in pages] == [("first", 2)]
+
+
+async def test_a_retried_run_keeps_what_its_first_try_had(sandbox: Sandbox, new_run: OpenRun) -> None:
+    """The same flow run, taken up again, adds to its page."""
+    for seed, name in enumerate(("tom.jpg", "ann.jpg")):
+        put(sandbox, name, seed=seed)
+        async with new_run(run_id="one") as run:
+            await _animated(run, name)
+            pages = [page async for _, page in recent_pages(run.storage, run.settings)]
+
+    assert [[item.image.rpartition("/")[2] for item in page.items] for page in pages] == [["tom.jpg", "ann.jpg"]]
+
+
+async def test_a_broken_page_is_left_out(sandbox: Sandbox, new_run: OpenRun) -> None:
+    """A page that cannot be read hides no other."""
+    put(sandbox)
+    sandbox.s3().put_object(Bucket=sandbox.bucket, Key="jobs/recent/0000000000000-x.json", Body=b"{")
+    async with new_run(run_id="one") as run:
+        await _animated(run, "tom.jpg")
+        pages = [page.run_id async for _, page in recent.recent_pages(run.storage, run.settings)]
+    assert pages == ["one"]
+
+
+async def test_a_run_leaves_its_images_as_lines(sandbox: Sandbox, new_run: OpenRun) -> None:
+    """Beside the report lie JSON lines with image, prompt, video, its cost and its sha256, for tables downstream."""
+    put(sandbox, "tom.jpg")
+    sandbox.put_image("images/small.jpg", make_jpeg(200, 200))
+    async with new_run(run_id="one") as run:
+        await _animated(run, "tom.jpg", "small.jpg")
+
+    lines = [json.loads(line) for line in sandbox.read("jobs/runs/one.jsonl").splitlines()]
+    stored, refused = lines
+    assert (stored["prompt"], stored["cost_usd"], stored["outcome"]) == ("a slow zoom", 0.192, "stored")
+    video = sandbox.read(stored["video"].removeprefix(f"s3://{sandbox.bucket}/"))
+    assert stored["sha256"] == hashlib.sha256(video).hexdigest()
+    assert (refused["outcome"], refused["video"], refused["prompt"]) == ("refused", None, "a slow zoom")
+    assert "300" in refused["reason"]

@@ -1,0 +1,95 @@
+"""The spend report reads the ledger, and the balance has to agree with it."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from i2v.inputs.prompts import Asked
+from i2v.inputs.sources import find_items
+from i2v.pipeline.generate import Steps, animate, bring
+from i2v.pipeline.submit import submit
+from i2v.reports.markdown import as_text
+from i2v.reports.spend import sum_spend, total
+from i2v.reports.spend_page import spend_page
+from sandbox import Sandbox
+from sandbox.provider import Provider
+from tests.integration.conftest import OpenRun, order_of, put
+
+DOLLAR = as_text("$", 9)
+
+
+async def test_the_report_adds_up_to_what_was_billed(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
+    """Stored, at risk and open are all that the emulator billed, and the balance fell by just that."""
+    async with new_run() as run:
+        await sum_spend(run.storage, run.settings, days=1, client=run.client)
+        await bring(run, await order_of(run, put(sandbox, "cats/a.jpg", 1)), Steps())
+        await bring(run, await order_of(run, put(sandbox, "cats/b.jpg", 2), duration=10), Steps())
+        provider.fault(on="submit", kind="lost_answer")
+        await submit(run, await order_of(run, put(sandbox, "dogs/c.jpg", 3), mode="pro"))
+        provider.settings(render_seconds=60)
+        await submit(run, await order_of(run, put(sandbox, "dogs/d.jpg", 4)))
+        report = await sum_spend(run.storage, run.settings, days=1, client=run.client)
+    sums = report.totals
+    assert (sums.attempts, sums.stored_usd, sums.at_risk_usd, sums.open_usd) == (
+        4,
+        Decimal("0.512"),
+        Decimal("0.33"),
+        Decimal("0.192"),
+    )
+    assert sums.total_usd == provider.billed_usd
+    assert (report.balance_fell_usd, report.ledger_since_last_usd, report.differs) == (
+        provider.billed_usd,
+        provider.billed_usd,
+        False,
+    )
+    assert total(report.month) == sums
+    assert [(risk.usd, risk.state) for risk in report.at_risk] == [(Decimal("0.33"), "unknown")]
+    assert {(group.folder, group.mode, group.outcome) for group, _ in report.groups} == {
+        ("cats", "standard 6 s", "stored"),
+        ("cats", "standard 10 s", "stored"),
+        ("dogs", "pro 6 s", "unknown"),
+        ("dogs", "standard 6 s", "submitted"),
+    }
+
+
+async def test_money_that_the_ledger_does_not_know_is_told(
+    sandbox: Sandbox, provider: Provider, new_run: OpenRun
+) -> None:
+    """A balance that fell by more than we submitted is said in words."""
+    async with new_run() as run:
+        await sum_spend(run.storage, run.settings, days=1, client=run.client)
+        provider.settings(balance_usd=Decimal(990))
+        report = await sum_spend(run.storage, run.settings, days=1, client=run.client)
+    assert report.differs
+    assert "the balance fell by $10.00, the ledger says $0.00" in report.sentence
+
+
+async def test_what_the_ledger_spared_is_told(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
+    """Images that were there already, or under way, count as saved at their price, and what a run paid does not."""
+    for seed, name in enumerate(("cats/a.jpg", "cats/copy.jpg", "dogs/b.jpg")):
+        put(sandbox, name, seed=min(seed, 1) if seed != 1 else 0)
+    async with new_run(run_id="dies") as run:
+        await submit(run, await order_of(run, f"s3://{sandbox.bucket}/images/dogs/b.jpg"))
+    for run_id in ("first", "again"):
+        async with new_run(run_id=run_id) as run:
+            items = await find_items([f"s3://{sandbox.bucket}/images/"], run.storage, run.settings)
+            await animate(run, items, Asked.model_validate({"prompt": "a slow zoom"}), Steps())
+    async with new_run() as run:
+        report = await sum_spend(run.storage, run.settings, days=1, client=run.client)
+    saved = {(group.folder, group.outcome): sums for group, sums in report.groups if sums.saved_images}
+    assert {kind: (sums.saved_images, sums.saved_usd) for kind, sums in saved.items()} == {
+        ("cats", "cached"): (3, Decimal("0.576")),  # the copy at once, and both again
+        ("dogs", "attached"): (1, Decimal("0.192")),
+        ("dogs", "cached"): (1, Decimal("0.192")),
+    }
+    assert (report.totals.total_usd, report.totals.saved_usd) == (provider.billed_usd, Decimal("0.960"))
+    assert "$0.96 saved" in report.sentence
+    assert f"| **saved**: attached or cached, not paid again | **{DOLLAR}0.96**" in spend_page(report)
+
+
+async def test_an_empty_ledger_is_a_report(new_run: OpenRun) -> None:
+    """Before the first video there is a report, with nothing in it."""
+    async with new_run() as run:
+        report = await sum_spend(run.storage, run.settings, days=366, client=run.client)
+    assert (report.month, report.at_risk, report.sentence) == ([], [], "0 attempts · $0.00 stored · $0.00 at risk")
+    assert f"**{DOLLAR}0.00**" in spend_page(report)

@@ -1,0 +1,312 @@
+"""S3 as the library speaks it: objects, conditions, listings, clocks, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from base64 import b64decode
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import boto3
+import httpx
+import pytest
+from botocore.config import Config
+from botocore.stub import Stubber
+
+from i2v.errors import Conflict, NoBucket, NotFound, StorageError
+from i2v.s3.client import s3_client
+from i2v.s3.storage import Storage
+from i2v.s3_uri import S3Uri
+from sandbox import Sandbox
+from tests.support.memory_storage import MemoryStorage
+from tests.support.raw_server import running, send
+
+ONLY_ONCE = Config(
+    retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, connect_timeout=2, read_timeout=2
+)
+Place = Callable[[str], S3Uri]
+
+
+@pytest.fixture
+def storage(aws: None) -> Iterator[Storage]:
+    """The sandbox's S3."""
+    with Storage() as opened:
+        yield opened
+
+
+@pytest.fixture
+def at(sandbox: Sandbox) -> Place:
+    """An address in the sandbox's bucket."""
+    return lambda key: S3Uri(sandbox.bucket, key)
+
+
+def impatient(url: str) -> Storage:
+    """A storage at this endpoint that tries once."""
+    return Storage(boto3.Session("k", "s", region_name="us-east-1").client("s3", endpoint_url=url, config=ONLY_ONCE))
+
+
+async def keys(storage: Storage, prefix: S3Uri, **options: Any) -> list[str]:
+    """The keys of a listing."""
+    return [entry.uri.key async for entry in storage.list(prefix, **options)]
+
+
+@pytest.fixture(params=["sandbox", "boto3", "memory"])
+def either(request: pytest.FixtureRequest, storage: Storage) -> Iterator[Storage]:
+    """The sandbox's S3, by boto3 alone too, and the one in memory for it where thousands of steps are needed."""
+    with Storage(s3_client()) as by_boto3:
+        yield {"sandbox": storage, "boto3": by_boto3, "memory": MemoryStorage()}[request.param]
+
+
+async def test_what_was_put_is_read(either: Storage, at: Place) -> None:
+    """Bytes, type and metadata come back, with an etag of the content and an age by the server's clock."""
+    put = await either.put(at("a/b.json"), b"{}", content_type="application/json", metadata={"job": "1"})
+    got = await either.get(at("a/b.json"))
+    assert (got.body, got.size, got.content_type, dict(got.metadata)) == (b"{}", 2, "application/json", {"job": "1"})
+    assert (got.etag, got.version_id) == (put.etag, None)
+    assert 0 <= got.age_seconds < 5
+    head = await either.head(at("a/b.json"))
+    assert (head.etag, head.size, head.content_type, dict(head.metadata)) == (
+        put.etag,
+        2,
+        "application/json",
+        {"job": "1"},
+    )
+
+
+async def test_an_etag_is_of_the_content(either: Storage, at: Place) -> None:
+    """The same bytes have the same etag, others another: what is conditional must differ by itself."""
+    etags = [(await either.put(at("a"), body)).etag for body in (b"1", b"2", b"1")]
+    assert etags[0] == etags[2] != etags[1]
+
+
+async def test_a_create_wins_once(either: Storage, at: Place) -> None:
+    """`create` writes where nothing is, and never over something."""
+    await either.put(at("a"), b"first", create=True)
+    with pytest.raises(Conflict):
+        await either.put(at("a"), b"second", create=True)
+    assert (await either.get(at("a"))).body == b"first"
+
+
+async def test_a_change_needs_the_etag_that_was_read(either: Storage, at: Place) -> None:
+    """`if_match` writes over that version alone, and over nothing that is gone."""
+    first = await either.put(at("a"), b"first")
+    await either.put(at("a"), b"second", if_match=first.etag)
+    for wrong in (first.etag, "0" * 32):
+        with pytest.raises(Conflict):
+            await either.put(at("a"), b"third", if_match=wrong)
+    assert (await either.get(at("a"))).body == b"second"
+    await either.delete(at("a"))
+    with pytest.raises(NotFound):
+        await either.put(at("a"), b"third", if_match=first.etag)
+
+
+async def test_what_is_not_there_is_not_found(either: Storage, at: Place) -> None:
+    """Reading says so by name; deleting it is well; copying it is not."""
+    for ask in (either.get, either.head):
+        with pytest.raises(NotFound, match=r"s3://.*/nope does not exist"):
+            await ask(at("nope"))
+    await either.delete(at("nope"))
+    with pytest.raises(NotFound):
+        await either.copy(at("nope"), at("there"))
+
+
+async def test_a_copy_keeps_type_and_metadata(either: Storage, at: Place) -> None:
+    """An equal image's video is copied whole."""
+    await either.put(at("a"), b"film", content_type="video/mp4", metadata={"sha256": "5"})
+    await either.copy(at("a"), at("b"))
+    copied = await either.get(at("b"))
+    assert (copied.body, copied.content_type, dict(copied.metadata)) == (b"film", "video/mp4", {"sha256": "5"})
+
+
+NAMES = ["a", "a b", "a/b", "a/b/c", "a0", "b", "ä", "\u2028", "😀"]
+
+
+async def test_a_listing_is_in_the_order_of_bytes(either: Storage, at: Place) -> None:
+    """All keys under a prefix, whole ones and not folders; shallow ones stop at the next slash."""
+    for name in reversed(NAMES):
+        await either.put(at(f"p/{name}"), b"")
+    await either.put(at("q"), b"")
+    assert await keys(either, at("p/")) == [f"p/{name}" for name in sorted(NAMES, key=str.encode)]
+    assert await keys(either, at("p/"), deep=False) == [
+        f"p/{name}" for name in sorted(NAMES, key=str.encode) if "/" not in name
+    ]
+    assert await keys(either, at("p/"), start_after="p/a0") == ["p/b", "p/ä", "p/\u2028", "p/😀"]
+    assert await keys(either, at("p/a"), deep=False) == ["p/a", "p/a b", "p/a0"]
+    assert await keys(either, at("nothing/")) == []
+
+
+async def test_a_listing_of_a_thousand_and_more_is_whole(storage: Storage, at: Place, sandbox: Sandbox) -> None:
+    """Pages are followed to the end, deep and shallow, and nothing comes twice."""
+    client = sandbox.s3()
+    for number in range(1005):
+        client.put_object(Bucket=sandbox.bucket, Key=f"p/{number:04}", Body=b"")
+        if number < 5:
+            client.put_object(Bucket=sandbox.bucket, Key=f"p/{number:04}/below", Body=b"")
+    expected = [f"p/{number:04}" for number in range(1005)]
+    assert await keys(storage, at("p/"), deep=False) == expected
+    assert await keys(storage, at("p/")) == sorted(expected + [f"p/{number:04}/below" for number in range(5)])
+
+
+ODD_KEYS = ["../up", "a/../b", "./a", "a//b", "a b+c%20&?#.jpg", "é.jpg", "e\u0301.jpg", "two\nlines", "x" * 1024]
+
+
+@pytest.mark.parametrize("key", ODD_KEYS, ids=lambda key: key[:12])
+async def test_any_key_is_an_object_of_its_own(storage: Storage, at: Place, key: str) -> None:
+    """People and tools name objects as they like; nothing is decoded, tidied or composed on the way."""
+    await storage.put(at(key), key.encode())
+    assert (await storage.get(at(key))).body == key.encode()
+    assert await keys(storage, at("")) == [key]
+
+
+async def test_a_large_object_is_read_up_to_its_limit(storage: Storage, at: Place) -> None:
+    """One byte more than the limit tells that there is more; its true size is known."""
+    await storage.put(at("a"), bytes(100))
+    assert [len((await storage.get(at("a"), limit=limit)).body) for limit in (10, 99, 100, 200)] == [11, 100, 100, 100]
+    assert (await storage.get(at("a"), limit=10)).size == 100
+
+
+async def test_a_put_carries_its_checksum(storage: Storage, at: Place, sandbox: Sandbox) -> None:
+    """S3 verifies what arrived against the sha256 of what was sent, and keeps it."""
+    await storage.put(at("a"), b"film")
+    head = sandbox.s3().head_object(Bucket=sandbox.bucket, Key="a", ChecksumMode="ENABLED")
+    assert b64decode(head["ChecksumSHA256"]) == sha256(b"film").digest()
+
+
+@pytest.mark.parametrize("condition", ["create", "if_match"])
+async def test_of_sixteen_writers_one_wins(storage: Storage, at: Place, condition: str) -> None:
+    """However close they are, one write is done and fifteen are Conflicts."""
+    etag = (await storage.put(at("a"), b"before")).etag if condition == "if_match" else None
+    racers = [storage.put(at("a"), f"{n}".encode(), create=etag is None, if_match=etag) for n in range(16)]
+    ended = await asyncio.gather(*racers, return_exceptions=True)
+    assert sum(isinstance(end, Conflict) for end in ended) == 15
+    winner = next(number for number, end in enumerate(ended) if not isinstance(end, BaseException))
+    assert (await storage.get(at("a"))).body == f"{winner}".encode()
+
+
+@pytest.mark.parametrize("operation", ["put_object", "complete_multipart_upload"])
+async def test_409_is_a_lost_race_too(operation: str) -> None:
+    """Real S3 answers 409 ConditionalRequestConflict while another write is under way, which no local server does."""
+    client = boto3.Session("k", "s", region_name="us-east-1").client("s3")
+    with Storage(client) as storage, Stubber(client) as stubber:
+        stubber.add_client_error(operation, "ConditionalRequestConflict", http_status_code=409)
+        with pytest.raises(Conflict, match=r"another writer \(ConditionalRequestConflict\)"):
+            await storage.call(
+                S3Uri("b-1", "a"),
+                getattr(client, operation),
+                Bucket="b-1",
+                Key="a",
+                **({"UploadId": "u"} if operation.startswith("complete") else {}),
+            )
+
+
+async def test_another_409_is_no_lost_race() -> None:
+    """Of a bucket it means something else."""
+    client = boto3.Session("k", "s", region_name="us-east-1").client("s3")
+    with Storage(client) as storage, Stubber(client) as stubber:
+        stubber.add_client_error("list_objects_v2", "OperationAborted", http_status_code=409)
+        with pytest.raises(StorageError) as caught:
+            await keys(storage, S3Uri("b-1", ""))
+    assert not isinstance(caught.value, Conflict)
+
+
+async def test_a_missing_bucket_is_named(storage: Storage) -> None:
+    """It is told from a missing object wherever S3 tells it, and the setting is named."""
+    nowhere = S3Uri("no-such-bucket-here", "a")
+    for ask in (storage.get(nowhere), storage.put(nowhere, b""), keys(storage, nowhere)):
+        with pytest.raises(NoBucket, match=r"bucket of s3://no-such-bucket-here/a does not exist.*I2V_BUCKET"):
+            await ask
+
+
+def xml(code: str) -> bytes:
+    """An error as S3 words it."""
+    return f"<Error><Code>{code}</Code><Message>Access Denied or so</Message></Error>".encode()
+
+
+@pytest.mark.parametrize("code", ["AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"])
+async def test_missing_rights_are_told_as_such(code: str) -> None:
+    """The sandbox's S3 takes any secret, so a raw server refuses: the object, the code and `i2v doctor` are named."""
+    async with running(send(403, xml(code), Content_Type="application/xml")) as server:
+        with (
+            impatient(server.url) as storage,
+            pytest.raises(StorageError, match=rf"refuses GetObject of s3://b-1/a \({code}\).*i2v doctor"),
+        ):
+            await storage.get(S3Uri("b-1", "a"))
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(500, xml("InternalError")), (503, xml("SlowDown")), (502, b"<html>Bad gateway</html>"), (500, b""), (400, b"{")],
+)
+async def test_a_server_that_is_not_well_is_a_storage_error(status: int, body: bytes) -> None:
+    """Whatever it says, in whatever words, it is told as S3's and may be tried again."""
+    async with running(send(status, body)) as server:
+        with impatient(server.url) as storage, pytest.raises(StorageError, match=rf"s3://b-1/a.*{status}") as caught:
+            await storage.get(S3Uri("b-1", "a"))
+    assert type(caught.value) is StorageError
+
+
+@pytest.mark.parametrize(
+    "play",
+    [send(200, b"", ETag='"e"', Last_Modified="never"), send(200, b"half", declared=10, close=True), send(200, b"")],
+    ids=["no date", "cut short", "no headers"],
+)
+async def test_an_answer_that_is_none_is_a_storage_error(play: Any) -> None:
+    """A proxy's 200 without S3's headers, or half a body, is never taken for an object."""
+    async with running(play) as server:
+        with impatient(server.url) as storage, pytest.raises(StorageError, match="s3://b-1/a"):
+            await storage.get(S3Uri("b-1", "a"))
+
+
+async def test_an_endpoint_that_cannot_be_reached_is_named() -> None:
+    """The address and the variables to look at."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    told = rf"cannot be reached at http://127.0.0.1:{port} .*AWS_ENDPOINT_URL"
+    with impatient(f"http://127.0.0.1:{port}") as storage, pytest.raises(StorageError, match=told):
+        await storage.head(S3Uri("b-1", "a"))
+
+
+async def test_missing_credentials_are_told_as_such(aws: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """Nothing is sent without them, and nothing can be presigned."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    with Storage() as storage:
+        for ask in (storage.get(S3Uri("b-1", "a")), storage.presign(S3Uri("b-1", "a"), seconds=1)):
+            with pytest.raises(StorageError, match=r"No AWS credentials to reach s3://b-1/a.*AWS_ACCESS_KEY_ID"):
+                await ask
+
+
+async def test_a_presigned_url_is_fetched_by_anybody(storage: Storage, at: Place, sandbox: Sandbox) -> None:
+    """It carries its signature and lifetime, works for any key, and no other key's."""
+    await storage.put(at("a b+c%20&?#.jpg"), b"picture")
+    url = await storage.presign(at("a b+c%20&?#.jpg"), seconds=60)
+    query = parse_qs(urlsplit(url).query)
+    assert query["X-Amz-Expires"] == ["60"]
+    assert query["X-Amz-Signature"]
+    async with httpx.AsyncClient(trust_env=False) as anybody:
+        assert (await anybody.get(url)).content == b"picture"
+        forged = url.replace(query["X-Amz-Signature"][0], "0" * 64)
+        assert (await anybody.get(forged)).status_code == 403
+
+
+async def test_a_presigned_url_may_be_of_one_version(storage: Storage, at: Place) -> None:
+    """The image handed over is the image that was hashed."""
+    url = await storage.presign(at("a"), seconds=60, version_id="v1")
+    assert parse_qs(urlsplit(url).query)["versionId"] == ["v1"]
+
+
+async def test_an_age_is_by_the_servers_clock() -> None:
+    """A server whose clock is ten years off tells the same age: no host's clock decides."""
+    headers: dict[str, Any] = {
+        "ETag": '"e"',
+        "Date": "Tue, 22 Nov 2016 12:05:00 GMT",
+        "Last_Modified": "Tue, 22 Nov 2016 12:00:00 GMT",
+    }
+    async with running(send(200, b"x", **headers)) as server:
+        with impatient(server.url) as storage:
+            assert (await storage.get(S3Uri("b-1", "a"))).age_seconds == 300

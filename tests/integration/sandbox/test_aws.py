@@ -1,0 +1,71 @@
+"""S3 and SQS of the sandbox, and what a test may rely on about them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from i2v.settings import Settings
+from sandbox import Sandbox
+from tests.support.paths import ROOT
+
+
+def test_each_test_has_an_empty_bucket(sandbox: Sandbox) -> None:
+    """A fresh sandbox has a bucket that nobody wrote to, and the older one stays as it was."""
+    old = sandbox.bucket
+    sandbox.put_image("images/a.jpg", b"x", prompt="p")
+    assert sandbox.keys() == ["images/a.jpg"]
+    sandbox.fresh()
+    assert sandbox.bucket != old
+    assert sandbox.keys() == []
+    assert sandbox.s3().head_object(Bucket=old, Key="images/a.jpg")["Metadata"] == {"prompt": "p"}
+
+
+def test_settings_come_from_the_sandbox_alone(
+    sandbox: Sandbox, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settings of a test name the sandbox's bucket and hosts, whatever the environment holds."""
+    monkeypatch.setenv("I2V_DEFAULT_PROMPT", "from outside")
+    assert settings.bucket == sandbox.bucket
+    assert settings.base_url == sandbox.provider.base_url
+    assert settings.private_hosts == {sandbox.provider.address, sandbox.aws.address}
+    assert settings.default_prompt is None
+
+
+def test_notifications_reach_the_queue() -> None:
+    """With notifications on, the bucket's queue tells of each new object; with versioning on, objects have versions."""
+    with Sandbox(notifications=True, versioning=True) as box:
+        assert box.s3().put_object(Bucket=box.bucket, Key="images/a b.jpg", Body=b"x")["VersionId"]
+        assert box.queue_url is not None
+        answer = box.sqs().receive_message(QueueUrl=box.queue_url, WaitTimeSeconds=5, MaxNumberOfMessages=10)
+        keys = [
+            record["s3"]["object"]["key"]
+            for message in answer["Messages"]
+            for record in json.loads(message["Body"]).get("Records", [])
+        ]
+        assert keys == ["images/a+b.jpg"]
+
+
+def test_servers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+    """Even when the owner is killed, S3 does not stay behind."""
+    start = f"Sandbox(folder=pathlib.Path({str(tmp_path)!r})).start()"
+    code = f"import pathlib, time; from sandbox import Sandbox; print({start}.aws.url, flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as owner:  # noqa: S603 - our own
+        assert owner.stdout is not None
+        url = owner.stdout.readline().strip()
+        assert httpx.get(f"{url}/_ministack/health", trust_env=False).is_success
+        owner.kill()
+    for _ in range(100):
+        try:
+            httpx.get(f"{url}/_ministack/health", trust_env=False)
+        except httpx.TransportError:
+            return
+        time.sleep(0.05)
+    pytest.fail("S3 outlived its owner")

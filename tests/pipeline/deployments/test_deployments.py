@@ -1,0 +1,191 @@
+"""prefect.yaml: what it says is what Prefect understands, and a worker really runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import yaml
+from prefect.cli.deploy._models import DeploymentConfig, PrefectYamlModel, WorkPoolConfig
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.objects import FlowRun
+from prefect.events import DeploymentEventTrigger, DeploymentTriggerTypes, Event, Resource
+from prefect.events.clients import get_events_client
+from prefect.flows import Flow, load_flow_from_entrypoint
+from prefect.utilities.callables import parameter_schema
+from pydantic import BaseModel, TypeAdapter
+
+from sandbox import Sandbox
+from sandbox.pictures import make_jpeg
+from sandbox.prefect_server import PrefectServer
+from tests.pipeline.conftest import i2v_events
+from tests.support.paths import ROOT
+
+CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+DEPLOYMENTS: dict[str, dict[str, Any]] = {each["name"]: each for each in CONFIG["deployments"]}
+SAMPLE: dict[str, dict[str, Any]] = {
+    "generate": {"images": "s3://bucket/images/"},
+    "on-image": {"images": ["s3://bucket/images/a.jpg"]},
+    "nightly": {"since": "2026-01-01T00:00:00+00:00"},
+    "collect": {"jobs": ["0" * 64]},
+}
+"""What a person, the set-up or the door fills in where a parameter has no default."""
+QUEUE = {"generate": "urgent", "on-image": "urgent", "collect": "urgent"} | dict.fromkeys(
+    ("nightly", "reconcile", "report"), "bulk"
+)
+POOL = "i2v"
+CATS = ((1, "tom"), (2, "leo"))
+ON_IMAGE = {"tags": {"all_": ["bucket"]}}
+CLI = Callable[..., Awaitable[str]]
+
+
+def _keys(model: type[BaseModel]) -> set[str]:
+    return {field.alias or name for name, field in model.model_fields.items()}
+
+
+def _flow(deployment: dict[str, Any]) -> Flow[..., Any]:
+    return load_flow_from_entrypoint(f"{ROOT}/{deployment['entrypoint']}", use_placeholder_flow=False)
+
+
+def test_prefect_knows_every_key() -> None:
+    """Prefect ignores a misspelt key in silence, so none is there that it does not know."""
+    assert DEPLOYMENTS
+
+    PrefectYamlModel.model_validate(CONFIG)
+    assert set(CONFIG) - _keys(PrefectYamlModel) == set()
+    for deployment in DEPLOYMENTS.values():
+        assert set(deployment) - _keys(DeploymentConfig) == set()
+        assert set(deployment["work_pool"]) - _keys(WorkPoolConfig) == set()
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_flow_loads_and_takes_the_parameters(name: str) -> None:
+    """Each entrypoint is a flow that can be imported, and it takes what the deployment gives it."""
+    deployment = DEPLOYMENTS[name]
+    flow = _flow(deployment)
+
+    given = SAMPLE.get(name, {}) | deployment.get("parameters", {})
+    assert set(given) <= set(flow.validate_parameters(given))
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_form_explains_itself(name: str) -> None:
+    """Whoever runs a deployment from the UI reads there what each parameter means."""
+    fields = parameter_schema(_flow(DEPLOYMENTS[name])).properties
+    assert fields
+
+    assert [field for field, schema in fields.items() if not schema.get("description")] == []
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_limits_are_the_pools(name: str) -> None:
+    """No deployment has a limit of its own, since that crashes running flow runs when the server restarts."""
+    assert "concurrency_limit" not in DEPLOYMENTS[name]
+    pool = DEPLOYMENTS[name]["work_pool"]
+    assert (pool["name"], pool["work_queue_name"]) == (POOL, QUEUE[name])
+
+
+def test_a_failed_collect_is_tried_again() -> None:
+    """A callback may be the only word on a lost task, so its run does not end with the first fault of S3."""
+    tries = {name: each["work_pool"].get("job_variables", {}).get("env", {}) for name, each in DEPLOYMENTS.items()}
+    assert {name for name, env in tries.items() if env.get("PREFECT_FLOWS_DEFAULT_RETRIES", "0") != "0"} == {"collect"}
+
+
+def test_what_pays_by_itself_has_a_limit_and_is_off_where_it_looks_by_itself() -> None:
+    """A run that nobody started spends no more than prefect.yaml says, and the first nightly is a person's decision."""
+    assert DEPLOYMENTS["nightly"]["parameters"].keys() >= {"generate", "limit", "max_spend_usd"}
+    assert [schedule["active"] for schedule in DEPLOYMENTS["nightly"]["schedules"]] == [False]
+    assert DEPLOYMENTS["on-image"]["parameters"].keys() >= {"partial", "max_spend_usd"}
+
+
+def test_triggers_are_what_prefect_understands() -> None:
+    """An unknown key in a trigger would be dropped in silence too."""
+    triggers = [trigger for each in DEPLOYMENTS.values() for trigger in each.get("triggers", [])]
+    assert triggers
+
+    for trigger in triggers:
+        assert set(trigger) - _keys(DeploymentEventTrigger) == set()
+        TypeAdapter[DeploymentTriggerTypes](DeploymentTriggerTypes).validate_python(trigger)
+
+
+@pytest.fixture
+def command(child_env: dict[str, str]) -> CLI:
+    """A module run as a command in the project's root, against the test's server, as a person types it."""
+
+    async def run(*args: str) -> str:
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", *args),
+            cwd=ROOT,
+            env=child_env,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        try:
+            said, _ = await asyncio.wait_for(child.communicate(), 90)
+        finally:
+            if child.returncode is None:
+                child.kill()
+        assert child.returncode == 0, said.decode()
+        return said.decode()
+
+    return run
+
+
+async def _order(deployment: str, **parameters: Any) -> FlowRun:
+    async with get_client() as client:
+        found = await client.read_deployment_by_name(deployment)
+        return await client.create_flow_run_from_deployment(found.id, parameters=parameters)
+
+
+async def _tell(*objects: str) -> FlowRun:
+    """Send the event of which prefect.yaml speaks, and wait for the run that comes of it."""
+    event = Event(
+        event="s3.objects.created",
+        resource=Resource.model_validate({"prefect.resource.id": f"s3.bucket.{uuid4()}"}),
+        payload={"objects": list(objects)},
+    )
+    async with get_events_client() as events:
+        await events.emit(event)
+    async with get_client() as client:
+        for _ in range(100):
+            runs = await client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(ON_IMAGE))
+            for run in runs:
+                if run.parameters.get("images") == list(objects):
+                    return run
+            await asyncio.sleep(0.2)
+    raise AssertionError("no run came of the event")
+
+
+async def _ended(run: FlowRun) -> FlowRun:
+    async with get_client() as client:
+        return await client.read_flow_run(run.id)
+
+
+async def test_worker_runs_what_is_deployed(command: CLI, prefect_server: PrefectServer, sandbox: Sandbox) -> None:
+    """Deployed as the README says, a worker takes runs started by hand and by event, and their videos are there."""
+    tom, leo = (
+        sandbox.put_image(f"images/cats/{name}.jpg", make_jpeg(seed=seed), prompt="he yawns") for seed, name in CATS
+    )
+    said = await command("deployments.setup")
+    assert "deployment generate/on-image" in said
+
+    by_hand = await _order("generate/generate", images=tom)
+    by_event = await _tell(leo)
+    said = await command("prefect", "--no-prompt", "worker", "start", "--pool", POOL, "--run-once")
+
+    for run, name in ((await _ended(by_hand), tom), (await _ended(by_event), leo)):
+        assert run.state, said
+        assert run.state.message == "1 stored · $0.192", said
+        key = name.removeprefix(f"s3://{sandbox.bucket}/")
+        assert run.name == f"1 image · {key} · standard 6 s"
+    for name in ("tom", "leo"):
+        assert {Path(key).suffix for key in sandbox.keys(f"videos/cats/{name}.jpg/")} == {".mp4", ".jpg", ".json"}
+    assert sandbox.provider.billed().total() == 2
+    told = [event["event"] for event in await i2v_events(prefect_server, sandbox, 6)]
+    assert sorted(told) == sorted(2 * ["i2v.job.submitted", "i2v.job.stored", "i2v.run.finished"]), "lost at the end"

@@ -1,0 +1,150 @@
+"""Callbacks as they are deployed: a real door, a real server and a real worker, and what goes wrong between them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentUpdate
+from prefect.client.schemas.objects import FlowRun
+
+from doors.callbacks import COLLECT
+from flows.reconcile import reconcile_videos
+from sandbox import Sandbox
+from sandbox.child import Child
+from sandbox.pictures import make_jpeg
+from sandbox.provider import Provider
+from tests.pipeline.conftest import RUN_FLOW, Ended
+from tests.support.callback_door import collects, open_door
+from tests.support.callback_door import env as env  # noqa: PLC0414 - a fixture
+from tests.support.door_process import soon
+from tests.support.paths import ROOT
+
+IMAGES = int(os.environ.get("I2V_CALLBACK_IMAGES", "20"))
+"""200 take some minutes: each run of `collect` is a process of its own."""
+PATIENCE_SECONDS = 120 + 3 * IMAGES
+FAULTS = {
+    "silent": ("callback", "lost", (0,)),
+    "twice": ("callback", "double", (1,)),
+    "early": ("submit", "after_callback", (7,)),
+    "unanswered": ("submit", "lost_answer", (0, 5)),
+}
+"""Of each 10 images one loses its callback and one has it twice, of each 20 one is called back before its submit is
+answered, and two lose that answer; a tenth of those loses both."""
+
+
+def name_of(number: int) -> str:
+    """An image's name, which says what goes wrong with it."""
+    turns = {"callback": number % 10, "submit": (number // 10 + number) % 20}
+    fates = [fate for fate, (on, _, hit) in FAULTS.items() if turns[on] in hit]
+    return f"images/{number:03}-{'-'.join(fates) or 'well'}.jpg"
+
+
+def order_faults(provider: Provider) -> None:
+    """Let each image fare as its name says."""
+    for fate, (on, kind, _) in FAULTS.items():
+        provider.fault(on=on, kind=kind, image=fate, times=None)
+
+
+@contextmanager
+def worker(env: dict[str, str], log: Path) -> Iterator[None]:
+    """The deployments, as `make deploy` makes them, and a worker that runs them."""
+    setup = [sys.executable, "-m", "deployments.setup"]
+    subprocess.run(setup, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, check=True)  # noqa: S603 - ours
+    with Child("prefect", "--no-prompt", "worker", "start", "--pool", "i2v", "--limit", "4", env=env, log=log):
+        yield
+
+
+async def deployed() -> UUID:
+    """The deployment `collect`, which tries a failed run again at once and not after a minute."""
+    async with get_client() as client:
+        found = await client.read_deployment_by_name(COLLECT)
+        env = found.job_variables["env"] | {"PREFECT_FLOWS_DEFAULT_RETRY_DELAY_SECONDS": "0"}
+        assert env != found.job_variables["env"]
+        await client.update_deployment(found.id, DeploymentUpdate(job_variables={"env": env}))
+        return found.id
+
+
+async def all_ended(deployment: UUID) -> list[FlowRun]:
+    """Its runs, once the worker has run them all."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        runs = await collects(deployment)
+        if runs and all(run.state and run.state.is_final() for run in runs):
+            return runs
+        assert time.monotonic() < deadline, [(run.name, run.state_name) for run in runs]
+        await asyncio.sleep(0.5)
+
+
+def all_delivered(provider: Provider) -> bool:
+    """Whether the provider has told of every task, or given up."""
+    calls = [provider.journal.of("callback", task) for task in provider.tasks]
+    return bool(calls) and all(calls) and all(entry.outcome for entry in provider.journal.of("callback"))
+
+
+async def run_all(run_flow: RUN_FLOW) -> list[Ended]:
+    """Runs by callback until all is tried: three answers in a row that are lost stop the submits of a run."""
+    ended = [await run_flow(delivery="callback")]
+    while ended[-1].report["not_tried"]:
+        ended.append(await run_flow(delivery="callback"))
+    return ended
+
+
+@pytest.mark.timeout(2 * PATIENCE_SECONDS)
+async def test_each_is_billed_once_and_stored_but_for_who_lost_both(
+    sandbox: Sandbox,
+    provider: Provider,
+    run_flow: RUN_FLOW,
+    env: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the real door and worker, and one reconcile: only who lost answer and callback is unknown, and is named."""
+    names = [name_of(number) for number in range(IMAGES)]
+    for number, name in enumerate(names):
+        sandbox.put_image(name, make_jpeg(400, 400, seed=number))
+    provider.settings(render="shared", callback_scale=0.01)
+    order_faults(provider)
+    provider.fault(on="status", kind="answer", status=401, image="unanswered")  # a lost task is not confirmed at first
+    with worker(env, tmp_path / "worker.log"), open_door(env, tmp_path) as door:
+        collect = await deployed()
+        await soon(lambda: door.get("/healthz").json()["ready"], 90)
+        ended = await run_all(run_flow)
+        await soon(lambda: all_delivered(provider), PATIENCE_SECONDS)
+        runs = await all_ended(collect)
+    collected = stored(sandbox)
+    monkeypatch.setenv("I2V_CALLBACK_PATIENCE_SECONDS", "0.01")
+    state = await reconcile_videos(return_state=True)
+    report = Ended(state, await state.aresult(raise_on_failure=False)).report["items"]
+    silent, unanswered = ({name for name in names if fate in name} for fate in ("silent", "unanswered"))
+    both = silent & unanswered
+    assert both
+    assert unanswered - both, "nothing tests the adoption"
+    assert silent - both, "nothing tests the reconcile"
+    print(f"{len(ended)} runs by callback, {len(runs)} of collect; {len(collected)} stored by them, {state.message}")  # noqa: T201 - shown by -rP
+    assert (len(provider.tasks), set(provider.billed().values())) == (IMAGES, {1})
+    assert sum(run.run_count for run in runs) == len(runs) + 1
+    assert [run.state.message for run in runs if run.state and not run.state.is_completed()] == []
+    assert collected == set(names) - silent
+    assert stored(sandbox) == set(names) - both
+    assert {item["image"].partition(f"{sandbox.bucket}/")[2] for item in report if item["outcome"] == "unknown"} == both
+    assert sum(item["outcome"] == "stored" for item in report) == len(silent - both)
+
+
+def stored(sandbox: Sandbox) -> set[str]:
+    """The images whose video is there with its manifest."""
+    keys = sandbox.keys("videos/")
+    whole = {key.removesuffix(".json") for key in keys if key.endswith(".json")}
+    videos = [key for key in keys if key.endswith(".mp4") and key.removesuffix(".mp4") in whole]
+    images = {key.replace("videos/", "images/", 1).rpartition("/")[0] for key in videos}
+    assert len(images) == len(videos)
+    return images

@@ -1,0 +1,79 @@
+"""The spend report as a flow: what its page in Prefect says, and that its picture can be fetched."""
+
+from __future__ import annotations
+
+import io
+import re
+from html import unescape
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+from PIL import Image
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.objects import Artifact
+from prefect.client.schemas.sorting import ArtifactSort
+
+from flows.report import report_spend
+from i2v.reports.markdown import as_text
+from sandbox import Sandbox
+from sandbox.pictures import make_jpeg
+from tests.pipeline.conftest import RUN_FLOW
+
+
+async def _pages() -> list[Artifact]:
+    """The pages under the report's key, newest first."""
+    key = ArtifactFilter(key=ArtifactFilterKey(any_=["i2v-spend"]))
+    async with get_client() as client:
+        return await client.read_artifacts(artifact_filter=key, sort=ArtifactSort.CREATED_DESC)
+
+
+async def test_the_report_has_a_page_with_a_picture(
+    run_flow: RUN_FLOW, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page agrees with what was billed, its picture is a PNG behind a short-lived link, and links can be off."""
+    sandbox.put_image("images/cats/tom.jpg", make_jpeg(seed=3))
+    await run_flow(label="autumn")
+    await run_flow()
+    monkeypatch.setenv("I2V_LINK_SECONDS", "600")
+    state = await report_spend(return_state=True)
+    monkeypatch.setenv("I2V_LINK_SECONDS", "0")
+    await report_spend(return_state=True)
+    without, page = [str(each.data) for each in (await _pages())[:2]]
+
+    billed = as_text(f"${sandbox.provider.billed_usd}", 20)
+    assert state.message == "1 attempt · $0.192 stored · $0.00 at risk · $0.192 saved"
+    for row in (
+        f"| **paid, or perhaps so** | **{billed}** |",
+        f"| cats | 1 | {billed} |",
+        f"| autumn | 1 | {billed} |",
+    ):
+        assert row in page
+    [link] = map(unescape, re.findall(r'<img src="(\S+?)"', page))
+    assert parse_qs(urlsplit(link).query)["X-Amz-Expires"] == ["600"]
+    async with httpx.AsyncClient(trust_env=False) as client:
+        answer = await client.get(link)
+    assert answer.headers["content-type"] == "image/png"
+    with Image.open(io.BytesIO(answer.content), formats=("PNG",)) as picture:
+        assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 20
+    assert "X-Amz" not in without
+    assert "xychart" in without
+
+
+async def test_a_report_without_a_page_is_a_report(
+    run_flow: RUN_FLOW, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the page cannot be made the run ends as it would, and of the error only its kind is logged."""
+    sandbox.put_image("images/tom.jpg", make_jpeg(seed=4))
+    await run_flow()
+    before = len(await _pages())
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("https://s3.example/a?X-Amz-Signature=1")
+
+    monkeypatch.setattr("tasks.artifacts.MarkdownArtifact", refuse)
+    state = await report_spend(return_state=True)
+    assert (state.is_completed(), len(await _pages()) - before) == (True, 0)
+    assert "was not made: RuntimeError" in caplog.text
+    assert "X-Amz" not in caplog.text

@@ -1,0 +1,134 @@
+"""What automations and people see of a run beside its tasks: its name, its tags, and its events on a real server."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+from prefect import get_client
+from prefect.client.schemas.objects import FlowRun
+
+from i2v.inputs.prompts import Asked
+from i2v.inputs.sources import Item
+from i2v.media.images import ImageRef
+from i2v.request import Mode
+from prefect_support.run_names import run_name, tags_of
+from sandbox import Sandbox
+from sandbox.pictures import make_jpeg
+from sandbox.prefect_server import PrefectServer
+from sandbox.provider import Provider
+from tests.pipeline.conftest import RUN_FLOW, Ended, i2v_events
+
+SIX = Asked(mode=Mode.STANDARD, duration=6, take=1)
+
+
+async def _flow_run(ended: Ended) -> FlowRun:
+    async with get_client() as client:
+        return await client.read_flow_run(UUID(str(ended.state.state_details.flow_run_id)))
+
+
+async def test_each_end_of_an_image_is_an_event(
+    prefect_server: PrefectServer, sandbox: Sandbox, provider: Provider, run_flow: RUN_FLOW
+) -> None:
+    """Submitted, stored, refused, failed, unknown, and the end of the run: each with a resource to match."""
+    for seed, name in enumerate(("good", "nsfw", "gone", "lost")):
+        sandbox.put_image(f"images/{name}.jpg", make_jpeg(400, 400, seed=seed), prompt=name)
+    sandbox.put_image("images/small.jpg", make_jpeg(200, 200))
+    provider.fault(on="task", kind="fails", code="NSFW", prompt="nsfw", times=None)
+    provider.fault(on="task", kind="fails", code="MODEL_X", prompt="gone", times=None)
+    provider.fault(on="submit", kind="lost_answer", prompt="lost")
+    ended = await run_flow()
+    items = {item["image"].rpartition("/")[2]: item for item in ended.report["items"]}
+
+    events = await i2v_events(prefect_server, sandbox, 9)
+
+    told = sorted((event["event"], event["resource"]["prefect.resource.id"]) for event in events)
+    jobs = {name: f"i2v.job.{item['job']}" for name, item in items.items()}
+    small = f"i2v.image.s3://{sandbox.bucket}/images/small.jpg"
+    assert told == sorted(
+        [
+            *(("i2v.job.submitted", jobs[f"{name}.jpg"]) for name in ("good", "nsfw", "gone")),
+            ("i2v.job.stored", jobs["good.jpg"]),
+            ("i2v.job.refused", jobs["nsfw.jpg"]),
+            ("i2v.job.refused", small),
+            ("i2v.job.failed", jobs["gone.jpg"]),
+            ("i2v.job.unknown", jobs["lost.jpg"]),
+            ("i2v.run.finished", f"i2v.run.{ended.state.state_details.flow_run_id}"),
+        ]
+    )
+    (stored,) = (event for event in events if event["event"] == "i2v.job.stored")
+    assert stored["payload"]["video"] == items["good.jpg"]["video"]
+    assert (stored["payload"]["cost_usd"], stored["payload"]["prompt"]) == (0.192, "good")
+    assert "X-Amz" not in str(events)
+
+
+async def test_most_of_the_cap_is_an_event(
+    prefect_server: PrefectServer, sandbox: Sandbox, run_flow: RUN_FLOW, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 80 % of the daily cap somebody can be told, with both numbers; below, nobody is."""
+    monkeypatch.setenv("I2V_DAILY_CAP_USD", "0.48")
+    for number in range(2):
+        sandbox.put_image(f"images/{number}.jpg", make_jpeg(400, 400, seed=number))
+    await run_flow(images=f"s3://{sandbox.bucket}/images/0.jpg")
+    await run_flow(images=f"s3://{sandbox.bucket}/images/1.jpg")
+
+    events = await i2v_events(prefect_server, sandbox, 7)
+
+    near = [event for event in events if event["event"] == "i2v.budget.near"]
+    assert [event["payload"] for event in near] == [{"spent_usd": 0.384, "cap_usd": 0.48}]
+    assert near[0]["resource"]["prefect.resource.id"] == f"i2v.ledger.{sandbox.bucket}"
+
+
+async def test_a_dry_run_is_no_event(prefect_server: PrefectServer, sandbox: Sandbox, run_flow: RUN_FLOW) -> None:
+    """Nothing happened, so nothing is told."""
+    sandbox.put_image("images/tom.jpg", make_jpeg(400, 400))
+    dry = await run_flow(dry_run=True)
+    real = await run_flow()
+
+    events = await i2v_events(prefect_server, sandbox, 3)
+
+    assert (await _flow_run(dry)).name == "1 image · images/tom.jpg · standard 6 s · dry run"
+    assert {event["payload"].get("run_id") for event in events} - {None} == {str(real.state.state_details.flow_run_id)}
+
+
+async def test_a_run_is_named_for_its_images(sandbox: Sandbox, run_flow: RUN_FLOW) -> None:
+    """Whoever looks at the list of runs reads how many images, where and what was asked, and can filter by tags."""
+    for number in range(2):
+        sandbox.put_image(f"images/cats/{number}.jpg", make_jpeg(400, 400, seed=number))
+    run = await _flow_run(await run_flow(label="spring"))
+    assert run.name == "2 images · images/cats/ · standard 6 s"
+    assert run.tags == ["hand", "spring", "standard"]
+
+
+@pytest.mark.parametrize(
+    ("images", "asked", "name"),
+    [
+        (["s3://b-1/images/a/x.jpg", "s3://b-1/images/b/y.jpg"], SIX, "2 images · images/ · standard 6 s"),
+        (["s3://b-1/a/x.jpg", "s3://b-2/b/y.jpg"], SIX, "2 images · several places · standard 6 s"),
+        (["https://example.org/x.jpg?sig=1"], Asked(mode=Mode.PRO, duration=10), "1 image · example.org · pro 6 s"),
+        (
+            ["s3://b-1/images/x.jpg"],
+            Asked(mode=Mode.STANDARD, duration=10, take=2),
+            "1 image · images/x.jpg · standard 10 s take 2",
+        ),
+    ],
+)
+def test_a_name_says_where_and_what(images: list[str], asked: Asked, name: str) -> None:
+    """It names the folder that all share, and no query of an address."""
+    items = [Item(ref=ImageRef.parse(image)) for image in images]
+    assert run_name(items, asked, dry_run=False) == name
+
+
+@pytest.mark.parametrize(
+    ("tags", "scheduled", "source"),
+    [
+        (["i2v", "bucket"], False, "bucket"),
+        ([], True, "schedule"),
+        (["callback"], False, "callback"),
+        ([], False, "hand"),
+    ],
+)
+def test_the_source_of_a_run_is_a_tag(tags: list[str], scheduled: bool, source: str) -> None:
+    """By hand, by a schedule, by the bucket or by a callback."""
+    run = FlowRun.model_construct(flow_id=UUID(int=0), tags=tags, auto_scheduled=scheduled)
+    assert set(tags_of(run, Mode.PRO, "spring")) == {*tags, source, "pro", "spring"}

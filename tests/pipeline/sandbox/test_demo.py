@@ -1,0 +1,106 @@
+"""`KEEP=1 make demo`, run for real: what a person sees, what can be looked at, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE, STDOUT, Process
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from i2v.media.videos import examine_video
+from tests.support.paths import ROOT
+
+START_AND_TWO_RUNS_SECONDS = 400
+STOP_SECONDS = 40
+STEP = re.compile(r"^ *\+[\d.]+ s  (submitted|stored|refused) +(\S+): ", re.MULTILINE)
+NAMES = ["astronaut.png", "coffee.jpg", "deep-field.jpg", "rocket.jpg"]
+
+
+@pytest.fixture
+async def demo() -> AsyncIterator[Process]:
+    """The demo that stays up, in a session of its own and with nobody's Prefect."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sandbox.demo"),
+        cwd=ROOT,
+        env=kept | {"KEEP": "1"},
+        stdout=PIPE,
+        stderr=STDOUT,
+        start_new_session=True,
+    )
+    yield child
+    if child.returncode is None:
+        os.killpg(child.pid, signal.SIGKILL)
+        await child.wait()
+
+
+async def _said_until(demo: Process, last: str) -> str:
+    assert demo.stdout is not None
+    lines: list[str] = []
+    async with asyncio.timeout(START_AND_TWO_RUNS_SECONDS):
+        while not (lines and last in lines[-1]):
+            line = (await demo.stdout.readline()).decode()
+            assert line, "".join(lines)
+            lines.append(line)
+    return "".join(lines)
+
+
+def _steps(act: str) -> list[tuple[str, str]]:
+    """What was told of each image, by step and name."""
+    return sorted(STEP.findall(act))
+
+
+def _ends(act: str) -> Counter[str]:
+    """What the runs said in their ends: a slow upload may make two of them."""
+    ends = re.findall(r"s  the run ended, Completed: (.+)$", act, re.MULTILINE)
+    return Counter({word: int(count) for end in ends for count, word in re.findall(r"(\d+) ([a-z]+)", end)})
+
+
+def _is_open(url: str) -> bool:
+    parts = httpx.URL(url)
+    with socket.socket() as probe:
+        return probe.connect_ex((parts.host, parts.port or 80)) == 0
+
+
+@pytest.mark.timeout(START_AND_TWO_RUNS_SECONDS + 2 * STOP_SECONDS)
+async def test_demo_animates_what_lands_in_the_bucket_and_stays_up(demo: Process) -> None:
+    """Four are stored and one is refused, the same again is free, all of it can be looked at, and Ctrl-C ends it."""
+    said = await _said_until(demo, "export PREFECT_WORKER_QUERY_SECONDS=")
+    assert "its videos are synthetic" in said.replace("\n", " ")
+
+    _, first, second = re.split("^The photographs are uploaded|^The same again", said, flags=re.MULTILINE)
+    steps = [(step, name) for step in ("stored", "submitted") for name in NAMES]
+    assert _steps(first) == [("refused", "cat-too-small.png"), *steps]
+    assert (_ends(first), _ends(second)) == ({"stored": 4, "refused": 1}, {"cached": 4, "refused": 1})
+    assert _steps(second) == []
+    assert all(
+        re.search(r"s  the door told Prefect: run “.+” of [1-5] images$", act, re.MULTILINE) for act in (first, second)
+    )
+    assert "First upload:  4 videos billed, $0.768\nSecond upload: $0.00\n" in said
+
+    copies = re.findall(r"^(\S+\.mp4)$", said, re.MULTILINE)
+    assert [Path(copy).stem for copy in copies] == [Path(name).stem for name in NAMES]
+    assert {examine_video(ROOT / copy, "")[0].seconds for copy in copies} == {6.0}
+
+    env = dict(re.findall(r"^export (\w+)=(.*)$", said, re.MULTILINE))
+    gallery, token = re.findall(r"^gallery +(\S+) +token: (\w+)$", said, re.MULTILINE)[-1]
+    async with httpx.AsyncClient(trust_env=False, headers={"Authorization": f"Bearer {token}"}) as client:
+        shown = (await client.get(gallery)).text
+        told_to_ui = await client.get(env["PREFECT_API_URL"].replace("/api", "/ui-settings"))
+    assert [name for name in (*NAMES, "cat-too-small.png") if name not in shown] == []
+    assert told_to_ui.json()["api_url"] == env["PREFECT_API_URL"]
+
+    demo.send_signal(signal.SIGINT)
+    async with asyncio.timeout(STOP_SECONDS):
+        assert await demo.wait() == 130
+    servers = (env["PREFECT_API_URL"], env["APIXO_BASE_URL"], env["AWS_ENDPOINT_URL"], gallery)
+    assert [server for server in servers if _is_open(server)] == []

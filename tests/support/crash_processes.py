@@ -1,0 +1,174 @@
+"""i2v in processes of its own, forked from one that has imported everything: `start`. No Prefect, no test's memory.
+
+A process waits to be let go, so that its id is known before its first request, and ends with whoever started it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import multiprocessing
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from decimal import Decimal
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import boto3
+import botocore.session
+
+from i2v.errors import I2vError, Stopped
+from i2v.inputs.prompts import Asked
+from i2v.inputs.sources import find_items
+from i2v.pipeline import submit
+from i2v.pipeline.generate import Steps, animate
+from i2v.pipeline.run import open_run
+from i2v.recovery.reconcile import reconcile
+from i2v.reports.run_report import Report
+from i2v.s3.storage import Storage
+from i2v.settings import read_settings
+
+END_SECONDS = 60
+AWS = botocore.session.get_session()
+"""boto3's descriptions of S3, read once before any fork."""
+
+
+@dataclass(frozen=True)
+class Errand:
+    """What a process is to do, with which variables; `folder` takes its log and its temporary files."""
+
+    env: Mapping[str, str]
+    folder: Path
+    run_id: str
+    work: Literal["animate", "reconcile"] = "animate"
+    images: str | tuple[str, ...] = ()
+    asked: Asked = field(default_factory=lambda: Asked(prompt="a slow zoom"))
+    max_spend_usd: Decimal | None = None
+    partial: bool = False
+    claim_to_post_seconds: float = submit.CLAIM_TO_POST_SECONDS
+    """The library's own, but for a test that would wait a minute for it."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended: -9 is killed. The report is that of `--json`; `error` says why nothing was submitted."""
+
+    code: int | None
+    log: str
+    report: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+
+class Running:
+    """A process that waits to be let go, or runs; `with start(errand) as running:` kills what is left of it."""
+
+    def __init__(self, process: ForkServerProcess, line: Connection, log: Path) -> None:
+        self._process, self._line, self._log = process, line, log
+        self.pid = process.pid or 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def go(self) -> None:
+        """Let it begin."""
+        self._line.send("go")
+
+    def end(self, seconds: float = END_SECONDS) -> Ended:
+        """Wait for its end, whatever that is; one that takes longer is killed.
+
+        Raises:
+            TimeoutError: so it was.
+        """
+        wait([self._line], seconds)
+        try:
+            told = json.loads(self._line.recv()) if self._line.poll() else {}
+        except (EOFError, ConnectionResetError):
+            told = {}
+        self._process.join(seconds if told else 5)
+        code = self._process.exitcode
+        self.kill()
+        log = self._log.read_text() if self._log.exists() else ""
+        if code is None:
+            raise TimeoutError(f"a process did not end in {seconds} s:\n{log}")
+        return Ended(code, log, **told)
+
+    def kill(self) -> None:
+        """End it now, if it has not."""
+        self._process.kill()
+        self._process.join()
+        self._line.close()
+
+
+def forks() -> ForkServerContext:
+    """The server that children are forked from; one for the test process, and it ends with that."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "tests.support.crash_warm"])
+    return context
+
+
+def start(errand: Errand) -> Running:
+    """Fork a process for an errand; it begins when it is let go."""
+    context = forks()
+    ours, theirs = context.Pipe()
+    log = errand.folder / f"{errand.work}-{errand.run_id}.log"
+    process = context.Process(target=_work, args=(errand, theirs, log), daemon=True)
+    process.start()
+    theirs.close()
+    return Running(process, ours, log)
+
+
+def run(errand: Errand) -> Ended:
+    """Do an errand in a process of its own, to its end."""
+    return race([errand])[0]
+
+
+def race(errands: Iterable[Errand]) -> list[Ended]:
+    """Do all these errands at once, each in a process of its own."""
+    with ExitStack() as stack:
+        racing = [stack.enter_context(start(errand)) for errand in errands]
+        for running in racing:
+            running.go()
+        return [running.end() for running in racing]
+
+
+def _work(errand: Errand, line: Connection, log: Path) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ.update(errand.env)
+    tempfile.tempdir = str(errand.folder)
+    sys.stderr = log.open("a", buffering=1)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    submit.CLAIM_TO_POST_SECONDS = errand.claim_to_post_seconds
+    line.recv()
+    try:
+        report, stopped = asyncio.run(_do(errand))
+        told = {"report": report.for_json(), "error": str(stopped or "")}
+    except I2vError as error:
+        told = {"error": str(error)}
+    line.send(json.dumps(told))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+    os._exit(1)
+
+
+async def _do(errand: Errand) -> tuple[Report, Stopped | None]:
+    settings, storage = read_settings(), Storage(session=boto3.Session(botocore_session=AWS))
+    async with open_run(settings, errand.run_id, max_spend_usd=errand.max_spend_usd, storage=storage) as run:
+        if errand.work == "reconcile":
+            return await reconcile(run), None
+        items = await find_items(list(errand.images), run.storage, run.settings)
+        return await animate(run, items, errand.asked, Steps(), partial=errand.partial)

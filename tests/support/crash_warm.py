@@ -1,0 +1,40 @@
+"""Imported once by the process that the others are forked from: does what every short process would spend its time on.
+
+Only what is read and never changes: modules that are imported late, and boto3's descriptions of S3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+import httpx
+from botocore.config import Config
+
+from tests.support.crash_processes import AWS
+
+NOWHERE = "http://127.0.0.1:9"
+
+
+async def _look_up() -> None:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        try:
+            await client.get(NOWHERE, timeout=1)
+        except httpx.HTTPError:
+            return
+
+
+AWS.set_default_client_config(
+    Config(s3={"addressing_style": "path"})
+)  # else i2v has to ask for it with a second client
+AWS.create_client(
+    "s3",
+    region_name="us-east-1",
+    endpoint_url=NOWHERE,
+    aws_access_key_id="nobody",
+    aws_secret_access_key="nothing",
+    config=Config(signature_version="s3v4"),
+).close()
+asyncio.run(_look_up())
+gc.collect()
+gc.freeze()

@@ -1,0 +1,60 @@
+"""The real command as a child process: `i2v(…)` runs it to its end, and tells what it said."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.paths import ROOT
+
+COMMAND = (sys.executable, "-m", "i2v.cli")
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The one JSON object that is all of stdout."""
+        report: dict[str, Any] = json.loads(self.out)
+        return report
+
+    @property
+    def errors(self) -> list[str]:
+        """What stands behind `error:`."""
+        return [line.removeprefix("error: ") for line in self.err.splitlines() if line.startswith("error: ")]
+
+
+def i2v(*words: str, env: Mapping[str, str], folder: Path = ROOT, seconds: float = 100) -> Said:
+    """Run `i2v` with these words in this environment and folder."""
+    return _run([*COMMAND, *words], env, folder, seconds)
+
+
+def run_script(script: str, env: Mapping[str, str], seconds: float = 100) -> Said:
+    """Run some lines of Python in the project's root, as a worker would a flow."""
+    return _run([sys.executable, "-c", script], env, ROOT, seconds)
+
+
+def _run(words: Sequence[str], env: Mapping[str, str], folder: Path, seconds: float) -> Said:
+    ended = subprocess.run(  # noqa: S603 - our own command
+        words, env=dict(env), cwd=folder, capture_output=True, text=True, timeout=seconds, check=False
+    )
+    return Said(ended.returncode, ended.stdout, ended.stderr)
+
+
+def bare_env(**variables: str) -> dict[str, str]:
+    """The machine's own environment, with nobody's settings but these."""
+    outside = ("PREFECT_", "I2V_", "APIXO_", "AWS_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(outside)}
+    return {**kept, "COLUMNS": "200", **variables}

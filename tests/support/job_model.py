@@ -1,0 +1,386 @@
+"""The model of a job's life: what may happen to it (`JobLife`'s rules), and what must hold after each step.
+
+The lives that are led are in `test_job_life_model.py`, the processes and the provider in `job_life_world.py`.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from i2v.errors import AccountRejected, AnswerLost, BadAnswer, Busy, NothingSent, Rejected, TaskRejected
+from i2v.ledger.job import Delivery, JobRecord, JobState
+from i2v.pipeline.generate import bring
+from i2v.recovery.reconcile import reconcile
+from i2v.recovery.resolve import Resolver
+from i2v.s3_uri import S3Uri
+from tests.support.job_model_world import CALLBACKS, ORDER, PRICE, STEPS, Process, World
+from tests.support.turns import Fault, VirtualLoop
+
+NO_TASK = {
+    "429": Busy("POST: 429", code="429"),
+    "no connection": NothingSent("POST: refused", code="ConnectError"),
+    "402": AccountRejected("POST: 402", code="402"),
+    "400": Rejected("POST: 400", code="400"),
+    "fail code": TaskRejected("POST: a fail code", code="GENERATION_FAILED"),
+    "lost": AnswerLost("POST: read timeout", code="ReadTimeout"),
+}
+FREE = {"429", "no connection", "402", "400"}
+ENDS = {
+    "success": {"state": "success", "resultJson": '{"resultUrls": ["https://file.example/v.mp4"]}'},
+    "transient": {"state": "failed", "failCode": "Timeout", "failMsg": ""},
+    "content": {"state": "failed", "failCode": "NSFW", "failMsg": ""},
+    "unheard of": {"state": "failed", "failCode": "Gremlins", "failMsg": ""},
+}
+DIAGRAM = {
+    "ready": "claimed submitted",
+    "claimed": "submitted ready refused failed unknown",
+    "submitted": "stored refused failed ready",
+    "unknown": "submitted ready failed",
+    "refused": "ready",
+    "failed": "ready submitted",
+    "stored": "",
+}
+LEASE = 300.0
+MOST_ALIVE = 4
+POWER_CUT = 0.4
+HAPPENINGS = ["goes_on"] * 5 + ["goes_wrong"] * 3 + ["somebody_comes"] * 2 + ["crashes", "time_passes", "calls_back"]
+RECORD = S3Uri("b-1", f"jobs/{ORDER.key}.json")
+
+
+async def animate_it(process: Process) -> None:
+    """A run that wants the video."""
+    await bring(process.run, process.world.order, STEPS)
+
+
+async def reconcile_it(process: Process) -> None:
+    """Reconcile, as its schedule starts it."""
+    await reconcile(process.run, steps=STEPS)
+
+
+def collect(attempt: int, task_id: str) -> Any:
+    """What the door starts when a callback comes."""
+
+    async def settle(process: Process) -> None:
+        await reconcile(process.run, keys=[f"{ORDER.key}/{attempt}/{task_id}"], steps=STEPS)
+
+    return settle
+
+
+def person(what: str, task_id: str) -> Any:
+    """Somebody at the command line."""
+
+    async def resolve(process: Process) -> None:
+        resolver, key = Resolver(process.run.storage, process.run.settings), ORDER.key
+        if what == "resubmit":
+            await resolver.resubmit(key)
+        elif what == "drop":
+            await resolver.drop(key)
+        else:
+            await resolver.adopt(key, task_id, process.run.client)
+
+    return resolve
+
+
+class JobLife(RuleBasedStateMachine):
+    """One image, one bucket, one provider; up to four processes at once."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        super().__init__()
+        self.loop = loop
+        self.last: JobRecord | None = None
+        self.persons: set[str] = set()
+
+    @initialize(
+        most=st.integers(1, 3),
+        cap=st.sampled_from([None, None, 1, 2, 3]),
+        seed=st.integers(0, 99),
+        ahead=st.lists(st.integers(0, 9), min_size=1, max_size=3),
+        delivery=st.sampled_from(["poll", "callback"]),
+    )
+    def begin(self, most: int, cap: int | None, seed: int, ahead: list[int], delivery: Delivery = "poll") -> None:
+        """A ledger, and one run or several, which are so many steps ahead."""
+        self.dice = random.Random(seed)  # noqa: S311 - it ends tasks, and keeps no secret
+        variables: dict[str, Any] = {"I2V_MAX_ATTEMPTS": most, **CALLBACKS}
+        if cap is not None:
+            variables["I2V_DAILY_CAP_USD"] = cap * PRICE
+        self.world = World(variables, delivery=delivery)
+        self.max_attempts = most
+        self.cap = None if cap is None else cap * PRICE
+        self.world.shelf.told = self.told
+        for run in [self.start(animate_it) for _ in ahead]:
+            for _ in range(ahead[run.number]):
+                if self.doing(run) not in {"POST", ""}:
+                    run.go()
+                    self.quiet()
+
+    def start(self, work: Any) -> Process:
+        """Start a process and let it come to its first stop."""
+
+        async def begin() -> Process:
+            process = self.world.start(work)
+            await self.world.quiet()
+            return process
+
+        return self.loop.run_until_complete(begin())
+
+    def until(self, process: Process, kind: str, at: str = "") -> None:
+        """Let a process go on, and all be well, until it stands before this there; to its end where it is empty."""
+        while not (self.doing(process) == kind and (process.turn is None or process.turn.at.startswith(at))):
+            assert self.doing(process) not in {"", "POST"}
+            self.end_tasks("success")
+            process.go()
+            self.quiet()
+
+    def whole(self, work: Any) -> None:
+        """Somebody does all of a work while the others wait."""
+        self.until(self.start(work), "")
+
+    def lease_passes(self) -> None:
+        """Reconcile finds a claim that is too old."""
+        self.world.shelf.wait(LEASE + 1)
+        self.whole(reconcile_it)
+        assert self.state is JobState.UNKNOWN
+
+    @property
+    def state(self) -> JobState | None:
+        """Where the job stands in the ledger."""
+        record = self.world.record()
+        return record.state if record else None
+
+    def quiet(self) -> None:
+        """Let everybody come to a stop."""
+        self.loop.run_until_complete(self.world.quiet())
+
+    def doing(self, process: Process) -> str:
+        """What it stands before: POST, status, or an operation on S3; nothing where it has ended."""
+        return process.turn.kind if process.turn and not process.done else ""
+
+    @rule(what=st.sampled_from(HAPPENINGS), data=st.data())
+    def something_happens(self, what: str, data: st.DataObject) -> None:
+        """One rule for all, since Hypothesis would leave out whole rules, and most dangers need several."""
+        getattr(self, what)(data)
+
+    def somebody_comes(self, data: st.DataObject) -> None:
+        """Another run, reconcile, or a person with `i2v jobs resolve`."""
+        if len(self.world.alive) >= MOST_ALIVE:
+            return
+        who = data.draw(st.sampled_from(["run", "run", "run", "reconcile", "reconcile", "resubmit", "drop", "adopt"]))
+        self.persons |= {who} - {"run", "reconcile"}
+        task_id = ""
+        if who == "adopt":
+            task_id = data.draw(st.sampled_from(["", *self.world.tasks])) or self.world.bill_early()
+        self.start({"run": animate_it, "reconcile": reconcile_it}.get(who) or person(who, task_id))
+
+    def calls_back(self, data: st.DataObject) -> None:
+        """The provider calls: a task was made for that attempt, and has ended or not."""
+        if not self.world.attempt_of or len(self.world.alive) >= MOST_ALIVE:
+            return
+        task_id = data.draw(st.sampled_from(sorted(self.world.attempt_of)))
+        self.end_tasks(data.draw(st.sampled_from(["", "success", "transient"])))
+        self.start(collect(self.world.attempt_of[task_id], task_id))
+
+    def goes_on(self, data: st.DataObject) -> None:
+        """A process goes on for some steps, at most to its next POST, and all is well, though not with every task."""
+        process = self.one_of(data)
+        for step in range(data.draw(st.integers(1, 12))):
+            match self.doing(process):
+                case "":
+                    return
+                case "POST":
+                    if step:
+                        return
+                    self.answer(process, "task")
+                case "status":
+                    self.end_tasks(data.draw(st.sampled_from(["", "success", "transient", *ENDS])))
+                    process.go()
+                case _:
+                    process.go()
+            self.quiet()
+
+    def goes_wrong(self, data: st.DataObject) -> None:
+        """A step goes wrong: an operation on S3, a status, or a POST; whose answer is lost may have been billed."""
+        process = self.one_of(data)
+        match self.doing(process):
+            case "POST":
+                kind = data.draw(st.sampled_from([*NO_TASK, "lost"]))
+                self.answer(process, kind, billed=data.draw(st.booleans()))
+            case "status":
+                process.go(BadAnswer("GET: 500", code="500"))
+            case _:
+                process.go(data.draw(st.sampled_from(Fault)))
+        self.quiet()
+
+    def crashes(self, data: st.DataObject) -> None:
+        """A process is killed."""
+        self.kill(self.one_of(data), billed=data.draw(st.booleans()))
+
+    def time_passes(self, data: st.DataObject) -> None:
+        """The server's clock goes on, and a write that its writer gave up arrives, if its condition still holds."""
+        self.world.shelf.wait(data.draw(st.sampled_from([1, 100, LEASE + 1])))
+        if self.world.late:
+            self.world.land_late()
+
+    def one_of(self, data: st.DataObject) -> Process:
+        """Somebody who lives; where nobody does, a run comes."""
+        if not self.world.alive:
+            self.start(animate_it)
+        return data.draw(st.sampled_from(self.world.alive))
+
+    def answer(self, process: Process, kind: str, *, billed: bool = False) -> None:
+        """The provider answers a POST."""
+        if kind not in FREE:
+            self.world.maybe_paid += 1
+        if kind == "lost" and billed:
+            self.world.bill(process)
+        process.go(self.world.bill_for(process) if kind == "task" else NO_TASK[kind])
+
+    def end_tasks(self, end: str) -> None:
+        """All tasks that run at the provider come to this end."""
+        for status in self.world.tasks.values():
+            if status["state"] == "processing" and end:
+                status.update(ENDS[end])
+
+    def told(self, uri: S3Uri, body: bytes) -> None:
+        """The bucket has a new record."""
+        if uri == RECORD:
+            self.check_write(JobRecord.model_validate_json(body))
+
+    def check_write(self, new: JobRecord) -> None:
+        """Each write is legal, rises in revision, keeps every task id, and a stored job stays as it is."""
+        old, self.last = self.last, new
+        if old is None:
+            assert (new.state, new.revision) == (JobState.CLAIMED, 1)
+            return
+        assert new.state == old.state or new.state in DIAGRAM[old.state].split()
+        assert (new.key, new.request) == (old.key, old.request)
+        assert new.revision == old.revision + 1
+        assert new.writer != old.writer
+        assert new.last_attempt >= old.last_attempt
+        assert task_ids(old) <= task_ids(new)
+        if old.state is JobState.STORED:
+            assert (new.video, new.task_id) == (old.video, old.task_id)
+        if new.state is JobState.SUBMITTED:
+            assert new.task_id
+        if not self.persons:
+            for attempt in new.attempts:
+                assert all(
+                    self.world.attempt_of.get(task, attempt.number) == attempt.number for task in attempt.task_ids
+                )
+        self.count_allowed(old, new)
+
+    def count_allowed(self, old: JobRecord, new: JobRecord) -> None:
+        """What lets a job be paid once more: a person, or a failure that the provider called transient."""
+        if new.state is not JobState.READY or old.state in {JobState.READY, JobState.CLAIMED}:
+            return
+        if old.state is JobState.SUBMITTED:
+            assert old.task_id
+            assert self.world.tasks[old.task_id] == ENDS["transient"]
+            self.world.allowed += 1
+        elif len(new.attempts) == len(old.attempts):
+            self.world.allowed += 1
+
+    @invariant()
+    def no_more_is_paid_than_allowed(self) -> None:
+        """Payments keep within the attempts of the record, the reservations and the cap."""
+        record = self.world.record()
+        if record:
+            assert self.world.maybe_paid <= self.max_attempts + record.extra_attempts
+        assert self.world.maybe_paid <= self.world.allowed
+        assert self.world.reserved() >= self.world.maybe_paid * PRICE
+        assert self.cap is None or max(self.world.days(), default=0) <= self.cap
+
+    @invariant()
+    def no_task_is_dropped(self) -> None:
+        """What a process received is written down by the time it ends."""
+        for process in self.world.processes:
+            if process.task.done() and not process.killed and process.received:
+                record = self.world.record()
+                assert record is not None
+                assert set(process.received) <= task_ids(record)
+
+    def teardown(self) -> None:
+        """In the end all go on, or all die at once, and then every job is settled, or waits for a person."""
+        try:
+            if self.dice.random() < POWER_CUT:
+                self.kill_all()
+            self.heal()
+        finally:
+            self.kill_all()
+
+    def kill(self, process: Process, *, billed: bool = False) -> None:
+        """End a process where it stands; a POST that was under way may have been billed."""
+        if self.doing(process) == "POST":
+            self.world.maybe_paid += 1
+            if billed:
+                self.world.bill(process)
+        process.kill()
+        self.quiet()
+
+    def kill_all(self) -> None:
+        """Leave nobody behind."""
+        for process in self.world.alive:
+            self.kill(process)
+
+    def heal(self) -> None:
+        """Let all go on without a fault, callbacks and reconcile come by until nothing moves."""
+        self.finish()
+        self.hear_all()
+        for _ in range(3):
+            self.world.shelf.wait(LEASE + 1)
+            self.start(reconcile_it)
+            self.finish()
+        self.no_more_is_paid_than_allowed()
+        self.no_task_is_dropped()
+        record = self.world.record()
+        if record is None:
+            return
+        assert record.state not in {JobState.CLAIMED, JobState.SUBMITTED}, f"{record.state} for ever"
+        if record.state is JobState.UNKNOWN:
+            assert self.open_marks(), "an unknown job that reconcile does not name"
+        if not self.persons:
+            self.check_nothing_is_thrown_away(record)
+
+    def hear_all(self) -> None:
+        """By callback each task tells of itself in the end: no job stays unknown for whose attempt there is one."""
+        for task_id, attempt in self.world.attempt_of.items() if self.world.delivery == "callback" else ():
+            self.start(collect(attempt, task_id))
+            self.finish()
+        record = self.world.record()
+        if record and record.attempt and record.state is JobState.UNKNOWN and self.world.delivery == "callback":
+            assert record.attempt.number not in self.world.attempt_of.values()
+
+    def check_nothing_is_thrown_away(self, record: JobRecord) -> None:
+        """Where no person decided otherwise, a task that gave a video is stored, and only a failure waits unpaid."""
+        ended = {task: self.world.tasks[task] for task in task_ids(record)}
+        if ENDS["success"] in ended.values():
+            assert record.state is JobState.STORED
+        if record.state is JobState.READY:
+            assert all(end == ENDS["transient"] for end in ended.values())
+
+    def open_marks(self) -> list[S3Uri]:
+        """The marks of jobs that have not ended."""
+        return [uri for uri in self.world.shelf.objects if "/open/" in uri.key]
+
+    def finish(self) -> None:
+        """Let every process come to its end."""
+        for _ in range(400):
+            if not self.world.alive:
+                return
+            self.end_tasks(self.dice.choice(["success", "success", *ENDS]))
+            process = self.world.alive[0]
+            if self.doing(process) == "POST":
+                self.answer(process, "task")
+            else:
+                process.go()
+            self.world.shelf.wait(2)
+            self.quiet()
+        raise AssertionError("a process that never ends")
+
+
+def task_ids(record: JobRecord) -> set[str]:
+    """All task ids that a record knows."""
+    return {task for attempt in record.attempts for task in attempt.task_ids}

@@ -1,0 +1,173 @@
+"""S3 in memory: `MemoryStorage`, and a `memory_run` over it, for thousands of steps and for unit tests.
+
+`tests/integration/s3/test_storage.py` holds it to the contract of the sandbox's S3. Only what the ledger, the budget
+and the reports ask of a `Storage` is here; faults are played by whoever overrides `turn`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar, cast
+
+from i2v.apixo.client import ApixoClient
+from i2v.errors import Conflict, NotFound
+from i2v.ledger.budget import Budget, DayPages
+from i2v.ledger.job import JobImage
+from i2v.ledger.ledger import Held, Ledger
+from i2v.net.fetcher import Fetcher
+from i2v.pipeline.run import Run, RunRecord
+from i2v.request import Request
+from i2v.s3.answers import S3Object
+from i2v.s3.listing import S3Entry
+from i2v.s3.storage import Storage, Written
+from i2v.s3_uri import S3Uri
+from tests.conftest import SealedSettings
+
+T = TypeVar("T")
+
+
+class Shelf:
+    """The objects and the server's clock, which many storages may share. `told` hears of each put at once."""
+
+    def __init__(self) -> None:
+        self.objects: dict[S3Uri, S3Object] = {}
+        self.now = datetime.now(UTC)
+        self.told: Callable[[S3Uri, bytes], None] = lambda _uri, _body: None
+
+    def wait(self, seconds: float) -> None:
+        """Let the server's clock go on."""
+        self.now += timedelta(seconds=seconds)
+
+    def get(self, uri: S3Uri) -> S3Object:
+        """The object as it is served now; like HTTP's, its times are whole seconds."""
+        if uri not in self.objects:
+            raise NotFound(f"{uri} does not exist")
+        found = self.objects[uri]
+        return S3Object(
+            uri=uri,
+            etag=found.etag,
+            size=found.size,
+            last_modified=found.last_modified,
+            served_at=self.now.replace(microsecond=0),
+            content_type=found.content_type,
+            metadata=found.metadata,
+            body=found.body,
+        )
+
+    def put(self, uri: S3Uri, body: bytes, content_type: str, metadata: Mapping[str, str], condition: str) -> Written:
+        """Write; the condition is an etag, `*` for none there, or empty."""
+        if condition == "*" and uri in self.objects:
+            raise Conflict(f"PutObject of {uri} lost against another writer (PreconditionFailed)")
+        if condition not in {"", "*", self.get(uri).etag if condition not in {"", "*"} else ""}:
+            raise Conflict(f"PutObject of {uri} lost against another writer (PreconditionFailed)")
+        etag = hashlib.md5(body, usedforsecurity=False).hexdigest()
+        moment = self.now.replace(microsecond=0)
+        self.objects[uri] = S3Object(uri, etag, len(body), moment, moment, None, content_type, dict(metadata), body)
+        self.told(uri, body)
+        return Written(etag, None)
+
+    def list(self, prefix: S3Uri, start_after: str, deep: bool) -> list[S3Entry]:
+        """In the order of the keys' bytes; what has a further `/` is left out unless `deep`."""
+        found = [
+            S3Entry(uri, one.etag, one.size, one.last_modified)
+            for uri, one in self.objects.items()
+            if prefix.holds(uri) and uri.key > start_after and (deep or "/" not in uri.key[len(prefix.key) :])
+        ]
+        return sorted(found, key=lambda entry: entry.uri.key.encode())
+
+
+class MemoryStorage(Storage):
+    """A `Storage` over a shelf. Every operation goes through `turn`, where a test may delay, fail or lose it."""
+
+    def __init__(self, shelf: Shelf | None = None) -> None:
+        self.shelf = shelf or Shelf()
+
+    async def turn(self, operation: str, uri: S3Uri, action: Callable[[], T]) -> T:
+        """Do one operation; `operation` is get, head, put, put if, delete, list or copy."""
+        del operation, uri
+        return action()
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    async def call(self, uri: S3Uri, function: Callable[..., T], /, **arguments: Any) -> T:
+        """There is no boto3 here."""
+        raise NotImplementedError(f"{function} of {uri}")
+
+    async def get(self, uri: S3Uri, *, limit: int | None = None, version_id: str | None = None) -> S3Object:
+        """Read an object whole."""
+        assert limit is None
+        assert version_id is None
+        return await self.turn("get", uri, lambda: self.shelf.get(uri))
+
+    async def head(self, uri: S3Uri) -> S3Object:
+        """Ask what an object is."""
+        return await self.turn("head", uri, lambda: self.shelf.get(uri))
+
+    async def put(
+        self,
+        uri: S3Uri,
+        body: bytes,
+        *,
+        content_type: str = "application/octet-stream",
+        metadata: Mapping[str, str] | None = None,
+        create: bool = False,
+        if_match: str | None = None,
+        sha256: bytes | None = None,
+    ) -> Written:
+        """Write an object, perhaps on a condition."""
+        condition = "*" if create else if_match or ""
+        return await self.turn(
+            "put if" if condition else "put",
+            uri,
+            lambda: self.shelf.put(uri, body, content_type, metadata or {}, condition),
+        )
+
+    async def copy(self, source: S3Uri, target: S3Uri, *, if_match: str | None = None) -> None:
+        """Copy with metadata and type."""
+        assert if_match is None
+
+        def action() -> None:
+            found = self.shelf.get(source)
+            self.shelf.put(target, found.body, found.content_type, found.metadata, "")
+
+        await self.turn("copy", source, action)
+
+    async def delete(self, uri: S3Uri) -> None:
+        """Remove an object, if there is one."""
+        await self.turn("delete", uri, lambda: self.shelf.objects.pop(uri, None))
+
+    async def delete_many(self, uris: Sequence[S3Uri]) -> None:
+        """Remove objects, one after the other."""
+        for uri in uris:
+            await self.delete(uri)
+
+    async def pages(
+        self, prefix: S3Uri, *, start_after: str = "", deep: bool = True
+    ) -> AsyncGenerator[Sequence[S3Entry], None]:
+        """All objects under a prefix, on one page."""
+        yield await self.turn("list", prefix, lambda: self.shelf.list(prefix, start_after, deep))
+
+    async def presign(self, uri: S3Uri, *, seconds: int, version_id: str | None = None) -> str:
+        """An address that nobody fetches."""
+        del version_id
+        return f"https://{uri.bucket}.example/{uri.key}?expires={seconds}"
+
+
+def memory_run(storage: MemoryStorage, run_id: str = "run-1", *, client: object = None, **variables: Any) -> Run:
+    """A run over a bucket in memory, with `client` for the provider; `variables` are the environment's."""
+    settings = SealedSettings(**{"I2V_BUCKET": "b-1", "APIXO_API_KEY": "k", **variables})
+    budget = Budget(DayPages(storage, settings), run_id, max_spend_usd=None, daily_cap_usd=settings.daily_cap_usd)
+    now = datetime.now(UTC)
+    record = RunRecord(run_id=run_id, started_at=now, touched_at=now)
+    return Run(settings, storage, cast("ApixoClient", client), cast("Fetcher", None), budget, record, dry_run=False)
+
+
+async def ready(ledger: Ledger, key: str, image: JobImage, request: Request) -> Held:
+    """A job that was claimed once, and given back: its record is there, and nobody has paid."""
+    held = await ledger.open(key, image, request)
+    made = await ledger.change(held, lambda job: job)
+    assert made
+    return made

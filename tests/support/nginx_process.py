@@ -1,0 +1,91 @@
+"""A real nginx in front of a door, for tests, by the configuration that is shipped; only its places are others."""
+
+from __future__ import annotations
+
+import shutil
+import ssl
+import subprocess
+from pathlib import Path
+from typing import Self
+
+import httpx
+import pytest
+
+from tests.support.callback_door import free_port
+from tests.support.certificate_authority import own_authority
+from tests.support.door_process import wait_for
+from tests.support.paths import ROOT
+
+SHIPPED = ROOT / "deployments/nginx.conf"
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+needs_nginx = pytest.mark.skipif(NGINX is None, reason="there is no nginx on this machine: make test-proxy")
+AROUND = """
+daemon off;
+master_process off;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+events {{}}
+http {{
+    access_log {folder}/access.log;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    include {folder}/i2v.conf;
+}}
+"""
+
+
+class Nginx:
+    """`https://localhost`, with a certificate of an own authority. Use it in `with`, which kills what is left."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self._folder = folder
+        self._port = free_port()
+        self.url = f"https://localhost:{self._port}"
+        self.authority = own_authority(folder, "localhost")[1]
+
+    def configure(self, door_url: str) -> None:
+        """Write the shipped configuration down, with the places of this test in it."""
+        text = SHIPPED.read_text()
+        for theirs, ours in {
+            "listen 443 ssl;": f"listen 127.0.0.1:{self._port} ssl;",
+            "door.example.com;": "localhost;",
+            "/etc/letsencrypt/live/door.example.com/fullchain.pem": f"{self._folder}/leaf.pem",
+            "/etc/letsencrypt/live/door.example.com/privkey.pem": f"{self._folder}/leaf.pem",
+            "http://127.0.0.1:8410": door_url,
+        }.items():
+            assert theirs in text, theirs
+            text = text.replace(theirs, ours)
+        (self._folder / "i2v.conf").write_text(text)
+        (self._folder / "nginx.conf").write_text(AROUND.format(folder=self._folder))
+
+    def __enter__(self) -> Self:
+        command = [str(NGINX), "-p", str(self._folder), "-e", "error.log", "-c", "nginx.conf"]
+        with (self._folder / "said").open("w") as said:
+            self._child = subprocess.Popen(command, stdout=said, stderr=said)  # noqa: S603 - a real nginx
+        wait_for(self._answers)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._child.kill()
+        self._child.wait()
+
+    def _answers(self) -> bool:
+        assert self._child.poll() is None, (self._folder / "said").read_text()
+        try:
+            with self.client() as client:
+                return client.get("/").status_code == httpx.codes.NOT_FOUND
+        except httpx.TransportError:
+            return False
+
+    def client(self) -> httpx.Client:
+        """Who comes from outside, and knows the authority."""
+        context = ssl.create_default_context(cafile=str(self.authority))
+        return httpx.Client(base_url=self.url, verify=context, trust_env=False, timeout=60)
+
+    def logs(self) -> dict[str, str]:
+        """The access log and the error log."""
+        return {name: (self._folder / f"{name}.log").read_text() for name in ("access", "error")}

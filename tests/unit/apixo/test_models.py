@@ -1,0 +1,182 @@
+"""The vendor's published examples (its model page, and its pages on webhooks and errors) lie in `fixtures/apixo`."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from i2v.apixo.answers import Answer
+from i2v.apixo.models import SubmitAnswer, SubmitBody, TaskState, submit_body, task_status
+from i2v.errors import BadAnswer
+from i2v.request import Mode, Request
+from tests.support.paths import FIXTURES
+
+EXAMPLES = FIXTURES / "apixo"
+PROMPT = "animate this character portrait with a gentle cinematic camera move"
+IMAGE = "https://example.com/input.jpg"
+TASK = "task_12345678"
+
+
+def _example(name: str) -> Any:
+    return json.loads((EXAMPLES / f"{name}.json").read_text())
+
+
+def _answer(data: object, **envelope: object) -> Answer:
+    body = {"code": 200, "message": "success", "data": data, **envelope}
+    return Answer("GET /statusTask/hailuo-2-3-fast", 200, json.dumps(body).encode())
+
+
+def _success(**other: object) -> dict[str, object]:
+    return {**_example("status_success")["data"], **other}
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("submit_standard", submit_body(Request(prompt=PROMPT), IMAGE)),
+        ("submit_pro", submit_body(Request(mode=Mode.PRO, prompt=PROMPT), IMAGE)),
+        (
+            "submit_callback",
+            submit_body(Request(duration=10, prompt=PROMPT), IMAGE, callback_url="https://your-server.com/callback"),
+        ),
+    ],
+)
+def test_what_we_send_is_the_vendors_example(name: str, body: SubmitBody) -> None:
+    """A body on the wire equals the published one, field by field, with nothing beside."""
+    assert body.wire() == _example(name)
+    assert SubmitBody.model_validate(_example(name)) == body
+
+
+def test_the_route_is_sent_only_when_configured() -> None:
+    """`provider` is in the body exactly if it is set."""
+    assert submit_body(Request(prompt=PROMPT), IMAGE, route="value").wire()["provider"] == "value"
+    assert "provider" not in submit_body(Request(prompt=PROMPT), IMAGE, route="").wire()
+
+
+def test_a_duration_may_be_a_string() -> None:
+    """`"6"` and `"10"` are taken as 6 and 10, as the vendor does."""
+    wire = _example("submit_standard")
+    wire["input"]["duration"] = "10"
+    assert SubmitBody.model_validate(wire).input.duration == 10
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"input": {"mode": "text-to-video", "prompt": "x", "image_urls": [IMAGE], "duration": 6}},
+        {"input": {"mode": "standard-image-to-video", "prompt": "x", "image_urls": [IMAGE]}},
+        {"input": {"mode": "standard-image-to-video", "prompt": "x", "image_urls": [IMAGE], "duration": 7}},
+        {"input": {"mode": "standard-image-to-video", "prompt": "x", "image_urls": [], "duration": 6}},
+        {"input": {"mode": "standard-image-to-video", "prompt": "x", "image_urls": [IMAGE, IMAGE], "duration": 6}},
+        {"input": {"mode": "standard-image-to-video", "prompt": "", "image_urls": [IMAGE], "duration": 6}},
+        {"request_type": "callback", "input": {"mode": "pro-image-to-video", "prompt": "x", "image_urls": [IMAGE]}},
+        {"callback_url": IMAGE, "input": {"mode": "pro-image-to-video", "prompt": "x", "image_urls": [IMAGE]}},
+    ],
+)
+def test_a_body_that_the_vendor_refuses_cannot_be_made(wrong: dict[str, Any]) -> None:
+    """Unsupported mode, missing or wrong duration, none or two images, no prompt, callback without its URL: refused."""
+    with pytest.raises(ValidationError):
+        SubmitBody.model_validate(wrong)
+
+
+def test_neither_a_body_nor_its_error_shows_a_signed_url() -> None:
+    """The image's URL, the callback's and the result's are in no repr and no validation error."""
+    body = submit_body(Request(prompt=PROMPT), f"{IMAGE}?sig=1", callback_url="https://d.example/c?hmac=2")
+    assert "sig" not in repr(body)
+    assert "hmac" not in repr(body)
+    status = task_status(_answer(_success(resultJson='{"resultUrls": ["https://f.example/v.mp4?sig=3"]}')), TASK)
+    assert "sig" not in repr(status)
+    with pytest.raises(ValidationError) as caught:
+        SubmitBody.model_validate({"input": {"image_urls": [f"{IMAGE}?sig=1"], "mode": 5}})
+    assert "sig" not in str(caught.value)
+
+
+def test_the_answer_to_a_submit_holds_the_task_id() -> None:
+    """The published answer is read, and written again as it was."""
+    answer = SubmitAnswer.model_validate(_example("submit_answer"))
+    assert answer.data.task_id == TASK
+    assert answer.model_dump() == _example("submit_answer")
+
+
+def test_a_published_processing_status_is_running() -> None:
+    """Processing: created at the published time, no result, no end."""
+    status = task_status(_answer(_example("status_processing")["data"]), TASK)
+    assert (status.state, status.raw_state) == (TaskState.RUNNING, "processing")
+    assert status.created_at == datetime(2024, 1, 1, tzinfo=UTC)
+    assert (status.result_urls, status.completed_at, status.cost_ms) == ((), None, None)
+
+
+def test_a_published_success_has_its_video() -> None:
+    """Success: the URL out of the string in `resultJson`, times in UTC, cost in milliseconds."""
+    status = task_status(_answer(_example("status_success")["data"]), TASK)
+    assert status.state is TaskState.SUCCESS
+    assert status.result_urls == ("https://file.apixo.ai/video.mp4",)
+    assert status.completed_at == datetime(2024, 1, 1, 0, 2, tzinfo=UTC)
+    assert status.cost_ms == 120_000
+
+
+def test_a_published_failure_has_code_and_message() -> None:
+    """Failed: the vendor's code and words."""
+    status = task_status(_answer(_example("status_failed")["data"]), TASK)
+    assert (status.state, status.fail_code) == (TaskState.FAILED, "SensitiveContent")
+    assert status.fail_message == "Content violates usage policy"
+
+
+@pytest.mark.parametrize("word", ["pending", "processing_r2", "queued", "succeeded?", "running"])
+def test_a_state_that_is_not_known_is_still_running(word: str) -> None:
+    """Any word but `success` and `failed` is running, and the vendor's word is kept."""
+    status = task_status(_answer({"taskId": TASK, "state": word}), TASK)
+    assert (status.state, status.raw_state) == (TaskState.RUNNING, word)
+
+
+def test_a_result_that_is_already_an_object_is_read_too() -> None:
+    """`resultJson` may be the object itself instead of a string that holds it."""
+    status = task_status(_answer(_success(resultJson={"resultUrls": ["https://cdn.apixo.ai/a.mp4"]})), TASK)
+    assert status.result_urls == ("https://cdn.apixo.ai/a.mp4",)
+
+
+def test_fields_that_are_not_known_are_passed_over() -> None:
+    """A new field of the vendor's breaks nothing."""
+    assert task_status(_answer(_success(model="x", credits={"a": 1})), TASK).state is TaskState.SUCCESS
+
+
+@pytest.mark.parametrize("value", [None, "soon", True, -1, 10**30, {}, ""])
+def test_a_paid_video_is_not_lost_to_a_bad_time(value: object) -> None:
+    """Times that are absent or nonsense are None; the video is still delivered."""
+    status = task_status(_answer(_success(createTime=value, completeTime=value, costTime=None)), TASK)
+    assert status.result_urls
+    assert (status.created_at, status.completed_at, status.cost_ms) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        ({"state": "processing"}, "taskId"),
+        ({"taskId": TASK}, "state"),
+        ({"taskId": 5, "state": "processing"}, "taskId"),
+        ({"taskId": TASK, "state": 5}, "state"),
+        ({"taskId": TASK, "state": ""}, "state"),
+        ({"taskId": "task_other", "state": "processing"}, "another task"),
+        ({"taskId": TASK, "state": "success"}, "without a usable URL"),
+        ({"taskId": TASK, "state": "success", "resultJson": ""}, "without a usable URL"),
+        ({"taskId": TASK, "state": "success", "resultJson": "{"}, "without a usable URL"),
+        ({"taskId": TASK, "state": "success", "resultJson": "[" * 100_000}, "without a usable URL"),
+        ({"taskId": TASK, "state": "success", "resultJson": '{"resultUrls": []}'}, "without a usable URL"),
+        ({"taskId": TASK, "state": "success", "resultJson": '{"resultUrls": [5, "", "x"]}'}, "without a usable URL"),
+        ({"taskId": TASK, "state": "success", "resultJson": '{"resultUrls": "https://a.b/c"}'}, "without a usable URL"),
+        ({"taskId": TASK, "state": "success", "resultJson": 7}, "without a usable URL"),
+        ([], "without an object"),
+        (None, "without an object"),
+        ("processing", "without an object"),
+    ],
+)
+def test_a_status_that_breaks_the_contract_is_an_error_that_names_the_request(data: object, fault: str) -> None:
+    """Missing field, wrong type, another task, success without a video: BadAnswer with method, path and fault."""
+    with pytest.raises(BadAnswer, match=fault) as caught:
+        task_status(_answer(data), TASK)
+    assert "GET /statusTask/hailuo-2-3-fast" in str(caught.value)
+    assert caught.value.retryable

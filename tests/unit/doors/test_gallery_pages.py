@@ -1,0 +1,195 @@
+"""What the gallery's pages make of hostile names, prompts, reasons and manifests: text, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from datetime import UTC, date, datetime
+from html.parser import HTMLParser
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from doors.gallery.details import Details, Fact, Manifest, facts_of
+from doors.gallery.filters import Filters, Spot
+from doors.gallery.pages import Pages
+from doors.gallery.shelf import Card, Links, Shelf
+from i2v.ledger.job import JobState
+from i2v.reports.advice import advise
+from i2v.reports.recent import RecentItem
+from i2v.reports.run_report import Outcome
+from i2v.request import Mode
+
+NOW = datetime(2026, 11, 22, 14, 3, tzinfo=UTC)
+PAGES = Pages("bucket")
+SIGNED = "https://s3.example/b/videos/a?X-Amz-Signature=1&X-Amz-Date=2"
+HOSTILE = (
+    "</script><script>alert(1)</script>",
+    '" onerror=alert(1) x="\'><img src=x onerror=alert(1)>',
+    "javascript:alert(1)",
+    "{{ 7 * 7 }}{% raw %}",
+    "&lt;b&gt; &amp;quot; &#34;",
+    "<!-- ]]> --> </title></textarea></style>",
+    "cats/\u202egpj.exe \ud800 \x00 \u2028",
+)
+
+
+class Read(HTMLParser):
+    """A page as a browser reads it: its elements with their attributes' names, its text, its attributes' values."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.shape: list[tuple[str, ...]] = []
+        self.texts: list[str] = []
+        self.links: list[str] = []
+        self.values: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Keep it."""
+        self.shape.append((tag, *(name for name, _ in attrs)))
+        self.values += [value or "" for _, value in attrs]
+        self.links += [
+            value or "" for name, value in attrs if name in {"href", "src", "action", "data-video", "poster"}
+        ]
+
+    def handle_endtag(self, tag: str) -> None:
+        """Keep it."""
+        self.shape.append((f"/{tag}",))
+
+    def handle_data(self, data: str) -> None:
+        """Keep it."""
+        self.texts.append(data)
+
+
+def _card(text: str, outcome: Outcome, job: str | None = None) -> Card:
+    item = RecentItem.model_construct(
+        image=text, outcome=outcome, at=NOW, job=job, mode=Mode.PRO, duration=6, reason=text, video=None
+    )
+    links = Links(SIGNED, SIGNED) if outcome is Outcome.STORED else None
+    return Card(Spot("9999999999999-run.json", 1), item, text, links, None, advise(item, None))
+
+
+def _shelf_page(text: str) -> Read:
+    cards = [_card(text, outcome) for outcome in (Outcome.STORED, Outcome.REFUSED)] + [
+        _card(text, Outcome.FAILED, "a" * 64)
+    ]
+    shelf = Shelf(cards, folders={text}, unreadable=[text])
+    page = PAGES.answer(
+        "shelf", media=SIGNED, shelf=shelf, filters=Filters(folder=text), after=None, faults=[text], images=text
+    )
+    return Read(bytes(page.body).decode())
+
+
+def _item_page(text: str) -> Read:
+    facts = (Fact(text, text), Fact("f", text, is_code=True))
+    page = PAGES.answer("item", media=SIGNED, details=Details(_card(text, Outcome.FAILED), text, facts, (text,)))
+    return Read(bytes(page.body).decode())
+
+
+def _harmless(text: str) -> str:
+    """As long, with the same folders and words."""
+    return "".join(letter if letter in "/ " else "x" for letter in text)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("read", [_shelf_page, _item_page])
+def test_hostile_text_stays_text(read: Any, text: str) -> None:
+    """A key, prompt or reason adds no element and no attribute, is read as it is, and is nowhere an address."""
+    page = read(text)
+    assert page.shape == read(_harmless(text)).shape
+    sent = text.encode(errors="replace").decode()
+    assert sent in "".join(page.texts)
+    assert sent in page.values
+    assert all(link.startswith(("/gallery", "#", "https://s3.example/")) for link in page.links)
+
+
+@given(st.text(min_size=1, max_size=60))
+@example("'\"><")
+def test_any_text_stays_text(text: str) -> None:
+    """So it is with every text that there is."""
+    page = _shelf_page(text)
+    assert page.shape == _shelf_page(_harmless(text)).shape
+    assert all(link.startswith(("/gallery", "#", "https://s3.example/")) for link in page.links)
+
+
+def test_pages_run_nothing_from_anywhere_else() -> None:
+    """No inline script, no other host but that of the signed links, no frame, no referrer, no copy kept."""
+    headers = PAGES.answer("problem", media=SIGNED, title="t", words="w").headers
+    policy = dict(part.strip().partition(" ")[::2] for part in headers["content-security-policy"].split(";"))
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+    assert (policy["img-src"], policy["media-src"]) == ("'self' https://s3.example", "https://s3.example")
+    assert policy["frame-ancestors"] == "'none'"
+    assert headers["cache-control"] == "no-store"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert not any(name in shape for shape in _shelf_page("a").shape for name in ("style", "onclick", "onerror"))
+
+
+@given(
+    st.builds(
+        Filters,
+        folder=st.text(st.characters(exclude_categories=["Cs"]), max_size=30).map(lambda text: text.strip("/")),
+        mode=st.none() | st.sampled_from(Mode),
+        day=st.none() | st.dates(date(2020, 1, 1), date(2199, 12, 31)),
+        outcome=st.none() | st.sampled_from(Outcome),
+    ),
+    st.none() | st.builds(Spot, st.from_regex(r"\A[0-9]{13}-[^/~\n]{1,40}\.json\Z"), st.integers(0, 10**9 - 1)),
+)
+def test_an_address_holds_the_whole_view(filters: Filters, after: Spot | None) -> None:
+    """What is filtered, and where to go on, is read from the address as it was written there."""
+    query = dict(parse_qsl(urlsplit(filters.href(after)).query))
+    assert Filters.parse(query) == filters
+    assert Spot.parse(query.get("after", "")) == after
+    if after:
+        assert Spot.parse(unquote(after.href.rpartition("/")[2])) == after
+
+
+@given(st.dictionaries(st.sampled_from(["folder", "mode", "day", "outcome"]), st.text(max_size=50)))
+@example({"mode": " "})
+@example({"day": "9999-12-31"})
+@example({"day": "0001-01-01"})
+def test_a_filter_that_cannot_be_meant_is_told(query: dict[str, str]) -> None:
+    """No address breaks anything: what is wrong in it is named, and left out."""
+    found = Filters.parse(query)
+    assert found.first_name < found.last_name
+    wrong = [name for name in ("mode", "day", "outcome") if query.get(name, "").strip() and not getattr(found, name)]
+    assert len(found.faults) == len(wrong)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10) | st.datetimes().map(str),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+FIELDS = [*Manifest.model_fields, "width", "seconds", "size", "codec", "flags", "at", "etag", "prompt", "take"]
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), JSON | st.dictionaries(st.sampled_from(FIELDS), JSON), max_size=6))
+@example({"cost_usd": 1e300, "video": {"seconds": 1e300}})
+@example({"stored_at": "9999-12-31T23:59:59-12:00", "rendering_ms": 10**400})
+@example({"submitted_at": "2026-11-22T14:03:00"})
+def test_a_strange_manifest_is_told_or_not_readable(document: dict[str, Any]) -> None:
+    """Whatever lies where a manifest should, it is shown or refused in words, and nothing breaks."""
+    try:
+        manifest = Manifest.model_validate_json(json.dumps(document))
+    except ValidationError:
+        return
+    assert all(isinstance(fact.value, str) for fact in facts_of(_card("a", Outcome.STORED), manifest))
+
+
+@pytest.mark.parametrize("outcome", [Outcome.REFUSED, Outcome.FAILED, Outcome.UNKNOWN])
+@pytest.mark.parametrize("state", [None, *JobState])
+def test_whatever_did_not_work_has_its_advice(outcome: Outcome, state: JobState | None) -> None:
+    """Each state of the ledger leads to a sentence and a command, which no key of an image can break out of."""
+    for job in ("a" * 64, None):
+        advice = advise(_card("$(rm -rf ~)'", outcome, job).item, state)
+        assert advice
+        assert advice.words
+        assert ("a" * 12 if job else "$(rm -rf ~)'") in shlex.split(advice.command)

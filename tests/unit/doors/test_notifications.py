@@ -1,0 +1,196 @@
+"""What a notification says. The payloads in `fixtures/notifications` follow their vendors: see its SOURCES.md."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from doors.notifications import MAX_BYTES, Dropped, NewImage, Unreadable, read_notification, run_key
+from i2v.inputs.sources import IMAGE_SUFFIXES
+from tests.conftest import SealedSettings
+from tests.support.paths import FIXTURES
+
+FIXTURES = FIXTURES / "notifications"
+BUCKET = "amzn-s3-demo-bucket"
+SETTINGS = SealedSettings(I2V_BUCKET=BUCKET)
+CREATED = ["s3", "sns", "eventbridge", "minio", "ceph"]
+
+
+def _payload(name: str) -> bytes:
+    return (FIXTURES / f"{name}.json").read_bytes()
+
+
+def _told(key: str, **record: Any) -> bytes:
+    """S3's notification of one key, encoded as given."""
+    data = json.loads(_payload("s3"))
+    data["Records"][0]["s3"]["object"]["key"] = key
+    data["Records"][0].update(record)
+    return json.dumps(data).encode()
+
+
+def _read(payload: bytes) -> tuple[list[str], dict[Dropped, int]]:
+    found = read_notification(payload, SETTINGS)
+    return [image.key for image in found.images], dict(found.dropped)
+
+
+@pytest.mark.parametrize("name", CREATED)
+def test_every_vendors_upload_is_one_image(name: str) -> None:
+    """Whoever tells of an upload, and in whatever envelope, names the same image by its real key."""
+    (image,) = read_notification(_payload(name), SETTINGS).images
+
+    assert str(image.uri) == f"s3://{BUCKET}/images/red flower.jpg"
+    assert image.etag
+    assert image.sequencer
+    assert image.event_time is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("s3_test_event", "test_event"),
+        ("sns_test_event", "test_event"),
+        ("s3_deletion", "deletion"),
+        ("eventbridge_deletion", "deletion"),
+    ],
+)
+def test_what_is_no_upload_is_dropped(name: str, why: str) -> None:
+    """Test events and deletions are understood, counted, and make nothing."""
+    assert _read(_payload(name)) == ([], {why: 1})
+
+
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        ("images/cats/", "folder"),
+        ("videos/cats/tom.jpg/0-1.jpg", "own_object"),
+        ("jobs/inputs/x.png", "own_object"),
+        ("thumbs/tom.jpg", "other_prefix"),
+        ("images/tom.jpg.txt", "other_suffix"),
+        ("images/_s3/b/tom.jpg", "reserved_name"),
+        ("images/_long/tom.jpg", "reserved_name"),
+    ],
+)
+def test_what_is_no_image_is_dropped_with_its_reason(key: str, why: str) -> None:
+    """Objects that no run would animate never reach one, since a single one would refuse the whole run."""
+    assert _read(_told(key)) == ([], {why: 1})
+
+
+def test_another_event_is_dropped() -> None:
+    """A new tag or a restored copy is no new image."""
+    assert _read(_told("images/a.jpg", eventName="ObjectTagging:Put")) == ([], {"other_event": 1})
+
+
+def test_every_reason_has_a_name() -> None:
+    """The reasons are the metric's labels, which dashboards know by name."""
+    names = "test_event deletion other_event folder own_object other_prefix other_suffix reserved_name"
+    assert {why.value for why in Dropped} == set(names.split())
+
+
+def test_a_message_of_several_records_gives_each() -> None:
+    """Records of one message are judged one by one."""
+    records = [json.loads(_told(key))["Records"][0] for key in ("images/a.jpg", "x.jpg", "images/b.PNG")]
+    assert _read(json.dumps({"Records": records}).encode()) == (["images/a.jpg", "images/b.PNG"], {"other_prefix": 1})
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"\xff\xfe",
+        b"hello",
+        b"[1]",
+        b"{}",
+        b'{"Records": []}',
+        b'{"Records": [{"Sns": {}}]}',
+        b'{"Records": [{"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": 3}}}]}',
+        b'{"source": "aws.s3", "detail-type": "Object Created", "detail": {}}',
+        b'{"Type": "SubscriptionConfirmation", "Message": "confirm"}',
+        b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+        b"[" * 500_000,
+        b"1" * 5000,
+        b" " * (MAX_BYTES + 1),
+        _told("images/%ff.jpg"),
+        _told(""),
+        _told("images/" + "a" * 1024 + ".jpg"),
+        _told("images/%00.jpg"),
+        _payload("eventbridge").replace(b"red flower", rb"\ud800"),
+    ],
+    ids=range(19),
+)
+def test_what_can_never_work_is_unreadable(payload: bytes) -> None:
+    """No JSON, no known shape, no possible key, too large, too deep: one error, and never another."""
+    with pytest.raises(Unreadable) as caught:
+        read_notification(payload, SETTINGS)
+    assert caught.value.hint
+
+
+def test_envelopes_end() -> None:
+    """An envelope in an envelope is opened, but not for ever."""
+    text = _payload("eventbridge").decode()
+    for _ in range(2):
+        text = json.dumps({"Type": "Notification", "Message": text})
+    assert _read(text.encode()) == (["images/red flower.jpg"], {})
+    with pytest.raises(Unreadable):
+        read_notification(json.dumps({"Type": "Notification", "Message": text}).encode(), SETTINGS)
+
+
+NAMES = st.builds(
+    lambda stem, suffix: f"images/{stem}{suffix}",
+    st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), min_size=1).filter(
+        lambda stem: not stem.startswith("_") and len(stem.encode()) <= 1024 - 12
+    ),
+    st.sampled_from([*IMAGE_SUFFIXES, ".JPG"]),
+)
+
+
+@given(NAMES)
+@example("images/a b+c%20d%2Fe.jpg")
+@example("images/ \n\t猫 🐈 é.jpg")
+@example("images/" + "猫" * 337 + "ab.jpg")
+def test_every_key_survives(key: str) -> None:
+    """Spaces, plus and percent signs, unicode and 1,024 bytes come out as they went in, whoever encoded them."""
+    assert len(key.encode()) <= 1024
+    bridge = json.loads(_payload("eventbridge"))
+    bridge["detail"]["object"]["key"] = key
+    ceph = json.loads(_told(key, eventSource="ceph:s3"))
+
+    for payload in (
+        _told(quote_plus(key, safe="/")),
+        _told(quote_plus(key)),
+        _told(quote(key)),
+        json.dumps(bridge).encode(),
+        json.dumps(ceph, ensure_ascii=False).encode(),
+    ):
+        assert _read(payload) == ([key], {})
+
+
+@given(st.binary() | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps))
+def test_nothing_else_is_ever_raised(payload: bytes | str) -> None:
+    """Whatever comes, the answer is a notification or `Unreadable`."""
+    with pytest.raises(Unreadable):
+        read_notification(payload.encode() if isinstance(payload, str) else payload, SETTINGS)
+
+
+def test_identity_is_the_uploads() -> None:
+    """A repeated notification is the same; another upload to the same key is not, also where no sequencer is given."""
+    first, again = (read_notification(_told("images/a.jpg"), SETTINGS).images[0] for _ in range(2))
+    assert first.identity == again.identity
+    assert first.identity != first._replace(sequencer="0").identity
+    assert first.identity != first._replace(etag="0").identity
+
+    data = json.loads(_told("images/a.jpg", eventTime="2026-01-01T00:00:00Z"))
+    del data["Records"][0]["s3"]["object"]["sequencer"]
+    (bare,) = read_notification(json.dumps(data).encode(), SETTINGS).images
+    assert bare.sequencer == "2026-01-01T00:00:00Z"
+
+
+def test_run_key_does_not_heed_the_order() -> None:
+    """The same uploads in another order are the same run; one more is another."""
+    one, two = (NewImage("b", f"images/{name}.jpg", "e", "s") for name in "ab")
+    assert run_key([one, two]) == run_key([two, one])
+    assert run_key([one, two]) != run_key([one])

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from i2v.errors import UsageError
+from i2v.inputs.prompts import check_templates, default_template
+from i2v.media.images import ImageRef
+from tests.conftest import SETTINGS_MAKER
+
+PROMPTS = {"cats/": "it purrs", "cats/wild/": "it hunts", "dogs": "it barks"}
+
+
+@pytest.mark.parametrize(
+    ("image", "prompt"),
+    [
+        ("s3://photos/images/cats/tom.jpg", "it purrs"),
+        ("s3://photos/images/cats/wild/leo.jpg", "it hunts"),
+        ("s3://photos/images/dogs-2026/rex.jpg", "it barks"),
+        ("s3://photos/images/catsup.jpg", "it moves"),
+        ("s3://photos/images/more/cats/tom.jpg", "it moves"),
+        ("s3://other/cats/tom.jpg", "it moves"),
+        ("https://example.com/cats/tom.jpg", "it moves"),
+    ],
+)
+def test_the_longest_prefix_that_fits_gives_the_prompt(make_settings: SETTINGS_MAKER, image: str, prompt: str) -> None:
+    """It is one of the key below the images prefix; where none fits, and elsewhere, the default prompt holds."""
+    settings = make_settings(
+        I2V_BUCKET="photos", I2V_PROMPTS_BY_PREFIX=json.dumps(PROMPTS), I2V_DEFAULT_PROMPT="it moves"
+    )
+
+    assert default_template(ImageRef.parse(image), settings) == prompt
+
+
+def test_without_any_prompt_there_is_none(make_settings: SETTINGS_MAKER) -> None:
+    """No setting invents a prompt."""
+    assert default_template(ImageRef.parse("s3://photos/images/a.jpg"), make_settings(I2V_BUCKET="photos")) is None
+
+
+@pytest.mark.parametrize(
+    ("variables", "setting"),
+    [
+        ({"I2V_PROMPTS_BY_PREFIX": '{"cats/": "a {tail}"}'}, "I2V_PROMPTS_BY_PREFIX, 'cats/'"),
+        ({"I2V_DEFAULT_PROMPT": "a {tail}"}, "I2V_DEFAULT_PROMPT"),
+    ],
+)
+def test_a_template_that_cannot_be_filled_is_told_with_its_setting(
+    make_settings: SETTINGS_MAKER, variables: dict[str, str], setting: str
+) -> None:
+    """Before any image is looked at, and only where the run has no prompt that stands above it."""
+    settings = make_settings(**variables)
+
+    with pytest.raises(UsageError, match=r"\{tail\}, which is not known") as caught:
+        check_templates(None, settings)
+    assert caught.value.message.startswith(f"{setting}: ")
+    check_templates("it moves", settings)

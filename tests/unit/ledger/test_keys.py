@@ -1,0 +1,177 @@
+"""What things are called in the bucket, also where people and other tools name their images as they like."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from i2v.ledger import keys
+from i2v.media.images import ImageRef
+from i2v.request import Request
+from i2v.s3_uri import S3Uri
+from i2v.settings import Settings
+from tests.conftest import SealedSettings
+
+SETTINGS = SealedSettings(I2V_BUCKET="b-1")
+ELSEWHERE = SealedSettings(I2V_BUCKET="b-1", I2V_IMAGES_PREFIX="s3://photos/in/", I2V_VIDEOS_PREFIX="s3://films/out/")
+S3_KEY_MAX_BYTES = 1024
+MOST_PREFIX_BYTES = 80
+"""What 1,024 bytes leave for the videos prefix: 900 for the name, 39 for `/<12>-<12>.refused.json`."""
+ENDINGS = (".mp4", ".jpg", ".json", ".refused.json", ".failed.json")
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
+PARTS = st.sampled_from(
+    ["a", "b.jpg", "b.jpg.png", ".", "..", "", " ", "_s3", "_url", "_long", "é", "e\u0301", "😀", "%2F"]
+)
+KEYS = st.lists(PARTS | TEXT, min_size=1, max_size=4).map("/".join).filter(lambda key: 0 < len(key.encode()) <= 1000)
+IMAGES = st.builds(
+    lambda bucket, prefix, key: ImageRef(uri=S3Uri(bucket, prefix + key)),
+    st.sampled_from(["b-1", "b-2", "photos"]),
+    st.sampled_from(["images/", "in/", ""]),
+    KEYS,
+)
+
+
+def name(ref: str | ImageRef, settings: Settings = SETTINGS) -> str:
+    """The folder of an image."""
+    return keys.image_name(ImageRef.parse(ref) if isinstance(ref, str) else ref, settings)
+
+
+@pytest.mark.parametrize(
+    ("image", "folder"),
+    [
+        ("s3://b-1/images/tom.jpg", "tom.jpg"),
+        ("s3://b-1/images/cats/tom.jpg", "cats/tom.jpg"),
+        ("s3://b-1/images/../tom.jpg", "../tom.jpg"),
+        ("s3://b-1/images//tom.jpg", "/tom.jpg"),
+        ("s3://b-1/images/K\u00e4fer \u2764 50%.jpg", "K\u00e4fer \u2764 50%.jpg"),
+        ("s3://b-1/other/tom.jpg", "_s3/b-1/other/tom.jpg"),
+        ("s3://b-1/imagestom.jpg", "_s3/b-1/imagestom.jpg"),
+        ("s3://b-2/images/tom.jpg", "_s3/b-2/images/tom.jpg"),
+    ],
+)
+def test_a_name_is_the_key_without_the_prefix(image: str, folder: str) -> None:
+    """Below the images prefix the key says it; from elsewhere the bucket is named too. Nothing is tidied up."""
+    assert name(image) == folder
+
+
+def test_a_url_is_named_by_its_host_and_a_hash() -> None:
+    """People see where it came from."""
+    assert re.fullmatch(r"_url/host\.example/[0-9a-f]{16}", name("https://host.example/deep/tom.jpg"))
+
+
+def test_no_secret_of_a_url_comes_into_a_name() -> None:
+    """Userinfo and query neither show nor count: a URL that was signed anew is the same image."""
+    signed = {name(f"https://me:secret{n}@host.example/tom.jpg?X-Amz-Signature={n}") for n in range(3)}
+    assert signed == {name("https://host.example/tom.jpg")}
+
+
+def test_other_urls_have_other_names() -> None:
+    """Scheme, host, port and path tell images apart."""
+    urls = ["https://h.example/a", "http://h.example/a", "https://h.example:8443/a", "https://i.example/a"]
+    urls += ["https://h.example/a/", "https://h.example/b", "https://h.example/A"]
+    assert len({name(url) for url in urls}) == len(urls)
+
+
+def test_a_long_name_is_a_hash() -> None:
+    """At 900 bytes the key is kept, above it is hashed; bytes count, not characters."""
+    assert name("s3://b-1/images/" + "x" * 900) == "x" * 900
+    for key in ("x" * 901, "é" * 451, "x" * 1017):
+        assert re.fullmatch(r"_long/[0-9a-f]{64}", name("s3://b-1/images/" + key))
+    assert re.fullmatch(r"_long/[0-9a-f]{64}", name("s3://b-2/" + "x" * 1024))
+    assert re.fullmatch(r"_long/[0-9a-f]{64}", name("https://" + "h" * 900 + ".example/a"))
+
+
+@example(ImageRef.parse("s3://b-1/images/x.jpg"), ImageRef.parse("s3://b-1/images/x.jpg.png"))
+@example(ImageRef.parse("s3://b-1/images/é.jpg"), ImageRef.parse("s3://b-1/images/e\u0301.jpg"))
+@example(ImageRef.parse("s3://b-1/images/a/b.jpg"), ImageRef.parse("s3://b-1/images/a//b.jpg"))
+@given(IMAGES, IMAGES)
+def test_names_of_distinct_images_differ(one: ImageRef, two: ImageRef) -> None:
+    """Two objects never share a folder; keys that begin as our own names do are never images."""
+    both = {name(ref) for ref in (one, two) if not _is_reserved(ref)}
+    assert len(both) == len({ref for ref in (one, two) if not _is_reserved(ref)})
+
+
+def _is_reserved(ref: ImageRef) -> bool:
+    return ref.label.removeprefix("s3://b-1/images/").startswith(keys.RESERVED)
+
+
+@given(IMAGES, IMAGES, st.sampled_from(ENDINGS), st.sampled_from(ENDINGS))
+def test_no_answer_lies_where_another_images_does(one: ImageRef, two: ImageRef, first: str, second: str) -> None:
+    """Folders may lie in each other (an image may be called like an answer), their files never meet."""
+    if one == two or _is_reserved(one) or _is_reserved(two):
+        return
+    assert keys.answer(SETTINGS, name(one), "e", "0" * 12, first) != keys.answer(
+        SETTINGS, name(two), "e", "0" * 12, second
+    )
+
+
+@given(IMAGES, st.sampled_from(ENDINGS))
+def test_a_folder_can_be_read_back_from_its_answers(image: ImageRef, ending: str) -> None:
+    """The last slash ends the name, whatever is in it: reconcile reads listings so."""
+    key = keys.answer(SETTINGS, name(image), "etag", "0" * 12, ending).key
+    assert key.removeprefix("videos/").rpartition("/")[0] == name(image)
+
+
+@given(
+    st.builds(
+        lambda bucket, key: ImageRef(uri=S3Uri(bucket, key)),
+        st.sampled_from(["b-1", "b" * 63]),
+        st.integers(1, S3_KEY_MAX_BYTES).map(
+            lambda size: ("images/" + "é" * 512 + "x" * 512)[:size].encode()[:1024].decode(errors="ignore")
+        ),
+    ),
+    st.sampled_from(ENDINGS),
+)
+def test_no_key_is_longer_than_s3_takes(image: ImageRef, ending: str) -> None:
+    """An image's key may have 1,024 bytes; those of its answers and marks never have more, up to 80 of prefix."""
+    settings = SealedSettings(I2V_BUCKET="b-1", I2V_VIDEOS_PREFIX="v" * (MOST_PREFIX_BYTES - 1) + "/")
+    folder = name(image, settings)
+    assert len(keys.answer(settings, folder, "e", "0" * 12, ending).key.encode()) <= S3_KEY_MAX_BYTES
+    assert len(keys.open_mark(settings, folder, "e", "k" * 64).key.encode()) <= S3_KEY_MAX_BYTES
+
+
+def test_an_answer_is_named_by_image_version_and_request() -> None:
+    """Another content or another request has other answers; the etag is hashed, so nothing of it can break a key."""
+    request = Request(prompt="zoom")
+    answer = keys.answer(SETTINGS, "cats/tom.jpg", "a/b", request.digest12, ".mp4")
+    assert re.fullmatch(r"s3://b-1/videos/cats/tom\.jpg/[0-9a-f]{12}-[0-9a-f]{12}\.mp4", str(answer))
+    others = [
+        keys.answer(SETTINGS, "cats/tom.jpg", "a/c", request.digest12, ".mp4"),
+        keys.answer(SETTINGS, "cats/tom.jpg", "a/b", Request(prompt="pan").digest12, ".mp4"),
+        keys.answer(SETTINGS, "cats/tom.jpg", "a/b", Request(prompt="zoom", take=2).digest12, ".mp4"),
+    ]
+    assert len({answer, *others}) == 4
+
+
+def test_an_open_mark_tells_image_version_and_job() -> None:
+    """`jobs/open/<n12>-<e12>-<job key>`: reconcile finds the image and the job in the name alone."""
+    mark = keys.open_mark(SETTINGS, "cats/tom.jpg", "e", "k" * 64)
+    assert str(mark) == f"s3://b-1/jobs/open/{keys.digest12('cats/tom.jpg')}-{keys.digest12('e')}-{'k' * 64}"
+
+
+def test_the_ledgers_places_are_as_designed() -> None:
+    """Others read these: they never change."""
+    places = [
+        keys.job_uri(SETTINGS, "k"),
+        keys.run_uri(SETTINGS, "r"),
+        keys.day_uri(SETTINGS, "2026-11-22"),
+        keys.input_uri(SETTINGS, "5"),
+        keys.ledger_uri(SETTINGS),
+    ]
+    assert [uri.key for uri in places] == [
+        "jobs/k.json",
+        "jobs/runs/r.json",
+        "jobs/days/2026-11-22.json",
+        "jobs/inputs/5",
+        "jobs/ledger.json",
+    ]
+
+
+def test_images_and_videos_may_lie_in_other_buckets() -> None:
+    """A prefix may name its own bucket, and the main bucket's images are then from elsewhere."""
+    assert name("s3://photos/in/tom.jpg", ELSEWHERE) == "tom.jpg"
+    assert name("s3://b-1/images/tom.jpg", ELSEWHERE) == "_s3/b-1/images/tom.jpg"
+    assert str(keys.answer(ELSEWHERE, "tom.jpg", "e", "r", ".mp4")).startswith("s3://films/out/tom.jpg/")

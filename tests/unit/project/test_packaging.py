@@ -1,0 +1,133 @@
+"""What is shipped is what is said: dependencies, lock, wheel, licences, samples and the README's settings."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+import zipfile
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hatchling.builders.wheel import WheelBuilder
+from packaging.requirements import Requirement
+from packaging.specifiers import Specifier
+from packaging.utils import canonicalize_name
+from PIL import Image
+
+from i2v.settings import Settings
+from tests.support.paths import ROOT
+
+PYPROJECT = (ROOT / "pyproject.toml").read_text()
+CONFIG = tomllib.loads(PYPROJECT)
+LOCKED = re.compile(
+    r"^(?P<name>[\w.-]+)==(?P<version>[^ ;]+)(?P<rest>.*(?:\n    --hash=sha256:[0-9a-f]{64}(?: \\)?)+)", re.MULTILINE
+)
+
+
+def _direct() -> list[Requirement]:
+    """What pyproject.toml asks for, the development groups included."""
+    lines = chain(CONFIG["project"]["dependencies"], *CONFIG["dependency-groups"].values())
+    return [Requirement(line) for line in lines if isinstance(line, str)]  # the others include a group
+
+
+def _is_next_major(specifier: Specifier, requirement: Requirement) -> bool:
+    lowest = [other.version for other in requirement.specifier if other.operator == ">="]
+    majors = [int(version.partition(".")[0]) + 1 for version in lowest]
+    return specifier.operator == "<" and [specifier.version] == [str(major) for major in majors]
+
+
+def _shuts_out(requirement: Requirement) -> bool:
+    """Whether it excludes a version for a reason of its own."""
+    return any(each.operator != ">=" and not _is_next_major(each, requirement) for each in requirement.specifier)
+
+
+def test_every_version_shut_out_has_its_reason() -> None:
+    """Who wants to lift a pin reads beside it why it is there."""
+    pins = [requirement for requirement in _direct() if _shuts_out(requirement)]
+    assert {"fastapi", "ministack"} <= {pin.name for pin in pins}
+
+    without = [pin.name for pin in pins if not re.search(rf'"{pin.name}\W[^"]*",\s*# \w', PYPROJECT)]
+    assert without == []
+
+
+def test_lock_holds_every_dependency_with_hashes() -> None:
+    """What is installed is exactly what was tested, byte for byte."""
+    text = (ROOT / "requirements.txt").read_text()
+    lines = list(LOCKED.finditer(text))
+    locked = {canonicalize_name(found["name"]): found["version"] for found in lines}
+    assert len(locked) > len(_direct())
+    assert len(lines) == len(re.findall(r"^[^\s#-]", text, re.MULTILINE)), "a line without a version or a hash"
+
+    unmet = [
+        str(wanted)
+        for wanted in _direct()
+        if canonicalize_name(wanted.name) not in locked
+        or not wanted.specifier.contains(locked[canonicalize_name(wanted.name)], prereleases=True)
+    ]
+    assert unmet == []
+
+
+def test_wheel_holds_the_library_alone(tmp_path: Path) -> None:
+    """Flows, tasks and the sandbox run from the project's root: their names would clash with anybody's."""
+    wheel = next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"]))
+    names = zipfile.ZipFile(wheel).namelist()
+    files = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*") if path.is_file()}
+    library = {file for file in files if "__pycache__" not in file}
+    assert "i2v/settings.py" in library
+
+    assert {name for name in names if not re.match(r"i2v-[\d.]+\.dist-info/", name)} == library
+    assert any(name.endswith("/licenses/LICENSE") for name in names)
+
+
+def test_licences_page_names_every_direct_dependency() -> None:
+    """Who passes the project on finds each package's terms on one page."""
+    words = set(re.findall(r"[\w-]+", (ROOT / "docs/licences.md").read_text().lower()))
+    names = {canonicalize_name(requirement.name) for requirement in _direct()}
+    assert "av" in names
+
+    missing = {name for name in names if re.sub(r"\[.*", "", name) not in words}
+    assert missing == set()
+
+
+def test_readme_lists_every_setting_with_its_default() -> None:
+    """The README's table and the settings are the same list."""
+    rows = dict(re.findall(r"^\| `(\w+)` \| (?:`(.*?)`)? *\|", (ROOT / "README.md").read_text(), re.MULTILINE))
+    fields = {str(field.validation_alias): _shown(field.default) for field in Settings.model_fields.values()}
+    fields |= {name: "{}" for name in fields if name in {"I2V_PRICES_USD", "I2V_PROMPTS_BY_PREFIX"}}
+    assert "I2V_BUCKET" in fields
+
+    assert {name: rows.get(name) for name in fields} == fields
+    assert {name for name in rows if name.startswith(("I2V_", "APIXO_"))} == set(fields)
+
+
+def _shown(default: Any) -> str:
+    return "" if default is None or default in (frozenset(), ()) else str(default)
+
+
+def _samples() -> dict[str, tuple[int, int]]:
+    rows = re.findall(r"^\| `(\S+)` \|.*\| (\d+) . (\d+) \|$", (ROOT / "samples/README.md").read_text(), re.MULTILINE)
+    return {name: (int(width), int(height)) for name, width, height in rows}
+
+
+def test_samples_are_those_their_readme_names() -> None:
+    """Each sample photograph has its source and licence beside it, and each sidecar prompt its photograph."""
+    files = {path.name for path in (ROOT / "samples").iterdir()} - {"README.md"}
+    photographs = {name for name in files if not name.endswith(".txt")}
+    assert len(photographs) == 5
+
+    assert photographs == set(_samples())
+    assert {name.removesuffix(".txt") for name in files - photographs} <= photographs
+
+
+@pytest.mark.parametrize(("name", "pixels"), _samples().items())
+def test_sample_is_taken_unless_it_is_named_too_small(name: str, pixels: tuple[int, int]) -> None:
+    """Four samples keep the provider's rules, and the fifth misses one by a pixel."""
+    with Image.open(ROOT / "samples" / name, formats=("JPEG", "PNG")) as image:
+        image.load()
+        width, height = image.size
+
+    assert (width, height) == pixels
+    assert 2 / 5 < width / height < 5 / 2
+    assert (min(width, height) > 300) is (name != "cat-too-small.png")

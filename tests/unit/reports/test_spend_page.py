@@ -1,0 +1,168 @@
+"""The spend report's page and picture: sums that agree, names that stay texts, and a size that is bounded."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+from markdown_it import MarkdownIt
+from PIL import Image
+
+from i2v.ledger.job import JobState
+from i2v.reports.markdown import as_text
+from i2v.reports.spend import AtRisk, Group, Groups, SpendReport, Sums, month_of, total
+from i2v.reports.spend_chart import draw_spend
+from i2v.reports.spend_page import spend_page
+
+DOLLAR = as_text("$", 9)
+MARKDOWN = MarkdownIt("commonmark").enable("table")
+NOON = datetime(2026, 11, 26, 12, tzinfo=UTC)
+TODAY, YESTERDAY = "2026-11-26", "2026-11-25"
+HOSTILE = (
+    "$\\frac{1$",
+    "_url/host",
+    "猫と犬",
+    "a|b`c",
+    "<script>alert(1)</script>",
+    "![x](http://evil.example/x)",
+    "n" * 300,
+)
+
+
+def row(day: str = TODAY, folder: str = "cats", **sums: str | int) -> tuple[Group, Sums]:
+    """What was summed of one folder on one day."""
+    return Group(day, "standard 6 s", folder, "", "stored"), Sums.model_validate({"attempts": 1, **sums})
+
+
+def report_of(month: Groups, **changes: object) -> SpendReport:
+    """The report of noon."""
+    today = [each for each in month if each[0].day == TODAY]
+    told = {"since": NOON - timedelta(days=1), "until": NOON, "groups": today, "month": month, **changes}
+    return SpendReport.model_validate(told)
+
+
+def line(page: str, start: str) -> list[str]:
+    """The cells of the first line of a table that begins so, as numbers where they are dollars."""
+    [*_, found] = [each for each in page.splitlines()[::-1] if each.startswith(f"| {start}")]
+    return [cell.strip(" *\\$").replace(DOLLAR, "") for cell in found.strip("|").split("|")][1:]
+
+
+def colours(picture: bytes) -> int:
+    """How many colours a PNG has, read whole."""
+    with Image.open(io.BytesIO(picture), formats=("PNG",)) as image:
+        image.load()
+        return len(image.convert("RGB").getcolors(1 << 24) or [])
+
+
+def test_the_page_tells_the_sums() -> None:
+    """Today, yesterday and the month each have what was paid, is at risk and was saved, and the kinds add up to it."""
+    month = [
+        row(stored_usd="0.192"),
+        row(folder="dogs", at_risk_usd="0.33"),
+        row(YESTERDAY, open_usd="0.32"),
+        row("2026-11-01", attempts=0, saved_usd="1.50", saved_images=7),
+    ]
+    page = spend_page(report_of(month))
+    assert line(page, "**paid") == ["0.522", "0.32", "0.522", "0.842"]
+    assert line(page, "at risk") == ["0.33", "0.00", "0.33", "0.33"]
+    assert line(page, "**saved") == ["0.00", "0.00", "0.00", "1.50"]
+    assert line(page, "images that cost nothing") == ["0", "0", "0", "7"]
+    assert (line(page, "cats"), line(page, "dogs")) == (
+        ["2", "0.512", "0.00", "1.50"],
+        ["1", "0.33", "0.33", "0.00"],
+    )
+    assert line(page, TODAY) == ["2", "0.522", "0.33", "0.00"]
+    assert str(total(month).total_usd) == "0.842"
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({}, "did not tell its balance"),
+        ({"balance_usd": "9.81"}, "balance is $9.81.\n"),
+        (
+            {"balance_usd": "9.81", "balance_fell_usd": "0.192", "ledger_since_last_usd": "0.192"},
+            "fell by $0.192, and the ledger says $0.192: they agree.",
+        ),
+        (
+            {"balance_usd": "9.81", "balance_fell_usd": "-5", "ledger_since_last_usd": "0.192"},
+            "fell by -$5.00, and the ledger says $0.192: **these differ.**",
+        ),
+    ],
+)
+def test_the_bank_has_its_say(told: dict[str, str], words: str) -> None:
+    """Whether the provider's balance agrees is told, also where it was topped up or did not answer."""
+    assert words.replace("$", DOLLAR) in spend_page(report_of([], **told))
+
+
+def test_a_picture_that_cannot_be_linked_is_a_chart_in_text() -> None:
+    """Where links are off the UI draws the same thirty days itself; where nothing was paid there is no chart."""
+    chart = spend_page(report_of([row(stored_usd="1.25")]))
+    [bars] = re.findall(r"bar \[(.*)\]", chart)
+    assert (bars.count(",") + 1, bars.split(", ")[-1], chart.count("```")) == (30, "1.25", 2)
+    assert "xychart" not in spend_page(
+        report_of(
+            [row(stored_usd="1.25")],
+        ),
+        "https://s3.example/a.png?X=1",
+    )
+    assert '<img src="https://s3.example/a.png?X=1"' in spend_page(report_of([]), "https://s3.example/a.png?X=1")
+    assert "xychart" not in spend_page(report_of([]))
+
+
+def test_names_of_others_stay_texts() -> None:
+    """A folder, a label or an image that looks like markdown, HTML or a formula is shown as it is."""
+    risk = AtRisk(NOON, "ab" * 32, HOSTILE[5], JobState.UNKNOWN, Decimal("0.33"))
+    month = [row(folder=name, stored_usd="0.192") for name in HOSTILE]
+    page = spend_page(report_of(month, at_risk=[risk]))
+    html = MARKDOWN.render(page)
+    assert [html.count(tag) for tag in ("<script", "<img", "<a ", "<code")] == [0, 0, 0, 2]
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    assert html.count("<tr>") == page.count("\n| ") - page.count("| --- |\n")
+    assert "`i2v jobs show abababababab`" in page
+    assert colours(draw_spend(month, month_of(NOON))) > 20
+
+
+def test_a_large_ledger_has_a_small_page() -> None:
+    """Any number of folders on each of thirty days are one page that Prefect takes, and nothing of the sum is lost."""
+    month = [row(day, f"f{n}", stored_usd="10") for day in month_of(NOON) for n in range(200)]
+    page = spend_page(report_of(month))
+    assert len(page.encode()) < 20_000
+    assert line(page, "188 others")[:2] == ["5,640", "56400.00"]
+
+
+def _amounts(values: Iterable[str]) -> Groups:
+    return [row(day, stored_usd=value) for day, value in zip(month_of(NOON), values, strict=False)]
+
+
+@pytest.mark.parametrize(
+    "month",
+    [[], _amounts(["1000000000"] * 30), [row(saved_usd="5", saved_images=1)]],
+    ids=["empty", "huge", "saved alone"],
+)
+def test_a_picture_is_drawn_of_any_month(month: Groups) -> None:
+    """Nothing, a fortune, or savings alone: a PNG of the same size that can be decoded and is not blank."""
+    picture = draw_spend(month, month_of(NOON))
+    with Image.open(io.BytesIO(picture)) as image:
+        assert image.size == (880, 1210)
+    assert colours(picture) > 8
+    assert len(picture) < 150_000
+
+
+def test_more_money_is_more_ink() -> None:
+    """The bars are the money: with twice the days comes twice its colour, and what is at risk stands on top."""
+
+    def ink(month: Groups) -> dict[object, int]:
+        with Image.open(io.BytesIO(draw_spend(month, month_of(NOON)))) as image:
+            found = image.convert("RGB").crop((0, 0, 880, 300)).getcolors(1 << 24) or []
+        return {colour: count for count, colour in found}
+
+    green, red = (47, 158, 110), (201, 58, 47)
+    few, many = (ink(_amounts(["1"] * days))[green] for days in (10, 20))
+    assert 1.7 < many / few < 2.3
+    both = ink([row(day, stored_usd="1", at_risk_usd="1") for day in month_of(NOON)])
+    assert 0.8 < both[green] / both[red] < 1.25

@@ -1,0 +1,63 @@
+"""Log lines for machines: one object each, with what it is about."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+from rich.console import Console
+
+from i2v.cli.console import LogLines
+from i2v.logs import JsonLines, about, shape
+
+LOG = logging.getLogger("i2v.pipeline.poll")
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    """What `LOG` writes, as it is shaped for machines."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    LOG.addHandler(handler)
+    shape([LOG])
+    yield stream
+    LOG.removeHandler(handler)
+
+
+def test_a_line_is_an_object_that_names_its_image_job_and_task(stream: io.StringIO) -> None:
+    """Time, level, message and what it is about can be read by a machine, also where the message has line breaks."""
+    LOG.warning("%s:\nrendered", "tom.jpg", extra=about("s3://b-1/images/tom.jpg", "a" * 64, "task_1"))
+    (line,) = stream.getvalue().splitlines()
+    told = json.loads(line)
+    assert told.pop("time").endswith("+00:00")
+    assert told == {
+        "level": "warning",
+        "logger": "i2v.pipeline.poll",
+        "message": "tom.jpg:\nrendered",
+        "image": "s3://b-1/images/tom.jpg",
+        "job": "a" * 64,
+        "task_id": "task_1",
+    }
+
+
+def test_a_fault_has_its_traceback(stream: io.StringIO) -> None:
+    """What broke is in the object, and what is not known is left out."""
+    try:
+        int("no")
+    except ValueError:
+        LOG.exception("it broke", extra=about("tom.jpg"))
+    told = json.loads(stream.getvalue())
+    assert "ValueError: invalid literal" in told["traceback"]
+    assert "job" not in told
+
+
+def test_the_command_writes_objects_if_asked_to() -> None:
+    """A line is one object on one line however narrow the console is, and no markup in it is obeyed."""
+    stream = io.StringIO()
+    record = logging.LogRecord("i2v", logging.WARNING, "", 0, "[red]%s[/]", ("x" * 300,), None)
+    LogLines(Console(file=stream, width=40), verbose=False, as_json=True).emit(record)
+    assert json.loads(stream.getvalue())["message"] == f"[red]{'x' * 300}[/]"
+    assert JsonLines().format(record) == stream.getvalue().strip()

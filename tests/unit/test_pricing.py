@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+
+import pytest
+
+from i2v.errors import UsageError
+from i2v.pricing import price_usd
+from i2v.request import Mode
+from i2v.settings import Settings, read_settings
+
+
+@pytest.mark.parametrize(
+    ("mode", "duration", "usd"),
+    [(Mode.STANDARD, 6, "0.192"), (Mode.STANDARD, 10, "0.320"), (Mode.PRO, 6, "0.33"), (Mode.PRO, 10, "0.33")],
+)
+def test_prices_are_the_vendors(mode: Mode, duration: int, usd: str, make_settings: Callable[..., Settings]) -> None:
+    """Standard is $0.032 a second, pro $0.33 a task, exactly."""
+    assert price_usd(mode, duration, make_settings().prices_usd) == Decimal(usd)
+
+
+def test_what_is_not_sold_has_no_price(make_settings: Callable[..., Settings]) -> None:
+    """A duration that the vendor does not offer is an error, not a guess."""
+    with pytest.raises(ValueError, match="sells no standard video of 7 s"):
+        price_usd(Mode.STANDARD, 7, make_settings().prices_usd)
+
+
+@pytest.mark.parametrize("price", ['"0.2"', "0.2"])
+def test_a_setting_overrides_a_price(price: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An override holds for its name alone, without float noise."""
+    monkeypatch.setenv("I2V_PRICES_USD", f'{{"standard-6": {price}}}')
+    settings = read_settings()
+    assert price_usd(Mode.STANDARD, 6, settings.prices_usd) == Decimal("0.2")
+    assert price_usd(Mode.PRO, 6, settings.prices_usd) == Decimal("0.33")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"standard-7": "1"}', "standard-6, standard-10, pro-6"),
+        ('{"pro-6": "-1"}', "pro-6"),
+        ('{"pro-6": "NaN"}', "pro-6"),
+        ('{"pro-6": "Infinity"}', "pro-6"),
+        ('{"pro-6": "cheap"}', "pro-6"),
+        ("0.2", "dictionary"),
+        ("cheap", "JSON such as"),
+    ],
+)
+def test_a_price_that_cannot_be_meant_is_refused(text: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unknown name, a negative price, not a number, not JSON: a usage error that names the setting and the fault."""
+    monkeypatch.setenv("I2V_PRICES_USD", text)
+    with pytest.raises(UsageError, match="I2V_PRICES_USD") as caught:
+        read_settings()
+    assert told in str(caught.value)
