@@ -37,6 +37,8 @@ check: $(READY) ## lint and types alone
 	@printf '\n== lint ==\n'
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
+	@printf '\n== imports ==\n'
+	@PYTHONPATH=. $(VENV)/bin/lint-imports --no-logo
 	@printf '\n== types ==\n'
 	@$(PY) -m mypy
 
@@ -90,7 +92,7 @@ lock: $(READY) ## write requirements.txt anew from pyproject.toml; UPGRADE=1 tak
 	@echo 'requirements.txt is written; see what changed with: git diff requirements.txt'
 
 clean: ## remove .venv, the sandbox's data and every cache
-	rm -rf $(VENV) .sandbox .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .sandbox .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp comes last, so that a set-up that was broken off is made again from nothing. The lock holds all there is, so

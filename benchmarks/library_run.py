@@ -17,9 +17,9 @@ from uuid import uuid4
 
 from benchmarks.processes import peak_mb
 from benchmarks.step_meter import MeteredThreads, StepMeter
-from i2v.inputs.prompts import Asked
+from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
-from i2v.pipeline.generate import Steps, animate
+from i2v.pipeline.generate import Steps, generate
 from i2v.pipeline.run import open_run
 from i2v.s3.client import THREADS
 from i2v.s3.direct import OPERATIONS
@@ -62,7 +62,7 @@ async def run() -> dict[str, Any]:
     meter.install()
     async with open_run(settings, str(uuid4()), storage=storage) as opened:
         items = await find_items(f"s3://{os.environ['I2V_BUCKET']}/images/", opened.storage, settings)
-        work = animate(opened, items, Asked(prompt="it moves"), meter.steps(Steps()))
+        work = generate(opened, items, RequestOptions(prompt="it moves"), meter.steps(Steps()))
         report, _ = await asyncio.create_task(work)
     meter.switch("loop")
     return {

@@ -13,7 +13,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 
-from prefect_support.flow_states import outcome, show_library_logs
+from prefect_support.flow_states import run_step, send_library_logs
 
 log = logging.getLogger("i2v.benchmark")
 
@@ -35,7 +35,7 @@ async def one(kind: str, number: int) -> None:
     """One of a kind."""
     name = f"{number:05}.jpg"
     if kind == "task run":
-        await outcome(step, None, Named(name))
+        await run_step(step, None, Named(name))
     elif kind == "event":
         emit_event(
             "i2v.job.stored",
@@ -50,7 +50,7 @@ async def one(kind: str, number: int) -> None:
 @flow(name="benchmark")
 async def many(kind: str, number: int) -> None:
     """All at once, as a run's images are."""
-    show_library_logs()
+    send_library_logs()
     await asyncio.gather(*(one(kind, each) for each in range(number)))
 
 

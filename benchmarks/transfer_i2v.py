@@ -11,9 +11,9 @@ from collections.abc import Awaitable
 from uuid import uuid4
 
 from benchmarks.transfer_bare import timed
-from i2v.inputs.prompts import Asked
+from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
-from i2v.ledger.ledger import Held
+from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline.generate import Steps, prepare
 from i2v.pipeline.poll import poll
 from i2v.pipeline.run import Run, open_run
@@ -28,14 +28,14 @@ async def ours() -> dict[str, float]:
     async with open_run(settings, str(uuid4())) as run:
         await run.ledger.prove()
         items = await find_items(str(settings.images), run.storage, settings)
-        orders = [await prepare(run, item, Asked(prompt="it moves"), Steps()) for item in items]
+        orders = [await prepare(run, item, RequestOptions(prompt="it moves"), Steps()) for item in items]
         held = [await submit(run, order) for order in orders if isinstance(order, Order)]
         work = [await stored(run, each) for each in held]
         await work[0]
         return await timed(work[1:])
 
 
-async def stored(run: Run, held: Held) -> Awaitable[Held]:
+async def stored(run: Run, held: VersionedRecord) -> Awaitable[VersionedRecord]:
     """The rest of a job's way, once its video is ready."""
     held, status = await poll(run, held)
     if status is None:

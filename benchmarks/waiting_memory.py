@@ -21,10 +21,10 @@ from prefect.events.clients import PrefectEventsClient
 from prefect.events.worker import EventsWorker
 
 from i2v.apixo.models import TaskStatus
-from i2v.inputs.prompts import Asked
-from i2v.inputs.sources import Item, find_items
-from i2v.ledger.ledger import Held
-from i2v.pipeline.generate import Steps, animate
+from i2v.inputs.prompts import RequestOptions
+from i2v.inputs.sources import InputItem, find_items
+from i2v.ledger.ledger import VersionedRecord
+from i2v.pipeline.generate import Steps, generate
 from i2v.pipeline.run import Run, open_run
 from i2v.settings import read_settings
 from tasks import STEPS
@@ -33,7 +33,7 @@ from tasks import STEPS
 class Crowd:
     """A run whose images all wait. `await full` until they do, `run.interrupt()` lets them go."""
 
-    def __init__(self, items: Sequence[Item], steps: Steps) -> None:
+    def __init__(self, items: Sequence[InputItem], steps: Steps) -> None:
         self._items = items
         self._steps = steps
         self._left = len(items)
@@ -43,9 +43,11 @@ class Crowd:
 
     async def _live(self) -> None:
         async with open_run(read_settings(), str(uuid4())) as self.run:
-            await animate(self.run, self._items, Asked(prompt="it moves"), replace(self._steps, poll=self._poll))
+            await generate(
+                self.run, self._items, RequestOptions(prompt="it moves"), replace(self._steps, poll=self._poll)
+            )
 
-    async def _poll(self, run: Run, held: Held) -> tuple[Held, TaskStatus | None]:
+    async def _poll(self, run: Run, held: VersionedRecord) -> tuple[VersionedRecord, TaskStatus | None]:
         self._left -= 1
         if not self._left:
             self.full.set()

@@ -40,14 +40,14 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect's telemetry looks at nothing else, while it is imported
     from doors.service import serve  # noqa: PLC0415 - Prefect takes seconds, and --help is to answer at once
-    from i2v.logs import quiet_http_logs, shape  # noqa: PLC0415 - as above
+    from i2v.logs import quiet_http_logs, use_json_lines  # noqa: PLC0415 - as above
     from i2v.settings import read_settings  # noqa: PLC0415 - as above
 
     quiet_http_logs()
     try:
         settings = read_settings()
         if settings.log_format == "json":
-            shape([logging.getLogger()])
+            use_json_lines([logging.getLogger()])
         return asyncio.run(serve(settings))
     except I2vError as error:
         sys.stderr.write(f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))

@@ -20,14 +20,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from doors.gather import Closed, Gatherer
+from doors.gather import Batcher, Closed
 from doors.runs import Deployment
 from i2v.apixo.callbacks import BODY_LIMIT_BYTES, PATH, hint_of, verify
 from i2v.errors import I2vError
 from i2v.ledger import transitions
 from i2v.ledger.job import JobRecord, JobState
 from i2v.ledger.ledger import Ledger
-from i2v.recovery.callbacks import Told
+from i2v.recovery.callbacks import CallbackHint
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
 
@@ -91,7 +91,7 @@ class Callbacks:
         )
         for outcome in Outcome:
             self._counter.labels(outcome.value)
-        self.gatherer: Gatherer[str] = Gatherer(self._create, identity=str, seconds=GATHER_SECONDS)
+        self.gatherer: Batcher[str] = Batcher(self._create, identity=str, seconds=GATHER_SECONDS)
         self._deployment = deployment
 
     @property
@@ -133,11 +133,11 @@ class Callbacks:
             return Outcome.NOT_JSON
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                return await self._take(Told(job, int(attempt), hint.task_id))
+                return await self._take(CallbackHint(job, int(attempt), hint.task_id))
         except (TimeoutError, Closed):
             return Outcome.LATER
 
-    async def _take(self, told: Told) -> Outcome:
+    async def _take(self, told: CallbackHint) -> Outcome:
         try:
             async with self._reading:
                 held = await self._ledger.read(told.key)
@@ -168,7 +168,7 @@ class Callbacks:
         log.info("%d callbacks -> run %s (%s)", len(entries), run.name, run.id)
 
 
-def _entry(record: JobRecord, told: Told) -> str | None:
+def _entry(record: JobRecord, told: CallbackHint) -> str | None:
     """What `collect` is told; attempt and task are in it, so that no other callback counts as its repeat.
 
     None where nothing is left to do: also for another task than the one that the submit was answered with, so that
@@ -177,7 +177,7 @@ def _entry(record: JobRecord, told: Told) -> str | None:
     latest = record.attempt
     is_latest = latest is not None and latest.number == told.attempt and told.task_id in latest.task_ids
     is_awaited = record.state is JobState.SUBMITTED and is_latest
-    return str(told) if is_awaited or transitions.awaiting(record, told.attempt) else None
+    return str(told) if is_awaited or transitions.awaiting_callback(record, told.attempt) else None
 
 
 async def _body(request: Request) -> bytes | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from doors.gather import Gatherer
+from doors.gather import Batcher
 from doors.health import Health
 from doors.metrics import Metrics
 from doors.notifications import NewImage, run_key
@@ -24,7 +24,7 @@ class Door:
     settings: Settings
     health: Health
     metrics: Metrics
-    images: Gatherer[NewImage]
+    images: Batcher[NewImage]
 
 
 def make_door(settings: Settings, health: Health, deployment: Deployment) -> Door:
@@ -37,7 +37,7 @@ def make_door(settings: Settings, health: Health, deployment: Deployment) -> Doo
         metrics.count_run(images)
         log.info("%d images -> run %s (%s)", len(uris), run.name, run.id)
 
-    gatherer = Gatherer(create, identity=_identity, on_duplicate=metrics.duplicates.inc)
+    gatherer = Batcher(create, identity=_identity, on_duplicate=metrics.duplicates.inc)
     metrics.in_hand.set_function(lambda: len(gatherer))
     return Door(settings, health, metrics, gatherer)
 

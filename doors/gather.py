@@ -1,4 +1,4 @@
-"""Many items, one call: `Gatherer` collects what comes from anywhere and hands it on in batches. It knows no Prefect.
+"""Many items, one call: `Batcher` collects what comes from anywhere and hands it on in batches. It knows no Prefect.
 
 Who adds an item waits until the call for its batch has succeeded, and only then may say so to the outside. A call that
 fails is tried again, with the same batch, until it succeeds or the gatherer is closed.
@@ -34,7 +34,7 @@ class _Held(Generic[T]):
 
 
 @dataclass(eq=False)
-class Gatherer(Generic[T]):
+class Batcher(Generic[T]):
     """Collects items into batches. Belongs to one event loop; `run` must be under way.
 
     Attributes:

@@ -40,7 +40,7 @@ class Message:
     hidden_until: float
 
 
-class Traits(NamedTuple):
+class QueueAttributes(NamedTuple):
     """What the queue is set to."""
 
     hidden_seconds: int
@@ -83,7 +83,7 @@ class Queue:
         except Exception as error:  # boto3 lets its parser's and the socket's own through; none may end the loop
             raise QueueError(f"SQS failed: {type(error).__name__}: {error}", "Check the AWS_* settings") from error
 
-    async def traits(self) -> Traits:
+    async def traits(self) -> QueueAttributes:
         """How the queue is set up.
 
         Raises:
@@ -93,7 +93,7 @@ class Queue:
         found = answer.get("Attributes", {})
         policy = json.loads(found.get("RedrivePolicy") or "{}")
         hidden = max(LEAST_HIDDEN_SECONDS, int(found.get("VisibilityTimeout", 30)))
-        return Traits(hidden, policy.get("deadLetterTargetArn"))
+        return QueueAttributes(hidden, policy.get("deadLetterTargetArn"))
 
     async def receive(self, hidden_seconds: int) -> list[Message]:
         """Up to ten messages; none after 20 seconds without any.
@@ -145,7 +145,7 @@ class Queue:
                     f"SQS did not delete {len(failed)} messages: {failed[0].get('Code')}", "They come again"
                 )
 
-    async def bury(self, message: Message, why: str) -> bool:
+    async def dead_letter(self, message: Message, why: str) -> bool:
         """Put a message into the dead-letter queue with the reason, and remove it; whether there is such a queue.
 
         Raises:

@@ -141,7 +141,7 @@ class Receiver:
         self._door.metrics.received.labels("sqs").inc()
         self._door.metrics.unreadable.inc()
         try:
-            is_buried = await self._queue.bury(message, str(error))
+            is_buried = await self._queue.dead_letter(message, str(error))
         except QueueError as failed:
             log.warning("a message that can never work stays in the queue: %s; %s", error, failed)
             return

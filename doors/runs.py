@@ -26,13 +26,13 @@ SHOWN = 300
 T = TypeVar("T")
 
 
-class PrefectAway(I2vError):
+class PrefectUnavailable(I2vError):
     """Prefect cannot be reached, or did not answer well: it may be back soon."""
 
     retryable = True
 
 
-class CannotStart(I2vError):
+class RunRejected(I2vError):
     """Prefect answers, and a person has to do something before it starts runs."""
 
 
@@ -74,7 +74,7 @@ class Deployment:
         """
         try:
             run = await self._asked(self._start(parameters, key, tags))
-        except CannotStart as error:
+        except RunRejected as error:
             self._stuck = str(error)
             raise
         self._stuck = ""
@@ -105,7 +105,7 @@ class Deployment:
             return self._refused(error.response)
         if isinstance(error, ObjectNotFound):
             return self._missing()
-        return PrefectAway(
+        return PrefectUnavailable(
             f"Prefect cannot be reached at {prefect_address()} ({type(error).__name__})",
             "Check PREFECT_API_URL and the server; nothing is lost meanwhile",
         )
@@ -115,17 +115,17 @@ class Deployment:
         if status == HTTPStatus.NOT_FOUND:
             return self._missing()
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-            return CannotStart(f"Prefect answers {status}", "Check PREFECT_API_KEY or PREFECT_API_AUTH_STRING")
+            return RunRejected(f"Prefect answers {status}", "Check PREFECT_API_KEY or PREFECT_API_AUTH_STRING")
         if status in {HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY}:
-            return CannotStart(
+            return RunRejected(
                 f"The deployment {self.name} does not take the parameters ({status}): {response.text[:SHOWN]}",
                 "It was deployed from another version: make deploy",
             )
-        return PrefectAway(f"Prefect answers {status}", "Look at its log; nothing is lost meanwhile")
+        return PrefectUnavailable(f"Prefect answers {status}", "Look at its log; nothing is lost meanwhile")
 
-    def _missing(self) -> CannotStart:
+    def _missing(self) -> RunRejected:
         self._id = None
-        return CannotStart(f"There is no deployment {self.name} at {prefect_address()}", "Deploy it: make deploy")
+        return RunRejected(f"There is no deployment {self.name} at {prefect_address()}", "Deploy it: make deploy")
 
     async def watch(self) -> None:
         """Look from time to time whether Prefect and the deployment are there, until it is cancelled."""

@@ -13,20 +13,20 @@ from prefect.client.schemas.objects import State
 from pydantic import Field
 
 from i2v.errors import I2vError
-from i2v.inputs.prompts import Asked, check_templates
-from i2v.inputs.sources import ManifestRow, find_items
+from i2v.inputs.prompts import RequestOptions, check_templates
+from i2v.inputs.sources import BatchRow, find_items
 from i2v.pipeline import preflight
-from i2v.pipeline.generate import animate
+from i2v.pipeline.generate import generate
 from i2v.pipeline.run import open_run
 from i2v.request import Duration, Mode
 from prefect_support.credentials import read_run_settings
-from prefect_support.flow_states import final_state, heed_termination, shape_logs, show_library_logs, stopped_state
+from prefect_support.flow_states import final_state, format_logs, graceful_sigterm, send_library_logs, stopped_state
 from prefect_support.late_runs import skipped_if_late
-from prefect_support.run_artifact import shown
+from prefect_support.run_artifact import publish_progress
 from prefect_support.run_names import name_run
 from tasks import STEPS
 
-Images = str | ManifestRow | list[str | ManifestRow]
+Images = str | BatchRow | list[str | BatchRow]
 
 
 def run_name() -> str:
@@ -68,22 +68,22 @@ async def generate_videos(
         dry_run: Validate and price everything, and pay nothing.
         label: Names the purpose in the ledger and the report.
     """
-    show_library_logs()
+    send_library_logs()
     if skipped := await skipped_if_late():
         return skipped
-    default = Asked(prompt=prompt, mode=mode, duration=duration, take=take)
+    default = RequestOptions(prompt=prompt, mode=mode, duration=duration, take=take)
     try:
         settings, storage = await read_run_settings()
-        shape_logs(settings)
+        format_logs(settings)
         await preflight.check_delivery(delivery, settings)
         check_templates(prompt, settings)
         run_id = str(runtime.flow_run.id)
         opened = open_run(settings, run_id, max_spend_usd=max_spend_usd, label=label, storage=storage, dry_run=dry_run)
-        async with opened as run, shown(run):
+        async with opened as run, publish_progress(run):
             items = await find_items(images, run.storage, settings)
             await name_run(items, default, label=label, dry_run=dry_run)
-            with heed_termination(run):
-                report, stopped = await animate(run, items, default, STEPS, partial=partial, delivery=delivery)
+            with graceful_sigterm(run):
+                report, stopped = await generate(run, items, default, STEPS, partial=partial, delivery=delivery)
             return stopped_state(stopped, report) if stopped else final_state(report)
     except I2vError as error:
         return stopped_state(error)

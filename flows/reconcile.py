@@ -14,22 +14,22 @@ from prefect.client.schemas.objects import State
 from pydantic import Field
 
 from i2v.errors import I2vError
-from i2v.inputs.prompts import Asked
+from i2v.inputs.prompts import RequestOptions
 from i2v.pipeline.run import open_run
-from i2v.recovery.backfill import catch_up, what_is_wanted
+from i2v.recovery.backfill import backfill_options, reconcile_and_backfill
 from i2v.request import Duration, Mode
 from prefect_support.credentials import read_run_settings
 from prefect_support.flow_states import (
-    heed_termination,
-    or_again,
+    format_logs,
+    graceful_sigterm,
+    raise_for_retry,
     reconciled_state,
-    shape_logs,
-    show_library_logs,
+    send_library_logs,
     stopped_state,
 )
 from prefect_support.late_runs import skipped_if_late
-from prefect_support.run_artifact import shown
-from prefect_support.status_artifact import show_standing
+from prefect_support.run_artifact import publish_progress
+from prefect_support.status_artifact import publish_status
 from tasks import STEPS
 
 
@@ -69,22 +69,22 @@ async def reconcile_videos(
         jobs: Keys of the jobs to settle, whoever works on them; none for all that are open.
         dry_run: Name what is open and what is missing, and change nothing.
     """
-    show_library_logs()
+    send_library_logs()
     if skipped := await skipped_if_late():
         return skipped
-    default = Asked(prompt=prompt, mode=mode, duration=duration)
+    default = RequestOptions(prompt=prompt, mode=mode, duration=duration)
     try:
         settings, storage = await read_run_settings()
-        shape_logs(settings)
-        wanted = what_is_wanted(settings, default, generate=generate, since=since, max_spend_usd=max_spend_usd)
+        format_logs(settings)
+        wanted = backfill_options(settings, default, generate=generate, since=since, max_spend_usd=max_spend_usd)
         run_id = str(runtime.flow_run.id)
         opened = open_run(settings, run_id, max_spend_usd=max_spend_usd, storage=storage, dry_run=dry_run)
-        async with opened as run, shown(run):
-            with heed_termination(run):
-                ended = await catch_up(run, wanted, keys=jobs, limit=limit, steps=STEPS)
+        async with opened as run, publish_progress(run):
+            with graceful_sigterm(run):
+                ended = await reconcile_and_backfill(run, wanted, keys=jobs, limit=limit, steps=STEPS)
             if jobs is None and not dry_run:
-                await show_standing(run)
+                await publish_status(run)
         state = reconciled_state(ended)
     except I2vError as error:
         state = stopped_state(error)
-    return or_again(state)
+    return raise_for_retry(state)

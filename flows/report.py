@@ -13,9 +13,9 @@ from i2v.apixo.client import ApixoClient
 from i2v.errors import I2vError
 from i2v.reports.spend import sum_spend
 from prefect_support.credentials import read_run_settings
-from prefect_support.flow_states import shape_logs, show_library_logs, stopped_state
+from prefect_support.flow_states import format_logs, send_library_logs, stopped_state
 from prefect_support.late_runs import skipped_if_late
-from prefect_support.spend_artifact import show_spend
+from prefect_support.spend_artifact import publish_spend
 
 
 def run_name() -> str:
@@ -35,17 +35,17 @@ async def report_spend(
     Args:
         days: What the run's message sums: days of 24 hours, back from now.
     """
-    show_library_logs()
+    send_library_logs()
     if skipped := await skipped_if_late():
         return skipped
     try:
         settings, storage = await read_run_settings()
-        shape_logs(settings)
+        format_logs(settings)
         with storage:
             settings.require_bucket()
             async with ApixoClient(settings) as client:
                 report = await sum_spend(storage, settings, days=days, client=client)
-            await show_spend(storage, settings, report)
+            await publish_spend(storage, settings, report)
         return Completed(message=report.sentence, data=report.for_json())
     except I2vError as error:
         return stopped_state(error)

@@ -1,4 +1,4 @@
-"""What a run tells Prefect's event feed: `Board`, a watcher. Automations match its events; docs/events.md lists them.
+"""The events that a run emits: `EventEmitter`. Automations match them; docs/events.md lists them.
 
 Nothing here waits for Prefect or may fail a run: an event is handed to Prefect's own worker and forgotten.
 """
@@ -19,7 +19,7 @@ TOLD = {Outcome.STORED, Outcome.REFUSED, Outcome.FAILED, Outcome.UNKNOWN}
 """What became of an image that is an event; what was there already, or was not tried, is in the run's own."""
 
 
-class Board:
+class EventEmitter:
     """Emits events for one run; a dry run has none."""
 
     def __init__(self, run: Run) -> None:
@@ -42,7 +42,7 @@ class Board:
 
     def done(self, item: ItemReport) -> None:
         """An image has ended."""
-        if item.outcome not in TOLD or not item.is_news:
+        if item.outcome not in TOLD or not item.is_new_outcome:
             return
         resource = f"i2v.job.{item.job}" if item.job else f"i2v.image.{item.image}"
         told = {**item.line, "run_id": self._run.run_id}

@@ -19,9 +19,9 @@ from prefect.states import Completed, Failed
 from prefect.utilities.annotations import quote
 
 from i2v.errors import I2vError, RunFailed, UsageError
-from i2v.logs import shape
+from i2v.logs import use_json_lines
 from i2v.pipeline.run import WATCHER, Run
-from i2v.recovery.backfill import CaughtUp
+from i2v.recovery.backfill import ReconcileResult
 from i2v.reports.run_report import Outcome, Report
 from i2v.settings import Settings
 
@@ -41,7 +41,7 @@ _BEFORE: ContextVar[_Before | None] = ContextVar("step_before", default=None)
 """The last step of the image that is being worked on; each image is an asyncio task of its own."""
 
 
-async def told(step: Awaitable[T], name: Callable[[T], State[Any]]) -> State[Any]:
+async def to_state(step: Awaitable[T], name: Callable[[T], State[Any]]) -> State[Any]:
     """Await a step and name its end; an expected error becomes the task's Failed state and travels in it."""
     try:
         return name(await step)
@@ -49,7 +49,7 @@ async def told(step: Awaitable[T], name: Callable[[T], State[Any]]) -> State[Any
         return Failed(message=error.message, data=error)
 
 
-async def outcome(step: Task[P, Coroutine[Any, Any, Any]], *args: P.args, **kwargs: P.kwargs) -> Any:
+async def run_step(step: Task[P, Coroutine[Any, Any, Any]], *args: P.args, **kwargs: P.kwargs) -> Any:
     """Run a step and give what it gave.
 
     The steps of an image are tied together by hand: Prefect would guess by `id()`, and tie strangers.
@@ -83,7 +83,7 @@ def final_state(report: Report) -> State[Any]:
     return Failed(message=report.sentence, data=RunFailed(report.sentence, result))
 
 
-def reconciled_state(ended: CaughtUp) -> State[Any]:
+def reconciled_state(ended: ReconcileResult) -> State[Any]:
     """Reconcile's last state: jobs that still render, or wait for a person, are told and are no failure of its own."""
     if ended.stopped:
         return stopped_state(ended.stopped, ended.report)
@@ -95,11 +95,11 @@ def reconciled_state(ended: CaughtUp) -> State[Any]:
 
 def stopped_state(error: I2vError, report: Report | None = None) -> State[Any]:
     """The last state of a run that an error stopped before its first submit; what was there already is told too."""
-    told = f" ({report.sentence})" if report and report.count(Outcome.NOT_TRIED) < len(report.items) else ""
-    return Failed(message=f"{error}{told}", data=error)
+    to_state = f" ({report.sentence})" if report and report.count(Outcome.NOT_TRIED) < len(report.items) else ""
+    return Failed(message=f"{error}{to_state}", data=error)
 
 
-def or_again(state: State[Any]) -> State[Any]:
+def raise_for_retry(state: State[Any]) -> State[Any]:
     """A run's last state; but the error of a failed run that has tries left, as one of `collect` has.
 
     Prefect tries again in this process what raises. For a failed state that is returned it plans the next try, sees the
@@ -117,7 +117,7 @@ def or_again(state: State[Any]) -> State[Any]:
 
 
 @contextmanager
-def heed_termination(run: Run) -> Iterator[None]:
+def graceful_sigterm(run: Run) -> Iterator[None]:
     """End the run cleanly at a SIGTERM, which is how Prefect cancels and pods are stopped; then let Prefect hear of it.
 
     Prefect raises out of whatever runs, which would lose the answers to requests that are under way. Whoever watches
@@ -147,7 +147,7 @@ def heed_termination(run: Run) -> Iterator[None]:
         raise TerminationSignal(signal=signal.SIGTERM)
 
 
-def show_library_logs() -> None:
+def send_library_logs() -> None:
     """Let Prefect show what the library logs, with the task run it belongs to."""
     _write_plainly_where_nobody_looks()
     log = logging.getLogger("i2v")
@@ -170,10 +170,10 @@ def _write_plainly_where_nobody_looks() -> None:
             root.addHandler(plain)
 
 
-def shape_logs(settings: Settings) -> None:
+def format_logs(settings: Settings) -> None:
     """Let what this process writes to its own output be JSON, if that is asked for."""
     if settings.log_format == "json":
-        shape([logging.getLogger(), logging.getLogger("prefect")])
+        use_json_lines([logging.getLogger(), logging.getLogger("prefect")])
 
 
 def _is_told_once(record: logging.LogRecord) -> bool:

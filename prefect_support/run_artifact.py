@@ -24,12 +24,12 @@ from i2v.ledger import keys
 from i2v.ledger.job import JobRecord
 from i2v.pipeline.run import Run
 from i2v.reports.live_page import live_page
-from i2v.reports.progress import Tally
+from i2v.reports.progress import RunProgress
 from i2v.reports.run_page import About, Links, run_page, shown_videos
 from i2v.reports.run_report import ItemReport, Report
 from i2v.s3_uri import S3Uri
-from prefect_support.artifacts_api import rewrite
-from prefect_support.events import Board
+from prefect_support.artifacts_api import update_artifact
+from prefect_support.events import EventEmitter
 
 log = logging.getLogger(__name__)
 KEY = "i2v-run"
@@ -42,10 +42,10 @@ MOST_SECONDS = 10.0
 
 
 @asynccontextmanager
-async def shown(run: Run) -> AsyncIterator[None]:
+async def publish_progress(run: Run) -> AsyncIterator[None]:
     """Let Prefect's UI and its event feed follow the run."""
-    page = Page(run)
-    run.watch(Board(run))
+    page = RunArtifact(run)
+    run.watch(EventEmitter(run))
     run.watch(page)
     live = asyncio.create_task(page.keep())
     try:
@@ -56,12 +56,12 @@ async def shown(run: Run) -> AsyncIterator[None]:
         await page.publish()
 
 
-class Page:
+class RunArtifact:
     """The artifacts of one run, and what is known of it; a watcher."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._tally = Tally()
+        self._tally = RunProgress()
         self._report: Report | None = None
         self._page: UUID | None = None
         self._bar: UUID | None = None
@@ -135,7 +135,7 @@ class Page:
         """Links to the posters, videos and manifests that the page shows; none where there shall be none."""
         if not self._run.settings.link_seconds:
             return {}
-        videos = {item.video: keys.our_video(item.video, self._run.settings) for item in shown_videos(report)}
+        videos = {item.video: keys.parse_video_uri(item.video, self._run.settings) for item in shown_videos(report)}
         try:
             return {str(video): await self._links(uri) for video, uri in videos.items() if uri}
         except I2vError as error:
@@ -143,7 +143,7 @@ class Page:
             return {}
 
     async def _links(self, video: S3Uri) -> Links:
-        uris = (keys.beside(video, ".jpg"), video, keys.beside(video, ".json"))
+        uris = (keys.sibling_uri(video, ".jpg"), video, keys.sibling_uri(video, ".json"))
         seconds = self._run.settings.link_seconds
         return Links(*await asyncio.gather(*(self._run.storage.presign(uri, seconds=seconds) for uri in uris)))
 
@@ -152,7 +152,7 @@ class Page:
             if self._page is None:
                 self._page = (await MarkdownArtifact(key=KEY, markdown=text).acreate(client)).id
             else:
-                await rewrite(client, self._page, data=text)
+                await update_artifact(client, self._page, data=text)
 
     async def _show_bar(self) -> None:
         percent = self._tally.percent
@@ -163,7 +163,7 @@ class Page:
             if self._bar is None:
                 self._bar = (await ProgressArtifact(progress=percent, description=words).acreate(client)).id
             else:
-                await rewrite(client, self._bar, data=percent, description=words)
+                await update_artifact(client, self._bar, data=percent, description=words)
         self._percent = percent
 
 

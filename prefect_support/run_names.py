@@ -14,21 +14,21 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 
-from i2v.inputs.prompts import Asked
-from i2v.inputs.sources import Item
+from i2v.inputs.prompts import RequestOptions
+from i2v.inputs.sources import InputItem
 from i2v.request import Mode
 
 log = logging.getLogger(__name__)
 PLACE_MOST_CHARS = 80
 
 
-def run_name(items: Sequence[Item], default: Asked, *, dry_run: bool) -> str:
+def run_name(items: Sequence[InputItem], default: RequestOptions, *, dry_run: bool) -> str:
     """How many images, where they lie, and what is asked for them."""
     count = "1 image" if len(items) == 1 else f"{len(items):,} images"
     return " · ".join([count, _place(items), _request(items, default), *(["dry run"] if dry_run else [])])
 
 
-def _place(items: Sequence[Item]) -> str:
+def _place(items: Sequence[InputItem]) -> str:
     places = [item.ref.uri.key if item.ref.uri else urlsplit(item.ref.label).netloc for item in items]
     shared = commonprefix(places)  # noqa: RUF071 - keys are no paths: `a//b` is another one than `a/b`
     if shared not in places:
@@ -37,7 +37,7 @@ def _place(items: Sequence[Item]) -> str:
     return shown if len(shown) <= PLACE_MOST_CHARS else f"…{shown[1 - PLACE_MOST_CHARS :]}"
 
 
-def _request(items: Sequence[Item], default: Asked) -> str:
+def _request(items: Sequence[InputItem], default: RequestOptions) -> str:
     asked = {item.asked.over(default).model_copy(update={"prompt": None}) for item in items}
     if len(asked) != 1:
         return "several requests"
@@ -53,7 +53,7 @@ def tags_of(run: FlowRun, mode: Mode | None, label: str | None) -> list[str]:
     return sorted({*run.tags, source, *(tag for tag in (mode, label) if tag)})
 
 
-async def name_run(items: Sequence[Item], default: Asked, *, label: str | None, dry_run: bool) -> None:
+async def name_run(items: Sequence[InputItem], default: RequestOptions, *, label: str | None, dry_run: bool) -> None:
     """Tell Prefect what this flow run is about."""
     context = FlowRunContext.get()
     run = context.flow_run if context else None

@@ -1,4 +1,4 @@
-"""The spend report in Prefect's UI: `show_spend` makes its page, with a picture that lies beside the ledger."""
+"""The spend report in Prefect's UI: `publish_spend` makes its page, with a picture that lies beside the ledger."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from i2v.reports.spend_chart import draw_spend
 from i2v.reports.spend_page import spend_page
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
-from prefect_support.artifacts_api import put_page
+from prefect_support.artifacts_api import create_page
 
 log = logging.getLogger(__name__)
 KEY = "i2v-spend"
 
 
-async def show_spend(storage: Storage, settings: Settings, report: SpendReport) -> None:
+async def publish_spend(storage: Storage, settings: Settings, report: SpendReport) -> None:
     """Put the report's page on the Artifacts page of Prefect's UI, where earlier ones stay under the same key."""
     picture = await _picture(storage, settings, report)
     with_links = spend_page(report, picture) if picture else None
-    await put_page(KEY, spend_page(report), about=report.sentence, with_links=with_links)
+    await create_page(KEY, spend_page(report), about=report.sentence, with_links=with_links)
 
 
 async def _picture(storage: Storage, settings: Settings, report: SpendReport) -> str | None:
@@ -31,7 +31,7 @@ async def _picture(storage: Storage, settings: Settings, report: SpendReport) ->
     if not settings.link_seconds or not (month.total_usd or month.saved_usd):
         return None
     days = month_of(report.until)
-    uri = keys.spend_picture_uri(settings, days[-1])
+    uri = keys.spend_chart_uri(settings, days[-1])
     try:
         await storage.put(uri, await asyncio.to_thread(draw_spend, report.month, days), content_type="image/png")
         return await storage.presign(uri, seconds=settings.link_seconds)

@@ -1,4 +1,4 @@
-"""How things stand, in Prefect's UI: `show_standing` makes the page `i2v-open`, after each look at what is open."""
+"""How things stand, in Prefect's UI: `publish_status` makes the page `i2v-open`, after each look at what is open."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import logging
 
 from i2v.errors import I2vError
 from i2v.pipeline.run import Run
-from i2v.recovery.status import read_standing, standing_page
-from prefect_support.artifacts_api import put_page
+from i2v.recovery.status import read_status, status_page
+from prefect_support.artifacts_api import create_page
 
 log = logging.getLogger(__name__)
 KEY = "i2v-open"
 
 
-async def show_standing(run: Run) -> None:
+async def publish_status(run: Run) -> None:
     """Put the page among Prefect's artifacts; what cannot be read now is shown the next time."""
     try:
-        standing = await read_standing(run)
+        standing = await read_status(run)
     except I2vError as error:
         log.warning("how things stand cannot be shown: %s", error)
         return
-    await put_page(KEY, standing_page(standing), about=standing.sentence)
+    await create_page(KEY, status_page(standing), about=standing.sentence)

@@ -13,21 +13,21 @@ from prefect.states import Completed, Failed
 
 from i2v.apixo.models import TaskStatus
 from i2v.ledger.job import JobRecord, JobState
-from i2v.ledger.ledger import Held
+from i2v.ledger.ledger import VersionedRecord
 from i2v.money import money_text
 from i2v.pipeline.run import Run
-from i2v.pipeline.validate import Checked
+from i2v.pipeline.validate import ValidationResult
 
 REFUSED, CACHED, ATTACHED, UNKNOWN, AGAIN, STILL_OPEN = "Refused", "Cached", "Attached", "Unknown", "Again", "Open"
 
 
-def validated(checked: Checked) -> State[Any] | dict[str, Any]:
+def validated(checked: ValidationResult) -> State[Any] | dict[str, Any]:
     """Refused by its validation, or a plain value."""
     value = checked.model_dump(mode="json")
     return value if checked.facts else Completed(name=REFUSED, message=checked.refusal, data=value)
 
 
-def submitted(run: Run, held: Held) -> State[Any]:
+def submitted(run: Run, held: VersionedRecord) -> State[Any]:
     """Paid just now, or taken up as it was found."""
     record, attempt = held.record, held.record.attempt
     paid = attempt is not None and attempt.run_id == run.run_id
@@ -44,7 +44,7 @@ def submitted(run: Run, held: Held) -> State[Any]:
             return _ended(held, held)
 
 
-def polled(run: Run, held: Held, status: TaskStatus | None) -> State[Any]:
+def polled(run: Run, held: VersionedRecord, status: TaskStatus | None) -> State[Any]:
     """The task has ended, or the wait for it."""
     asked = run.polls.pop(held.record.key, 0)
     polls = "1 poll" if asked == 1 else f"{asked} polls"
@@ -56,12 +56,12 @@ def polled(run: Run, held: Held, status: TaskStatus | None) -> State[Any]:
     return _ended(held, (held, None))
 
 
-def stored(held: Held) -> State[Any]:
+def stored(held: VersionedRecord) -> State[Any]:
     """The video is in the bucket."""
     return Completed(message=_video(held.record), data=held)
 
 
-def _ended(held: Held, value: Any) -> State[Any]:
+def _ended(held: VersionedRecord, value: Any) -> State[Any]:
     """A job that is not to become a video, or not yet."""
     reason = held.record.reason.message if held.record.reason else held.record.state.value
     match held.record.state:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from doors.gallery.shelf import Card, video_of
 from i2v.errors import LedgerError, NotFound, StorageError
 from i2v.ledger.job import JobRecord
-from i2v.ledger.keys import beside
+from i2v.ledger.keys import sibling_uri
 from i2v.ledger.ledger import Ledger
 from i2v.money import money_text
 from i2v.reports.recent import Dollars, Moment
@@ -123,7 +123,7 @@ async def _record(storage: Storage, settings: Settings, key: str | None) -> JobR
 
 async def _of_video(storage: Storage, card: Card, video: S3Uri) -> Details:
     (manifest, words), video_words = await asyncio.gather(
-        _manifest(storage, beside(video, ".json")), _there(storage, video, "The video")
+        _manifest(storage, sibling_uri(video, ".json")), _there(storage, video, "The video")
     )
     image = manifest.image
     image_words = await _there(storage, image.at, "The image", image.etag) if image.at else None

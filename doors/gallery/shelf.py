@@ -14,7 +14,7 @@ from typing import NamedTuple
 from doors.gallery.filters import Filters, Spot, folder_of, name_of
 from i2v.errors import LedgerError
 from i2v.ledger.job import JobState
-from i2v.ledger.keys import beside, our_video
+from i2v.ledger.keys import parse_video_uri, sibling_uri
 from i2v.ledger.ledger import Ledger
 from i2v.reports.advice import STATES, Advice, advise
 from i2v.reports.recent import RecentItem, RecentPage, read_page, recent_names
@@ -178,11 +178,11 @@ class Shelves:
         uri = video_of(item, self._settings)
         if uri is None:
             return None
-        poster = beside(uri, ".jpg")
+        poster = sibling_uri(uri, ".jpg")
         links = await asyncio.gather(*(self._storage.presign(each, seconds=LINK_SECONDS) for each in (uri, poster)))
         return Links(*links)
 
 
 def video_of(item: RecentItem, settings: Settings) -> S3Uri | None:
     """Where the video lies, if it lies where our videos do."""
-    return our_video(item.video, settings)
+    return parse_video_uri(item.video, settings)

@@ -63,7 +63,7 @@ Check = Callable[[], Awaitable[Finding]]
 
 async def examine(settings: Settings, storage: Storage) -> list[Finding]:
     """Run all checks that the settings allow, at the same time."""
-    patient = Patient(settings, storage)
+    patient = Checks(settings, storage)
     checks: list[tuple[str, Check]] = [("key", patient.key)]
     if settings.bucket or settings.jobs_prefix.startswith("s3://"):
         checks += patient.of_bucket()
@@ -84,7 +84,7 @@ async def bounded(name: str, check: Check) -> Finding:
         return Finding(name, Level.FAULT, f"no answer within {CHECK_SECONDS:g} s", "Check the address and the network")
 
 
-class Patient:
+class Checks:
     """What is examined."""
 
     def __init__(self, settings: Settings, storage: Storage) -> None:

@@ -1,4 +1,4 @@
-"""Log lines as JSON objects, for machines that collect them: `I2V_LOG_FORMAT=json`. What a line is about is `about`."""
+"""Logging: JSON lines (`I2V_LOG_FORMAT=json`), the context of a line, and quiet HTTP libraries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FIELDS = ("image", "job", "task_id", "flow_run_id", "flow_run_name", "task_run_i
 """What a line may be about; Prefect adds its runs."""
 
 
-def about(image: str, job: str | None = None, task_id: str | None = None) -> dict[str, str | None]:
+def log_context(image: str, job: str | None = None, task_id: str | None = None) -> dict[str, str | None]:
     """The `extra` of a log line that tells of a step of an image."""
     return {"image": image, "job": job, "task_id": task_id}
 
@@ -33,7 +33,7 @@ class JsonLines(logging.Formatter):
         return json.dumps(told, ensure_ascii=False)
 
 
-def shape(loggers: Iterable[logging.Logger]) -> None:
+def use_json_lines(loggers: Iterable[logging.Logger]) -> None:
     """Let what these loggers write to a stream be JSON."""
     for logger in loggers:
         for handler in logger.handlers:

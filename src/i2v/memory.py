@@ -1,4 +1,4 @@
-"""How this process takes memory from the system: `share_one_heap`. Linux with glibc; elsewhere nothing changes."""
+"""How this process takes memory from the system: `limit_malloc_arenas`. Linux with glibc; elsewhere nothing changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ M_ARENA_MAX = -8
 """From glibc's malloc.h."""
 
 
-def share_one_heap() -> None:
+def limit_malloc_arenas() -> None:
     """Let new threads use the heaps that are there, unless MALLOC_ARENA_MAX says otherwise.
 
     glibc gives each thread a heap of its own, up to eight a core, and what is free in one is of no use to another.

@@ -9,11 +9,11 @@ from uuid import uuid4
 
 import pytest
 
-from i2v.inputs.prompts import Asked
+from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
 from i2v.pipeline.run import Run, open_run
 from i2v.pipeline.submit import Order
-from i2v.pipeline.validate import check, look, make_order, make_request
+from i2v.pipeline.validate import make_order, make_request, resolve_image, validate_image
 from i2v.settings import Settings
 from sandbox import Sandbox
 from sandbox.pictures import make_jpeg
@@ -47,8 +47,8 @@ def new_run(settings: Settings, aws: None) -> OpenRun:
 async def order_of(run: Run, uri: str, prompt: str = "a slow zoom", **asked: object) -> Order:
     """The order of one image, through the real validation."""
     (item,) = await find_items(uri, run.storage, run.settings)
-    seen = await look(run, item, Asked.model_validate({"prompt": prompt, **asked}))
-    return make_order(run, seen, await check(run, seen), make_request(seen))
+    seen = await resolve_image(run, item, RequestOptions.model_validate({"prompt": prompt, **asked}))
+    return make_order(run, seen, await validate_image(run, seen), make_request(seen))
 
 
 def put(sandbox: Sandbox, name: str = "tom.jpg", seed: int = 1) -> str:

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from i2v.apixo.callbacks import hint_of, verify
 from i2v.pipeline.run import Run, open_run
-from i2v.recovery.callbacks import Told
+from i2v.recovery.callbacks import CallbackHint
 from i2v.recovery.reconcile import reconcile
 from i2v.reports.run_report import Report
 from i2v.settings import Settings
@@ -51,7 +51,7 @@ class Receiver(ThreadingHTTPServer):
         assert self.settings
         if hint is None or not verify(self.settings, job, attempt, signature):
             return 404
-        self.told.append(str(Told(job, int(attempt), hint.task_id)))
+        self.told.append(str(CallbackHint(job, int(attempt), hint.task_id)))
         self.open.wait(30)
         return 200
 

@@ -26,10 +26,10 @@ import boto3
 import botocore.session
 
 from i2v.errors import I2vError, Stopped
-from i2v.inputs.prompts import Asked
+from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
 from i2v.pipeline import submit
-from i2v.pipeline.generate import Steps, animate
+from i2v.pipeline.generate import Steps, generate
 from i2v.pipeline.run import open_run
 from i2v.recovery.reconcile import reconcile
 from i2v.reports.run_report import Report
@@ -50,7 +50,7 @@ class Errand:
     run_id: str
     work: Literal["animate", "reconcile"] = "animate"
     images: str | tuple[str, ...] = ()
-    asked: Asked = field(default_factory=lambda: Asked(prompt="a slow zoom"))
+    asked: RequestOptions = field(default_factory=lambda: RequestOptions(prompt="a slow zoom"))
     max_spend_usd: Decimal | None = None
     partial: bool = False
     claim_to_post_seconds: float = submit.CLAIM_TO_POST_SECONDS
@@ -171,4 +171,4 @@ async def _do(errand: Errand) -> tuple[Report, Stopped | None]:
         if errand.work == "reconcile":
             return await reconcile(run), None
         items = await find_items(list(errand.images), run.storage, run.settings)
-        return await animate(run, items, errand.asked, Steps(), partial=errand.partial)
+        return await generate(run, items, errand.asked, Steps(), partial=errand.partial)

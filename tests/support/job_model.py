@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from i2v.errors import AccountRejected, AnswerLost, BadAnswer, Busy, NothingSent, Rejected, TaskRejected
 from i2v.ledger.job import Delivery, JobRecord, JobState
-from i2v.pipeline.generate import bring
+from i2v.pipeline.generate import process_order
 from i2v.recovery.reconcile import reconcile
 from i2v.recovery.resolve import Resolver
 from i2v.s3_uri import S3Uri
@@ -53,7 +53,7 @@ RECORD = S3Uri("b-1", f"jobs/{ORDER.key}.json")
 
 async def animate_it(process: Process) -> None:
     """A run that wants the video."""
-    await bring(process.run, process.world.order, STEPS)
+    await process_order(process.run, process.world.order, STEPS)
 
 
 async def reconcile_it(process: Process) -> None:

@@ -20,9 +20,9 @@ from i2v.errors import BadAnswer, I2vError
 from i2v.ledger import keys, transitions
 from i2v.ledger.budget import DayPage
 from i2v.ledger.job import Delivery, JobImage, JobRecord, StoredVideo
-from i2v.ledger.ledger import Held
+from i2v.ledger.ledger import VersionedRecord
 from i2v.media.images import ImageFacts
-from i2v.net.limiter import Gate
+from i2v.net.limiter import AdaptiveLimiter
 from i2v.pipeline.generate import Steps
 from i2v.pipeline.run import Run
 from i2v.pipeline.submit import Order
@@ -60,7 +60,7 @@ class TurnClient:
 
     def __init__(self, process: Process) -> None:
         self._process = process
-        self.gate = Gate(8)
+        self.gate = AdaptiveLimiter(8)
 
     async def submit(self, body: SubmitBody, *, timeout: float) -> str:  # noqa: ASYNC109 - the client's own name
         """The paid call: the model gives a task id or an error."""
@@ -118,7 +118,7 @@ class Process:
             await self.run.end(Report())
         finally:
             await self.run.close()
-            self.world.moved.set()
+            self.world.transition.set()
 
     async def stop_at(self, kind: str, uri: S3Uri | None = None) -> Any:
         """Wait for the turn and learn how it ends; a killed process goes no further."""
@@ -127,7 +127,7 @@ class Process:
         if asyncio.current_task() in self.heart:
             return None
         self.turn = Turn(kind, uri.key if uri else "", asyncio.get_running_loop().create_future())
-        self.world.moved.set()
+        self.world.transition.set()
         try:
             return await self.turn.go
         finally:
@@ -143,7 +143,7 @@ class Process:
         """End it as kill -9 does: where it stands, with nothing more done."""
         self.killed = True
         for task in self.tasks:
-            task.add_done_callback(lambda _: self.world.moved.set())
+            task.add_done_callback(lambda _: self.world.transition.set())
             task.cancel()
 
 
@@ -165,7 +165,7 @@ class World:
     """Tasks of POSTs whose answer is still out."""
     allowed: int = 1
     """Payments that a person or a transient failure allows; the first is free to come."""
-    moved: asyncio.Event = field(default_factory=asyncio.Event)
+    transition: asyncio.Event = field(default_factory=asyncio.Event)
     numbers: Any = field(default_factory=count)
 
     @property
@@ -192,8 +192,8 @@ class World:
     async def quiet(self) -> None:
         """Run until every living process stands at a stop."""
         while self._anybody_moves():
-            self.moved.clear()
-            await self.moved.wait()
+            self.transition.clear()
+            await self.transition.wait()
         for process in self.processes:
             if not process.killed and process.task.done():
                 process.task.result()
@@ -263,11 +263,11 @@ class World:
         return self.early.pop(process.name, "") or self.bill(process)
 
 
-async def model_store(run: Run, held: Held, status: TaskStatus) -> Held:
+async def model_store(run: Run, held: VersionedRecord, status: TaskStatus) -> VersionedRecord:
     """What `i2v.pipeline.store.store` does to bucket and ledger, without a film."""
     del status
     mp4, jpg, text = (
-        keys.answer(run.settings, IMAGE.name, IMAGE.etag, REQUEST.digest12, ending)
+        keys.output_uri(run.settings, IMAGE.name, IMAGE.etag, REQUEST.digest12, ending)
         for ending in (".mp4", ".jpg", ".json")
     )
     video = StoredVideo(uri=mp4, poster=jpg, manifest=text, sha256="0" * 64, size=1, width=1344, height=768, seconds=6)

@@ -15,7 +15,7 @@ from i2v.apixo.client import ApixoClient
 from i2v.errors import Conflict, NotFound
 from i2v.ledger.budget import Budget, DayPages
 from i2v.ledger.job import JobImage
-from i2v.ledger.ledger import Held, Ledger
+from i2v.ledger.ledger import Ledger, VersionedRecord
 from i2v.net.fetcher import Fetcher
 from i2v.pipeline.run import Run, RunRecord
 from i2v.request import Request
@@ -165,7 +165,7 @@ def memory_run(storage: MemoryStorage, run_id: str = "run-1", *, client: object 
     return Run(settings, storage, cast("ApixoClient", client), cast("Fetcher", None), budget, record, dry_run=False)
 
 
-async def ready(ledger: Ledger, key: str, image: JobImage, request: Request) -> Held:
+async def ready(ledger: Ledger, key: str, image: JobImage, request: Request) -> VersionedRecord:
     """A job that was claimed once, and given back: its record is there, and nobody has paid."""
     held = await ledger.open(key, image, request)
     made = await ledger.change(held, lambda job: job)

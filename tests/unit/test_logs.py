@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from i2v.cli.console import LogLines
-from i2v.logs import JsonLines, about, shape
+from i2v.logs import JsonLines, log_context, use_json_lines
 
 LOG = logging.getLogger("i2v.pipeline.poll")
 
@@ -22,14 +22,14 @@ def stream() -> Iterator[io.StringIO]:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     LOG.addHandler(handler)
-    shape([LOG])
+    use_json_lines([LOG])
     yield stream
     LOG.removeHandler(handler)
 
 
 def test_a_line_is_an_object_that_names_its_image_job_and_task(stream: io.StringIO) -> None:
     """Time, level, message and what it is about can be read by a machine, also where the message has line breaks."""
-    LOG.warning("%s:\nrendered", "tom.jpg", extra=about("s3://b-1/images/tom.jpg", "a" * 64, "task_1"))
+    LOG.warning("%s:\nrendered", "tom.jpg", extra=log_context("s3://b-1/images/tom.jpg", "a" * 64, "task_1"))
     (line,) = stream.getvalue().splitlines()
     told = json.loads(line)
     assert told.pop("time").endswith("+00:00")
@@ -48,7 +48,7 @@ def test_a_fault_has_its_traceback(stream: io.StringIO) -> None:
     try:
         int("no")
     except ValueError:
-        LOG.exception("it broke", extra=about("tom.jpg"))
+        LOG.exception("it broke", extra=log_context("tom.jpg"))
     told = json.loads(stream.getvalue())
     assert "ValueError: invalid literal" in told["traceback"]
     assert "job" not in told

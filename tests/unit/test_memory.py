@@ -11,9 +11,9 @@ import pytest
 THREADS = 8
 CHILD = f"""
 import ctypes, threading
-from i2v.memory import share_one_heap
+from i2v.memory import limit_malloc_arenas
 if "shared" == "{{how}}":
-    share_one_heap()
+    limit_malloc_arenas()
 together = threading.Barrier({THREADS})
 def take():
     together.wait()
@@ -38,7 +38,7 @@ def heaps(how: str) -> int:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc's")
-def test_threads_share_one_heap() -> None:
+def test_threads_limit_malloc_arenas() -> None:
     """Threads take no heaps of their own, as they would without it."""
     assert heaps("shared") == 1 < heaps("apart")
 

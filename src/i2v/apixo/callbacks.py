@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from i2v.errors import FetchError, UsageError
-from i2v.net.address_policy import Reach, Resolver, look_up
+from i2v.net.address_policy import AddressPolicy, Resolver, look_up
 from i2v.settings import Settings
 
 PATH = "/apixo"
@@ -133,7 +133,9 @@ async def check_callbacks(settings: Settings, resolve: Resolver = look_up) -> No
         )
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     try:
-        await Reach(settings.private_hosts, resolve).addresses(parts.scheme, host, port, name="I2V_CALLBACK_BASE_URL")
+        await AddressPolicy(settings.private_hosts, resolve).addresses(
+            parts.scheme, host, port, name="I2V_CALLBACK_BASE_URL"
+        )
     except FetchError as error:
         if error.forbidden:
             allow = f"I2V_PRIVATE_HOSTS={host}:{port}"

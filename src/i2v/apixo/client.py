@@ -23,7 +23,7 @@ from i2v.apixo.errors import LOST_HINT, accepted_task, bad_answer, read_error
 from i2v.apixo.models import SubmitBody, TaskStatus, task_status
 from i2v.errors import AnswerLost, BadAnswer, Busy, NothingSent, Rejected, UsageError
 from i2v.logs import quiet_http_logs
-from i2v.net.limiter import Gate
+from i2v.net.limiter import AdaptiveLimiter
 from i2v.request import MODEL
 from i2v.settings import Settings
 
@@ -108,7 +108,7 @@ class ApixoClient:
         quiet_http_logs()
         self._key = _usable_key(settings)
         self._base_url = settings.base_url
-        self.gate = Gate(settings.max_connections)
+        self.gate = AdaptiveLimiter(settings.max_connections)
         self._transport = transport or _Transport(settings.max_connections)
         self._patience = {"timeout": _timeouts(READ_SECONDS).as_dict()}
         self._http = httpx.AsyncClient(

@@ -11,10 +11,10 @@ from i2v.cli import options
 from i2v.errors import I2vError, Stopped, UsageError
 
 if TYPE_CHECKING:
-    from i2v.cli.local_uploads import Good
+    from i2v.cli.local_uploads import UploadCandidate
     from i2v.cli.progress import Progress
-    from i2v.inputs.batch_files import ManifestRow
-    from i2v.inputs.prompts import Asked
+    from i2v.inputs.batch_files import BatchRow
+    from i2v.inputs.prompts import RequestOptions
     from i2v.reports.run_report import Report
     from i2v.settings import Settings
 
@@ -56,18 +56,22 @@ def estimate(
     sys.exit(tell_nothing_valid(report))
 
 
-async def _estimate(images: list[str], default: Asked, settings: Settings, progress: Progress) -> Report:
+async def _estimate(images: list[str], default: RequestOptions, settings: Settings, progress: Progress) -> Report:
     from i2v.cli import local_files
     from i2v.cli.local import bring_local
 
     named = local_files.find(images, settings)
     goods, refused = await bring_local(named.local, default, settings, progress, put=False)
-    report = await foresee(settings, named.remote, goods, default, progress)
+    report = await preview(settings, named.remote, goods, default, progress)
     return report.model_copy(update={"items": (*report.items, *refused)})
 
 
-async def foresee(
-    settings: Settings, remote: Sequence[str | ManifestRow], goods: Sequence[Good], default: Asked, progress: Progress
+async def preview(
+    settings: Settings,
+    remote: Sequence[str | BatchRow],
+    goods: Sequence[UploadCandidate],
+    default: RequestOptions,
+    progress: Progress,
 ) -> Report:
     """What a run would make of images in S3 or by URL, and of local ones were they put.
 
@@ -80,13 +84,13 @@ async def foresee(
 
     from i2v.cli import local_uploads
     from i2v.inputs.sources import find_items
-    from i2v.pipeline.generate import Steps, animate
+    from i2v.pipeline.generate import Steps, generate
     from i2v.pipeline.run import WATCHER, open_run
     from i2v.reports.run_report import Report
 
     WATCHER.set(progress)
     async with open_run(settings, str(uuid4()), dry_run=True) as run:
         items = await find_items(remote, run.storage, settings) if remote else []
-        report, _ = await animate(run, items, default, Steps())
-        local = await asyncio.gather(*(local_uploads.foresee(run, good) for good in goods))
+        report, _ = await generate(run, items, default, Steps())
+        local = await asyncio.gather(*(local_uploads.preview(run, good) for good in goods))
     return Report(items=(*report.items, *local))

@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from i2v.cli import local_uploads
-from i2v.inputs.batch_files import ManifestRow
+from i2v.inputs.batch_files import BatchRow
 from i2v.s3.storage import Storage
 
 if TYPE_CHECKING:
     from i2v.cli.local_files import LocalImage
-    from i2v.cli.local_uploads import Good
+    from i2v.cli.local_uploads import UploadCandidate
     from i2v.cli.progress import Progress
-    from i2v.inputs.prompts import Asked
+    from i2v.inputs.prompts import RequestOptions
     from i2v.reports.run_report import ItemReport
     from i2v.settings import Settings
 
 
 async def bring_local(
-    images: Sequence[LocalImage], default: Asked, settings: Settings, progress: Progress, *, put: bool
-) -> tuple[list[Good], list[ItemReport]]:
+    images: Sequence[LocalImage], default: RequestOptions, settings: Settings, progress: Progress, *, put: bool
+) -> tuple[list[UploadCandidate], list[ItemReport]]:
     """Judge local files and put the good ones; those that are refused are told and not put.
 
     Raises:
@@ -42,19 +42,19 @@ async def bring_local(
 
 
 @contextmanager
-def hidden_queries(images: Sequence[str | ManifestRow]) -> Iterator[list[str | ManifestRow]]:
+def hidden_queries(images: Sequence[str | BatchRow]) -> Iterator[list[str | BatchRow]]:
     """The same images; URLs with a query, which may be a signature, are named in a file: Prefect keeps parameters."""
     signed = [image for image in images if _has_query(image)]
     if not signed:
         yield list(images)
         return
-    rows = [ManifestRow(image=image) if isinstance(image, str) else image for image in signed]
+    rows = [BatchRow(image=image) if isinstance(image, str) else image for image in signed]
     with tempfile.TemporaryDirectory(prefix="i2v-") as folder:
         manifest = Path(folder, "addresses.jsonl")
         manifest.write_text("".join(f"{row.model_dump_json(exclude_none=True)}\n" for row in rows), encoding="utf-8")
         yield [*(image for image in images if not _has_query(image)), str(manifest)]
 
 
-def _has_query(image: str | ManifestRow) -> bool:
+def _has_query(image: str | BatchRow) -> bool:
     text = image if isinstance(image, str) else image.image
     return not text.startswith("s3://") and "?" in text

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from i2v.errors import NoImages, UsageError
-from i2v.inputs.batch_files import MAX_MANIFEST_BYTES, SUFFIXES, Faults, ManifestRow, read_rows
-from i2v.inputs.prompts import Asked
+from i2v.inputs.batch_files import MAX_MANIFEST_BYTES, SUFFIXES, BatchRow, Faults, read_rows
+from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import IMAGE_SUFFIXES
 from i2v.ledger import keys
 from i2v.media.images import ImageRef
@@ -32,14 +32,14 @@ class LocalImage:
 
     path: Path
     uri: S3Uri
-    asked: Asked
+    asked: RequestOptions
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
     """What was named on a command line, sorted: what a run can take as it is, and what must be put first."""
 
-    remote: tuple[str | ManifestRow, ...]
+    remote: tuple[str | BatchRow, ...]
     local: tuple[LocalImage, ...]
 
 
@@ -50,7 +50,7 @@ def find(named: Sequence[str], settings: Settings) -> Named:
         UsageError: something is not there, or two files would have one key.
         NoImages: a folder has no image, and nothing else was named.
     """
-    remote: list[str | ManifestRow] = []
+    remote: list[str | BatchRow] = []
     local: list[LocalImage] = []
     for text in named:
         if _SCHEME.match(text):
@@ -64,7 +64,7 @@ def find(named: Sequence[str], settings: Settings) -> Named:
     return Named(tuple(remote), tuple(dict.fromkeys(local)))
 
 
-def _entries(text: str, settings: Settings) -> Iterator[LocalImage | ManifestRow]:
+def _entries(text: str, settings: Settings) -> Iterator[LocalImage | BatchRow]:
     path = Path(text)
     try:
         if path.is_dir():
@@ -74,7 +74,7 @@ def _entries(text: str, settings: Settings) -> Iterator[LocalImage | ManifestRow
         elif path.suffix.lower() in SUFFIXES:
             yield from _in_manifest(path, settings)
         else:
-            yield LocalImage(path, _place(path.name, path, settings), Asked())
+            yield LocalImage(path, _place(path.name, path, settings), RequestOptions())
     except (OSError, ValueError) as error:
         raise UsageError(f"{text!r} cannot be read: {getattr(error, 'strerror', None) or 'it is no path'}") from None
 
@@ -88,14 +88,14 @@ def _in_folder(folder: Path, settings: Settings) -> Iterator[LocalImage]:
         for name in sorted(files):
             if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
                 path = Path(parent, name)
-                yield LocalImage(path, _place(path.relative_to(folder).as_posix(), path, settings), Asked())
+                yield LocalImage(path, _place(path.relative_to(folder).as_posix(), path, settings), RequestOptions())
 
 
-def _in_manifest(path: Path, settings: Settings) -> Iterator[LocalImage | ManifestRow]:
+def _in_manifest(path: Path, settings: Settings) -> Iterator[LocalImage | BatchRow]:
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise UsageError(f"Manifest {path} is over {MAX_MANIFEST_BYTES // 1_000_000} MB", "Split it")
     faults = Faults(str(path))
-    entries: list[LocalImage | ManifestRow] = []
+    entries: list[LocalImage | BatchRow] = []
     for line, row in read_rows(path.read_bytes(), faults):
         try:
             entries.append(_of_row(row, path.parent, settings))
@@ -105,7 +105,7 @@ def _in_manifest(path: Path, settings: Settings) -> Iterator[LocalImage | Manife
     yield from entries
 
 
-def _of_row(row: ManifestRow, folder: Path, settings: Settings) -> LocalImage | ManifestRow:
+def _of_row(row: BatchRow, folder: Path, settings: Settings) -> LocalImage | BatchRow:
     if _SCHEME.match(row.image):
         ImageRef.parse(row.image)
         return row

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from i2v.cli.local_files import LocalImage
 from i2v.errors import Conflict, I2vError, NotFound, Refused, UsageError
-from i2v.inputs.batch_files import ManifestRow
+from i2v.inputs.batch_files import BatchRow
 from i2v.inputs.prompts import (
     SIDECAR_MAX_BYTES,
     SIDECAR_SUFFIX,
-    Asked,
+    RequestOptions,
     build_request,
     default_template,
     render_prompt,
@@ -42,7 +42,7 @@ Tell = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Good:
+class UploadCandidate:
     """A local image that the provider would take."""
 
     image: LocalImage
@@ -52,9 +52,9 @@ class Good:
     """What most servers give as the etag of an object that was put whole."""
 
     @property
-    def row(self) -> ManifestRow:
+    def row(self) -> BatchRow:
         """How a run takes it up once it is put: with all that is asked, so that no metadata there says otherwise."""
-        return ManifestRow(image=str(self.image.uri), **self.request.model_dump())
+        return BatchRow(image=str(self.image.uri), **self.request.model_dump())
 
     def order(self, settings: Settings) -> Order:
         """What it would be in a run, for a job that is only foreseen."""
@@ -66,8 +66,8 @@ class Good:
 
 
 async def judge(
-    images: Sequence[LocalImage], default: Asked, settings: Settings, tell: Tell
-) -> tuple[list[Good], list[ItemReport]]:
+    images: Sequence[LocalImage], default: RequestOptions, settings: Settings, tell: Tell
+) -> tuple[list[UploadCandidate], list[ItemReport]]:
     """Read and judge files as a run would; those that would be refused need not be put.
 
     Args:
@@ -84,30 +84,32 @@ async def judge(
     """
     turn = asyncio.Semaphore(AT_ONCE)
 
-    async def one(image: LocalImage) -> Good | ItemReport:
+    async def one(image: LocalImage) -> UploadCandidate | ItemReport:
         async with turn:
             judged = await asyncio.to_thread(_judge, image, default, settings)
         tell()
         return judged
 
     judged = await asyncio.gather(*(one(image) for image in images))
-    return [each for each in judged if isinstance(each, Good)], [e for e in judged if isinstance(e, ItemReport)]
+    return [each for each in judged if isinstance(each, UploadCandidate)], [
+        e for e in judged if isinstance(e, ItemReport)
+    ]
 
 
-def _judge(image: LocalImage, default: Asked, settings: Settings) -> Good | ItemReport:
+def _judge(image: LocalImage, default: RequestOptions, settings: Settings) -> UploadCandidate | ItemReport:
     try:
         check_size(image.path.stat().st_size, str(image.path))
         body = image.path.read_bytes()
         facts = check_image(body, str(image.path))
         request = build_request(_asked(image, default, settings), ImageRef(uri=image.uri))
-        return Good(image, facts, request, hashlib.md5(body, usedforsecurity=False).hexdigest())
+        return UploadCandidate(image, facts, request, hashlib.md5(body, usedforsecurity=False).hexdigest())
     except Refused as refusal:
         return ItemReport(image=str(image.uri), outcome=Outcome.REFUSED, reason=str(refusal), valid=False)
     except OSError as error:
         raise UsageError(f"{image.path} cannot be read: {error.strerror}", "Check the file and its rights") from None
 
 
-def _asked(image: LocalImage, default: Asked, settings: Settings) -> Asked:
+def _asked(image: LocalImage, default: RequestOptions, settings: Settings) -> RequestOptions:
     """The manifest's row, else the text file beside the image, else what was typed, else the settings' prompt."""
     ref = ImageRef(uri=image.uri)
     template = default.prompt or default_template(ref, settings)
@@ -119,16 +121,16 @@ def _asked(image: LocalImage, default: Asked, settings: Settings) -> Asked:
     return image.asked.over(default.model_copy(update={"prompt": prompt}))
 
 
-async def foresee(run: Run, good: Good) -> ItemReport:
+async def preview(run: Run, good: UploadCandidate) -> ItemReport:
     """What a run would make of a local image, were it put."""
     order = good.order(run.settings)
     try:
-        return await outcomes.foresee(run, order)
+        return await outcomes.preview(run, order)
     except I2vError as error:
         return outcomes.of_error(run, str(good.image.uri), error, order)
 
 
-async def put(storage: Storage, goods: Sequence[Good], tell: Tell) -> None:
+async def put(storage: Storage, goods: Sequence[UploadCandidate], tell: Tell) -> None:
     """Put files where they are not yet. All places are looked at first, so that a conflict leaves nothing half done.
 
     Args:
@@ -143,11 +145,11 @@ async def put(storage: Storage, goods: Sequence[Good], tell: Tell) -> None:
     firsts = list({good.image.uri: good for good in reversed(goods)}.values())[::-1]
     turn = asyncio.Semaphore(AT_ONCE)
 
-    async def look(good: Good) -> bool:
+    async def look(good: UploadCandidate) -> bool:
         async with turn:
             return await _is_there(storage, good)
 
-    async def bring(good: Good, *, there: bool) -> None:
+    async def bring(good: UploadCandidate, *, there: bool) -> None:
         async with turn:
             if not there:
                 await _put_one(storage, good)
@@ -157,7 +159,7 @@ async def put(storage: Storage, goods: Sequence[Good], tell: Tell) -> None:
     await asyncio.gather(*(bring(good, there=there) for good, there in zip(firsts, found, strict=True)))
 
 
-async def _is_there(storage: Storage, good: Good) -> bool:
+async def _is_there(storage: Storage, good: UploadCandidate) -> bool:
     uri = good.image.uri
     try:
         there = await storage.head(uri)
@@ -171,12 +173,12 @@ async def _is_there(storage: Storage, good: Good) -> bool:
     )
 
 
-async def _is_equal(storage: Storage, good: Good) -> bool:
+async def _is_equal(storage: Storage, good: UploadCandidate) -> bool:
     body = (await storage.get(good.image.uri, limit=MAX_IMAGE_BYTES)).body
     return hashlib.sha256(body).hexdigest() == good.facts.sha256
 
 
-async def _put_one(storage: Storage, good: Good) -> None:
+async def _put_one(storage: Storage, good: UploadCandidate) -> None:
     body = await asyncio.to_thread(good.image.path.read_bytes)
     if hashlib.sha256(body).hexdigest() != good.facts.sha256:
         raise UsageError(f"{good.image.path} changed while it was read", "Run again: nothing was paid")
@@ -189,7 +191,7 @@ async def _put_one(storage: Storage, good: Good) -> None:
         await _is_there(storage, good)
 
 
-async def _put_sidecar(storage: Storage, good: Good) -> None:
+async def _put_sidecar(storage: Storage, good: UploadCandidate) -> None:
     """A prompt that is too long for the metadata, before its image, so that a door never sees the image without."""
     place, text = sidecar(good.image.uri), good.request.prompt.encode()
     try:
@@ -202,7 +204,7 @@ async def _put_sidecar(storage: Storage, good: Good) -> None:
             ) from None
 
 
-async def keep_rows(storage: Storage, settings: Settings, rows: Sequence[ManifestRow]) -> str:
+async def keep_rows(storage: Storage, settings: Settings, rows: Sequence[BatchRow]) -> str:
     """Put rows as a manifest beside the ledger, for a run that names more than Prefect takes as a parameter.
 
     Raises:

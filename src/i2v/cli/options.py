@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from i2v.inputs.prompts import Asked
+    from i2v.inputs.prompts import RequestOptions
     from i2v.settings import Settings
 
 MOST_USD = 1_000_000
@@ -73,13 +73,13 @@ MaxSpend = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and everything else on stderr.")]
 
 
-def asked(prompt: str | None, mode: Mode, duration: Seconds, take: int, settings: Settings) -> Asked:
+def asked(prompt: str | None, mode: Mode, duration: Seconds, take: int, settings: Settings) -> RequestOptions:
     """What was typed, as the library takes it.
 
     Raises:
         UsageError: the prompt that was typed or set has an unknown field.
     """
-    from i2v.inputs.prompts import Asked, check_templates
+    from i2v.inputs.prompts import RequestOptions, check_templates
 
     check_templates(prompt, settings)
-    return Asked.model_validate({"prompt": prompt, "mode": mode, "duration": duration, "take": take})
+    return RequestOptions.model_validate({"prompt": prompt, "mode": mode, "duration": duration, "take": take})

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColu
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from i2v.reports.progress import Tally
+from i2v.reports.progress import RunProgress
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -42,7 +42,7 @@ class Progress:
         self._begin("")
 
     def _begin(self, doing: str, total: int | None = None) -> None:
-        self._tally = Tally()
+        self._tally = RunProgress()
         self._bar.reset(self._task, total=total, description=doing)
 
     def __enter__(self) -> Self:

@@ -12,7 +12,7 @@ from i2v.cli.jobs import moment
 from i2v.errors import UsageError
 
 if TYPE_CHECKING:
-    from i2v.recovery.backfill import CaughtUp
+    from i2v.recovery.backfill import ReconcileResult
     from i2v.settings import Settings
 
 EPILOG = """
@@ -63,19 +63,19 @@ def reconcile(  # noqa: PLR0913 - a command's parameters are its options
     from i2v.cli.console import show_logs, stderr
     from i2v.cli.library_run import run_library
     from i2v.cli.progress import Progress
-    from i2v.recovery.backfill import catch_up, what_is_wanted
+    from i2v.recovery.backfill import backfill_options, reconcile_and_backfill
     from i2v.settings import read_settings
 
     _check_choices(generate=generate, since=since, max_spend=max_spend, prompt=prompt)
     settings = read_settings()
     default = options.asked(prompt, mode, duration, 1, settings)
     after = moment(since) if since else None
-    wanted = what_is_wanted(settings, default, generate=generate, since=after, max_spend_usd=max_spend)
+    wanted = backfill_options(settings, default, generate=generate, since=after, max_spend_usd=max_spend)
     console = stderr()
     show_logs(console, verbose=verbose)
     with Progress(console) as progress:
         ended, signal = run_library(
-            lambda run: catch_up(run, wanted, limit=limit),
+            lambda run: reconcile_and_backfill(run, wanted, limit=limit),
             settings,
             progress,
             name="reconcile",
@@ -93,7 +93,7 @@ def _check_choices(*, generate: bool, **others: object) -> None:
         raise UsageError(f"{' and '.join(given)} say what is generated", "Add --generate, or leave them out")
 
 
-def _finish(ended: CaughtUp, settings: Settings, *, dry_run: bool, as_json: bool) -> int:
+def _finish(ended: ReconcileResult, settings: Settings, *, dry_run: bool, as_json: bool) -> int:
     """Say how it ended; the exit code."""
     from i2v.cli.show import print_report, tell
     from i2v.reports.run_report import Outcome

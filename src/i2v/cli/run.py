@@ -15,9 +15,9 @@ from i2v.errors import I2vError, Stopped, UsageError
 if TYPE_CHECKING:
     from i2v.cli.flow_run import Ending
     from i2v.cli.local_files import Named
-    from i2v.cli.local_uploads import Good
+    from i2v.cli.local_uploads import UploadCandidate
     from i2v.cli.progress import Progress
-    from i2v.inputs.prompts import Asked
+    from i2v.inputs.prompts import RequestOptions
     from i2v.settings import Settings
 
 EPILOG = """
@@ -113,10 +113,16 @@ def run(  # noqa: PLR0913 - a command's parameters are its options
 
 
 def _run(
-    named: Named, default: Asked, settings: Settings, choices: dict[str, Any], progress: Progress, *, verbose: bool
+    named: Named,
+    default: RequestOptions,
+    settings: Settings,
+    choices: dict[str, Any],
+    progress: Progress,
+    *,
+    verbose: bool,
 ) -> Ending:
     """Local images first, then the flow with all that it can take up; no flow where nothing is left for one."""
-    from i2v.cli.estimate import foresee
+    from i2v.cli.estimate import preview
     from i2v.cli.flow_run import Ending, run_flow
     from i2v.cli.local import bring_local, hidden_queries
     from i2v.reports.run_report import Report
@@ -124,7 +130,7 @@ def _run(
     dry_run = choices["dry_run"]
     goods, told = asyncio.run(bring_local(named.local, default, settings, progress, put=not dry_run))
     if dry_run and goods:
-        told += asyncio.run(foresee(settings, (), goods, default, progress)).items
+        told += asyncio.run(preview(settings, (), goods, default, progress)).items
     with hidden_queries(named.remote) as remote:
         images = [*remote, *([] if dry_run else _images(goods, settings))]
         if not images:
@@ -134,7 +140,7 @@ def _run(
     return replace(ending, report=report.model_copy(update={"items": (*report.items, *told)}))
 
 
-def _images(goods: list[Good], settings: Settings) -> list[Any]:
+def _images(goods: list[UploadCandidate], settings: Settings) -> list[Any]:
     """Local images as the flow takes them; more than Prefect takes as a parameter go into a manifest."""
     from i2v.cli.local_uploads import keep_rows
     from i2v.s3.storage import Storage

@@ -14,7 +14,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from i2v.errors import UsageError
-from i2v.inputs.prompts import Asked, AskedDuration, AskedMode, AskedPrompt, AskedTake
+from i2v.inputs.prompts import AskedDuration, AskedMode, AskedPrompt, AskedTake, RequestOptions
 from i2v.media.images import shown
 from i2v.request import Mode
 
@@ -25,7 +25,7 @@ FAULTS_SHOWN = 10
 _HINT = "Columns are image, prompt, mode (standard, pro), duration (6, 10) and take; only image is required"
 
 
-class ManifestRow(BaseModel):
+class BatchRow(BaseModel):
     """An image and what is asked for it; also taken in the flow's parameter `images`.
 
     `image` is `s3://bucket/key` or an https URL; in a manifest in S3 also a name relative to the manifest's own place.
@@ -46,9 +46,9 @@ class ManifestRow(BaseModel):
         return self
 
     @property
-    def asked(self) -> Asked:
+    def asked(self) -> RequestOptions:
         """What the row says about the request."""
-        return Asked(prompt=self.prompt, mode=self.mode, duration=self.duration, take=self.take)
+        return RequestOptions(prompt=self.prompt, mode=self.mode, duration=self.duration, take=self.take)
 
 
 class Faults:
@@ -76,7 +76,7 @@ class Faults:
             raise UsageError(f"Manifest {self.name}: {'; '.join(self._first)}{more}", _HINT)
 
 
-def read_rows(body: bytes, faults: Faults) -> list[tuple[int, ManifestRow]]:
+def read_rows(body: bytes, faults: Faults) -> list[tuple[int, BatchRow]]:
     """The rows of a manifest named `.csv` or `.jsonl`, each with its line. Wrong ones are noted in `faults`, left out.
 
     Raises:
@@ -121,7 +121,7 @@ def _csv_lines(text: str, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]
 
 
 def _check_header(header: list[str], name: str) -> None:
-    known = list(ManifestRow.model_fields)
+    known = list(BatchRow.model_fields)
     if unknown := [column for column in header if column not in known]:
         shape = " (separated by commas?)" if len(header) == 1 else ""
         raise UsageError(f"Manifest {name}: line 1 has unknown columns {_few(unknown)}{shape}", _HINT)
@@ -150,9 +150,9 @@ def _jsonl_lines(text: str, faults: Faults) -> Iterator[tuple[int, dict[str, Any
             faults.add(number, 'no JSON object such as {"image": "s3://bucket/key"}')
 
 
-def _row(line: int, fields: dict[str, Any], faults: Faults) -> ManifestRow | None:
+def _row(line: int, fields: dict[str, Any], faults: Faults) -> BatchRow | None:
     try:
-        return ManifestRow.model_validate({name: _trimmed(name, value) for name, value in fields.items()})
+        return BatchRow.model_validate({name: _trimmed(name, value) for name, value in fields.items()})
     except ValidationError as error:
         for fault in error.errors(include_url=False):
             faults.add(line, _fault(fault))

@@ -2,7 +2,7 @@
 
 Manifest column or parameter, else the object's metadata, else a sidecar `tom.jpg.txt`, else the flow's prompt, else
 the longest prefix of `I2V_PROMPTS_BY_PREFIX` that fits, else `I2V_DEFAULT_PROMPT`. Each place says what it knows as
-`Asked`, and `over` lays one above the other, field by field. Only the last three are templates. Metadata holds
+`RequestOptions`, and `over` lays one above the other, field by field. Only the last three are templates. Metadata holds
 printable ASCII alone, so other texts lie there as RFC 2047 words.
 """
 
@@ -59,7 +59,7 @@ AskedDuration = Annotated[Duration | None, _Blank]
 AskedTake = Annotated[int | None, Field(ge=1), _Blank]
 
 
-class Asked(BaseModel):
+class RequestOptions(BaseModel):
     """What one place says about an image's request; None is silence. Blank texts are silence too."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -70,7 +70,7 @@ class Asked(BaseModel):
     """Seconds; pro is always 6 s, whatever stands here."""
     take: AskedTake = None
 
-    def over(self, lower: Asked) -> Asked:
+    def over(self, lower: RequestOptions) -> RequestOptions:
         """Both together: each field from here, or where this is silent from `lower`."""
         return lower.model_copy(update=self.model_dump(exclude_none=True))
 
@@ -204,7 +204,7 @@ def request_metadata(request: Request) -> dict[str, str] | None:
     return metadata if size <= METADATA_MAX_BYTES else None
 
 
-def asked_in_metadata(metadata: Mapping[str, str], label: str = "The image") -> Asked:
+def asked_in_metadata(metadata: Mapping[str, str], label: str = "The image") -> RequestOptions:
     """Read back what `request_metadata` or a person wrote.
 
     Without a `prompt` nothing is read: other tools keep things of their own under `mode` (s3fs: the file's rights).
@@ -212,11 +212,13 @@ def asked_in_metadata(metadata: Mapping[str, str], label: str = "The image") -> 
     Raises:
         Refused: `metadata_invalid`; names `label`, the field and its value.
     """
-    found = {name: decode_metadata(metadata[name]) for name in Asked.model_fields if metadata.get(name, "").strip()}
+    found = {
+        name: decode_metadata(metadata[name]) for name in RequestOptions.model_fields if metadata.get(name, "").strip()
+    }
     if "prompt" not in found:
-        return Asked()
+        return RequestOptions()
     try:
-        return Asked.model_validate(
+        return RequestOptions.model_validate(
             {name: value if name == "prompt" else value.strip() for name, value in found.items()}
         )
     except ValidationError as error:
@@ -269,7 +271,7 @@ def sidecar_text(body: bytes, place: S3Uri | Path) -> str | None:
     return text if text.strip() else None
 
 
-def build_request(asked: Asked, ref: ImageRef) -> Request:
+def build_request(asked: RequestOptions, ref: ImageRef) -> Request:
     """Make the request, with standard, 6 s and take 1 where no place said otherwise. Pro is 6 s, whatever was said.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Which images a run is about: what was named (addresses, prefixes, manifests) becomes `Item`s. Nothing is paid here.
+"""The images of a run: addresses, prefixes and batch files become `InputItem`s. Nothing is paid here.
 
 No image is read here; whether one is good is `i2v.media.images`, and what its metadata asks `i2v.inputs.prompts`.
 """
@@ -14,8 +14,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from i2v.errors import NoImages, UsageError
-from i2v.inputs.batch_files import MAX_MANIFEST_BYTES, SUFFIXES, Faults, ManifestRow, read_rows
-from i2v.inputs.prompts import SIDECAR_SUFFIX, Asked, sidecar
+from i2v.inputs.batch_files import MAX_MANIFEST_BYTES, SUFFIXES, BatchRow, Faults, read_rows
+from i2v.inputs.prompts import SIDECAR_SUFFIX, RequestOptions, sidecar
 from i2v.ledger.keys import RESERVED
 from i2v.media.images import ImageRef, is_text, shown
 from i2v.s3.listing import S3Entry
@@ -23,7 +23,7 @@ from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 
-__all__ = ["IMAGE_SUFFIXES", "Item", "ManifestRow", "find_items", "why_no_image"]
+__all__ = ["IMAGE_SUFFIXES", "BatchRow", "InputItem", "find_items", "why_no_image"]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 """What an object under a prefix is named to be an image; one that is named itself may have any name."""
@@ -36,13 +36,13 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 log = logging.getLogger(__name__)
 
 
-class Item(BaseModel):
+class InputItem(BaseModel):
     """One image of a run, and what was asked for it where it was named."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     ref: ImageRef
-    asked: Asked = Asked()
+    asked: RequestOptions = RequestOptions()
     etag: str | None = None
     size: int | None = None
     """Bytes; etag and size are known where a listing told them."""
@@ -50,14 +50,14 @@ class Item(BaseModel):
     """False where a listing showed none."""
 
     @property
-    def unlisted(self) -> Item:
+    def unlisted(self) -> InputItem:
         """The same without what a listing told, which no longer holds."""
-        return Item(ref=self.ref, asked=self.asked)
+        return InputItem(ref=self.ref, asked=self.asked)
 
 
 async def find_items(
-    images: str | ManifestRow | Sequence[str | ManifestRow], storage: Storage, settings: Settings
-) -> list[Item]:
+    images: str | BatchRow | Sequence[str | BatchRow], storage: Storage, settings: Settings
+) -> list[InputItem]:
     """Find the images that were named, in the order in which they were, each once for what is asked of it.
 
     A relative image in a manifest in S3 is relative to the manifest's own place. An empty prefix among others that
@@ -68,10 +68,10 @@ async def find_items(
         NoImages: nothing at all was found.
         StorageError: S3 could not list or read it.
     """
-    named = [images] if isinstance(images, str | ManifestRow) else list(images)
+    named = [images] if isinstance(images, str | BatchRow) else list(images)
     if not named:
         raise UsageError("No images are named", ACCEPTED)
-    found: dict[tuple[ImageRef, Asked], Item] = {}
+    found: dict[tuple[ImageRef, RequestOptions], InputItem] = {}
     empty: list[NoImages] = []
     for entry in named:
         try:
@@ -85,28 +85,28 @@ async def find_items(
     return list(found.values())
 
 
-def _add(found: dict[tuple[ImageRef, Asked], Item], items: list[Item]) -> None:
+def _add(found: dict[tuple[ImageRef, RequestOptions], InputItem], items: list[InputItem]) -> None:
     for item in items:
         key = (item.ref, item.asked)
         if item.etag or key not in found:
             found[key] = item
 
 
-async def _items_of(entry: str | ManifestRow, storage: Storage, settings: Settings) -> list[Item]:
-    if isinstance(entry, ManifestRow):
+async def _items_of(entry: str | BatchRow, storage: Storage, settings: Settings) -> list[InputItem]:
+    if isinstance(entry, BatchRow):
         return [_item(entry, None, settings)]
     text = entry.strip()
     if not _SCHEME.match(text):
         return await _local(text, settings)
     if not text.startswith("s3://"):
-        return [Item(ref=ImageRef.parse(text))]
+        return [InputItem(ref=ImageRef.parse(text))]
     uri = _s3(text)
     if uri.is_prefix:
         return await _under(uri, storage, settings)
     if uri.key.lower().endswith(SUFFIXES):
         return await _manifest(uri, storage, settings)
     _check_place(uri, settings)
-    return [Item(ref=ImageRef(uri=uri))]
+    return [InputItem(ref=ImageRef(uri=uri))]
 
 
 def _s3(text: str) -> S3Uri:
@@ -116,7 +116,7 @@ def _s3(text: str) -> S3Uri:
         raise UsageError(f"{shown(text)!r} is no S3 address", ACCEPTED) from None
 
 
-async def _under(prefix: S3Uri, storage: Storage, settings: Settings) -> list[Item]:
+async def _under(prefix: S3Uri, storage: Storage, settings: Settings) -> list[InputItem]:
     _check_place(prefix, settings)
     entries = [entry async for entry in storage.list(prefix)]
     named = [entry for entry in entries if entry.uri.key.lower().endswith(IMAGE_SUFFIXES)]
@@ -131,9 +131,9 @@ async def _under(prefix: S3Uri, storage: Storage, settings: Settings) -> list[It
     return items
 
 
-def _listed(entry: S3Entry, texts: set[S3Uri]) -> Item:
+def _listed(entry: S3Entry, texts: set[S3Uri]) -> InputItem:
     beside = sidecar(entry.uri) in texts
-    return Item(ref=ImageRef(uri=entry.uri), etag=entry.etag, size=entry.size, may_have_sidecar=beside)
+    return InputItem(ref=ImageRef(uri=entry.uri), etag=entry.etag, size=entry.size, may_have_sidecar=beside)
 
 
 def _warn_of_reserved(entries: list[S3Entry], settings: Settings) -> None:
@@ -160,13 +160,13 @@ def _check_place(uri: S3Uri, settings: Settings) -> None:
         raise UsageError(f"{uri} cannot be animated: {why}", "Copy it to another key under the images prefix")
 
 
-async def _manifest(uri: S3Uri, storage: Storage, settings: Settings) -> list[Item]:
+async def _manifest(uri: S3Uri, storage: Storage, settings: Settings) -> list[InputItem]:
     body = (await storage.get(uri, limit=MAX_MANIFEST_BYTES)).body
     base = S3Uri(uri.bucket, uri.key[: uri.key.rfind("/") + 1])
     return await asyncio.to_thread(_manifest_items, body, str(uri), base, settings)
 
 
-async def _local(text: str, settings: Settings) -> list[Item]:
+async def _local(text: str, settings: Settings) -> list[InputItem]:
     if not text.lower().endswith(SUFFIXES):
         raise UsageError(f"{shown(text)!r} is no address in S3 and no https URL", ACCEPTED)
     try:
@@ -182,7 +182,7 @@ def _read(path: Path) -> bytes:
         return file.read(MAX_MANIFEST_BYTES + 1)
 
 
-def _manifest_items(body: bytes, name: str, base: S3Uri | None, settings: Settings) -> list[Item]:
+def _manifest_items(body: bytes, name: str, base: S3Uri | None, settings: Settings) -> list[InputItem]:
     if len(body) > MAX_MANIFEST_BYTES:
         raise UsageError(f"Manifest {name} is over {MAX_MANIFEST_BYTES // 1_000_000} MB", "Split it")
     faults = Faults(name)
@@ -196,11 +196,11 @@ def _manifest_items(body: bytes, name: str, base: S3Uri | None, settings: Settin
     return items
 
 
-def _item(row: ManifestRow, base: S3Uri | None, settings: Settings) -> Item:
+def _item(row: BatchRow, base: S3Uri | None, settings: Settings) -> InputItem:
     ref = ImageRef.parse(row.image) if _SCHEME.match(row.image) else ImageRef(uri=_relative(row.image, base))
     if ref.uri:
         _check_place(ref.uri, settings)
-    return Item(ref=ref, asked=row.asked)
+    return InputItem(ref=ref, asked=row.asked)
 
 
 def _relative(name: str, base: S3Uri | None) -> S3Uri:

@@ -176,7 +176,7 @@ class JobRecord(_Model):
         gives_a_video = is_latest and self.state in {JobState.SUBMITTED, JobState.STORED}
         return ZERO if gives_a_video else attempt.price_usd
 
-    def moved(self, state: JobState, **changes: Any) -> JobRecord:
+    def transition(self, state: JobState, **changes: Any) -> JobRecord:
         """This record in another state.
 
         Raises:
@@ -190,6 +190,6 @@ class JobRecord(_Model):
         """The attempts with this one in place of the one of its number."""
         return tuple(attempt if old.number == attempt.number else old for old in self.attempts)
 
-    def mine(self, claim: str) -> Attempt | None:
+    def attempt_for_claim(self, claim: str) -> Attempt | None:
         """The attempt that was claimed under this token, if the record still has it."""
         return next((attempt for attempt in self.attempts if attempt.claim == claim), None)

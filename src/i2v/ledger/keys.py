@@ -45,17 +45,17 @@ def _short(name: str) -> str:
     return f"_long/{hashlib.sha256(name.encode()).hexdigest()}" if len(name.encode()) > NAME_MAX_BYTES else name
 
 
-def answer(settings: Settings, name: str, etag: str, request_digest12: str, ending: str) -> S3Uri:
+def output_uri(settings: Settings, name: str, etag: str, request_digest12: str, ending: str) -> S3Uri:
     """Where an answer lies; `ending` is `.mp4`, `.jpg`, `.json`, `.refused.json` or `.failed.json`."""
     return settings.videos / f"{name}/{digest12(etag)}-{request_digest12}{ending}"
 
 
-def beside(video: S3Uri, ending: str) -> S3Uri:
+def sibling_uri(video: S3Uri, ending: str) -> S3Uri:
     """The poster (`.jpg`) or the manifest (`.json`) of a video."""
     return S3Uri(video.bucket, video.key.removesuffix(".mp4") + ending)
 
 
-def our_video(address: str | None, settings: Settings) -> S3Uri | None:
+def parse_video_uri(address: str | None, settings: Settings) -> S3Uri | None:
     """Where a video lies, if it lies where our videos do."""
     try:
         uri = S3Uri.parse(address or "")
@@ -69,7 +69,7 @@ def job_uri(settings: Settings, key: str) -> S3Uri:
     return settings.jobs / f"{key}.json"
 
 
-def open_mark(settings: Settings, name: str, etag: str, key: str) -> S3Uri:
+def open_marker_uri(settings: Settings, name: str, etag: str, key: str) -> S3Uri:
     """The mark that a job has not ended: an index, never the truth."""
     return settings.jobs / f"open/{digest12(name)}-{digest12(etag)}-{key}"
 
@@ -114,7 +114,7 @@ def spend_uri(settings: Settings) -> S3Uri:
     return settings.jobs / "spend.json"
 
 
-def spend_picture_uri(settings: Settings, day: str) -> S3Uri:
+def spend_chart_uri(settings: Settings, day: str) -> S3Uri:
     """The picture of the spend report of a UTC day."""
     return settings.jobs / f"reports/spend-{day}.png"
 

@@ -41,7 +41,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class VersionedRecord:
     """A record as it was read or written, with the etag that its next change is conditional on."""
 
     record: JobRecord
@@ -68,7 +68,7 @@ class Ledger:
         self._storage = storage
         self._settings = settings
 
-    async def read(self, key: str) -> Held | None:
+    async def read(self, key: str) -> VersionedRecord | None:
         """One record, or `None` where there is none.
 
         Raises:
@@ -80,9 +80,9 @@ class Ledger:
             found = await self._storage.get(uri)
         except NotFound:
             return None
-        return Held(parse_page(JobRecord, found.body, uri), found.etag, found.age_seconds)
+        return VersionedRecord(parse_page(JobRecord, found.body, uri), found.etag, found.age_seconds)
 
-    async def open(self, key: str, image: JobImage, request: Request, label: str | None = None) -> Held:
+    async def open(self, key: str, image: JobImage, request: Request, label: str | None = None) -> VersionedRecord:
         """The job's record; where there is none yet a new one, which its first change writes.
 
         Raises:
@@ -92,9 +92,9 @@ class Ledger:
             return held
         now = datetime.now(UTC)
         fresh = JobRecord(key=key, image=image, request=request, label=label, created_at=now, updated_at=now)
-        return Held(fresh, NOT_WRITTEN)
+        return VersionedRecord(fresh, NOT_WRITTEN)
 
-    async def change(self, held: Held, edit: Edit) -> Held | None:
+    async def change(self, held: VersionedRecord, edit: Edit) -> VersionedRecord | None:
         """Apply `edit` to the newest record until it is written; `None` where the edit no longer applies.
 
         Args:
@@ -117,13 +117,13 @@ class Ledger:
                 await asyncio.sleep(random.uniform(0, 0.1))  # noqa: S311 - jitter, no secret
         return None
 
-    async def _read_again(self, held: Held) -> Held:
+    async def _read_again(self, held: VersionedRecord) -> VersionedRecord:
         """Who won; after a 409 the winner's new record may not be there yet."""
         if held.etag == NOT_WRITTEN:
             return await self.read(held.record.key) or held
         return await self.read_existing(held.record.key)
 
-    async def read_existing(self, key: str) -> Held:
+    async def read_existing(self, key: str) -> VersionedRecord:
         """One record that must be there.
 
         Raises:
@@ -150,7 +150,7 @@ class Ledger:
         async for held in self.read_many(keys):
             yield held.record
 
-    async def read_many(self, keys: Sequence[str]) -> AsyncIterator[Held]:
+    async def read_many(self, keys: Sequence[str]) -> AsyncIterator[VersionedRecord]:
         """The records of these keys that exist, in their order, many at once.
 
         Raises:
@@ -173,21 +173,23 @@ class Ledger:
         names_ = (entry.uri.key.removeprefix(self._settings.jobs.key) for entry in entries)
         return [match[1] for name in names_ if (match := _RECORD_NAME.fullmatch(name))]
 
-    async def _write(self, record: JobRecord, over: str) -> Held:
+    async def _write(self, record: JobRecord, over: str) -> VersionedRecord:
         uri = keys.job_uri(self._settings, record.key)
         body = record.model_dump_json(indent=1).encode()
         is_new = over == NOT_WRITTEN
         condition = None if is_new else over
         put = await self._storage.put(uri, body, content_type="application/json", create=is_new, if_match=condition)
-        return Held(record, put.etag)
+        return VersionedRecord(record, put.etag)
 
     async def mark_open(self, image: JobImage, key: str) -> None:
         """Put the job's open mark, before its claim."""
-        await self._storage.put(keys.open_mark(self._settings, image.name, image.etag, key), b"")
+        await self._storage.put(keys.open_marker_uri(self._settings, image.name, image.etag, key), b"")
 
     async def unmark(self, record: JobRecord) -> None:
         """Remove the job's open mark, after its end; it is put again where the job was opened anew meanwhile."""
-        await self._storage.delete(keys.open_mark(self._settings, record.image.name, record.image.etag, record.key))
+        await self._storage.delete(
+            keys.open_marker_uri(self._settings, record.image.name, record.image.etag, record.key)
+        )
         if record.state is not JobState.STORED:
             newest = (await self.read_existing(record.key)).record
             if newest.state.is_open or newest.state is JobState.READY:  # somebody may be about to claim it

@@ -1,4 +1,4 @@
-"""Open marks of jobs whose video is stored: `EndedMarks` takes many away in one request.
+"""Open marks of jobs whose video is stored: `StoredMarkers` takes many away in one request.
 
 A stored job never opens again, so its mark may stay a while; where a process dies before, reconcile takes it away. What
 puts a mark, and takes one of another end away, is `i2v.ledger.ledger`.
@@ -20,7 +20,7 @@ AT_ONCE = 100
 """So many are taken away as soon as they are there; fewer at the run's next heartbeat, or at its end."""
 
 
-class EndedMarks:
+class StoredMarkers:
     """The marks of one run that are still to be taken away."""
 
     def __init__(self, storage: Storage, settings: Settings) -> None:
@@ -31,7 +31,7 @@ class EndedMarks:
     async def add(self, record: JobRecord) -> None:
         """The mark of a stored job."""
         image = record.image
-        self._marks.append(keys.open_mark(self._settings, image.name, image.etag, record.key))
+        self._marks.append(keys.open_marker_uri(self._settings, image.name, image.etag, record.key))
         if len(self._marks) >= AT_ONCE:
             await self.remove()
 

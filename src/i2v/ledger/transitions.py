@@ -49,30 +49,30 @@ def claim(
     number = record.last_attempt + 1
     attempt = Attempt(number=number, claim=token, run_id=run_id, claimed_at=now, price_usd=price_usd, delivery=delivery)
     attempts = (*record.attempts, attempt)
-    return record.moved(JobState.CLAIMED, image=image, attempts=attempts, last_attempt=number, reason=None)
+    return record.transition(JobState.CLAIMED, image=image, attempts=attempts, last_attempt=number, reason=None)
 
 
-def give_back(record: JobRecord, token: str) -> JobRecord | None:
+def release(record: JobRecord, token: str) -> JobRecord | None:
     """The claimant knows that nothing was paid: ready again, and the attempt never was."""
-    attempt = record.mine(token)
+    attempt = record.attempt_for_claim(token)
     if attempt is None or attempt.task_ids or record.state not in {JobState.CLAIMED, JobState.UNKNOWN}:
         return None
     rest = tuple(other for other in record.attempts if other is not attempt)
     if attempt is not record.attempt:
         return record.model_copy(update={"attempts": rest})
-    return _back_to_task(record, rest) or record.moved(JobState.READY, attempts=rest, reason=None)
+    return _back_to_task(record, rest) or record.transition(JobState.READY, attempts=rest, reason=None)
 
 
 def _back_to_task(record: JobRecord, attempts: tuple[Attempt, ...]) -> JobRecord | None:
     """Where the attempt before has a task after all, whose answer was given up too early, that is the job's."""
     if not attempts or attempts[-1].task_id is None or attempts[-1].ended_at:
         return None
-    return record.moved(JobState.SUBMITTED, attempts=attempts, reason=None)
+    return record.transition(JobState.SUBMITTED, attempts=attempts, reason=None)
 
 
 def record_task(record: JobRecord, token: str, task_id: str, now: datetime) -> JobRecord | None:
     """Write down the task id that came for a claim, whatever became of the record meanwhile."""
-    attempt = record.mine(token)
+    attempt = record.attempt_for_claim(token)
     if attempt is None or task_id in attempt.task_ids:
         return None
     if attempt.task_id is not None:
@@ -82,30 +82,30 @@ def record_task(record: JobRecord, token: str, task_id: str, now: datetime) -> J
     update = {"task_id": task_id, "submitted_at": now, "ended_at": None, "fail": None, "revived": revived}
     changes: dict[str, Any] = {"attempts": record.with_attempt(attempt.model_copy(update=update))}
     if attempt is record.attempt and JobState.SUBMITTED in LEGAL[record.state]:
-        return record.moved(JobState.SUBMITTED, reason=None, **changes)
+        return record.transition(JobState.SUBMITTED, reason=None, **changes)
     return record.model_copy(update=changes)
 
 
-def lose(record: JobRecord, token: str, reason: Reason) -> JobRecord | None:
+def mark_unknown(record: JobRecord, token: str, reason: Reason) -> JobRecord | None:
     """The claim's answer is lost, or its lease is over: it may have been paid, and only a fact can tell."""
-    attempt = record.mine(token)
+    attempt = record.attempt_for_claim(token)
     if attempt is None or attempt is not record.attempt or record.state is not JobState.CLAIMED:
         return None
-    return record.moved(JobState.UNKNOWN, reason=reason)
+    return record.transition(JobState.UNKNOWN, reason=reason)
 
 
 def reject(record: JobRecord, token: str, state: JobState, reason: Reason, now: datetime) -> JobRecord | None:
     """The POST was answered with no task id but a final word: refused (nothing paid), or failed."""
-    attempt = record.mine(token)
+    attempt = record.attempt_for_claim(token)
     if state is JobState.REFUSED and record.state is JobState.UNKNOWN:
-        return give_back(record, token)  # its owner knows now that nothing was paid
+        return release(record, token)  # its owner knows now that nothing was paid
     if attempt is None or attempt is not record.attempt or attempt.task_ids or state not in LEGAL[record.state]:
         return None
     if state is JobState.REFUSED:
         rest = record.attempts[:-1]
-        return _back_to_task(record, rest) or record.moved(state, attempts=rest, reason=reason)
+        return _back_to_task(record, rest) or record.transition(state, attempts=rest, reason=reason)
     ended = attempt.model_copy(update={"ended_at": now, "fail": reason})
-    return record.moved(state, attempts=record.with_attempt(ended), reason=reason)
+    return record.transition(state, attempts=record.with_attempt(ended), reason=reason)
 
 
 def end_task(record: JobRecord, task_id: str, state: JobState, reason: Reason, now: datetime) -> JobRecord | None:
@@ -114,7 +114,7 @@ def end_task(record: JobRecord, task_id: str, state: JobState, reason: Reason, n
     if record.state is not JobState.SUBMITTED or attempt is None or attempt.task_id != task_id:
         return None
     ended = attempt.model_copy(update={"ended_at": now, "fail": reason})
-    return record.moved(state, attempts=record.with_attempt(ended), reason=reason)
+    return record.transition(state, attempts=record.with_attempt(ended), reason=reason)
 
 
 def store(
@@ -125,7 +125,7 @@ def store(
     if record.state is not JobState.SUBMITTED or attempt is None or attempt.task_id != task_id:
         return None
     ended = attempt.model_copy(update={"ended_at": now, "created_at": created_at})
-    return record.moved(JobState.STORED, attempts=record.with_attempt(ended), video=video, reason=None)
+    return record.transition(JobState.STORED, attempts=record.with_attempt(ended), video=video, reason=None)
 
 
 def adopt(record: JobRecord, task_id: str, now: datetime) -> JobRecord | None:
@@ -137,7 +137,7 @@ def adopt(record: JobRecord, task_id: str, now: datetime) -> JobRecord | None:
     return record_task(record, record.attempt.claim, task_id, now)
 
 
-def awaiting(record: JobRecord, number: int) -> Attempt | None:
+def awaiting_callback(record: JobRecord, number: int) -> Attempt | None:
     """The attempt by callback of this number, if its submit was never answered: a callback may name its task."""
     attempt = next((one for one in record.attempts if one.number == number), None)
     if attempt is None or attempt.delivery != "callback" or attempt.task_id is not None:
@@ -145,12 +145,12 @@ def awaiting(record: JobRecord, number: int) -> Attempt | None:
     return attempt if attempt.fail is None or attempt.fail.code == DROPPED else None
 
 
-def hear(record: JobRecord, number: int, task_id: str, now: datetime) -> JobRecord | None:
+def adopt_from_callback(record: JobRecord, number: int, task_id: str, now: datetime) -> JobRecord | None:
     """A callback named the task of an attempt that awaits one, and the provider confirmed it.
 
     The newest attempt makes the job submitted; an older one keeps its task, and the job stays as it is.
     """
-    attempt = awaiting(record, number)
+    attempt = awaiting_callback(record, number)
     if attempt is None or any(task_id in one.task_ids for one in record.attempts):
         return None
     return record_task(record, attempt.claim, task_id, now)
@@ -161,7 +161,7 @@ def resubmit(record: JobRecord, max_attempts: int) -> JobRecord | None:
     if record.state not in {JobState.UNKNOWN, JobState.REFUSED, JobState.FAILED}:
         return None
     needed = len(record.attempts) + 1 - max_attempts
-    return record.moved(JobState.READY, reason=None, extra_attempts=max(record.extra_attempts, needed))
+    return record.transition(JobState.READY, reason=None, extra_attempts=max(record.extra_attempts, needed))
 
 
 def drop(record: JobRecord, reason: Reason, now: datetime) -> JobRecord | None:
@@ -169,7 +169,7 @@ def drop(record: JobRecord, reason: Reason, now: datetime) -> JobRecord | None:
     if record.state not in {JobState.UNKNOWN, JobState.SUBMITTED} or record.attempt is None:
         return None
     ended = record.attempt.model_copy(update={"ended_at": now, "fail": reason})
-    return record.moved(JobState.FAILED, attempts=record.with_attempt(ended), reason=reason)
+    return record.transition(JobState.FAILED, attempts=record.with_attempt(ended), reason=reason)
 
 
 def attempts_left(record: JobRecord, max_attempts: int) -> bool:

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, in words for a message: `looks_like`. Whether we take it is not said here."""
+"""The type of a file by its first bytes, in words for a message: `describe_file_type`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BRANDS = {"avif": "an AVIF", "avis": "an AVIF", "heic": "a HEIC", "heix": "a HE
 """Of the ISO container; any other is taken for a video."""
 
 
-def looks_like(body: bytes) -> str:
+def describe_file_type(body: bytes) -> str:
     """Name the kind of file with its article, such as `a PNG`, `an HTML page`, `text`."""
     for signature, name in _SIGNATURES:
         if body.startswith(signature):

@@ -20,7 +20,7 @@ from PIL.PngImagePlugin import PngImageFile
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from i2v.errors import Refused, UsageError
-from i2v.media.file_type import looks_like
+from i2v.media.file_type import describe_file_type
 from i2v.s3_uri import S3Uri
 
 MAX_IMAGE_BYTES = 20_000_000
@@ -152,7 +152,7 @@ def check_image(body: bytes, label: str) -> ImageFacts:
 
 
 def _format(body: bytes, label: str) -> ImageFormat:
-    found = looks_like(body)
+    found = describe_file_type(body)
     if found == "a JPEG":
         return "JPEG"
     if found == "a PNG":

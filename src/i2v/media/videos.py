@@ -25,7 +25,7 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from i2v.errors import BrokenVideo
-from i2v.media.file_type import looks_like
+from i2v.media.file_type import describe_file_type
 from i2v.media.video_facts import SECONDS_TOLERANCE, VideoFacts
 
 POSTER_LONG_SIDE_PX = 960
@@ -113,7 +113,7 @@ def _check_boxes(file: BinaryIO) -> int:
         position += length
     if position == 0:
         file.seek(0)
-        raise BrokenVideo(f"The file is no mp4: {size:,} bytes, by which it is {looks_like(file.read(1024))}")
+        raise BrokenVideo(f"The file is no mp4: {size:,} bytes, by which it is {describe_file_type(file.read(1024))}")
     return size
 
 

@@ -1,4 +1,4 @@
-"""Where URLs of others may lead: `Reach`, to public addresses by https, and to the private hosts that settings name.
+"""Which addresses may be fetched: public ones by https, and the private hosts that the settings name.
 
 Pure but for the look-up of a name. The fetching itself is in `i2v.net.fetcher`.
 """
@@ -63,7 +63,7 @@ async def look_up(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-class Reach:
+class AddressPolicy:
     """Which hosts may be reached.
 
     Args:

@@ -21,12 +21,12 @@ from typing import BinaryIO, NamedTuple, Self
 import httpx
 
 from i2v.errors import FetchError
-from i2v.net.address_policy import Reach, Resolver, bare_url, look_up
+from i2v.net.address_policy import AddressPolicy, Resolver, bare_url, look_up
 from i2v.net.exchange import Exchange, Head, NoHttp, Target
-from i2v.net.limiter import Gate
+from i2v.net.limiter import AdaptiveLimiter
 from i2v.settings import Settings
 
-__all__ = ["Fetched", "FetchedFile", "Fetcher", "bare_url"]
+__all__ = ["FetchedBody", "FetchedFile", "Fetcher", "bare_url"]
 
 MOST_REDIRECTS = 5
 CONNECT_SECONDS = 10.0
@@ -39,7 +39,7 @@ _EXPIRED = frozenset({403, 404, 410})
 _COMPRESSIONS = frozenset({"gzip", "x-gzip", "compress", "deflate", "br", "zstd"})
 
 
-class Fetched(NamedTuple):
+class FetchedBody(NamedTuple):
     """A body in memory, and the type that its server claims."""
 
     body: bytes
@@ -67,9 +67,9 @@ class Fetcher:
     """
 
     def __init__(self, settings: Settings, *, connections: int = 16, resolve: Resolver = look_up) -> None:
-        self._gate = Gate(connections)
+        self._gate = AdaptiveLimiter(connections)
         self._threads = ThreadPoolExecutor(connections, thread_name_prefix="fetch")
-        self._reach = Reach(settings.private_hosts, resolve)
+        self._reach = AddressPolicy(settings.private_hosts, resolve)
         self._tls = httpx.create_ssl_context(trust_env=True)
         self._tls.set_alpn_protocols(["http/1.1"])
         self._headers = {"User-Agent": f"i2v/{version('i2v')}", "Accept": "*/*", "Accept-Encoding": "identity"}
@@ -82,7 +82,7 @@ class Fetcher:
     ) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def fetch_bytes(self, url: str, *, limit: int, total_seconds: float = 120) -> Fetched:
+    async def fetch_bytes(self, url: str, *, limit: int, total_seconds: float = 120) -> FetchedBody:
         """Fetch a URL into memory.
 
         Args:
@@ -96,7 +96,7 @@ class Fetcher:
         body = BytesIO()
         async with self._in_time(url, total_seconds):
             content_type = await self._fetch(url, limit, lambda: body.write)
-        return Fetched(body.getvalue(), content_type)
+        return FetchedBody(body.getvalue(), content_type)
 
     async def fetch_file(self, url: str, path: Path, *, limit: int, total_seconds: float = 600) -> FetchedFile:
         """Stream a URL into a file and hash it on the way; whatever fails, no part of it stays.

@@ -1,4 +1,4 @@
-"""The gate in front of the provider: `Gate`, how many requests may be under way at once.
+"""The gate in front of the provider: `AdaptiveLimiter`, how many requests may be under way at once.
 
 It is no wider than the client's pool, whose cost is quadratic in waiting requests, and grows narrower where the
 provider answers 429. Waiting here costs one future. Nothing in it knows HTTP.
@@ -17,7 +17,7 @@ SETTLE_SECONDS = 1.0
 """Refusals this close together come from one burst and halve the gate once."""
 
 
-class Gate:
+class AdaptiveLimiter:
     """At most `width` inside, first come first served: `async with gate:`. Belongs to one event loop.
 
     Args:

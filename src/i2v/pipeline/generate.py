@@ -1,4 +1,4 @@
-"""From images to videos: `animate` prepares all images of a run, sees that they can be paid, and brings each home.
+"""From images to videos: `generate` prepares all images of a run, sees that they can be paid, and brings each home.
 
 The four steps are given as `Steps`: the library's own, or an orchestrator's tasks around them.
 """
@@ -12,16 +12,24 @@ from dataclasses import dataclass, replace
 
 from i2v.apixo.models import TaskStatus
 from i2v.errors import I2vError, ImageChanged, LedgerError, Stopped, StorageError
-from i2v.inputs.prompts import Asked
-from i2v.inputs.sources import Item
+from i2v.inputs.prompts import RequestOptions
+from i2v.inputs.sources import InputItem
 from i2v.ledger.job import Delivery, JobState
-from i2v.ledger.ledger import Held
+from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline import outcomes, preflight
 from i2v.pipeline.poll import poll
 from i2v.pipeline.run import Run
-from i2v.pipeline.store import finish, put_verdict, refusal, store
+from i2v.pipeline.store import publish_outputs, put_verdict, refusal, store
 from i2v.pipeline.submit import Order, submit
-from i2v.pipeline.validate import Checked, Seen, check, learn, look, make_order, make_request
+from i2v.pipeline.validate import (
+    ResolvedImage,
+    ValidationResult,
+    make_order,
+    make_request,
+    refresh_metadata,
+    resolve_image,
+    validate_image,
+)
 from i2v.reports.run_report import ItemReport, Report
 
 log = logging.getLogger(__name__)
@@ -31,16 +39,16 @@ log = logging.getLogger(__name__)
 class Steps:
     """What is done to an image, in this order. Each may raise what the library's own step of that name raises."""
 
-    validate: Callable[[Run, Seen], Awaitable[Checked]] = check
-    submit: Callable[[Run, Order], Awaitable[Held]] = submit
-    poll: Callable[[Run, Held], Awaitable[tuple[Held, TaskStatus | None]]] = poll
-    store: Callable[[Run, Held, TaskStatus], Awaitable[Held]] = store
+    validate: Callable[[Run, ResolvedImage], Awaitable[ValidationResult]] = validate_image
+    submit: Callable[[Run, Order], Awaitable[VersionedRecord]] = submit
+    poll: Callable[[Run, VersionedRecord], Awaitable[tuple[VersionedRecord, TaskStatus | None]]] = poll
+    store: Callable[[Run, VersionedRecord, TaskStatus], Awaitable[VersionedRecord]] = store
 
 
-async def animate(
+async def generate(
     run: Run,
-    items: Sequence[Item | Order | ItemReport],
-    default: Asked,
+    items: Sequence[InputItem | Order | ItemReport],
+    default: RequestOptions,
     steps: Steps,
     *,
     partial: bool = False,
@@ -113,9 +121,11 @@ def _stop(run: Run, error: Stopped) -> Stopped:
     return error
 
 
-async def prepare(run: Run, item: Item | Order | ItemReport, default: Asked, steps: Steps) -> Order | ItemReport:
+async def prepare(
+    run: Run, item: InputItem | Order | ItemReport, default: RequestOptions, steps: Steps
+) -> Order | ItemReport:
     """Look at an image, validate it and price its request; nothing is paid here. What is prepared stays as it is."""
-    if not isinstance(item, Item):
+    if not isinstance(item, InputItem):
         return item
     try:
         async with run.preparing:
@@ -128,19 +138,19 @@ async def prepare(run: Run, item: Item | Order | ItemReport, default: Asked, ste
         return outcomes.of_error(run, item.ref.label, expected(error, item.ref.label))
 
 
-async def _prepare(run: Run, item: Item, default: Asked, steps: Steps) -> Order | ItemReport:
-    seen = await look(run, item, default)
+async def _prepare(run: Run, item: InputItem, default: RequestOptions, steps: Steps) -> Order | ItemReport:
+    seen = await resolve_image(run, item, default)
     if not seen.is_listed:
         make_request(seen)  # what cannot be asked for is not read
     checked = await steps.validate(run, seen)
-    seen = await learn(run, item, seen, default)
+    seen = await refresh_metadata(run, item, seen, default)
     request = make_request(seen)
     if checked.facts:
         return make_order(run, seen, checked, request)
     refused = outcomes.refused(run, seen, checked, request)
     if run.dry_run or await put_verdict(run, refusal(seen, checked, request), is_lasting=True):
         return refused
-    return refused.model_copy(update={"is_news": False})
+    return refused.model_copy(update={"is_new_outcome": False})
 
 
 async def _end(run: Run, prepared: asyncio.Future[Order | ItemReport], steps: Steps, delivery: Delivery) -> ItemReport:
@@ -152,7 +162,7 @@ async def _end(run: Run, prepared: asyncio.Future[Order | ItemReport], steps: St
     else:
         try:
             order = replace(order, delivery=delivery)
-            report = await (outcomes.foresee(run, order) if run.dry_run else bring(run, order, steps))
+            report = await (outcomes.preview(run, order) if run.dry_run else process_order(run, order, steps))
         except Exception as error:  # noqa: BLE001 - every image ends by itself
             report = outcomes.of_error(run, order.image.label, expected(error, order.image.label), order)
     run.tell_done(report)
@@ -167,7 +177,7 @@ def expected(error: Exception, label: str) -> I2vError:
     return I2vError(f"A fault in i2v: {type(error).__name__}: {error}", "Please report it with the log")
 
 
-async def bring(run: Run, order: Order, steps: Steps) -> ItemReport:
+async def process_order(run: Run, order: Order, steps: Steps) -> ItemReport:
     """Submit, poll and store until the job has ended, then give this image its answers; by callback, submit alone.
 
     Raises:
@@ -176,22 +186,23 @@ async def bring(run: Run, order: Order, steps: Steps) -> ItemReport:
     async with run.job_lock(order.key), run.in_flight:
         held = await steps.submit(run, order)
         try:
-            return await _bring_home(run, order, held, steps)
+            return await run_to_completion(run, order, held, steps)
         except Exception as error:  # noqa: BLE001 - what was paid is told whatever happens after it
             newest = await _newest(run, held)
             return outcomes.of_failed_job(run, order, newest.record, expected(error, order.image.label))
 
 
-async def _newest(run: Run, held: Held) -> Held:
+async def _newest(run: Run, held: VersionedRecord) -> VersionedRecord:
     try:
         return await run.ledger.read_existing(held.record.key)
     except I2vError:
         return held
 
 
-async def _bring_home(run: Run, order: Order, held: Held, steps: Steps) -> ItemReport:
+async def run_to_completion(run: Run, order: Order, held: VersionedRecord, steps: Steps) -> ItemReport:
+    """Submit, poll and store until the job has ended; then publish the outputs of this image."""
     cached = held.record.state is JobState.STORED and not _has_just_paid(run, held)
-    is_news = not _had_ended(run, held)
+    is_new_outcome = not _had_ended(run, held)
     is_new = False
     while order.delivery == "poll" and held.record.state in {JobState.SUBMITTED, JobState.READY}:
         if held.record.state is JobState.READY:
@@ -205,17 +216,19 @@ async def _bring_home(run: Run, order: Order, held: Held, steps: Steps) -> ItemR
             is_new = True
         elif held.record.state is JobState.SUBMITTED:
             break
-    video = await finish(run, held.record, order.image, is_new=is_new)
-    return outcomes.of_job(run, order, held.record, video, cached=cached).model_copy(update={"is_news": is_news})
+    video = await publish_outputs(run, held.record, order.image, is_new=is_new)
+    return outcomes.of_job(run, order, held.record, video, cached=cached).model_copy(
+        update={"is_new_outcome": is_new_outcome}
+    )
 
 
-def _had_ended(run: Run, held: Held) -> bool:
+def _had_ended(run: Run, held: VersionedRecord) -> bool:
     """Whether an earlier run has told of this refusal or failure. What is unknown is told again: it needs a person."""
     is_ended = held.record.state in {JobState.REFUSED, JobState.FAILED}
     return is_ended and all(attempt.run_id != run.run_id for attempt in held.record.attempts)
 
 
-def _has_just_paid(run: Run, held: Held) -> bool:
+def _has_just_paid(run: Run, held: VersionedRecord) -> bool:
     """Whether the video is this run's own, which a callback brought home before the submit was answered."""
     attempt = held.record.attempt
     return attempt is not None and attempt.delivery == "callback" and attempt.run_id == run.run_id

@@ -10,7 +10,7 @@ from i2v.ledger.job import JobRecord, JobState
 from i2v.money import ZERO
 from i2v.pipeline.run import Run
 from i2v.pipeline.submit import Order
-from i2v.pipeline.validate import Checked, Seen
+from i2v.pipeline.validate import ResolvedImage, ValidationResult
 from i2v.reports.run_report import ItemReport, Outcome
 from i2v.request import Request
 from i2v.s3_uri import S3Uri
@@ -76,7 +76,7 @@ def of_failed_job(run: Run, order: Order, record: JobRecord, error: I2vError) ->
     return line.model_copy(update={"outcome": told.outcome, "reason": told.reason})
 
 
-def refused(run: Run, seen: Seen, checked: Checked, request: Request) -> ItemReport:
+def refused(run: Run, seen: ResolvedImage, checked: ValidationResult, request: Request) -> ItemReport:
     """An image that validation refused; nothing was paid."""
     return ItemReport(
         image=seen.ref.label,
@@ -88,7 +88,7 @@ def refused(run: Run, seen: Seen, checked: Checked, request: Request) -> ItemRep
     )
 
 
-async def foresee(run: Run, order: Order) -> ItemReport:
+async def preview(run: Run, order: Order) -> ItemReport:
     """What a run would make of a valid image, paying nothing and changing nothing.
 
     Raises:

@@ -17,8 +17,8 @@ from i2v.apixo.models import TaskState, TaskStatus
 from i2v.errors import ProviderError
 from i2v.ledger import transitions
 from i2v.ledger.job import Attempt, JobState, Reason
-from i2v.ledger.ledger import Held
-from i2v.logs import about
+from i2v.ledger.ledger import VersionedRecord
+from i2v.logs import log_context
 from i2v.pipeline.run import UNFETCHED, Run
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ JITTER = 0.05
 """Added to each wait, at most this part of it, so that a thousand videos do not ask at once."""
 
 
-async def poll(run: Run, held: Held) -> tuple[Held, TaskStatus | None]:
+async def poll(run: Run, held: VersionedRecord) -> tuple[VersionedRecord, TaskStatus | None]:
     """Wait for a submitted job's task.
 
     Returns:
@@ -49,53 +49,57 @@ async def poll(run: Run, held: Held) -> tuple[Held, TaskStatus | None]:
         if run.stop_waiting.is_set():
             break
         asked += 1
-        status = await ask(run, held, asked)
+        status = await query_status(run, held, asked)
         if status is not None and status.state is not TaskState.RUNNING:
-            return await end(run, held, attempt, status)
+            return await handle_final_status(run, held, attempt, status)
         if time.monotonic() - told >= LINE_SECONDS:
             told = time.monotonic()
-            log.info("%s: rendering, %.0f s, poll %d", who(held), _age(begun), asked, extra=_about(held))
+            log.info("%s: rendering, %.0f s, poll %d", job_label(held), _age(begun), asked, extra=_about(held))
         wait = run.settings.poll_every_seconds
     return held, None
 
 
-def who(held: Held) -> str:
+def job_label(held: VersionedRecord) -> str:
     """The image, its job and its task, as log lines name them."""
     record = held.record
     return f"{record.image.name} (job {record.key[:12]}, task {record.task_id})"
 
 
-def _about(held: Held) -> dict[str, str | None]:
-    return about(held.record.image.label, held.record.key, held.record.task_id)
+def _about(held: VersionedRecord) -> dict[str, str | None]:
+    return log_context(held.record.image.label, held.record.key, held.record.task_id)
 
 
-async def ask(run: Run, held: Held, count: int) -> TaskStatus | None:
+async def query_status(run: Run, held: VersionedRecord, count: int) -> TaskStatus | None:
     """One status, or `None` where the provider could not say; that is logged and asked again later."""
     run.tell("rendering", held.record.key)
     run.polls[held.record.key] += 1
     try:
         status = await run.client.status(held.record.task_id or "")
     except ProviderError as error:
-        log.warning("%s: no status, the job stays open: %s", who(held), error, extra=_about(held))
+        log.warning("%s: no status, the job stays open: %s", job_label(held), error, extra=_about(held))
         return None
-    log.debug("%s: %s at poll %d", who(held), status.raw_state, count)
+    log.debug("%s: %s at poll %d", job_label(held), status.raw_state, count)
     return status
 
 
-async def end(run: Run, held: Held, attempt: Attempt, status: TaskStatus) -> tuple[Held, TaskStatus | None]:
+async def handle_final_status(
+    run: Run, held: VersionedRecord, attempt: Attempt, status: TaskStatus
+) -> tuple[VersionedRecord, TaskStatus | None]:
     """A task has ended: a success goes on to be stored, a failure is written down by its class."""
     if status.state is TaskState.SUCCESS:
         run.unfetched.clear()
-        log.info("%s: rendered%s, %d polls", who(held), _took(status), run.polls[held.record.key], extra=_about(held))
+        log.info(
+            "%s: rendered%s, %d polls", job_label(held), _took(status), run.polls[held.record.key], extra=_about(held)
+        )
         return held, status
-    state, reason = judge(run, held, status)
-    log.warning("%s: %s", who(held), reason.message, extra=_about(held))
+    state, reason = classify_failure(run, held, status)
+    log.warning("%s: %s", job_label(held), reason.message, extra=_about(held))
     now, task_id = status.completed_at or datetime.now(UTC), attempt.task_id or ""
     ended = await run.ledger.change(held, lambda record: transitions.end_task(record, task_id, state, reason, now))
     return ended or await run.ledger.read_existing(held.record.key), None
 
 
-def judge(run: Run, held: Held, status: TaskStatus) -> tuple[JobState, Reason]:
+def classify_failure(run: Run, held: VersionedRecord, status: TaskStatus) -> tuple[JobState, Reason]:
     """What a failed task makes of its job, by the class of its fail code."""
     code = status.fail_code
     told = ": ".join(part for part in (code, status.fail_message) if part)

@@ -18,7 +18,7 @@ from i2v.errors import (
     Stopped,
 )
 from i2v.ledger.job import Delivery, JobState
-from i2v.ledger.ledger import Held
+from i2v.ledger.ledger import VersionedRecord
 from i2v.money import money_text
 from i2v.pipeline.run import Run
 from i2v.pipeline.submit import Order
@@ -63,7 +63,7 @@ async def still_to_pay(run: Run, orders: Sequence[Order]) -> list[Decimal]:
     return [order.price_usd for order, found in zip(jobs.values(), held, strict=True) if _is_unpaid(found)]
 
 
-async def _read(run: Run, key: str) -> Held | None:
+async def _read(run: Run, key: str) -> VersionedRecord | None:
     """A record; one that cannot be read counts as unpaid here, and ends its own image when it is taken up."""
     try:
         return await run.ledger.read(key)
@@ -72,7 +72,7 @@ async def _read(run: Run, key: str) -> Held | None:
         return None
 
 
-def _is_unpaid(held: Held | None) -> bool:
+def _is_unpaid(held: VersionedRecord | None) -> bool:
     return held is None or held.record.state is JobState.READY
 
 

@@ -23,8 +23,8 @@ from i2v.ledger import keys
 from i2v.ledger.budget import Budget, DayPages, today_utc
 from i2v.ledger.job import FORMAT, JobRecord, Reason
 from i2v.ledger.ledger import Ledger
-from i2v.ledger.open_markers import EndedMarks
-from i2v.memory import share_one_heap
+from i2v.ledger.open_markers import StoredMarkers
+from i2v.memory import limit_malloc_arenas
 from i2v.net.fetcher import Fetcher
 from i2v.reports.recent import RecentWriter
 from i2v.reports.run_report import ItemReport, Report
@@ -124,7 +124,7 @@ class Run:
         self.settings = settings
         self.storage = storage
         self.ledger = Ledger(storage, settings)
-        self.ended_marks = EndedMarks(storage, settings)
+        self.ended_marks = StoredMarkers(storage, settings)
         self._client = client
         self.fetcher = fetcher
         self.budget = budget
@@ -235,7 +235,7 @@ class Run:
         if self.stop_waiting.is_set():
             raise NotTried("Interrupted before it was looked at")
 
-    async def keep(self, work: Coroutine[Any, Any, T]) -> T:
+    async def shielded(self, work: Coroutine[Any, Any, T]) -> T:
         """Await work near money so that no cancellation cuts it short; the run does not end before it does."""
         task = asyncio.ensure_future(work)
         self._kept.add(task)
@@ -377,7 +377,7 @@ async def open_run(
     settings.require_bucket()
     if not dry_run:
         settings.require_key()
-    share_one_heap()
+    limit_malloc_arenas()
     async with AsyncExitStack() as stack:
         storage = stack.enter_context(storage or Storage())
         record = await _record(storage, settings, run_id, label)

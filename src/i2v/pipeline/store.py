@@ -1,7 +1,7 @@
-"""The step that publishes: `store` brings a ready video into the bucket, whole, and last its manifest.
+"""Store a rendered video: download, check, publish, and write its manifest last.
 
-A dead result URL or a broken file means that the status is asked again, never that it is paid again. `finish` gives an
-image its answers from a job that has already ended, also where another image with the same content paid for it.
+A dead result URL or a broken file makes `store` poll the status again; it never pays again. `publish_outputs` gives an
+image its outputs from a job that has ended, also where another image with the same content paid for it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from i2v.apixo.models import TaskState, TaskStatus
 from i2v.errors import BrokenVideo, Conflict, FetchError, I2vError, NotFound
 from i2v.ledger import keys, transitions
 from i2v.ledger.job import JobImage, JobRecord, JobState, Reason, StoredVideo
-from i2v.ledger.ledger import Held, provider_host
-from i2v.logs import about
+from i2v.ledger.ledger import VersionedRecord, provider_host
+from i2v.logs import log_context
 from i2v.media.video_facts import VideoFacts, deviations
-from i2v.pipeline.poll import ask, who
+from i2v.pipeline.poll import job_label, query_status
 from i2v.pipeline.run import Run
-from i2v.pipeline.validate import Checked, Seen
+from i2v.pipeline.validate import ResolvedImage, ValidationResult
 from i2v.request import MODEL, Request, canonical_json
 from i2v.s3.answers import S3Object
 from i2v.s3.storage import Storage
@@ -46,7 +46,7 @@ class NotDelivered(I2vError):
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class Download:
     """A video on disk that was found whole."""
 
     path: Path
@@ -55,7 +55,7 @@ class Delivery:
     status: TaskStatus
 
 
-async def store(run: Run, held: Held, status: TaskStatus) -> Held:
+async def store(run: Run, held: VersionedRecord, status: TaskStatus) -> VersionedRecord:
     """Download, check and publish the video of a job whose task has succeeded.
 
     Raises:
@@ -74,8 +74,8 @@ async def store(run: Run, held: Held, status: TaskStatus) -> Held:
     stored = await run.ledger.change(
         held, lambda record: transitions.store(record, task_id, video, now, status.created_at)
     )
-    said = about(held.record.image.label, held.record.key, task_id)
-    log.info("%s: stored as %s", who(held), video.uri, extra=said)
+    said = log_context(held.record.image.label, held.record.key, task_id)
+    log.info("%s: stored as %s", job_label(held), video.uri, extra=said)
     if stored:
         await run.ended_marks.add(stored.record)
     return stored or await run.ledger.read_existing(held.record.key)
@@ -92,13 +92,13 @@ def _aside() -> Iterator[Path]:
         Path(name).unlink(missing_ok=True)
 
 
-async def _bring(run: Run, held: Held, status: TaskStatus) -> tuple[StoredVideo, TaskStatus]:
+async def _bring(run: Run, held: VersionedRecord, status: TaskStatus) -> tuple[StoredVideo, TaskStatus]:
     """The video, published, and the status that led to it."""
     problem = "the provider named no file"
     for fresh in range(FRESH_URLS + 1):
         if fresh:
             await run.sleep(run.settings.poll_every_seconds)
-            status = await ask(run, held, fresh) or status
+            status = await query_status(run, held, fresh) or status
         for url in status.result_urls[:1] if status.state is TaskState.SUCCESS else ():
             try:
                 async with run.storing:
@@ -107,17 +107,17 @@ async def _bring(run: Run, held: Held, status: TaskStatus) -> tuple[StoredVideo,
                         return await _publish(run, held.record, delivery), status
             except (FetchError, BrokenVideo) as error:
                 problem = str(error)
-                log.warning("%s: %s", who(held), error)
+                log.warning("%s: %s", job_label(held), error)
     raise NotDelivered(
         f"Paid, but the video of task {held.record.task_id} cannot be had: {problem}",
         f"The job stays open and is not paid again; look at it with: i2v jobs show {held.record.key[:12]}",
     )
 
 
-async def _fetch(run: Run, url: str, path: Path, status: TaskStatus) -> Delivery:
+async def _fetch(run: Run, url: str, path: Path, status: TaskStatus) -> Download:
     fetched = await run.fetcher.fetch_file(url, path, limit=run.settings.max_video_bytes)
     facts, poster = await asyncio.to_thread(_examine, path, fetched.sha256)
-    return Delivery(path, facts, poster, status)
+    return Download(path, facts, poster, status)
 
 
 def _examine(path: Path, sha256: str) -> tuple[VideoFacts, bytes]:
@@ -126,7 +126,7 @@ def _examine(path: Path, sha256: str) -> tuple[VideoFacts, bytes]:
     return examine_video(path, sha256)
 
 
-async def _publish(run: Run, record: JobRecord, delivery: Delivery) -> StoredVideo:
+async def _publish(run: Run, record: JobRecord, delivery: Download) -> StoredVideo:
     image, facts = record.image, delivery.facts
     flags = (*deviations(facts, record.request), *await _image_changed(run, image))
     video = StoredVideo(
@@ -151,7 +151,7 @@ async def _publish(run: Run, record: JobRecord, delivery: Delivery) -> StoredVid
 
 
 def _answer(run: Run, record: JobRecord, image: JobImage, ending: str) -> S3Uri:
-    return keys.answer(run.settings, image.name, image.etag, record.request.digest12, ending)
+    return keys.output_uri(run.settings, image.name, image.etag, record.request.digest12, ending)
 
 
 async def _image_changed(run: Run, image: JobImage) -> tuple[str, ...]:
@@ -224,7 +224,7 @@ def manifest(
     }
 
 
-async def finish(run: Run, record: JobRecord, image: JobImage, *, is_new: bool = False) -> S3Uri | None:
+async def publish_outputs(run: Run, record: JobRecord, image: JobImage, *, is_new: bool = False) -> S3Uri | None:
     """Give an image its answers from a job that has ended; `is_new` where `store` has put its video just now.
 
     Returns:
@@ -297,7 +297,7 @@ class Verdict:
     job: str | None = None
 
 
-def refusal(seen: Seen, checked: Checked, request: Request) -> Verdict:
+def refusal(seen: ResolvedImage, checked: ValidationResult, request: Request) -> Verdict:
     """The verdict of an image that validation refused."""
     reason = Reason(code=checked.rule, message=checked.refusal or "")
     return Verdict(seen.name, seen.ref.label, checked.etag, request, JobState.REFUSED, reason)
@@ -310,7 +310,7 @@ async def remove_verdicts(storage: Storage, settings: Settings, image: JobImage,
         StorageError: S3 did not answer well.
     """
     for state in (JobState.REFUSED, JobState.FAILED):
-        await storage.delete(keys.answer(settings, image.name, image.etag, request.digest12, f".{state}.json"))
+        await storage.delete(keys.output_uri(settings, image.name, image.etag, request.digest12, f".{state}.json"))
 
 
 async def put_verdict(run: Run, verdict: Verdict, *, is_lasting: bool = False) -> bool:
@@ -325,7 +325,7 @@ async def put_verdict(run: Run, verdict: Verdict, *, is_lasting: bool = False) -
         StorageError: S3 did not answer well.
     """
     ending = f".{verdict.state}.json"
-    uri = keys.answer(run.settings, verdict.name, verdict.etag, verdict.request.digest12, ending)
+    uri = keys.output_uri(run.settings, verdict.name, verdict.etag, verdict.request.digest12, ending)
     text = {
         "format": MANIFEST_FORMAT,
         "image": verdict.label,

@@ -35,8 +35,8 @@ from i2v.errors import (
 )
 from i2v.ledger import transitions
 from i2v.ledger.job import Delivery, JobImage, JobRecord, JobState, Reason
-from i2v.ledger.ledger import Edit, Held
-from i2v.logs import about
+from i2v.ledger.ledger import Edit, VersionedRecord
+from i2v.logs import log_context
 from i2v.pipeline.run import UNFETCHED, Run
 from i2v.request import Request
 
@@ -73,7 +73,7 @@ class Order:
         return self.image.name
 
 
-async def submit(run: Run, order: Order) -> Held:
+async def submit(run: Run, order: Order) -> VersionedRecord:
     """Take the order's job up: attach where it is under way or ended, else pay for one attempt.
 
     Returns:
@@ -100,26 +100,26 @@ async def submit(run: Run, order: Order) -> Held:
             wait = max(error.retry_after or 0.0, backoff * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
             if _now() + wait > give_up_at or run.stopped:
                 raise
-            said = about(order.image.label, order.key)
+            said = log_context(order.image.label, order.key)
             log.info("%s (job %s): %s; again in %.0f s", order.name, order.key[:12], error.message, wait, extra=said)
             run.tell("waiting", order.key)
             await run.sleep(wait)
             backoff = min(backoff * 2, BACKOFF_MOST_SECONDS)
 
 
-async def _wait_for_claimant(run: Run, held: Held) -> None:
+async def _wait_for_claimant(run: Run, held: VersionedRecord) -> None:
     """Another's claim: wait a little for it to change; past its lease it is unknown whether it was paid."""
     attempt = held.record.attempt
     lease = run.settings.lease_seconds
     if attempt is not None and held.age_seconds > lease:
-        await run.ledger.change(held, lambda record: transitions.lose(record, attempt.claim, LEASE_OVER))
+        await run.ledger.change(held, lambda record: transitions.mark_unknown(record, attempt.claim, LEASE_OVER))
         return
     if run.stop_waiting.is_set():
         raise NotTried("interrupted while another run was submitting this job")
     await run.sleep(min(FRESH_CLAIM_LOOK_SECONDS, max(0.1, lease - held.age_seconds + 0.1)))
 
 
-async def _pay(run: Run, held: Held, order: Order) -> Held | None:
+async def _pay(run: Run, held: VersionedRecord, order: Order) -> VersionedRecord | None:
     """Reserve and pay once; `None` where another was faster and the job must be looked at again."""
     _check_may_submit(run)
     try:
@@ -129,7 +129,7 @@ async def _pay(run: Run, held: Held, order: Order) -> Held | None:
         raise NotTried(error.message, error.hint) from None
     except BudgetExceeded as error:
         raise NotTried(error.message, error.hint) from None
-    return await run.keep(_spend(run, held, order, day))
+    return await run.shielded(_spend(run, held, order, day))
 
 
 def _check_may_submit(run: Run) -> None:
@@ -137,7 +137,7 @@ def _check_may_submit(run: Run) -> None:
         raise NotTried(f"Not submitted: {run.stopped.message}")
 
 
-async def _spend(run: Run, held: Held, order: Order, day: str) -> Held | None:
+async def _spend(run: Run, held: VersionedRecord, order: Order, day: str) -> VersionedRecord | None:
     """Presign, mark, claim and POST. What was reserved is given back only where nothing can have been paid."""
     try:
         seconds = max(run.settings.presign_seconds, int(run.settings.poll_deadline_seconds))
@@ -158,7 +158,9 @@ def _body(run: Run, order: Order, image_url: str, attempt: int) -> SubmitBody:
     return submit_body(order.request, image_url, callback_url=back, route=run.settings.provider_route)
 
 
-async def _claim_and_post(run: Run, held: Held, order: Order, image_url: str) -> tuple[Held | None, Decimal]:
+async def _claim_and_post(
+    run: Run, held: VersionedRecord, order: Order, image_url: str
+) -> tuple[VersionedRecord | None, Decimal]:
     """The job as it is now and what may have been paid for it; no job where another was faster."""
     async with run.client.gate:
         _check_may_submit(run)
@@ -175,7 +177,7 @@ async def _claim_and_post(run: Run, held: Held, order: Order, image_url: str) ->
         if isinstance(answer, ProviderError):
             return await _without_task(run, claimed, order, token, answer)
         task_id = answer
-    said = about(order.image.label, order.key, task_id)
+    said = log_context(order.image.label, order.key, task_id)
     log.info("%s (job %s, task %s): submitted", order.name, order.key[:12], task_id, extra=said)
     run.unknowns.clear()
     held = await record_task_id(run, claimed, token, task_id)
@@ -192,7 +194,7 @@ async def _post(run: Run, body: SubmitBody) -> str | ProviderError:
         return type(error)(message, error.hint, code, error.retry_after, error.status)
 
 
-async def _claim(run: Run, held: Held, order: Order, token: str) -> Held | None:
+async def _claim(run: Run, held: VersionedRecord, order: Order, token: str) -> VersionedRecord | None:
     def edit(record: JobRecord) -> JobRecord | None:
         return transitions.claim(
             record,
@@ -214,19 +216,19 @@ async def _claim(run: Run, held: Held, order: Order, token: str) -> Held | None:
     return claimed
 
 
-async def _release(run: Run, held: Held | None, token: str, *, key: str = "") -> None:
+async def _release(run: Run, held: VersionedRecord | None, token: str, *, key: str = "") -> None:
     """Give a claim back; where that cannot be written it ends as unknown after its lease, which is safe."""
     try:
         held = held or await run.ledger.read(key)
         if held:  # else not even its record was written
-            await run.ledger.change(held, lambda record: transitions.give_back(record, token))
+            await run.ledger.change(held, lambda record: transitions.release(record, token))
     except I2vError as error:
         log.warning("job %s: its claim could not be given back: %s", held.record.key[:12] if held else key[:12], error)
 
 
 async def _without_task(
-    run: Run, claimed: Held, order: Order, token: str, error: ProviderError
-) -> tuple[Held, Decimal]:
+    run: Run, claimed: VersionedRecord, order: Order, token: str, error: ProviderError
+) -> tuple[VersionedRecord, Decimal]:
     """The POST brought no task id: write down what that means, by the kind of the error.
 
     Raises:
@@ -234,14 +236,16 @@ async def _without_task(
     """
     reason, now = Reason(code=error.code, message=str(error)), datetime.now(UTC)
     if isinstance(error, AnswerLost):
-        said = about(order.image.label, order.key)
+        said = log_context(order.image.label, order.key)
         log.warning(
             "%s (job %s): the answer to a paid request is lost: %s", order.name, order.key[:12], error, extra=said
         )
         run.client.gate.slow_down()
         if run.unknowns.fault():
             run.stop_submits("unknowns", "three answers in a row were lost: the provider or the network is not well")
-        return await _write_end(run, claimed, lambda record: transitions.lose(record, token, reason)), order.price_usd
+        return await _write_end(
+            run, claimed, lambda record: transitions.mark_unknown(record, token, reason)
+        ), order.price_usd
     run.unknowns.clear()
     if isinstance(error, TaskRejected):
         if classify_fail_code(error.code) is FailClass.FETCH and run.unfetched.fault():
@@ -259,7 +263,7 @@ async def _without_task(
     raise error
 
 
-async def _write_end(run: Run, claimed: Held, edit: Edit) -> Held:
+async def _write_end(run: Run, claimed: VersionedRecord, edit: Edit) -> VersionedRecord:
     """Write how a POST ended; where S3 fails too it stays claimed and marked, and the lease's end finds it."""
     try:
         return await run.ledger.change(claimed, edit) or await run.ledger.read_existing(claimed.record.key)
@@ -268,7 +272,7 @@ async def _write_end(run: Run, claimed: Held, edit: Edit) -> Held:
         return claimed
 
 
-async def record_task_id(run: Run, held: Held, token: str, task_id: str) -> Held:
+async def record_task_id(run: Run, held: VersionedRecord, token: str, task_id: str) -> VersionedRecord:
     """Write a task id down, tried until the process ends: it is paid."""
 
     def edit(record: JobRecord) -> JobRecord | None:

@@ -1,4 +1,4 @@
-"""The step that costs nothing: `look` at an image, `check` it whole, and make an `Order` of it.
+"""The step that costs nothing: `resolve_image` at an image, `validate_image` it whole, and make an `Order` of it.
 
 Only what comes through here may be paid for.
 """
@@ -13,11 +13,18 @@ from dataclasses import replace
 from pydantic import BaseModel, ConfigDict
 
 from i2v.errors import ImageChanged, Refused, UsageError
-from i2v.inputs.prompts import Asked, asked_in_metadata, build_request, default_template, read_sidecar, render_prompt
-from i2v.inputs.sources import Item
+from i2v.inputs.prompts import (
+    RequestOptions,
+    asked_in_metadata,
+    build_request,
+    default_template,
+    read_sidecar,
+    render_prompt,
+)
+from i2v.inputs.sources import InputItem
 from i2v.ledger import keys
 from i2v.ledger.job import JobImage
-from i2v.logs import about
+from i2v.logs import log_context
 from i2v.media.images import MAX_IMAGE_BYTES, ImageFacts, ImageRef, check_image, check_size
 from i2v.pipeline.run import Run
 from i2v.pipeline.submit import Order
@@ -33,24 +40,24 @@ RULES = 1
 """Rises when a rule of validation changes, so that no result of earlier rules is taken from a cache."""
 
 
-class Seen(BaseModel):
+class ResolvedImage(BaseModel):
     """An image version, and what is asked for it; not yet read. Of a URL only reading tells the etag.
 
-    Of a listed one `learn` tells version and metadata, and with them all that is asked.
+    Of a listed one `refresh_metadata` tells version and metadata, and with them all that is asked.
     """
 
     model_config = ConfigDict(frozen=True)
 
     ref: ImageRef
     name: str
-    asked: Asked
+    asked: RequestOptions
     etag: str | None = None
     version_id: str | None = None
     is_listed: bool = False
     """Whether only a listing was asked so far."""
 
 
-class Checked(BaseModel):
+class ValidationResult(BaseModel):
     """What validation found: facts, or why the image is refused. A plain value, so that it may be cached."""
 
     model_config = ConfigDict(frozen=True)
@@ -62,7 +69,7 @@ class Checked(BaseModel):
     rule: str = ""
 
 
-async def look(run: Run, item: Item, default: Asked) -> Seen:
+async def resolve_image(run: Run, item: InputItem, default: RequestOptions) -> ResolvedImage:
     """Ask S3 what an image is and gather what is asked for it: manifest, metadata, sidecar, then a default.
 
     One that was listed, and has a prompt in any case, is not asked for: reading it whole tells as much.
@@ -76,18 +83,18 @@ async def look(run: Run, item: Item, default: Asked) -> Seen:
     ref, name = item.ref, keys.image_name(item.ref, run.settings)
     asked = item.asked.over(_rendered(run, default, ref))
     if ref.uri is None:
-        return Seen(ref=ref, name=name, asked=asked)
+        return ResolvedImage(ref=ref, name=name, asked=asked)
     if item.etag and asked.prompt:
-        return Seen(ref=ref, name=name, asked=asked, etag=item.etag, is_listed=True)
+        return ResolvedImage(ref=ref, name=name, asked=asked, etag=item.etag, is_listed=True)
     return await _seen(run, item, default, await run.storage.head(ref.uri))
 
 
-async def learn(run: Run, item: Item, seen: Seen, default: Asked) -> Seen:
-    """Of a listed image that was checked, what only asking for it tells. What `look` asked for stays as it is.
+async def refresh_metadata(run: Run, item: InputItem, seen: ResolvedImage, default: RequestOptions) -> ResolvedImage:
+    """Of a listed image that was checked, what only asking for it tells. What `resolve_image` asked for stays as it is.
 
     Raises:
         ImageChanged: it is no longer what was checked.
-        NotFound, Refused, StorageError: as `look`.
+        NotFound, Refused, StorageError: as `resolve_image`.
     """
     if not seen.is_listed or item.ref.uri is None:
         return seen
@@ -98,12 +105,12 @@ async def learn(run: Run, item: Item, seen: Seen, default: Asked) -> Seen:
     return await _seen(run, item, default, found)
 
 
-async def _seen(run: Run, item: Item, default: Asked, found: S3Object) -> Seen:
+async def _seen(run: Run, item: InputItem, default: RequestOptions, found: S3Object) -> ResolvedImage:
     ref, uri = item.ref, found.uri
     asked = item.asked.over(asked_in_metadata(found.metadata, ref.label))
     if asked.prompt is None and item.may_have_sidecar:
-        asked = asked.over(Asked(prompt=await read_sidecar(run.storage, uri)))
-    return Seen(
+        asked = asked.over(RequestOptions(prompt=await read_sidecar(run.storage, uri)))
+    return ResolvedImage(
         ref=ref,
         name=keys.image_name(ref, run.settings),
         asked=asked.over(_rendered(run, default, ref)),
@@ -112,14 +119,14 @@ async def _seen(run: Run, item: Item, default: Asked, found: S3Object) -> Seen:
     )
 
 
-def _rendered(run: Run, default: Asked, ref: ImageRef) -> Asked:
+def _rendered(run: Run, default: RequestOptions, ref: ImageRef) -> RequestOptions:
     template = default.prompt or default_template(ref, run.settings)
     if template is None:
         return default
     return default.model_copy(update={"prompt": render_prompt(template, ref, run.settings.images)})
 
 
-async def check(run: Run, seen: Seen) -> Checked:
+async def validate_image(run: Run, seen: ResolvedImage) -> ValidationResult:
     """Read an image whole and judge it. A URL's bytes are put beside the ledger, where the provider fetches them.
 
     Raises:
@@ -130,11 +137,11 @@ async def check(run: Run, seen: Seen) -> Checked:
     async with run.reading:
         uri = seen.ref.uri
         checked = await (_check_url(run, seen) if uri is None else _check_object(run, seen, uri))
-    log.info("%s: %s", seen.name, checked.refusal or "valid", extra=about(seen.ref.label))
+    log.info("%s: %s", seen.name, checked.refusal or "valid", extra=log_context(seen.ref.label))
     return checked
 
 
-async def _check_object(run: Run, seen: Seen, uri: S3Uri) -> Checked:
+async def _check_object(run: Run, seen: ResolvedImage, uri: S3Uri) -> ValidationResult:
     found = await run.storage.get(uri, limit=MAX_IMAGE_BYTES, version_id=seen.version_id)
     if found.etag != seen.etag:
         raise _changed(seen)
@@ -143,11 +150,11 @@ async def _check_object(run: Run, seen: Seen, uri: S3Uri) -> Checked:
     return await _judge(found.body, seen.ref.label, found.etag, uri, found.size)
 
 
-def _changed(seen: Seen) -> ImageChanged:
+def _changed(seen: ResolvedImage) -> ImageChanged:
     return ImageChanged(f"{seen.ref.label} changed while it was read", "Run again: nothing was paid")
 
 
-async def _check_url(run: Run, seen: Seen) -> Checked:
+async def _check_url(run: Run, seen: ResolvedImage) -> ValidationResult:
     fetched = await run.fetcher.fetch_bytes(seen.ref.url or "", limit=URL_READ_BYTES)
     digest = hashlib.sha256(fetched.body).hexdigest()
     at = keys.input_uri(run.settings, digest)
@@ -157,16 +164,16 @@ async def _check_url(run: Run, seen: Seen) -> Checked:
     return checked
 
 
-async def _judge(body: bytes, label: str, etag: str, at: S3Uri, size: int) -> Checked:
+async def _judge(body: bytes, label: str, etag: str, at: S3Uri, size: int) -> ValidationResult:
     try:
         check_size(size, label)
         facts = await asyncio.to_thread(check_image, body, label)
     except Refused as refusal:
-        return Checked(etag=etag, at=at, refusal=str(refusal), rule=refusal.rule)
-    return Checked(etag=etag, at=at, facts=facts)
+        return ValidationResult(etag=etag, at=at, refusal=str(refusal), rule=refusal.rule)
+    return ValidationResult(etag=etag, at=at, facts=facts)
 
 
-def make_request(seen: Seen) -> Request:
+def make_request(seen: ResolvedImage) -> Request:
     """What is asked of the provider for this image.
 
     Raises:
@@ -178,7 +185,7 @@ def make_request(seen: Seen) -> Request:
         raise Refused(error.message, error.hint, "request") from None
 
 
-def make_order(run: Run, seen: Seen, checked: Checked, request: Request) -> Order:
+def make_order(run: Run, seen: ResolvedImage, checked: ValidationResult, request: Request) -> Order:
     """Price a valid image's request."""
     assert checked.facts is not None  # noqa: S101 - for the type checker: refused images do not come here
     image = JobImage(

@@ -17,12 +17,12 @@ from decimal import Decimal
 from email.utils import parsedate_to_datetime
 
 from i2v.errors import NotFound, NotTried, Stopped, UsageError
-from i2v.inputs.prompts import Asked, check_templates
-from i2v.inputs.sources import Item
+from i2v.inputs.prompts import RequestOptions, check_templates
+from i2v.inputs.sources import InputItem
 from i2v.ledger.job import JobState
 from i2v.media.images import ImageRef
 from i2v.pipeline import outcomes
-from i2v.pipeline.generate import Steps, animate, expected, prepare
+from i2v.pipeline.generate import Steps, expected, generate, prepare
 from i2v.pipeline.run import READERS, Run
 from i2v.pipeline.submit import Order
 from i2v.recovery.missing import Search, is_taken, taken_versions
@@ -39,17 +39,17 @@ NAMED_AT_MOST = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class BackfillOptions:
     """Which images without an answer are generated (last written at `since` or later), and what is asked for them."""
 
     since: datetime
-    default: Asked
+    default: RequestOptions
     settling: timedelta
     """Images that are younger are left alone."""
 
 
 @dataclass(frozen=True, slots=True)
-class CaughtUp:
+class ReconcileResult:
     """How it ended: the jobs that were settled, the images that were generated, and what stopped those."""
 
     settled: Report
@@ -79,9 +79,14 @@ class CaughtUp:
         return "nothing is open" if self.generated is None else "nothing is open, and no image is without an answer"
 
 
-def what_is_wanted(
-    settings: Settings, default: Asked, *, generate: bool, since: datetime | None, max_spend_usd: Decimal | None
-) -> Wanted | None:
+def backfill_options(
+    settings: Settings,
+    default: RequestOptions,
+    *,
+    generate: bool,
+    since: datetime | None,
+    max_spend_usd: Decimal | None,
+) -> BackfillOptions | None:
     """What a person or a schedule asked for; None where nothing shall be generated. A time without a zone is UTC's.
 
     Raises:
@@ -99,17 +104,17 @@ def what_is_wanted(
         )
     check_templates(default.prompt, settings)
     zoned = since if since.tzinfo else since.replace(tzinfo=UTC)
-    return Wanted(zoned, default, timedelta(seconds=settings.settling_seconds))
+    return BackfillOptions(zoned, default, timedelta(seconds=settings.settling_seconds))
 
 
-async def catch_up(
+async def reconcile_and_backfill(
     run: Run,
-    wanted: Wanted | None = None,
+    wanted: BackfillOptions | None = None,
     *,
     keys: Sequence[str] | None = None,
     limit: int = 100,
     steps: Steps | None = None,
-) -> CaughtUp:
+) -> ReconcileResult:
     """Settle open jobs, then generate what is wanted as far as the run's money goes, oldest first.
 
     Args:
@@ -128,21 +133,21 @@ async def catch_up(
     settled = Report(items=await settle_open(run, keys=keys, limit=limit, steps=steps))
     if wanted is None:
         await run.end(settled)
-        return CaughtUp(settled)
+        return ReconcileResult(settled)
     told = {item.image for item in settled.items}
     prepared = [one for one in await _prepared(run, wanted, limit, steps) if _label(one) not in told]
     if not prepared:
         await run.end(settled)
-        return CaughtUp(settled, Report(stopped=run.stopped.message if run.stopped else None))
-    generated, stopped = await animate(run, prepared, wanted.default, steps, partial=True, settled=settled.items)
-    return CaughtUp(settled, generated, stopped)
+        return ReconcileResult(settled, Report(stopped=run.stopped.message if run.stopped else None))
+    generated, stopped = await generate(run, prepared, wanted.default, steps, partial=True, settled=settled.items)
+    return ReconcileResult(settled, generated, stopped)
 
 
 def _label(prepared: Order | ItemReport) -> str:
     return prepared.image.label if isinstance(prepared, Order) else prepared.image
 
 
-async def _prepared(run: Run, wanted: Wanted, limit: int, steps: Steps) -> list[Order | ItemReport]:
+async def _prepared(run: Run, wanted: BackfillOptions, limit: int, steps: Steps) -> list[Order | ItemReport]:
     """At most `limit` orders, and what was found on the way that cannot become one.
 
     What has no prompt, cannot be read or waits for a person leaves no answer, and comes again each time. So it does
@@ -168,7 +173,7 @@ async def _prepared(run: Run, wanted: Wanted, limit: int, steps: Steps) -> list[
     return [*orders[:limit], *others]
 
 
-async def _batches(run: Run, wanted: Wanted) -> AsyncGenerator[list[S3Entry], None]:
+async def _batches(run: Run, wanted: BackfillOptions) -> AsyncGenerator[list[S3Entry], None]:
     until = await _s3_time(run) - wanted.settling
     try:
         search = Search(run, await taken_versions(run), wanted.since, until)
@@ -188,7 +193,7 @@ def _tell_left_out(search: Search) -> None:
         log.info("%d images are too young, and left to what watches the bucket", search.unsettled)
 
 
-async def _look(run: Run, entry: S3Entry, default: Asked, steps: Steps) -> Order | ItemReport | None:
+async def _look(run: Run, entry: S3Entry, default: RequestOptions, steps: Steps) -> Order | ItemReport | None:
     """Prepare an image; None where it is gone, was replaced, or was taken up since it was listed."""
     ref = ImageRef(uri=entry.uri)
     try:
@@ -199,7 +204,7 @@ async def _look(run: Run, entry: S3Entry, default: Asked, steps: Steps) -> Order
         return None
     except Exception as error:  # noqa: BLE001 - every image ends by itself
         return outcomes.of_error(run, ref.label, expected(error, ref.label))
-    prepared = await prepare(run, Item(ref=ref, etag=entry.etag, size=entry.size), default, steps)
+    prepared = await prepare(run, InputItem(ref=ref, etag=entry.etag, size=entry.size), default, steps)
     return prepared if isinstance(prepared, ItemReport) else await _needs_a_person(run, prepared) or prepared
 
 

@@ -22,7 +22,7 @@ from i2v.apixo.models import TaskStatus
 from i2v.errors import Conflict, NotFound, Rejected, StorageError, UsageError
 from i2v.ledger import keys, transitions
 from i2v.ledger.job import FORMAT, Attempt, JobRecord
-from i2v.ledger.ledger import Held, parse_page
+from i2v.ledger.ledger import VersionedRecord, parse_page
 from i2v.pipeline.run import Run
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
@@ -38,7 +38,7 @@ _ENTRY = re.compile(r"([0-9a-f]{64})(?:/([1-9][0-9]{0,8})/(.+))?")
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class CallbackHint:
     """What a callback told: an attempt of a job has ended, and its task is called so. As text: `KEY/ATTEMPT/TASKID`."""
 
     key: str
@@ -49,7 +49,7 @@ class Told:
         return f"{self.key}/{self.attempt}/{self.task_id}"
 
 
-def read_entry(text: str) -> tuple[str, Told | None]:
+def read_entry(text: str) -> tuple[str, CallbackHint | None]:
     """A job key and, where the text names attempt and task too, what was told of it.
 
     Raises:
@@ -59,7 +59,7 @@ def read_entry(text: str) -> tuple[str, Told | None]:
     if match is None or (match[3] is not None and not is_task_id(match[3])):
         shown = text[:80].encode("unicode_escape").decode()
         raise UsageError(f"{shown!r} names no job", "A job is named by its key, 64 hex digits, or KEY/ATTEMPT/TASKID")
-    return match[1], Told(match[1], int(match[2]), match[3]) if match[3] else None
+    return match[1], CallbackHint(match[1], int(match[2]), match[3]) if match[3] else None
 
 
 class TaskPage(BaseModel):
@@ -103,7 +103,9 @@ class Adopter:
         self._since: datetime | None = None
         self._owners: dict[str, str] = {}
 
-    async def hear(self, held: Held, told: Sequence[Told]) -> tuple[Held, TaskStatus | None]:
+    async def adopt_from_callback(
+        self, held: VersionedRecord, told: Sequence[CallbackHint]
+    ) -> tuple[VersionedRecord, TaskStatus | None]:
         """Give attempts the tasks that callbacks named, where they await one and all agree; else nothing changes.
 
         Returns:
@@ -116,14 +118,14 @@ class Adopter:
         """
         current = None
         for one in told:
-            attempt = transitions.awaiting(held.record, one.attempt)
+            attempt = transitions.awaiting_callback(held.record, one.attempt)
             status = await self._confirmed(attempt, one) if attempt else None
             if attempt and status and await self._is_free(attempt, one):
                 held = await self._write(held, one)
                 current = status
         return held, current if current and current.task_id == held.record.task_id else None
 
-    async def _confirmed(self, attempt: Attempt, told: Told) -> TaskStatus | None:
+    async def _confirmed(self, attempt: Attempt, told: CallbackHint) -> TaskStatus | None:
         """The provider's status of the task, if it knows it and made it for this attempt."""
         try:
             status = await self._run.client.status(told.task_id)
@@ -137,7 +139,7 @@ class Adopter:
             return None
         return status
 
-    async def _is_free(self, attempt: Attempt, told: Told) -> bool:
+    async def _is_free(self, attempt: Attempt, told: CallbackHint) -> bool:
         """Whether no other job has the task; from now on no other can adopt it."""
         owner = (await self._recorded(attempt.claimed_at - TOLERANCE - CLOCKS)).get(told.task_id, told.key)
         if owner == told.key:
@@ -158,11 +160,11 @@ class Adopter:
                 self._since, self._owners = since, found
             return self._owners
 
-    async def _write(self, held: Held, told: Told) -> Held:
+    async def _write(self, held: VersionedRecord, told: CallbackHint) -> VersionedRecord:
         """Mark the job as open, and write its task down."""
 
         def edit(record: JobRecord) -> JobRecord | None:
-            return transitions.hear(record, told.attempt, told.task_id, datetime.now(UTC))
+            return transitions.adopt_from_callback(record, told.attempt, told.task_id, datetime.now(UTC))
 
         for pause in (*PAUSES, None):
             try:

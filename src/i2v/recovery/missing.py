@@ -23,8 +23,8 @@ from i2v.settings import Settings
 
 _ANSWER = re.compile(r"(?P<e12>[0-9a-f]{12})-[0-9a-f]{12}(?:\.refused|\.failed)?\.json")
 _MARK = re.compile(r"(?P<version>[0-9a-f]{12}-[0-9a-f]{12})-[0-9a-f]{64}")
-_SHELVES = 65_521
-"""A prime, so that images of one content, whose versions end alike, lie on all shelves."""
+BUCKETS = 65_521
+"""A prime, so that images of one content, whose versions end alike, lie on all buckets."""
 AGE = tuple[datetime, str]
 """When an image was last written, and its key: the order in which images are taken."""
 
@@ -37,28 +37,28 @@ def version_of(name: str, etag: str) -> str:
 class Versions:
     """A set of image versions in some 25 bytes each; a `set` of texts takes six times that.
 
-    Of each version's 96 bits 64 are kept, on shelves that are searched from end to end: fifteen on each for a million
+    Of each version's 96 bits 64 are kept, on buckets that are searched from end to end: fifteen on each for a million
     versions. The chance that one of a million images is taken for another is one in ten million.
     """
 
     def __init__(self) -> None:
-        self.shelves: dict[int, array[int]] = {}
+        self.buckets: dict[int, array[int]] = {}
 
     def add(self, version: str) -> None:
         """Put a version in."""
         bits = self._bits(version)
-        shelf = self.shelves.get(bits % _SHELVES)
-        if shelf is None:
-            self.shelves[bits % _SHELVES] = array("Q", (bits,))
-        elif bits not in shelf:
-            shelf.append(bits)
+        bucket = self.buckets.get(bits % BUCKETS)
+        if bucket is None:
+            self.buckets[bits % BUCKETS] = array("Q", (bits,))
+        elif bits not in bucket:
+            bucket.append(bits)
 
     def __contains__(self, version: str) -> bool:
         bits = self._bits(version)
-        return bits in self.shelves.get(bits % _SHELVES, ())
+        return bits in self.buckets.get(bits % BUCKETS, ())
 
     def __len__(self) -> int:
-        return sum(map(len, self.shelves.values()))
+        return sum(map(len, self.buckets.values()))
 
     def _bits(self, version: str) -> int:
         return int(version[:12], 16) << 16 ^ int(version[13:], 16)

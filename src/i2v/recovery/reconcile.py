@@ -17,15 +17,15 @@ from i2v.apixo.models import TaskState, TaskStatus
 from i2v.errors import I2vError, NotFound
 from i2v.ledger import keys, transitions
 from i2v.ledger.job import JobRecord, JobState
-from i2v.ledger.ledger import Held
+from i2v.ledger.ledger import VersionedRecord
 from i2v.money import ZERO
 from i2v.pipeline import outcomes
 from i2v.pipeline.generate import Steps, expected
-from i2v.pipeline.poll import ask, end
+from i2v.pipeline.poll import handle_final_status, query_status
 from i2v.pipeline.run import Run, RunRecord
-from i2v.pipeline.store import finish
+from i2v.pipeline.store import publish_outputs
 from i2v.pipeline.submit import LEASE_OVER, Order
-from i2v.recovery.callbacks import Adopter, Told, read_entry
+from i2v.recovery.callbacks import Adopter, CallbackHint, read_entry
 from i2v.reports.run_report import ItemReport, Outcome, Report
 from i2v.s3.listing import S3Entry
 
@@ -75,15 +75,17 @@ async def settle_open(
     return tuple(item for item in await asyncio.gather(*works) if item)
 
 
-def _named(keys: Sequence[str]) -> dict[str, list[Told]]:
+def _named(keys: Sequence[str]) -> dict[str, list[CallbackHint]]:
     """What was told of each job; the same told twice counts once."""
-    named: dict[str, list[Told]] = {}
+    named: dict[str, list[CallbackHint]] = {}
     for key, told in map(read_entry, dict.fromkeys(keys)):
         named.setdefault(key, []).extend([told] if told else [])
     return named
 
 
-async def _settle_named(run: Run, key: str, steps: Steps, adopter: Adopter, told: Sequence[Told]) -> ItemReport | None:
+async def _settle_named(
+    run: Run, key: str, steps: Steps, adopter: Adopter, told: Sequence[CallbackHint]
+) -> ItemReport | None:
     try:
         held = await run.ledger.read_existing(key)
     except I2vError as error:
@@ -106,7 +108,7 @@ async def open_marks(run: Run) -> dict[str, list[S3Entry]]:
     return marks
 
 
-async def _marked(run: Run, limit: int) -> list[Held]:
+async def _marked(run: Run, limit: int) -> list[VersionedRecord]:
     """What is open and nobody's, at most `limit` of what can be settled; marks of what is not open are taken away."""
     marks = await open_marks(run)
     found, left = [], 0
@@ -135,7 +137,7 @@ async def _clear(run: Run, record: JobRecord | None, marks: Sequence[S3Entry]) -
     if run.dry_run or (unpaid and await _is_fresh(run, marks[-1])):
         return
     if record and not unpaid:
-        await finish(run, record, record.image)
+        await publish_outputs(run, record, record.image)
     for mark in marks:
         await run.storage.delete(mark.uri)
     held = await run.ledger.read(marks[0].uri.key.rpartition("-")[2])
@@ -152,10 +154,12 @@ async def _is_fresh(run: Run, mark: S3Entry) -> bool:
         return True
 
 
-async def _settle(run: Run, held: Held, steps: Steps, adopter: Adopter, told: Sequence[Told] = ()) -> ItemReport | None:
+async def _settle(
+    run: Run, held: VersionedRecord, steps: Steps, adopter: Adopter, told: Sequence[CallbackHint] = ()
+) -> ItemReport | None:
     async with run.in_flight:
         try:
-            now = held if run.dry_run else await settle(run, *await adopter.hear(held, told), steps)
+            now = held if run.dry_run else await settle(run, *await adopter.adopt_from_callback(held, told), steps)
             line = _report(run, now.record, was=held.record.state)
         except Exception as error:  # noqa: BLE001 - every job is settled by itself
             label = held.record.image.label
@@ -167,7 +171,7 @@ async def _settle(run: Run, held: Held, steps: Steps, adopter: Adopter, told: Se
         return line
 
 
-async def settle(run: Run, held: Held, status: TaskStatus | None, steps: Steps) -> Held:
+async def settle(run: Run, held: VersionedRecord, status: TaskStatus | None, steps: Steps) -> VersionedRecord:
     """Bring a job one step further: a lost claim to unknown, an ended task to its end, an end to its answers.
 
     Args:
@@ -181,20 +185,20 @@ async def settle(run: Run, held: Held, status: TaskStatus | None, steps: Steps) 
     """
     attempt = held.record.attempt
     if held.record.state is JobState.CLAIMED and attempt and held.age_seconds > run.settings.lease_seconds:
-        lost = await run.ledger.change(held, lambda record: transitions.lose(record, attempt.claim, LEASE_OVER))
+        lost = await run.ledger.change(held, lambda record: transitions.mark_unknown(record, attempt.claim, LEASE_OVER))
         return lost or await run.ledger.read_existing(held.record.key)
     if held.record.state is JobState.SUBMITTED and attempt:
-        status = status or await ask(run, held, 1)
+        status = status or await query_status(run, held, 1)
         if status and status.state is not TaskState.RUNNING:
-            held, ready = await end(run, held, attempt, status)
+            held, ready = await handle_final_status(run, held, attempt, status)
             held = await steps.store(run, held, ready) if ready else held
     if not held.record.state.is_open and held.record.state is not JobState.READY:
-        await finish(run, held.record, held.record.image)
+        await publish_outputs(run, held.record, held.record.image)
         await run.ledger.unmark(held.record)
     return held
 
 
-async def _is_owned(run: Run, held: Held) -> bool:
+async def _is_owned(run: Run, held: VersionedRecord) -> bool:
     """Whether a run that lives works on this job, it is still awaited by callback, or a claim's lease is not over."""
     attempt = held.record.attempt
     if attempt is None or held.record.state is JobState.CLAIMED:
@@ -220,7 +224,7 @@ def _report(run: Run, record: JobRecord, was: JobState) -> ItemReport | None:
         return None
     order = Order(image=record.image, request=record.request, price_usd=ZERO)
     line = outcomes.of_job(run, order, record, record.video.uri if record.video else None, cached=False)
-    line = line.model_copy(update={"is_news": record.state is not was})
+    line = line.model_copy(update={"is_new_outcome": record.state is not was})
     if fails_for_now:
         reason = f"{line.reason or 'nothing was paid'}; the next run of this image pays for another attempt"
         return line.model_copy(update={"reason": reason})

@@ -11,7 +11,7 @@ from i2v.apixo.client import ApixoClient
 from i2v.errors import CannotResolve, ProviderError
 from i2v.ledger import transitions
 from i2v.ledger.job import DROPPED, JobRecord, JobState, Reason
-from i2v.ledger.ledger import Edit, Held, Ledger
+from i2v.ledger.ledger import Edit, Ledger, VersionedRecord
 from i2v.pipeline.store import remove_verdicts
 from i2v.recovery.callbacks import claim_task
 from i2v.s3.storage import Storage
@@ -80,7 +80,7 @@ class Resolver:
         now = datetime.now(UTC)
         return await self._change(held, lambda record: transitions.drop(record, DROPPED_BY_PERSON, now))
 
-    async def _change(self, held: Held, edit: Edit) -> JobRecord:
+    async def _change(self, held: VersionedRecord, edit: Edit) -> JobRecord:
         changed = await self._ledger.change(held, edit)
         if changed is None:
             newest = await self._ledger.read_existing(held.record.key)

@@ -1,4 +1,4 @@
-"""How things stand: `read_standing` finds what waits, since when, and what needs a person; `standing_page` shows it.
+"""How things stand: `read_status` finds what waits, since when, and what needs a person; `status_page` shows it.
 
 It asks S3 a bounded number of times, however large the ledger is: two listings, and the records of the oldest open and
 the newest failed jobs.
@@ -31,7 +31,7 @@ LONG_OPEN = "It was paid and is open for over a day. Whether the provider still 
 
 
 @dataclass(frozen=True, slots=True)
-class Needy:
+class NeedsAttention:
     """What waits for a person."""
 
     since: datetime
@@ -42,7 +42,7 @@ class Needy:
 
 
 @dataclass(slots=True)
-class Standing:
+class LedgerStatus:
     """What is open and what needs a person; money in US dollars."""
 
     at: datetime
@@ -55,7 +55,7 @@ class Standing:
     looked_at: int = 0
     waiting: list[JobRecord] = field(default_factory=list)
     """Oldest first."""
-    needy: list[Needy] = field(default_factory=list)
+    needy: list[NeedsAttention] = field(default_factory=list)
 
     @property
     def sentence(self) -> str:
@@ -70,7 +70,7 @@ class Standing:
         return " · ".join([*(words or ["nothing waits, nothing needs you"]), f"${money_text(self.today_usd)} today"])
 
 
-async def read_standing(run: Run) -> Standing:
+async def read_status(run: Run) -> LedgerStatus:
     """How things stand now.
 
     Raises:
@@ -80,7 +80,7 @@ async def read_standing(run: Run) -> Standing:
     page = await run.ledger.page()
     today, _ = await DayPages(run.storage, run.settings).read(today_utc())
     marks = list(await open_marks(run))
-    standing = Standing(
+    standing = LedgerStatus(
         at=datetime.now(UTC),
         is_paused=bool(page and page.paused),
         today_usd=today.total_usd,
@@ -96,16 +96,16 @@ async def read_standing(run: Run) -> Standing:
     return standing
 
 
-def _sort_in(standing: Standing, record: JobRecord) -> None:
+def _sort_in(standing: LedgerStatus, record: JobRecord) -> None:
     since = _since(record)
     if record.state is JobState.UNKNOWN:
         advice = advise(_item(record, Outcome.UNKNOWN), record.state)
         why = record.reason.message if record.reason else "its answer was lost"
-        standing.needy.append(Needy(since, record.image.label, "unknown", why, advice or Advice("")))
+        standing.needy.append(NeedsAttention(since, record.image.label, "unknown", why, advice or Advice("")))
     elif record.state is JobState.SUBMITTED and standing.at - since > NEEDS_A_PERSON_AFTER:
         advice = Advice(LONG_OPEN, f"i2v jobs show {record.key[:12]}")
         standing.needy.append(
-            Needy(since, record.image.label, "open too long", "the provider has not ended it", advice)
+            NeedsAttention(since, record.image.label, "open too long", "the provider has not ended it", advice)
         )
     elif record.state.is_open:
         standing.waiting.append(record)
@@ -119,7 +119,7 @@ def _item(record: JobRecord, outcome: Outcome) -> RecentItem:
     return RecentItem(image=record.image.label, outcome=outcome, at=record.updated_at, job=record.key)
 
 
-async def _failed(run: Run) -> list[Needy]:
+async def _failed(run: Run) -> list[NeedsAttention]:
     """What failed in the newest runs and still is so, newest first."""
     found: dict[str, RecentItem] = {}
     looked = 0
@@ -136,18 +136,18 @@ async def _failed(run: Run) -> list[Needy]:
     return [_failed_needy(item) for item in items if states.get(item.job or "", JobState.FAILED) is JobState.FAILED]
 
 
-def _failed_needy(item: RecentItem) -> Needy:
+def _failed_needy(item: RecentItem) -> NeedsAttention:
     advice = advise(item, JobState.FAILED) or Advice("")
-    return Needy(item.at, item.image, "failed", item.reason or "no reason is on record", advice)
+    return NeedsAttention(item.at, item.image, "failed", item.reason or "no reason is on record", advice)
 
 
-def standing_page(standing: Standing) -> str:
+def status_page(standing: LedgerStatus) -> str:
     """The page, as markdown of bounded size."""
     parts = (_head(standing), _needy(standing.needy), _waiting(standing))
     return "\n".join(line for part in parts for line in part) + "\n"
 
 
-def _head(standing: Standing) -> Iterator[str]:
+def _head(standing: LedgerStatus) -> Iterator[str]:
     yield f"## How things stand, {standing.at:%Y-%m-%d %H:%M} UTC"
     cap = f", of {_usd(standing.cap_usd)} that a day may cost" if standing.cap_usd is not None else ""
     yield from ("", f"**Today** {_usd(standing.today_usd)} is spent, or held by runs that are under way{cap}.")
@@ -155,7 +155,7 @@ def _head(standing: Standing) -> Iterator[str]:
         yield from ("", f"**All submits are paused**, until somebody types {as_code('i2v resume')}")
 
 
-def _needy(needy: Sequence[Needy]) -> Iterator[str]:
+def _needy(needy: Sequence[NeedsAttention]) -> Iterator[str]:
     yield from ("", "### What needs you", "")
     if not needy:
         yield "Nothing."
@@ -166,7 +166,7 @@ def _needy(needy: Sequence[Needy]) -> Iterator[str]:
         yield f"… and {len(needy) - MOST_ROWS:,} more: {as_code('i2v jobs --state unknown')}"
 
 
-def _told(needy: Needy) -> Iterator[str]:
+def _told(needy: NeedsAttention) -> Iterator[str]:
     """An item of a list: in a table a long key leaves the command no room. No line begins with a text of others."""
     yield f"- **{needy.what}** since {_minute(needy.since)}: {as_text(needy.image, CHARS, keep_end=True)}"
     yield from ("", f"  Why: {as_text(needy.why, REASON_CHARS)}", "")
@@ -174,7 +174,7 @@ def _told(needy: Needy) -> Iterator[str]:
     yield from (f"  {' '.join([needy.advice.words, *command])}", "")
 
 
-def _waiting(standing: Standing) -> Iterator[str]:
+def _waiting(standing: LedgerStatus) -> Iterator[str]:
     yield from ("", "### What is waiting, oldest first", "")
     if not standing.waiting:
         yield "Nothing."

@@ -8,12 +8,12 @@ from decimal import Decimal
 
 from i2v.money import money_text
 from i2v.reports.markdown import as_table, as_text
-from i2v.reports.progress import Tally
+from i2v.reports.progress import RunProgress
 
 CHARS = 300
 
 
-def live_page(tally: Tally, spent_usd: Decimal, rendered_seconds: Collection[float]) -> str:
+def live_page(tally: RunProgress, spent_usd: Decimal, rendered_seconds: Collection[float]) -> str:
     """What is known by now; `rendered_seconds` are how long the last jobs rendered."""
     now = datetime.now(UTC)
     done = f"{tally.done.total():,} of {tally.total or 0:,} images done"
@@ -25,7 +25,7 @@ def live_page(tally: Tally, spent_usd: Decimal, rendered_seconds: Collection[flo
     return "\n".join(lines) + "\n"
 
 
-def _foreseen(tally: Tally, rendered_seconds: Collection[float], now: datetime) -> list[str]:
+def _foreseen(tally: RunProgress, rendered_seconds: Collection[float], now: datetime) -> list[str]:
     end = tally.expected_end(rendered_seconds)
     if end is None:
         return ["no video has come yet that would tell when it ends"]

@@ -1,4 +1,4 @@
-"""How far a run is, image by image: `Tally`, which whoever watches a run keeps and shows in its own way."""
+"""How far a run is, image by image: `RunProgress`, which whoever watches a run keeps and shows in its own way."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class At(NamedTuple):
     since: datetime
 
 
-class Tally:
+class RunProgress:
     """Told what a watcher is told (`i2v.pipeline.run.Watcher`). Jobs are counted; their images end one by one."""
 
     def __init__(self) -> None:

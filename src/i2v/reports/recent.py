@@ -97,7 +97,7 @@ class RecentWriter:
 
     def add(self, item: ItemReport) -> None:
         """Take an image up, if it is one to show."""
-        if item.outcome in SHOWN and item.is_news:
+        if item.outcome in SHOWN and item.is_new_outcome:
             self._new.append(recent_item(item))
 
     async def write(self) -> None:

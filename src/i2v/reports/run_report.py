@@ -68,7 +68,7 @@ class ItemReport(BaseModel):
 
     state: JobState | None = Field(default=None, exclude=True)
     """What the ledger says of its job, where that is known."""
-    is_news: bool = Field(default=True, exclude=True)
+    is_new_outcome: bool = Field(default=True, exclude=True)
     """Whether this run brought it about, and did not find it so."""
 
     @property

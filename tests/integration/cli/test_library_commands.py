@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from i2v.inputs.prompts import Asked
+from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
-from i2v.pipeline.generate import Steps, animate
+from i2v.pipeline.generate import Steps, generate
 from sandbox import Sandbox
 from sandbox.pictures import make_jpeg
 from tests.integration.conftest import OpenRun
@@ -29,7 +29,7 @@ async def animated(sandbox: Sandbox, new_run: OpenRun) -> None:
     """A run over the bucket, by the library."""
     async with new_run() as run:
         items = await find_items(f"s3://{sandbox.bucket}/images/", run.storage, run.settings)
-        await animate(run, items, Asked(prompt=PROMPT), Steps())
+        await generate(run, items, RequestOptions(prompt=PROMPT), Steps())
 
 
 def put_images(sandbox: Sandbox) -> None:

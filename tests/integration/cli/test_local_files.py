@@ -10,9 +10,9 @@ import pytest
 
 from i2v.cli import local_uploads
 from i2v.cli.local_files import Named, find
-from i2v.cli.local_uploads import Good, keep_rows
+from i2v.cli.local_uploads import UploadCandidate, keep_rows
 from i2v.errors import NoImages, UsageError
-from i2v.inputs.prompts import Asked
+from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
 from i2v.reports.run_report import ItemReport, Outcome
 from i2v.request import Mode
@@ -22,7 +22,7 @@ from sandbox import Sandbox
 from sandbox.pictures import make_jpeg, make_png
 from tests.conftest import SealedSettings
 
-MOVES = Asked(prompt="it moves")
+MOVES = RequestOptions(prompt="it moves")
 
 
 @pytest.fixture
@@ -48,7 +48,9 @@ def keys(named: Named) -> list[str]:
     return [image.uri.key for image in named.local]
 
 
-async def judged(named: Named, settings: Settings, default: Asked = MOVES) -> tuple[list[Good], list[ItemReport]]:
+async def judged(
+    named: Named, settings: Settings, default: RequestOptions = MOVES
+) -> tuple[list[UploadCandidate], list[ItemReport]]:
     """What would be put, and what is refused."""
     return await local_uploads.judge(named.local, default, settings, lambda: None)
 
@@ -64,7 +66,7 @@ async def test_a_local_image_has_its_folders_prompt(tmp_path: Path) -> None:
     """A prompt by prefix holds for a file by the key that it will have, as it does for an object with that key."""
     put_file(tmp_path / "cats/tom.jpg")
     settings = SealedSettings(I2V_BUCKET="my-bucket", I2V_PROMPTS_BY_PREFIX='{"cats/": "it purrs"}')
-    (good,), _ = await judged(find([str(tmp_path)], settings), settings, Asked())
+    (good,), _ = await judged(find([str(tmp_path)], settings), settings, RequestOptions())
     assert good.request.prompt == "it purrs"
 
 
@@ -110,7 +112,7 @@ def test_a_manifest_names_files_relative_to_itself(tmp_path: Path) -> None:
     rows = "image,prompt,mode\ncats/tom.jpg,purr,pro\n../away.jpg,,\ns3://other/b.jpg,fly,\n"
     named = find([str(put_file(tmp_path / "wishes/list.csv", rows.encode()))], NOWHERE)
     assert keys(named) == ["images/cats/tom.jpg", "images/away.jpg"]
-    assert named.local[0].asked == Asked(prompt="purr", mode=Mode.PRO)
+    assert named.local[0].asked == RequestOptions(prompt="purr", mode=Mode.PRO)
     assert [(row.image, row.prompt) for row in named.remote if not isinstance(row, str)] == [
         ("s3://other/b.jpg", "fly")
     ]
@@ -128,7 +130,7 @@ async def test_the_file_beside_an_image_goes_before_what_was_typed(tmp_path: Pat
     put_file(tmp_path / "tom.jpg")
     put_file(tmp_path / "tom.jpg.txt", b"purr\n")
     put_file(tmp_path / "eve.jpg")
-    goods, _ = await judged(find([str(tmp_path)], NOWHERE), NOWHERE, Asked(prompt="{stem} runs"))
+    goods, _ = await judged(find([str(tmp_path)], NOWHERE), NOWHERE, RequestOptions(prompt="{stem} runs"))
     assert [good.request.prompt for good in goods] == ["eve runs", "purr"]
 
 
@@ -147,7 +149,7 @@ async def test_a_file_is_put_with_its_request(
 ) -> None:
     """Type by the bytes, and the request as metadata, so that a door comes to the same job."""
     put_file(tmp_path / "tom.jpg", make_png(400, 400))
-    goods, _ = await judged(find([str(tmp_path)], settings), settings, Asked(prompt="Öl läuft", mode=Mode.PRO))
+    goods, _ = await judged(find([str(tmp_path)], settings), settings, RequestOptions(prompt="Öl läuft", mode=Mode.PRO))
     await local_uploads.put(storage, goods, lambda: None)
     head = sandbox.s3().head_object(Bucket=sandbox.bucket, Key="images/tom.jpg")
     assert (head["ContentType"], head["Metadata"]["mode"], head["Metadata"]["duration"]) == ("image/png", "pro", "6")
@@ -161,7 +163,7 @@ async def test_a_prompt_too_long_for_metadata_lies_beside(
 ) -> None:
     """What does not fit into metadata is put as `tom.jpg.txt`, and whoever finds the image finds it too."""
     put_file(tmp_path / "tom.jpg")
-    goods, _ = await judged(find([str(tmp_path)], settings), settings, Asked(prompt="ä" * 2000))
+    goods, _ = await judged(find([str(tmp_path)], settings), settings, RequestOptions(prompt="ä" * 2000))
     await local_uploads.put(storage, goods, lambda: None)
     assert sandbox.read("images/tom.jpg.txt").decode() == "ä" * 2000
 
@@ -172,7 +174,7 @@ async def test_the_same_file_again_is_used_as_it_is(
     """An object with the same bytes is not written again, whatever is asked for it now."""
     put_file(tmp_path / "tom.jpg")
     for prompt in ("one", "two"):
-        goods, _ = await judged(find([str(tmp_path)], settings), settings, Asked(prompt=prompt))
+        goods, _ = await judged(find([str(tmp_path)], settings), settings, RequestOptions(prompt=prompt))
         await local_uploads.put(storage, goods, lambda: None)
     head = sandbox.s3().head_object(Bucket=sandbox.bucket, Key="images/tom.jpg")
     assert head["Metadata"]["prompt"] == "one"

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from i2v.doctor import Finding, Level, Patient, bounded
+from i2v.doctor import Checks, Finding, Level, bounded
 from i2v.s3.storage import Storage
 from sandbox import Sandbox
 from tests.conftest import SETTINGS_MAKER
@@ -45,7 +45,7 @@ def address() -> Iterator[str]:
 async def finding(make_settings: SETTINGS_MAKER, sandbox: Sandbox, **variables: str) -> Finding:
     """What the doctor finds of callbacks."""
     with Storage(sandbox.s3()) as storage:
-        return await bounded("callbacks", Patient(make_settings(**sandbox.env | variables), storage).callbacks)
+        return await bounded("callbacks", Checks(make_settings(**sandbox.env | variables), storage).callbacks)
 
 
 async def test_callbacks_that_are_off_are_no_fault(make_settings: SETTINGS_MAKER, sandbox: Sandbox) -> None:

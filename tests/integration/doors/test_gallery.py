@@ -9,10 +9,10 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 
 from doors.gallery.shelf import CARDS, MOST_RUNS, PAGE_LIMIT_BYTES
-from i2v.inputs.prompts import Asked
+from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
 from i2v.ledger import keys
-from i2v.pipeline.generate import Steps, animate
+from i2v.pipeline.generate import Steps, generate
 from i2v.pipeline.run import Run
 from i2v.recovery.resolve import Resolver
 from i2v.reports.recent import RecentItem, RecentPage
@@ -29,7 +29,7 @@ from tests.support.gallery_client import NOON, links, older, shown, visiting, wr
 async def _animate(run: Run, *files: str, prompt: str = "a slow zoom") -> None:
     bucket = run.settings.bucket
     items = await find_items([f"s3://{bucket}/images/{name}" for name in files], run.storage, run.settings)
-    await animate(run, items, Asked.model_validate({"prompt": prompt}), Steps())
+    await generate(run, items, RequestOptions.model_validate({"prompt": prompt}), Steps())
 
 
 async def test_a_run_is_seen_whole(sandbox: Sandbox, new_run: OpenRun, settings: Settings, aws: None) -> None:

@@ -35,7 +35,7 @@ async def _write(storage: Storage, settings: Settings, key: str, state: JobState
     now = datetime.now(UTC)
     record = JobRecord(key=key, state=state, image=image, request=request, created_at=now, updated_at=now)
     await storage.put(keys.job_uri(settings, key), record.model_dump_json().encode())
-    await storage.put(keys.open_mark(settings, "a.jpg", "e", key), b"")
+    await storage.put(keys.open_marker_uri(settings, "a.jpg", "e", key), b"")
 
 
 async def _told(gauges: LedgerGauges, registry: CollectorRegistry, seconds: float = 10) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from i2v.errors import NoBucket, NoImages, Refused, UsageError
-from i2v.inputs.prompts import Asked, asked_in_metadata, encode_metadata, read_sidecar, request_metadata
-from i2v.inputs.sources import Item, find_items
+from i2v.inputs.prompts import RequestOptions, asked_in_metadata, encode_metadata, read_sidecar, request_metadata
+from i2v.inputs.sources import InputItem, find_items
 from i2v.media.images import ImageRef
 from i2v.request import Request
 from i2v.s3.storage import Storage
@@ -53,7 +53,7 @@ async def test_a_prefix_is_all_images_under_it(sandbox: Sandbox, storage: Storag
 async def test_a_listing_tells_etag_size_and_sidecar(sandbox: Sandbox, storage: Storage, settings: Settings) -> None:
     """What is known already need not be asked again, also of an image that was named before."""
     _put(sandbox, "images/x.jpg", body=b"four")
-    known = Item(
+    known = InputItem(
         ref=ImageRef(uri=S3Uri(sandbox.bucket, "images/x.jpg")),
         etag=sandbox.s3().head_object(Bucket=sandbox.bucket, Key="images/x.jpg")["ETag"].strip('"'),
         size=4,
@@ -132,12 +132,12 @@ async def test_a_manifest_in_s3_may_name_its_neighbours(sandbox: Sandbox, storag
     _put(sandbox, "images/cats/list.csv", body=body.encode())
 
     assert await find_items(_at(sandbox, "images/cats/list.csv"), storage, settings) == [
-        Item(
+        InputItem(
             ref=ImageRef.parse(_at(sandbox, "images/cats/tom.jpg")),
-            asked=Asked(prompt="walk", duration=10),
+            asked=RequestOptions(prompt="walk", duration=10),
         ),
-        Item(ref=ImageRef.parse(_at(sandbox, "images/cats/sub/x y.png"))),
-        Item(ref=ImageRef.parse(_at(sandbox, "other/z.jpg")), asked=Asked(prompt="run")),
+        InputItem(ref=ImageRef.parse(_at(sandbox, "images/cats/sub/x y.png"))),
+        InputItem(ref=ImageRef.parse(_at(sandbox, "other/z.jpg")), asked=RequestOptions(prompt="run")),
     ]
 
 
@@ -200,5 +200,5 @@ async def test_a_request_in_metadata_survives_s3(sandbox: Sandbox, storage: Stor
     await storage.put(uri, b"x", metadata=request_metadata(Request(prompt=prompt, take=2)))
     found = await storage.head(uri)
 
-    assert asked_in_metadata(found.metadata) == Asked(prompt=prompt, mode="standard", duration=6, take=2)
+    assert asked_in_metadata(found.metadata) == RequestOptions(prompt=prompt, mode="standard", duration=6, take=2)
     assert found.metadata["prompt"] == encode_metadata(prompt)

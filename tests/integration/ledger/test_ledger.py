@@ -127,7 +127,7 @@ async def test_our_own_repeated_write_is_ours(aws: None, settings: Settings) -> 
     claimed = await ledger.change(claimed, add_one)
     assert sent == [200, 412, 200, 412]
     assert claimed
-    assert claimed.record.mine("A")
+    assert claimed.record.attempt_for_claim("A")
     assert (await ledger.read_existing(KEY)).record == claimed.record
     assert claimed.record.revision == 2
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from i2v.errors import FetchError
-from i2v.net.fetcher import Fetched, Fetcher
+from i2v.net.fetcher import FetchedBody, Fetcher
 from i2v.settings import Settings
 from tests.support.certificate_authority import own_authority
 from tests.support.raw_server import Play, RawServer, drip, hang, hang_up, in_chunks, pour, raw, reset, running, send
@@ -56,7 +56,9 @@ def _names(folder: Path) -> list[str]:
 async def test_a_body_is_fetched_whole_with_its_type(make_fetcher: MakeFetcher) -> None:
     """Bytes and content type as the server gave them; nothing compressed is asked for."""
     async with running(send(200, VIDEO, Content_Type="image/png")) as server, make_fetcher(_host(server)) as fetcher:
-        assert await fetcher.fetch_bytes(f"{server.url}/a.png?sig=1", limit=len(VIDEO)) == Fetched(VIDEO, "image/png")
+        assert await fetcher.fetch_bytes(f"{server.url}/a.png?sig=1", limit=len(VIDEO)) == FetchedBody(
+            VIDEO, "image/png"
+        )
         assert server.requests[0].target == "/a.png?sig=1"
         assert server.requests[0].header("accept-encoding") == "identity"
 
@@ -136,7 +138,7 @@ async def test_what_fails_says_why_and_leaves_no_file(
 
 async def test_silence_is_told_apart_from_slowness(make_fetcher: MakeFetcher, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that falls silent is not said to have taken all the time there was."""
-    monkeypatch.setattr("i2v.fetch.SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr("i2v.net.fetcher.SILENCE_SECONDS", 0.2)
     async with running(hang) as server, make_fetcher(_host(server)) as fetcher:
         with pytest.raises(FetchError, match="fell silent"):
             await fetcher.fetch_bytes(server.url, limit=10, total_seconds=60)

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from i2v.apixo.callbacks import verify
-from i2v.inputs.prompts import Asked
+from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
 from i2v.ledger.job import Delivery, JobState
-from i2v.pipeline.generate import Steps, animate
+from i2v.pipeline.generate import Steps, generate
 from i2v.pipeline.submit import submit
 from i2v.reports.run_report import Outcome, Report
 from sandbox import Sandbox
@@ -43,8 +43,8 @@ def run_it(door: Receiver, sandbox: Sandbox) -> RUN_IT:
     async def run_(delivery: Delivery = "callback", images: str | None = None) -> Report:
         async with run_of(door) as run:
             items = await find_items(images or f"s3://{sandbox.bucket}/images/", run.storage, run.settings)
-            asked = Asked(prompt="a slow zoom")
-            return (await animate(run, items, asked, Steps(), delivery=delivery))[0]
+            asked = RequestOptions(prompt="a slow zoom")
+            return (await generate(run, items, asked, Steps(), delivery=delivery))[0]
 
     return run_
 

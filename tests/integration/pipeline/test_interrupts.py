@@ -8,10 +8,10 @@ from collections import Counter
 import pytest
 
 from i2v.errors import NotTried
-from i2v.inputs.prompts import Asked
+from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
 from i2v.ledger.job import JobRecord, JobState
-from i2v.pipeline.generate import Steps, animate
+from i2v.pipeline.generate import Steps, generate
 from i2v.pipeline.run import RunRecord
 from i2v.pipeline.submit import submit
 from sandbox import Sandbox
@@ -26,7 +26,7 @@ async def animated(sandbox: Sandbox, new_run: OpenRun, **changes: object) -> Non
     """A whole run over all images of the bucket."""
     async with new_run(run_id="cut", **changes) as run:
         items = await find_items(f"s3://{sandbox.bucket}/images/", run.storage, run.settings)
-        await animate(run, items, Asked(prompt="a slow zoom"), Steps())
+        await generate(run, items, RequestOptions(prompt="a slow zoom"), Steps())
 
 
 async def posting(provider: Provider, count: int) -> None:
@@ -90,7 +90,7 @@ async def test_what_waits_at_the_gate_is_never_sent(
     """A cancelled run finishes the POST that is under way and starts no other; of the other jobs nothing is written."""
     async with new_run(max_connections=1) as run:
         items = await find_items(f"s3://{sandbox.bucket}/images/", run.storage, run.settings)
-        running = asyncio.create_task(animate(run, items, Asked(prompt="a slow zoom"), Steps()))
+        running = asyncio.create_task(generate(run, items, RequestOptions(prompt="a slow zoom"), Steps()))
         await posting(provider, 1)
         while len(run.client.gate._waiters) < IMAGES - 1:  # noqa: SLF001, ASYNC110 - nobody else can see who waits
             await asyncio.sleep(0.01)
@@ -108,7 +108,7 @@ async def test_an_interrupted_run_says_what_is_open(
     provider.settings(render_seconds=60)
     async with new_run() as run:
         items = await find_items(f"s3://{sandbox.bucket}/images/", run.storage, run.settings)
-        running = asyncio.create_task(animate(run, items, Asked(prompt="a slow zoom"), Steps()))
+        running = asyncio.create_task(generate(run, items, RequestOptions(prompt="a slow zoom"), Steps()))
         await posting(provider, IMAGES)
         run.interrupt()
         report, stopped = await running

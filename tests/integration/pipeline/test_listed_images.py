@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import pytest
 
-from i2v.inputs.prompts import Asked
-from i2v.inputs.sources import Item, find_items
+from i2v.inputs.prompts import RequestOptions
+from i2v.inputs.sources import InputItem, find_items
 from i2v.pipeline.generate import Steps, prepare
 from i2v.pipeline.run import Run
 from i2v.pipeline.submit import Order
-from i2v.pipeline.validate import Checked, Seen, check
+from i2v.pipeline.validate import ResolvedImage, ValidationResult, validate_image
 from sandbox import Sandbox
 from sandbox.pictures import make_jpeg
 from tests.integration.conftest import OpenRun, put
 
-DEFAULT = Asked(prompt="the run's", mode="standard", duration=6)
+DEFAULT = RequestOptions(prompt="the run's", mode="standard", duration=6)
 
 
-async def listed(run: Run, sandbox: Sandbox) -> Item:
+async def listed(run: Run, sandbox: Sandbox) -> InputItem:
     """The one image of the bucket."""
     (item,) = await find_items(f"s3://{sandbox.bucket}/images/", run.storage, run.settings)
     return item
 
 
-async def ordered(run: Run, item: Item, steps: Steps | None = None) -> Order:
+async def ordered(run: Run, item: InputItem, steps: Steps | None = None) -> Order:
     """What would be paid for."""
     order = await prepare(run, item, DEFAULT, steps or Steps())
     assert isinstance(order, Order), order
@@ -55,16 +55,16 @@ async def test_a_listed_image_has_its_own_prompt(
     if text:
         client.put_object(Bucket=sandbox.bucket, Key="images/tom.jpg.txt", Body=text.encode())
 
-    async def cached(run: Run, seen: Seen) -> Checked:
-        return Checked.model_validate((await check(run, seen)).model_dump(mode="json"))
+    async def cached(run: Run, seen: ResolvedImage) -> ValidationResult:
+        return ValidationResult.model_validate((await validate_image(run, seen)).model_dump(mode="json"))
 
     async with new_run() as run:
         item = await listed(run, sandbox)
         if is_cached:
             first = await ordered(run, item, Steps(validate=cached))
-            known = Checked(etag=first.image.etag, at=first.image.at, facts=first.image.facts)
+            known = ValidationResult(etag=first.image.etag, at=first.image.at, facts=first.image.facts)
 
-            async def from_cache(run: Run, seen: Seen) -> Checked:
+            async def from_cache(run: Run, seen: ResolvedImage) -> ValidationResult:
                 return known
 
             order = await ordered(run, item, Steps(validate=from_cache))

@@ -14,7 +14,7 @@ import pytest
 from i2v.errors import NotTried
 from i2v.ledger import keys
 from i2v.ledger.budget import DayPage, today_utc
-from i2v.pipeline.generate import Steps, bring
+from i2v.pipeline.generate import Steps, process_order
 from i2v.pipeline.run import RunRecord
 from i2v.pipeline.submit import submit
 from i2v.reports.run_report import ItemReport, Outcome
@@ -47,7 +47,7 @@ def posts(provider: Provider) -> int:
 async def told(sandbox: Sandbox, new_run: OpenRun, **limits: Any) -> ItemReport:
     """What the report says of one image."""
     async with new_run(**limits) as run:
-        return await bring(run, await order_of(run, put(sandbox)), Steps())
+        return await process_order(run, await order_of(run, put(sandbox)), Steps())
 
 
 def test_two_processes_of_one_run_share_its_limit(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ async def test_what_a_refused_image_did_not_cost_pays_the_next(
     """Within a limit of one video a 400 leaves the money for another image."""
     provider.fault(on="submit", kind="answer", status=400)
     async with new_run(max_spend_usd=PRICE) as run:
-        lines = [await bring(run, await order_of(run, put(sandbox, f"{n}.jpg", n)), Steps()) for n in range(2)]
+        lines = [await process_order(run, await order_of(run, put(sandbox, f"{n}.jpg", n)), Steps()) for n in range(2)]
     assert [line.outcome for line in lines] == [Outcome.REFUSED, Outcome.STORED]
 
 
@@ -136,9 +136,9 @@ async def test_a_leftover_in_the_videos_place_is_written_over(
     uri = put(sandbox)
     async with new_run() as run:
         order = await order_of(run, uri)
-        place = keys.answer(run.settings, order.image.name, order.image.etag, order.request.digest12, ".mp4")
+        place = keys.output_uri(run.settings, order.image.name, order.image.etag, order.request.digest12, ".mp4")
         await run.storage.put(place, b"half a video")
-        line = await bring(run, order, Steps())
+        line = await process_order(run, order, Steps())
     manifest = sandbox.read_json(place.key.replace(".mp4", ".json"))
     assert line.outcome is Outcome.STORED
     assert hashlib.sha256(sandbox.read(place.key)).hexdigest() == manifest["video"]["sha256"]

@@ -14,7 +14,7 @@ from i2v.errors import I2vError, NotTried, Rejected
 from i2v.ledger import keys, transitions
 from i2v.ledger.budget import today_utc
 from i2v.ledger.job import JobState
-from i2v.pipeline.generate import Steps, bring
+from i2v.pipeline.generate import Steps, process_order
 from i2v.pipeline.run import open_run
 from i2v.pipeline.submit import submit
 from i2v.recovery.reconcile import reconcile
@@ -60,7 +60,7 @@ async def test_a_day_page_that_is_broken_at_the_end_costs_no_report(
     """Money that cannot be given back is a warning: the run ends with its report in the ledger."""
     async with new_run(run_id="broken") as run:
         run.tell_count(5)
-        line = await bring(run, await order_of(run, put(sandbox)), Steps())
+        line = await process_order(run, await order_of(run, put(sandbox)), Steps())
         await run.storage.put(keys.day_uri(run.settings, today_utc()), b"{")
         await run.end(Report(items=(line,)))
     record = sandbox.read_json("jobs/runs/broken.json")
@@ -80,7 +80,7 @@ async def test_a_submitters_clock_that_is_ahead_delays_nothing(
         later = attempt.model_copy(update={"submitted_at": attempt.submitted_at + timedelta(hours=1)})
         await ahead.ledger.change(held, lambda record: record.model_copy(update={"attempts": (later,)}))
     async with new_run() as run:
-        line = await asyncio.wait_for(bring(run, await order_of(run, uri), Steps()), 10)
+        line = await asyncio.wait_for(process_order(run, await order_of(run, uri), Steps()), 10)
     assert line.outcome is Outcome.STORED
 
 
@@ -92,11 +92,11 @@ async def test_a_verdict_that_no_longer_holds_is_taken_away(
     provider.fault(on="task", kind="fails", code="SomethingNew")
     async with new_run() as run:
         order = await order_of(run, uri)
-        failed = await bring(run, order, Steps())
+        failed = await process_order(run, order, Steps())
         left = [key.partition(".jpg/")[2].partition(".")[2] for key in sandbox.keys("videos/")]
         held = await run.ledger.read_existing(order.key)
         await run.ledger.change(held, lambda record: transitions.resubmit(record, 2))
-        stored = await bring(run, order, Steps())
+        stored = await process_order(run, order, Steps())
     assert (failed.outcome, left, stored.outcome) == (Outcome.FAILED, ["failed.json"], Outcome.STORED)
     assert [key.partition(".jpg/")[2].partition(".")[2] for key in sandbox.keys("videos/")] == ["jpg", "json", "mp4"]
 
@@ -148,10 +148,10 @@ async def test_three_images_that_nobody_can_fetch_stop_the_submits(
     provider.fault(**fault, code="IMAGE_DOWNLOAD_FAILED", times=None)
     async with new_run() as run:
         for number in range(3):
-            line = await bring(run, await order_of(run, put(sandbox, f"{number}.jpg", number)), Steps())
+            line = await process_order(run, await order_of(run, put(sandbox, f"{number}.jpg", number)), Steps())
             assert line.outcome is Outcome.FAILED
         with pytest.raises(NotTried, match="three images in a row"):
-            await bring(run, await order_of(run, put(sandbox, "3.jpg", 3)), Steps())
+            await process_order(run, await order_of(run, put(sandbox, "3.jpg", 3)), Steps())
     assert len(provider.journal.of("submit")) == 3
 
 
@@ -171,5 +171,5 @@ async def test_what_is_not_in_a_row_stops_nothing(
     provider.fault(**fault, skip=1, times=2)
     async with new_run() as run:
         orders = [await order_of(run, put(sandbox, f"{number}.jpg", number)) for number in range(6)]
-        ends = [(await bring(run, order, Steps())).outcome for order in orders]
+        ends = [(await process_order(run, order, Steps())).outcome for order in orders]
     assert ends == [bad, bad, Outcome.STORED] * 2

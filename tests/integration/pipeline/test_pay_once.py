@@ -8,15 +8,15 @@ from decimal import Decimal
 import pytest
 
 from i2v.errors import AccountRejected, Busy, LedgerError, NotTried, Paused
-from i2v.inputs.prompts import Asked
+from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
 from i2v.ledger import keys, transitions
 from i2v.ledger.job import JobState, Reason
-from i2v.ledger.ledger import Held
-from i2v.pipeline.generate import Steps, animate
+from i2v.ledger.ledger import VersionedRecord
+from i2v.pipeline.generate import Steps, generate
 from i2v.pipeline.poll import poll
 from i2v.pipeline.run import Run
-from i2v.pipeline.store import NotDelivered, finish, store
+from i2v.pipeline.store import NotDelivered, publish_outputs, store
 from i2v.pipeline.submit import Order, record_task_id, submit
 from sandbox import Sandbox
 from sandbox.provider import Provider
@@ -25,7 +25,7 @@ from tests.integration.conftest import OpenRun, order_of, put
 PRICE = Decimal("0.192")
 
 
-async def bring(run: Run, order: Order) -> Held:
+async def bring(run: Run, order: Order) -> VersionedRecord:
     """One image through submit, poll and store."""
     held = await submit(run, order)
     held, status = await poll(run, held)
@@ -129,7 +129,7 @@ async def test_a_400_refuses_the_job_for_good_at_no_cost(
     async with new_run() as run:
         order = await order_of(run, uri)
         held = await submit(run, order)
-        await finish(run, held.record, order.image)
+        await publish_outputs(run, held.record, order.image)
         again = await submit(run, order)
     assert (held.record.state, again.record.state) == (JobState.REFUSED, JobState.REFUSED)
     assert [key for key in sandbox.keys("videos/") if key.endswith(".refused.json")]
@@ -184,7 +184,7 @@ async def test_a_late_answer_is_adopted(sandbox: Sandbox, provider: Provider, ne
         claimed = await run.ledger.change(held, lambda record: transitions.claim(record, **claim))  # type: ignore[arg-type]
         assert claimed
         reason = Reason(code="lease_over", message="")
-        await run.ledger.change(claimed, lambda record: transitions.lose(record, "t", reason))
+        await run.ledger.change(claimed, lambda record: transitions.mark_unknown(record, "t", reason))
         late = await record_task_id(run, claimed, "t", "task_late")
     assert (late.record.state, late.record.task_id) == (JobState.SUBMITTED, "task_late")
 
@@ -307,7 +307,7 @@ async def test_an_equal_image_elsewhere_gets_its_own_video_unpaid(
         await bring(run, await order_of(run, one))
         order = await order_of(run, two)
         held = await submit(run, order)
-        video = await finish(run, held.record, order.image)
+        video = await publish_outputs(run, held.record, order.image)
     assert video is not None
     assert video.key.startswith("videos/deep/two.jpg/")
     manifest = sandbox.read_json(video.key.replace(".mp4", ".json"))
@@ -354,7 +354,7 @@ async def test_a_paused_ledger_stops_what_would_pay_and_nothing_else(
 ) -> None:
     """While it is paused, what is there is still told as cached, and a run that would have to pay does not start."""
     there, wanted = put(sandbox), put(sandbox, "two.jpg", 2)
-    asked = Asked(prompt="a slow zoom")
+    asked = RequestOptions(prompt="a slow zoom")
     async with new_run() as run:
         await bring(run, await order_of(run, there))
         await run.ledger.prove()
@@ -363,7 +363,7 @@ async def test_a_paused_ledger_stops_what_would_pay_and_nothing_else(
     for uri in (there, wanted):
         async with new_run() as run:
             items = await find_items(uri, run.storage, run.settings)
-            ends.append(await animate(run, items, asked, Steps()))
+            ends.append(await generate(run, items, asked, Steps()))
     (first, free), (second, stopped) = ends
     assert (first.sentence, free) == ("1 cached · $0.00", None)
     assert (second.sentence, type(stopped)) == ("1 not tried · $0.00", Paused)

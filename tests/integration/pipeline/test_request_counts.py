@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks.wire import beyond_answers, kinds
-from i2v.inputs.prompts import Asked
+from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
-from i2v.pipeline.generate import Steps, animate
+from i2v.pipeline.generate import Steps, generate
 from sandbox import Sandbox
 from sandbox.provider import Provider
 from sandbox.tollgate import Tollgate
@@ -48,7 +48,7 @@ async def animated(new_run: OpenRun, sandbox: Sandbox, gate: Tollgate, expected:
     gate.open()
     async with new_run() as run:
         items = await find_items(f"s3://{sandbox.bucket}/images/", run.storage, run.settings)
-        report, _ = await animate(run, items, Asked(prompt="it moves"), Steps())
+        report, _ = await generate(run, items, RequestOptions(prompt="it moves"), Steps())
     assert report.sentence.startswith(expected)
     return kinds(gate.log)
 

@@ -17,10 +17,10 @@ import boto3
 import pytest
 
 from i2v.errors import I2vError
-from i2v.inputs.prompts import Asked
+from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
 from i2v.ledger.job import JobRecord
-from i2v.pipeline.generate import Steps, animate
+from i2v.pipeline.generate import Steps, generate
 from i2v.pipeline.run import open_run
 from i2v.recovery.reconcile import reconcile
 from i2v.reports.run_report import ItemReport, Outcome
@@ -98,7 +98,7 @@ class Case:
         try:
             async with open_run(self.settings, run_id, storage=self._storage()) as run:
                 items = await find_items(f"s3://{self.settings.bucket}/images/", run.storage, run.settings)
-                report, stopped = await animate(run, items, Asked(prompt="a slow zoom"), Steps())
+                report, stopped = await generate(run, items, RequestOptions(prompt="a slow zoom"), Steps())
         except I2vError as error:
             return error
         return stopped or report.items[0]

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from i2v.errors import UsageError
-from i2v.inputs.prompts import Asked
+from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
-from i2v.pipeline.generate import Steps, animate
+from i2v.pipeline.generate import Steps, generate
 from i2v.pipeline.run import Run, open_run
 from i2v.pipeline.submit import submit
-from i2v.recovery.backfill import CaughtUp, Wanted, catch_up, what_is_wanted
+from i2v.recovery.backfill import BackfillOptions, ReconcileResult, backfill_options, reconcile_and_backfill
 from i2v.recovery.missing import Search, taken_versions
 from i2v.reports.run_report import Outcome, Report
 from i2v.s3.listing import S3Entry
@@ -37,17 +37,17 @@ from tests.support.listing_server import START, listing_server, name_of
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 # S3's Date has whole seconds, listings may have fractions of one
-ALL = Wanted(LONG_AGO, Asked(prompt="it moves"), settling=timedelta(seconds=-2))
-PROMPTLESS = Wanted(LONG_AGO, Asked(), settling=timedelta(seconds=-2))
+ALL = BackfillOptions(LONG_AGO, RequestOptions(prompt="it moves"), settling=timedelta(seconds=-2))
+PROMPTLESS = BackfillOptions(LONG_AGO, RequestOptions(), settling=timedelta(seconds=-2))
 
 
-async def caught_up(new_run: OpenRun, wanted: Wanted = ALL, *, limit: int = 100) -> CaughtUp:
+async def caught_up(new_run: OpenRun, wanted: BackfillOptions = ALL, *, limit: int = 100) -> ReconcileResult:
     """One reconcile that generates, as a process of its own would do it."""
     async with new_run() as run:
-        return await catch_up(run, wanted, limit=limit)
+        return await reconcile_and_backfill(run, wanted, limit=limit)
 
 
-def generated(ended: CaughtUp) -> dict[str, Outcome]:
+def generated(ended: ReconcileResult) -> dict[str, Outcome]:
     """What became of each image that was missing, by its name."""
     assert ended.generated
     return {item.image.rpartition("images/")[2]: item.outcome for item in ended.generated.items}
@@ -63,7 +63,7 @@ def names(sandbox: Sandbox, *numbers: int) -> list[str]:
 async def animated(run: Run, *uris: str, prompt: str = "another prompt") -> Report:
     """Generate these by an ordinary run."""
     items = await find_items(list(uris), run.storage, run.settings)
-    report, _ = await animate(run, items, Asked(prompt=prompt), Steps())
+    report, _ = await generate(run, items, RequestOptions(prompt=prompt), Steps())
     return report
 
 
@@ -106,7 +106,7 @@ async def test_a_dry_run_names_them_and_changes_nothing(
     names(sandbox, 1, 2)
     before = sandbox.keys()
     async with open_run(settings.model_copy(update={"api_key": None}), "dry", dry_run=True) as run:
-        ended = await catch_up(run, ALL)
+        ended = await reconcile_and_backfill(run, ALL)
     assert ended.sentence == "2 planned · would cost $0.384"
     assert (ended.succeeded, sandbox.keys(), provider.journal.entries) == (True, before, [])
 
@@ -159,9 +159,9 @@ async def test_it_goes_as_far_as_the_money_goes(sandbox: Sandbox, provider: Prov
     """Money for two of three: two are stored, the third is not tried, which is no success, and comes next time."""
     names(sandbox, 1, 2, 3)
     async with new_run(max_spend_usd=Decimal("0.50")) as run:
-        ended = await catch_up(run, ALL)
+        ended = await reconcile_and_backfill(run, ALL)
     async with new_run(max_spend_usd=Decimal("0.10")) as run:
-        stopped = await catch_up(run, ALL)
+        stopped = await reconcile_and_backfill(run, ALL)
     assert (ended.sentence, ended.succeeded) == ("2 stored · 1 not tried · $0.384", False)
     assert stopped.stopped
     assert "max_spend_usd has $0.10 left" in stopped.stopped.message
@@ -173,9 +173,9 @@ async def test_young_images_are_left_to_the_door(
 ) -> None:
     """What was put in the last two minutes, by S3's clock, may still get its prompt and its event."""
     names(sandbox, 1)
-    asked = Asked(prompt="it moves")
-    wanted = what_is_wanted(settings, asked, generate=True, since=LONG_AGO, max_spend_usd=Decimal(1))
-    assert wanted == Wanted(LONG_AGO, asked, timedelta(minutes=2))
+    asked = RequestOptions(prompt="it moves")
+    wanted = backfill_options(settings, asked, generate=True, since=LONG_AGO, max_spend_usd=Decimal(1))
+    assert wanted == BackfillOptions(LONG_AGO, asked, timedelta(minutes=2))
     ended = await caught_up(new_run, wanted)
     assert (generated(ended), ended.sentence) == ({}, "nothing is open, and no image is without an answer")
 
@@ -216,7 +216,7 @@ async def test_what_changes_after_the_listing_is_left_alone(
         sandbox.s3().put_object(Bucket=sandbox.bucket, Key=manifest, Body=body)
 
     async with open_run(settings, "meanwhile", storage=Meanwhile(happens)) as run:
-        ended = await catch_up(run, ALL)
+        ended = await reconcile_and_backfill(run, ALL)
     assert (ended.sentence, ended.succeeded) == ("nothing is open, and no image is without an answer", True)
     assert provider.billed().total() == 1
 
@@ -226,7 +226,7 @@ async def test_an_interrupted_search_ends_at_once(sandbox: Sandbox, provider: Pr
     names(sandbox, 1)
     async with new_run() as run:
         run.interrupt()
-        ended = await catch_up(run, ALL)
+        ended = await reconcile_and_backfill(run, ALL)
     assert ended.sentence == "not all was looked at: interrupted"
     assert (generated(ended), provider.billed().total()) == ({}, 0)
 
@@ -235,7 +235,7 @@ async def test_an_interrupted_search_ends_at_once(sandbox: Sandbox, provider: Pr
 def test_to_generate_needs_a_time_and_a_limit(settings: Settings, given: dict[str, Any]) -> None:
     """Nobody animates an archive by forgetting a word; the error names what lacks."""
     with pytest.raises(UsageError) as caught:
-        what_is_wanted(settings, Asked(), **{"since": None, "max_spend_usd": None, **given}, generate=True)
+        backfill_options(settings, RequestOptions(), **{"since": None, "max_spend_usd": None, **given}, generate=True)
     assert {name for name in ("since", "max_spend_usd") if name in caught.value.message} == {
         "since",
         "max_spend_usd",

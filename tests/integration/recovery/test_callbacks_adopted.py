@@ -13,10 +13,10 @@ import pytest
 from i2v.errors import CannotResolve
 from i2v.ledger import keys, transitions
 from i2v.ledger.job import Delivery, JobRecord, JobState
-from i2v.ledger.ledger import Held
+from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline.run import Run
 from i2v.pipeline.submit import Order, submit
-from i2v.recovery.callbacks import Adopter, Told, claim_task
+from i2v.recovery.callbacks import Adopter, CallbackHint, claim_task
 from i2v.recovery.reconcile import open_marks, reconcile, settle_open
 from i2v.recovery.resolve import Resolver
 from i2v.reports.run_report import Outcome
@@ -42,7 +42,7 @@ async def ordered(run: Run, sandbox: Sandbox, name: str, seed: int, delivery: De
 
 async def lost(
     run: Run, sandbox: Sandbox, provider: Provider, name: str = "a.jpg", seed: int = 1, delivery: Delivery = "callback"
-) -> tuple[Held, str]:
+) -> tuple[VersionedRecord, str]:
     """A job that is unknown, and the task that was billed for it."""
     known = set(provider.tasks)
     provider.fault(on="submit", kind="lost_answer")
@@ -80,7 +80,9 @@ async def test_an_adopted_task_that_still_renders_is_settled_later(
     async with run_of(door) as run:
         held, task_id = await lost(run, sandbox, provider)
         for mark in await open_marks(run):
-            await run.storage.delete(keys.open_mark(run.settings, held.record.image.name, held.record.image.etag, mark))
+            await run.storage.delete(
+                keys.open_marker_uri(run.settings, held.record.image.name, held.record.image.etag, mark)
+            )
     report = await collect(door, [f"{held.record.key}/1/{task_id}"])
     assert [(item.outcome, item.task_id) for item in report.items] == [(Outcome.SUBMITTED, task_id)]
     assert len(sandbox.keys("jobs/open/")) == 1
@@ -207,7 +209,7 @@ async def test_the_owners_own_answer_wins_no_second_task(sandbox: Sandbox, provi
     """An answer that names another task than the callback did is kept beside it: neither is lost."""
     async with run_of(door) as run:
         held, task_id = await lost(run, sandbox, provider)
-        heard, _ = await Adopter(run).hear(held, [Told(held.record.key, 1, task_id)])
+        heard, _ = await Adopter(run).adopt_from_callback(held, [CallbackHint(held.record.key, 1, task_id)])
         token = heard.record.attempts[0].claim
         merged = await run.ledger.change(
             heard, lambda job: transitions.record_task(job, token, "task_late", job.updated_at)
@@ -221,7 +223,7 @@ async def test_an_adoption_that_dies_is_done_again(
     sandbox: Sandbox, provider: Provider, door: Receiver, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """S3 fails at its page, its mark or its record: the run fails, and the same word heard again adopts."""
-    monkeypatch.setattr("i2v.adopt.PAUSES", ())
+    monkeypatch.setattr("i2v.recovery.callbacks.PAUSES", ())
     async with run_of(door) as run:
         held, task_id = await lost(run, sandbox, provider)
     told = await asyncio.to_thread(door.wait, 1)
@@ -254,7 +256,7 @@ async def test_what_callbacks_cost_in_s3_requests(
                 costs.append(len(gate.log) - before)
             held, task_id = await lost(run, sandbox, provider, "lost.jpg", 7)
             before = len(gate.log)
-            await Adopter(run).hear(held, [Told(held.record.key, 1, task_id)])
+            await Adopter(run).adopt_from_callback(held, [CallbackHint(held.record.key, 1, task_id)])
             adoption = Counter(entry.method for entry in gate.log[before:])
     assert costs[0] == costs[1]
     assert adoption == {"GET": 1 + 3, "PUT": 3}, "one listing, the three records of these minutes, and three writes"

@@ -6,8 +6,8 @@ import pytest
 
 from i2v.errors import CannotResolve
 from i2v.ledger.job import JobState
-from i2v.ledger.ledger import Held
-from i2v.pipeline.generate import Steps, bring
+from i2v.ledger.ledger import VersionedRecord
+from i2v.pipeline.generate import Steps, process_order
 from i2v.pipeline.run import Run
 from i2v.pipeline.submit import Order, record_task_id, submit
 from i2v.recovery.reconcile import reconcile
@@ -23,7 +23,7 @@ def resolver(run: Run) -> Resolver:
     return Resolver(run.storage, run.settings)
 
 
-async def lost(run: Run, sandbox: Sandbox, provider: Provider) -> tuple[Order, Held]:
+async def lost(run: Run, sandbox: Sandbox, provider: Provider) -> tuple[Order, VersionedRecord]:
     """A job whose answer was lost although it was billed."""
     order = await order_of(run, put(sandbox))
     provider.fault(on="submit", kind="lost_answer")
@@ -38,7 +38,7 @@ async def test_an_adopted_task_is_stored_and_not_paid_again(
         order, held = await lost(run, sandbox, provider)
         (task_id,) = provider.tasks
         adopted = await resolver(run).adopt(held.record.key, task_id, run.client)
-        end = await bring(run, order, Steps())
+        end = await process_order(run, order, Steps())
     assert (adopted.state, end.outcome) == (JobState.SUBMITTED, Outcome.STORED)
     assert sum(provider.billed().values()) == 1
 
@@ -69,7 +69,7 @@ async def test_a_resubmitted_job_is_paid_by_the_next_run(
         order, held = await lost(run, sandbox, provider)
         ready = await resolver(run).resubmit(held.record.key)
         assert (ready.state, len(provider.tasks)) == (JobState.READY, 1)
-        end = await bring(run, order, Steps())
+        end = await process_order(run, order, Steps())
     assert end.outcome is Outcome.STORED
     assert sum(provider.billed().values()) == 2
 
@@ -81,9 +81,9 @@ async def test_a_refused_job_that_is_resubmitted_loses_its_verdict(
     provider.fault(on="submit", kind="answer", status=400)
     async with new_run() as run:
         order = await order_of(run, put(sandbox))
-        refused = await bring(run, order, Steps())
+        refused = await process_order(run, order, Steps())
         await resolver(run).resubmit(order.key)
-        end = await bring(run, order, Steps())
+        end = await process_order(run, order, Steps())
     assert (refused.outcome, end.outcome) == (Outcome.REFUSED, Outcome.STORED)
     assert not [key for key in sandbox.keys("videos/") if "refused" in key]
 
@@ -94,7 +94,7 @@ async def test_a_dropped_job_fails_for_good(sandbox: Sandbox, provider: Provider
         order, held = await lost(run, sandbox, provider)
         await resolver(run).drop(held.record.key)
         await reconcile(run)
-        end = await bring(run, order, Steps())
+        end = await process_order(run, order, Steps())
     assert end.outcome is Outcome.FAILED
     assert [key for key in sandbox.keys("videos/") if key.endswith(".failed.json")]
     assert sandbox.keys("jobs/open/") == []
@@ -122,7 +122,7 @@ async def test_a_stored_job_cannot_be_resolved(sandbox: Sandbox, provider: Provi
     """What has its video is done."""
     async with new_run() as run:
         order = await order_of(run, put(sandbox))
-        await bring(run, order, Steps())
+        await process_order(run, order, Steps())
         for resolved in (resolver(run).resubmit(order.key), resolver(run).drop(order.key)):
             with pytest.raises(CannotResolve):
                 await resolved

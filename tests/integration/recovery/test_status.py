@@ -11,11 +11,11 @@ from markdown_it import MarkdownIt
 
 from i2v.ledger.budget import DayPages, today_utc
 from i2v.ledger.ledger import Ledger
-from i2v.pipeline.generate import Steps, bring
+from i2v.pipeline.generate import Steps, process_order
 from i2v.pipeline.submit import submit
 from i2v.recovery import status as module
 from i2v.recovery.resolve import Resolver
-from i2v.recovery.status import read_standing, standing_page
+from i2v.recovery.status import read_status, status_page
 from i2v.reports.markdown import as_text
 from sandbox import Sandbox
 from sandbox.provider import Provider
@@ -35,9 +35,9 @@ async def test_the_page_tells_what_waits_and_what_needs_a_person(
 ) -> None:
     """Lost, failed and long open jobs stand there with a command, those at the provider with their time, no others."""
     async with new_run() as run:
-        await bring(run, await order_of(run, put(sandbox, "stored.jpg", 1)), Steps())
+        await process_order(run, await order_of(run, put(sandbox, "stored.jpg", 1)), Steps())
         provider.fault(on="task", kind="fails", code="Weird", message="it broke")
-        run.tell_done(await bring(run, await order_of(run, put(sandbox, "failed.jpg", 2)), Steps()))
+        run.tell_done(await process_order(run, await order_of(run, put(sandbox, "failed.jpg", 2)), Steps()))
         provider.fault(on="submit", kind="lost_answer")
         lost = await submit(run, await order_of(run, put(sandbox, HOSTILE, 3), mode="pro"))
         provider.settings(render_seconds=600)
@@ -50,8 +50,8 @@ async def test_the_page_tells_what_waits_and_what_needs_a_person(
     sandbox.s3().put_object(Bucket=sandbox.bucket, Key=f"jobs/{record.key}.json", Body=aged.model_dump_json().encode())
 
     async with new_run() as run:
-        standing = await read_standing(run)
-        page = standing_page(standing)
+        standing = await read_status(run)
+        page = status_page(standing)
 
     waits, needs = section(page, "What is waiting"), section(page, "What needs you")
     [row] = [line for line in waits.splitlines() if line.startswith("| 20")]
@@ -77,19 +77,19 @@ async def test_what_was_settled_is_gone_from_it(sandbox: Sandbox, provider: Prov
     """Who types the command does not find the job there again; money, cap and pause are those of the ledger."""
     async with new_run() as run:
         provider.fault(on="task", kind="fails", code="Weird", message="it broke")
-        run.tell_done(await bring(run, await order_of(run, put(sandbox, "failed.jpg", 2)), Steps()))
+        run.tell_done(await process_order(run, await order_of(run, put(sandbox, "failed.jpg", 2)), Steps()))
     async with new_run() as run:
-        before = await read_standing(run)
+        before = await read_status(run)
         [key] = [match[1] for name in sandbox.keys("jobs/") if (match := re.fullmatch(r"jobs/(\w{64})\.json", name))]
         await Resolver(run.storage, run.settings).resubmit(key)
         await Ledger(run.storage, run.settings).set_paused(True)
         day, _ = await DayPages(run.storage, run.settings).read(today_utc())
         run.settings = run.settings.model_copy(update={"daily_cap_usd": Decimal(20)})
-        after = await read_standing(run)
+        after = await read_status(run)
     assert (len(before.needy), before.is_paused, before.today_usd) == (1, False, Decimal("0.192"))
     assert (after.needy, after.is_paused, after.today_usd) == ([], True, day.total_usd)
     assert after.sentence == "submits are paused · $0.192 today"
-    page = standing_page(after)
+    page = status_page(after)
     assert f"{as_text('$0.192', 20)} is spent" in page
     assert f"of {as_text('$20.00', 20)}" in page
     assert "`i2v resume`" in page
@@ -98,9 +98,9 @@ async def test_what_was_settled_is_gone_from_it(sandbox: Sandbox, provider: Prov
 async def test_an_empty_ledger_stands_well(new_run: OpenRun) -> None:
     """Before the first video nothing waits and nothing needs anybody."""
     async with new_run() as run:
-        standing = await read_standing(run)
+        standing = await read_status(run)
     assert standing.sentence == "nothing waits, nothing needs you · $0.00 today"
-    assert standing_page(standing).count("Nothing.") == 2
+    assert status_page(standing).count("Nothing.") == 2
 
 
 async def test_it_costs_little_however_much_is_open(
@@ -113,9 +113,9 @@ async def test_it_costs_little_however_much_is_open(
         for seed in range(9):
             await submit(run, await order_of(run, put(sandbox, f"{seed}.jpg", seed)))
         requests = counted(run.storage)
-        standing = await read_standing(run)
+        standing = await read_status(run)
     assert (len(standing.waiting), standing.marks) == (3, 9)
-    assert "… and 6 more: `i2v jobs --state submitted`" in standing_page(standing)
+    assert "… and 6 more: `i2v jobs --state submitted`" in status_page(standing)
     assert requests["ListObjectsV2"] == 2
     assert (
         5 <= requests["GetObject"] <= 2 + 3 + 2

@@ -6,9 +6,9 @@ import hashlib
 import json
 from datetime import UTC, datetime
 
-from i2v.inputs.prompts import Asked
+from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
-from i2v.pipeline.generate import Steps, animate
+from i2v.pipeline.generate import Steps, generate
 from i2v.pipeline.run import Run
 from i2v.reports import recent
 from i2v.reports.recent import items_of, name_at, recent_pages
@@ -17,13 +17,13 @@ from sandbox import Sandbox
 from sandbox.pictures import make_jpeg
 from tests.integration.conftest import OpenRun, put
 
-ASKED = Asked.model_validate({"prompt": "a slow zoom"})
+ASKED = RequestOptions.model_validate({"prompt": "a slow zoom"})
 
 
 async def _animated(run: Run, *names: str) -> None:
     bucket = run.settings.bucket
     items = await find_items([f"s3://{bucket}/images/{name}" for name in names], run.storage, run.settings)
-    await animate(run, items, ASKED, Steps())
+    await generate(run, items, ASKED, Steps())
 
 
 async def test_what_ended_is_found_newest_run_first(sandbox: Sandbox, new_run: OpenRun) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from i2v.inputs.prompts import Asked
+from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
-from i2v.pipeline.generate import Steps, animate, bring
+from i2v.pipeline.generate import Steps, generate, process_order
 from i2v.pipeline.submit import submit
 from i2v.reports.markdown import as_text
 from i2v.reports.spend import sum_spend, total
@@ -22,8 +22,8 @@ async def test_the_report_adds_up_to_what_was_billed(sandbox: Sandbox, provider:
     """Stored, at risk and open are all that the emulator billed, and the balance fell by just that."""
     async with new_run() as run:
         await sum_spend(run.storage, run.settings, days=1, client=run.client)
-        await bring(run, await order_of(run, put(sandbox, "cats/a.jpg", 1)), Steps())
-        await bring(run, await order_of(run, put(sandbox, "cats/b.jpg", 2), duration=10), Steps())
+        await process_order(run, await order_of(run, put(sandbox, "cats/a.jpg", 1)), Steps())
+        await process_order(run, await order_of(run, put(sandbox, "cats/b.jpg", 2), duration=10), Steps())
         provider.fault(on="submit", kind="lost_answer")
         await submit(run, await order_of(run, put(sandbox, "dogs/c.jpg", 3), mode="pro"))
         provider.settings(render_seconds=60)
@@ -73,7 +73,7 @@ async def test_what_the_ledger_spared_is_told(sandbox: Sandbox, provider: Provid
     for run_id in ("first", "again"):
         async with new_run(run_id=run_id) as run:
             items = await find_items([f"s3://{sandbox.bucket}/images/"], run.storage, run.settings)
-            await animate(run, items, Asked.model_validate({"prompt": "a slow zoom"}), Steps())
+            await generate(run, items, RequestOptions.model_validate({"prompt": "a slow zoom"}), Steps())
     async with new_run() as run:
         report = await sum_spend(run.storage, run.settings, days=1, client=run.client)
     saved = {(group.folder, group.outcome): sums for group, sums in report.groups if sums.saved_images}

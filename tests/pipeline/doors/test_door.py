@@ -15,7 +15,7 @@ from prefect.client.orchestration import get_client
 
 from doors.health import Health
 from doors.queue import Queue, QueueError
-from doors.runs import CannotStart, Deployment
+from doors.runs import Deployment, RunRejected
 from doors.service import check, listen
 from i2v.errors import UsageError
 from sandbox import Sandbox
@@ -179,7 +179,7 @@ async def test_a_missing_deployment_is_said(deployed: None) -> None:
     """A server that answers, but has no such deployment, is not "down": the door says what to do."""
     health = Health()
     async with get_client() as client:
-        with pytest.raises(CannotStart, match="make deploy"):
+        with pytest.raises(RunRejected, match="make deploy"):
             await Deployment(client, "generate/nowhere", health).start({}, key="k")
     assert "generate/nowhere" in health.prefect
     assert not health.is_ready
@@ -223,7 +223,7 @@ async def test_without_dead_letters_a_bad_message_stays(queue: Queue, feed: Feed
     feed.take(feed.url)
     feed.send(["{"])
     (message,) = await queue.receive(30)
-    assert not await queue.bury(message, "it is no JSON")
+    assert not await queue.dead_letter(message, "it is no JSON")
     assert (feed.left(), feed.left(feed.dead)) == (1, 0)
 
 
@@ -244,7 +244,7 @@ async def test_parameters_that_are_not_taken_stay_said(deployed: None, prefect_s
             flow, "old", parameter_openapi_schema=schema, enforce_parameter_schema=True
         )
         old = Deployment(client, "generate/old", health)
-        with pytest.raises(CannotStart, match="make deploy"):
+        with pytest.raises(RunRejected, match="make deploy"):
             await old.start({"images": ["s3://b/images/a.jpg"]}, key="k")
         watching = asyncio.create_task(old.watch())
         await asyncio.sleep(0.5)

@@ -72,7 +72,7 @@ async def test_a_report_without_a_page_is_a_report(
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("https://s3.example/a?X-Amz-Signature=1")
 
-    monkeypatch.setattr("tasks.artifacts.MarkdownArtifact", refuse)
+    monkeypatch.setattr("prefect_support.artifacts_api.MarkdownArtifact", refuse)
     state = await report_spend(return_state=True)
     assert (state.is_completed(), len(await _pages()) - before) == (True, 0)
     assert "was not made: RuntimeError" in caplog.text

@@ -8,8 +8,8 @@ import pytest
 from prefect import get_client
 from prefect.client.schemas.objects import FlowRun
 
-from i2v.inputs.prompts import Asked
-from i2v.inputs.sources import Item
+from i2v.inputs.prompts import RequestOptions
+from i2v.inputs.sources import InputItem
 from i2v.media.images import ImageRef
 from i2v.request import Mode
 from prefect_support.run_names import run_name, tags_of
@@ -19,7 +19,7 @@ from sandbox.prefect_server import PrefectServer
 from sandbox.provider import Provider
 from tests.pipeline.conftest import RUN_FLOW, Ended, i2v_events
 
-SIX = Asked(mode=Mode.STANDARD, duration=6, take=1)
+SIX = RequestOptions(mode=Mode.STANDARD, duration=6, take=1)
 
 
 async def _flow_run(ended: Ended) -> FlowRun:
@@ -105,17 +105,21 @@ async def test_a_run_is_named_for_its_images(sandbox: Sandbox, run_flow: RUN_FLO
     [
         (["s3://b-1/images/a/x.jpg", "s3://b-1/images/b/y.jpg"], SIX, "2 images · images/ · standard 6 s"),
         (["s3://b-1/a/x.jpg", "s3://b-2/b/y.jpg"], SIX, "2 images · several places · standard 6 s"),
-        (["https://example.org/x.jpg?sig=1"], Asked(mode=Mode.PRO, duration=10), "1 image · example.org · pro 6 s"),
+        (
+            ["https://example.org/x.jpg?sig=1"],
+            RequestOptions(mode=Mode.PRO, duration=10),
+            "1 image · example.org · pro 6 s",
+        ),
         (
             ["s3://b-1/images/x.jpg"],
-            Asked(mode=Mode.STANDARD, duration=10, take=2),
+            RequestOptions(mode=Mode.STANDARD, duration=10, take=2),
             "1 image · images/x.jpg · standard 10 s take 2",
         ),
     ],
 )
-def test_a_name_says_where_and_what(images: list[str], asked: Asked, name: str) -> None:
+def test_a_name_says_where_and_what(images: list[str], asked: RequestOptions, name: str) -> None:
     """It names the folder that all share, and no query of an address."""
-    items = [Item(ref=ImageRef.parse(image)) for image in images]
+    items = [InputItem(ref=ImageRef.parse(image)) for image in images]
     assert run_name(items, asked, dry_run=False) == name
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from i2v.apixo.callbacks import Hint, callback_url, check_callbacks, hide_signatures, hint_of, verify
 from i2v.errors import UsageError
-from i2v.recovery.callbacks import Told, read_entry
+from i2v.recovery.callbacks import CallbackHint, read_entry
 from i2v.settings import Settings
 from tests.conftest import SealedSettings
 
@@ -198,7 +198,7 @@ def test_a_repeated_address_loses_its_signature() -> None:
 
 def test_an_entry_names_a_job_or_what_was_told_of_it() -> None:
     """`KEY`, or `KEY/ATTEMPT/TASKID`, where the task id may hold anything but what hides."""
-    told = Told(JOB, 3, "task/with/slashes")
+    told = CallbackHint(JOB, 3, "task/with/slashes")
     assert read_entry(JOB) == (JOB, None)
     assert read_entry(str(told)) == (JOB, told)
 

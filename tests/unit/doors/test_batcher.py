@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from doors.gather import Closed, Gatherer
+from doors.gather import Batcher, Closed
 from i2v.errors import StorageError
 
-MAKE = Callable[..., AbstractAsyncContextManager[tuple[Gatherer[str], list[list[str]]]]]
+MAKE = Callable[..., AbstractAsyncContextManager[tuple[Batcher[str], list[list[str]]]]]
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def gathering() -> MAKE:
     """A gatherer at work, and the batches that it handed on; `fails` tells how many calls raise first."""
 
     @asynccontextmanager
-    async def made(fails: int = 0, **options: Any) -> AsyncIterator[tuple[Gatherer[str], list[list[str]]]]:
+    async def made(fails: int = 0, **options: Any) -> AsyncIterator[tuple[Batcher[str], list[list[str]]]]:
         batches: list[list[str]] = []
         left = [StorageError("down")] * fails
 
@@ -29,7 +29,7 @@ def gathering() -> MAKE:
                 raise left.pop()
             batches.append(items)
 
-        gatherer = Gatherer(create, identity=str, **{"seconds": 0.05, **options})
+        gatherer = Batcher(create, identity=str, **{"seconds": 0.05, **options})
         running = asyncio.create_task(gatherer.run())
         try:
             yield gatherer, batches

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from i2v.errors import UsageError
-from i2v.inputs.batch_files import Faults, ManifestRow, read_rows
+from i2v.inputs.batch_files import BatchRow, Faults, read_rows
 from i2v.request import Mode
 
 COLUMNS = ("image", "prompt", "mode", "duration", "take")
 ROWS = st.lists(
     st.builds(
-        ManifestRow,
+        BatchRow,
         image=st.from_regex(r"s3://bucket/[\w ,;\"']{0,9}x", fullmatch=True),
         prompt=st.none() | st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\0")),
         mode=st.sampled_from([None, Mode.STANDARD]),
@@ -28,7 +28,7 @@ ROWS = st.lists(
 )
 
 
-def _read(body: bytes, name: str = "m.csv") -> list[ManifestRow]:
+def _read(body: bytes, name: str = "m.csv") -> list[BatchRow]:
     faults = Faults(name)
     rows = read_rows(body, faults)
     faults.check()
@@ -44,7 +44,7 @@ def _told(body: bytes, name: str = "m.csv") -> str:
 
 
 @given(ROWS)
-def test_a_csv_brings_back_its_rows(rows: list[ManifestRow]) -> None:
+def test_a_csv_brings_back_its_rows(rows: list[BatchRow]) -> None:
     """Commas, quotes, line ends and any letters in a prompt come through."""
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer)
@@ -55,7 +55,7 @@ def test_a_csv_brings_back_its_rows(rows: list[ManifestRow]) -> None:
 
 
 @given(ROWS)
-def test_a_jsonl_brings_back_its_rows(rows: list[ManifestRow]) -> None:
+def test_a_jsonl_brings_back_its_rows(rows: list[BatchRow]) -> None:
     """Line separators within a text are no line ends."""
     for escaped in (True, False):
         lines = [json.dumps(row.model_dump(mode="json"), ensure_ascii=escaped) for row in rows]
@@ -74,14 +74,14 @@ def test_a_jsonl_brings_back_its_rows(rows: list[ManifestRow]) -> None:
 )
 def test_a_csv_is_read_as_people_write_it(body: bytes) -> None:
     """A byte order mark, blank lines, spaces around values and any order of columns do no harm."""
-    assert _read(body) == [ManifestRow(image="a.jpg", prompt="walk", mode=Mode.PRO, duration=6)]
+    assert _read(body) == [BatchRow(image="a.jpg", prompt="walk", mode=Mode.PRO, duration=6)]
 
 
 def test_short_rows_are_silent_about_the_rest() -> None:
     """Only the image is required."""
     assert _read(b"image,prompt,take\na.jpg\nb.jpg,walk\n") == [
-        ManifestRow(image="a.jpg"),
-        ManifestRow(image="b.jpg", prompt="walk"),
+        BatchRow(image="a.jpg"),
+        BatchRow(image="b.jpg", prompt="walk"),
     ]
 
 
@@ -148,9 +148,9 @@ def test_all_faults_are_told_at_once_but_not_a_thousand() -> None:
 
 def test_a_row_is_not_shown_with_its_signature() -> None:
     """An image may be a signed URL."""
-    row = ManifestRow(image="https://example.org/a.jpg?sig=SECRET", prompt="walk")
+    row = BatchRow(image="https://example.org/a.jpg?sig=SECRET", prompt="walk")
     with pytest.raises(ValidationError) as caught:
-        ManifestRow.model_validate({"image": row.image, "mode": "fast"})
+        BatchRow.model_validate({"image": row.image, "mode": "fast"})
 
     assert "SECRET" not in repr(row) + str(row) + str(caught.value)
 

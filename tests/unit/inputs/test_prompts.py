@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from i2v.errors import Refused, UsageError
 from i2v.inputs.prompts import (
     METADATA_MAX_BYTES,
-    Asked,
+    RequestOptions,
     asked_in_metadata,
     build_request,
     check_template,
@@ -114,15 +114,15 @@ def test_all_metadata_together_has_2_kb() -> None:
 
 def test_metadata_without_a_prompt_says_nothing() -> None:
     """Other tools keep things of their own there, such as a file's rights under `mode`."""
-    assert asked_in_metadata({"mode": "33188", "duration": "12", "mtime": "1"}) == Asked()
-    assert asked_in_metadata({"prompt": "  ", "mode": "33188"}) == Asked()
+    assert asked_in_metadata({"mode": "33188", "duration": "12", "mtime": "1"}) == RequestOptions()
+    assert asked_in_metadata({"prompt": "  ", "mode": "33188"}) == RequestOptions()
 
 
 def test_metadata_of_a_person_is_read_leniently() -> None:
     """Blank fields are silence, spaces do no harm, unknown fields are others' business."""
     asked = asked_in_metadata({"prompt": "=?utf-8?q?S=C3=BC=C3=9F?=", "mode": " pro ", "duration": "", "author": "me"})
 
-    assert asked == Asked(prompt="Süß", mode=Mode.PRO)
+    assert asked == RequestOptions(prompt="Süß", mode=Mode.PRO)
 
 
 @pytest.mark.parametrize("field", [{"mode": "fast"}, {"duration": "7"}, {"duration": "six"}, {"take": "0"}])
@@ -137,17 +137,20 @@ def test_metadata_that_cannot_be_meant_is_refused(field: dict[str, str]) -> None
 
 def test_the_higher_place_wins_field_by_field() -> None:
     """What a place is silent about is asked of the next."""
-    manifest = Asked(prompt="walk", duration=10)
-    metadata = Asked(prompt="run", mode=Mode.PRO)
-    flow = Asked(prompt="sleep", mode=Mode.STANDARD, duration=6, take=3)
+    manifest = RequestOptions(prompt="walk", duration=10)
+    metadata = RequestOptions(prompt="run", mode=Mode.PRO)
+    flow = RequestOptions(prompt="sleep", mode=Mode.STANDARD, duration=6, take=3)
 
-    assert manifest.over(metadata).over(flow) == Asked(prompt="walk", mode=Mode.PRO, duration=10, take=3)
+    assert manifest.over(metadata).over(flow) == RequestOptions(prompt="walk", mode=Mode.PRO, duration=10, take=3)
 
 
 @pytest.mark.parametrize("blank", ["", "  ", "\n"])
 def test_a_blank_text_is_silence(blank: str) -> None:
     """An empty cell of a table says nothing."""
-    assert Asked.model_validate({"prompt": blank, "mode": blank, "duration": blank, "take": blank}) == Asked()
+    assert (
+        RequestOptions.model_validate({"prompt": blank, "mode": blank, "duration": blank, "take": blank})
+        == RequestOptions()
+    )
 
 
 @pytest.mark.parametrize(
@@ -205,19 +208,19 @@ def test_a_sidecar_lies_beside_its_image() -> None:
 
 def test_where_nothing_is_said_the_defaults_hold() -> None:
     """Standard, 6 s, the first take."""
-    assert build_request(Asked(prompt=" walk\r\n"), TOM) == Request(prompt="walk")
+    assert build_request(RequestOptions(prompt=" walk\r\n"), TOM) == Request(prompt="walk")
 
 
 def test_pro_is_six_seconds_whatever_another_place_says() -> None:
     """The provider makes no other, so a duration of 10 from elsewhere is not paid for."""
-    assert build_request(Asked(prompt="walk", mode=Mode.PRO, duration=10), TOM).duration == 6
+    assert build_request(RequestOptions(prompt="walk", mode=Mode.PRO, duration=10), TOM).duration == 6
 
 
 @pytest.mark.parametrize("prompt", [None, "", " \n\t "])
 def test_an_image_without_a_prompt_is_refused(prompt: str | None) -> None:
     """The hint lists every place where one may stand."""
     with pytest.raises(Refused, match=f"{TOM.label} has no prompt") as caught:
-        build_request(Asked(prompt=prompt), TOM)
+        build_request(RequestOptions(prompt=prompt), TOM)
 
     assert caught.value.rule == "prompt_missing"
     for place in ("--prompt", "manifest", "metadata", "tom.jpg.txt", "I2V_DEFAULT_PROMPT"):
@@ -226,8 +229,8 @@ def test_an_image_without_a_prompt_is_refused(prompt: str | None) -> None:
 
 def test_a_prompt_of_2000_characters_is_taken_and_one_more_refused() -> None:
     """Characters are counted as they are sent: trimmed and composed."""
-    assert len(build_request(Asked(prompt=" " + "u\u0308" * 2000), TOM).prompt) == 2000
+    assert len(build_request(RequestOptions(prompt=" " + "u\u0308" * 2000), TOM).prompt) == 2000
     with pytest.raises(Refused, match=r"too long: 2,001 characters, and the limit is 2,000") as caught:
-        build_request(Asked(prompt="x" * 2001), TOM)
+        build_request(RequestOptions(prompt="x" * 2001), TOM)
 
     assert caught.value.rule == "prompt_too_long"

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from i2v.errors import UsageError
-from i2v.inputs.batch_files import ManifestRow
-from i2v.inputs.prompts import Asked
-from i2v.inputs.sources import Item, find_items
+from i2v.inputs.batch_files import BatchRow
+from i2v.inputs.prompts import RequestOptions
+from i2v.inputs.sources import InputItem, find_items
 from i2v.media.images import ImageRef
 from i2v.request import Mode
 from i2v.s3.storage import Storage
@@ -30,8 +30,8 @@ def here(make_settings: Callable[..., Settings]) -> Settings:
     return make_settings(I2V_BUCKET="bucket")
 
 
-def _item(name: str, **asked: object) -> Item:
-    return Item(ref=ImageRef.parse(name), asked=Asked.model_validate(asked))
+def _item(name: str, **asked: object) -> InputItem:
+    return InputItem(ref=ImageRef.parse(name), asked=RequestOptions.model_validate(asked))
 
 
 async def _told(images: object, storage: Storage, here: Settings) -> str:
@@ -44,7 +44,7 @@ async def _told(images: object, storage: Storage, here: Settings) -> str:
 
 async def test_one_image_is_one_item(storage: Storage, here: Settings) -> None:
     """A text, a row, or a list of both: each names one image, in order."""
-    row = ManifestRow(image="https://example.org/b.jpg?sig=1", prompt="walk", mode=Mode.PRO)
+    row = BatchRow(image="https://example.org/b.jpg?sig=1", prompt="walk", mode=Mode.PRO)
 
     assert await find_items("s3://bucket/images/a.jpg", storage, here) == [_item("s3://bucket/images/a.jpg")]
     assert await find_items(row, storage, here) == [_item(row.image, prompt="walk", mode="pro")]
@@ -69,13 +69,13 @@ async def test_an_image_that_is_named_may_have_any_name(storage: Storage, here: 
 async def test_the_same_image_twice_is_one_item(storage: Storage, here: Settings) -> None:
     """The first keeps its place; another request of the same image is another item."""
     a, b = "s3://bucket/images/a.jpg", "s3://bucket/images/b.jpg"
-    rows: list[str | ManifestRow] = [
+    rows: list[str | BatchRow] = [
         a,
         b,
-        ManifestRow(image=a, prompt="walk"),
+        BatchRow(image=a, prompt="walk"),
         a,
-        ManifestRow(image=a, prompt="walk"),
-        ManifestRow(image=b),
+        BatchRow(image=a, prompt="walk"),
+        BatchRow(image=b),
     ]
 
     assert await find_items(rows, storage, here) == [_item(a), _item(b), _item(a, prompt="walk")]
@@ -97,7 +97,7 @@ async def test_our_own_places_hold_no_images(storage: Storage, here: Settings, n
     """A poster is never animated, and no image may be named as we name those from elsewhere."""
     assert told in await _told(name, storage, here)
     if not name.endswith("/"):
-        assert told in await _told([ManifestRow(image=name)], storage, here)
+        assert told in await _told([BatchRow(image=name)], storage, here)
 
 
 async def test_the_same_names_elsewhere_are_images(storage: Storage, here: Settings) -> None:
@@ -134,8 +134,8 @@ async def test_local_files_are_told_how_they_get_there(storage: Storage, here: S
         "https://?SECRET",
         "s3:/bucket/x.jpg",
         [],
-        ManifestRow(image="tom.jpg"),
-        ManifestRow(image="s3://bucket/images/"),
+        BatchRow(image="tom.jpg"),
+        BatchRow(image="s3://bucket/images/"),
     ],
 )
 async def test_what_names_no_image_is_wrong_usage(storage: Storage, here: Settings, name: object) -> None:

@@ -60,7 +60,7 @@ def claimed_by(record: JobRecord, token: str) -> JobRecord:
 READY = JobRecord(key="a" * 64, image=IMAGE, request=Request(prompt="zoom"), created_at=NOW, updated_at=NOW)
 CLAIMED = claimed_by(READY, "A")
 SUBMITTED = must(transitions.record_task(CLAIMED, "A", "task_a", NOW))
-UNKNOWN = must(transitions.lose(CLAIMED, "A", WHY))
+UNKNOWN = must(transitions.mark_unknown(CLAIMED, "A", WHY))
 IN = {
     JobState.READY: READY,
     JobState.CLAIMED: CLAIMED,
@@ -89,10 +89,10 @@ def applies(change: Any) -> set[str]:
 def test_only_the_drawn_changes_can_be_made(old: JobState, new: JobState) -> None:
     """Of the 49 changes of state, exactly those of the diagram can be made."""
     if new in DIAGRAM[old]:
-        assert IN[old].moved(new).state is new
+        assert IN[old].transition(new).state is new
         return
     with pytest.raises(ValueError, match=f"{old} cannot become {new}"):
-        IN[old].moved(new)
+        IN[old].transition(new)
 
 
 @pytest.mark.parametrize(("old", "new"), PAIRS, ids=str)
@@ -153,26 +153,26 @@ def test_a_claim_says_who_when_and_for_how_much() -> None:
 
 def test_an_attempts_number_is_never_given_twice() -> None:
     """Also an attempt that was given back unpaid keeps its number, so that a late word of it finds no other."""
-    again = claimed_by(must(transitions.give_back(CLAIMED, "A")), "B")
+    again = claimed_by(must(transitions.release(CLAIMED, "A")), "B")
     assert [attempt.number for attempt in again.attempts] == [2]
 
 
 def test_who_paid_nothing_gives_back() -> None:
     """Claimed, or taken for lost meanwhile: the job is ready, and the attempt never was."""
-    assert applies(lambda job: transitions.give_back(job, "A")) == {"claimed", "unknown"}
+    assert applies(lambda job: transitions.release(job, "A")) == {"claimed", "unknown"}
     for job in (CLAIMED, UNKNOWN):
-        back = must(transitions.give_back(job, "A"))
+        back = must(transitions.release(job, "A"))
         assert (back.state, back.attempts, back.reason) == (JobState.READY, (), None)
 
 
 def test_nobody_gives_back_anothers_claim() -> None:
     """A claim is known by its token alone."""
-    assert all(transitions.give_back(job, "B") is None for job in IN.values())
+    assert all(transitions.release(job, "B") is None for job in IN.values())
 
 
 def test_giving_back_late_leaves_the_new_claim_alone() -> None:
     """A knows now that nothing was paid; B has the job meanwhile and keeps it."""
-    back = must(transitions.give_back(TAKEN_BY_B, "A"))
+    back = must(transitions.release(TAKEN_BY_B, "A"))
     assert (back.state, [attempt.claim for attempt in back.attempts]) == (JobState.CLAIMED, ["B"])
 
 
@@ -227,14 +227,14 @@ def test_a_task_id_is_written_once() -> None:
 
 def test_only_a_claimed_job_is_lost() -> None:
     """Only a claim without an answer is unknown."""
-    assert applies(lambda job: transitions.lose(job, "A", WHY)) == {"claimed"}
+    assert applies(lambda job: transitions.mark_unknown(job, "A", WHY)) == {"claimed"}
     assert (UNKNOWN.state, UNKNOWN.reason) == (JobState.UNKNOWN, WHY)
-    assert transitions.lose(CLAIMED, "B", WHY) is None
+    assert transitions.mark_unknown(CLAIMED, "B", WHY) is None
 
 
 def test_an_old_claims_loss_is_not_the_new_claims() -> None:
     """A's lost answer says nothing of B's."""
-    assert transitions.lose(TAKEN_BY_B, "A", WHY) is None
+    assert transitions.mark_unknown(TAKEN_BY_B, "A", WHY) is None
 
 
 def test_a_refused_submit_cost_nothing() -> None:
@@ -333,8 +333,8 @@ def test_what_follows_from_a_function_may_be_written() -> None:
         lambda job: transitions.adopt(job, "task_x", NOW),
         lambda job: transitions.resubmit(job, 2),
         lambda job: transitions.drop(job, WHY, NOW),
-        *(lambda job, t=token: transitions.give_back(job, t) for token in "AB"),
-        *(lambda job, t=token: transitions.lose(job, t, WHY) for token in "AB"),
+        *(lambda job, t=token: transitions.release(job, t) for token in "AB"),
+        *(lambda job, t=token: transitions.mark_unknown(job, t, WHY) for token in "AB"),
         *(lambda job, t=token: transitions.record_task(job, t, "task_x", NOW) for token in "AB"),
         *(
             lambda job, s=state: transitions.reject(job, "A", s, WHY, NOW)
@@ -381,7 +381,7 @@ OVERTAKEN = must(transitions.record_task(TAKEN_BY_B, "A", "task_a", NOW))
 
 def test_a_paid_task_is_taken_up_where_the_next_claim_came_to_nothing() -> None:
     """B paid nothing: the job is not ready, to be paid once more, but A's, which was paid."""
-    job = must(transitions.give_back(OVERTAKEN, "B"))
+    job = must(transitions.release(OVERTAKEN, "B"))
     assert (job.state, job.task_id) == (JobState.SUBMITTED, "task_a")
 
 
@@ -409,14 +409,16 @@ def test_a_claim_says_how_its_end_is_heard_of() -> None:
 @pytest.mark.parametrize("state", STATES)
 def test_a_callback_is_heard_only_where_no_answer_was(state: JobState) -> None:
     """Claimed or unknown, by callback, without a task: it becomes submitted; in every other state nothing changes."""
-    heard = transitions.hear(by_callback(IN[state]), 1, "task_x", LATER)
+    heard = transitions.adopt_from_callback(by_callback(IN[state]), 1, "task_x", LATER)
     if state not in {JobState.CLAIMED, JobState.UNKNOWN}:
         assert heard is None
         return
     assert (must(heard).state, must(heard).task_id, must(heard).reason) == (JobState.SUBMITTED, "task_x", None)
     check_change(by_callback(IN[state]), must(heard))
-    assert transitions.hear(must(heard), 1, "task_y", LATER) is None, "a second word adds nothing"
-    assert transitions.hear(IN[state], 1, "task_x", LATER) is None, "a job by poll gave nobody an address"
+    assert transitions.adopt_from_callback(must(heard), 1, "task_y", LATER) is None, "a second word adds nothing"
+    assert transitions.adopt_from_callback(IN[state], 1, "task_x", LATER) is None, (
+        "a job by poll gave nobody an address"
+    )
 
 
 @pytest.mark.parametrize(
@@ -424,7 +426,7 @@ def test_a_callback_is_heard_only_where_no_answer_was(state: JobState) -> None:
 )
 def test_a_callback_is_heard_after_a_person_gave_it_up(job: JobRecord) -> None:
     """Nobody has paid again: the paid task is taken up after all."""
-    heard = must(transitions.hear(by_callback(job), 1, "task_x", LATER))
+    heard = must(transitions.adopt_from_callback(by_callback(job), 1, "task_x", LATER))
     assert (heard.state, heard.task_id) == (JobState.SUBMITTED, "task_x")
     check_change(by_callback(job), heard)
 
@@ -432,12 +434,12 @@ def test_a_callback_is_heard_after_a_person_gave_it_up(job: JobRecord) -> None:
 def test_a_callback_is_not_heard_where_the_answer_was_a_failure() -> None:
     """The provider said so in place of a task id: another's word does not change that."""
     failed = must(transitions.reject(CLAIMED, "A", JobState.FAILED, WHY, NOW))
-    assert transitions.hear(by_callback(failed), 1, "task_x", LATER) is None
+    assert transitions.adopt_from_callback(by_callback(failed), 1, "task_x", LATER) is None
 
 
 def test_a_callback_for_an_older_attempt_leaves_the_newest_alone() -> None:
     """B has the job: A's task is kept in A's attempt; and a task is never in two attempts."""
-    heard = must(transitions.hear(by_callback(TAKEN_BY_B), 1, "task_x", LATER))
+    heard = must(transitions.adopt_from_callback(by_callback(TAKEN_BY_B), 1, "task_x", LATER))
     assert (heard.state, [attempt.task_id for attempt in heard.attempts]) == (JobState.CLAIMED, ["task_x", None])
-    assert transitions.hear(heard, 2, "task_x", LATER) is None
-    assert transitions.hear(heard, 3, "task_x", LATER) is None
+    assert transitions.adopt_from_callback(heard, 2, "task_x", LATER) is None
+    assert transitions.adopt_from_callback(heard, 3, "task_x", LATER) is None

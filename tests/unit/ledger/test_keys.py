@@ -103,7 +103,7 @@ def test_no_answer_lies_where_another_images_does(one: ImageRef, two: ImageRef, 
     """Folders may lie in each other (an image may be called like an answer), their files never meet."""
     if one == two or _is_reserved(one) or _is_reserved(two):
         return
-    assert keys.answer(SETTINGS, name(one), "e", "0" * 12, first) != keys.answer(
+    assert keys.output_uri(SETTINGS, name(one), "e", "0" * 12, first) != keys.output_uri(
         SETTINGS, name(two), "e", "0" * 12, second
     )
 
@@ -111,7 +111,7 @@ def test_no_answer_lies_where_another_images_does(one: ImageRef, two: ImageRef, 
 @given(IMAGES, st.sampled_from(ENDINGS))
 def test_a_folder_can_be_read_back_from_its_answers(image: ImageRef, ending: str) -> None:
     """The last slash ends the name, whatever is in it: reconcile reads listings so."""
-    key = keys.answer(SETTINGS, name(image), "etag", "0" * 12, ending).key
+    key = keys.output_uri(SETTINGS, name(image), "etag", "0" * 12, ending).key
     assert key.removeprefix("videos/").rpartition("/")[0] == name(image)
 
 
@@ -129,26 +129,26 @@ def test_no_key_is_longer_than_s3_takes(image: ImageRef, ending: str) -> None:
     """An image's key may have 1,024 bytes; those of its answers and marks never have more, up to 80 of prefix."""
     settings = SealedSettings(I2V_BUCKET="b-1", I2V_VIDEOS_PREFIX="v" * (MOST_PREFIX_BYTES - 1) + "/")
     folder = name(image, settings)
-    assert len(keys.answer(settings, folder, "e", "0" * 12, ending).key.encode()) <= S3_KEY_MAX_BYTES
-    assert len(keys.open_mark(settings, folder, "e", "k" * 64).key.encode()) <= S3_KEY_MAX_BYTES
+    assert len(keys.output_uri(settings, folder, "e", "0" * 12, ending).key.encode()) <= S3_KEY_MAX_BYTES
+    assert len(keys.open_marker_uri(settings, folder, "e", "k" * 64).key.encode()) <= S3_KEY_MAX_BYTES
 
 
 def test_an_answer_is_named_by_image_version_and_request() -> None:
     """Another content or another request has other answers; the etag is hashed, so nothing of it can break a key."""
     request = Request(prompt="zoom")
-    answer = keys.answer(SETTINGS, "cats/tom.jpg", "a/b", request.digest12, ".mp4")
+    answer = keys.output_uri(SETTINGS, "cats/tom.jpg", "a/b", request.digest12, ".mp4")
     assert re.fullmatch(r"s3://b-1/videos/cats/tom\.jpg/[0-9a-f]{12}-[0-9a-f]{12}\.mp4", str(answer))
     others = [
-        keys.answer(SETTINGS, "cats/tom.jpg", "a/c", request.digest12, ".mp4"),
-        keys.answer(SETTINGS, "cats/tom.jpg", "a/b", Request(prompt="pan").digest12, ".mp4"),
-        keys.answer(SETTINGS, "cats/tom.jpg", "a/b", Request(prompt="zoom", take=2).digest12, ".mp4"),
+        keys.output_uri(SETTINGS, "cats/tom.jpg", "a/c", request.digest12, ".mp4"),
+        keys.output_uri(SETTINGS, "cats/tom.jpg", "a/b", Request(prompt="pan").digest12, ".mp4"),
+        keys.output_uri(SETTINGS, "cats/tom.jpg", "a/b", Request(prompt="zoom", take=2).digest12, ".mp4"),
     ]
     assert len({answer, *others}) == 4
 
 
 def test_an_open_mark_tells_image_version_and_job() -> None:
     """`jobs/open/<n12>-<e12>-<job key>`: reconcile finds the image and the job in the name alone."""
-    mark = keys.open_mark(SETTINGS, "cats/tom.jpg", "e", "k" * 64)
+    mark = keys.open_marker_uri(SETTINGS, "cats/tom.jpg", "e", "k" * 64)
     assert str(mark) == f"s3://b-1/jobs/open/{keys.digest12('cats/tom.jpg')}-{keys.digest12('e')}-{'k' * 64}"
 
 
@@ -174,4 +174,4 @@ def test_images_and_videos_may_lie_in_other_buckets() -> None:
     """A prefix may name its own bucket, and the main bucket's images are then from elsewhere."""
     assert name("s3://photos/in/tom.jpg", ELSEWHERE) == "tom.jpg"
     assert name("s3://b-1/images/tom.jpg", ELSEWHERE) == "_s3/b-1/images/tom.jpg"
-    assert str(keys.answer(ELSEWHERE, "tom.jpg", "e", "r", ".mp4")).startswith("s3://films/out/tom.jpg/")
+    assert str(keys.output_uri(ELSEWHERE, "tom.jpg", "e", "r", ".mp4")).startswith("s3://films/out/tom.jpg/")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from i2v.errors import FetchError
-from i2v.net.address_policy import Reach, bare_url, is_public
+from i2v.net.address_policy import AddressPolicy, bare_url, is_public
 
 
 @pytest.mark.parametrize(
@@ -70,15 +70,15 @@ def test_addresses_of_the_internet_are_public(address: str) -> None:
     assert is_public(address)
 
 
-async def _addresses(reach: Reach, scheme: str, host: str, port: int) -> list[str]:
+async def _addresses(reach: AddressPolicy, scheme: str, host: str, port: int) -> list[str]:
     return await reach.addresses(scheme, host, port, name=f"{scheme}://{host}/v.mp4")
 
 
-def _reach(*addresses: str, private: str = "") -> Reach:
+def _reach(*addresses: str, private: str = "") -> AddressPolicy:
     async def resolve(_host: str, _port: int) -> list[str]:
         return list(addresses)
 
-    return Reach(private.split(",") if private else [], resolve)
+    return AddressPolicy(private.split(",") if private else [], resolve)
 
 
 async def test_a_public_host_is_reached_at_what_was_looked_up() -> None:
@@ -104,7 +104,7 @@ async def test_a_host_without_tls_is_forbidden_before_it_is_looked_up() -> None:
         return ["8.8.8.8"]
 
     with pytest.raises(FetchError, match="not https") as caught:
-        await _addresses(Reach([], resolve), "http", "files.example", 80)
+        await _addresses(AddressPolicy([], resolve), "http", "files.example", 80)
     assert caught.value.forbidden
     assert asked == []
 

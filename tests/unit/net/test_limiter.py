@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from i2v.net.limiter import Gate
+from i2v.net.limiter import AdaptiveLimiter
 
 
 class _Clock:
@@ -17,7 +17,7 @@ class _Clock:
         return self.now
 
 
-async def _hold(gate: Gate, log: list[int], number: int, leave: asyncio.Event) -> None:
+async def _hold(gate: AdaptiveLimiter, log: list[int], number: int, leave: asyncio.Event) -> None:
     async with gate:
         log.append(number)
         await leave.wait()
@@ -30,7 +30,7 @@ async def _settle() -> None:
 
 async def test_no_more_than_its_width_are_ever_inside() -> None:
     """Of 50 that come, never more than 3 are inside."""
-    gate, most = Gate(3), 0
+    gate, most = AdaptiveLimiter(3), 0
 
     async def visit() -> None:
         nonlocal most
@@ -45,7 +45,7 @@ async def test_no_more_than_its_width_are_ever_inside() -> None:
 
 async def test_who_came_first_enters_first() -> None:
     """Places are given in the order of arrival."""
-    gate, order = Gate(1), list[int]()
+    gate, order = AdaptiveLimiter(1), list[int]()
 
     async def visit(number: int) -> None:
         async with gate:
@@ -58,7 +58,7 @@ async def test_who_came_first_enters_first() -> None:
 
 async def test_a_newcomer_does_not_overtake_one_whose_turn_came() -> None:
     """A place that was handed to a waiter is taken, also before the waiter has run."""
-    gate, log, leave = Gate(1), list[int](), asyncio.Event()
+    gate, log, leave = AdaptiveLimiter(1), list[int](), asyncio.Event()
     await gate.__aenter__()
     waiter = asyncio.create_task(_hold(gate, log, 1, leave))
     await _settle()
@@ -73,7 +73,7 @@ async def test_a_newcomer_does_not_overtake_one_whose_turn_came() -> None:
 
 async def test_a_cancelled_waiter_loses_nobody_a_place() -> None:
     """Who gives up waiting is skipped, and the one behind enters."""
-    gate, log, leave = Gate(1), list[int](), asyncio.Event()
+    gate, log, leave = AdaptiveLimiter(1), list[int](), asyncio.Event()
     tasks = [asyncio.create_task(_hold(gate, log, number, leave)) for number in range(3)]
     await _settle()
     tasks[1].cancel()
@@ -86,7 +86,7 @@ async def test_a_cancelled_waiter_loses_nobody_a_place() -> None:
 
 async def test_a_waiter_cancelled_just_as_its_turn_comes_passes_the_place_on() -> None:
     """Cancelled between the hand-over and its first step, a waiter leaves the gate as open as it was."""
-    gate, log, leave = Gate(1), list[int](), asyncio.Event()
+    gate, log, leave = AdaptiveLimiter(1), list[int](), asyncio.Event()
     await gate.__aenter__()
     first, second = (asyncio.create_task(_hold(gate, log, number, leave)) for number in (1, 2))
     await _settle()
@@ -101,7 +101,7 @@ async def test_a_waiter_cancelled_just_as_its_turn_comes_passes_the_place_on() -
 
 async def test_only_cancelled_waiters_do_not_close_the_gate() -> None:
     """After all who waited gave up, the next who comes enters at once."""
-    gate, log, leave = Gate(1), list[int](), asyncio.Event()
+    gate, log, leave = AdaptiveLimiter(1), list[int](), asyncio.Event()
     await gate.__aenter__()
     waiter = asyncio.create_task(_hold(gate, log, 1, leave))
     await _settle()
@@ -115,7 +115,7 @@ async def test_only_cancelled_waiters_do_not_close_the_gate() -> None:
 def test_a_burst_of_refusals_halves_it_once() -> None:
     """Twenty 429 of one burst halve 24 to 12, not to 1; the next burst halves it again."""
     clock = _Clock()
-    gate = Gate(24, clock=clock)
+    gate = AdaptiveLimiter(24, clock=clock)
     for _ in range(20):
         gate.slow_down()
     assert gate.allowed == 12
@@ -127,7 +127,7 @@ def test_a_burst_of_refusals_halves_it_once() -> None:
 def test_it_never_closes_wholly() -> None:
     """However many bursts come, one may be inside."""
     clock = _Clock()
-    gate = Gate(5, clock=clock)
+    gate = AdaptiveLimiter(5, clock=clock)
     for _ in range(10):
         clock.now += 2
         gate.slow_down()
@@ -137,7 +137,7 @@ def test_it_never_closes_wholly() -> None:
 def test_successes_open_it_step_by_step_to_the_full_width() -> None:
     """One more is allowed for as many successes as are allowed inside, and never more than the width."""
     clock = _Clock()
-    gate = Gate(8, clock=clock)
+    gate = AdaptiveLimiter(8, clock=clock)
     gate.slow_down()
     seen = []
     for _ in range(60):
@@ -151,7 +151,7 @@ def test_successes_open_it_step_by_step_to_the_full_width() -> None:
 
 async def test_a_narrowed_gate_holds_back_until_enough_have_left() -> None:
     """After halving, those inside stay and nobody enters until fewer than the half are inside."""
-    gate, log = Gate(4), list[int]()
+    gate, log = AdaptiveLimiter(4), list[int]()
     leaves = [asyncio.Event() for _ in range(6)]
     tasks = [asyncio.create_task(_hold(gate, log, number, leaves[number])) for number in range(6)]
     await _settle()
@@ -170,7 +170,7 @@ async def test_a_narrowed_gate_holds_back_until_enough_have_left() -> None:
 
 async def test_recovering_lets_waiters_in_at_once() -> None:
     """Who waits at a narrowed gate enters by a success alone, without anybody leaving."""
-    gate, log, leave = Gate(2), list[int](), asyncio.Event()
+    gate, log, leave = AdaptiveLimiter(2), list[int](), asyncio.Event()
     gate.slow_down()
     tasks = [asyncio.create_task(_hold(gate, log, number, leave)) for number in range(2)]
     await _settle()
@@ -184,7 +184,7 @@ async def test_recovering_lets_waiters_in_at_once() -> None:
 
 async def test_five_thousand_waiters_are_cheap() -> None:
     """5,000 visits through a gate of 24 take well under two seconds of CPU."""
-    gate = Gate(24)
+    gate = AdaptiveLimiter(24)
 
     async def visit() -> None:
         async with gate:
@@ -198,4 +198,4 @@ async def test_five_thousand_waiters_are_cheap() -> None:
 def test_a_gate_nobody_fits_through_is_refused() -> None:
     """A width under 1 is an error where it is made, not a run that hangs."""
     with pytest.raises(ValueError, match="lets nobody in"):
-        Gate(0)
+        AdaptiveLimiter(0)

@@ -8,14 +8,14 @@ from decimal import Decimal
 import pytest
 
 from i2v.errors import FetchError, NotTried, Refused
-from i2v.inputs.prompts import Asked
+from i2v.inputs.prompts import RequestOptions
 from i2v.ledger import transitions
 from i2v.ledger.job import JobRecord, JobState, Reason
 from i2v.media.images import ImageRef
 from i2v.pipeline import outcomes
 from i2v.pipeline.run import Run
 from i2v.pipeline.submit import Order
-from i2v.pipeline.validate import Checked, Seen
+from i2v.pipeline.validate import ResolvedImage, ValidationResult
 from i2v.reports.run_report import Outcome
 from i2v.request import Request
 from i2v.s3_uri import S3Uri
@@ -60,7 +60,7 @@ def stored(record: JobRecord) -> JobRecord:
     return made
 
 
-LOST = transitions.lose(claimed(), "claim 1", WHY) or FRESH
+LOST = transitions.mark_unknown(claimed(), "claim 1", WHY) or FRESH
 CASES = [
     (FRESH, "not_tried", 0, 0),
     (claimed(), "unknown", 0, 1),
@@ -156,16 +156,16 @@ def test_what_was_paid_is_told_where_a_later_step_failed(run: Run) -> None:
 
 def test_a_refused_image_is_told_with_its_rule(run: Run) -> None:
     """Validation's own words, at no cost and without a job."""
-    seen = Seen(ref=ImageRef.parse("s3://b-1/images/a.jpg"), name="a.jpg", asked=Asked(), etag="e")
+    seen = ResolvedImage(ref=ImageRef.parse("s3://b-1/images/a.jpg"), name="a.jpg", asked=RequestOptions(), etag="e")
     line = outcomes.refused(
-        run, seen, Checked(etag="e", at=S3Uri("b-1", "images/a.jpg"), refusal="too small"), Request(prompt="x")
+        run, seen, ValidationResult(etag="e", at=S3Uri("b-1", "images/a.jpg"), refusal="too small"), Request(prompt="x")
     )
     assert (line.outcome, line.reason, line.job, line.valid) == ("refused", "too small", None, False)
 
 
 async def test_a_dry_run_plans_only_what_is_unpaid(run: Run) -> None:
     """A new job would cost its price, once for equal images; nothing is written."""
-    lines = [await outcomes.foresee(run, ORDER) for _ in range(2)]
+    lines = [await outcomes.preview(run, ORDER) for _ in range(2)]
     assert [(line.outcome, line.cost_usd) for line in lines] == [("planned", PRICE), ("planned", NOTHING)]
     assert isinstance(run.storage, MemoryStorage)
     assert run.storage.shelf.objects == {}
@@ -181,10 +181,10 @@ async def test_a_dry_run_knows_what_is_there(run: Run) -> None:
         )
         or held
     )
-    assert (await outcomes.foresee(run, ORDER)).cost_usd == NOTHING
+    assert (await outcomes.preview(run, ORDER)).cost_usd == NOTHING
     held = await run.ledger.change(held, lambda job: transitions.record_task(job, mine, "task_1", NOW)) or held
     await run.ledger.change(held, lambda job: transitions.store(job, "task_1", VIDEO, NOW))
-    line = await outcomes.foresee(run, ORDER)
+    line = await outcomes.preview(run, ORDER)
     assert (line.outcome, line.video, line.cost_usd) == (Outcome.CACHED, str(VIDEO.uri), NOTHING)
 
 

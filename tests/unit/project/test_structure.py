@@ -157,7 +157,10 @@ def test_the_command_line_reaches_flows_only_inside_a_function() -> None:
 def test_the_library_meets_the_outside_in_one_place(package: str) -> None:
     """HTTP, S3 and Prefect are each known to the few files that are named for them."""
     everywhere = {
-        found.file for ring in ("i2v", "prefect_support", "tasks", "flows") for found in _imports_of(ring) if found.package == package
+        found.file
+        for ring in ("i2v", "prefect_support", "tasks", "flows")
+        for found in _imports_of(ring)
+        if found.package == package
     }
     assert everywhere, f"nobody imports {package}"
 

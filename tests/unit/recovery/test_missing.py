@@ -236,4 +236,4 @@ def test_versions_take_little_memory(by: str) -> None:
     assert grown < 10_000_000 + 24 * 100_000
     assert all(version in kept for version in versions)
     assert version_of("x.jpg", "y") not in kept
-    assert max(map(len, kept.shelves.values())) < 20
+    assert max(map(len, kept.buckets.values())) < 20

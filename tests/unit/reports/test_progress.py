@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from i2v.reports.live_page import live_page
-from i2v.reports.progress import Tally
+from i2v.reports.progress import RunProgress
 from i2v.reports.run_report import ItemReport, Outcome
 
 
@@ -15,9 +15,9 @@ def ended(outcome: Outcome, job: str | None = None) -> ItemReport:
     return ItemReport(image="s3://b-1/a.jpg", outcome=outcome, job=job)
 
 
-def tally_of(images: int) -> Tally:
+def tally_of(images: int) -> RunProgress:
     """Of so many images one is stored, one refused, one renders and one is stored just now."""
-    tally = Tally()
+    tally = RunProgress()
     tally.counted(images)
     for job in "abc":
         tally.step("rendering", job)
@@ -38,7 +38,7 @@ def test_each_image_is_counted_once() -> None:
 
 def test_a_step_is_new_once() -> None:
     """Being told again that a job renders changes nothing, so nothing is drawn anew and its wait goes on."""
-    tally = Tally()
+    tally = RunProgress()
     assert [tally.step("rendering", "a"), tally.step("rendering", "a"), tally.step("storing", "a")] == [
         True,
         False,
@@ -55,7 +55,7 @@ def test_the_end_is_expected_from_the_last_renderings() -> None:
         end = tally.expected_end([80, 100])
         assert end
         assert abs(end - now - timedelta(seconds=100)) < timedelta(seconds=5)
-    done = Tally()
+    done = RunProgress()
     done.counted(1)
     done.ended(ended(Outcome.STORED))
     assert done.expected_end([100]) < now + timedelta(seconds=5)  # type: ignore[operator]
