@@ -1,7 +1,7 @@
 """Where it runs: what `make deploy` puts on a Prefect server, and `server.env` for who runs one.
 
 `setup` is the command; `deploy`, `pools`, `automations` and `blocks` each bring one kind of thing to what it should be,
-and say in a `Line` what they did. What runs, and when, is in prefect.yaml.
+and say in a `SetupResult` what they did. What runs, and when, is in prefect.yaml.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 
-class Did(StrEnum):
+class Change(StrEnum):
     """What became of one thing on the server."""
 
     MADE = "made"
@@ -20,10 +20,10 @@ class Did(StrEnum):
     """It is not as we would make it, and a person's choice."""
 
 
-class Line(NamedTuple):
+class SetupResult(NamedTuple):
     """One line of what the set-up tells."""
 
-    did: Did
+    did: Change
     what: str
     detail: str = ""
 

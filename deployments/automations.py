@@ -18,9 +18,9 @@ from prefect.events.schemas.automations import Automation, AutomationCore, Event
 from prefect.events.schemas.events import ResourceSpecification
 from pydantic import TypeAdapter
 
-from deployments import Did, Line
-from deployments.deploy import Wanted
-from deployments.pools import HEARTBEAT_SECONDS
+from deployments import Change, SetupResult
+from deployments.prefect_yaml import DesiredDeployment
+from deployments.work_pool import HEARTBEAT_SECONDS
 
 QUIET = timedelta(minutes=10)
 """So long an alert is not repeated."""
@@ -118,7 +118,9 @@ def _alert(name: str, trigger: EventTrigger, block: UUID | None, body: str) -> A
     return AutomationCore(name=name, description=described, trigger=trigger, actions=send)
 
 
-async def triggers(client: PrefectClient, wanted: Wanted, given: list[dict[str, Any]]) -> list[AutomationCore]:
+async def triggers(
+    client: PrefectClient, wanted: DesiredDeployment, given: list[dict[str, Any]]
+) -> list[AutomationCore]:
     """The automations that prefect.yaml has as a deployment's triggers."""
     if not given:
         return []
@@ -129,21 +131,21 @@ async def triggers(client: PrefectClient, wanted: Wanted, given: list[dict[str, 
     return [trigger.as_automation() for trigger in made]
 
 
-async def set_up_automation(client: PrefectClient, wanted: AutomationCore) -> Line:
+async def set_up_automation(client: PrefectClient, wanted: AutomationCore) -> SetupResult:
     """Make or change one automation; one that a person disabled stays so."""
     what = f"automation {wanted.name!r}"
     there = await client.read_automations_by_name(wanted.name)
     if not there:
         await client.create_automation(wanted)
-        return Line(Did.MADE, what)
+        return SetupResult(Change.MADE, what)
     if len(there) > 1:
-        return Line(Did.LEFT, what, f"it is there {len(there)} times; delete all but one, in the UI")
+        return SetupResult(Change.LEFT, what, f"it is there {len(there)} times; delete all but one, in the UI")
     found = there[0]
     wanted = _keeping(wanted, found)
     if _plain(found) == _plain(wanted):
-        return Line(Did.UNCHANGED, what, "" if found.enabled else "disabled, as a person left it")
+        return SetupResult(Change.UNCHANGED, what, "" if found.enabled else "disabled, as a person left it")
     await client.update_automation(found.id, _changeable(wanted))
-    return Line(Did.CHANGED, what)
+    return SetupResult(Change.CHANGED, what)
 
 
 def _changeable(automation: AutomationCore) -> AutomationCore:

@@ -7,24 +7,24 @@ from prefect.client.orchestration import PrefectClient
 from prefect.exceptions import ObjectNotFound
 from prefect_aws.credentials import AwsCredentials
 
-from deployments import Did, Line
+from deployments import Change, SetupResult
 from prefect_support.credentials import ApixoKey
 
 KINDS: tuple[type[Block], ...] = (ApixoKey, AwsCredentials)
 
 
-async def set_up_blocks(client: PrefectClient) -> list[Line]:
+async def set_up_blocks(client: PrefectClient) -> list[SetupResult]:
     """Register the types that are missing or older than what the code reads."""
     return [await _register(client, kind) for kind in KINDS]
 
 
-async def _register(client: PrefectClient, kind: type[Block]) -> Line:
+async def _register(client: PrefectClient, kind: type[Block]) -> SetupResult:
     what = f"block type {kind.get_block_type_slug()}"
     had_type, had_schema = await _is_there(client, kind)
     if had_type and had_schema:
-        return Line(Did.UNCHANGED, what)
+        return SetupResult(Change.UNCHANGED, what)
     await kind.aregister_type_and_schema(client=client)
-    return Line(Did.CHANGED if had_type else Did.MADE, what)
+    return SetupResult(Change.CHANGED if had_type else Change.MADE, what)
 
 
 async def _is_there(client: PrefectClient, kind: type[Block]) -> tuple[bool, bool]:

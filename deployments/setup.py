@@ -19,11 +19,11 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from deployments import Did, Line
+from deployments import Change, SetupResult
 from deployments.automations import alerts, dead_runs, lost_runs, set_up_automation, triggers
 from deployments.blocks import set_up_blocks
-from deployments.deploy import read_config, read_wanted, set_up_deployment
-from deployments.pools import set_up_pool
+from deployments.prefect_yaml import load_deployments, read_config, set_up_deployment
+from deployments.work_pool import set_up_pool
 from i2v.errors import I2vError, Stopped, UsageError
 
 DESCRIPTION = """\
@@ -112,14 +112,14 @@ def _reason(error: PrefectHTTPStatusError) -> str:
 
 async def _tell(client: PrefectClient, notify: str | None) -> str:
     block = await _notifier(client, notify) if notify else None
-    did: list[Did] = []
+    did: list[Change] = []
     async for line in set_up(client, block):
         print(line, flush=True)  # noqa: T201 - a command speaks
         did.append(line.did)
-    return " · ".join(f"{did.count(word)} {word}" for word in Did if word in did)
+    return " · ".join(f"{did.count(word)} {word}" for word in Change if word in did)
 
 
-async def set_up(client: PrefectClient, block: UUID | None = None) -> AsyncIterator[Line]:
+async def set_up(client: PrefectClient, block: UUID | None = None) -> AsyncIterator[SetupResult]:
     """Bring everything to what it should be, in the order in which one needs the other.
 
     Args:
@@ -127,7 +127,7 @@ async def set_up(client: PrefectClient, block: UUID | None = None) -> AsyncItera
         block: the notification block that sends the alerts.
     """
     config = read_config()
-    wanted = read_wanted(config)
+    wanted = load_deployments(config)
     flows = sorted({each.flow for each in wanted})
     for line in [*await set_up_pool(client), *await set_up_blocks(client)]:
         yield line

@@ -19,11 +19,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from doors.batcher import BatcherClosed
 from doors.callbacks import Callbacks
 from doors.door import Door
-from doors.gather import Closed
 from doors.ledger_gauges import LedgerGauges
-from doors.notifications import MAX_BYTES, Unreadable, read_notification
+from doors.notifications import MAX_NOTIFICATION_BYTES, InvalidNotification, parse_notification
 
 log = logging.getLogger(__name__)
 BODY_SECONDS = 10.0
@@ -74,14 +74,14 @@ async def take_notification(request: Request) -> Response:
     except (TimeoutError, ClientDisconnect):
         return _problem(408, "The body did not come in time")
     if body is None:
-        return _problem(413, f"The notification has over {MAX_BYTES:,} bytes")
+        return _problem(413, f"The notification has over {MAX_NOTIFICATION_BYTES:,} bytes")
     return await _taken(door, body)
 
 
 async def _taken(door: Door, body: bytes) -> Response:
     try:
-        found = read_notification(body, door.settings)
-    except Unreadable as error:
+        found = parse_notification(body, door.settings)
+    except InvalidNotification as error:
         door.metrics.received.labels("http").inc()
         door.metrics.unreadable.inc()
         log.warning("a webhook that can never work was refused: %s", error)
@@ -92,7 +92,7 @@ async def _taken(door: Door, body: bytes) -> Response:
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             await door.images.add(found.images)
-    except (TimeoutError, Closed):
+    except (TimeoutError, BatcherClosed):
         return _later("Prefect does not have the run yet")
     return JSONResponse({"images": len(found.images), "dropped": dict(found.dropped)})
 
@@ -113,7 +113,7 @@ async def _body(request: Request) -> bytes | None:
     async with asyncio.timeout(BODY_SECONDS):
         async for chunk in request.stream():
             body += chunk
-            if len(body) > MAX_BYTES:
+            if len(body) > MAX_NOTIFICATION_BYTES:
                 return None
     return body
 

@@ -20,8 +20,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from doors.gather import Batcher, Closed
-from doors.runs import Deployment
+from doors.batcher import Batcher, BatcherClosed
+from doors.flow_run_starter import FlowRunStarter
 from i2v.apixo.callbacks import BODY_LIMIT_BYTES, PATH, hint_of, verify
 from i2v.errors import I2vError
 from i2v.ledger import transitions
@@ -45,7 +45,7 @@ PARTS = 3
 """Of an address: job, attempt, signature."""
 
 
-class Outcome(StrEnum):
+class CallbackOutcome(StrEnum):
     """What became of a callback; the metric's label."""
 
     TAKEN = "taken"
@@ -63,13 +63,13 @@ class Outcome(StrEnum):
     def status(self) -> HTTPStatus:
         """How it is answered, without a word."""
         return {
-            Outcome.TAKEN: HTTPStatus.OK,
-            Outcome.REPEATED: HTTPStatus.OK,
-            Outcome.WRONG_METHOD: HTTPStatus.METHOD_NOT_ALLOWED,
-            Outcome.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            Outcome.TOO_SLOW: HTTPStatus.REQUEST_TIMEOUT,
-            Outcome.NOT_JSON: HTTPStatus.BAD_REQUEST,
-            Outcome.LATER: HTTPStatus.SERVICE_UNAVAILABLE,
+            CallbackOutcome.TAKEN: HTTPStatus.OK,
+            CallbackOutcome.REPEATED: HTTPStatus.OK,
+            CallbackOutcome.WRONG_METHOD: HTTPStatus.METHOD_NOT_ALLOWED,
+            CallbackOutcome.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            CallbackOutcome.TOO_SLOW: HTTPStatus.REQUEST_TIMEOUT,
+            CallbackOutcome.NOT_JSON: HTTPStatus.BAD_REQUEST,
+            CallbackOutcome.LATER: HTTPStatus.SERVICE_UNAVAILABLE,
         }.get(self, HTTPStatus.NOT_FOUND)
 
 
@@ -80,7 +80,7 @@ class Callbacks:
     """
 
     def __init__(
-        self, settings: Settings, storage: Storage, deployment: Deployment, registry: CollectorRegistry
+        self, settings: Settings, storage: Storage, deployment: FlowRunStarter, registry: CollectorRegistry
     ) -> None:
         self._settings = settings
         self._ledger = Ledger(storage, settings)
@@ -89,7 +89,7 @@ class Callbacks:
         self._counter = Counter(
             "i2v_door_callbacks", "Callbacks, by what became of them", ["outcome"], registry=registry
         )
-        for outcome in Outcome:
+        for outcome in CallbackOutcome:
             self._counter.labels(outcome.value)
         self.gatherer: Batcher[str] = Batcher(self._create, identity=str, seconds=GATHER_SECONDS)
         self._deployment = deployment
@@ -112,47 +112,47 @@ class Callbacks:
         self._counter.labels(outcome.value).inc()
         await Response(status_code=outcome.status)(scope, receive, send)
 
-    def _refusal(self, method: str, address: list[str]) -> Outcome | None:
+    def _refusal(self, method: str, address: list[str]) -> CallbackOutcome | None:
         """What is wrong with it before anything is read."""
         if not self.is_on:
-            return Outcome.OFF
+            return CallbackOutcome.OFF
         if method != "POST":
-            return Outcome.WRONG_METHOD
+            return CallbackOutcome.WRONG_METHOD
         is_ours = len(address) == PARTS and verify(self._settings, *address)
-        return None if is_ours else Outcome.WRONG_SIGNATURE
+        return None if is_ours else CallbackOutcome.WRONG_SIGNATURE
 
-    async def _judge(self, request: Request, job: str, attempt: str, _signature: str) -> Outcome:
+    async def _judge(self, request: Request, job: str, attempt: str, _signature: str) -> CallbackOutcome:
         try:
             body = await _body(request)
         except (TimeoutError, ClientDisconnect):
-            return Outcome.TOO_SLOW
+            return CallbackOutcome.TOO_SLOW
         if body is None:
-            return Outcome.TOO_LARGE
+            return CallbackOutcome.TOO_LARGE
         hint = hint_of(body)
         if hint is None:
-            return Outcome.NOT_JSON
+            return CallbackOutcome.NOT_JSON
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 return await self._take(CallbackHint(job, int(attempt), hint.task_id))
-        except (TimeoutError, Closed):
-            return Outcome.LATER
+        except (TimeoutError, BatcherClosed):
+            return CallbackOutcome.LATER
 
-    async def _take(self, told: CallbackHint) -> Outcome:
+    async def _take(self, told: CallbackHint) -> CallbackOutcome:
         try:
             async with self._reading:
                 held = await self._ledger.read(told.key)
         except I2vError as error:
             log.warning("a callback is to come again, for its job cannot be read: %s", error)
-            return Outcome.LATER
+            return CallbackOutcome.LATER
         if held is None or not any(attempt.number == told.attempt for attempt in held.record.attempts):
-            return Outcome.UNKNOWN_JOB
+            return CallbackOutcome.UNKNOWN_JOB
         entry = _entry(held.record, told)
         if entry is None or self._was_handed(entry):
-            return Outcome.REPEATED
+            return CallbackOutcome.REPEATED
         if self.gatherer.is_full:
-            return Outcome.LATER
+            return CallbackOutcome.LATER
         await self.gatherer.add([entry])
-        return Outcome.TAKEN
+        return CallbackOutcome.TAKEN
 
     def _was_handed(self, entry: str) -> bool:
         return time.monotonic() - self._handed.get(entry, float("-inf")) < REMEMBERED_SECONDS

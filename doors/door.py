@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from doors.gather import Batcher
+from doors.batcher import Batcher
+from doors.flow_run_starter import FlowRunStarter
 from doors.health import Health
 from doors.metrics import Metrics
-from doors.notifications import NewImage, run_key
-from doors.runs import Deployment
+from doors.notifications import NewImage, idempotency_key
 from i2v.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -27,13 +27,13 @@ class Door:
     images: Batcher[NewImage]
 
 
-def make_door(settings: Settings, health: Health, deployment: Deployment) -> Door:
+def make_door(settings: Settings, health: Health, deployment: FlowRunStarter) -> Door:
     """A door whose images become runs of this deployment; its gatherer is still to be run."""
     metrics = Metrics()
 
     async def create(images: list[NewImage]) -> None:
         uris = list(dict.fromkeys(str(image.uri) for image in images))
-        run = await deployment.start({"images": uris}, key=run_key(images), tags=TAGS)
+        run = await deployment.start({"images": uris}, key=idempotency_key(images), tags=TAGS)
         metrics.count_run(images)
         log.info("%d images -> run %s (%s)", len(uris), run.name, run.id)
 

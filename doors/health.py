@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 OK = "ok"
 OFF = "not set"
 STARTING = "starting"
-Neighbour = Literal["queue", "prefect", "callbacks"]
+Dependency = Literal["queue", "prefect", "callbacks"]
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Health:
         """Whether notifications that come now become runs."""
         return not self.stopping and self.prefect == OK and {self.queue, self.callbacks} <= {OK, OFF}
 
-    def say(self, name: Neighbour, word: str) -> None:
+    def say(self, name: Dependency, word: str) -> None:
         """Remember how a neighbour is, and log it when it changes."""
         if word == getattr(self, name):
             return

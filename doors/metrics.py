@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from doors.notifications import Dropped, NewImage, Notification
+from doors.notifications import DropReason, NewImage, Notification
 
 SECONDS = (0.5, 1, 2, 3, 5, 10, 30, 60, 120, 300, 900, 3600)
 
@@ -32,7 +32,7 @@ class Metrics:
             registry=self.registry,
         )
         self.in_hand = Gauge("i2v_door_in_hand", "Images that wait for their flow run", registry=self.registry)
-        for reason in Dropped:
+        for reason in DropReason:
             self.dropped.labels(reason.value)
 
     def count(self, way: str, found: Notification) -> None:

@@ -1,7 +1,7 @@
 """What a bucket notification says: payload bytes become `NewImage`s, and counts of what was dropped and why. Pure.
 
 Four shapes are known: S3's own `Records` (also MinIO's and Ceph's), the same in SNS's envelope, EventBridge's
-"Object Created", and `s3:TestEvent`. Anything else is `Unreadable`, and will never be anything else.
+"Object Created", and `s3:TestEvent`. Anything else is `InvalidNotification`, and will never be anything else.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from i2v.inputs.sources import IMAGE_SUFFIXES, why_no_image
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 
-MAX_BYTES = 1 << 20
+MAX_NOTIFICATION_BYTES = 1 << 20
 """The most that SQS carries; S3's own notifications have a few hundred."""
 KEY_MAX_BYTES = 1024
 ENVELOPES = 3
 """EventBridge through SNS has two."""
 
 
-class Unreadable(I2vError):
+class InvalidNotification(I2vError):
     """A payload that can never work, however often it is tried."""
 
 
-class Dropped(StrEnum):
+class DropReason(StrEnum):
     """Why a well-formed event makes no video; the metric's label."""
 
     TEST_EVENT = "test_event"
@@ -67,7 +67,7 @@ class NewImage(NamedTuple):
         return json.dumps([self.bucket, self.key, self.etag, self.sequencer])
 
 
-def run_key(images: Iterable[NewImage]) -> str:
+def idempotency_key(images: Iterable[NewImage]) -> str:
     """The idempotency key of a batch's run: the same for the same uploads in any order."""
     return hashlib.sha256("\n".join(sorted(image.identity for image in images)).encode()).hexdigest()
 
@@ -77,7 +77,7 @@ class Notification:
     """What one payload told."""
 
     images: list[NewImage] = field(default_factory=list)
-    dropped: Counter[Dropped] = field(default_factory=Counter)
+    dropped: Counter[DropReason] = field(default_factory=Counter)
 
 
 class _Lenient(BaseModel):
@@ -125,19 +125,21 @@ class _Event(NamedTuple):
     time: str
 
 
-def read_notification(payload: bytes, settings: Settings) -> Notification:
+def parse_notification(payload: bytes, settings: Settings) -> Notification:
     """Say which new images a payload tells of.
 
     Raises:
         Unreadable: it is too large, no JSON, of no known shape, or names a key that no object can have. A payload is
             taken whole or not at all.
     """
-    if len(payload) > MAX_BYTES:
-        raise Unreadable(f"The notification has over {MAX_BYTES:,} bytes", "S3's own have a few hundred")
+    if len(payload) > MAX_NOTIFICATION_BYTES:
+        raise InvalidNotification(
+            f"The notification has over {MAX_NOTIFICATION_BYTES:,} bytes", "S3's own have a few hundred"
+        )
     found = Notification()
     data = _unwrapped(payload)
     if data.get("Event") == "s3:TestEvent":
-        found.dropped[Dropped.TEST_EVENT] += 1
+        found.dropped[DropReason.TEST_EVENT] += 1
         return found
     for event in _events(data):
         if why := _why_dropped(event, settings):
@@ -156,16 +158,18 @@ def _unwrapped(payload: bytes) -> dict[str, Any]:
         if data.get("Type") != "Notification" or not isinstance(data.get("Message"), str):
             return data
         text = data["Message"]
-    raise Unreadable("The notification has too many envelopes", "Send S3's events to the queue, or through one topic")
+    raise InvalidNotification(
+        "The notification has too many envelopes", "Send S3's events to the queue, or through one topic"
+    )
 
 
 def _json(text: bytes | str) -> dict[str, Any]:
     try:
         data = json.loads(text)
     except (ValueError, RecursionError):
-        raise Unreadable("The notification is no JSON", "Only S3's notifications belong here") from None
+        raise InvalidNotification("The notification is no JSON", "Only S3's notifications belong here") from None
     if not isinstance(data, dict):
-        raise Unreadable("The notification is JSON, but no object", "Only S3's notifications belong here")
+        raise InvalidNotification("The notification is JSON, but no object", "Only S3's notifications belong here")
     return data
 
 
@@ -179,7 +183,7 @@ def _events(data: dict[str, Any]) -> Iterator[_Event]:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise Unreadable(
+        raise InvalidNotification(
             f"The notification has no known shape: {where}: {first['msg']}",
             "Known are S3's, MinIO's and Ceph's records, raw or in SNS's envelope, and EventBridge's events",
         ) from None
@@ -208,7 +212,7 @@ def _event(place: _Place, key: str, time: str, created: bool, deleted: bool) -> 
     except UnicodeEncodeError:
         size = 0
     if not 0 < size <= KEY_MAX_BYTES or "\0" in key:
-        raise Unreadable(
+        raise InvalidNotification(
             "The notification names a key that no object can have", f"Keys have 1 to {KEY_MAX_BYTES} bytes"
         )
     found = place.object
@@ -219,20 +223,22 @@ def _decoded(key: str) -> str:
     try:
         return unquote_plus(key, errors="strict")
     except UnicodeDecodeError:
-        raise Unreadable("The notification names a key that is no UTF-8", "S3's keys are UTF-8, URL-encoded") from None
+        raise InvalidNotification(
+            "The notification names a key that is no UTF-8", "S3's keys are UTF-8, URL-encoded"
+        ) from None
 
 
-def _why_dropped(event: _Event, settings: Settings) -> Dropped | None:
+def _why_dropped(event: _Event, settings: Settings) -> DropReason | None:
     place = event.place
     own = settings.videos.holds(place) or settings.jobs.holds(place)
     checks = {
-        Dropped.DELETION: event.deleted,
-        Dropped.OTHER_EVENT: not event.created,
-        Dropped.FOLDER: place.is_prefix,
-        Dropped.OWN_OBJECT: own,
-        Dropped.OTHER_PREFIX: not settings.images.holds(place),
-        Dropped.OTHER_SUFFIX: not place.key.lower().endswith(IMAGE_SUFFIXES),
-        Dropped.RESERVED_NAME: why_no_image(place, settings) is not None,
+        DropReason.DELETION: event.deleted,
+        DropReason.OTHER_EVENT: not event.created,
+        DropReason.FOLDER: place.is_prefix,
+        DropReason.OWN_OBJECT: own,
+        DropReason.OTHER_PREFIX: not settings.images.holds(place),
+        DropReason.OTHER_SUFFIX: not place.key.lower().endswith(IMAGE_SUFFIXES),
+        DropReason.RESERVED_NAME: why_no_image(place, settings) is not None,
     }
     return next((why for why, holds in checks.items() if holds), None)
 

@@ -18,12 +18,12 @@ from starlette.applications import Starlette
 from doors.app import make_app
 from doors.callbacks import COLLECT, Callbacks
 from doors.door import ON_IMAGE, Door, make_door
+from doors.flow_run_starter import FlowRunStarter, prefect_api_url, without_client_retries
 from doors.gallery.routes import gallery_routes
 from doors.health import OFF, STARTING, Health
 from doors.ledger_gauges import LedgerGauges
-from doors.queue import Queue
-from doors.receive import LAST_ANSWER_SECONDS, Receiver
-from doors.runs import Deployment, one_try, prefect_address
+from doors.sqs_queue import SqsQueue
+from doors.sqs_receiver import LAST_ANSWER_SECONDS, SqsReceiver
 from i2v.apixo.callbacks import half_set_fault
 from i2v.errors import UsageError
 from i2v.s3.storage import Storage
@@ -45,14 +45,14 @@ class _Server(uvicorn.Server):
         yield
 
 
-def check(settings: Settings) -> None:
+def check_settings(settings: Settings) -> None:
     """Prove that the settings make a door.
 
     Raises:
         UsageError: they do not; it names the variable.
     """
     settings.require_bucket()
-    prefect_address()
+    prefect_api_url()
     if fault := half_set_fault(settings):
         raise fault
     if not (settings.sqs_queue_url or settings.door_token or settings.callback_secrets):
@@ -84,13 +84,13 @@ async def serve(settings: Settings) -> int:
     Raises:
         UsageError: the settings make no door.
     """
-    check(settings)
-    queue = Queue(settings.sqs_queue_url) if settings.sqs_queue_url else None
-    with listen(settings) as listening, one_try(), Storage() as storage:
+    check_settings(settings)
+    queue = SqsQueue(settings.sqs_queue_url) if settings.sqs_queue_url else None
+    with listen(settings) as listening, without_client_retries(), Storage() as storage:
         async with PrefectClient(PREFECT_API_URL.value()) as client:
             health = Health(queue=STARTING if queue else OFF)
-            on_image = Deployment(client, ON_IMAGE, health)
-            collect = Deployment(client, COLLECT, health, "callbacks")
+            on_image = FlowRunStarter(client, ON_IMAGE, health)
+            collect = FlowRunStarter(client, COLLECT, health, "callbacks")
             door = make_door(settings, health, on_image)
             gauges = LedgerGauges(storage, settings, door.metrics.registry)
             callbacks = Callbacks(settings, storage, collect, door.metrics.registry)
@@ -108,10 +108,10 @@ async def _serve(
     callbacks: Callbacks,
     server: _Server,
     endless: Sequence[Coroutine[Any, Any, None]],
-    queue: Queue | None,
+    queue: SqsQueue | None,
     listening: socket.socket,
 ) -> int:
-    receiver = Receiver(queue, door) if queue else None
+    receiver = SqsReceiver(queue, door) if queue else None
     going = [asyncio.create_task(part) for part in endless]
     parts = [server.serve(sockets=[listening]), *([receiver.run()] if receiver else [])]
     ending = [asyncio.create_task(part) for part in parts]
@@ -137,7 +137,7 @@ async def _until_stopped(work: list[asyncio.Task[None]]) -> int:
     return 1
 
 
-async def _finish(door: Door, receiver: Receiver | None, receiving: asyncio.Task[None]) -> None:
+async def _finish(door: Door, receiver: SqsReceiver | None, receiving: asyncio.Task[None]) -> None:
     log.info("stopping: finishing what was taken, %.0f s at most", FINISH_SECONDS)
     door.health.stopping = True
     if receiver:
@@ -182,5 +182,5 @@ def _words(settings: Settings, listening: socket.socket) -> str:
     posts = "POST /s3" if settings.door_token else "POST /s3 shut (no I2V_DOOR_TOKEN)"
     return (
         f"the door listens on http://{host}:{port} ({posts}); queue {settings.sqs_queue_url or 'not set'}; "
-        f"Prefect {prefect_address()}, deployment {ON_IMAGE}; images {settings.images}"
+        f"Prefect {prefect_api_url()}, deployment {ON_IMAGE}; images {settings.images}"
     )

@@ -14,7 +14,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from doors.gallery.shelf import Card, video_of
+from doors.gallery.listing import Card, video_of
 from i2v.errors import LedgerError, NotFound, StorageError
 from i2v.ledger.job import JobRecord
 from i2v.ledger.keys import sibling_uri
@@ -163,7 +163,7 @@ def _of_item(card: Card) -> Iterator[Fact]:
     yield Fact("image", item.image, is_code=True)
     yield Fact("asked", " · ".join(filter(None, (item.mode, f"{item.duration} s" if item.duration else ""))))
     yield Fact("cost", f"${money_text(item.cost_usd)}")
-    yield Fact("ended", moment(item.at))
+    yield Fact("ended", format_moment(item.at))
     yield Fact("job", item.job or "", is_code=True)
 
 
@@ -173,9 +173,9 @@ def _of_manifest(manifest: Manifest, cost_usd: Decimal) -> Iterator[Fact]:
     yield Fact("take", str(request.take) if request.take and request.take > 1 else "")
     yield Fact("cost in all runs", f"${money_text(cost)}" if cost is not None and cost != cost_usd else "")
     yield Fact("paid attempts", str(manifest.attempts) if manifest.attempts else "")
-    yield Fact("submitted", moment(manifest.submitted_at))
+    yield Fact("submitted", format_moment(manifest.submitted_at))
     yield Fact("rendering took", _seconds(manifest.rendering_ms / 1000) if manifest.rendering_ms else "")
-    yield Fact("stored", moment(manifest.stored_at))
+    yield Fact("stored", format_moment(manifest.stored_at))
     yield Fact("label", manifest.label or "")
     yield Fact("model", request.model or "")
     yield Fact("task id", manifest.task_id or "", is_code=True)
@@ -199,12 +199,12 @@ def _told(facts: list[Fact]) -> Iterator[Fact]:
     return (fact for fact in facts if fact.value)
 
 
-def moment(at: datetime | None) -> str:
+def format_moment(at: datetime | None) -> str:
     """A time as it is read here: UTC, to the second."""
     return f"{at:%-d %b %Y, %H:%M:%S} UTC" if at else ""
 
 
-def minute(at: datetime) -> str:
+def format_minute(at: datetime) -> str:
     """The same, to the minute."""
     return f"{at:%-d %b %Y, %H:%M} UTC"
 

@@ -1,4 +1,4 @@
-"""What is wanted, as it stands in an address: `Filters`, and the `Spot` from which to go on."""
+"""What is wanted, as it stands in an address: `Filters`, and the `Cursor` from which to go on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LONGEST_RUN = timedelta(days=2)
 E = TypeVar("E", bound=StrEnum)
 
 
-class Spot(NamedTuple):
+class Cursor(NamedTuple):
     """A place among all that ended: what lies before item `number` of this run's page, then older pages.
 
     Pages grow at their end only, so a spot stays where it is.
@@ -34,7 +34,7 @@ class Spot(NamedTuple):
     number: int
 
     @classmethod
-    def parse(cls, text: str) -> Spot | None:
+    def parse(cls, text: str) -> Cursor | None:
         """Read what `str` wrote."""
         match = re.fullmatch(r"(?P<page>\d{13}-[^/~]{1,200}\.json)~(?P<number>\d{1,9})", text, re.ASCII)
         return cls(match["page"], int(match["number"])) if match else None
@@ -76,7 +76,7 @@ class Filters:
         """Whether anything is left out."""
         return bool(self.folder or self.mode or self.day or self.outcome)
 
-    def href(self, after: Spot | None = None) -> str:
+    def href(self, after: Cursor | None = None) -> str:
         """The address that shows this."""
         chosen = {"folder": self.folder, "mode": self.mode, "day": self.day, "outcome": self.outcome, "after": after}
         query = urlencode({name: str(value) for name, value in chosen.items() if value})

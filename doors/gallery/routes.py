@@ -12,11 +12,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from doors.gallery.access import LOCKOUT_SECONDS, GalleryAccess
 from doors.gallery.details import read_details
-from doors.gallery.filters import HOME, Filters, Spot
-from doors.gallery.guard import WRONG_SECONDS, Guard
-from doors.gallery.pages import HEADERS, Pages
-from doors.gallery.shelf import Shelves
+from doors.gallery.filters import HOME, Cursor, Filters
+from doors.gallery.listing import GalleryReader
+from doors.gallery.rendering import HEADERS, PageRenderer
 from i2v.errors import I2vError
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
@@ -35,18 +35,18 @@ def gallery_routes(settings: Settings, storage: Storage) -> list[Route]:
     if settings.gallery_token is None:
         return []
     log.info("the gallery is open at %s for who has I2V_GALLERY_TOKEN", HOME)
-    return Gallery(settings, storage, Guard(settings.gallery_token)).routes
+    return Gallery(settings, storage, GalleryAccess(settings.gallery_token)).routes
 
 
 class Gallery:
     """Answers for one bucket."""
 
-    def __init__(self, settings: Settings, storage: Storage, guard: Guard) -> None:
+    def __init__(self, settings: Settings, storage: Storage, guard: GalleryAccess) -> None:
         self._settings = settings
         self._storage = storage
         self._guard = guard
-        self._shelves = Shelves(storage, settings)
-        self._pages = Pages(settings.videos.bucket)
+        self._shelves = GalleryReader(storage, settings)
+        self._pages = PageRenderer(settings.videos.bucket)
         self._reading = asyncio.Semaphore(AT_ONCE)
 
     @property
@@ -72,18 +72,18 @@ class Gallery:
             except (I2vError, TimeoutError) as error:
                 log.warning("the gallery could not be shown: %s", error or "S3 took too long")
                 words = error if isinstance(error, I2vError) else "S3 did not answer in time. Try again"
-                return self._pages.answer("problem", 503, title="S3 does not answer well", words=str(words))
+                return self._pages.answer("error", 503, title="S3 does not answer well", words=str(words))
 
         return handle
 
     async def _shelf(self, request: Request) -> Response:
         filters, text = Filters.parse(request.query_params), request.query_params.get("after", "")
-        after = Spot.parse(text)
+        after = Cursor.parse(text)
         faults = ["This is the newest: the address to go on from cannot be read."] if text and not after else []
         shelf = await self._shelves.read(filters, after)
         links = next((card.links for card in shelf.cards if card.links), None)
         return self._pages.answer(
-            "shelf",
+            "listing",
             media=links.poster if links else "",
             shelf=shelf,
             filters=filters,
@@ -93,11 +93,11 @@ class Gallery:
         )
 
     async def _item(self, request: Request) -> Response:
-        spot = Spot.parse(request.path_params["spot"])
+        spot = Cursor.parse(request.path_params["spot"])
         item = await self._shelves.find_item(spot) if spot else None
         if spot is None or item is None:
             words = "It was never here, or the page of its run has been deleted or cannot be read."
-            return self._pages.answer("problem", 404, title="There is no such video", words=words)
+            return self._pages.answer("error", 404, title="There is no such video", words=words)
         card = await self._shelves.card(spot, item)
         details = await read_details(self._storage, self._settings, card)
         return self._pages.answer("item", media=card.links.poster if card.links else "", details=details)
@@ -116,7 +116,7 @@ class Gallery:
         )
         answer.headers["WWW-Authenticate"] = "Bearer"
         if is_locked:
-            answer.headers["Retry-After"] = f"{WRONG_SECONDS:.0f}"
+            answer.headers["Retry-After"] = f"{LOCKOUT_SECONDS:.0f}"
         return answer
 
     async def _log_in(self, request: Request) -> Response:

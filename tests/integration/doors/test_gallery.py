@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 
-from doors.gallery.shelf import CARDS, MOST_RUNS, PAGE_LIMIT_BYTES
+from doors.gallery.listing import MAX_RUNS, PAGE_LIMIT_BYTES, PAGE_SIZE
 from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
 from i2v.ledger import keys
@@ -93,42 +93,42 @@ async def test_what_was_settled_since_is_told(
 
 async def test_the_bucket_is_never_listed(sandbox: Sandbox, settings: Settings, aws: None) -> None:
     """However many runs and images there are, a page costs one listing and forty small reads at most."""
-    for number in range(MOST_RUNS + 10):
+    for number in range(MAX_RUNS + 10):
         write_page(sandbox, settings, number, [f"r{number}/a.jpg"])
-    write_page(sandbox, settings, 99, [f"many/{number:03}.jpg" for number in range(2 * CARDS + 1)])
+    write_page(sandbox, settings, 99, [f"many/{number:03}.jpg" for number in range(2 * PAGE_SIZE + 1)])
     seen: list[str] = []
     path: str | None = "/gallery"
     async with visiting(settings) as visitor:
         while path:
             page = await visitor.get(path)
             assert visitor.requests["ListObjectsV2"] == 1
-            assert visitor.requests.total() <= 1 + MOST_RUNS
+            assert visitor.requests.total() <= 1 + MAX_RUNS
             visitor.requests.clear()
-            assert len(shown(page)) <= CARDS
+            assert len(shown(page)) <= PAGE_SIZE
             seen += shown(page)
             path = older(page)
 
-    many = [f"many/{number:03}.jpg" for number in reversed(range(2 * CARDS + 1))]
-    assert seen == many + [f"r{number}/a.jpg" for number in reversed(range(MOST_RUNS + 10))]
+    many = [f"many/{number:03}.jpg" for number in reversed(range(2 * PAGE_SIZE + 1))]
+    assert seen == many + [f"r{number}/a.jpg" for number in reversed(range(MAX_RUNS + 10))]
 
 
 async def test_a_rare_find_takes_several_steps_and_no_long_one(sandbox: Sandbox, settings: Settings, aws: None) -> None:
     """Where forty runs hold nothing that fits, the page says how far it looked and goes on from there."""
     write_page(sandbox, settings, 0, ["rare/old.jpg", "other/old.jpg"])
-    for number in range(1, MOST_RUNS + 5):
+    for number in range(1, MAX_RUNS + 5):
         write_page(sandbox, settings, number, ["often/a.jpg"])
     async with visiting(settings) as visitor:
         first = await visitor.get("/gallery?folder=rare")
         assert shown(first) == []
         assert "Look further back" in first.text
-        assert visitor.requests == {"ListObjectsV2": 1, "GetObject": MOST_RUNS}
+        assert visitor.requests == {"ListObjectsV2": 1, "GetObject": MAX_RUNS}
         second = await visitor.get(older(first) or "")
     assert (shown(second), older(second)) == (["rare/old.jpg"], None)
 
 
 async def test_a_growing_page_moves_nothing(sandbox: Sandbox, settings: Settings, aws: None) -> None:
     """While a run still adds images, who goes on to what is older misses none and sees none twice."""
-    images = [f"{number:02}.jpg" for number in range(CARDS + 3)]
+    images = [f"{number:02}.jpg" for number in range(PAGE_SIZE + 3)]
     write_page(sandbox, settings, 1, images)
     async with visiting(settings) as visitor:
         first = await visitor.get()

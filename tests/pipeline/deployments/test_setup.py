@@ -22,8 +22,8 @@ from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.settings import PREFECT_API_URL, Settings, temporary_settings
 from pydantic import BaseModel
 
-from deployments import Did, Line
-from deployments.deploy import read_config, read_wanted, set_up_deployment
+from deployments import Change, SetupResult
+from deployments.prefect_yaml import load_deployments, read_config, set_up_deployment
 from deployments.setup import main, set_up
 from i2v.errors import UsageError
 from sandbox.prefect_server import PrefectServer
@@ -35,7 +35,7 @@ EVENT = "i2v: new objects start on-image"
 DEAD_RUNS = "i2v: dead runs are marked Crashed"
 
 
-async def _set_up() -> list[Line]:
+async def _set_up() -> list[SetupResult]:
     async with get_client() as client:
         return [line async for line in set_up(client)]
 
@@ -59,7 +59,7 @@ async def test_twice_makes_nothing_twice(prefect_server: PrefectServer) -> None:
 
     again = await _set_up()
 
-    assert [str(line) for line in again if line.did is not Did.UNCHANGED] == []
+    assert [str(line) for line in again if line.did is not Change.UNCHANGED] == []
     assert [line.what for line in again] == [line.what for line in first]
     assert await _counts() == counts
     assert max(Counter(line.what for line in again).values()) == 1
@@ -100,7 +100,7 @@ async def test_what_a_person_set_survives(prefect_server: PrefectServer) -> None
         await _change(client, alert)
         await client.update_deployment_schedule(nightly.id, nightly.schedules[0].id, active=False)
         await client.update_deployment(nightly.id, DeploymentUpdate(paused=False))
-    assert {line.did for line in again} == {Did.UNCHANGED}
+    assert {line.did for line in again} == {Change.UNCHANGED}
     assert (nightly.schedules[0].active, nightly.parameters["since"], nightly.paused) == (True, SINCE, True)
     assert (kept.actions[0].type, still.enabled) == ("pause-deployment", False)
 
@@ -113,7 +113,7 @@ async def test_a_named_block_sends_the_alerts(prefect_server: PrefectServer) -> 
         hook = CustomWebhookNotificationBlock(name="alerts", url="https://example.com/alerts")
         block = await hook.asave("alerts", client=client)
 
-        changed = [line.what async for line in set_up(client, block) if line.did is Did.CHANGED]
+        changed = [line.what async for line in set_up(client, block) if line.did is Change.CHANGED]
         again = await _set_up()
 
         (alert,) = await client.read_automations_by_name(ALERT)
@@ -122,7 +122,7 @@ async def test_a_named_block_sends_the_alerts(prefect_server: PrefectServer) -> 
             await _change(client, each, actions=before.actions)
     assert len(changed) == 3
     assert ALERT in str(changed)
-    assert {line.did for line in again} == {Did.UNCHANGED}
+    assert {line.did for line in again} == {Change.UNCHANGED}
     (sent,) = [action.model_dump() for action in alert.actions]
     assert (sent["type"], sent["block_document_id"]) == ("send-notification", block)
 
@@ -144,7 +144,7 @@ async def test_what_differs_from_the_file_is_changed(prefect_server: PrefectServ
         again = await _set_up()
 
         now = await client.read_deployment_by_name("report/report")
-    assert [str(line) for line in again if line.did is not Did.UNCHANGED] == [
+    assert [str(line) for line in again if line.did is not Change.UNCHANGED] == [
         "changed    deployment report/report: tags, parameters (days), schedule daily",
         f"changed    automation {DEAD_RUNS!r}",
         f"changed    automation {EVENT!r}",
@@ -155,7 +155,7 @@ async def test_what_differs_from_the_file_is_changed(prefect_server: PrefectServ
 
 async def test_an_archive_is_not_animated(prefect_server: PrefectServer) -> None:
     """`since` is the time of the first deploy, also of one that is made anew, and not of a later one."""
-    (wanted,) = [each for each in read_wanted(read_config()) if each.name == "nightly"]
+    (wanted,) = [each for each in load_deployments(read_config()) if each.name == "nightly"]
     wanted = wanted._replace(name="nightly-again")
     async with get_client() as client:
         made = await set_up_deployment(client, wanted)
@@ -183,7 +183,7 @@ async def test_a_schedule_of_a_persons_own_is_left_alone(prefect_server: Prefect
 
         there = {each.id for each in await client.read_deployment_schedules(found.id)}
         await client.delete_deployment_schedule(found.id, own.id)
-    assert {line.did for line in again} == {Did.UNCHANGED}
+    assert {line.did for line in again} == {Change.UNCHANGED}
     assert own.id in there
 
 
@@ -193,7 +193,7 @@ def test_a_flow_that_cannot_be_loaded_is_not_deployed(tmp_path: Path) -> None:
     config["deployments"][0]["entrypoint"] = "flows/nothing.py:generate_videos"
 
     with pytest.raises(UsageError, match=r"flows/nothing\.py:generate_videos cannot be loaded"):
-        read_wanted(config)
+        load_deployments(config)
 
 
 def test_without_a_server_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:

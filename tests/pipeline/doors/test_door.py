@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from prefect.client.orchestration import get_client
 
+from doors.flow_run_starter import FlowRunStarter, RunRejected
 from doors.health import Health
-from doors.queue import Queue, QueueError
-from doors.runs import Deployment, RunRejected
-from doors.service import check, listen
+from doors.service import check_settings, listen
+from doors.sqs_queue import QueueError, SqsQueue
 from i2v.errors import UsageError
 from sandbox import Sandbox
 from sandbox.prefect_server import PrefectServer
@@ -180,7 +180,7 @@ async def test_a_missing_deployment_is_said(deployed: None) -> None:
     health = Health()
     async with get_client() as client:
         with pytest.raises(RunRejected, match="make deploy"):
-            await Deployment(client, "generate/nowhere", health).start({}, key="k")
+            await FlowRunStarter(client, "generate/nowhere", health).start({}, key="k")
     assert "generate/nowhere" in health.prefect
     assert not health.is_ready
 
@@ -188,9 +188,9 @@ async def test_a_missing_deployment_is_said(deployed: None) -> None:
 def test_wrong_settings_are_told(prefect_server: PrefectServer, make_settings: SETTINGS_MAKER) -> None:
     """A door that nothing could come in by, or that cannot listen, does not start."""
     with pytest.raises(UsageError, match="I2V_BUCKET"):
-        check(make_settings(I2V_DOOR_TOKEN="t"))
+        check_settings(make_settings(I2V_DOOR_TOKEN="t"))
     with pytest.raises(UsageError, match="I2V_SQS_QUEUE_URL"):
-        check(make_settings(I2V_BUCKET="b"))
+        check_settings(make_settings(I2V_BUCKET="b"))
     with listen(make_settings(I2V_DOOR_PORT=0)) as taken, pytest.raises(UsageError, match="Cannot listen"):
         listen(make_settings(I2V_DOOR_PORT=taken.getsockname()[1]))
 
@@ -212,12 +212,12 @@ def test_a_wrong_start_ends_with_two(child_env: dict[str, str]) -> None:
 
 
 @pytest.fixture
-def queue(feed: Feed, sandbox: Sandbox) -> Queue:
+def queue(feed: Feed, sandbox: Sandbox) -> SqsQueue:
     """The feed's queue as the door sees it."""
-    return Queue(feed.url, sandbox.sqs())
+    return SqsQueue(feed.url, sandbox.sqs())
 
 
-async def test_without_dead_letters_a_bad_message_stays(queue: Queue, feed: Feed, sandbox: Sandbox) -> None:
+async def test_without_dead_letters_a_bad_message_stays(queue: SqsQueue, feed: Feed, sandbox: Sandbox) -> None:
     """Where the queue has no dead-letter queue nothing is thrown away: SQS shows the message again."""
     sandbox.sqs().set_queue_attributes(QueueUrl=feed.url, Attributes={"RedrivePolicy": ""})
     feed.take(feed.url)
@@ -229,7 +229,7 @@ async def test_without_dead_letters_a_bad_message_stays(queue: Queue, feed: Feed
 
 async def test_a_queue_that_is_gone_is_told(sandbox: Sandbox) -> None:
     """What is wrong with the queue is said with what to do, and is no reason to end."""
-    gone = Queue(f"{sandbox.aws.url}/000000000000/nowhere", sandbox.sqs())
+    gone = SqsQueue(f"{sandbox.aws.url}/000000000000/nowhere", sandbox.sqs())
     with pytest.raises(QueueError, match=r"There is no queue .*I2V_SQS_QUEUE_URL"):
         await gone.receive(30)
 
@@ -243,7 +243,7 @@ async def test_parameters_that_are_not_taken_stay_said(deployed: None, prefect_s
         made = await client.create_deployment(
             flow, "old", parameter_openapi_schema=schema, enforce_parameter_schema=True
         )
-        old = Deployment(client, "generate/old", health)
+        old = FlowRunStarter(client, "generate/old", health)
         with pytest.raises(RunRejected, match="make deploy"):
             await old.start({"images": ["s3://b/images/a.jpg"]}, key="k")
         watching = asyncio.create_task(old.watch())

@@ -15,7 +15,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from doors.callbacks import COLLECT, Outcome
+from doors.callbacks import COLLECT, CallbackOutcome
 from flows.reconcile import reconcile_videos
 from i2v.apixo.callbacks import callback_url
 from i2v.settings import Settings
@@ -184,6 +184,6 @@ async def test_where_callbacks_are_not_set_up_their_address_is_shut(
 
 def test_every_outcome_has_its_status() -> None:
     """The provider takes 200 alone for an answer, so nothing else that is well may be another 2xx."""
-    statuses = Counter(int(outcome.status) for outcome in Outcome)
+    statuses = Counter(int(outcome.status) for outcome in CallbackOutcome)
     assert statuses == {200: 2, 404: 3, 405: 1, 413: 1, 408: 1, 400: 1, 503: 1}
     assert COLLECT == "reconcile/collect"

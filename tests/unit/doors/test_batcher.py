@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from doors.gather import Batcher, Closed
+from doors.batcher import Batcher, BatcherClosed
 from i2v.errors import StorageError
 
 MAKE = Callable[..., AbstractAsyncContextManager[tuple[Batcher[str], list[list[str]]]]]
@@ -101,7 +101,7 @@ async def test_closing_hands_on_what_is_in_hand(gathering: MAKE) -> None:
         assert await gatherer.close(5)
         await adding
         assert batches == [["a"]]
-        with pytest.raises(Closed):
+        with pytest.raises(BatcherClosed):
             await gatherer.add(["b"])
 
 
@@ -111,5 +111,8 @@ async def test_closing_in_vain_tells_each_sender(gathering: MAKE) -> None:
         adding = [asyncio.create_task(gatherer.add([name, "both"])) for name in "ab"]
         await asyncio.sleep(0.1)
         assert not await gatherer.close(0.1)
-        assert [type(answer) for answer in await asyncio.gather(*adding, return_exceptions=True)] == [Closed, Closed]
+        assert [type(answer) for answer in await asyncio.gather(*adding, return_exceptions=True)] == [
+            BatcherClosed,
+            BatcherClosed,
+        ]
         assert batches == []

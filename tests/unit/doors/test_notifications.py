@@ -10,7 +10,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from doors.notifications import MAX_BYTES, Dropped, NewImage, Unreadable, read_notification, run_key
+from doors.notifications import (
+    MAX_NOTIFICATION_BYTES,
+    DropReason,
+    InvalidNotification,
+    NewImage,
+    idempotency_key,
+    parse_notification,
+)
 from i2v.inputs.sources import IMAGE_SUFFIXES
 from tests.conftest import SealedSettings
 from tests.support.paths import FIXTURES
@@ -33,15 +40,15 @@ def _told(key: str, **record: Any) -> bytes:
     return json.dumps(data).encode()
 
 
-def _read(payload: bytes) -> tuple[list[str], dict[Dropped, int]]:
-    found = read_notification(payload, SETTINGS)
+def _read(payload: bytes) -> tuple[list[str], dict[DropReason, int]]:
+    found = parse_notification(payload, SETTINGS)
     return [image.key for image in found.images], dict(found.dropped)
 
 
 @pytest.mark.parametrize("name", CREATED)
 def test_every_vendors_upload_is_one_image(name: str) -> None:
     """Whoever tells of an upload, and in whatever envelope, names the same image by its real key."""
-    (image,) = read_notification(_payload(name), SETTINGS).images
+    (image,) = parse_notification(_payload(name), SETTINGS).images
 
     assert str(image.uri) == f"s3://{BUCKET}/images/red flower.jpg"
     assert image.etag
@@ -88,7 +95,7 @@ def test_another_event_is_dropped() -> None:
 def test_every_reason_has_a_name() -> None:
     """The reasons are the metric's labels, which dashboards know by name."""
     names = "test_event deletion other_event folder own_object other_prefix other_suffix reserved_name"
-    assert {why.value for why in Dropped} == set(names.split())
+    assert {why.value for why in DropReason} == set(names.split())
 
 
 def test_a_message_of_several_records_gives_each() -> None:
@@ -113,7 +120,7 @@ def test_a_message_of_several_records_gives_each() -> None:
         b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
         b"[" * 500_000,
         b"1" * 5000,
-        b" " * (MAX_BYTES + 1),
+        b" " * (MAX_NOTIFICATION_BYTES + 1),
         _told("images/%ff.jpg"),
         _told(""),
         _told("images/" + "a" * 1024 + ".jpg"),
@@ -124,8 +131,8 @@ def test_a_message_of_several_records_gives_each() -> None:
 )
 def test_what_can_never_work_is_unreadable(payload: bytes) -> None:
     """No JSON, no known shape, no possible key, too large, too deep: one error, and never another."""
-    with pytest.raises(Unreadable) as caught:
-        read_notification(payload, SETTINGS)
+    with pytest.raises(InvalidNotification) as caught:
+        parse_notification(payload, SETTINGS)
     assert caught.value.hint
 
 
@@ -135,8 +142,8 @@ def test_envelopes_end() -> None:
     for _ in range(2):
         text = json.dumps({"Type": "Notification", "Message": text})
     assert _read(text.encode()) == (["images/red flower.jpg"], {})
-    with pytest.raises(Unreadable):
-        read_notification(json.dumps({"Type": "Notification", "Message": text}).encode(), SETTINGS)
+    with pytest.raises(InvalidNotification):
+        parse_notification(json.dumps({"Type": "Notification", "Message": text}).encode(), SETTINGS)
 
 
 NAMES = st.builds(
@@ -171,26 +178,26 @@ def test_every_key_survives(key: str) -> None:
 
 @given(st.binary() | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps))
 def test_nothing_else_is_ever_raised(payload: bytes | str) -> None:
-    """Whatever comes, the answer is a notification or `Unreadable`."""
-    with pytest.raises(Unreadable):
-        read_notification(payload.encode() if isinstance(payload, str) else payload, SETTINGS)
+    """Whatever comes, the answer is a notification or `InvalidNotification`."""
+    with pytest.raises(InvalidNotification):
+        parse_notification(payload.encode() if isinstance(payload, str) else payload, SETTINGS)
 
 
 def test_identity_is_the_uploads() -> None:
     """A repeated notification is the same; another upload to the same key is not, also where no sequencer is given."""
-    first, again = (read_notification(_told("images/a.jpg"), SETTINGS).images[0] for _ in range(2))
+    first, again = (parse_notification(_told("images/a.jpg"), SETTINGS).images[0] for _ in range(2))
     assert first.identity == again.identity
     assert first.identity != first._replace(sequencer="0").identity
     assert first.identity != first._replace(etag="0").identity
 
     data = json.loads(_told("images/a.jpg", eventTime="2026-01-01T00:00:00Z"))
     del data["Records"][0]["s3"]["object"]["sequencer"]
-    (bare,) = read_notification(json.dumps(data).encode(), SETTINGS).images
+    (bare,) = parse_notification(json.dumps(data).encode(), SETTINGS).images
     assert bare.sequencer == "2026-01-01T00:00:00Z"
 
 
 def test_run_key_does_not_heed_the_order() -> None:
     """The same uploads in another order are the same run; one more is another."""
     one, two = (NewImage("b", f"images/{name}.jpg", "e", "s") for name in "ab")
-    assert run_key([one, two]) == run_key([two, one])
-    assert run_key([one, two]) != run_key([one])
+    assert idempotency_key([one, two]) == idempotency_key([two, one])
+    assert idempotency_key([one, two]) != idempotency_key([one])

@@ -1,4 +1,4 @@
-"""Who may look: `Guard` knows the token, makes the cookie that stands for it, and slows down who guesses."""
+"""Who may look: `GalleryAccess` knows the token, makes the cookie that stands for it, and slows down who guesses."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from starlette.responses import Response
 COOKIE = "i2v_gallery"
 COOKIE_PATH = "/gallery"
 COOKIE_SECONDS = 12 * 3600
-WRONG_TRIES = 10
+MAX_FAILED_LOGINS = 10
 """So many wrong tokens a minute are answered; then that client waits."""
-WRONG_SECONDS = 60.0
-MOST_CLIENTS = 1000
+LOCKOUT_SECONDS = 60.0
+MAX_CLIENTS = 1000
 Clock = Callable[[], float]
 
 
-class WrongTries:
+class FailedLoginLimiter:
     """Wrong tokens by client, of the last minute; it remembers a fixed number of clients."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
@@ -37,27 +37,27 @@ class WrongTries:
         since, count = self._lately(client)
         self._clients[client] = (since, count + 1)
         self._clients.move_to_end(client)
-        while len(self._clients) > MOST_CLIENTS:
+        while len(self._clients) > MAX_CLIENTS:
             self._clients.popitem(last=False)
 
     def are_too_many(self, client: str) -> bool:
         """Whether this client has to wait, whatever it brings."""
-        return self._lately(client)[1] >= WRONG_TRIES
+        return self._lately(client)[1] >= MAX_FAILED_LOGINS
 
     def _lately(self, client: str) -> tuple[float, int]:
         now = self._clock()
         since, count = self._clients.get(client, (now, 0))
-        return (since, count) if now - since < WRONG_SECONDS else (now, 0)
+        return (since, count) if now - since < LOCKOUT_SECONDS else (now, 0)
 
 
-class Guard:
+class GalleryAccess:
     """Holds the token. A cookie is its end and an HMAC over it: it holds at all doors that have the same token."""
 
     def __init__(self, token: SecretStr, clock: Clock = time.time) -> None:
         self._token = token.get_secret_value().strip().encode()
         self._key = hmac.digest(self._token, b"i2v gallery cookie 1", "sha256")
         self._clock = clock
-        self.wrong = WrongTries()
+        self.wrong = FailedLoginLimiter()
 
     def admits(self, request: Request) -> bool:
         """Whether the request bears a cookie of ours, or the token itself."""

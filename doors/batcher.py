@@ -22,7 +22,7 @@ MOST_DELAY_SECONDS = 10.0
 T = TypeVar("T")
 
 
-class Closed(I2vError):
+class BatcherClosed(I2vError):
     """The gatherer was closed before the item was handed on: whoever sent it must send it again."""
 
 
@@ -80,7 +80,7 @@ class Batcher(Generic[T]):
             Closed: it was closed first.
         """
         if self._closing:
-            raise Closed("The door is closing", "Send it again")
+            raise BatcherClosed("The door is closing", "Send it again")
         held = [(self.identity(item), self._hold(item)) for item in items]
         if not held:
             return
@@ -179,6 +179,6 @@ class Batcher(Generic[T]):
             call.cancel()
         for each in self._held.values():
             if not each.done.done():
-                each.done.set_exception(Closed("The door closed before Prefect had it", "Send it again"))
+                each.done.set_exception(BatcherClosed("The door closed before Prefect had it", "Send it again"))
         self._held.clear()
         self._waiting.clear()

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from doors.gallery.details import Details, Fact, Manifest, facts_of
-from doors.gallery.filters import Filters, Spot
-from doors.gallery.pages import Pages
-from doors.gallery.shelf import Card, Links, Shelf
+from doors.gallery.filters import Cursor, Filters
+from doors.gallery.listing import Card, GalleryPage, Links
+from doors.gallery.rendering import PageRenderer
 from i2v.ledger.job import JobState
 from i2v.reports.advice import advise
 from i2v.reports.recent import RecentItem
@@ -25,7 +25,7 @@ from i2v.reports.run_report import Outcome
 from i2v.request import Mode
 
 NOW = datetime(2026, 11, 22, 14, 3, tzinfo=UTC)
-PAGES = Pages("bucket")
+PAGES = PageRenderer("bucket")
 SIGNED = "https://s3.example/b/videos/a?X-Amz-Signature=1&X-Amz-Date=2"
 HOSTILE = (
     "</script><script>alert(1)</script>",
@@ -72,16 +72,16 @@ def _card(text: str, outcome: Outcome, job: str | None = None) -> Card:
         image=text, outcome=outcome, at=NOW, job=job, mode=Mode.PRO, duration=6, reason=text, video=None
     )
     links = Links(SIGNED, SIGNED) if outcome is Outcome.STORED else None
-    return Card(Spot("9999999999999-run.json", 1), item, text, links, None, advise(item, None))
+    return Card(Cursor("9999999999999-run.json", 1), item, text, links, None, advise(item, None))
 
 
 def _shelf_page(text: str) -> Read:
     cards = [_card(text, outcome) for outcome in (Outcome.STORED, Outcome.REFUSED)] + [
         _card(text, Outcome.FAILED, "a" * 64)
     ]
-    shelf = Shelf(cards, folders={text}, unreadable=[text])
+    shelf = GalleryPage(cards, folders={text}, unreadable=[text])
     page = PAGES.answer(
-        "shelf", media=SIGNED, shelf=shelf, filters=Filters(folder=text), after=None, faults=[text], images=text
+        "listing", media=SIGNED, shelf=shelf, filters=Filters(folder=text), after=None, faults=[text], images=text
     )
     return Read(bytes(page.body).decode())
 
@@ -120,7 +120,7 @@ def test_any_text_stays_text(text: str) -> None:
 
 def test_pages_run_nothing_from_anywhere_else() -> None:
     """No inline script, no other host but that of the signed links, no frame, no referrer, no copy kept."""
-    headers = PAGES.answer("problem", media=SIGNED, title="t", words="w").headers
+    headers = PAGES.answer("error", media=SIGNED, title="t", words="w").headers
     policy = dict(part.strip().partition(" ")[::2] for part in headers["content-security-policy"].split(";"))
     assert policy["default-src"] == "'none'"
     assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
@@ -140,15 +140,15 @@ def test_pages_run_nothing_from_anywhere_else() -> None:
         day=st.none() | st.dates(date(2020, 1, 1), date(2199, 12, 31)),
         outcome=st.none() | st.sampled_from(Outcome),
     ),
-    st.none() | st.builds(Spot, st.from_regex(r"\A[0-9]{13}-[^/~\n]{1,40}\.json\Z"), st.integers(0, 10**9 - 1)),
+    st.none() | st.builds(Cursor, st.from_regex(r"\A[0-9]{13}-[^/~\n]{1,40}\.json\Z"), st.integers(0, 10**9 - 1)),
 )
-def test_an_address_holds_the_whole_view(filters: Filters, after: Spot | None) -> None:
+def test_an_address_holds_the_whole_view(filters: Filters, after: Cursor | None) -> None:
     """What is filtered, and where to go on, is read from the address as it was written there."""
     query = dict(parse_qsl(urlsplit(filters.href(after)).query))
     assert Filters.parse(query) == filters
-    assert Spot.parse(query.get("after", "")) == after
+    assert Cursor.parse(query.get("after", "")) == after
     if after:
-        assert Spot.parse(unquote(after.href.rpartition("/")[2])) == after
+        assert Cursor.parse(unquote(after.href.rpartition("/")[2])) == after
 
 
 @given(st.dictionaries(st.sampled_from(["folder", "mode", "day", "outcome"]), st.text(max_size=50)))

@@ -1,4 +1,4 @@
-"""The loop over the queue: `Receiver` takes messages, hands their images on, and deletes them once Prefect has the run.
+"""Receive SQS messages, pass their images on, and delete them once Prefect has the flow run.
 
 Messages in hand are kept hidden meanwhile, however long Prefect is away. What is in hand when the process dies comes
 again by itself: nothing is deleted before its run exists.
@@ -10,11 +10,11 @@ import asyncio
 import logging
 import time
 
+from doors.batcher import BatcherClosed
 from doors.door import Door
-from doors.gather import Closed
 from doors.health import OK
-from doors.notifications import NewImage, Unreadable, read_notification
-from doors.queue import AT_ONCE, Message, Queue, QueueError
+from doors.notifications import InvalidNotification, NewImage, parse_notification
+from doors.sqs_queue import BATCH_SIZE, Message, QueueError, SqsQueue
 
 log = logging.getLogger(__name__)
 MOST_RECEIVERS = 8
@@ -23,10 +23,10 @@ LAST_ANSWER_SECONDS = 1.0
 """How long an answer of SQS that is on its way is awaited at the end; an idle long poll is given up."""
 
 
-class Receiver:
+class SqsReceiver:
     """Takes from one queue until it is stopped. A second loop starts where one gets all it can, and so on to eight."""
 
-    def __init__(self, queue: Queue, door: Door) -> None:
+    def __init__(self, queue: SqsQueue, door: Door) -> None:
         self._queue = queue
         self._door = door
         self._hidden_seconds = 0
@@ -76,9 +76,9 @@ class Receiver:
             self._door.health.say("queue", OK)
             if messages:
                 self._settle_soon(messages)
-            if len(messages) == AT_ONCE and len(self._loops) < MOST_RECEIVERS and not self._stopping.is_set():
+            if len(messages) == BATCH_SIZE and len(self._loops) < MOST_RECEIVERS and not self._stopping.is_set():
                 self._start_loop()
-            elif len(messages) < AT_ONCE and not is_first:
+            elif len(messages) < BATCH_SIZE and not is_first:
                 return
 
     async def _rest(self, seconds: float) -> None:
@@ -106,7 +106,7 @@ class Receiver:
             await self._finish(idle)
             await self._door.images.add(images)
             await self._finish(telling)
-        except Closed:
+        except BatcherClosed:
             log.warning("%d messages are left in the queue and come again", len(messages))
         except QueueError as error:
             log.warning("messages whose run exists come again, which is harmless: %s", error)
@@ -126,8 +126,8 @@ class Receiver:
         idle: list[Message] = []
         for message in messages:
             try:
-                found = read_notification(message.body.encode(errors="surrogatepass"), self._door.settings)
-            except Unreadable as error:
+                found = parse_notification(message.body.encode(errors="surrogatepass"), self._door.settings)
+            except InvalidNotification as error:
                 self._in_hand.discard(message)
                 await self._reject(message, error)
                 continue
@@ -137,7 +137,7 @@ class Receiver:
             (telling if found.images else idle).append(message)
         return images, telling, idle
 
-    async def _reject(self, message: Message, error: Unreadable) -> None:
+    async def _reject(self, message: Message, error: InvalidNotification) -> None:
         self._door.metrics.received.labels("sqs").inc()
         self._door.metrics.unreadable.inc()
         try:
@@ -153,7 +153,7 @@ class Receiver:
             await asyncio.sleep(max(1.0, self._hidden_seconds / 6))
             soon = time.monotonic() + self._hidden_seconds * 0.6
             due = [message for message in self._in_hand if message.hidden_until < soon]
-            tens = [due[start : start + AT_ONCE] for start in range(0, len(due), AT_ONCE)]
+            tens = [due[start : start + BATCH_SIZE] for start in range(0, len(due), BATCH_SIZE)]
             answers = await asyncio.gather(
                 *(self._queue.hide(ten, self._hidden_seconds) for ten in tens), return_exceptions=True
             )

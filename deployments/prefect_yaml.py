@@ -20,14 +20,14 @@ from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 
-from deployments import Did, Line
+from deployments import Change, SetupResult
 from i2v.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
 SINCE = "since"
 
 
-class Wanted(NamedTuple):
+class DesiredDeployment(NamedTuple):
     """A deployment as prefect.yaml says; `fields` by the names that Prefect's API has for them."""
 
     name: str
@@ -36,7 +36,7 @@ class Wanted(NamedTuple):
     schedules: list[DeploymentScheduleCreate]
 
 
-def read_wanted(config: dict[str, Any]) -> list[Wanted]:
+def load_deployments(config: dict[str, Any]) -> list[DesiredDeployment]:
     """Load every flow, so that what cannot be imported is never deployed.
 
     Raises:
@@ -63,7 +63,7 @@ def read_config() -> dict[str, Any]:
     return config
 
 
-def _wanted(each: dict[str, Any], pull: list[dict[str, Any]]) -> Wanted:
+def _wanted(each: dict[str, Any], pull: list[dict[str, Any]]) -> DesiredDeployment:
     flow = _load(each["entrypoint"])
     fields = {
         "entrypoint": each["entrypoint"],
@@ -77,7 +77,9 @@ def _wanted(each: dict[str, Any], pull: list[dict[str, Any]]) -> Wanted:
         "job_variables": each["work_pool"].get("job_variables", {}),
         "pull_steps": each.get("pull") or pull,
     }
-    return Wanted(each["name"], flow.name, fields, [_schedule(schedule) for schedule in each.get("schedules", [])])
+    return DesiredDeployment(
+        each["name"], flow.name, fields, [_schedule(schedule) for schedule in each.get("schedules", [])]
+    )
 
 
 def _load(entrypoint: str) -> Flow[..., Any]:
@@ -95,7 +97,9 @@ def _schedule(given: dict[str, Any]) -> DeploymentScheduleCreate:
     return DeploymentScheduleCreate(schedule=cron, active=given.get("active", True), slug=given["slug"])
 
 
-async def set_up_deployment(client: PrefectClient, wanted: Wanted, *, now: datetime | None = None) -> Line:
+async def set_up_deployment(
+    client: PrefectClient, wanted: DesiredDeployment, *, now: datetime | None = None
+) -> SetupResult:
     """Make or change one deployment.
 
     Args:
@@ -111,10 +115,12 @@ async def set_up_deployment(client: PrefectClient, wanted: Wanted, *, now: datet
         fields = _with_since(wanted.fields, {}, now)
         flow_id = await client.create_flow_from_name(wanted.flow)
         await client.create_deployment(flow_id, wanted.name, schedules=wanted.schedules, **fields)
-        return Line(Did.MADE, what, "" if fields == wanted.fields else f"takes images from {now:%Y-%m-%d %H:%M} UTC on")
+        return SetupResult(
+            Change.MADE, what, "" if fields == wanted.fields else f"takes images from {now:%Y-%m-%d %H:%M} UTC on"
+        )
     differing = await _update(client, found, _with_since(wanted.fields, found.parameters, now))
     differing += [slug for each in wanted.schedules if (slug := await _update_schedule(client, found, each))]
-    return Line(Did.CHANGED, what, ", ".join(differing)) if differing else Line(Did.UNCHANGED, what)
+    return SetupResult(Change.CHANGED, what, ", ".join(differing)) if differing else SetupResult(Change.UNCHANGED, what)
 
 
 def _with_since(fields: dict[str, Any], found: dict[str, Any], now: datetime) -> dict[str, Any]:

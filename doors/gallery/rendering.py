@@ -1,4 +1,4 @@
-"""How it looks: `Pages` fills the templates, which escape all that they are given, and gives each answer its headers.
+"""HTML rendering: `PageRenderer` fills the templates and sets the security headers of each response.
 
 `templates/` are Jinja's; `static/` is one style sheet and one script, which only adds comfort: without it all works.
 """
@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse, Response
 
-from doors.gallery.details import minute, moment
+from doors.gallery.details import format_minute, format_moment
 from doors.gallery.filters import HOME, Filters
 from i2v.money import money_text
 from i2v.reports.run_report import Outcome
@@ -33,7 +33,7 @@ HEADERS = {
 _ORIGIN = re.compile(r"https?://[\w.\[\]:-]+", re.ASCII)
 
 
-class Pages:
+class PageRenderer:
     """The templates of one gallery; `bucket` is its name there."""
 
     def __init__(self, bucket: str) -> None:
@@ -45,7 +45,7 @@ class Pages:
             lstrip_blocks=True,
         )
         self._files = {name: (HERE / "static" / name).read_bytes() for name in MEDIA_TYPES}
-        self._templates.filters |= {"money": money_text, "moment": moment, "minute": minute}
+        self._templates.filters |= {"money": money_text, "moment": format_moment, "minute": format_minute}
         self._templates.globals |= {
             "home": HOME,
             "bucket": bucket,

@@ -10,7 +10,7 @@ from prefect.client.schemas.filters import WorkQueueFilter, WorkQueueFilterName
 from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
-from deployments import Did, Line
+from deployments import Change, SetupResult
 
 POOL = "i2v"
 KIND = "process"
@@ -33,12 +33,12 @@ QUEUES = (
 )
 
 
-async def set_up_pool(client: PrefectClient) -> list[Line]:
+async def set_up_pool(client: PrefectClient) -> list[SetupResult]:
     """Make the pool and the queues that are missing."""
     return [await _pool(client), *[await _queue(client, queue) for queue in QUEUES]]
 
 
-async def _pool(client: PrefectClient) -> Line:
+async def _pool(client: PrefectClient) -> SetupResult:
     what = f"work pool {POOL}"
     try:
         found = await client.read_work_pool(POOL)
@@ -46,10 +46,10 @@ async def _pool(client: PrefectClient) -> Line:
         description = "Runs i2v's flows as processes: prefect worker start --pool i2v"
         wanted = WorkPoolCreate(name=POOL, type=KIND, base_job_template=_template(), description=description)
         await client.create_work_pool(wanted)
-        return Line(Did.MADE, what, f"of type {KIND}")
+        return SetupResult(Change.MADE, what, f"of type {KIND}")
     if found.type != KIND:
-        return Line(Did.LEFT, what, f"it is of type {found.type}, and we would make it {KIND}")
-    return Line(Did.UNCHANGED, what)
+        return SetupResult(Change.LEFT, what, f"it is of type {found.type}, and we would make it {KIND}")
+    return SetupResult(Change.UNCHANGED, what)
 
 
 def _template() -> dict[str, Any]:
@@ -63,11 +63,11 @@ def _template() -> dict[str, Any]:
     return template
 
 
-async def _queue(client: PrefectClient, queue: Queue) -> Line:
+async def _queue(client: PrefectClient, queue: Queue) -> SetupResult:
     what = f"queue {queue.name}"
     filtered = WorkQueueFilter(name=WorkQueueFilterName(any_=[queue.name]))
     if await client.read_work_queues(work_pool_name=POOL, work_queue_filter=filtered):
-        return Line(Did.UNCHANGED, what)
+        return SetupResult(Change.UNCHANGED, what)
     await client.create_work_queue(
         queue.name,
         description=queue.description,
@@ -75,4 +75,4 @@ async def _queue(client: PrefectClient, queue: Queue) -> Line:
         priority=queue.priority,
         work_pool_name=POOL,
     )
-    return Line(Did.MADE, what, f"at most {queue.limit} runs at once")
+    return SetupResult(Change.MADE, what, f"at most {queue.limit} runs at once")

@@ -1,4 +1,4 @@
-"""SQS, awaited: `Queue`, the only place of the doors that speaks boto3. It knows messages, not what they mean."""
+"""SQS, awaited: `SqsQueue`, the only place of the doors that speaks boto3. It knows messages, not what they mean."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ THREADS = 24
 WAIT_SECONDS = 20
 """Long polling: an empty queue costs three requests a minute."""
 LEAST_HIDDEN_SECONDS = 5
-AT_ONCE = 10
+BATCH_SIZE = 10
 """SQS takes and gives ten at a time."""
 
 
@@ -48,7 +48,7 @@ class QueueAttributes(NamedTuple):
     """Its dead-letter queue's ARN."""
 
 
-def sqs_client() -> Any:
+def make_sqs_client() -> Any:
     """A boto3 client by the usual AWS environment.
 
     Raises:
@@ -66,12 +66,12 @@ def sqs_client() -> Any:
         raise UsageError("The queue's region is not known", "Set AWS_DEFAULT_REGION to it") from None
 
 
-class Queue:
+class SqsQueue:
     """One queue. Every failure leaves as a `QueueError` that says what to do."""
 
     def __init__(self, url: str, client: Any | None = None) -> None:
         self.url = url
-        self._client = sqs_client() if client is None else client
+        self._client = make_sqs_client() if client is None else client
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="sqs")
 
     async def _call(self, function: Callable[..., Any], /, **arguments: Any) -> Any:
@@ -105,7 +105,7 @@ class Queue:
         answer = await self._call(
             self._client.receive_message,
             QueueUrl=self.url,
-            MaxNumberOfMessages=AT_ONCE,
+            MaxNumberOfMessages=BATCH_SIZE,
             WaitTimeSeconds=WAIT_SECONDS,
             VisibilityTimeout=hidden_seconds,
             MessageSystemAttributeNames=["ApproximateReceiveCount"],
@@ -134,10 +134,10 @@ class Queue:
         Raises:
             QueueError: SQS did not answer well.
         """
-        for start in range(0, len(messages), AT_ONCE):
+        for start in range(0, len(messages), BATCH_SIZE):
             entries = [
                 {"Id": str(number), "ReceiptHandle": message.receipt}
-                for number, message in enumerate(messages[start : start + AT_ONCE])
+                for number, message in enumerate(messages[start : start + BATCH_SIZE])
             ]
             answer = await self._call(self._client.delete_message_batch, QueueUrl=self.url, Entries=entries)
             if failed := answer.get("Failed"):

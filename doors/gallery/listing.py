@@ -1,6 +1,6 @@
 """The cards of one page of the gallery: `read_shelf`. Every request asks S3 a bounded number of times.
 
-One listing of run pages, at most `MOST_RUNS` of them read, and one job record for each card that did not work: what the
+One listing of run pages, at most `MAX_RUNS` of them read, and one job record for each card that did not work: what the
 ledger says of it now. Posters and videos are signed, which asks S3 nothing; the browser fetches them there.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
-from doors.gallery.filters import Filters, Spot, folder_of, name_of
+from doors.gallery.filters import Cursor, Filters, folder_of, name_of
 from i2v.errors import LedgerError
 from i2v.ledger.job import JobState
 from i2v.ledger.keys import parse_video_uri, sibling_uri
@@ -22,8 +22,8 @@ from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 
-CARDS = 24
-MOST_RUNS = 40
+PAGE_SIZE = 24
+MAX_RUNS = 40
 AT_ONCE = 8
 PAGE_LIMIT_BYTES = 8 << 20
 """A run's page of some 20,000 images; a larger one is not read."""
@@ -32,10 +32,10 @@ LINK_SECONDS = 15 * 60
 MOST_FOLDERS = 200
 
 
-class Found(NamedTuple):
+class FoundItem(NamedTuple):
     """An item and where it stands."""
 
-    spot: Spot
+    spot: Cursor
     item: RecentItem
 
 
@@ -50,7 +50,7 @@ class Links(NamedTuple):
 class Card:
     """One image that ended."""
 
-    spot: Spot
+    spot: Cursor
     item: RecentItem
     name: str
     links: Links | None = field(default=None, repr=False)
@@ -60,11 +60,11 @@ class Card:
 
 
 @dataclass(slots=True)
-class Shelf:
+class GalleryPage:
     """One page of cards, newest run first."""
 
     cards: list[Card] = field(default_factory=list)
-    older: Spot | None = None
+    older: Cursor | None = None
     """Where to go on; none at the end."""
     looked_back_to: datetime | None = None
     """The start of the oldest run that was looked through."""
@@ -72,7 +72,7 @@ class Shelf:
     folders: set[str] = field(default_factory=set)
 
 
-class Shelves:
+class GalleryReader:
     """Reads the gallery's pages from one bucket."""
 
     def __init__(self, storage: Storage, settings: Settings) -> None:
@@ -80,19 +80,19 @@ class Shelves:
         self._settings = settings
         self._ledger = Ledger(storage, settings)
 
-    async def read(self, filters: Filters, after: Spot | None = None) -> Shelf:
+    async def read(self, filters: Filters, after: Cursor | None = None) -> GalleryPage:
         """The cards that are wanted, from that spot on.
 
         Raises:
             StorageError: S3 did not answer well.
         """
-        shelf = Shelf()
+        shelf = GalleryPage()
         found = await self._find(filters, after, shelf)
         shelf.cards = list(await asyncio.gather(*(self.card(spot, item) for spot, item in found)))
         return shelf
 
-    async def _find(self, filters: Filters, after: Spot | None, shelf: Shelf) -> list[Found]:
-        found: list[Found] = []
+    async def _find(self, filters: Filters, after: Cursor | None, shelf: GalleryPage) -> list[FoundItem]:
+        found: list[FoundItem] = []
         names, is_end = await self._names(filters, after)
         for start in range(0, len(names), AT_ONCE):
             some = names[start : start + AT_ONCE]
@@ -100,22 +100,22 @@ class Shelves:
             for name, page in zip(some, pages, strict=True):
                 most = after.number if after and name == after.page else None
                 found += self._wanted(filters, name, page, most, shelf)
-                if len(found) > CARDS:
-                    shelf.older = found[CARDS - 1].spot
-                    return found[:CARDS]
-        shelf.older = None if is_end or not names else Spot(names[-1], 0)
+                if len(found) > PAGE_SIZE:
+                    shelf.older = found[PAGE_SIZE - 1].spot
+                    return found[:PAGE_SIZE]
+        shelf.older = None if is_end or not names else Cursor(names[-1], 0)
         return found
 
-    async def _names(self, filters: Filters, after: Spot | None) -> tuple[list[str], bool]:
+    async def _names(self, filters: Filters, after: Cursor | None) -> tuple[list[str], bool]:
         """The pages to look through, and whether they are the last."""
         names = [after.page] if after and after.number else []
         start = max(after.page if after else "", filters.first_name)
         async for name in recent_names(self._storage, self._settings, after=start):
             if name > filters.last_name:
                 break
-            if len(names) == MOST_RUNS:
+            if len(names) == MAX_RUNS:
                 return names, False
-            if Spot.parse(f"{name}~0"):
+            if Cursor.parse(f"{name}~0"):
                 names.append(name)
         return names, True
 
@@ -123,8 +123,8 @@ class Shelves:
         return await read_page(self._storage, self._settings, name, limit=PAGE_LIMIT_BYTES)
 
     def _wanted(
-        self, filters: Filters, name: str, page: RecentPage | None, most: int | None, shelf: Shelf
-    ) -> list[Found]:
+        self, filters: Filters, name: str, page: RecentPage | None, most: int | None, shelf: GalleryPage
+    ) -> list[FoundItem]:
         if page is None:
             shelf.unreadable.append(name)
             return []
@@ -133,9 +133,9 @@ class Shelves:
         folders = {folder_of(item.image, self._settings) for item in items}
         shelf.folders |= set(sorted(folders - {""})[: MOST_FOLDERS - len(shelf.folders)])
         backwards = range(len(items) - 1, -1, -1)
-        return [Found(Spot(name, n), items[n]) for n in backwards if filters.fit(items[n], self._settings)]
+        return [FoundItem(Cursor(name, n), items[n]) for n in backwards if filters.fit(items[n], self._settings)]
 
-    async def find_item(self, spot: Spot) -> RecentItem | None:
+    async def find_item(self, spot: Cursor) -> RecentItem | None:
         """The item at this very spot, if there is one.
 
         Raises:
@@ -144,7 +144,7 @@ class Shelves:
         page = await self._page(spot.page)
         return page.items[spot.number] if page and spot.number < len(page.items) else None
 
-    async def card(self, spot: Spot, item: RecentItem) -> Card:
+    async def card(self, spot: Cursor, item: RecentItem) -> Card:
         """An item with its links, or with what to do about it.
 
         Raises:

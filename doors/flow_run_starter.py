@@ -1,4 +1,4 @@
-"""Prefect: `Deployment`, which starts flow runs of one deployment, each once a key. Parameters are the caller's."""
+"""Prefect: `FlowRunStarter`, which starts flow runs of one deployment, each once a key. Parameters are the caller's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from doors.health import OK, Health, Neighbour
+from doors.health import OK, Dependency, Health
 from i2v.errors import I2vError, UsageError
 
 CALL_SECONDS = 20.0
@@ -36,7 +36,7 @@ class RunRejected(I2vError):
     """Prefect answers, and a person has to do something before it starts runs."""
 
 
-def prefect_address() -> str:
+def prefect_api_url() -> str:
     """Where Prefect is, without what may be secret in it.
 
     Raises:
@@ -49,15 +49,15 @@ def prefect_address() -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def one_try() -> AbstractContextManager[Any]:
+def without_client_retries() -> AbstractContextManager[Any]:
     """Prefect's client repeats no request within it: the gatherer does, and has to know what goes wrong."""
     return temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0})
 
 
-class Deployment:
+class FlowRunStarter:
     """Flow runs of the deployment `flow/name`; how it fares is said under `neighbour`."""
 
-    def __init__(self, client: PrefectClient, name: str, health: Health, neighbour: Neighbour = "prefect") -> None:
+    def __init__(self, client: PrefectClient, name: str, health: Health, neighbour: Dependency = "prefect") -> None:
         self._client = client
         self.name = name
         self._health = health
@@ -106,7 +106,7 @@ class Deployment:
         if isinstance(error, ObjectNotFound):
             return self._missing()
         return PrefectUnavailable(
-            f"Prefect cannot be reached at {prefect_address()} ({type(error).__name__})",
+            f"Prefect cannot be reached at {prefect_api_url()} ({type(error).__name__})",
             "Check PREFECT_API_URL and the server; nothing is lost meanwhile",
         )
 
@@ -125,7 +125,7 @@ class Deployment:
 
     def _missing(self) -> RunRejected:
         self._id = None
-        return RunRejected(f"There is no deployment {self.name} at {prefect_address()}", "Deploy it: make deploy")
+        return RunRejected(f"There is no deployment {self.name} at {prefect_api_url()}", "Deploy it: make deploy")
 
     async def watch(self) -> None:
         """Look from time to time whether Prefect and the deployment are there, until it is cancelled."""
