@@ -1,19 +1,15 @@
-"""What tests of the pipeline tier share: one real Prefect server for all of them, and the flow against the sandbox."""
+"""Fixtures for pipeline tests: one real Prefect server per worker, and the flow against the sandbox."""
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import os
 import warnings
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from prefect.client.schemas.objects import State
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
@@ -21,34 +17,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from flows.generate import generate_videos
 from sandbox import Sandbox
 from sandbox.prefect_server import PrefectServer
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a flow run ended."""
-
-    state: State[Any]
-    result: Any
-    """The report as `i2v run --json` prints it, or the error that ended the run."""
-
-    @property
-    def message(self) -> str:
-        """The final state's words."""
-        return str(self.state.message)
-
-    @property
-    def report(self) -> dict[str, Any]:
-        """The report, also of a run that ended Failed with one."""
-        report: dict[str, Any] = getattr(self.result, "report", self.result)
-        return report
-
-    @property
-    def outcomes(self) -> dict[str, str]:
-        """Each image's outcome, by its address."""
-        return {item["image"]: item["outcome"] for item in self.report["items"]}
-
-
-RUN_FLOW = Callable[..., Awaitable[Ended]]
+from tests.support.flow_runs import FinishedFlowRun, RunFlow
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +59,7 @@ def child_env(prefect_server: PrefectServer, sandbox: Sandbox, tmp_path: Path) -
 
 
 @pytest.fixture
-def run_flow(prefect_server: PrefectServer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> RUN_FLOW:
+def run_flow(prefect_server: PrefectServer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> RunFlow:
     """The flow, in this process against the sandbox.
 
     `ended = await run_flow(take=2)`: without `images` it takes all below `images/`. Variables that are set with
@@ -99,23 +68,9 @@ def run_flow(prefect_server: PrefectServer, sandbox: Sandbox, monkeypatch: pytes
     for name, value in sandbox.env.items():
         monkeypatch.setenv(name, value)
 
-    async def run(images: Any = None, prompt: str | None = "it moves", **parameters: Any) -> Ended:
+    async def run(images: Any = None, prompt: str | None = "it moves", **parameters: Any) -> FinishedFlowRun:
         images = images or f"s3://{sandbox.bucket}/images/"
         state = await generate_videos(images, prompt=prompt, **parameters, return_state=True)
-        return Ended(state, await state.aresult(raise_on_failure=False))
+        return FinishedFlowRun(state, await state.aresult(raise_on_failure=False))
 
     return run
-
-
-async def i2v_events(server: PrefectServer, sandbox: Sandbox, expected: int) -> list[dict[str, Any]]:
-    """The events of this sandbox's ledger, once there are so many."""
-    ledger = f"i2v.ledger.{sandbox.bucket}"
-    about = {"any_resource": {"id": [ledger]}, "event": {"prefix": ["i2v."]}, "order": "ASC"}
-    async with httpx.AsyncClient(trust_env=False) as client:
-        for _ in range(100):
-            answer = await client.post(f"{server.api_url}/events/filter", json={"filter": about, "limit": 50})
-            events: list[dict[str, Any]] = answer.json()["events"]
-            if len(events) >= expected:
-                break
-            await asyncio.sleep(0.1)
-    return events

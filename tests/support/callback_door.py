@@ -16,9 +16,9 @@ from i2v.settings import Settings
 from sandbox import Sandbox
 from sandbox.prefect_server import PrefectServer
 from sandbox.provider import Provider
-from tests.conftest import SETTINGS_MAKER
-from tests.pipeline.conftest import RUN_FLOW
 from tests.support.door_process import DoorProcess, make_deployment
+from tests.support.flow_runs import RunFlow
+from tests.support.settings import MakeSettings
 
 SECRET = "a-secret-of-the-callback-test"
 PAGE = 200
@@ -72,7 +72,7 @@ def callback_env(sandbox: Sandbox, base_url: str) -> dict[str, str]:
 
 @pytest.fixture
 def env(
-    sandbox: Sandbox, child_env: dict[str, str], run_flow: RUN_FLOW, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox, child_env: dict[str, str], run_flow: RunFlow, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, str]:
     """Callbacks are set up, for flows in this process and for the door."""
     port = free_port()
@@ -83,7 +83,7 @@ def env(
 
 
 @pytest.fixture
-def settings(env: dict[str, str], make_settings: SETTINGS_MAKER) -> Settings:
+def settings(env: dict[str, str], make_settings: MakeSettings) -> Settings:
     """What signs addresses as the flow does."""
     return make_settings(**{name: value for name, value in env.items() if name.startswith(("I2V_", "APIXO_"))})
 

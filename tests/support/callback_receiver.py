@@ -15,7 +15,7 @@ from i2v.recovery.callbacks import CallbackHint
 from i2v.recovery.reconcile import reconcile
 from i2v.reports.run_report import Report
 from i2v.settings import Settings
-from tests.conftest import SETTINGS_MAKER
+from tests.support.settings import MakeSettings
 
 SECRET = "a-secret-of-the-tests-that-is-long"
 
@@ -78,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def receiving(make_settings: SETTINGS_MAKER, env: dict[str, str]) -> Iterator[Receiver]:
+def receiving(make_settings: MakeSettings, env: dict[str, str]) -> Iterator[Receiver]:
     """A receiver, and in its `settings` those of a run that is called back there."""
     with Receiver() as server:
         server.settings = make_settings(**server.env(env))

@@ -23,7 +23,7 @@ from i2v.s3.answers import S3Object
 from i2v.s3.listing import S3Entry
 from i2v.s3.storage import Storage, Written
 from i2v.s3_uri import S3Uri
-from tests.conftest import SealedSettings
+from tests.support.settings import SealedSettings
 
 T = TypeVar("T")
 

@@ -1,19 +1,16 @@
-"""What tests with a browser share: one world, one Chromium, and pages that say what they asked of whom."""
+"""Fixtures for browser tests: one world for all of them, one Chromium, and pages in it."""
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Dialog, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
-from tests.support.paths import ROOT
+from tests.support.browser_page import DESK, OpenPage, Visit
 from tests.support.ui_world import TOKEN, World, world
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -26,22 +23,18 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-PATIENCE_MS = 30_000
-DESK = {"width": 1280, "height": 900}
-PHONE = {"width": 375, "height": 720}
-QUALITY = 82
 
 
 @pytest.fixture(scope="session")
 def a_world(no_outside: None) -> Iterator[World]:
-    """The one world of all these tests, which only look at it."""
+    """Start the world that all these tests only read."""
     with world() as made:
         yield made
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """The system's Chromium, without a window."""
+    """Start the system's Chromium, headless."""
     found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
         pytest.fail("there is no Chromium: make test-ui says how to get one", pytrace=False)
@@ -51,35 +44,9 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
-class Visit:
-    """A browser's window of its own: its page, and what it asked of which hosts."""
-
-    def __init__(self, context: BrowserContext) -> None:
-        context.set_default_timeout(PATIENCE_MS)
-        self.hosts: set[str] = set()
-        self.complaints: list[str] = []
-        context.on("request", self._asked)
-        self.page: Page = context.new_page()
-        self.page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("dialog", self._interrupted)
-
-    def _interrupted(self, dialog: Dialog) -> None:
-        self.complaints.append(dialog.message)
-        dialog.dismiss()
-
-    def _asked(self, request: Request) -> None:
-        parts = urlsplit(request.url)
-        if parts.scheme not in {"data", "blob"}:
-            self.hosts.add(parts.netloc)
-
-
-NEW_VISIT = Callable[..., Visit]
-
-
 @pytest.fixture
-def new_visit(browser: Browser) -> Iterator[NEW_VISIT]:
-    """Open a window: `new_visit(viewport=PHONE, has_touch=True)`; it is closed after the test."""
+def new_visit(browser: Browser) -> Iterator[OpenPage]:
+    """Open a page in a new browser context, closed after the test: `new_visit(viewport=PHONE, has_touch=True)`."""
     contexts: list[BrowserContext] = []
 
     def new(**options: object) -> Visit:
@@ -93,8 +60,8 @@ def new_visit(browser: Browser) -> Iterator[NEW_VISIT]:
 
 
 @pytest.fixture
-def gallery(a_world: World, new_visit: NEW_VISIT) -> Iterator[Callable[..., Visit]]:
-    """Open the gallery and log in; afterwards nothing was asked of another host, and the browser did not complain."""
+def gallery(a_world: World, new_visit: OpenPage) -> Iterator[Callable[..., Visit]]:
+    """Open the gallery and log in; afterwards, check that no other host was asked and no error was logged."""
     visits: list[Visit] = []
 
     def enter(path: str = "/gallery", **options: object) -> Visit:
@@ -110,11 +77,3 @@ def gallery(a_world: World, new_visit: NEW_VISIT) -> Iterator[Callable[..., Visi
     for visit in visits:
         assert visit.hosts == {urlsplit(a_world.door.url).netloc, a_world.s3_host}
         assert [words for words in visit.complaints if "401" not in words] == []
-
-
-def keep_screenshot(page: Page, name: str, **options: object) -> None:
-    """Keep what is seen as `name.webp` in the folder that SCREENSHOTS names, else in `.sandbox/screenshots`."""
-    folder = ROOT / os.environ.get("SCREENSHOTS", ".sandbox/screenshots")
-    folder.mkdir(parents=True, exist_ok=True)
-    with Image.open(io.BytesIO(page.screenshot(**options))) as shot:  # type: ignore[arg-type]
-        shot.save(Path(folder) / f"{name}.webp", quality=QUALITY, method=6)

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 from playwright.sync_api import Page, expect
 
+from tests.support.browser_page import PHONE, OpenPage, Visit, keep_screenshot
 from tests.support.ui_world import HOSTILE, World
-from tests.ui.conftest import NEW_VISIT, PHONE, Visit, keep_screenshot
 
 ENTER = Callable[..., Visit]
 PLAYS = "video => video.readyState >= 2 && video.currentTime > 0"
@@ -25,7 +25,7 @@ def plays(page: Page, selector: str) -> None:
     page.wait_for_function(f"() => {{ const v = document.querySelector({selector!r}); return v && ({PLAYS})(v) }}")
 
 
-def test_a_wrong_token_opens_nothing(a_world: World, new_visit: NEW_VISIT) -> None:
+def test_a_wrong_token_opens_nothing(a_world: World, new_visit: OpenPage) -> None:
     """Who does not know the token is told so, and sees no image."""
     page = new_visit().page
     page.goto(f"{a_world.door.url}/gallery")

@@ -9,8 +9,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from i2v.money import money_text
+from tests.support.browser_page import OpenPage, keep_screenshot
 from tests.support.ui_world import World
-from tests.ui.conftest import NEW_VISIT, keep_screenshot
 
 WHOLE = "6 images · images/trips/ · standard 6 s"
 TALL = {"width": 1500, "height": 1000}
@@ -18,7 +18,7 @@ LOADED = "() => document.images.length > 0 && [...document.images].every(img => 
 
 
 @pytest.fixture
-def ui(a_world: World, new_visit: NEW_VISIT) -> Page:
+def ui(a_world: World, new_visit: OpenPage) -> Page:
     """A window at the UI's front door, from which it leads to its own choice of UI."""
     page = new_visit(viewport=TALL).page
     page.goto(a_world.prefect.url)

@@ -14,7 +14,7 @@ from i2v.errors import UsageError
 from i2v.pricing import PRICES_USD
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings, read_settings
-from tests.conftest import SealedSettings
+from tests.support.settings import SealedSettings
 
 SECRET = "hunter2-is-a-secret"
 Read = Callable[..., Settings]

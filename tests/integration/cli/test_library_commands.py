@@ -13,8 +13,8 @@ from i2v.inputs.sources import find_items
 from i2v.pipeline.generate import Steps, generate
 from sandbox import Sandbox
 from sandbox.pictures import make_jpeg
-from tests.integration.conftest import OpenRun
 from tests.support.i2v_command import Said, bare_env, i2v
+from tests.support.orders import OpenRun
 from tests.support.paths import ROOT
 
 PROMPT = "it moves"

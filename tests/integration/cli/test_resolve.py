@@ -8,8 +8,8 @@ from i2v.ledger.job import JobState
 from i2v.pipeline.submit import submit
 from sandbox import Sandbox
 from sandbox.provider import Provider
-from tests.integration.conftest import OpenRun, order_of, put
 from tests.support.i2v_command import bare_env, i2v
+from tests.support.orders import OpenRun, order_for, put_photo
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ async def lost(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> str:
     """The key of a job whose paid submit lost its answer."""
     provider.fault(on="submit", kind="lost_answer")
     async with new_run() as run:
-        held = await submit(run, await order_of(run, put(sandbox)))
+        held = await submit(run, await order_for(run, put_photo(sandbox)))
     assert held.record.state is JobState.UNKNOWN
     return held.record.key
 

@@ -18,8 +18,8 @@ from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 from sandbox import Sandbox
 from sandbox.tollgate import Toll, Tollgate
-from tests.conftest import SETTINGS_MAKER
 from tests.support.i2v_command import bare_env, i2v
+from tests.support.settings import MakeSettings
 
 JOBS = S3Uri("b", "jobs/")
 
@@ -78,7 +78,7 @@ async def test_a_sound_world_has_no_fault_and_keeps_no_trace(
 
 
 async def test_a_wrong_key_is_a_fault_and_the_rest_is_examined(
-    sandbox: Sandbox, make_settings: SETTINGS_MAKER, storage: Storage
+    sandbox: Sandbox, make_settings: MakeSettings, storage: Storage
 ) -> None:
     """One fault hides no other, and the key itself is not shown."""
     findings = await found(make_settings(**{**sandbox.env, "APIXO_API_KEY": "sk-wrong"}), storage)
@@ -94,7 +94,7 @@ async def test_a_balance_that_buys_nothing_is_a_warning(sandbox: Sandbox, settin
 
 
 async def test_a_bucket_that_is_not_there_is_named(
-    sandbox: Sandbox, make_settings: SETTINGS_MAKER, storage: Storage
+    sandbox: Sandbox, make_settings: MakeSettings, storage: Storage
 ) -> None:
     """The likeliest mistake is said in words."""
     findings = await found(make_settings(**{**sandbox.env, "I2V_BUCKET": "not-there"}), storage)
@@ -135,7 +135,7 @@ async def test_a_presigned_url_that_gives_other_bytes_is_a_fault(sandbox: Sandbo
 
 
 async def test_a_private_s3_under_a_public_provider_is_a_warning(
-    sandbox: Sandbox, make_settings: SETTINGS_MAKER, storage: Storage
+    sandbox: Sandbox, make_settings: MakeSettings, storage: Storage
 ) -> None:
     """The provider fetches images from the internet, where nobody reaches this machine."""
     public = make_settings(**{**sandbox.env, "APIXO_BASE_URL": "https://1.1.1.1/api/v1", "APIXO_API_KEY": ""})
@@ -144,7 +144,7 @@ async def test_a_private_s3_under_a_public_provider_is_a_warning(
 
 
 async def test_another_accounts_ledger_is_a_fault(
-    sandbox: Sandbox, make_settings: SETTINGS_MAKER, settings: Settings, storage: Storage
+    sandbox: Sandbox, make_settings: MakeSettings, settings: Settings, storage: Storage
 ) -> None:
     """A sandbox's ledger is not taken under a real key."""
     await Ledger(storage, settings).prove()

@@ -12,7 +12,7 @@ import pytest
 from i2v.doctor import Checks, Finding, Level, bounded
 from i2v.s3.storage import Storage
 from sandbox import Sandbox
-from tests.conftest import SETTINGS_MAKER
+from tests.support.settings import MakeSettings
 
 SECRET = "a-secret-of-the-tests-that-is-long"
 
@@ -42,13 +42,13 @@ def address() -> Iterator[str]:
         thread.join()
 
 
-async def finding(make_settings: SETTINGS_MAKER, sandbox: Sandbox, **variables: str) -> Finding:
+async def finding(make_settings: MakeSettings, sandbox: Sandbox, **variables: str) -> Finding:
     """What the doctor finds of callbacks."""
     with Storage(sandbox.s3()) as storage:
         return await bounded("callbacks", Checks(make_settings(**sandbox.env | variables), storage).callbacks)
 
 
-async def test_callbacks_that_are_off_are_no_fault(make_settings: SETTINGS_MAKER, sandbox: Sandbox) -> None:
+async def test_callbacks_that_are_off_are_no_fault(make_settings: MakeSettings, sandbox: Sandbox) -> None:
     """Runs poll, and the finding says how to turn callbacks on."""
     found = await finding(make_settings, sandbox)
     assert (found.level, "I2V_CALLBACK_BASE_URL" in found.message) == (Level.OK, True)
@@ -65,7 +65,7 @@ async def test_callbacks_that_are_off_are_no_fault(make_settings: SETTINGS_MAKER
     ],
 )
 async def test_settings_that_cannot_work_are_a_fault(
-    make_settings: SETTINGS_MAKER, sandbox: Sandbox, base: str, secret: str, word: str
+    make_settings: MakeSettings, sandbox: Sandbox, base: str, secret: str, word: str
 ) -> None:
     """A half setting, a weak secret, an address that the provider cannot reach: each with what to do."""
     set_ = {"I2V_CALLBACK_BASE_URL": base, "I2V_CALLBACK_SECRET": secret}
@@ -85,7 +85,7 @@ async def test_settings_that_cannot_work_are_a_fault(
     ],
 )
 async def test_the_door_is_asked_by_the_address_of_callbacks(
-    make_settings: SETTINGS_MAKER,
+    make_settings: MakeSettings,
     sandbox: Sandbox,
     address: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -107,7 +107,7 @@ async def test_the_door_is_asked_by_the_address_of_callbacks(
     assert ("is not ready" in found.message) is (status == 503)
 
 
-async def test_a_door_that_is_not_there_is_a_fault(make_settings: SETTINGS_MAKER, sandbox: Sandbox) -> None:
+async def test_a_door_that_is_not_there_is_a_fault(make_settings: MakeSettings, sandbox: Sandbox) -> None:
     """Nobody listens: it says so, and that nothing is lost by it."""
     found = await finding(
         make_settings,

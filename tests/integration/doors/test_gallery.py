@@ -22,8 +22,8 @@ from i2v.s3.storage import Storage
 from i2v.settings import Settings
 from sandbox import Sandbox
 from sandbox.pictures import make_jpeg
-from tests.integration.conftest import OpenRun, put
 from tests.support.gallery_client import NOON, links, older, shown, visiting, write_page
+from tests.support.orders import OpenRun, put_photo
 
 
 async def _animate(run: Run, *files: str, prompt: str = "a slow zoom") -> None:
@@ -35,7 +35,7 @@ async def _animate(run: Run, *files: str, prompt: str = "a slow zoom") -> None:
 async def test_a_run_is_seen_whole(sandbox: Sandbox, new_run: OpenRun, settings: Settings, aws: None) -> None:
     """A stored video plays and has all its details; what did not work has its reason and the command to type."""
     for seed, name in enumerate(("cats/tom.jpg", "bad.jpg", "lost.jpg")):
-        put(sandbox, name, seed=seed)
+        put_photo(sandbox, name, seed=seed)
     sandbox.put_image("images/small.jpg", make_jpeg(200, 200))
     async with new_run(run_id="one") as run:
         await _animate(run, "cats/tom.jpg", "small.jpg", prompt='it <b>yawns</b> & "stretches"')
@@ -77,7 +77,7 @@ async def test_what_was_settled_since_is_told(
     sandbox: Sandbox, new_run: OpenRun, settings: Settings, aws: None
 ) -> None:
     """A card tells how its job ended and how it is now, so that nobody resolves what is resolved."""
-    put(sandbox)
+    put_photo(sandbox)
     sandbox.provider.fault(on="submit", kind="lost_answer")
     async with new_run(run_id="one") as run:
         await _animate(run, "tom.jpg")
@@ -184,13 +184,13 @@ async def test_filters_narrow_what_is_shown(sandbox: Sandbox, settings: Settings
 async def test_what_is_gone_is_told_in_words(sandbox: Sandbox, new_run: OpenRun, settings: Settings, aws: None) -> None:
     """A deleted video, a replaced image, a broken manifest and an unreadable page: each a sentence."""
     for seed, name in enumerate(("gone.jpg", "new.jpg", "torn.jpg")):
-        put(sandbox, name, seed=seed)
+        put_photo(sandbox, name, seed=seed)
     async with new_run(run_id="one") as run:
         await _animate(run, "gone.jpg", "new.jpg", "torn.jpg")
     s3, bucket = sandbox.s3(), sandbox.bucket
     for key in sandbox.keys("videos/gone.jpg/"):
         s3.delete_object(Bucket=bucket, Key=key)
-    put(sandbox, "new.jpg", seed=9)
+    put_photo(sandbox, "new.jpg", seed=9)
     [manifest] = [key for key in sandbox.keys("videos/torn.jpg/") if key.endswith(".json")]
     s3.put_object(Bucket=bucket, Key=manifest, Body=b'{"video": {"seconds": "soon"')
     s3.put_object(Bucket=bucket, Key="jobs/recent/0000000000000-x.json", Body=b"{")

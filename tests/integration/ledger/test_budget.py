@@ -19,8 +19,8 @@ from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 from sandbox import Sandbox
-from tests.conftest import SealedSettings
 from tests.support.memory_storage import MemoryStorage, Shelf
+from tests.support.settings import SealedSettings
 from tests.support.turns import Fault, TurnStorage
 
 STANDARD, LONG, PRO = PRICES = (Decimal("0.192"), Decimal("0.320"), Decimal("0.33"))

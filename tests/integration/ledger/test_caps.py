@@ -15,11 +15,11 @@ from i2v.ledger.ledger import Ledger
 from i2v.s3.storage import Storage
 from sandbox import Sandbox
 from sandbox.tollgate import Toll
-from tests.conftest import SETTINGS_MAKER
 from tests.support.crash_points import RUN
 from tests.support.crash_processes import Ended, race, run, start
 from tests.support.crash_rounds import KILLED, SOON
 from tests.support.crash_world import Tolled
+from tests.support.settings import MakeSettings
 
 CENT = Decimal("0.01")
 STANDARD, LONG, PRO = Decimal("0.192"), Decimal("0.320"), Decimal("0.33")
@@ -115,7 +115,7 @@ def test_a_run_that_died_keeps_its_limit_when_it_is_retried(world: Tolled, submi
 
 
 async def test_a_pause_stops_every_run_within_a_block(
-    world: Tolled, make_settings: SETTINGS_MAKER, monkeypatch: pytest.MonkeyPatch
+    world: Tolled, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Paused while they reserve their first block, two runs pay that and name the others; resumed, these are paid."""
     for name, value in world.sandbox.env.items():

@@ -28,9 +28,9 @@ from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 from sandbox import Sandbox
-from tests.conftest import SETTINGS_MAKER, SealedSettings
 from tests.support.job_model_world import IMAGE, ORDER, PRICE
 from tests.support.memory_storage import Shelf, ready
+from tests.support.settings import MakeSettings, SealedSettings
 from tests.support.turns import Fault, TurnStorage
 
 KEY, REQUEST = ORDER.key, ORDER.request
@@ -306,7 +306,7 @@ async def test_sixteen_first_runs_make_one_page(storage: Storage, settings: Sett
     ids=["provider", "account"],
 )
 async def test_a_ledger_of_another_provider_is_refused(
-    storage: Storage, sandbox: Sandbox, make_settings: SETTINGS_MAKER, other: dict[str, str]
+    storage: Storage, sandbox: Sandbox, make_settings: MakeSettings, other: dict[str, str]
 ) -> None:
     """A sandbox's ledger under a real key would take free videos for paid ones: exit 2, both are named."""
     await Ledger(storage, make_settings(**sandbox.env)).prove()
@@ -318,7 +318,7 @@ async def test_a_ledger_of_another_provider_is_refused(
 
 
 async def test_no_secret_of_the_address_comes_into_the_ledger(
-    storage: Storage, sandbox: Sandbox, make_settings: SETTINGS_MAKER
+    storage: Storage, sandbox: Sandbox, make_settings: MakeSettings
 ) -> None:
     """Userinfo in the API's address is nobody's business."""
     secret = make_settings(**{**sandbox.env, "APIXO_BASE_URL": "https://me:hunter2@API.example:8443/v1"})
@@ -344,7 +344,7 @@ async def test_a_pause_may_come_before_the_first_run(ledger: Ledger) -> None:
     assert (await ledger.prove()).paused
 
 
-async def test_a_ledger_without_a_bucket_stops_the_run(storage: Storage, make_settings: SETTINGS_MAKER) -> None:
+async def test_a_ledger_without_a_bucket_stops_the_run(storage: Storage, make_settings: MakeSettings) -> None:
     """Exit 3: nothing is submitted, and the message says why."""
     nowhere = make_settings(I2V_BUCKET="no-such-bucket-here")
     with pytest.raises(LedgerError, match=r"nothing is submitted: The bucket of .* does not exist"):

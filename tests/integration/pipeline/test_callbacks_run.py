@@ -20,9 +20,9 @@ from i2v.reports.run_report import Outcome, Report
 from sandbox import Sandbox
 from sandbox.pictures import make_jpeg
 from sandbox.provider import Provider
-from tests.conftest import SETTINGS_MAKER
-from tests.integration.conftest import OpenRun, order_of, put
 from tests.support.callback_receiver import Receiver, collect, receiving, run_of
+from tests.support.orders import OpenRun, order_for, put_photo
+from tests.support.settings import MakeSettings
 
 IMAGES = int(os.environ.get("I2V_CALLBACK_IMAGES", "40"))
 """200 take a minute or two."""
@@ -30,7 +30,7 @@ RUN_IT = Callable[..., Coroutine[Any, Any, Report]]
 
 
 @pytest.fixture
-def door(sandbox: Sandbox, make_settings: SETTINGS_MAKER, aws: None) -> Iterator[Receiver]:
+def door(sandbox: Sandbox, make_settings: MakeSettings, aws: None) -> Iterator[Receiver]:
     """What is called back, and the settings by which it is."""
     with receiving(make_settings, sandbox.env) as door:
         yield door
@@ -86,9 +86,9 @@ async def test_what_another_run_submitted_is_not_waited_for(
 ) -> None:
     """A job that is under way, whoever told the provider to tell whom, costs nothing and is told as submitted."""
     provider.settings(render_seconds=60)
-    uri = put(sandbox)
+    uri = put_photo(sandbox)
     async with new_run() as other:
-        await submit(other, await order_of(other, uri))
+        await submit(other, await order_for(other, uri))
     report = await run_it()
     assert (report.sentence, report.succeeded) == ("1 submitted, awaited by callback · $0.00", True)
     assert sum(provider.billed().values()) == 1
@@ -98,7 +98,7 @@ async def test_a_poll_run_takes_a_job_by_callback_up_at_once(
     sandbox: Sandbox, provider: Provider, door: Receiver, run_it: RUN_IT
 ) -> None:
     """It is attached to, polled and stored; the callback that comes then changes nothing."""
-    put(sandbox)
+    put_photo(sandbox)
     await run_it()
     polled = await run_it("poll")
     assert polled.sentence == "1 stored · $0.00"
@@ -113,7 +113,7 @@ async def test_reconcile_leaves_a_job_to_its_callback_and_then_polls_it(
     sandbox: Sandbox, provider: Provider, door: Receiver, run_it: RUN_IT
 ) -> None:
     """Its run has ended, but not its patience; once that is over a lost callback is made up for."""
-    put(sandbox)
+    put_photo(sandbox)
     provider.fault(on="callback", kind="lost")
     await run_it()
     provider.wait(lambda: all(task.state == "success" for task in provider.tasks.values()))
@@ -127,7 +127,7 @@ async def test_a_passing_failure_waits_for_whoever_pays(
     sandbox: Sandbox, provider: Provider, door: Receiver, run_it: RUN_IT
 ) -> None:
     """Collect never pays: it says that the job failed for now, and the next run pays for another attempt."""
-    put(sandbox)
+    put_photo(sandbox)
     provider.fault(on="task", kind="fails", code="Timeout")
     await run_it()
     settled = await collect(door, await asyncio.to_thread(door.wait, 1))
@@ -177,7 +177,7 @@ async def test_a_callback_comes_before_the_submits_own_answer(
     sandbox: Sandbox, provider: Provider, door: Receiver, run_it: RUN_IT
 ) -> None:
     """The task is taken from the callback and stored; the answer that comes after it finds its work done."""
-    put(sandbox)
+    put_photo(sandbox)
     provider.fault(on="submit", kind="after_callback")
     door.open.clear()
     running = asyncio.create_task(run_it())

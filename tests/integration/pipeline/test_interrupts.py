@@ -16,7 +16,7 @@ from i2v.pipeline.run import RunRecord
 from i2v.pipeline.submit import submit
 from sandbox import Sandbox
 from sandbox.provider import Provider
-from tests.integration.conftest import OpenRun, order_of, put
+from tests.support.orders import OpenRun, order_for, put_photo
 
 LATE_SECONDS = 0.6
 IMAGES = 3
@@ -49,7 +49,7 @@ def states(sandbox: Sandbox) -> Counter[JobState]:
 def late(sandbox: Sandbox, provider: Provider) -> None:
     """Some images, and a provider that takes orders at once and answers late."""
     for number in range(IMAGES):
-        put(sandbox, f"{number}.jpg", number)
+        put_photo(sandbox, f"{number}.jpg", number)
     provider.fault(on="submit", kind="late", seconds=LATE_SECONDS, times=None)
 
 
@@ -121,10 +121,10 @@ async def test_a_fresh_claim_of_another_run_is_waited_for(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
     """Who comes while the POST is under way takes the job up when it is submitted, and never calls it lost."""
-    uri = put(sandbox)
+    uri = put_photo(sandbox)
     provider.fault(on="submit", kind="late", seconds=LATE_SECONDS)
     async with new_run() as first, new_run(lease_seconds=1.5) as second:
-        order = await order_of(first, uri)
+        order = await order_for(first, uri)
         submitting = asyncio.create_task(submit(first, order))
         await posting(provider, 1)
         found = await submit(second, order)
@@ -137,10 +137,10 @@ async def test_an_interrupted_run_does_not_wait_for_another_runs_claim(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
     """What another run is submitting is not tried by this one, and that is said at once."""
-    uri = put(sandbox)
+    uri = put_photo(sandbox)
     provider.fault(on="submit", kind="late", seconds=LATE_SECONDS)
     async with new_run() as first, new_run() as second:
-        order = await order_of(first, uri)
+        order = await order_for(first, uri)
         submitting = asyncio.create_task(submit(first, order))
         await posting(provider, 1)
         second.interrupt()

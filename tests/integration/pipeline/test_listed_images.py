@@ -12,7 +12,7 @@ from i2v.pipeline.submit import Order
 from i2v.pipeline.validate import ResolvedImage, ValidationResult, validate_image
 from sandbox import Sandbox
 from sandbox.pictures import make_jpeg
-from tests.integration.conftest import OpenRun, put
+from tests.support.orders import OpenRun, put_photo
 
 DEFAULT = RequestOptions(prompt="the run's", mode="standard", duration=6)
 
@@ -76,7 +76,7 @@ async def test_a_listed_image_has_its_own_prompt(
 
 async def test_an_image_replaced_since_it_was_listed_is_looked_at_anew(sandbox: Sandbox, new_run: OpenRun) -> None:
     """What is paid for is what lies there now, with its own metadata, and not what a listing told minutes ago."""
-    put(sandbox, "tom.jpg", 1)
+    put_photo(sandbox, "tom.jpg", 1)
     async with new_run() as run:
         item = await listed(run, sandbox)
         client = sandbox.s3()
@@ -91,7 +91,7 @@ async def test_the_version_that_was_read_is_handed_over(sandbox: Sandbox, new_ru
     """A listing knows no versions: the one that was read whole is the one that the provider is given."""
     client = sandbox.s3()
     client.put_bucket_versioning(Bucket=sandbox.bucket, VersioningConfiguration={"Status": "Enabled"})
-    put(sandbox, "tom.jpg", 1)
+    put_photo(sandbox, "tom.jpg", 1)
     async with new_run() as run:
         order = await ordered(run, await listed(run, sandbox))
     assert order.image.version_id == client.head_object(Bucket=sandbox.bucket, Key="images/tom.jpg")["VersionId"]

@@ -21,9 +21,9 @@ from i2v.reports.run_report import ItemReport, Outcome
 from sandbox import Sandbox
 from sandbox.provider import Provider
 from sandbox.tollgate import Toll, Tollgate
-from tests.integration.conftest import OpenRun, order_of, put
 from tests.support.crash_processes import start
 from tests.support.crash_world import Tolled
+from tests.support.orders import OpenRun, order_for, put_photo
 
 PRICE = Decimal("0.192")
 LIMITED: dict[str, Any] = {"run_id": "same", "max_spend_usd": Decimal("0.40"), "partial": True}
@@ -47,7 +47,7 @@ def posts(provider: Provider) -> int:
 async def told(sandbox: Sandbox, new_run: OpenRun, **limits: Any) -> ItemReport:
     """What the report says of one image."""
     async with new_run(**limits) as run:
-        return await process_order(run, await order_of(run, put(sandbox)), Steps())
+        return await process_order(run, await order_for(run, put_photo(sandbox)), Steps())
 
 
 def test_two_processes_of_one_run_share_its_limit(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -76,7 +76,9 @@ async def test_what_a_refused_image_did_not_cost_pays_the_next(
     """Within a limit of one video a 400 leaves the money for another image."""
     provider.fault(on="submit", kind="answer", status=400)
     async with new_run(max_spend_usd=PRICE) as run:
-        lines = [await process_order(run, await order_of(run, put(sandbox, f"{n}.jpg", n)), Steps()) for n in range(2)]
+        lines = [
+            await process_order(run, await order_for(run, put_photo(sandbox, f"{n}.jpg", n)), Steps()) for n in range(2)
+        ]
     assert [line.outcome for line in lines] == [Outcome.REFUSED, Outcome.STORED]
 
 
@@ -88,9 +90,9 @@ async def test_what_may_have_been_paid_is_never_given_back(
     if fault:
         provider.fault(on="submit", **fault)
     async with new_run(max_spend_usd=PRICE) as run:
-        await submit(run, await order_of(run, put(sandbox)))
+        await submit(run, await order_for(run, put_photo(sandbox)))
         with pytest.raises(NotTried, match="max_spend_usd"):
-            await submit(run, await order_of(run, put(sandbox, "two.jpg", 2)))
+            await submit(run, await order_for(run, put_photo(sandbox, "two.jpg", 2)))
     assert posts(provider) == 1
     assert list(sandbox.read_json(f"jobs/days/{today_utc()}.json")["reserved_usd"].values()) == [str(PRICE)]
 
@@ -133,9 +135,9 @@ async def test_a_leftover_in_the_videos_place_is_written_over(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
     """What lies at the video's key without a manifest is nobody's answer: the paid video takes its place."""
-    uri = put(sandbox)
+    uri = put_photo(sandbox)
     async with new_run() as run:
-        order = await order_of(run, uri)
+        order = await order_for(run, uri)
         place = keys.output_uri(run.settings, order.image.name, order.image.etag, order.request.digest12, ".mp4")
         await run.storage.put(place, b"half a video")
         line = await process_order(run, order, Steps())
@@ -159,10 +161,10 @@ async def test_a_retry_after_midnight_knows_of_yesterday(
         await first.storage.put(keys.day_uri(first.settings, YESTERDAY), page.model_dump_json().encode())
     async with new_run(run_id="late", max_spend_usd=4 * PRICE) as run:
         run.tell_count(2)
-        await submit(run, await order_of(run, put(sandbox)))
+        await submit(run, await order_for(run, put_photo(sandbox)))
         assert RunRecord.model_validate(sandbox.read_json("jobs/runs/late.json")).days == (YESTERDAY, today_utc())
     async with new_run(run_id="late", max_spend_usd=3 * PRICE) as run:
         with pytest.raises(NotTried, match="max_spend_usd"):
-            await submit(run, await order_of(run, put(sandbox, "two.jpg", 2)))
+            await submit(run, await order_for(run, put_photo(sandbox, "two.jpg", 2)))
     held = {day: sandbox.read_json(f"jobs/days/{day}.json")["reserved_usd"]["late"] for day in (YESTERDAY, today_utc())}
     assert held == {YESTERDAY: str(2 * PRICE), today_utc(): str(PRICE)}

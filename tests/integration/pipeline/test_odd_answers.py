@@ -24,7 +24,7 @@ from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 from sandbox import Sandbox
 from sandbox.provider import Provider
-from tests.integration.conftest import OpenRun, order_of, put
+from tests.support.orders import OpenRun, order_for, put_photo
 
 PRICE = Decimal("0.192")
 
@@ -47,9 +47,9 @@ async def test_an_answer_that_nobody_can_read_drops_no_task_id(
 ) -> None:
     """Whatever comes of writing a task id down, it is tried again, and its money stays spent."""
     async with open_run(settings, "odd", max_spend_usd=PRICE, storage=Odd()) as run:
-        held = await submit(run, await order_of(run, put(sandbox)))
+        held = await submit(run, await order_for(run, put_photo(sandbox)))
         with pytest.raises(NotTried):
-            await submit(run, await order_of(run, put(sandbox, "two.jpg", 2)))
+            await submit(run, await order_for(run, put_photo(sandbox, "two.jpg", 2)))
     assert held.record.state is JobState.SUBMITTED
     assert {held.record.task_id} == set(provider.tasks)
 
@@ -60,7 +60,7 @@ async def test_a_day_page_that_is_broken_at_the_end_costs_no_report(
     """Money that cannot be given back is a warning: the run ends with its report in the ledger."""
     async with new_run(run_id="broken") as run:
         run.tell_count(5)
-        line = await process_order(run, await order_of(run, put(sandbox)), Steps())
+        line = await process_order(run, await order_for(run, put_photo(sandbox)), Steps())
         await run.storage.put(keys.day_uri(run.settings, today_utc()), b"{")
         await run.end(Report(items=(line,)))
     record = sandbox.read_json("jobs/runs/broken.json")
@@ -71,16 +71,16 @@ async def test_a_submitters_clock_that_is_ahead_delays_nothing(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
     """A job that was submitted an hour from now, by its host's clock, is asked for at once."""
-    uri = put(sandbox)
+    uri = put_photo(sandbox)
     async with new_run() as ahead:
-        held = await submit(ahead, await order_of(ahead, uri))
+        held = await submit(ahead, await order_for(ahead, uri))
         attempt = held.record.attempt
         assert attempt
         assert attempt.submitted_at
         later = attempt.model_copy(update={"submitted_at": attempt.submitted_at + timedelta(hours=1)})
         await ahead.ledger.change(held, lambda record: record.model_copy(update={"attempts": (later,)}))
     async with new_run() as run:
-        line = await asyncio.wait_for(process_order(run, await order_of(run, uri), Steps()), 10)
+        line = await asyncio.wait_for(process_order(run, await order_for(run, uri), Steps()), 10)
     assert line.outcome is Outcome.STORED
 
 
@@ -88,10 +88,10 @@ async def test_a_verdict_that_no_longer_holds_is_taken_away(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
     """A job that failed, was allowed again by a person and gave a video has no `.failed.json` beside it."""
-    uri = put(sandbox)
+    uri = put_photo(sandbox)
     provider.fault(on="task", kind="fails", code="SomethingNew")
     async with new_run() as run:
-        order = await order_of(run, uri)
+        order = await order_for(run, uri)
         failed = await process_order(run, order, Steps())
         left = [key.partition(".jpg/")[2].partition(".")[2] for key in sandbox.keys("videos/")]
         held = await run.ledger.read_existing(order.key)
@@ -107,13 +107,13 @@ async def test_marks_of_unpaid_jobs_do_not_starve_reconcile(
     """Marks that a 402 left on jobs nobody paid count nothing against the limit: the paid one is reached at once."""
     provider.fault(on="submit", kind="answer", status=402, times=None)
     async with new_run() as run:
-        orders = [await order_of(run, put(sandbox, f"{number}.jpg", number)) for number in range(5)]
+        orders = [await order_for(run, put_photo(sandbox, f"{number}.jpg", number)) for number in range(5)]
         ends = await asyncio.gather(*(submit(run, order) for order in orders), return_exceptions=True)
     assert all(isinstance(end, I2vError) for end in ends)
     assert len(sandbox.keys("jobs/open/")) == 5
     provider.clear_faults()
     async with new_run() as run:
-        paid = await order_of(run, put(sandbox, "paid.jpg", 50))
+        paid = await order_for(run, put_photo(sandbox, "paid.jpg", 50))
         await submit(run, paid)
     provider.wait(lambda: all(task.state == "success" for task in provider.tasks.values()))
     await asyncio.sleep(1.1)  # past the lease of all; S3 tells times in whole seconds
@@ -129,11 +129,11 @@ async def test_a_404_stops_the_run_and_leaves_the_job_ready(
     """A wrong address says nothing of the image: nobody is refused, nothing more is sent."""
     provider.fault(on="submit", kind="answer", status=404)
     async with new_run() as run:
-        order = await order_of(run, put(sandbox))
+        order = await order_for(run, put_photo(sandbox))
         with pytest.raises(Rejected):
             await submit(run, order)
         with pytest.raises(NotTried):
-            await submit(run, await order_of(run, put(sandbox, "two.jpg", 2)))
+            await submit(run, await order_for(run, put_photo(sandbox, "two.jpg", 2)))
         held = await run.ledger.read_existing(order.key)
     assert (held.record.state, held.record.attempts, len(provider.journal.of("submit"))) == (JobState.READY, (), 1)
 
@@ -148,10 +148,10 @@ async def test_three_images_that_nobody_can_fetch_stop_the_submits(
     provider.fault(**fault, code="IMAGE_DOWNLOAD_FAILED", times=None)
     async with new_run() as run:
         for number in range(3):
-            line = await process_order(run, await order_of(run, put(sandbox, f"{number}.jpg", number)), Steps())
+            line = await process_order(run, await order_for(run, put_photo(sandbox, f"{number}.jpg", number)), Steps())
             assert line.outcome is Outcome.FAILED
         with pytest.raises(NotTried, match="three images in a row"):
-            await process_order(run, await order_of(run, put(sandbox, "3.jpg", 3)), Steps())
+            await process_order(run, await order_for(run, put_photo(sandbox, "3.jpg", 3)), Steps())
     assert len(provider.journal.of("submit")) == 3
 
 
@@ -170,6 +170,6 @@ async def test_what_is_not_in_a_row_stops_nothing(
     provider.fault(**fault, times=2)
     provider.fault(**fault, skip=1, times=2)
     async with new_run() as run:
-        orders = [await order_of(run, put(sandbox, f"{number}.jpg", number)) for number in range(6)]
+        orders = [await order_for(run, put_photo(sandbox, f"{number}.jpg", number)) for number in range(6)]
         ends = [(await process_order(run, order, Steps())).outcome for order in orders]
     assert ends == [bad, bad, Outcome.STORED] * 2

@@ -20,7 +20,7 @@ from i2v.pipeline.store import NotDelivered, publish_outputs, store
 from i2v.pipeline.submit import Order, record_task_id, submit
 from sandbox import Sandbox
 from sandbox.provider import Provider
-from tests.integration.conftest import OpenRun, order_of, put
+from tests.support.orders import OpenRun, order_for, put_photo
 
 PRICE = Decimal("0.192")
 
@@ -39,22 +39,22 @@ def billed(provider: Provider) -> int:
 
 async def test_a_job_is_paid_once_and_found_again(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
     """A stored job is attached by whoever comes later, and costs nothing then."""
-    uri = put(sandbox)
+    uri = put_photo(sandbox)
     async with new_run() as run:
-        first = await bring(run, await order_of(run, uri))
+        first = await bring(run, await order_for(run, uri))
     async with new_run() as run:
-        again = await submit(run, await order_of(run, uri))
+        again = await submit(run, await order_for(run, uri))
     assert (first.record.state, again.record.state) == (JobState.STORED, JobState.STORED)
     assert billed(provider) == 1
 
 
 async def test_racing_runs_pay_once(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
     """Eight runs that want the same video at the same moment pay one of them."""
-    uri = put(sandbox)
+    uri = put_photo(sandbox)
 
     async def one() -> JobState:
         async with new_run() as run:
-            return (await bring(run, await order_of(run, uri))).record.state
+            return (await bring(run, await order_for(run, uri))).record.state
 
     states = await asyncio.gather(*(one() for _ in range(8)))
     assert set(states) == {JobState.STORED}
@@ -69,12 +69,12 @@ async def test_a_lost_answer_is_never_repeated(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun, kind: str
 ) -> None:
     """However an answer is lost, the job is unknown, also for the next run, and nothing is sent again."""
-    uri = put(sandbox)
+    uri = put_photo(sandbox)
     provider.fault(on="submit", kind=kind)
     async with new_run() as run:
-        held = await submit(run, await order_of(run, uri))
+        held = await submit(run, await order_for(run, uri))
     async with new_run() as run:
-        again = await submit(run, await order_of(run, uri))
+        again = await submit(run, await order_for(run, uri))
     assert (held.record.state, again.record.state) == (JobState.UNKNOWN, JobState.UNKNOWN)
     assert len(provider.journal.of("submit")) == 1
 
@@ -84,20 +84,20 @@ async def test_a_plain_refusal_is_sent_again(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun, status: int
 ) -> None:
     """What was plainly refused is sent again and billed once."""
-    uri = put(sandbox)
+    uri = put_photo(sandbox)
     provider.fault(on="submit", kind="answer", status=status, times=2)
     async with new_run() as run:
-        held = await submit(run, await order_of(run, uri))
+        held = await submit(run, await order_for(run, uri))
     assert held.record.state is JobState.SUBMITTED
     assert billed(provider) == 1
 
 
 async def test_a_504_is_lost_and_not_refused(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
     """A gateway's timeout says nothing of what was paid."""
-    uri = put(sandbox)
+    uri = put_photo(sandbox)
     provider.fault(on="submit", kind="answer", status=504, accepted=True)
     async with new_run() as run:
-        held = await submit(run, await order_of(run, uri))
+        held = await submit(run, await order_for(run, uri))
     assert held.record.state is JobState.UNKNOWN
 
 
@@ -106,14 +106,14 @@ async def test_an_account_refusal_stops_the_run_and_frees_the_job(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun, status: int
 ) -> None:
     """401, 402, 403: nothing was paid, the job is ready, and this run submits nothing more."""
-    one, two = put(sandbox), put(sandbox, "two.jpg", 2)
+    one, two = put_photo(sandbox), put_photo(sandbox, "two.jpg", 2)
     provider.fault(on="submit", kind="answer", status=status, times=None)
     async with new_run() as run:
-        order = await order_of(run, one)
+        order = await order_for(run, one)
         with pytest.raises(AccountRejected):
             await submit(run, order)
         with pytest.raises(NotTried):
-            await submit(run, await order_of(run, two))
+            await submit(run, await order_for(run, two))
         held = await run.ledger.read_existing(order.key)
     assert held.record.state is JobState.READY
     assert held.record.attempts == ()
@@ -124,10 +124,10 @@ async def test_a_400_refuses_the_job_for_good_at_no_cost(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
     """What the provider will not take is refused, and not asked again."""
-    uri = put(sandbox)
+    uri = put_photo(sandbox)
     provider.fault(on="submit", kind="answer", status=400)
     async with new_run() as run:
-        order = await order_of(run, uri)
+        order = await order_for(run, uri)
         held = await submit(run, order)
         await publish_outputs(run, held.record, order.image)
         again = await submit(run, order)
@@ -138,10 +138,10 @@ async def test_a_400_refuses_the_job_for_good_at_no_cost(
 
 async def test_patience_with_refusals_ends(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
     """A provider that is always busy ends the image, not the night; the job is ready and free."""
-    uri = put(sandbox)
+    uri = put_photo(sandbox)
     provider.fault(on="submit", kind="answer", status=429, times=None)
     async with new_run(submit_patience_seconds=0.5) as run:
-        order = await order_of(run, uri)
+        order = await order_for(run, uri)
         with pytest.raises(Busy):
             await submit(run, order)
         held = await run.ledger.read_existing(order.key)
@@ -153,16 +153,16 @@ async def test_three_lost_answers_stop_the_runs_submits(sandbox: Sandbox, provid
     provider.fault(on="submit", kind="lost_answer", times=None)
     async with new_run() as run:
         for number in range(3):
-            await submit(run, await order_of(run, put(sandbox, f"{number}.jpg", number)))
+            await submit(run, await order_for(run, put_photo(sandbox, f"{number}.jpg", number)))
         with pytest.raises(NotTried):
-            await submit(run, await order_of(run, put(sandbox, "3.jpg", 3)))
+            await submit(run, await order_for(run, put_photo(sandbox, "3.jpg", 3)))
 
 
 async def test_a_claim_past_its_lease_is_unknown(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
     """A process that died between claim and answer may have paid: nobody pays again by himself."""
-    uri = put(sandbox)
+    uri = put_photo(sandbox)
     async with new_run() as dead:
-        order = await order_of(dead, uri)
+        order = await order_for(dead, uri)
         held = await dead.ledger.open(order.key, order.image, order.request)
         claim = {"token": "t", "run_id": dead.run_id, "price_usd": PRICE, "now": held.record.created_at}
         claim["image"] = order.image
@@ -175,9 +175,9 @@ async def test_a_claim_past_its_lease_is_unknown(sandbox: Sandbox, provider: Pro
 
 async def test_a_late_answer_is_adopted(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
     """The claimant's task id comes after its lease was over: the unknown job is submitted after all."""
-    uri = put(sandbox)
+    uri = put_photo(sandbox)
     async with new_run() as run:
-        order = await order_of(run, uri)
+        order = await order_for(run, uri)
         held = await run.ledger.open(order.key, order.image, order.request)
         claim = {"token": "t", "run_id": run.run_id, "price_usd": PRICE, "now": held.record.created_at}
         claim["image"] = order.image
@@ -193,10 +193,10 @@ async def test_a_transient_failure_is_tried_again_within_its_attempts(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
     """A task that timed out is paid once more and no third time."""
-    uri = put(sandbox)
+    uri = put_photo(sandbox)
     provider.fault(on="task", kind="fails", code="Timeout", times=None)
     async with new_run() as run:
-        order = await order_of(run, uri)
+        order = await order_for(run, uri)
         first = await bring(run, order)
         second = await bring(run, order)
     assert (first.record.state, second.record.state) == (JobState.READY, JobState.FAILED)
@@ -218,12 +218,12 @@ async def test_a_final_failure_is_never_paid_again(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun, code: str, state: JobState
 ) -> None:
     """Content, input and unknown fail codes end the job for every run."""
-    uri = put(sandbox)
+    uri = put_photo(sandbox)
     provider.fault(on="task", kind="fails", code=code, times=None)
     async with new_run() as run:
-        held = await bring(run, await order_of(run, uri))
+        held = await bring(run, await order_for(run, uri))
     async with new_run() as run:
-        again = await submit(run, await order_of(run, uri))
+        again = await submit(run, await order_for(run, uri))
     assert (held.record.state, again.record.state) == (state, state)
     assert billed(provider) == 1
 
@@ -233,10 +233,10 @@ async def test_a_status_that_fails_never_ends_a_job(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun, status: int
 ) -> None:
     """Whatever a status call answers, paid work is asked for again."""
-    uri = put(sandbox)
+    uri = put_photo(sandbox)
     provider.fault(on="status", kind="answer", status=status, times=2)
     async with new_run() as run:
-        held = await bring(run, await order_of(run, uri))
+        held = await bring(run, await order_for(run, uri))
     assert held.record.state is JobState.STORED
 
 
@@ -244,13 +244,13 @@ async def test_the_deadline_ends_the_wait_and_not_the_job(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
     """A task that takes too long stays open, and the next run takes it up at no cost."""
-    uri = put(sandbox)
+    uri = put_photo(sandbox)
     provider.settings(render_seconds=2)
     async with new_run(poll_deadline_seconds=0.2) as run:
-        held, status = await poll(run, await submit(run, await order_of(run, uri)))
+        held, status = await poll(run, await submit(run, await order_for(run, uri)))
         assert (held.record.state, status) == (JobState.SUBMITTED, None)
     async with new_run() as run:
-        held = await bring(run, await order_of(run, uri))
+        held = await bring(run, await order_for(run, uri))
     assert held.record.state is JobState.STORED
     assert billed(provider) == 1
 
@@ -260,10 +260,10 @@ async def test_a_broken_file_is_fetched_again_and_never_published(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun, kind: str
 ) -> None:
     """A file that is not whole means another status and another download, not another payment."""
-    uri = put(sandbox)
+    uri = put_photo(sandbox)
     provider.fault(on="file", kind=kind)
     async with new_run() as run:
-        held = await bring(run, await order_of(run, uri))
+        held = await bring(run, await order_for(run, uri))
     assert held.record.state is JobState.STORED
     assert billed(provider) == 1
 
@@ -272,10 +272,10 @@ async def test_a_file_that_never_comes_whole_leaves_the_job_open(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
     """Three fresh statuses without a whole file: paid, named, open, and nothing of it is visible."""
-    uri = put(sandbox)
+    uri = put_photo(sandbox)
     provider.fault(on="file", kind="truncated", times=None)
     async with new_run() as run:
-        order = await order_of(run, uri)
+        order = await order_for(run, uri)
         with pytest.raises(NotDelivered):
             await bring(run, order)
         held = await run.ledger.read_existing(order.key)
@@ -289,10 +289,10 @@ async def test_a_delivery_that_differs_is_stored_and_flagged(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun, kind: str, word: str
 ) -> None:
     """What is whole but not as ordered is kept, and says so in the manifest."""
-    uri = put(sandbox)
+    uri = put_photo(sandbox)
     provider.fault(on="task", kind=kind, pixels=480, seconds=4)
     async with new_run() as run:
-        held = await bring(run, await order_of(run, uri))
+        held = await bring(run, await order_for(run, uri))
     assert held.record.video is not None
     manifest = sandbox.read_json(held.record.video.manifest.key)
     assert any(word in flag for flag in manifest["video"]["flags"]), manifest["video"]["flags"]
@@ -302,10 +302,10 @@ async def test_an_equal_image_elsewhere_gets_its_own_video_unpaid(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
     """The same content under another key is copied within S3, with a manifest of its own."""
-    one, two = put(sandbox, "one.jpg"), put(sandbox, "deep/two.jpg")
+    one, two = put_photo(sandbox, "one.jpg"), put_photo(sandbox, "deep/two.jpg")
     async with new_run() as run:
-        await bring(run, await order_of(run, one))
-        order = await order_of(run, two)
+        await bring(run, await order_for(run, one))
+        order = await order_for(run, two)
         held = await submit(run, order)
         video = await publish_outputs(run, held.record, order.image)
     assert video is not None
@@ -318,10 +318,10 @@ async def test_an_equal_image_elsewhere_gets_its_own_video_unpaid(
 
 async def test_an_image_replaced_under_way_is_flagged(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
     """Without versions the provider may have seen other bytes than were checked: the manifest says so."""
-    uri = put(sandbox)
+    uri = put_photo(sandbox)
     async with new_run() as run:
-        held, status = await poll(run, await submit(run, await order_of(run, uri)))
-        put(sandbox, seed=99)
+        held, status = await poll(run, await submit(run, await order_for(run, uri)))
+        put_photo(sandbox, seed=99)
         assert status
         held = await store(run, held, status)
     assert held.record.video is not None
@@ -330,9 +330,9 @@ async def test_an_image_replaced_under_way_is_flagged(sandbox: Sandbox, provider
 
 async def test_the_names_in_the_bucket_are_as_designed(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
     """Video, poster and manifest lie in the image's own folder, and no mark is left open."""
-    uri = put(sandbox, "cats/tom.jpg")
+    uri = put_photo(sandbox, "cats/tom.jpg")
     async with new_run() as run:
-        order = await order_of(run, uri)
+        order = await order_for(run, uri)
         await bring(run, order)
     stem = f"videos/cats/tom.jpg/{keys.digest12(order.image.etag)}-{order.request.digest12}"
     assert sandbox.keys("videos/") == [f"{stem}.jpg", f"{stem}.json", f"{stem}.mp4"]
@@ -353,10 +353,10 @@ async def test_a_paused_ledger_stops_what_would_pay_and_nothing_else(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
     """While it is paused, what is there is still told as cached, and a run that would have to pay does not start."""
-    there, wanted = put(sandbox), put(sandbox, "two.jpg", 2)
+    there, wanted = put_photo(sandbox), put_photo(sandbox, "two.jpg", 2)
     asked = RequestOptions(prompt="a slow zoom")
     async with new_run() as run:
-        await bring(run, await order_of(run, there))
+        await bring(run, await order_for(run, there))
         await run.ledger.prove()
         await run.ledger.set_paused(True)
     ends = []

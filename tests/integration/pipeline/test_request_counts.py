@@ -15,7 +15,7 @@ from i2v.pipeline.generate import Steps, generate
 from sandbox import Sandbox
 from sandbox.provider import Provider
 from sandbox.tollgate import Tollgate
-from tests.integration.conftest import OpenRun, put
+from tests.support.orders import OpenRun, put_photo
 
 NEW_VIDEO = {
     "GET image": 1,  # which also tells what its metadata asks
@@ -65,12 +65,12 @@ def rest(counts: Counter[str], known: dict[str, int]) -> int:
 
 async def test_what_a_video_asks_of_s3(sandbox: Sandbox, gate: Tollgate, new_run: OpenRun) -> None:
     """A new video makes the requests of S3 that its promises need, one that is there only looks, and no other rise."""
-    put(sandbox, "0.jpg", 0)
+    put_photo(sandbox, "0.jpg", 0)
     alone = await animated(new_run, sandbox, gate, "1 stored")
     assert beyond_answers(Counter(NEW_VIDEO)) == 6
 
     for number in range(1, IMAGES + 1):
-        put(sandbox, f"{number}.jpg", number)
+        put_photo(sandbox, f"{number}.jpg", number)
     fresh = await animated(new_run, sandbox, gate, f"{IMAGES} stored")
     fresh.subtract(STORED_VIDEO)  # of the first image
     assert a_video(fresh, NEW_VIDEO) == NEW_VIDEO
@@ -82,7 +82,7 @@ async def test_what_a_status_costs(sandbox: Sandbox, gate: Tollgate, new_run: Op
     provider: Provider = sandbox.provider
     provider.settings(render_seconds=0.9, render_jitter=0.5)
     for number in range(IMAGES):
-        put(sandbox, f"{number}.jpg", number)
+        put_photo(sandbox, f"{number}.jpg", number)
     await animated(lambda: new_run(poll_first_seconds=0.5, poll_every_seconds=0.2), sandbox, gate, f"{IMAGES} stored")
 
     asked = provider.status_requests()

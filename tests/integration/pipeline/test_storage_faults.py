@@ -28,10 +28,10 @@ from i2v.s3.storage import Storage
 from i2v.settings import Settings
 from sandbox import Sandbox
 from sandbox.tollgate import Toll
-from tests.conftest import SETTINGS_MAKER
 from tests.support.crash_points import RECONCILE, RUN
 from tests.support.crash_rounds import BAD, GOOD, LATER_SECONDS, SOON
 from tests.support.crash_world import Picture, Tolled
+from tests.support.settings import MakeSettings
 
 pytestmark = pytest.mark.timeout(300)
 BOTO3_TRIES = 5
@@ -81,9 +81,7 @@ class Case:
     session: boto3.Session
 
     @classmethod
-    def make(
-        cls, world: Tolled, make_settings: SETTINGS_MAKER, session: boto3.Session, point: str, fault: Toll
-    ) -> Self:
+    def make(cls, world: Tolled, make_settings: MakeSettings, session: boto3.Session, point: str, fault: Toll) -> Self:
         """Put the image and the toll."""
         bucket = world.sandbox.new_bucket()
         name = BAD if point in {"job-refused", "verdict", "unmark"} else GOOD[0]
@@ -162,7 +160,7 @@ MakeCases = Callable[[Faults], list[Case]]
 
 
 @pytest.fixture
-def make_cases(world: Tolled, make_settings: SETTINGS_MAKER) -> MakeCases:
+def make_cases(world: Tolled, make_settings: MakeSettings) -> MakeCases:
     """What makes a case for each point; all speak to S3 through one session, since one costs more than a run."""
     session = boto3.Session()
 

@@ -12,8 +12,8 @@ from i2v.pipeline.store import store
 from i2v.pipeline.submit import submit
 from sandbox import Sandbox
 from sandbox.provider import Provider
-from tests.integration.conftest import OpenRun, order_of, put
 from tests.support.memory_storage import ready
+from tests.support.orders import OpenRun, order_for, put_photo
 
 
 @pytest.fixture
@@ -27,11 +27,11 @@ async def test_a_replaced_image_is_handed_over_as_it_was_checked(
     versioned: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
     """In a bucket with versions the provider gets the version that was hashed, whatever lies at the key by then."""
-    uri = put(versioned, seed=1)
+    uri = put_photo(versioned, seed=1)
     checked = hashlib.sha256(versioned.read("images/tom.jpg")).hexdigest()
     async with new_run() as run:
-        order = await order_of(run, uri)
-        put(versioned, seed=2)
+        order = await order_for(run, uri)
+        put_photo(versioned, seed=2)
         held, status = await poll(run, await submit(run, order))
         assert status
         held = await store(run, held, status)
@@ -45,9 +45,9 @@ async def test_a_deleted_image_is_handed_over_as_it_was_checked(
     versioned: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
     """A version outlives the deletion of its key, and its job with it."""
-    uri = put(versioned)
+    uri = put_photo(versioned)
     async with new_run() as run:
-        order = await order_of(run, uri)
+        order = await order_for(run, uri)
         versioned.s3().delete_object(Bucket=versioned.bucket, Key="images/tom.jpg")
         held, status = await poll(run, await submit(run, order))
         assert status
@@ -59,12 +59,12 @@ async def test_the_image_that_is_compared_at_the_end_is_the_one_handed_over(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
     """A record made for one image and paid with an equal one's address is flagged where that other one is replaced."""
-    first, second = put(sandbox, "a.jpg"), put(sandbox, "b.jpg")
+    first, second = put_photo(sandbox, "a.jpg"), put_photo(sandbox, "b.jpg")
     async with new_run() as run:
-        order = await order_of(run, first)
+        order = await order_for(run, first)
         await ready(run.ledger, order.key, order.image, order.request)
-        held = await submit(run, await order_of(run, second))
-        put(sandbox, "b.jpg", 77)
+        held = await submit(run, await order_for(run, second))
+        put_photo(sandbox, "b.jpg", 77)
         held, status = await poll(run, held)
         assert status
         held = await store(run, held, status)

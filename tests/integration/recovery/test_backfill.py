@@ -30,10 +30,10 @@ from i2v.settings import Settings
 from sandbox import Sandbox
 from sandbox.pictures import make_jpeg
 from sandbox.provider import Provider
-from tests.conftest import SealedSettings
-from tests.integration.conftest import OpenRun, order_of, put
 from tests.support.i2v_command import bare_env, i2v
 from tests.support.listing_server import START, listing_server, name_of
+from tests.support.orders import OpenRun, order_for, put_photo
+from tests.support.settings import SealedSettings
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 # S3's Date has whole seconds, listings may have fractions of one
@@ -56,7 +56,7 @@ def generated(ended: ReconcileResult) -> dict[str, Outcome]:
 def names(sandbox: Sandbox, *numbers: int) -> list[str]:
     """Put so many different good images."""
     for number in numbers:
-        put(sandbox, f"{number}.jpg", seed=number)
+        put_photo(sandbox, f"{number}.jpg", seed=number)
     return [f"{number}.jpg" for number in numbers]
 
 
@@ -70,7 +70,7 @@ async def animated(run: Run, *uris: str, prompt: str = "another prompt") -> Repo
 async def test_exactly_the_missing_are_paid_once(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
     """Stored, refused, failed, unknown and open images are not paid again; new, replaced and odd ones are, and once."""
     several = ("stored", "replaced", "failed", "unknown", "open")
-    uris = {name: put(sandbox, f"{name}.jpg", seed) for seed, name in enumerate(several)}
+    uris = {name: put_photo(sandbox, f"{name}.jpg", seed) for seed, name in enumerate(several)}
     refused = sandbox.put_image("images/refused.jpg", make_jpeg(200, 200))
     async with new_run() as run:
         await animated(run, uris["stored"], uris["replaced"], refused)
@@ -78,11 +78,11 @@ async def test_exactly_the_missing_are_paid_once(sandbox: Sandbox, provider: Pro
         await animated(run, uris["failed"])
         provider.fault(on="submit", kind="lost_answer")
         await animated(run, uris["unknown"])
-        await submit(run, await order_of(run, uris["open"]))
+        await submit(run, await order_for(run, uris["open"]))
     billed = provider.billed_usd
     odd = {"replaced.jpg", "replaced.jpg.png", "replaced.jpg/Zo\u00eb a+b%20c.jpg"}
     for seed, name in enumerate(sorted(odd), 10):
-        put(sandbox, name, seed)
+        put_photo(sandbox, name, seed)
     first, again = await caught_up(new_run), await caught_up(new_run)
     assert generated(first) == dict.fromkeys(odd, Outcome.STORED)
     assert generated(again) == {}
@@ -139,16 +139,16 @@ async def test_images_without_a_prompt_starve_nobody(sandbox: Sandbox, provider:
 
 async def test_what_waits_for_a_person_starves_nobody(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
     """Images whose video was taken away, or whose equal is unknown, are named each time and block no newer one."""
-    gone = put(sandbox, "gone.jpg", seed=1)
+    gone = put_photo(sandbox, "gone.jpg", seed=1)
     async with new_run() as run:
         await animated(run, gone, prompt="it moves")
         provider.fault(on="submit", kind="lost_answer")
-        await animated(run, put(sandbox, "unknown.jpg", seed=2), prompt="it moves")
+        await animated(run, put_photo(sandbox, "unknown.jpg", seed=2), prompt="it moves")
     for key in sandbox.keys("videos/"):
         sandbox.s3().delete_object(Bucket=sandbox.bucket, Key=key)
-    put(sandbox, "equal.jpg", seed=2)
+    put_photo(sandbox, "equal.jpg", seed=2)
     await asyncio.sleep(0.05)  # listings of the sandbox's S3 tell milliseconds
-    put(sandbox, "new.jpg", seed=3)
+    put_photo(sandbox, "new.jpg", seed=3)
     ended = await caught_up(new_run, limit=1)
     told = {"gone.jpg": Outcome.FAILED, "equal.jpg": Outcome.UNKNOWN, "new.jpg": Outcome.STORED}
     assert (generated(ended), ended.succeeded) == (told, False)
@@ -201,7 +201,9 @@ async def test_what_changes_after_the_listing_is_left_alone(
     sandbox: Sandbox, provider: Provider, settings: Settings, new_run: OpenRun
 ) -> None:
     """An image that is deleted, replaced, or answered after it was listed costs nothing and fails nothing."""
-    gone, replaced, answered = (put(sandbox, f"{name}.jpg", seed) for seed, name in enumerate(("gone", "new", "told")))
+    gone, replaced, answered = (
+        put_photo(sandbox, f"{name}.jpg", seed) for seed, name in enumerate(("gone", "new", "told"))
+    )
     assert gone
     assert replaced
     async with new_run() as run:
@@ -212,7 +214,7 @@ async def test_what_changes_after_the_listing_is_left_alone(
 
     def happens() -> None:
         sandbox.s3().delete_object(Bucket=sandbox.bucket, Key="images/gone.jpg")
-        put(sandbox, "new.jpg", seed=9)
+        put_photo(sandbox, "new.jpg", seed=9)
         sandbox.s3().put_object(Bucket=sandbox.bucket, Key=manifest, Body=body)
 
     async with open_run(settings, "meanwhile", storage=Meanwhile(happens)) as run:

@@ -23,13 +23,13 @@ from i2v.reports.run_report import Outcome
 from sandbox import Sandbox
 from sandbox.provider import Provider
 from sandbox.tollgate import Toll, Tollgate
-from tests.conftest import SETTINGS_MAKER
-from tests.integration.conftest import order_of, put
 from tests.support.callback_receiver import Receiver, collect, receiving, run_of
+from tests.support.orders import order_for, put_photo
+from tests.support.settings import MakeSettings
 
 
 @pytest.fixture
-def door(sandbox: Sandbox, make_settings: SETTINGS_MAKER, aws: None) -> Iterator[Receiver]:
+def door(sandbox: Sandbox, make_settings: MakeSettings, aws: None) -> Iterator[Receiver]:
     """What is called back, and the settings by which it is."""
     with receiving(make_settings, sandbox.env) as door:
         yield door
@@ -37,7 +37,7 @@ def door(sandbox: Sandbox, make_settings: SETTINGS_MAKER, aws: None) -> Iterator
 
 async def ordered(run: Run, sandbox: Sandbox, name: str, seed: int, delivery: Delivery = "callback") -> Order:
     """The order of a new image."""
-    return replace(await order_of(run, put(sandbox, name, seed)), delivery=delivery)
+    return replace(await order_for(run, put_photo(sandbox, name, seed)), delivery=delivery)
 
 
 async def lost(

@@ -12,14 +12,14 @@ from i2v.recovery.reconcile import open_marks, reconcile
 from i2v.reports.run_report import Outcome
 from sandbox import Sandbox
 from sandbox.provider import Provider
-from tests.integration.conftest import OpenRun, order_of, put
+from tests.support.orders import OpenRun, order_for, put_photo
 
 
 async def test_a_dead_runs_job_is_stored_unpaid(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
     """A run that died after its submit left a task: reconcile stores its video and pays nothing."""
-    uri = put(sandbox)
+    uri = put_photo(sandbox)
     async with new_run() as dead:
-        order = await order_of(dead, uri)
+        order = await order_for(dead, uri)
         held = await submit(dead, order)
     provider.wait(lambda: all(task.state == "success" for task in provider.tasks.values()))
     async with new_run() as run:
@@ -33,10 +33,10 @@ async def test_a_dead_runs_job_is_stored_unpaid(sandbox: Sandbox, provider: Prov
 
 async def test_a_living_runs_job_is_left_alone(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
     """A run whose record is fresh polls its own jobs."""
-    uri = put(sandbox)
+    uri = put_photo(sandbox)
     async with new_run() as living:
         await living.touch()
-        order = await order_of(living, uri)
+        order = await order_for(living, uri)
         await submit(living, order)
         async with new_run() as run:
             report = await reconcile(run)
@@ -47,9 +47,9 @@ async def test_a_living_runs_job_is_left_alone(sandbox: Sandbox, provider: Provi
 async def test_a_running_task_stays_open(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
     """What still renders is asked once and not waited for."""
     provider.settings(render_seconds=60)
-    uri = put(sandbox)
+    uri = put_photo(sandbox)
     async with new_run() as dead:
-        await submit(dead, await order_of(dead, uri))
+        await submit(dead, await order_for(dead, uri))
     async with new_run() as run:
         report = await reconcile(run)
     assert [item.outcome for item in report.items] == [Outcome.SUBMITTED]
@@ -58,9 +58,9 @@ async def test_a_running_task_stays_open(sandbox: Sandbox, provider: Provider, n
 
 async def test_a_claim_past_its_lease_becomes_unknown(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
     """A claim without an end is shown as unknown and named, once its lease is over and not before."""
-    uri = put(sandbox)
+    uri = put_photo(sandbox)
     async with new_run() as dead:
-        order = await order_of(dead, uri)
+        order = await order_for(dead, uri)
         held = await dead.ledger.open(order.key, order.image, order.request)
         await dead.ledger.mark_open(order.image, order.key)
         now, price = held.record.created_at, order.price_usd
@@ -82,10 +82,10 @@ async def test_a_claim_past_its_lease_becomes_unknown(sandbox: Sandbox, provider
 
 async def test_an_end_that_was_not_told_is_told(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
     """A job that was refused by a run that died at once gets its verdict, and loses its mark."""
-    uri = put(sandbox)
+    uri = put_photo(sandbox)
     provider.fault(on="submit", kind="answer", status=400)
     async with new_run() as dead:
-        held = await submit(dead, await order_of(dead, uri))
+        held = await submit(dead, await order_for(dead, uri))
     assert held.record.state is JobState.REFUSED
     async with new_run() as run:
         assert list(await open_marks(run)) == [held.record.key]

@@ -15,7 +15,7 @@ from i2v.recovery.resolve import Resolver
 from i2v.reports.run_report import Outcome
 from sandbox import Sandbox
 from sandbox.provider import Provider
-from tests.integration.conftest import OpenRun, order_of, put
+from tests.support.orders import OpenRun, order_for, put_photo
 
 
 def resolver(run: Run) -> Resolver:
@@ -25,7 +25,7 @@ def resolver(run: Run) -> Resolver:
 
 async def lost(run: Run, sandbox: Sandbox, provider: Provider) -> tuple[Order, VersionedRecord]:
     """A job whose answer was lost although it was billed."""
-    order = await order_of(run, put(sandbox))
+    order = await order_for(run, put_photo(sandbox))
     provider.fault(on="submit", kind="lost_answer")
     return order, await submit(run, order)
 
@@ -55,7 +55,7 @@ async def test_a_task_that_nobody_knows_is_not_adopted(sandbox: Sandbox, provide
 async def test_another_jobs_task_is_not_adopted(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
     """One task is one job's."""
     async with new_run() as run:
-        other = await submit(run, await order_of(run, put(sandbox, "other.jpg", 7)))
+        other = await submit(run, await order_for(run, put_photo(sandbox, "other.jpg", 7)))
         _, held = await lost(run, sandbox, provider)
         with pytest.raises(CannotResolve, match="belongs to job"):
             await resolver(run).adopt(held.record.key, other.record.task_id or "", run.client)
@@ -80,7 +80,7 @@ async def test_a_refused_job_that_is_resubmitted_loses_its_verdict(
     """A verdict that no longer holds does not lie beside the video."""
     provider.fault(on="submit", kind="answer", status=400)
     async with new_run() as run:
-        order = await order_of(run, put(sandbox))
+        order = await order_for(run, put_photo(sandbox))
         refused = await process_order(run, order, Steps())
         await resolver(run).resubmit(order.key)
         end = await process_order(run, order, Steps())
@@ -121,7 +121,7 @@ async def test_a_dropped_job_whose_task_comes_after_all_loses_its_verdict(
 async def test_a_stored_job_cannot_be_resolved(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
     """What has its video is done."""
     async with new_run() as run:
-        order = await order_of(run, put(sandbox))
+        order = await order_for(run, put_photo(sandbox))
         await process_order(run, order, Steps())
         for resolved in (resolver(run).resubmit(order.key), resolver(run).drop(order.key)):
             with pytest.raises(CannotResolve):

@@ -19,7 +19,7 @@ from i2v.recovery.status import read_status, status_page
 from i2v.reports.markdown import as_text
 from sandbox import Sandbox
 from sandbox.provider import Provider
-from tests.integration.conftest import OpenRun, order_of, put
+from tests.support.orders import OpenRun, order_for, put_photo
 from tests.support.s3_requests import counted
 
 HOSTILE = "a|b ![x](http:evil) <i> # c.jpg"
@@ -35,14 +35,14 @@ async def test_the_page_tells_what_waits_and_what_needs_a_person(
 ) -> None:
     """Lost, failed and long open jobs stand there with a command, those at the provider with their time, no others."""
     async with new_run() as run:
-        await process_order(run, await order_of(run, put(sandbox, "stored.jpg", 1)), Steps())
+        await process_order(run, await order_for(run, put_photo(sandbox, "stored.jpg", 1)), Steps())
         provider.fault(on="task", kind="fails", code="Weird", message="it broke")
-        run.tell_done(await process_order(run, await order_of(run, put(sandbox, "failed.jpg", 2)), Steps()))
+        run.tell_done(await process_order(run, await order_for(run, put_photo(sandbox, "failed.jpg", 2)), Steps()))
         provider.fault(on="submit", kind="lost_answer")
-        lost = await submit(run, await order_of(run, put(sandbox, HOSTILE, 3), mode="pro"))
+        lost = await submit(run, await order_for(run, put_photo(sandbox, HOSTILE, 3), mode="pro"))
         provider.settings(render_seconds=600)
-        await submit(run, await order_of(run, put(sandbox, "waits.jpg", 4)))
-        old = await submit(run, await order_of(run, put(sandbox, "old.jpg", 5)))
+        await submit(run, await order_for(run, put_photo(sandbox, "waits.jpg", 4)))
+        old = await submit(run, await order_for(run, put_photo(sandbox, "old.jpg", 5)))
     record = old.record
     [attempt] = record.attempts
     claimed = datetime.now(UTC) - timedelta(days=3)
@@ -77,7 +77,7 @@ async def test_what_was_settled_is_gone_from_it(sandbox: Sandbox, provider: Prov
     """Who types the command does not find the job there again; money, cap and pause are those of the ledger."""
     async with new_run() as run:
         provider.fault(on="task", kind="fails", code="Weird", message="it broke")
-        run.tell_done(await process_order(run, await order_of(run, put(sandbox, "failed.jpg", 2)), Steps()))
+        run.tell_done(await process_order(run, await order_for(run, put_photo(sandbox, "failed.jpg", 2)), Steps()))
     async with new_run() as run:
         before = await read_status(run)
         [key] = [match[1] for name in sandbox.keys("jobs/") if (match := re.fullmatch(r"jobs/(\w{64})\.json", name))]
@@ -111,7 +111,7 @@ async def test_it_costs_little_however_much_is_open(
     provider.settings(render_seconds=600)
     async with new_run() as run:
         for seed in range(9):
-            await submit(run, await order_of(run, put(sandbox, f"{seed}.jpg", seed)))
+            await submit(run, await order_for(run, put_photo(sandbox, f"{seed}.jpg", seed)))
         requests = counted(run.storage)
         standing = await read_status(run)
     assert (len(standing.waiting), standing.marks) == (3, 9)

@@ -15,7 +15,7 @@ from i2v.reports.recent import items_of, name_at, recent_pages
 from i2v.reports.run_report import Outcome
 from sandbox import Sandbox
 from sandbox.pictures import make_jpeg
-from tests.integration.conftest import OpenRun, put
+from tests.support.orders import OpenRun, put_photo
 
 ASKED = RequestOptions.model_validate({"prompt": "a slow zoom"})
 
@@ -28,8 +28,8 @@ async def _animated(run: Run, *names: str) -> None:
 
 async def test_what_ended_is_found_newest_run_first(sandbox: Sandbox, new_run: OpenRun) -> None:
     """Each run has one page of what is new or needs somebody; what was cached stays on its older page."""
-    put(sandbox, "tom.jpg")
-    put(sandbox, "ann.jpg", seed=2)
+    put_photo(sandbox, "tom.jpg")
+    put_photo(sandbox, "ann.jpg", seed=2)
     sandbox.put_image("images/small.jpg", make_jpeg(200, 200))
     async with new_run(run_id="first") as run:
         await _animated(run, "tom.jpg", "small.jpg")
@@ -53,7 +53,7 @@ async def test_what_ended_is_found_newest_run_first(sandbox: Sandbox, new_run: O
 
 async def test_what_was_refused_before_is_no_news(sandbox: Sandbox, new_run: OpenRun) -> None:
     """Asked for again, an image that validation or the provider has refused is in the report, and not shown again."""
-    put(sandbox, "nsfw.jpg")
+    put_photo(sandbox, "nsfw.jpg")
     sandbox.put_image("images/small.jpg", make_jpeg(200, 200))
     sandbox.provider.fault(on="task", kind="fails", code="NSFW")
     for run_id in ("first", "second"):
@@ -68,7 +68,7 @@ async def test_what_was_refused_before_is_no_news(sandbox: Sandbox, new_run: Ope
 async def test_a_retried_run_keeps_what_its_first_try_had(sandbox: Sandbox, new_run: OpenRun) -> None:
     """The same flow run, taken up again, adds to its page."""
     for seed, name in enumerate(("tom.jpg", "ann.jpg")):
-        put(sandbox, name, seed=seed)
+        put_photo(sandbox, name, seed=seed)
         async with new_run(run_id="one") as run:
             await _animated(run, name)
             pages = [page async for _, page in recent_pages(run.storage, run.settings)]
@@ -78,7 +78,7 @@ async def test_a_retried_run_keeps_what_its_first_try_had(sandbox: Sandbox, new_
 
 async def test_a_broken_page_is_left_out(sandbox: Sandbox, new_run: OpenRun) -> None:
     """A page that cannot be read hides no other."""
-    put(sandbox)
+    put_photo(sandbox)
     sandbox.s3().put_object(Bucket=sandbox.bucket, Key="jobs/recent/0000000000000-x.json", Body=b"{")
     async with new_run(run_id="one") as run:
         await _animated(run, "tom.jpg")
@@ -88,7 +88,7 @@ async def test_a_broken_page_is_left_out(sandbox: Sandbox, new_run: OpenRun) -> 
 
 async def test_a_run_leaves_its_images_as_lines(sandbox: Sandbox, new_run: OpenRun) -> None:
     """Beside the report lie JSON lines with image, prompt, video, its cost and its sha256, for tables downstream."""
-    put(sandbox, "tom.jpg")
+    put_photo(sandbox, "tom.jpg")
     sandbox.put_image("images/small.jpg", make_jpeg(200, 200))
     async with new_run(run_id="one") as run:
         await _animated(run, "tom.jpg", "small.jpg")

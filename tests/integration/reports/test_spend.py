@@ -13,7 +13,7 @@ from i2v.reports.spend import sum_spend, total
 from i2v.reports.spend_page import spend_page
 from sandbox import Sandbox
 from sandbox.provider import Provider
-from tests.integration.conftest import OpenRun, order_of, put
+from tests.support.orders import OpenRun, order_for, put_photo
 
 DOLLAR = as_text("$", 9)
 
@@ -22,12 +22,12 @@ async def test_the_report_adds_up_to_what_was_billed(sandbox: Sandbox, provider:
     """Stored, at risk and open are all that the emulator billed, and the balance fell by just that."""
     async with new_run() as run:
         await sum_spend(run.storage, run.settings, days=1, client=run.client)
-        await process_order(run, await order_of(run, put(sandbox, "cats/a.jpg", 1)), Steps())
-        await process_order(run, await order_of(run, put(sandbox, "cats/b.jpg", 2), duration=10), Steps())
+        await process_order(run, await order_for(run, put_photo(sandbox, "cats/a.jpg", 1)), Steps())
+        await process_order(run, await order_for(run, put_photo(sandbox, "cats/b.jpg", 2), duration=10), Steps())
         provider.fault(on="submit", kind="lost_answer")
-        await submit(run, await order_of(run, put(sandbox, "dogs/c.jpg", 3), mode="pro"))
+        await submit(run, await order_for(run, put_photo(sandbox, "dogs/c.jpg", 3), mode="pro"))
         provider.settings(render_seconds=60)
-        await submit(run, await order_of(run, put(sandbox, "dogs/d.jpg", 4)))
+        await submit(run, await order_for(run, put_photo(sandbox, "dogs/d.jpg", 4)))
         report = await sum_spend(run.storage, run.settings, days=1, client=run.client)
     sums = report.totals
     assert (sums.attempts, sums.stored_usd, sums.at_risk_usd, sums.open_usd) == (
@@ -67,9 +67,9 @@ async def test_money_that_the_ledger_does_not_know_is_told(
 async def test_what_the_ledger_spared_is_told(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
     """Images that were there already, or under way, count as saved at their price, and what a run paid does not."""
     for seed, name in enumerate(("cats/a.jpg", "cats/copy.jpg", "dogs/b.jpg")):
-        put(sandbox, name, seed=min(seed, 1) if seed != 1 else 0)
+        put_photo(sandbox, name, seed=min(seed, 1) if seed != 1 else 0)
     async with new_run(run_id="dies") as run:
-        await submit(run, await order_of(run, f"s3://{sandbox.bucket}/images/dogs/b.jpg"))
+        await submit(run, await order_for(run, f"s3://{sandbox.bucket}/images/dogs/b.jpg"))
     for run_id in ("first", "again"):
         async with new_run(run_id=run_id) as run:
             items = await find_items([f"s3://{sandbox.bucket}/images/"], run.storage, run.settings)

@@ -24,7 +24,7 @@ from pydantic import BaseModel, TypeAdapter
 from sandbox import Sandbox
 from sandbox.pictures import make_jpeg
 from sandbox.prefect_server import PrefectServer
-from tests.pipeline.conftest import i2v_events
+from tests.support.flow_runs import wait_for_i2v_events
 from tests.support.paths import ROOT
 
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
@@ -187,5 +187,5 @@ async def test_worker_runs_what_is_deployed(command: CLI, prefect_server: Prefec
     for name in ("tom", "leo"):
         assert {Path(key).suffix for key in sandbox.keys(f"videos/cats/{name}.jpg/")} == {".mp4", ".jpg", ".json"}
     assert sandbox.provider.billed().total() == 2
-    told = [event["event"] for event in await i2v_events(prefect_server, sandbox, 6)]
+    told = [event["event"] for event in await wait_for_i2v_events(prefect_server, sandbox, 6)]
     assert sorted(told) == sorted(2 * ["i2v.job.submitted", "i2v.job.stored", "i2v.run.finished"]), "lost at the end"

@@ -23,10 +23,10 @@ from sandbox import Sandbox
 from sandbox.child import Child
 from sandbox.pictures import make_jpeg
 from sandbox.provider import Provider
-from tests.pipeline.conftest import RUN_FLOW, Ended
 from tests.support.callback_door import collects, open_door
 from tests.support.callback_door import env as env  # noqa: PLC0414 - a fixture
 from tests.support.door_process import soon
+from tests.support.flow_runs import FinishedFlowRun, RunFlow
 from tests.support.paths import ROOT
 
 IMAGES = int(os.environ.get("I2V_CALLBACK_IMAGES", "20"))
@@ -91,7 +91,7 @@ def all_delivered(provider: Provider) -> bool:
     return bool(calls) and all(calls) and all(entry.outcome for entry in provider.journal.of("callback"))
 
 
-async def run_all(run_flow: RUN_FLOW) -> list[Ended]:
+async def run_all(run_flow: RunFlow) -> list[FinishedFlowRun]:
     """Runs by callback until all is tried: three answers in a row that are lost stop the submits of a run."""
     ended = [await run_flow(delivery="callback")]
     while ended[-1].report["not_tried"]:
@@ -103,7 +103,7 @@ async def run_all(run_flow: RUN_FLOW) -> list[Ended]:
 async def test_each_is_billed_once_and_stored_but_for_who_lost_both(
     sandbox: Sandbox,
     provider: Provider,
-    run_flow: RUN_FLOW,
+    run_flow: RunFlow,
     env: dict[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -124,7 +124,7 @@ async def test_each_is_billed_once_and_stored_but_for_who_lost_both(
     collected = stored(sandbox)
     monkeypatch.setenv("I2V_CALLBACK_PATIENCE_SECONDS", "0.01")
     state = await reconcile_videos(return_state=True)
-    report = Ended(state, await state.aresult(raise_on_failure=False)).report["items"]
+    report = FinishedFlowRun(state, await state.aresult(raise_on_failure=False)).report["items"]
     silent, unanswered = ({name for name in names if fate in name} for fate in ("silent", "unanswered"))
     both = silent & unanswered
     assert both

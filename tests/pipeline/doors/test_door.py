@@ -21,7 +21,6 @@ from i2v.errors import UsageError
 from sandbox import Sandbox
 from sandbox.prefect_server import PrefectServer
 from sandbox.tollgate import Toll, Tollgate
-from tests.conftest import SETTINGS_MAKER
 from tests.support.door_process import (
     HIDDEN_SECONDS,
     TOKEN,
@@ -35,6 +34,7 @@ from tests.support.door_process import (
     told_of,
 )
 from tests.support.paths import ROOT
+from tests.support.settings import MakeSettings
 
 OPEN_DOOR = Callable[[], DoorProcess]
 CREATE = r"/create_flow_run$"
@@ -185,7 +185,7 @@ async def test_a_missing_deployment_is_said(deployed: None) -> None:
     assert not health.is_ready
 
 
-def test_wrong_settings_are_told(prefect_server: PrefectServer, make_settings: SETTINGS_MAKER) -> None:
+def test_wrong_settings_are_told(prefect_server: PrefectServer, make_settings: MakeSettings) -> None:
     """A door that nothing could come in by, or that cannot listen, does not start."""
     with pytest.raises(UsageError, match="I2V_BUCKET"):
         check_settings(make_settings(I2V_DOOR_TOKEN="t"))

@@ -24,13 +24,13 @@ from sandbox.pictures import make_jpeg
 from sandbox.prefect_server import PrefectServer
 from sandbox.provider import Provider
 from sandbox.tollgate import Toll, Tollgate
-from tests.pipeline.conftest import RUN_FLOW
 from tests.support.callback_attacks import attack_by_chance, attack_by_hand, attacks_on, cut_short
 from tests.support.callback_door import SECRET, addresses, collects, open_door, told_of
 from tests.support.callback_door import collect as collect  # noqa: PLC0414 - a fixture
 from tests.support.callback_door import env as env  # noqa: PLC0414 - a fixture
 from tests.support.callback_door import settings as settings  # noqa: PLC0414 - a fixture
 from tests.support.door_process import DoorProcess, soon
+from tests.support.flow_runs import RunFlow
 from tests.support.paths import ROOT
 
 FORGED = int(os.environ.get("I2V_FORGED_CALLBACKS", "600"))
@@ -40,7 +40,7 @@ MOST_GROWN_KB = 20_000
 
 
 async def test_callbacks_become_one_run_and_repeats_do_nothing(
-    sandbox: Sandbox, provider: Provider, run_flow: RUN_FLOW, collect: UUID, env: dict[str, str], tmp_path: Path
+    sandbox: Sandbox, provider: Provider, run_flow: RunFlow, collect: UUID, env: dict[str, str], tmp_path: Path
 ) -> None:
     """The provider is answered 200 within a second, a run of `collect` names each job once, and its end is stored."""
     provider.settings(callback_scale=0.01)
@@ -87,7 +87,7 @@ def _post_again(provider: Provider) -> set[int]:
 async def test_what_is_forged_or_malformed_starts_nothing(
     sandbox: Sandbox,
     provider: Provider,
-    run_flow: RUN_FLOW,
+    run_flow: RunFlow,
     collect: UUID,
     env: dict[str, str],
     settings: Settings,
@@ -127,7 +127,7 @@ async def test_a_callback_outlives_a_door_that_is_killed_and_a_prefect_that_is_a
     sandbox: Sandbox,
     provider: Provider,
     prefect_server: PrefectServer,
-    run_flow: RUN_FLOW,
+    run_flow: RunFlow,
     collect: UUID,
     env: dict[str, str],
     tmp_path: Path,

@@ -10,15 +10,15 @@ import httpx
 
 from sandbox import Sandbox
 from sandbox.prefect_server import PrefectServer
-from tests.pipeline.conftest import RUN_FLOW
 from tests.support.door_process import TOKEN, DoorProcess
+from tests.support.flow_runs import RunFlow
 from tests.support.paths import ROOT
 
 GALLERY_TOKEN = "the-token-of-the-gallery-itself"
 
 
 async def test_a_door_shows_what_a_flow_made(
-    prefect_server: PrefectServer, child_env: dict[str, str], run_flow: RUN_FLOW, sandbox: Sandbox, tmp_path: Path
+    prefect_server: PrefectServer, child_env: dict[str, str], run_flow: RunFlow, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     """A run of the flow is in the gallery, its video plays, the door goes on, and its log has no token and no link."""
     source = ROOT / "samples/rocket.jpg"

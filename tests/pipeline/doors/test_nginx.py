@@ -18,10 +18,10 @@ from i2v.apixo.callbacks import BODY_LIMIT_BYTES
 from sandbox import Sandbox
 from sandbox.pictures import make_jpeg
 from sandbox.provider import Provider
-from tests.pipeline.conftest import RUN_FLOW
 from tests.support.callback_door import addresses, callback_env, collects, told_of
 from tests.support.callback_door import collect as collect  # noqa: PLC0414 - a fixture
 from tests.support.door_process import TOKEN, DoorProcess, soon
+from tests.support.flow_runs import RunFlow
 from tests.support.i2v_command import i2v
 from tests.support.nginx_process import Nginx, needs_nginx
 
@@ -42,7 +42,7 @@ class Way:
 def way(
     sandbox: Sandbox,
     child_env: dict[str, str],
-    run_flow: RUN_FLOW,
+    run_flow: RunFlow,
     collect: UUID,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -60,7 +60,7 @@ def way(
 
 
 async def test_a_callback_comes_through_nginx_and_its_address_is_in_no_log(
-    sandbox: Sandbox, provider: Provider, run_flow: RUN_FLOW, collect: UUID, way: Way
+    sandbox: Sandbox, provider: Provider, run_flow: RunFlow, collect: UUID, way: Way
 ) -> None:
     """A good one is 200 and a run, one that is too large 413; the doctor finds the door, and no log has the address."""
     provider.fault(on="callback", kind="lost", times=None)

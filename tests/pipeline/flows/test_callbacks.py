@@ -14,15 +14,15 @@ from i2v.errors import UsageError
 from sandbox import Sandbox
 from sandbox.pictures import make_jpeg
 from sandbox.provider import Provider
-from tests.conftest import SETTINGS_MAKER
-from tests.pipeline.conftest import RUN_FLOW
 from tests.support.callback_receiver import Receiver, receiving
+from tests.support.flow_runs import RunFlow
 from tests.support.i2v_command import i2v
+from tests.support.settings import MakeSettings
 
 
 @pytest.fixture
 def door(
-    sandbox: Sandbox, make_settings: SETTINGS_MAKER, run_flow: RUN_FLOW, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox, make_settings: MakeSettings, run_flow: RunFlow, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Receiver]:
     """What is called back; flows have its settings."""
     with receiving(make_settings, sandbox.env) as door:
@@ -32,7 +32,7 @@ def door(
 
 
 async def test_a_flow_by_callback_ends_completed_and_collect_stores(
-    sandbox: Sandbox, provider: Provider, run_flow: RUN_FLOW, door: Receiver
+    sandbox: Sandbox, provider: Provider, run_flow: RunFlow, door: Receiver
 ) -> None:
     """The state says what is awaited; reconcile with what the callbacks told stores it, and nobody polled."""
     for number in range(3):
@@ -48,7 +48,7 @@ async def test_a_flow_by_callback_ends_completed_and_collect_stores(
 
 
 async def test_a_flow_without_callback_settings_pays_nothing(
-    sandbox: Sandbox, provider: Provider, run_flow: RUN_FLOW
+    sandbox: Sandbox, provider: Provider, run_flow: RunFlow
 ) -> None:
     """What is missing is said before anything is submitted."""
     sandbox.put_image("images/a.jpg", make_jpeg(400, 400))
@@ -58,14 +58,14 @@ async def test_a_flow_without_callback_settings_pays_nothing(
     assert provider.billed() == {}
 
 
-async def test_a_job_that_is_mistyped_is_told_as_such(run_flow: RUN_FLOW) -> None:
+async def test_a_job_that_is_mistyped_is_told_as_such(run_flow: RunFlow) -> None:
     """Reconcile by hand with something that names no job fails at once, in words."""
     state = await reconcile_videos(jobs=["not a job"], return_state=True)
     assert (state.type, "names no job" in str(state.message)) == (StateType.FAILED, True)
 
 
 def test_the_command_by_callback_ends_with_0_and_says_what_is_awaited(
-    sandbox: Sandbox, child_env: dict[str, str], make_settings: SETTINGS_MAKER, tmp_path: Path
+    sandbox: Sandbox, child_env: dict[str, str], make_settings: MakeSettings, tmp_path: Path
 ) -> None:
     """Local files too: put, submitted, and not waited for."""
     (tmp_path / "tom.jpg").write_bytes(make_jpeg(400, 400))

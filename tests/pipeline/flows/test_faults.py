@@ -13,7 +13,7 @@ from sandbox import Sandbox
 from sandbox.pictures import make_jpeg
 from sandbox.provider import Provider
 from sandbox.tollgate import Toll, Tollgate
-from tests.pipeline.conftest import RUN_FLOW
+from tests.support.flow_runs import RunFlow
 
 PROMPT = "it moves"
 NESTED = b"[" * 100_000
@@ -21,7 +21,7 @@ NESTED = b"[" * 100_000
 
 
 @pytest.fixture
-def gate(run_flow: RUN_FLOW, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tollgate]:
+def gate(run_flow: RunFlow, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tollgate]:
     """What stands between the flow and S3."""
     with Tollgate(sandbox.aws.address) as gate:
         monkeypatch.setenv("AWS_ENDPOINT_URL", gate.url)
@@ -35,7 +35,7 @@ def fill(sandbox: Sandbox, count: int) -> list[str]:
 
 
 async def test_a_read_that_fails_ends_its_image_and_is_not_cached(
-    sandbox: Sandbox, provider: Provider, gate: Tollgate, run_flow: RUN_FLOW
+    sandbox: Sandbox, provider: Provider, gate: Tollgate, run_flow: RunFlow
 ) -> None:
     """S3 refuses one image once: the others are stored, and the next run validates that one and stores it."""
     zero, one, two = fill(sandbox, 3)
@@ -50,7 +50,7 @@ async def test_a_read_that_fails_ends_its_image_and_is_not_cached(
 
 @pytest.mark.parametrize("broken", [b"{", NESTED], ids=["expected", "unexpected"])
 async def test_a_record_that_cannot_be_read_ends_its_image_alone(
-    sandbox: Sandbox, provider: Provider, run_flow: RUN_FLOW, broken: bytes
+    sandbox: Sandbox, provider: Provider, run_flow: RunFlow, broken: bytes
 ) -> None:
     """One corrupt record of the ledger costs its own image; all others are stored and the report is complete."""
     zero, one, two = fill(sandbox, 3)
@@ -63,7 +63,7 @@ async def test_a_record_that_cannot_be_read_ends_its_image_alone(
 
 
 async def test_a_disk_that_takes_nothing_costs_no_money(
-    sandbox: Sandbox, provider: Provider, run_flow: RUN_FLOW, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox, provider: Provider, run_flow: RunFlow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where no video can be put aside each paid image is told with its money, and stored later at no cost."""
     uris = fill(sandbox, 2)

@@ -13,7 +13,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from sandbox import Sandbox
 from sandbox.pictures import make_jpeg
 from sandbox.provider import Provider
-from tests.pipeline.conftest import RUN_FLOW
+from tests.support.flow_runs import RunFlow
 
 
 def fill(sandbox: Sandbox, count: int) -> None:
@@ -23,7 +23,7 @@ def fill(sandbox: Sandbox, count: int) -> None:
 
 
 async def test_two_hundred_images_are_each_billed_and_stored_once(
-    sandbox: Sandbox, provider: Provider, run_flow: RUN_FLOW, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox, provider: Provider, run_flow: RunFlow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One run, one process: all stored, each billed once, and asked for by the schedule and no oftener."""
     fill(sandbox, 200)
@@ -41,7 +41,7 @@ async def test_two_hundred_images_are_each_billed_and_stored_once(
 
 
 async def test_the_same_again_is_cached_and_another_take_is_paid(
-    sandbox: Sandbox, provider: Provider, run_flow: RUN_FLOW
+    sandbox: Sandbox, provider: Provider, run_flow: RunFlow
 ) -> None:
     """Nothing is billed for what is there; a copy elsewhere is free; take 2 is billed once more."""
     fill(sandbox, 3)
@@ -57,7 +57,7 @@ async def test_the_same_again_is_cached_and_another_take_is_paid(
     assert len([key for key in sandbox.keys("videos/copy/of-0.jpg/") if key.endswith(".mp4")]) == 1
 
 
-async def test_the_run_tells_its_story(sandbox: Sandbox, provider: Provider, run_flow: RUN_FLOW) -> None:
+async def test_the_run_tells_its_story(sandbox: Sandbox, provider: Provider, run_flow: RunFlow) -> None:
     """Prefect has a task run for each step and image by name, and the final state has the report in words."""
     sandbox.put_image("images/cats/tom.jpg", make_jpeg(400, 400, seed=1))
     sandbox.put_image("images/cats/small.jpg", make_jpeg(300, 300, seed=1))
@@ -77,7 +77,7 @@ async def test_the_run_tells_its_story(sandbox: Sandbox, provider: Provider, run
 
 
 async def test_trouble_ends_the_run_failed_after_everything_else(
-    sandbox: Sandbox, provider: Provider, run_flow: RUN_FLOW
+    sandbox: Sandbox, provider: Provider, run_flow: RunFlow
 ) -> None:
     """One lost answer fails the run, says so in words, and costs the others nothing."""
     fill(sandbox, 3)
@@ -90,7 +90,7 @@ async def test_trouble_ends_the_run_failed_after_everything_else(
 
 
 async def test_a_dry_run_prices_everything_and_writes_nothing(
-    sandbox: Sandbox, provider: Provider, run_flow: RUN_FLOW
+    sandbox: Sandbox, provider: Provider, run_flow: RunFlow
 ) -> None:
     """A dry run says what would be paid; neither bucket nor provider notice it."""
     fill(sandbox, 2)
@@ -102,7 +102,7 @@ async def test_a_dry_run_prices_everything_and_writes_nothing(
 
 
 async def test_a_run_that_cannot_be_paid_in_full_does_not_start(
-    sandbox: Sandbox, provider: Provider, run_flow: RUN_FLOW
+    sandbox: Sandbox, provider: Provider, run_flow: RunFlow
 ) -> None:
     """Three videos and money for two: nothing is submitted, unless partial, and then two are."""
     fill(sandbox, 3)
@@ -113,7 +113,7 @@ async def test_a_run_that_cannot_be_paid_in_full_does_not_start(
     assert len(provider.tasks) == 2
 
 
-async def test_the_balance_is_asked_first(sandbox: Sandbox, provider: Provider, run_flow: RUN_FLOW) -> None:
+async def test_the_balance_is_asked_first(sandbox: Sandbox, provider: Provider, run_flow: RunFlow) -> None:
     """An account that cannot pay for all is left alone, with a message that says what is there."""
     fill(sandbox, 3)
     provider.settings(balance_usd=Decimal("0.40"))
@@ -123,7 +123,7 @@ async def test_the_balance_is_asked_first(sandbox: Sandbox, provider: Provider, 
 
 
 async def test_validation_of_an_unchanged_image_is_cached(
-    sandbox: Sandbox, provider: Provider, run_flow: RUN_FLOW
+    sandbox: Sandbox, provider: Provider, run_flow: RunFlow
 ) -> None:
     """The second run takes the first one's validation from Prefect's cache."""
     fill(sandbox, 1)
@@ -141,7 +141,7 @@ async def test_validation_of_an_unchanged_image_is_cached(
 
 
 async def test_steps_depend_on_the_steps_of_their_own_image(
-    sandbox: Sandbox, provider: Provider, run_flow: RUN_FLOW
+    sandbox: Sandbox, provider: Provider, run_flow: RunFlow
 ) -> None:
     """In the graph an image's poll follows its submit and its store its poll, and no arrow leads to another image."""
     fill(sandbox, 3)

@@ -19,7 +19,7 @@ from benchmarks.requests_made import IDS
 from sandbox import Sandbox
 from sandbox.pictures import make_jpeg
 from sandbox.prefect_server import PrefectServer
-from tests.pipeline.conftest import RUN_FLOW, Ended
+from tests.support.flow_runs import FinishedFlowRun, RunFlow
 
 VIDEO = {
     "prefect.task-run.Pending": 4,  # validate, submit, poll, store
@@ -36,7 +36,7 @@ BY_TIME = ("POST /logs/", "GET /admin/version", "GET /csrf-token")
 """Asked anew with each batch of logs or each client, however many images there are."""
 
 
-async def _events(server: PrefectServer, ended: Ended, expected: int) -> Counter[str]:
+async def _events(server: PrefectServer, ended: FinishedFlowRun, expected: int) -> Counter[str]:
     """The events about a flow run that are of its videos, once there are so many."""
     about = {"any_resource": {"id": [f"prefect.flow-run.{ended.state.state_details.flow_run_id}"]}}
     asked = {"filter": {**about, "event": {"prefix": ["prefect.task-run.", "i2v.job."]}}, "limit": 50}
@@ -54,7 +54,7 @@ async def _events(server: PrefectServer, ended: Ended, expected: int) -> Counter
     return found
 
 
-async def _lines(ended: Ended) -> int:
+async def _lines(ended: FinishedFlowRun) -> int:
     async with get_client() as client:
         run_id = UUID(str(ended.state.state_details.flow_run_id))
         return len(await client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id])), limit=200))
@@ -69,7 +69,7 @@ def _requests(server: PrefectServer, told: list[logging.LogRecord]) -> Counter[s
 
 
 async def test_what_a_video_asks_of_prefect(
-    prefect_server: PrefectServer, sandbox: Sandbox, run_flow: RUN_FLOW, caplog: pytest.LogCaptureFixture
+    prefect_server: PrefectServer, sandbox: Sandbox, run_flow: RunFlow, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A video is four task runs, two events and four log lines; what a run asks of the API it asks once."""
     found = []

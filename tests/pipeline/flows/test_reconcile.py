@@ -13,9 +13,9 @@ from sandbox import Sandbox
 from sandbox.pictures import make_jpeg
 from sandbox.prefect_server import PrefectServer
 from sandbox.provider import Provider
-from tests.pipeline.conftest import Ended
+from tests.support.flow_runs import FinishedFlowRun
 
-RECONCILE = Callable[..., Awaitable[Ended]]
+RECONCILE = Callable[..., Awaitable[FinishedFlowRun]]
 SINCE = "2020-01-01"
 
 
@@ -26,9 +26,9 @@ def reconcile(prefect_server: PrefectServer, sandbox: Sandbox, monkeypatch: pyte
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("I2V_SETTLING_SECONDS", "-2")
 
-    async def run(**parameters: Any) -> Ended:
+    async def run(**parameters: Any) -> FinishedFlowRun:
         state = await reconcile_videos(**parameters, return_state=True)
-        return Ended(state, await state.aresult(raise_on_failure=False))
+        return FinishedFlowRun(state, await state.aresult(raise_on_failure=False))
 
     return run
 

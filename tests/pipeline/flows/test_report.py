@@ -19,7 +19,7 @@ from flows.report import report_spend
 from i2v.reports.markdown import as_text
 from sandbox import Sandbox
 from sandbox.pictures import make_jpeg
-from tests.pipeline.conftest import RUN_FLOW
+from tests.support.flow_runs import RunFlow
 
 
 async def _pages() -> list[Artifact]:
@@ -30,7 +30,7 @@ async def _pages() -> list[Artifact]:
 
 
 async def test_the_report_has_a_page_with_a_picture(
-    run_flow: RUN_FLOW, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    run_flow: RunFlow, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The page agrees with what was billed, its picture is a PNG behind a short-lived link, and links can be off."""
     sandbox.put_image("images/cats/tom.jpg", make_jpeg(seed=3))
@@ -62,7 +62,7 @@ async def test_the_report_has_a_page_with_a_picture(
 
 
 async def test_a_report_without_a_page_is_a_report(
-    run_flow: RUN_FLOW, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    run_flow: RunFlow, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where the page cannot be made the run ends as it would, and of the error only its kind is logged."""
     sandbox.put_image("images/tom.jpg", make_jpeg(seed=4))

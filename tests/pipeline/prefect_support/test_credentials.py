@@ -21,7 +21,7 @@ from prefect_support.credentials import ApixoKey, read_run_settings
 from sandbox import Sandbox
 from sandbox.pictures import make_jpeg
 from sandbox.prefect_server import PrefectServer
-from tests.pipeline.conftest import RUN_FLOW
+from tests.support.flow_runs import RunFlow
 
 KEY = "key-of-the-block-hunter2"
 SECRET = "secret-of-the-block-hunter2"
@@ -97,7 +97,7 @@ async def test_a_run_takes_its_secrets_from_the_blocks(name: str, sandbox: Sandb
     assert [secret for secret in (KEY, SECRET) if secret in shown] == []
 
 
-async def test_generate_takes_its_keys_from_the_blocks(run_flow: RUN_FLOW, name: str, sandbox: Sandbox) -> None:
+async def test_generate_takes_its_keys_from_the_blocks(run_flow: RunFlow, name: str, sandbox: Sandbox) -> None:
     """The real flow pays with the block's key, and signs the image's address with the block's credentials."""
     sandbox.put_image("images/tom.jpg", make_jpeg(400, 400))
     await ApixoKey(key=SecretStr(sandbox.provider.dials.api_key)).asave(name)

@@ -17,18 +17,18 @@ from sandbox import Sandbox
 from sandbox.pictures import make_jpeg
 from sandbox.prefect_server import PrefectServer
 from sandbox.provider import Provider
-from tests.pipeline.conftest import RUN_FLOW, Ended, i2v_events
+from tests.support.flow_runs import FinishedFlowRun, RunFlow, wait_for_i2v_events
 
 SIX = RequestOptions(mode=Mode.STANDARD, duration=6, take=1)
 
 
-async def _flow_run(ended: Ended) -> FlowRun:
+async def _flow_run(ended: FinishedFlowRun) -> FlowRun:
     async with get_client() as client:
         return await client.read_flow_run(UUID(str(ended.state.state_details.flow_run_id)))
 
 
 async def test_each_end_of_an_image_is_an_event(
-    prefect_server: PrefectServer, sandbox: Sandbox, provider: Provider, run_flow: RUN_FLOW
+    prefect_server: PrefectServer, sandbox: Sandbox, provider: Provider, run_flow: RunFlow
 ) -> None:
     """Submitted, stored, refused, failed, unknown, and the end of the run: each with a resource to match."""
     for seed, name in enumerate(("good", "nsfw", "gone", "lost")):
@@ -40,7 +40,7 @@ async def test_each_end_of_an_image_is_an_event(
     ended = await run_flow()
     items = {item["image"].rpartition("/")[2]: item for item in ended.report["items"]}
 
-    events = await i2v_events(prefect_server, sandbox, 9)
+    events = await wait_for_i2v_events(prefect_server, sandbox, 9)
 
     told = sorted((event["event"], event["resource"]["prefect.resource.id"]) for event in events)
     jobs = {name: f"i2v.job.{item['job']}" for name, item in items.items()}
@@ -63,7 +63,7 @@ async def test_each_end_of_an_image_is_an_event(
 
 
 async def test_most_of_the_cap_is_an_event(
-    prefect_server: PrefectServer, sandbox: Sandbox, run_flow: RUN_FLOW, monkeypatch: pytest.MonkeyPatch
+    prefect_server: PrefectServer, sandbox: Sandbox, run_flow: RunFlow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At 80 % of the daily cap somebody can be told, with both numbers; below, nobody is."""
     monkeypatch.setenv("I2V_DAILY_CAP_USD", "0.48")
@@ -72,26 +72,26 @@ async def test_most_of_the_cap_is_an_event(
     await run_flow(images=f"s3://{sandbox.bucket}/images/0.jpg")
     await run_flow(images=f"s3://{sandbox.bucket}/images/1.jpg")
 
-    events = await i2v_events(prefect_server, sandbox, 7)
+    events = await wait_for_i2v_events(prefect_server, sandbox, 7)
 
     near = [event for event in events if event["event"] == "i2v.budget.near"]
     assert [event["payload"] for event in near] == [{"spent_usd": 0.384, "cap_usd": 0.48}]
     assert near[0]["resource"]["prefect.resource.id"] == f"i2v.ledger.{sandbox.bucket}"
 
 
-async def test_a_dry_run_is_no_event(prefect_server: PrefectServer, sandbox: Sandbox, run_flow: RUN_FLOW) -> None:
+async def test_a_dry_run_is_no_event(prefect_server: PrefectServer, sandbox: Sandbox, run_flow: RunFlow) -> None:
     """Nothing happened, so nothing is told."""
     sandbox.put_image("images/tom.jpg", make_jpeg(400, 400))
     dry = await run_flow(dry_run=True)
     real = await run_flow()
 
-    events = await i2v_events(prefect_server, sandbox, 3)
+    events = await wait_for_i2v_events(prefect_server, sandbox, 3)
 
     assert (await _flow_run(dry)).name == "1 image · images/tom.jpg · standard 6 s · dry run"
     assert {event["payload"].get("run_id") for event in events} - {None} == {str(real.state.state_details.flow_run_id)}
 
 
-async def test_a_run_is_named_for_its_images(sandbox: Sandbox, run_flow: RUN_FLOW) -> None:
+async def test_a_run_is_named_for_its_images(sandbox: Sandbox, run_flow: RunFlow) -> None:
     """Whoever looks at the list of runs reads how many images, where and what was asked, and can filter by tags."""
     for number in range(2):
         sandbox.put_image(f"images/cats/{number}.jpg", make_jpeg(400, 400, seed=number))

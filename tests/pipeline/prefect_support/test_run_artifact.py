@@ -19,7 +19,7 @@ from sandbox import Sandbox
 from sandbox.pictures import make_jpeg
 from sandbox.prefect_server import PrefectServer
 from sandbox.provider import Provider
-from tests.pipeline.conftest import RUN_FLOW, Ended
+from tests.support.flow_runs import FinishedFlowRun, RunFlow
 
 LINK = re.compile(r"""[("](https?://[^)"]*X-Amz-Signature=[0-9a-f]{64}[^)"]*)""")
 
@@ -31,7 +31,7 @@ async def artifacts(**about: Any) -> list[Artifact]:
         return await client.read_artifacts(artifact_filter=only)
 
 
-async def page_of(ended: Ended) -> str:
+async def page_of(ended: FinishedFlowRun) -> str:
     """The one page of a run."""
     (one,) = [
         each for each in await artifacts(run=ended.state.state_details.flow_run_id) if each.key == run_artifact.KEY
@@ -55,7 +55,7 @@ async def told_of_artifacts(server: PrefectServer) -> str:
 
 
 async def test_a_run_leaves_a_page_that_says_what_to_do(
-    prefect_server: PrefectServer, sandbox: Sandbox, provider: Provider, run_flow: RUN_FLOW
+    prefect_server: PrefectServer, sandbox: Sandbox, provider: Provider, run_flow: RunFlow
 ) -> None:
     """Its posters load for a day; what failed, is unknown or refused has a command; no event has links."""
     for seed, name in enumerate(("good", "gone", "lost")):
@@ -85,7 +85,7 @@ async def test_a_run_leaves_a_page_that_says_what_to_do(
 
 
 async def test_a_run_is_seen_while_it_lives(
-    sandbox: Sandbox, provider: Provider, run_flow: RUN_FLOW, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox, provider: Provider, run_flow: RunFlow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same page and a bar tell how far it is; at its end both have all, and without links where those are off."""
     monkeypatch.setattr(run_artifact, "BAR_SECONDS", 0.2)
@@ -112,7 +112,7 @@ async def test_a_run_is_seen_while_it_lives(
 
 @pytest.mark.parametrize(("name", "value"), [("KEY", "No Key"), ("MOST_SECONDS", 0.0001)], ids=["refused", "slow"])
 async def test_no_artifact_is_worth_a_run(
-    sandbox: Sandbox, run_flow: RUN_FLOW, monkeypatch: pytest.MonkeyPatch, name: str, value: object
+    sandbox: Sandbox, run_flow: RunFlow, monkeypatch: pytest.MonkeyPatch, name: str, value: object
 ) -> None:
     """Where Prefect takes no artifact, or not soon enough, the run ends as it would have."""
     monkeypatch.setattr(run_artifact, name, value)
@@ -123,7 +123,7 @@ async def test_no_artifact_is_worth_a_run(
 
 
 async def test_reconcile_leaves_a_page_of_what_it_settled(
-    sandbox: Sandbox, provider: Provider, run_flow: RUN_FLOW, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox, provider: Provider, run_flow: RunFlow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a run left open and reconcile stored is on a page; where nothing was open there is none."""
     sandbox.put_image("images/tom.jpg", make_jpeg(400, 400))
@@ -135,5 +135,5 @@ async def test_reconcile_leaves_a_page_of_what_it_settled(
     await asyncio.sleep(2)
     settled, nothing = [await reconcile_videos(return_state=True) for _ in range(2)]
     assert (settled.message, nothing.message) == ("1 stored · $0.00", "nothing is open")
-    assert len(LINK.findall(await page_of(Ended(settled, None)))) == 4
+    assert len(LINK.findall(await page_of(FinishedFlowRun(settled, None)))) == 4
     assert [each.key for each in await artifacts(run=nothing.state_details.flow_run_id)] == ["i2v-open"]

@@ -11,7 +11,7 @@ from flows.reconcile import reconcile_videos
 from i2v.reports.markdown import as_text
 from sandbox import Sandbox
 from sandbox.pictures import make_jpeg
-from tests.pipeline.conftest import RUN_FLOW
+from tests.support.flow_runs import RunFlow
 
 
 async def _pages() -> list[Artifact]:
@@ -21,7 +21,7 @@ async def _pages() -> list[Artifact]:
         return await client.read_artifacts(artifact_filter=key, sort=ArtifactSort.CREATED_DESC)
 
 
-async def test_reconcile_tells_how_things_stand(run_flow: RUN_FLOW, sandbox: Sandbox) -> None:
+async def test_reconcile_tells_how_things_stand(run_flow: RunFlow, sandbox: Sandbox) -> None:
     """A lost submit is there with what to type, today's money too; a run for callbacks or a dry one leaves no page."""
     sandbox.put_image("images/tom.jpg", make_jpeg(seed=5))
     sandbox.provider.fault(on="submit", kind="lost_answer")

@@ -13,10 +13,10 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from sandbox import Sandbox
 from sandbox.pictures import make_jpeg
 from sandbox.provider import Provider
-from tests.pipeline.conftest import RUN_FLOW, Ended
+from tests.support.flow_runs import FinishedFlowRun, RunFlow
 
 
-async def ends_of(ended: Ended, count: int) -> dict[str, tuple[str, str]]:
+async def ends_of(ended: FinishedFlowRun, count: int) -> dict[str, tuple[str, str]]:
     """The final state's name and words of so many task runs, once the server has heard of them."""
     only = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(str(ended.state.state_details.flow_run_id))]))
     async with get_client() as client:
@@ -30,7 +30,7 @@ async def ends_of(ended: Ended, count: int) -> dict[str, tuple[str, str]]:
 
 
 async def test_each_end_of_a_step_has_a_name(
-    sandbox: Sandbox, provider: Provider, run_flow: RUN_FLOW, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox, provider: Provider, run_flow: RunFlow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Refused, Unknown and Failed, each with its reason; what worked tells its money, its wait and its video."""
     for seed, name in enumerate(("good", "nsfw", "gone", "lost")):
@@ -63,7 +63,7 @@ async def test_each_end_of_a_step_has_a_name(
 
 
 async def test_what_is_taken_up_is_not_called_paid(
-    sandbox: Sandbox, provider: Provider, run_flow: RUN_FLOW, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox, provider: Provider, run_flow: RunFlow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A job of another run ends its submit as Attached while it renders, and as Cached once its video is there.
 

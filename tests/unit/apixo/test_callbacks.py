@@ -13,7 +13,7 @@ from i2v.apixo.callbacks import Hint, callback_url, check_callbacks, hide_signat
 from i2v.errors import UsageError
 from i2v.recovery.callbacks import CallbackHint, read_entry
 from i2v.settings import Settings
-from tests.conftest import SealedSettings
+from tests.support.settings import SealedSettings
 
 JOB, OTHER = "a" * 64, "b" * 64
 OLD, NEW = "the-old-secret-of-many", "the-new-secret-of-many"

@@ -19,8 +19,8 @@ from doors.notifications import (
     parse_notification,
 )
 from i2v.inputs.sources import IMAGE_SUFFIXES
-from tests.conftest import SealedSettings
 from tests.support.paths import FIXTURES
+from tests.support.settings import SealedSettings
 
 FIXTURES = FIXTURES / "notifications"
 BUCKET = "amzn-s3-demo-bucket"

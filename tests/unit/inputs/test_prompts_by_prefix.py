@@ -7,7 +7,7 @@ import pytest
 from i2v.errors import UsageError
 from i2v.inputs.prompts import check_templates, default_template
 from i2v.media.images import ImageRef
-from tests.conftest import SETTINGS_MAKER
+from tests.support.settings import MakeSettings
 
 PROMPTS = {"cats/": "it purrs", "cats/wild/": "it hunts", "dogs": "it barks"}
 
@@ -24,7 +24,7 @@ PROMPTS = {"cats/": "it purrs", "cats/wild/": "it hunts", "dogs": "it barks"}
         ("https://example.com/cats/tom.jpg", "it moves"),
     ],
 )
-def test_the_longest_prefix_that_fits_gives_the_prompt(make_settings: SETTINGS_MAKER, image: str, prompt: str) -> None:
+def test_the_longest_prefix_that_fits_gives_the_prompt(make_settings: MakeSettings, image: str, prompt: str) -> None:
     """It is one of the key below the images prefix; where none fits, and elsewhere, the default prompt holds."""
     settings = make_settings(
         I2V_BUCKET="photos", I2V_PROMPTS_BY_PREFIX=json.dumps(PROMPTS), I2V_DEFAULT_PROMPT="it moves"
@@ -33,7 +33,7 @@ def test_the_longest_prefix_that_fits_gives_the_prompt(make_settings: SETTINGS_M
     assert default_template(ImageRef.parse(image), settings) == prompt
 
 
-def test_without_any_prompt_there_is_none(make_settings: SETTINGS_MAKER) -> None:
+def test_without_any_prompt_there_is_none(make_settings: MakeSettings) -> None:
     """No setting invents a prompt."""
     assert default_template(ImageRef.parse("s3://photos/images/a.jpg"), make_settings(I2V_BUCKET="photos")) is None
 
@@ -46,7 +46,7 @@ def test_without_any_prompt_there_is_none(make_settings: SETTINGS_MAKER) -> None
     ],
 )
 def test_a_template_that_cannot_be_filled_is_told_with_its_setting(
-    make_settings: SETTINGS_MAKER, variables: dict[str, str], setting: str
+    make_settings: MakeSettings, variables: dict[str, str], setting: str
 ) -> None:
     """Before any image is looked at, and only where the run has no prompt that stands above it."""
     settings = make_settings(**variables)

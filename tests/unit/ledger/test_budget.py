@@ -8,8 +8,8 @@ import pytest
 
 from i2v.errors import BudgetExceeded
 from i2v.ledger.budget import BLOCK_JOBS, Budget, DayPage, DayPages
-from tests.conftest import SealedSettings
 from tests.support.memory_storage import MemoryStorage
+from tests.support.settings import SealedSettings
 
 PRICE = Decimal("0.192")
 PRO = Decimal("0.33")

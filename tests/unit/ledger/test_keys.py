@@ -13,7 +13,7 @@ from i2v.media.images import ImageRef
 from i2v.request import Request
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
-from tests.conftest import SealedSettings
+from tests.support.settings import SealedSettings
 
 SETTINGS = SealedSettings(I2V_BUCKET="b-1")
 ELSEWHERE = SealedSettings(I2V_BUCKET="b-1", I2V_IMAGES_PREFIX="s3://photos/in/", I2V_VIDEOS_PREFIX="s3://films/out/")

@@ -44,6 +44,8 @@ MADE_BY_TOOLS = {"__pycache__", "build", "dist"}
 
 def _files(folder: Path = ROOT) -> Iterator[str]:
     for path in sorted(folder.iterdir()):
+        if path.name == ".git":
+            continue
         if path.is_file():
             yield path.relative_to(ROOT).as_posix()
         elif path.name == ".ci" or not (path.name.startswith(".") or path.name in MADE_BY_TOOLS):

@@ -1,0 +1,55 @@
+"""The test tiers (one folder each under `tests/`) and the rule that keeps each test in the right one."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import ROOT
+
+TIERS = {
+    "unit": "milliseconds, no server, no Prefect",
+    "integration": "real sockets and the sandbox, no Prefect",
+    "crash": "real processes that are killed, no Prefect",
+    "pipeline": "a real Prefect server",
+    "ui": "a real browser; not part of `make test`",
+}
+BROWSER_FIXTURES = {"browser", "new_visit"}
+SANDBOX_FIXTURES = {"sandbox_server", "sandbox", "provider", "settings"}
+
+
+def tier_of(path: Path) -> str:
+    """Return the tier of a test file: the name of its folder under `tests/`."""
+    return path.relative_to(ROOT / "tests").parts[0]
+
+
+def tier_violation(item: pytest.Item) -> str | None:
+    """Say why a test is in the wrong tier, or return `None`."""
+    tier = tier_of(item.path)
+    fixtures = set(getattr(item, "fixturenames", ()))
+    packages = _imported_packages(item.path)
+    if tier not in TIERS:
+        return f"is in none of the tiers {', '.join(TIERS)}"
+    if tier != "pipeline" and "prefect_server" in fixtures:
+        return "uses the fixture prefect_server, which only tests/pipeline may"
+    if tier != "pipeline" and "prefect" in packages:
+        return "imports Prefect, which only tests/pipeline may"
+    if tier != "ui" and (fixtures & BROWSER_FIXTURES or "playwright" in packages):
+        return "drives a browser, which only tests/ui may"
+    if tier == "unit" and fixtures & SANDBOX_FIXTURES:
+        return f"uses the fixtures {', '.join(sorted(fixtures & SANDBOX_FIXTURES))}, which tests/unit may not"
+    return None
+
+
+@cache
+def _imported_packages(path: Path) -> set[str]:
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names.append(node.module or "")
+    return {name.split(".")[0] for name in names}
