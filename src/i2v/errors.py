@@ -32,7 +32,28 @@ I2vError                     what happened; `hint` says what to do; `exit_code` 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from enum import IntEnum
+from typing import Any, ClassVar, Self
+
+
+class ExitCode(IntEnum):
+    """How a command ends, and what each code means in `--help` and in the documents."""
+
+    OK = 0, "all stored, cached, refused or awaiting a callback; or a dry run"
+    FAILED = 1, "something failed, is unknown, was not tried or is still open"
+    USAGE = 2, "wrong usage or settings"
+    STOPPED = 3, "stopped before the first submit (budget, balance, ledger, no valid image)"
+    INTERRUPTED = 130, "Ctrl-C"
+    TERMINATED = 143, "SIGTERM"
+
+    meaning: str
+
+    def __new__(cls, code: int, meaning: str) -> Self:
+        """Keep the meaning beside the number."""
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
 
 
 class I2vError(Exception):
@@ -43,7 +64,7 @@ class I2vError(Exception):
         hint: what to do about it.
     """
 
-    exit_code: ClassVar[int] = 1
+    exit_code: ClassVar[ExitCode] = ExitCode.FAILED
     retryable: ClassVar[bool] = False
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -58,13 +79,13 @@ class I2vError(Exception):
 class UsageError(I2vError):
     """What was typed or configured is wrong."""
 
-    exit_code = 2
+    exit_code = ExitCode.USAGE
 
 
 class Stopped(I2vError):
     """A run stopped before its first submit: nothing was paid."""
 
-    exit_code = 3
+    exit_code = ExitCode.STOPPED
 
 
 class NoImages(Stopped):
@@ -94,7 +115,7 @@ class NotTried(I2vError):
 class CannotResolve(I2vError):
     """A job is not in a state that a person could resolve so."""
 
-    exit_code = 2
+    exit_code = ExitCode.USAGE
 
 
 class RunFailed(I2vError):

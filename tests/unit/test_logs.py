@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
-from i2v.cli.console import LogLines
+from i2v.cli.output.console import LogLines
 from i2v.logs import JsonLines, log_context, use_json_lines
 
 LOG = logging.getLogger("i2v.pipeline.poll")

@@ -23,7 +23,7 @@ def main() -> None:
     try:
         app()
     except I2vError as error:
-        from i2v.cli.show import tell
+        from i2v.cli.output.report_table import tell
 
         tell(error)
         sys.exit(error.exit_code)

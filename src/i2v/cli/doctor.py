@@ -23,7 +23,7 @@ def doctor(*, as_json: options.Json = False) -> None:
     the clock and the Prefect server. It costs nothing and leaves nothing behind. Exit 0, or 1 where something is at
     fault.
     """
-    from i2v.cli.show import print_json
+    from i2v.cli.output.report_table import print_json
     from i2v.doctor import Level
 
     findings = asyncio.run(_examine())
@@ -54,20 +54,20 @@ async def _examine() -> list[Finding]:
 
 
 async def _prefect() -> Finding:
-    from i2v.cli import prefect_server
+    from i2v.cli.prefect import connection
     from i2v.doctor import Finding, Level
 
-    address = prefect_server.configured_api()
+    address = connection.configured_api()
     if address is None:
         return Finding("prefect", Level.OK, "no PREFECT_API_URL: each command runs a server of its own meanwhile")
-    version = await prefect_server.check_api()
+    version = await connection.check_api()
     return Finding("prefect", Level.OK, f"{address} answers, version {version}")
 
 
 def _print(findings: Sequence[Finding]) -> None:
     from rich.text import Text
 
-    from i2v.cli.console import stdout
+    from i2v.cli.output.console import stdout
 
     console = stdout()
     width = max(len(finding.check) for finding in findings)

@@ -11,7 +11,7 @@ from i2v.cli import options
 from i2v.errors import I2vError, Stopped, UsageError
 
 if TYPE_CHECKING:
-    from i2v.cli.local_uploads import UploadCandidate
+    from i2v.cli.local.uploads import UploadCandidate
     from i2v.cli.progress import Progress
     from i2v.inputs.batch_files import BatchRow
     from i2v.inputs.prompts import RequestOptions
@@ -32,9 +32,9 @@ def estimate(
 
     What the ledger has already is told as it is, and costs nothing. Exit 0; 2 wrong usage; 3 no valid image.
     """
-    from i2v.cli.console import show_logs, stderr
+    from i2v.cli.output.console import show_logs, stderr
+    from i2v.cli.output.report_table import print_report, tell, tell_nothing_valid
     from i2v.cli.progress import Progress
-    from i2v.cli.show import print_report, tell, tell_nothing_valid
     from i2v.reports.run_report import Report
     from i2v.settings import read_settings
 
@@ -57,10 +57,10 @@ def estimate(
 
 
 async def _estimate(images: list[str], default: RequestOptions, settings: Settings, progress: Progress) -> Report:
-    from i2v.cli import local_files
-    from i2v.cli.local import bring_local
+    from i2v.cli.local import files
+    from i2v.cli.local.remote_images import bring_local
 
-    named = local_files.find(images, settings)
+    named = files.find(images, settings)
     goods, refused = await bring_local(named.local, default, settings, progress, put=False)
     report = await preview(settings, named.remote, goods, default, progress)
     return report.model_copy(update={"items": (*report.items, *refused)})
@@ -82,7 +82,7 @@ async def preview(
     """
     from uuid import uuid4
 
-    from i2v.cli import local_uploads
+    from i2v.cli.local import uploads
     from i2v.inputs.sources import find_items
     from i2v.pipeline.generate import Steps, generate
     from i2v.pipeline.run import WATCHER, open_run
@@ -92,5 +92,5 @@ async def preview(
     async with open_run(settings, str(uuid4()), dry_run=True) as run:
         items = await find_items(remote, run.storage, settings) if remote else []
         report, _ = await generate(run, items, default, Steps())
-        local = await asyncio.gather(*(local_uploads.preview(run, good) for good in goods))
+        local = await asyncio.gather(*(uploads.preview(run, good) for good in goods))
     return Report(items=(*report.items, *local))

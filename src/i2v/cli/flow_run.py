@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import i2v
 from i2v.cli import end_at_signals
-from i2v.cli.console import show_logs
+from i2v.cli.output.console import show_logs
 from i2v.errors import I2vError, RunFailed, Stopped, UsageError
 from i2v.pipeline.run import WATCHER
 
 if TYPE_CHECKING:
-    from i2v.cli.prefect_server import FlowRunFacts
+    from i2v.cli.prefect.connection import FlowRunFacts
     from i2v.cli.progress import Progress
     from i2v.ledger.job import JobRecord
     from i2v.pipeline.run import Run
@@ -100,7 +100,7 @@ class Watch:
 
     def ended(self, report: Report) -> None:
         """Keep the report, also of a run that is then stopped."""
-        from i2v.cli.prefect_server import facts_of_this_flow_run
+        from i2v.cli.prefect.connection import facts_of_this_flow_run
 
         self.report, self.facts = report, facts_of_this_flow_run()
         self._progress.ended(report)
@@ -116,28 +116,28 @@ def run_flow(arguments: dict[str, Any], progress: Progress, *, verbose: bool) ->
     root = project_root()
     with redirect_stdout(sys.stderr), ExitStack() as stack:
         progress.doing("starting Prefect")
-        from i2v.cli import prefect_server
+        from i2v.cli.prefect import connection, embedded_server
 
-        api = prefect_server.configured_api()
-        embedded = None if api else stack.enter_context(prefect_server.EmbeddedServer())
+        api = connection.configured_api()
+        embedded = None if api else stack.enter_context(embedded_server.EmbeddedServer())
         sys.path.insert(0, str(root))
         from flows.generate import generate_videos
 
         show_logs(progress.console, verbose=verbose)  # Prefect has set its own up meanwhile
         if embedded:
-            stack.enter_context(prefect_server.using(embedded.ready()))
+            stack.enter_context(connection.using(embedded.ready()))
         watch = Watch(progress)
         error = asyncio.run(_call(generate_videos, arguments, watch, embedded=bool(embedded)))
         end_at_signals("interrupted")
-        address = prefect_server.ui_address(watch.facts.flow_run_id) if api and watch.facts else None
+        address = connection.ui_address(watch.facts.flow_run_id) if api and watch.facts else None
         return Ending(watch.report, error, watch.signal, address)
 
 
 async def _call(flow: Any, arguments: dict[str, Any], watch: Watch, *, embedded: bool) -> I2vError | None:
-    from i2v.cli import prefect_server
+    from i2v.cli.prefect import connection
 
     if not embedded:
-        await prefect_server.check_api()
+        await connection.check_api()
     WATCHER.set(watch)
     try:
         state = await flow(**arguments, return_state=True)
@@ -147,8 +147,8 @@ async def _call(flow: Any, arguments: dict[str, Any], watch: Watch, *, embedded:
     except Exception as error:
         if watch.report is None and watch.facts is None and isinstance(error, ImportError):
             raise
-        return prefect_server.check_running(error)
-    await prefect_server.tell_all(watch.facts, until_recorded=embedded)
+        return connection.prefect_failure(error)
+    await connection.flush(watch.facts, until_recorded=embedded)
     if isinstance(result, RunFailed) or not isinstance(result, BaseException):
         return None
     return _told(result)

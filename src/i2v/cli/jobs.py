@@ -53,8 +53,8 @@ def jobs(
     """
     if context.invoked_subcommand:
         return
-    from i2v.cli.job_words import as_object, print_jobs
-    from i2v.cli.show import print_json
+    from i2v.cli.output.job_table import as_object, print_jobs
+    from i2v.cli.output.report_table import print_json
     from i2v.ledger.job import JobState
 
     after = moment(since) if since else None
@@ -77,8 +77,8 @@ def show(
     as_json: options.Json = False,
 ) -> None:
     """Tell everything about one job, and what to do next."""
-    from i2v.cli.job_words import as_object, next_step, print_job
-    from i2v.cli.show import print_json
+    from i2v.cli.output.job_table import as_object, next_step, print_job
+    from i2v.cli.output.report_table import print_json
 
     async def read(ledger: Ledger) -> JobRecord:
         return (await ledger.read_existing(await find_one(ledger, key))).record

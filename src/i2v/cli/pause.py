@@ -22,7 +22,7 @@ def resume(*, as_json: options.Json = False) -> None:
 
 
 def _set(paused: bool, *, as_json: bool) -> None:
-    from i2v.cli.show import print_json
+    from i2v.cli.output.report_table import print_json
     from i2v.settings import read_settings
 
     settings = read_settings()

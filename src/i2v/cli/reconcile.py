@@ -60,8 +60,8 @@ def reconcile(  # noqa: PLR0913 - a command's parameters are its options
     refusal or failure as it is now, and no open job. Images of the last two minutes are left to what watches the
     bucket. Without --generate it never pays. It is safe at any time, in any number, beside running flows.
     """
-    from i2v.cli.console import show_logs, stderr
     from i2v.cli.library_run import run_library
+    from i2v.cli.output.console import show_logs, stderr
     from i2v.cli.progress import Progress
     from i2v.recovery.backfill import backfill_options, reconcile_and_backfill
     from i2v.settings import read_settings
@@ -95,7 +95,7 @@ def _check_choices(*, generate: bool, **others: object) -> None:
 
 def _finish(ended: ReconcileResult, settings: Settings, *, dry_run: bool, as_json: bool) -> int:
     """Say how it ended; the exit code."""
-    from i2v.cli.show import print_report, tell
+    from i2v.cli.output.report_table import print_report, tell
     from i2v.reports.run_report import Outcome
 
     if ended.stopped:

@@ -124,8 +124,8 @@ def _ask(chosen: Sequence[JobRecord], todo: str) -> None:
 
 
 def _tell(records: Sequence[JobRecord], troubles: Sequence[CannotResolve], *, as_json: bool) -> None:
-    from i2v.cli.job_words import as_object, next_step
-    from i2v.cli.show import print_json, tell
+    from i2v.cli.output.job_table import as_object, next_step
+    from i2v.cli.output.report_table import print_json, tell
 
     for error in troubles:
         tell(error)

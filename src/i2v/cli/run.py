@@ -14,8 +14,8 @@ from i2v.errors import I2vError, Stopped, UsageError
 
 if TYPE_CHECKING:
     from i2v.cli.flow_run import Ending
-    from i2v.cli.local_files import Named
-    from i2v.cli.local_uploads import UploadCandidate
+    from i2v.cli.local.files import Named
+    from i2v.cli.local.uploads import UploadCandidate
     from i2v.cli.progress import Progress
     from i2v.inputs.prompts import RequestOptions
     from i2v.settings import Settings
@@ -75,9 +75,9 @@ def run(  # noqa: PLR0913 - a command's parameters are its options
     Without PREFECT_API_URL Prefect runs inside this command; with it the run is seen in your Prefect UI.
     Ctrl-C ends cleanly and says what is still open.
     """
-    from i2v.cli import local_files
-    from i2v.cli.console import show_logs, stderr
     from i2v.cli.flow_run import Ending
+    from i2v.cli.local import files
+    from i2v.cli.output.console import show_logs, stderr
     from i2v.cli.progress import Progress
     from i2v.pipeline.preflight import check_delivery
     from i2v.reports.run_report import Report
@@ -104,7 +104,7 @@ def run(  # noqa: PLR0913 - a command's parameters are its options
     }
     try:
         with Progress(console) as progress:
-            ending = _run(local_files.find(images, settings), default, settings, choices, progress, verbose=verbose)
+            ending = _run(files.find(images, settings), default, settings, choices, progress, verbose=verbose)
     except UsageError:
         raise
     except I2vError as error:  # all that is raised here comes before the first submit
@@ -124,7 +124,7 @@ def _run(
     """Local images first, then the flow with all that it can take up; no flow where nothing is left for one."""
     from i2v.cli.estimate import preview
     from i2v.cli.flow_run import Ending, run_flow
-    from i2v.cli.local import bring_local, hidden_queries
+    from i2v.cli.local.remote_images import bring_local, hidden_queries
     from i2v.reports.run_report import Report
 
     dry_run = choices["dry_run"]
@@ -142,7 +142,7 @@ def _run(
 
 def _images(goods: list[UploadCandidate], settings: Settings) -> list[Any]:
     """Local images as the flow takes them; more than Prefect takes as a parameter go into a manifest."""
-    from i2v.cli.local_uploads import keep_rows
+    from i2v.cli.local.uploads import keep_rows
     from i2v.s3.storage import Storage
 
     rows = [good.row for good in goods]
@@ -154,8 +154,8 @@ def _images(goods: list[UploadCandidate], settings: Settings) -> list[Any]:
 
 def _finish(ending: Ending, settings: Settings, *, dry_run: bool, as_json: bool) -> int:
     """Say how it ended; the exit code."""
-    from i2v.cli.console import stderr
-    from i2v.cli.show import print_report, tell, tell_nothing_valid
+    from i2v.cli.output.console import stderr
+    from i2v.cli.output.report_table import print_report, tell, tell_nothing_valid
     from i2v.reports.run_report import Outcome
 
     if isinstance(ending.error, UsageError):

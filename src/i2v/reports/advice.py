@@ -1,10 +1,12 @@
-"""What to do about what did not work, with the command to type: `advise`."""
+"""What a person can do about an image (`advise`) or a job (`advise_job`), with the command to type.
+
+Every page, alert and command takes its advice from here.
+"""
 
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
-from typing import assert_never
+from dataclasses import dataclass, replace
 
 from i2v.ledger.job import JobState
 from i2v.reports.recent import RecentItem
@@ -12,6 +14,26 @@ from i2v.reports.run_report import Outcome
 
 STATES = {Outcome.REFUSED: JobState.REFUSED, Outcome.FAILED: JobState.FAILED, Outcome.UNKNOWN: JobState.UNKNOWN}
 """What the ledger said when the item ended so."""
+
+JOB_ADVICE = {
+    JobState.READY: ("Not charged. The next run of this image submits it.", ""),
+    JobState.CLAIMED: ("A run is submitting it now. If that run is gone, the job becomes unknown.", ""),
+    JobState.SUBMITTED: (
+        "Charged and in progress. The next run of this image, or i2v reconcile, stores it without paying again.",
+        "",
+    ),
+    JobState.STORED: ("Done: the video is stored. For another version, run it with --take 2.", ""),
+    JobState.REFUSED: (
+        "Change the image or the prompt. If the provider made a mistake, retry it; the next run is charged again:",
+        "--resubmit",
+    ),
+    JobState.FAILED: ("Fix the cause, then retry it; the next run is charged again:", "--resubmit"),
+    JobState.UNKNOWN: (
+        "Possibly charged. Find its task in the provider's list; if it is missing, use --resubmit or --drop instead:",
+        "--adopt TASKID",
+    ),
+}
+"""What a person can do about a job, by its state, and the option of `i2v jobs resolve` that does it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +57,8 @@ def advise(item: RecentItem, now: JobState | None) -> Advice | None:
         return None
     if item.job is None:
         return _without_job(item)
-    return _of_job(now or STATES[item.outcome], item.job[:12])
+    advice = advise_job(now or STATES[item.outcome], item.job)
+    return advice if advice.command else replace(advice, command=f"i2v jobs show {item.job[:12]}")
 
 
 def _again(item: RecentItem) -> str:
@@ -49,23 +72,7 @@ def _without_job(item: RecentItem) -> Advice:
     return Advice("When the cause is gone:", _again(item))
 
 
-def _of_job(state: JobState, key: str) -> Advice:
-    show, resolve = f"i2v jobs show {key}", f"i2v jobs resolve {key}"
-    match state:
-        case JobState.REFUSED:
-            return Advice("Change the image or the prompt. If the provider erred:", f"{resolve} --resubmit")
-        case JobState.FAILED:
-            return Advice("When the cause is gone; the next run pays again:", f"{resolve} --resubmit")
-        case JobState.UNKNOWN:
-            return Advice(
-                "It may be paid. Where the provider lists its task (else --resubmit or --drop):",
-                f"{resolve} --adopt TASKID",
-            )
-        case JobState.STORED:
-            return Advice("It has its video since:", show)
-        case JobState.READY:
-            return Advice("Nothing is owed any more; the next run makes it.", show)
-        case JobState.CLAIMED | JobState.SUBMITTED:
-            return Advice("It is under way again:", show)
-        case _:
-            assert_never(state)
+def advise_job(state: JobState, key: str) -> Advice:
+    """Return what a person can do about a job in this state; no command if there is nothing to do."""
+    words, choice = JOB_ADVICE[state]
+    return Advice(words, f"i2v jobs resolve {key[:12]} {choice}" if choice else "")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from i2v.cli import local_uploads
-from i2v.cli.local_files import Named, find
-from i2v.cli.local_uploads import UploadCandidate, keep_rows
+from i2v.cli.local import uploads
+from i2v.cli.local.files import Named, find
+from i2v.cli.local.uploads import UploadCandidate, keep_rows
 from i2v.errors import NoImages, UsageError
 from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
@@ -52,7 +52,7 @@ async def judged(
     named: Named, settings: Settings, default: RequestOptions = MOVES
 ) -> tuple[list[UploadCandidate], list[ItemReport]]:
     """What would be put, and what is refused."""
-    return await local_uploads.judge(named.local, default, settings, lambda: None)
+    return await uploads.judge(named.local, default, settings, lambda: None)
 
 
 def test_a_folders_images_keep_their_paths_in_it(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ async def test_a_file_is_put_with_its_request(
     """Type by the bytes, and the request as metadata, so that a door comes to the same job."""
     put_file(tmp_path / "tom.jpg", make_png(400, 400))
     goods, _ = await judged(find([str(tmp_path)], settings), settings, RequestOptions(prompt="Öl läuft", mode=Mode.PRO))
-    await local_uploads.put(storage, goods, lambda: None)
+    await uploads.put(storage, goods, lambda: None)
     head = sandbox.s3().head_object(Bucket=sandbox.bucket, Key="images/tom.jpg")
     assert (head["ContentType"], head["Metadata"]["mode"], head["Metadata"]["duration"]) == ("image/png", "pro", "6")
     assert sandbox.read("images/tom.jpg") == make_png(400, 400)
@@ -164,7 +164,7 @@ async def test_a_prompt_too_long_for_metadata_lies_beside(
     """What does not fit into metadata is put as `tom.jpg.txt`, and whoever finds the image finds it too."""
     put_file(tmp_path / "tom.jpg")
     goods, _ = await judged(find([str(tmp_path)], settings), settings, RequestOptions(prompt="ä" * 2000))
-    await local_uploads.put(storage, goods, lambda: None)
+    await uploads.put(storage, goods, lambda: None)
     assert sandbox.read("images/tom.jpg.txt").decode() == "ä" * 2000
 
 
@@ -175,7 +175,7 @@ async def test_the_same_file_again_is_used_as_it_is(
     put_file(tmp_path / "tom.jpg")
     for prompt in ("one", "two"):
         goods, _ = await judged(find([str(tmp_path)], settings), settings, RequestOptions(prompt=prompt))
-        await local_uploads.put(storage, goods, lambda: None)
+        await uploads.put(storage, goods, lambda: None)
     head = sandbox.s3().head_object(Bucket=sandbox.bucket, Key="images/tom.jpg")
     assert head["Metadata"]["prompt"] == "one"
 
@@ -192,7 +192,7 @@ async def test_another_image_at_the_key_is_never_overwritten(
     with pytest.raises(
         UsageError, match=r"images/tom\.jpg holds another image than .*tom\.jpg, and is not overwritten"
     ):
-        await local_uploads.put(storage, goods, lambda: None)
+        await uploads.put(storage, goods, lambda: None)
     assert (["images/tom.jpg"], there) == (sandbox.keys(), sandbox.read("images/tom.jpg"))
 
 
@@ -204,7 +204,7 @@ async def test_an_image_that_appears_meanwhile_is_not_overwritten(
     goods, _ = await judged(find([str(tmp_path)], settings), settings)
     sandbox.put_image("images/tom.jpg", b"another's")
     with pytest.raises(UsageError, match="is not overwritten"):
-        await local_uploads._put_one(storage, goods[0])  # noqa: SLF001 - the step after the look
+        await uploads._put_one(storage, goods[0])  # noqa: SLF001 - the step after the look
     assert sandbox.read("images/tom.jpg") == b"another's"
 
 

@@ -1,6 +1,6 @@
 """Local files that are named on a command line: `find` tells what they are and which keys they will have.
 
-Judging and putting them is `i2v.cli.local_uploads`. Flows know no local files but manifests.
+Judging and putting them is `i2v.cli.local.uploads`. Flows know no local files but manifests.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The embedded Prefect server's own process, as `i2v.cli.prefect_server` starts it.
+"""The process of the temporary Prefect server, as `EmbeddedServer` starts it.
 
-It takes a free port and says which on stdout once it serves; and it ends with its parent, however that ends, since only
-the parent holds the other end of stdin.
+It listens on a free port and prints it once it accepts requests. It ends when stdin closes, which only its parent
+holds open, so it never outlives the command.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def _end_with_parent(server: uvicorn.Server) -> None:
 
 
 def main() -> None:
-    """Serve until stdin ends."""
+    """Serve until stdin closes."""
     listener = socket.socket()
     listener.bind((HOST, 0))
     app = "prefect.server.api.server:create_app"
-    how: dict[str, Any] = {"log_level": "error", "lifespan": "on", "timeout_graceful_shutdown": STOP_SECONDS}
-    how["ws_per_message_deflate"] = False  # events on loopback, which both sides would compress
-    server = _Server(uvicorn.Config(app, factory=True, **how))
+    options: dict[str, Any] = {"log_level": "error", "lifespan": "on", "timeout_graceful_shutdown": STOP_SECONDS}
+    options["ws_per_message_deflate"] = False  # compressing events on the loopback interface only costs CPU
+    server = _Server(uvicorn.Config(app, factory=True, **options))
     threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()
     server.run(sockets=[listener])
 

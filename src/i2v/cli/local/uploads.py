@@ -1,6 +1,6 @@
 """Local images on their way into the bucket: judged, then put under the images prefix, where the flow takes them up.
 
-An object that is there already is never overwritten. How files are found is in `i2v.cli.local_files`.
+An object that is there already is never overwritten. How files are found is in `i2v.cli.local.files`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from i2v.cli.local_files import LocalImage
+from i2v.cli.local.files import LocalImage
 from i2v.errors import Conflict, I2vError, NotFound, Refused, UsageError
 from i2v.inputs.batch_files import BatchRow
 from i2v.inputs.prompts import (

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from i2v.cli import local_uploads
+from i2v.cli.local import uploads
 from i2v.inputs.batch_files import BatchRow
 from i2v.s3.storage import Storage
 
 if TYPE_CHECKING:
-    from i2v.cli.local_files import LocalImage
-    from i2v.cli.local_uploads import UploadCandidate
+    from i2v.cli.local.files import LocalImage
+    from i2v.cli.local.uploads import UploadCandidate
     from i2v.cli.progress import Progress
     from i2v.inputs.prompts import RequestOptions
     from i2v.reports.run_report import ItemReport
@@ -33,11 +33,11 @@ async def bring_local(
     if not images:
         return [], []
     progress.doing("reading local images", len(images))
-    goods, refused = await local_uploads.judge(images, default, settings, progress.advance)
+    goods, refused = await uploads.judge(images, default, settings, progress.advance)
     if put and goods:
         progress.doing("uploading", len({good.image.uri for good in goods}))
         with Storage() as storage:
-            await local_uploads.put(storage, goods, progress.advance)
+            await uploads.put(storage, goods, progress.advance)
     return goods, refused
 
 

@@ -11,28 +11,14 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from i2v.cli.console import stdout
+from i2v.cli.output.console import stdout
 from i2v.ledger.job import Attempt, JobRecord, JobState
 from i2v.money import money_text
+from i2v.reports.advice import advise_job
 
 MOST_ROWS = 100
 STYLES = {JobState.FAILED: "red", JobState.UNKNOWN: "red", JobState.SUBMITTED: "yellow", JobState.CLAIMED: "yellow"}
 STYLES |= {JobState.STORED: "green", JobState.REFUSED: "magenta"}
-
-NEXT = {
-    JobState.READY: "Not submitted, nothing is owed: the next run of this image and request pays for it.",
-    JobState.CLAIMED: "A run is submitting it just now. If that run is gone, it becomes unknown.",
-    JobState.SUBMITTED: "Paid and under way: the next run of this image, or reconcile, stores it without paying again.",
-    JobState.STORED: "Done. Another video of the same image and prompt: i2v run … --take 2",
-    JobState.REFUSED: "It will not work as it is: change the image or the prompt, which makes another job. If the "
-    "provider erred: i2v jobs resolve {key} --resubmit, and the next run pays again.",
-    JobState.FAILED: "No run tries it again by itself. When the cause is gone: i2v jobs resolve {key} --resubmit, and "
-    "the next run pays again.",
-    JobState.UNKNOWN: "It may be paid, so no run submits it again by itself. Look into the provider's own list of "
-    "tasks: is it there, i2v jobs resolve {key} --adopt TASKID; is it not, --resubmit (the next run pays), or --drop "
-    "to give it up. A callback may still name its task.",
-}
-"""What a person can do, by the job's state."""
 
 
 def cost(record: JobRecord) -> Decimal:
@@ -56,8 +42,9 @@ def age(moment: datetime) -> str:
 
 
 def next_step(record: JobRecord) -> str:
-    """What a person can do about the job."""
-    return NEXT[record.state].format(key=record.key[:12])
+    """Return what a person can do about the job, with the command to type."""
+    advice = advise_job(record.state, record.key)
+    return f"{advice.words} {advice.command}".rstrip()
 
 
 def print_jobs(records: Sequence[JobRecord]) -> None:

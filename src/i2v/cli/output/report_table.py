@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from i2v.cli.console import stderr, stdout
+from i2v.cli.output.console import stderr, stdout
 from i2v.errors import I2vError, NoImages
 from i2v.money import money_text
 from i2v.reports.run_report import ItemReport, Outcome, Report
