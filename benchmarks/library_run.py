@@ -66,7 +66,7 @@ async def run() -> dict[str, Any]:
         report, _ = await asyncio.create_task(work)
     meter.switch("loop")
     return {
-        "message": report.sentence,
+        "message": report.summary,
         "loop": meter.loop,
         "threads": meter.threads,
         "s3_count": requests.count,

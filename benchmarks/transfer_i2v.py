@@ -26,7 +26,7 @@ async def ours() -> dict[str, float]:
     """Submit all, wait until all are ready, and time the rest."""
     settings = read_settings()
     async with open_run(settings, str(uuid4())) as run:
-        await run.ledger.prove()
+        await run.ledger.prepare()
         items = await find_items(str(settings.images), run.storage, settings)
         orders = [await prepare(run, item, RequestOptions(prompt="it moves"), Steps()) for item in items]
         held = [await submit(run, order) for order in orders if isinstance(order, Order)]

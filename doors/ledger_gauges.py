@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from prometheus_client import CollectorRegistry, Gauge
 
 from i2v.errors import I2vError
-from i2v.ledger.budget import DayPages
+from i2v.ledger.budget import DailySpendStore
 from i2v.ledger.job import JobState
 from i2v.ledger.ledger import Ledger
 from i2v.s3.listing import S3Entry
@@ -66,7 +66,7 @@ class LedgerGauges:
         unknown = 0
         async for held in Ledger(self._storage, self._settings).read_many(sorted(keys)):
             unknown += held.record.state is JobState.UNKNOWN
-        page, _ = await DayPages(self._storage, self._settings).read(datetime.now(UTC).date().isoformat())
+        page, _ = await DailySpendStore(self._storage, self._settings).read(datetime.now(UTC).date().isoformat())
         self._open.set(len({entry.uri.key[-KEY_LENGTH:] for entry in marks}))
         self._unknown.set(unknown)
         self._spent.set(float(page.total_usd))

@@ -46,6 +46,6 @@ async def report_spend(
             async with ApixoClient(settings) as client:
                 report = await sum_spend(storage, settings, days=days, client=client)
             await publish_spend(storage, settings, report)
-        return Completed(message=report.sentence, data=report.for_json())
+        return Completed(message=report.summary, data=report.for_json())
     except I2vError as error:
         return stopped_state(error)

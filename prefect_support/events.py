@@ -45,7 +45,7 @@ class EventEmitter:
         if item.outcome not in TOLD or not item.is_new_outcome:
             return
         resource = f"i2v.job.{item.job}" if item.job else f"i2v.image.{item.image}"
-        told = {**item.line, "run_id": self._run.run_id}
+        told = {**item.row, "run_id": self._run.run_id}
         self._emit(f"i2v.job.{item.outcome}", resource, item.image, told)
 
     def ended(self, report: Report) -> None:
@@ -53,9 +53,9 @@ class EventEmitter:
         if not report.items:
             return
         counts = {outcome.value: count for outcome in Outcome if (count := report.count(outcome))}
-        told = {"sentence": report.sentence, "counts": counts, "spent_usd": float(report.spent_usd)}
+        told = {"sentence": report.summary, "counts": counts, "spent_usd": float(report.spent_usd)}
         told |= {"at_risk_usd": float(report.at_risk_usd), "label": self._run.record.label}
-        self._emit("i2v.run.finished", f"i2v.run.{self._run.run_id}", report.sentence, told)
+        self._emit("i2v.run.finished", f"i2v.run.{self._run.run_id}", report.summary, told)
         if near := self._run.budget.near_cap_usd:
             spent, cap = near
             told = {"spent_usd": float(spent), "cap_usd": float(cap)}

@@ -79,8 +79,8 @@ def final_state(report: Report) -> State[Any]:
     """A run's last state: its message is the report in words, its result the report."""
     result = report.for_json()
     if report.succeeded:
-        return Completed(message=report.sentence, data=result)
-    return Failed(message=report.sentence, data=RunFailed(report.sentence, result))
+        return Completed(message=report.summary, data=result)
+    return Failed(message=report.summary, data=RunFailed(report.summary, result))
 
 
 def reconciled_state(ended: ReconcileResult) -> State[Any]:
@@ -89,13 +89,13 @@ def reconciled_state(ended: ReconcileResult) -> State[Any]:
         return stopped_state(ended.stopped, ended.report)
     result = ended.report.for_json()
     if ended.succeeded:
-        return Completed(message=ended.sentence, data=result)
-    return Failed(message=ended.sentence, data=RunFailed(ended.sentence, result))
+        return Completed(message=ended.summary, data=result)
+    return Failed(message=ended.summary, data=RunFailed(ended.summary, result))
 
 
 def stopped_state(error: I2vError, report: Report | None = None) -> State[Any]:
     """The last state of a run that an error stopped before its first submit; what was there already is told too."""
-    to_state = f" ({report.sentence})" if report and report.count(Outcome.NOT_TRIED) < len(report.items) else ""
+    to_state = f" ({report.summary})" if report and report.count(Outcome.NOT_TRIED) < len(report.items) else ""
     return Failed(message=f"{error}{to_state}", data=error)
 
 

@@ -25,7 +25,7 @@ from i2v.ledger.job import JobRecord
 from i2v.pipeline.run import Run
 from i2v.reports.live_page import live_page
 from i2v.reports.progress import RunProgress
-from i2v.reports.run_page import About, Links, run_page, shown_videos
+from i2v.reports.run_page import RunPageInfo, VideoLinks, run_page, sample_videos
 from i2v.reports.run_report import ItemReport, Report
 from i2v.s3_uri import S3Uri
 from prefect_support.artifacts_api import update_artifact
@@ -104,7 +104,7 @@ class RunArtifact:
 
     @property
     def _spent_usd(self) -> Decimal:
-        return Decimal(0) if self._run.dry_run else self._run.budget.taken_usd
+        return Decimal(0) if self._run.dry_run else self._run.budget.spent_usd
 
     async def publish(self) -> None:
         """Show the run's report, or how far it came; a run without images leaves nothing."""
@@ -122,30 +122,30 @@ class RunArtifact:
         if links:
             await self._write(run_page(report, about, links))
 
-    def _about(self) -> About:
+    def _about(self) -> RunPageInfo:
         settings, record = self._run.settings, self._run.record
         until = datetime.now(UTC) + timedelta(seconds=settings.link_seconds)
-        about = About(label=record.label, images=str(settings.images), links_until=until)
+        about = RunPageInfo(label=record.label, images=str(settings.images), links_until=until)
         if self._run.dry_run:
             return about
-        report, lines = keys.run_uri(settings, record.run_id), keys.lines_uri(settings, record.run_id)
+        report, lines = keys.run_uri(settings, record.run_id), keys.run_items_uri(settings, record.run_id)
         return replace(about, report=str(report), lines=str(lines))
 
-    async def _sign(self, report: Report) -> dict[str, Links]:
+    async def _sign(self, report: Report) -> dict[str, VideoLinks]:
         """Links to the posters, videos and manifests that the page shows; none where there shall be none."""
         if not self._run.settings.link_seconds:
             return {}
-        videos = {item.video: keys.parse_video_uri(item.video, self._run.settings) for item in shown_videos(report)}
+        videos = {item.video: keys.parse_video_uri(item.video, self._run.settings) for item in sample_videos(report)}
         try:
             return {str(video): await self._links(uri) for video, uri in videos.items() if uri}
         except I2vError as error:
             log.debug("no links: %s", error)
             return {}
 
-    async def _links(self, video: S3Uri) -> Links:
+    async def _links(self, video: S3Uri) -> VideoLinks:
         uris = (keys.sibling_uri(video, ".jpg"), video, keys.sibling_uri(video, ".json"))
         seconds = self._run.settings.link_seconds
-        return Links(*await asyncio.gather(*(self._run.storage.presign(uri, seconds=seconds) for uri in uris)))
+        return VideoLinks(*await asyncio.gather(*(self._run.storage.presign(uri, seconds=seconds) for uri in uris)))
 
     async def _write(self, text: str) -> None:
         async with get_client() as client:

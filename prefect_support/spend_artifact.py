@@ -7,7 +7,7 @@ import logging
 
 from i2v.errors import I2vError
 from i2v.ledger import keys
-from i2v.reports.spend import SpendReport, month_of, total
+from i2v.reports.spend import SpendReport, month_days, sum_groups
 from i2v.reports.spend_chart import draw_spend
 from i2v.reports.spend_page import spend_page
 from i2v.s3.storage import Storage
@@ -22,15 +22,15 @@ async def publish_spend(storage: Storage, settings: Settings, report: SpendRepor
     """Put the report's page on the Artifacts page of Prefect's UI, where earlier ones stay under the same key."""
     picture = await _picture(storage, settings, report)
     with_links = spend_page(report, picture) if picture else None
-    await create_page(KEY, spend_page(report), about=report.sentence, with_links=with_links)
+    await create_page(KEY, spend_page(report), about=report.summary, with_links=with_links)
 
 
 async def _picture(storage: Storage, settings: Settings, report: SpendReport) -> str | None:
     """A link to the month's picture; none where links are off, there is nothing to draw, or S3 does not take it."""
-    month = total(report.month)
+    month = sum_groups(report.month)
     if not settings.link_seconds or not (month.total_usd or month.saved_usd):
         return None
-    days = month_of(report.until)
+    days = month_days(report.until)
     uri = keys.spend_chart_uri(settings, days[-1])
     try:
         await storage.put(uri, await asyncio.to_thread(draw_spend, report.month, days), content_type="image/png")

@@ -20,4 +20,4 @@ async def publish_status(run: Run) -> None:
     except I2vError as error:
         log.warning("how things stand cannot be shown: %s", error)
         return
-    await create_page(KEY, status_page(standing), about=standing.sentence)
+    await create_page(KEY, status_page(standing), about=standing.summary)

@@ -20,7 +20,7 @@ from i2v.ledger.job import JobRecord
 from i2v.ledger.keys import sibling_uri
 from i2v.ledger.ledger import Ledger
 from i2v.money import money_text
-from i2v.reports.recent import Dollars, Moment
+from i2v.reports.recent import Dollars, UtcTime
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
@@ -72,9 +72,9 @@ class Manifest(_Lenient):
     cost_usd: Dollars | None = None
     attempts: Whole | None = None
     run_id: str | None = None
-    submitted_at: Moment | None = None
+    submitted_at: UtcTime | None = None
     rendering_ms: Whole | None = None
-    stored_at: Moment | None = None
+    stored_at: UtcTime | None = None
     copied_from: str | None = None
     video: ManifestVideo = ManifestVideo()
 

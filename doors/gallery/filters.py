@@ -94,12 +94,12 @@ class Filters:
     @property
     def first_name(self) -> str:
         """The name of a page after which all wanted pages lie."""
-        return recent.name_at(_midnight(self.day) + timedelta(days=1)) if self.day else ""
+        return recent.page_name_at(_midnight(self.day) + timedelta(days=1)) if self.day else ""
 
     @property
     def last_name(self) -> str:
         """The name of a page before which all wanted pages lie."""
-        return recent.name_at(_midnight(self.day) - LONGEST_RUN) if self.day else "~"
+        return recent.page_name_at(_midnight(self.day) - LONGEST_RUN) if self.day else "~"
 
 
 def name_of(image: str, settings: Settings) -> str:

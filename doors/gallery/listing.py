@@ -16,8 +16,8 @@ from i2v.errors import LedgerError
 from i2v.ledger.job import JobState
 from i2v.ledger.keys import parse_video_uri, sibling_uri
 from i2v.ledger.ledger import Ledger
-from i2v.reports.advice import STATES, Advice, advise
-from i2v.reports.recent import RecentItem, RecentPage, read_page, recent_names
+from i2v.reports.advice import STATE_AT_END, Advice, advise
+from i2v.reports.recent import RecentItem, RecentPage, list_recent_pages, read_recent_page
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
@@ -110,7 +110,7 @@ class GalleryReader:
         """The pages to look through, and whether they are the last."""
         names = [after.page] if after and after.number else []
         start = max(after.page if after else "", filters.first_name)
-        async for name in recent_names(self._storage, self._settings, after=start):
+        async for name in list_recent_pages(self._storage, self._settings, after=start):
             if name > filters.last_name:
                 break
             if len(names) == MAX_RUNS:
@@ -120,7 +120,7 @@ class GalleryReader:
         return names, True
 
     async def _page(self, name: str) -> RecentPage | None:
-        return await read_page(self._storage, self._settings, name, limit=PAGE_LIMIT_BYTES)
+        return await read_recent_page(self._storage, self._settings, name, limit=PAGE_LIMIT_BYTES)
 
     def _wanted(
         self, filters: Filters, name: str, page: RecentPage | None, most: int | None, shelf: GalleryPage
@@ -156,12 +156,12 @@ class GalleryReader:
             item=item,
             name=name_of(item.image, self._settings),
             links=await self.sign(item),
-            now=now if now is not STATES.get(item.outcome) else None,
+            now=now if now is not STATE_AT_END.get(item.outcome) else None,
             advice=advise(item, now),
         )
 
     async def _state_now(self, item: RecentItem) -> JobState | None:
-        if item.job is None or item.outcome not in STATES:
+        if item.job is None or item.outcome not in STATE_AT_END:
             return None
         try:
             held = await self._ledger.read(item.job)

@@ -216,7 +216,7 @@ class Checks:
 
     async def ledger(self) -> Finding:
         """The ledger is this provider's and account's, and not paused."""
-        page = await Ledger(self._storage, self._settings).page()
+        page = await Ledger(self._storage, self._settings).read_info()
         if page is None:
             return Finding("ledger", Level.OK, f"{self._settings.jobs} is new: the first run makes it")
         mine = (provider_host(self._settings), self._settings.account_label)

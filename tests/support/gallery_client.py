@@ -96,7 +96,7 @@ def write_page(
         for image in images
     )
     page = RecentPage(run_id=f"run-{number}", started_at=began, items=items)
-    key = keys.recent_uri(settings, began, page.run_id).key
+    key = keys.recent_page_uri(settings, began, page.run_id).key
     sandbox.s3().put_object(Bucket=sandbox.bucket, Key=key, Body=page.model_dump_json().encode())
 
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 from i2v.apixo.models import SubmitBody, TaskStatus
 from i2v.errors import BadAnswer, I2vError
 from i2v.ledger import keys, transitions
-from i2v.ledger.budget import DayPage
+from i2v.ledger.budget import DailySpend
 from i2v.ledger.job import Delivery, JobImage, JobRecord, StoredVideo
 from i2v.ledger.ledger import VersionedRecord
 from i2v.media.images import ImageFacts
@@ -230,7 +230,7 @@ class World:
     def days(self) -> list[Decimal]:
         """What each day's page holds, in US dollars; there are two where midnight passes meanwhile."""
         pages = [one.body for uri, one in self.shelf.objects.items() if "/days/" in uri.key]
-        return [DayPage.model_validate_json(page).total_usd for page in pages]
+        return [DailySpend.model_validate_json(page).total_usd for page in pages]
 
     def reserved(self) -> Decimal:
         """All that the day pages hold, in US dollars."""

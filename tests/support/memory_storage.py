@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 
 from i2v.apixo.client import ApixoClient
 from i2v.errors import Conflict, NotFound
-from i2v.ledger.budget import Budget, DayPages
+from i2v.ledger.budget import Budget, DailySpendStore
 from i2v.ledger.job import JobImage
 from i2v.ledger.ledger import Ledger, VersionedRecord
 from i2v.net.fetcher import Fetcher
@@ -159,7 +159,9 @@ class MemoryStorage(Storage):
 def memory_run(storage: MemoryStorage, run_id: str = "run-1", *, client: object = None, **variables: Any) -> Run:
     """A run over a bucket in memory, with `client` for the provider; `variables` are the environment's."""
     settings = SealedSettings(**{"I2V_BUCKET": "b-1", "APIXO_API_KEY": "k", **variables})
-    budget = Budget(DayPages(storage, settings), run_id, max_spend_usd=None, daily_cap_usd=settings.daily_cap_usd)
+    budget = Budget(
+        DailySpendStore(storage, settings), run_id, max_spend_usd=None, daily_cap_usd=settings.daily_cap_usd
+    )
     now = datetime.now(UTC)
     record = RunRecord(run_id=run_id, started_at=now, touched_at=now)
     return Run(settings, storage, cast("ApixoClient", client), cast("Fetcher", None), budget, record, dry_run=False)
@@ -167,7 +169,7 @@ def memory_run(storage: MemoryStorage, run_id: str = "run-1", *, client: object 
 
 async def ready(ledger: Ledger, key: str, image: JobImage, request: Request) -> VersionedRecord:
     """A job that was claimed once, and given back: its record is there, and nobody has paid."""
-    held = await ledger.open(key, image, request)
+    held = await ledger.read_or_new(key, image, request)
     made = await ledger.change(held, lambda job: job)
     assert made
     return made

@@ -100,7 +100,7 @@ async def find_one(ledger: Ledger, start: str) -> str:
     start = start.strip().lower()
     if len(start) < KEY_LEAST_DIGITS or set(start) - set("0123456789abcdef"):
         raise UsageError(f"{start!r} is no job key", f"It is hex, and {KEY_LEAST_DIGITS} digits or more: see i2v jobs")
-    found = await ledger.find_key(start)
+    found = await ledger.find_keys(start)
     if not found:
         raise UsageError(f"No job's key begins with {start}", "See i2v jobs")
     if len(found) > 1:

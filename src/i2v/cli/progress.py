@@ -98,7 +98,7 @@ class Progress:
 
     def ended(self, report: Report) -> None:
         """The run has its report, and Prefect is told the rest."""
-        self._bar.update(self._task, description=report.sentence)
+        self._bar.update(self._task, description=report.summary)
 
     def _changed(self) -> None:
         if not self._bar.disable:
@@ -113,5 +113,5 @@ class Progress:
     @property
     def words(self) -> str:
         """How many images are at each step, and the money so far."""
-        spent = self._run.budget.taken_usd if self._run and not self._run.dry_run else Decimal(0)
+        spent = self._run.budget.spent_usd if self._run and not self._run.dry_run else Decimal(0)
         return self._tally.words(spent)

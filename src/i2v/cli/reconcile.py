@@ -103,7 +103,7 @@ def _finish(ended: ReconcileResult, settings: Settings, *, dry_run: bool, as_jso
     if ended.report.items or as_json:
         print_report(ended.report, settings, as_json=as_json)
     else:
-        sys.stdout.write(f"{ended.sentence}\n")
+        sys.stdout.write(f"{ended.summary}\n")
     if ended.stopped:
         return ended.stopped.exit_code
     return 0 if dry_run or (ended.succeeded and not ended.settled.count(Outcome.UNKNOWN)) else 1

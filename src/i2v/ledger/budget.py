@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from i2v.errors import BudgetExceeded, Conflict, NotFound
 from i2v.ledger import keys
 from i2v.ledger.job import FORMAT
-from i2v.ledger.ledger import parse_page
+from i2v.ledger.ledger import parse_document
 from i2v.money import ZERO, money_text
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
@@ -31,7 +31,7 @@ NEAR_CAP = Decimal("0.8")
 """This part of the daily cap is most of it: somebody wants to hear of it."""
 
 
-class DayPage(BaseModel):
+class DailySpend(BaseModel):
     """What each run has reserved on one UTC day, in US dollars."""
 
     model_config = ConfigDict(frozen=True)
@@ -47,34 +47,34 @@ class DayPage(BaseModel):
         return sum(self.reserved_usd.values(), ZERO)
 
 
-class DayPages:
+class DailySpendStore:
     """The pages in S3."""
 
     def __init__(self, storage: Storage, settings: Settings) -> None:
         self._storage = storage
         self._settings = settings
 
-    async def read(self, day: str) -> tuple[DayPage, str | None]:
+    async def read(self, day: str) -> tuple[DailySpend, str | None]:
         """The page and its etag; an empty page and `None` where there is none yet.
 
         Raises:
             LedgerError: the page cannot be read by this version.
             StorageError: S3 did not answer well.
         """
-        uri = keys.day_uri(self._settings, day)
+        uri = keys.daily_spend_uri(self._settings, day)
         try:
             found = await self._storage.get(uri)
         except NotFound:
-            return DayPage(day=day), None
-        return parse_page(DayPage, found.body, uri), found.etag
+            return DailySpend(day=day), None
+        return parse_document(DailySpend, found.body, uri), found.etag
 
-    async def write(self, page: DayPage, etag: str | None) -> bool:
+    async def write(self, page: DailySpend, etag: str | None) -> bool:
         """Replace the page as it was read; `False` where another run was faster.
 
         Raises:
             StorageError: S3 did not answer well: it may or may not be written.
         """
-        uri = keys.day_uri(self._settings, page.day)
+        uri = keys.daily_spend_uri(self._settings, page.day)
         new = page.model_copy(update={"writer": secrets.token_hex(8)})
         try:
             await self._storage.put(
@@ -108,7 +108,7 @@ class Budget:
 
     def __init__(
         self,
-        pages: DayPages,
+        pages: DailySpendStore,
         run_id: str,
         *,
         max_spend_usd: Decimal | None,
@@ -140,7 +140,7 @@ class Budget:
         return tuple(self._reserved)
 
     @property
-    def taken_usd(self) -> Decimal:
+    def spent_usd(self) -> Decimal:
         """What this run has spent so far, as far as it knows; also what is being submitted just now."""
         return sum(self._reserved.values(), ZERO) - sum(self._left.values(), ZERO)
 
@@ -151,7 +151,7 @@ class Budget:
         spent = self._day_usd.get(day, ZERO) - self._left[day]
         return (spent, self._cap) if self._cap and spent >= NEAR_CAP * self._cap else None
 
-    async def room_usd(self) -> tuple[Decimal | None, str]:
+    async def available_usd(self) -> tuple[Decimal | None, str]:
         """What this run could still spend now and the name of the limit that says so; `None` for no limit.
 
         Raises:
@@ -164,16 +164,16 @@ class Budget:
 
     def _committed_usd(self, day: str) -> Decimal:
         """What counts against the run's own limit: all it reserved, but for what an earlier day has left."""
-        return self.taken_usd + self._left[day]
+        return self.spent_usd + self._left[day]
 
-    def _note(self, page: DayPage) -> None:
+    def _note(self, page: DailySpend) -> None:
         """What the page holds of this run counts, also where another process of the same run wrote it."""
         self._day_usd[page.day] = page.total_usd
         known, there = self._reserved.get(page.day, ZERO), page.reserved_usd.get(self._run_id, ZERO)
         if known or there:
             self._reserved[page.day] = max(known, there)
 
-    def _room(self, page: DayPage) -> tuple[Decimal | None, str]:
+    def _room(self, page: DailySpend) -> tuple[Decimal | None, str]:
         limits = []
         if self._max_spend is not None:
             limits.append((self._max_spend - self._committed_usd(page.day), "max_spend_usd"))
@@ -181,7 +181,7 @@ class Budget:
             limits.append((self._cap - page.total_usd, "I2V_DAILY_CAP_USD"))
         return min(limits, default=(None, "no limit"))
 
-    async def take(self, price_usd: Decimal) -> str:
+    async def reserve(self, price_usd: Decimal) -> str:
         """Reserve the price of one attempt, before it is submitted.
 
         Returns:
@@ -207,7 +207,7 @@ class Budget:
         most = self._committed_usd(self._today()) + room_usd
         self._max_spend = most if self._max_spend is None else min(most, self._max_spend)
 
-    def give_back(self, price_usd: Decimal, day: str | None = None) -> None:
+    def refund(self, price_usd: Decimal, day: str | None = None) -> None:
         """An attempt that was taken for, on that day or today, was not paid after all."""
         self._left[day or self._today()] += price_usd
         self.jobs_expected += 1
@@ -241,7 +241,7 @@ class Budget:
                 self._left[page.day] += amount
                 return page.day
 
-    def _block(self, price_usd: Decimal, page: DayPage) -> Decimal:
+    def _block(self, price_usd: Decimal, page: DailySpend) -> Decimal:
         room, limit = self._room(page)
         jobs = Decimal(min(BLOCK_JOBS, self.jobs_expected))
         if room is not None:
@@ -254,7 +254,7 @@ class Budget:
             )
         return jobs * price_usd - self._left[page.day]
 
-    async def _write_entry(self, page: DayPage, etag: str | None, amount: Decimal) -> bool:
+    async def _write_entry(self, page: DailySpend, etag: str | None, amount: Decimal) -> bool:
         entries = {**page.reserved_usd, self._run_id: amount}
         new = page.model_copy(update={"reserved_usd": entries})
         written = await self._pages.write(new, etag)

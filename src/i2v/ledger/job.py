@@ -29,7 +29,7 @@ from i2v.s3_uri import S3Uri
 Delivery = Literal["poll", "callback"]
 """How a task's end is heard of: it is asked for, or the provider calls back."""
 FORMAT = 1
-DROPPED = "dropped"
+DROPPED_CODE = "dropped"
 """The code of the reason for which a person gave a job up."""
 
 
@@ -51,7 +51,7 @@ class JobState(StrEnum):
 
 
 _READY, _CLAIMED, _SUBMITTED, _STORED, _REFUSED, _FAILED, _UNKNOWN = JobState
-LEGAL: dict[JobState, frozenset[JobState]] = {
+ALLOWED_TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     _READY: frozenset({_CLAIMED, _SUBMITTED}),
     _CLAIMED: frozenset({_SUBMITTED, _READY, _REFUSED, _FAILED, _UNKNOWN}),
     _SUBMITTED: frozenset({_STORED, _REFUSED, _FAILED, _READY}),
@@ -182,7 +182,7 @@ class JobRecord(_Model):
         Raises:
             ValueError: the diagram knows no such change.
         """
-        if state not in LEGAL[self.state]:
+        if state not in ALLOWED_TRANSITIONS[self.state]:
             raise ValueError(f"job {self.key[:12]}: {self.state} cannot become {state}")
         return self.model_copy(update={"state": state, **changes})
 

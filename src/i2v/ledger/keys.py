@@ -79,22 +79,22 @@ def run_uri(settings: Settings, run_id: str) -> S3Uri:
     return settings.jobs / f"runs/{run_id}.json"
 
 
-def newest_first(moment: datetime) -> str:
+def descending_timestamp(moment: datetime) -> str:
     """Thirteen digits that sort the other way round than time does, so that a listing begins with what is new."""
     return f"{NEWEST_FIRST_FROM - int(moment.timestamp() * 1000):013d}"
 
 
-def recent_uri(settings: Settings, started_at: datetime, run_id: str) -> S3Uri:
+def recent_page_uri(settings: Settings, started_at: datetime, run_id: str) -> S3Uri:
     """The page of what ended in a run."""
-    return settings.jobs / f"{RECENT}{newest_first(started_at)}-{run_id}.json"
+    return settings.jobs / f"{RECENT}{descending_timestamp(started_at)}-{run_id}.json"
 
 
-def lines_uri(settings: Settings, run_id: str) -> S3Uri:
+def run_items_uri(settings: Settings, run_id: str) -> S3Uri:
     """A run's images as JSON lines, for tables."""
     return settings.jobs / f"runs/{run_id}.jsonl"
 
 
-def day_uri(settings: Settings, day: str) -> S3Uri:
+def daily_spend_uri(settings: Settings, day: str) -> S3Uri:
     """The money of one UTC day (`2026-11-22`)."""
     return settings.jobs / f"days/{day}.json"
 

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from i2v.errors import Conflict, LedgerError, NotFound, Paused, StorageError, UsageError
 from i2v.ledger import keys
 from i2v.ledger.job import FORMAT, JobImage, JobRecord, JobState
-from i2v.ledger.transitions import check_change
+from i2v.ledger.transitions import validate_change
 from i2v.request import Request
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
@@ -50,7 +50,7 @@ class VersionedRecord:
     """By S3's clock, at the time of reading."""
 
 
-class LedgerPage(BaseModel):
+class LedgerInfo(BaseModel):
     """`jobs/ledger.json`: one ledger serves one provider and one account."""
 
     model_config = ConfigDict(frozen=True)
@@ -80,9 +80,11 @@ class Ledger:
             found = await self._storage.get(uri)
         except NotFound:
             return None
-        return VersionedRecord(parse_page(JobRecord, found.body, uri), found.etag, found.age_seconds)
+        return VersionedRecord(parse_document(JobRecord, found.body, uri), found.etag, found.age_seconds)
 
-    async def open(self, key: str, image: JobImage, request: Request, label: str | None = None) -> VersionedRecord:
+    async def read_or_new(
+        self, key: str, image: JobImage, request: Request, label: str | None = None
+    ) -> VersionedRecord:
         """The job's record; where there is none yet a new one, which its first change writes.
 
         Raises:
@@ -106,7 +108,7 @@ class Ledger:
             StorageError: S3 did not answer well: the change may or may not be written.
         """
         while (edited := edit(held.record)) is not None:
-            check_change(held.record, edited)
+            validate_change(held.record, edited)
             new = _stamped(edited)
             try:
                 return await self._write(new, held.etag)
@@ -162,7 +164,7 @@ class Ledger:
                 if held:
                     yield held
 
-    async def find_key(self, start: str) -> list[str]:
+    async def find_keys(self, start: str) -> list[str]:
         """The job keys that begin so; people copy the first twelve digits.
 
         Raises:
@@ -181,11 +183,11 @@ class Ledger:
         put = await self._storage.put(uri, body, content_type="application/json", create=is_new, if_match=condition)
         return VersionedRecord(record, put.etag)
 
-    async def mark_open(self, image: JobImage, key: str) -> None:
+    async def put_open_marker(self, image: JobImage, key: str) -> None:
         """Put the job's open mark, before its claim."""
         await self._storage.put(keys.open_marker_uri(self._settings, image.name, image.etag, key), b"")
 
-    async def unmark(self, record: JobRecord) -> None:
+    async def delete_open_marker(self, record: JobRecord) -> None:
         """Remove the job's open mark, after its end; it is put again where the job was opened anew meanwhile."""
         await self._storage.delete(
             keys.open_marker_uri(self._settings, record.image.name, record.image.etag, record.key)
@@ -193,21 +195,21 @@ class Ledger:
         if record.state is not JobState.STORED:
             newest = (await self.read_existing(record.key)).record
             if newest.state.is_open or newest.state is JobState.READY:  # somebody may be about to claim it
-                await self.mark_open(newest.image, newest.key)
+                await self.put_open_marker(newest.image, newest.key)
 
-    async def page(self) -> LedgerPage | None:
+    async def read_info(self) -> LedgerInfo | None:
         """The ledger's own page, or `None` before its first run."""
         page, etag = await self._read_page()
         return page if etag else None
 
-    async def _read_page(self) -> tuple[LedgerPage, str | None]:
+    async def _read_page(self) -> tuple[LedgerInfo, str | None]:
         """The page and its etag; a fresh page of ours and `None` where there is none yet."""
         uri = keys.ledger_uri(self._settings)
         try:
             found = await self._storage.get(uri)
         except NotFound:
-            return LedgerPage(host=provider_host(self._settings), account=self._settings.account_label), None
-        return parse_page(LedgerPage, found.body, uri), found.etag
+            return LedgerInfo(host=provider_host(self._settings), account=self._settings.account_label), None
+        return parse_document(LedgerInfo, found.body, uri), found.etag
 
     async def set_paused(self, paused: bool) -> bool:
         """Stop all submits of all runs within their next block, or allow them again; whether that is a change.
@@ -228,18 +230,18 @@ class Ledger:
                 continue
             return True
 
-    async def refuse_if_paused(self) -> None:
+    async def raise_if_paused(self) -> None:
         """Ask whether a person has paused all submits.
 
         Raises:
             Paused: so it is.
             StorageError: the page cannot be read, so nothing may be submitted.
         """
-        page = await self.page()
+        page = await self.read_info()
         if page and page.paused:
             raise Paused("All submits are paused in this ledger", "Go on with: i2v resume")
 
-    async def prove(self) -> LedgerPage:
+    async def prepare(self) -> LedgerInfo:
         """Make the ledger's page where there is none, and prove that the server honours conditional writes.
 
         Raises:
@@ -256,7 +258,7 @@ class Ledger:
             ) from None
         return page
 
-    async def _open_page(self) -> LedgerPage:
+    async def _open_page(self) -> LedgerInfo:
         while True:
             page, etag = await self._read_page()
             if etag:
@@ -267,7 +269,7 @@ class Ledger:
                 log.debug("another run makes the ledger's page just now")
                 await asyncio.sleep(random.uniform(0, 0.1))  # noqa: S311 - jitter, no secret
 
-    def _check_owner(self, page: LedgerPage) -> None:
+    def _check_owner(self, page: LedgerInfo) -> None:
         mine = (provider_host(self._settings), self._settings.account_label)
         if (page.host, page.account) != mine:
             raise UsageError(
@@ -276,7 +278,7 @@ class Ledger:
                 "Use another bucket or I2V_JOBS_PREFIX for each provider and account",
             )
 
-    async def _prove_conditions(self, page: LedgerPage) -> None:
+    async def _prove_conditions(self, page: LedgerInfo) -> None:
         for condition, create, if_match in (("IfNoneMatch", True, None), ("IfMatch", False, NO_ETAG)):
             try:
                 await self._put_page(page, create=create, if_match=if_match)
@@ -287,7 +289,7 @@ class Ledger:
                 "Without them two runs could pay for one video; use a server that honours them",
             )
 
-    async def _put_page(self, page: LedgerPage, *, create: bool = False, if_match: str | None = None) -> None:
+    async def _put_page(self, page: LedgerInfo, *, create: bool = False, if_match: str | None = None) -> None:
         await self._storage.put(
             keys.ledger_uri(self._settings),
             page.model_dump_json(indent=1).encode(),
@@ -308,7 +310,7 @@ def _stamped(record: JobRecord) -> JobRecord:
     )
 
 
-def parse_page(model: type[M], body: bytes, uri: S3Uri) -> M:
+def parse_document(model: type[M], body: bytes, uri: S3Uri) -> M:
     """A page of the ledger; its format is looked at first.
 
     Raises:

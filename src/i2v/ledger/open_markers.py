@@ -1,4 +1,4 @@
-"""Open marks of jobs whose video is stored: `StoredMarkers` takes many away in one request.
+"""Open marks of jobs whose video is stored: `OpenMarkerCleaner` takes many away in one request.
 
 A stored job never opens again, so its mark may stay a while; where a process dies before, reconcile takes it away. What
 puts a mark, and takes one of another end away, is `i2v.ledger.ledger`.
@@ -16,11 +16,11 @@ from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 
 log = logging.getLogger(__name__)
-AT_ONCE = 100
+BATCH_SIZE = 100
 """So many are taken away as soon as they are there; fewer at the run's next heartbeat, or at its end."""
 
 
-class StoredMarkers:
+class OpenMarkerCleaner:
     """The marks of one run that are still to be taken away."""
 
     def __init__(self, storage: Storage, settings: Settings) -> None:
@@ -32,10 +32,10 @@ class StoredMarkers:
         """The mark of a stored job."""
         image = record.image
         self._marks.append(keys.open_marker_uri(self._settings, image.name, image.etag, record.key))
-        if len(self._marks) >= AT_ONCE:
-            await self.remove()
+        if len(self._marks) >= BATCH_SIZE:
+            await self.flush()
 
-    async def remove(self) -> None:
+    async def flush(self) -> None:
         """Take away what is there; what fails is left to reconcile."""
         marks, self._marks = self._marks, []
         if not marks:

@@ -1,6 +1,6 @@
 """The pure functions that may change a job record. Each returns the new record, or `None` where it does not apply.
 
-`i2v.ledger.ledger` reads and writes the records, and rejects what `check_change` rejects.
+`i2v.ledger.ledger` reads and writes the records, and rejects what `validate_change` rejects.
 """
 
 from __future__ import annotations
@@ -9,16 +9,26 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from i2v.ledger.job import DROPPED, LEGAL, Attempt, Delivery, JobImage, JobRecord, JobState, Reason, StoredVideo
+from i2v.ledger.job import (
+    ALLOWED_TRANSITIONS,
+    DROPPED_CODE,
+    Attempt,
+    Delivery,
+    JobImage,
+    JobRecord,
+    JobState,
+    Reason,
+    StoredVideo,
+)
 
 
-def check_change(old: JobRecord, new: JobRecord) -> None:
+def validate_change(old: JobRecord, new: JobRecord) -> None:
     """Prove that `new` may follow `old`.
 
     Raises:
         ValueError: an illegal state, another identity, or a task id or paid attempt that would be lost.
     """
-    if new.state != old.state and new.state not in LEGAL[old.state]:
+    if new.state != old.state and new.state not in ALLOWED_TRANSITIONS[old.state]:
         raise ValueError(f"job {old.key[:12]}: {old.state} cannot become {new.state}")
     if (old.key, old.request) != (new.key, new.request):
         raise ValueError(f"job {old.key[:12]}: a record's identity cannot change")
@@ -81,7 +91,7 @@ def record_task(record: JobRecord, token: str, task_id: str, now: datetime) -> J
     revived = attempt.revived or attempt.fail is not None
     update = {"task_id": task_id, "submitted_at": now, "ended_at": None, "fail": None, "revived": revived}
     changes: dict[str, Any] = {"attempts": record.with_attempt(attempt.model_copy(update=update))}
-    if attempt is record.attempt and JobState.SUBMITTED in LEGAL[record.state]:
+    if attempt is record.attempt and JobState.SUBMITTED in ALLOWED_TRANSITIONS[record.state]:
         return record.transition(JobState.SUBMITTED, reason=None, **changes)
     return record.model_copy(update=changes)
 
@@ -99,7 +109,12 @@ def reject(record: JobRecord, token: str, state: JobState, reason: Reason, now: 
     attempt = record.attempt_for_claim(token)
     if state is JobState.REFUSED and record.state is JobState.UNKNOWN:
         return release(record, token)  # its owner knows now that nothing was paid
-    if attempt is None or attempt is not record.attempt or attempt.task_ids or state not in LEGAL[record.state]:
+    if (
+        attempt is None
+        or attempt is not record.attempt
+        or attempt.task_ids
+        or state not in ALLOWED_TRANSITIONS[record.state]
+    ):
         return None
     if state is JobState.REFUSED:
         rest = record.attempts[:-1]
@@ -142,7 +157,7 @@ def awaiting_callback(record: JobRecord, number: int) -> Attempt | None:
     attempt = next((one for one in record.attempts if one.number == number), None)
     if attempt is None or attempt.delivery != "callback" or attempt.task_id is not None:
         return None
-    return attempt if attempt.fail is None or attempt.fail.code == DROPPED else None
+    return attempt if attempt.fail is None or attempt.fail.code == DROPPED_CODE else None
 
 
 def adopt_from_callback(record: JobRecord, number: int, task_id: str, now: datetime) -> JobRecord | None:

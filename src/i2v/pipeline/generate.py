@@ -75,7 +75,7 @@ async def generate(
     """
     paused = False
     if not run.dry_run:
-        paused = (await run.ledger.prove()).paused
+        paused = (await run.ledger.prepare()).paused
         preflight.warn_of_short_credentials(run)
     run.tell_count(len(settled) + len(items))
     prepared = [asyncio.ensure_future(prepare(run, item, default, steps)) for item in items]
@@ -106,7 +106,7 @@ async def _secure_money(
             orders = [order for order in await asyncio.gather(*prepared) if isinstance(order, Order)]
             prices = await preflight.still_to_pay(run, orders)
             if prices and paused:
-                await run.ledger.refuse_if_paused()
+                await run.ledger.raise_if_paused()
             preflight.check_money(prices, room, limit, partial=partial)
             run.budget.lower_limit(room)
     except StorageError as error:

@@ -36,7 +36,7 @@ async def room_usd(run: Run) -> tuple[Decimal | None, str]:
     Raises:
         Stopped: the provider does not know this account, or cannot be reached.
     """
-    room, limit = await run.budget.room_usd()
+    room, limit = await run.budget.available_usd()
     try:
         balance = await run.client.balance()
     except (AccountRejected, NothingSent) as error:

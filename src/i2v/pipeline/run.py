@@ -20,15 +20,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from i2v.apixo.client import ApixoClient
 from i2v.errors import I2vError, LedgerError, NotFound, NotTried, StorageError
 from i2v.ledger import keys
-from i2v.ledger.budget import Budget, DayPages, today_utc
+from i2v.ledger.budget import Budget, DailySpendStore, today_utc
 from i2v.ledger.job import FORMAT, JobRecord, Reason
 from i2v.ledger.ledger import Ledger
-from i2v.ledger.open_markers import StoredMarkers
+from i2v.ledger.open_markers import OpenMarkerCleaner
 from i2v.memory import limit_malloc_arenas
 from i2v.net.fetcher import Fetcher
 from i2v.reports.recent import RecentWriter
 from i2v.reports.run_report import ItemReport, Report
-from i2v.reports.savings import Saving, savings_of
+from i2v.reports.savings import Saving, summarize_savings
 from i2v.s3.answers import S3Object
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
@@ -124,7 +124,7 @@ class Run:
         self.settings = settings
         self.storage = storage
         self.ledger = Ledger(storage, settings)
-        self.ended_marks = StoredMarkers(storage, settings)
+        self.ended_marks = OpenMarkerCleaner(storage, settings)
         self._client = client
         self.fetcher = fetcher
         self.budget = budget
@@ -271,16 +271,16 @@ class Run:
         await self.finish_kept()
         for watcher in self._watchers:
             watcher.ended(report)
-        await self.ended_marks.remove()
+        await self.ended_marks.flush()
         await self._write_lines(report)
-        await self._write_end(report=report.for_json(), saved=savings_of(report.items))
+        await self._write_end(report=report.for_json(), saved=summarize_savings(report.items))
 
     async def _write_lines(self, report: Report) -> None:
         if self.dry_run or not report.items:
             return
-        uri = keys.lines_uri(self.settings, self.run_id)
+        uri = keys.run_items_uri(self.settings, self.run_id)
         try:
-            await self.storage.put(uri, report.lines, content_type="application/x-ndjson")
+            await self.storage.put(uri, report.rows_jsonl, content_type="application/x-ndjson")
         except I2vError as error:
             log.warning("the run's table could not be written: %s", error)
 
@@ -328,13 +328,13 @@ class Run:
         self.stop_submits("ended", "the run is ending")
         try:
             await self.finish_kept()
-            await self.ended_marks.remove()
+            await self.ended_marks.flush()
         finally:
             await self._write_end()
 
     async def _before_block(self) -> None:
         """Before money is reserved: nobody has paused it, and a retry of this run will know of today."""
-        await self.ledger.refuse_if_paused()
+        await self.ledger.raise_if_paused()
         today = today_utc()
         if today not in self.record.days:
             await self.touch(days=(*self.record.days, today))
@@ -346,7 +346,7 @@ class Run:
                 await self.touch()
             except I2vError as error:
                 log.warning("heartbeat not written: %s", error)
-            await self.ended_marks.remove()
+            await self.ended_marks.flush()
             await self._recent.write()
 
 
@@ -382,7 +382,7 @@ async def open_run(
         storage = stack.enter_context(storage or Storage())
         record = await _record(storage, settings, run_id, label)
         budget = Budget(
-            DayPages(storage, settings),
+            DailySpendStore(storage, settings),
             run_id,
             max_spend_usd=max_spend_usd,
             daily_cap_usd=settings.daily_cap_usd,

@@ -239,7 +239,7 @@ async def publish_outputs(run: Run, record: JobRecord, image: JobImage, *, is_ne
     if record.state in {JobState.REFUSED, JobState.FAILED} and record.reason:
         verdict = Verdict(image.name, image.label, image.etag, record.request, record.state, record.reason, record.key)
         await put_verdict(run, verdict)
-        await run.ledger.unmark(record)
+        await run.ledger.delete_open_marker(record)
     return None
 
 

@@ -87,7 +87,7 @@ async def submit(run: Run, order: Order) -> VersionedRecord:
     give_up_at = _now() + run.settings.submit_patience_seconds
     backoff = BACKOFF_FIRST_SECONDS
     while True:
-        held = await run.ledger.open(order.key, order.image, order.request, order.label)
+        held = await run.ledger.read_or_new(order.key, order.image, order.request, order.label)
         if held.record.state is JobState.CLAIMED:
             await _wait_for_claimant(run, held)
             continue
@@ -123,7 +123,7 @@ async def _pay(run: Run, held: VersionedRecord, order: Order) -> VersionedRecord
     """Reserve and pay once; `None` where another was faster and the job must be looked at again."""
     _check_may_submit(run)
     try:
-        day = await run.budget.take(order.price_usd)
+        day = await run.budget.reserve(order.price_usd)
     except Paused as error:
         run.stop_submits("paused", error.message)
         raise NotTried(error.message, error.hint) from None
@@ -145,10 +145,10 @@ async def _spend(run: Run, held: VersionedRecord, order: Order, day: str) -> Ver
         _body(run, order, url, held.record.last_attempt + 1)  # what cannot be made fails here, and not once claimed
         posted, paid_usd = await _claim_and_post(run, held, order, url)
     except I2vError:  # what may have been paid ends without one, and what ends in another way may have been paid
-        run.budget.give_back(order.price_usd, day)
+        run.budget.refund(order.price_usd, day)
         raise
     if not paid_usd:
-        run.budget.give_back(order.price_usd, day)
+        run.budget.refund(order.price_usd, day)
     return posted
 
 
@@ -165,7 +165,7 @@ async def _claim_and_post(
     async with run.client.gate:
         _check_may_submit(run)
         token, started = secrets.token_hex(8), _now()  # before the mark: one that grew old may be taken away
-        await run.ledger.mark_open(order.image, order.key)
+        await run.ledger.put_open_marker(order.image, order.key)
         claimed = await _claim(run, held, order, token)
         if claimed is None:
             return None, Decimal(0)
@@ -289,7 +289,7 @@ async def record_task_id(run: Run, held: VersionedRecord, token: str, task_id: s
             newest = await run.ledger.read_existing(held.record.key)
             if any(task_id in attempt.task_ids for attempt in newest.record.attempts):
                 return newest  # a callback was faster
-            await run.ledger.mark_open(held.record.image, held.record.key)  # it may have ended, and lost its mark
+            await run.ledger.put_open_marker(held.record.image, held.record.key)  # it may have ended, and lost its mark
             return await run.ledger.change(held, edit) or await run.ledger.read_existing(held.record.key)
         except Exception as error:  # noqa: BLE001 - whatever it is, the task id may not be dropped
             log.error(  # noqa: TRY400 - the message says it; a traceback would hide the task id

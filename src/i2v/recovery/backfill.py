@@ -70,10 +70,10 @@ class ReconcileResult:
         return generated and not self.stopped and not self.settled.count(Outcome.FAILED)
 
     @property
-    def sentence(self) -> str:
+    def summary(self) -> str:
         """All in words."""
         if self.report.items:
-            return self.report.sentence
+            return self.report.summary
         if self.generated and self.generated.stopped:
             return f"not all was looked at: {self.generated.stopped}"
         return "nothing is open" if self.generated is None else "nothing is open, and no image is without an answer"

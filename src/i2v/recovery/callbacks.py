@@ -22,7 +22,7 @@ from i2v.apixo.models import TaskStatus
 from i2v.errors import Conflict, NotFound, Rejected, StorageError, UsageError
 from i2v.ledger import keys, transitions
 from i2v.ledger.job import FORMAT, Attempt, JobRecord
-from i2v.ledger.ledger import VersionedRecord, parse_page
+from i2v.ledger.ledger import VersionedRecord, parse_document
 from i2v.pipeline.run import Run
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
@@ -87,7 +87,7 @@ async def claim_task(storage: Storage, settings: Settings, task_id: str, key: st
             await storage.put(uri, mine.model_dump_json().encode(), content_type="application/json", create=True)
         except Conflict:
             try:
-                return parse_page(TaskPage, (await storage.get(uri)).body, uri)
+                return parse_document(TaskPage, (await storage.get(uri)).body, uri)
             except NotFound:
                 await asyncio.sleep(0.1)  # 409: another write was under way, and came to nothing
                 continue
@@ -168,7 +168,7 @@ class Adopter:
 
         for pause in (*PAUSES, None):
             try:
-                await self._run.ledger.mark_open(held.record.image, told.key)
+                await self._run.ledger.put_open_marker(held.record.image, told.key)
                 heard = await self._run.ledger.change(held, edit)
                 log.info("job %s: a callback brought its task %s", told.key[:12], told.task_id)
                 return heard or await self._run.ledger.read_existing(told.key)

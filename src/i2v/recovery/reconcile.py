@@ -65,7 +65,7 @@ async def settle_open(
         StorageError: S3 could not be read.
     """
     if not run.dry_run:
-        await run.ledger.prove()
+        await run.ledger.prepare()
     steps, adopter = steps or Steps(), Adopter(run)
     if keys is None:
         works = [_settle(run, held, steps, adopter) for held in await _marked(run, limit)]
@@ -143,7 +143,7 @@ async def _clear(run: Run, record: JobRecord | None, marks: Sequence[S3Entry]) -
     held = await run.ledger.read(marks[0].uri.key.rpartition("-")[2])
     newest = held.record if held else None
     if newest and (newest.state.is_open or (newest.state is JobState.READY and newest != record)):
-        await run.ledger.mark_open(newest.image, newest.key)
+        await run.ledger.put_open_marker(newest.image, newest.key)
 
 
 async def _is_fresh(run: Run, mark: S3Entry) -> bool:
@@ -194,7 +194,7 @@ async def settle(run: Run, held: VersionedRecord, status: TaskStatus | None, ste
             held = await steps.store(run, held, ready) if ready else held
     if not held.record.state.is_open and held.record.state is not JobState.READY:
         await publish_outputs(run, held.record, held.record.image)
-        await run.ledger.unmark(held.record)
+        await run.ledger.delete_open_marker(held.record)
     return held
 
 

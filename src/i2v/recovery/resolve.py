@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from i2v.apixo.client import ApixoClient
 from i2v.errors import CannotResolve, ProviderError
 from i2v.ledger import transitions
-from i2v.ledger.job import DROPPED, JobRecord, JobState, Reason
+from i2v.ledger.job import DROPPED_CODE, JobRecord, JobState, Reason
 from i2v.ledger.ledger import Edit, Ledger, VersionedRecord
 from i2v.pipeline.store import remove_verdicts
 from i2v.recovery.callbacks import claim_task
@@ -18,7 +18,7 @@ from i2v.s3.storage import Storage
 from i2v.settings import Settings
 
 DROPPED_BY_PERSON = Reason(
-    code=DROPPED, message="given up by a person with i2v jobs resolve --drop; it may have been billed"
+    code=DROPPED_CODE, message="given up by a person with i2v jobs resolve --drop; it may have been billed"
 )
 
 

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from i2v.ledger.budget import DayPages, today_utc
+from i2v.ledger.budget import DailySpendStore, today_utc
 from i2v.ledger.job import JobRecord, JobState
 from i2v.money import money_text
 from i2v.pipeline.run import Run
 from i2v.recovery.reconcile import NEEDS_A_PERSON_AFTER, open_marks
 from i2v.reports.advice import Advice, advise
 from i2v.reports.markdown import as_code, as_table, as_text
-from i2v.reports.recent import RecentItem, read_page, recent_names
+from i2v.reports.recent import RecentItem, list_recent_pages, read_recent_page
 from i2v.reports.run_report import Outcome
 
 MOST_OPEN = 200
@@ -58,7 +58,7 @@ class LedgerStatus:
     needy: list[NeedsAttention] = field(default_factory=list)
 
     @property
-    def sentence(self) -> str:
+    def summary(self) -> str:
         """In words: `2 need you · 3 wait since 09:12 · $1.86 today`."""
         words = [f"{len(self.needy):,} {'needs' if len(self.needy) == 1 else 'need'} you"] if self.needy else []
         if self.waiting:
@@ -77,8 +77,8 @@ async def read_status(run: Run) -> LedgerStatus:
         LedgerError: a record cannot be read by this version.
         StorageError: S3 did not answer well.
     """
-    page = await run.ledger.page()
-    today, _ = await DayPages(run.storage, run.settings).read(today_utc())
+    page = await run.ledger.read_info()
+    today, _ = await DailySpendStore(run.storage, run.settings).read(today_utc())
     marks = list(await open_marks(run))
     standing = LedgerStatus(
         at=datetime.now(UTC),
@@ -123,8 +123,8 @@ async def _failed(run: Run) -> list[NeedsAttention]:
     """What failed in the newest runs and still is so, newest first."""
     found: dict[str, RecentItem] = {}
     looked = 0
-    async for name in recent_names(run.storage, run.settings):
-        page = await read_page(run.storage, run.settings, name, limit=1 << 20)
+    async for name in list_recent_pages(run.storage, run.settings):
+        page = await read_recent_page(run.storage, run.settings, name, limit=1 << 20)
         failed = [item for item in (page.items[::-1] if page else ()) if item.outcome is Outcome.FAILED]
         found |= {item.job or item.image: item for item in failed if (item.job or item.image) not in found}
         looked += 1
@@ -171,7 +171,7 @@ def _told(needy: NeedsAttention) -> Iterator[str]:
     yield f"- **{needy.what}** since {_minute(needy.since)}: {as_text(needy.image, CHARS, keep_end=True)}"
     yield from ("", f"  Why: {as_text(needy.why, REASON_CHARS)}", "")
     command = [as_code(needy.advice.command)] if needy.advice.command else []
-    yield from (f"  {' '.join([needy.advice.words, *command])}", "")
+    yield from (f"  {' '.join([needy.advice.text, *command])}", "")
 
 
 def _waiting(standing: LedgerStatus) -> Iterator[str]:

@@ -12,7 +12,7 @@ from i2v.ledger.job import JobState
 from i2v.reports.recent import RecentItem
 from i2v.reports.run_report import Outcome
 
-STATES = {Outcome.REFUSED: JobState.REFUSED, Outcome.FAILED: JobState.FAILED, Outcome.UNKNOWN: JobState.UNKNOWN}
+STATE_AT_END = {Outcome.REFUSED: JobState.REFUSED, Outcome.FAILED: JobState.FAILED, Outcome.UNKNOWN: JobState.UNKNOWN}
 """What the ledger said when the item ended so."""
 
 JOB_ADVICE = {
@@ -40,24 +40,24 @@ JOB_ADVICE = {
 class Advice:
     """A sentence, and the command that goes with it."""
 
-    words: str
+    text: str
     command: str = ""
 
 
-UNDER_WAY = Advice("It is paid and under way. What is ready is stored, without paying again, by:", "i2v reconcile")
+IN_PROGRESS = Advice("It is paid and under way. What is ready is stored, without paying again, by:", "i2v reconcile")
 
 
 def advise(item: RecentItem, now: JobState | None) -> Advice | None:
     """What a person can do, by the job's state of now; where that is not known, by how the item ended."""
     if item.outcome is Outcome.SUBMITTED:
-        return UNDER_WAY
+        return IN_PROGRESS
     if item.outcome is Outcome.NOT_TRIED:
         return Advice("Nothing is owed. When the cause is gone:", _again(item))
-    if item.outcome not in STATES:
+    if item.outcome not in STATE_AT_END:
         return None
     if item.job is None:
         return _without_job(item)
-    advice = advise_job(now or STATES[item.outcome], item.job)
+    advice = advise_job(now or STATE_AT_END[item.outcome], item.job)
     return advice if advice.command else replace(advice, command=f"i2v jobs show {item.job[:12]}")
 
 

@@ -42,7 +42,7 @@ def as_picture(url: str) -> str:
     return "!" + as_link("", url)
 
 
-def as_small_picture(url: str, target: str, width: int) -> str:
+def as_linked_image(url: str, target: str, width: int) -> str:
     """A picture of so many pixels that leads to `target`."""
     source, leads_to = (escape(quote(each, safe=SAFE_IN_LINK)) for each in (url, target))
     return f'<a href="{leads_to}"><img src="{source}" width="{width}"></a>'

@@ -58,7 +58,7 @@ class RunProgress:
         at = Counter(each.step for each in self._at.values())
         waiting = (self.total or 0) - self.done.total() - at[RENDERING] - at[STORING]
         counts = {"waiting": max(0, waiting), RENDERING: at[RENDERING], STORING: at[STORING]}
-        counts |= {outcome.words: self.done[outcome] for outcome in Outcome}
+        counts |= {outcome.text: self.done[outcome] for outcome in Outcome}
         return {words: count for words, count in counts.items() if count}
 
     def words(self, spent_usd: Decimal) -> str:

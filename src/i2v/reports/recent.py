@@ -23,7 +23,7 @@ from i2v.s3.storage import Storage
 from i2v.settings import Settings
 
 log = logging.getLogger(__name__)
-SHOWN = frozenset({Outcome.STORED, Outcome.REFUSED, Outcome.FAILED, Outcome.UNKNOWN})
+RECENT_OUTCOMES = frozenset({Outcome.STORED, Outcome.REFUSED, Outcome.FAILED, Outcome.UNKNOWN})
 """What is new in the bucket, or needs somebody; what was there already has its place on an older page."""
 
 
@@ -34,7 +34,7 @@ def _in_utc(moment: datetime) -> datetime:
         raise ValueError("no time that UTC knows") from None
 
 
-Moment = Annotated[datetime, AfterValidator(_in_utc)]
+UtcTime = Annotated[datetime, AfterValidator(_in_utc)]
 """A time in UTC, whatever it was written in."""
 Dollars = Annotated[Decimal, Field(ge=0, le=10**9)]
 
@@ -46,7 +46,7 @@ class RecentItem(BaseModel):
 
     image: str
     outcome: Outcome
-    at: Moment
+    at: UtcTime
     job: str | None = None
     video: str | None = None
     mode: Mode | None = None
@@ -78,7 +78,7 @@ class RecentPage(BaseModel):
 
     format: int = FORMAT
     run_id: str
-    started_at: Moment
+    started_at: UtcTime
     label: str | None = None
     items: tuple[RecentItem, ...] = ()
 
@@ -90,14 +90,14 @@ class RecentWriter:
         self, storage: Storage, settings: Settings, run_id: str, started_at: datetime, label: str | None
     ) -> None:
         self._storage = storage
-        self._uri = keys.recent_uri(settings, started_at, run_id)
+        self._uri = keys.recent_page_uri(settings, started_at, run_id)
         self._page = RecentPage(run_id=run_id, started_at=started_at, label=label)
         self._new: list[RecentItem] = []
         self._merged = False
 
     def add(self, item: ItemReport) -> None:
         """Take an image up, if it is one to show."""
-        if item.outcome in SHOWN and item.is_new_outcome:
+        if item.outcome in RECENT_OUTCOMES and item.is_new_outcome:
             self._new.append(recent_item(item))
 
     async def write(self) -> None:
@@ -125,7 +125,7 @@ class RecentWriter:
         self._merged = True
 
 
-async def recent_names(storage: Storage, settings: Settings, *, after: str = "") -> AsyncIterator[str]:
+async def list_recent_pages(storage: Storage, settings: Settings, *, after: str = "") -> AsyncIterator[str]:
     """The names of all runs' pages, newest first; `after` is the name of the last that is known.
 
     Raises:
@@ -137,7 +137,9 @@ async def recent_names(storage: Storage, settings: Settings, *, after: str = "")
         yield entry.uri.key.removeprefix(place.key)
 
 
-async def read_page(storage: Storage, settings: Settings, name: str, *, limit: int | None = None) -> RecentPage | None:
+async def read_recent_page(
+    storage: Storage, settings: Settings, name: str, *, limit: int | None = None
+) -> RecentPage | None:
     """The page of this name, `None` where there is none that can be read, or it has over `limit` bytes.
 
     Raises:
@@ -151,7 +153,7 @@ async def read_page(storage: Storage, settings: Settings, name: str, *, limit: i
         return None
 
 
-async def recent_pages(
+async def read_recent_pages(
     storage: Storage, settings: Settings, *, after: str = ""
 ) -> AsyncIterator[tuple[str, RecentPage]]:
     """The pages of all runs, newest first, each with its name; `after` is the name of the last that is known.
@@ -159,14 +161,14 @@ async def recent_pages(
     Raises:
         StorageError: S3 did not answer well.
     """
-    async for name in recent_names(storage, settings, after=after):
-        if page := await read_page(storage, settings, name):
+    async for name in list_recent_pages(storage, settings, after=after):
+        if page := await read_recent_page(storage, settings, name):
             yield name, page
 
 
-def name_at(moment: datetime) -> str:
+def page_name_at(moment: datetime) -> str:
     """The name after which pages of runs lie that started at this moment or before."""
-    return keys.newest_first(moment)
+    return keys.descending_timestamp(moment)
 
 
 def items_of(page: RecentPage) -> Sequence[RecentItem]:

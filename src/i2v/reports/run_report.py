@@ -28,12 +28,12 @@ class Outcome(StrEnum):
     PLANNED = "planned"
 
     @property
-    def words(self) -> str:
+    def text(self) -> str:
         """As a person reads it."""
         return {"submitted": "still open", "not_tried": "not tried"}.get(self.value, self.value)
 
 
-TROUBLE = frozenset({Outcome.FAILED, Outcome.UNKNOWN, Outcome.NOT_TRIED, Outcome.SUBMITTED})
+FAILING_OUTCOMES = frozenset({Outcome.FAILED, Outcome.UNKNOWN, Outcome.NOT_TRIED, Outcome.SUBMITTED})
 """Outcomes that end a run Failed; `submitted` only where nothing is to call back."""
 
 
@@ -72,7 +72,7 @@ class ItemReport(BaseModel):
     """Whether this run brought it about, and did not find it so."""
 
     @property
-    def line(self) -> dict[str, Any]:
+    def row(self) -> dict[str, Any]:
         """The image's line for tables downstream: it, what was asked, its video, its cost in US dollars."""
         request = self.request.model_dump(mode="json") if self.request else {}
         return {
@@ -120,7 +120,7 @@ class Report(BaseModel):
     @property
     def succeeded(self) -> bool:
         """Whether nothing failed, is unknown, was not tried or is open; refusals are outcomes."""
-        trouble = TROUBLE - {Outcome.SUBMITTED} if self.awaits_callbacks else TROUBLE
+        trouble = FAILING_OUTCOMES - {Outcome.SUBMITTED} if self.awaits_callbacks else FAILING_OUTCOMES
         return not any(item.outcome in trouble for item in self.items)
 
     @property
@@ -129,10 +129,10 @@ class Report(BaseModel):
         return not any(item.valid for item in self.items)
 
     @property
-    def sentence(self) -> str:
+    def summary(self) -> str:
         """The run in words: `997 stored · 2 refused · 1 unknown · $191.81`."""
         counts = Counter(item.outcome for item in self.items)
-        words = {outcome: outcome.words for outcome in Outcome}
+        words = {outcome: outcome.text for outcome in Outcome}
         if self.awaits_callbacks:
             words[Outcome.SUBMITTED] = "submitted, awaited by callback"
         parts = [f"{counts[outcome]} {words[outcome]}" for outcome in Outcome if counts[outcome]]
@@ -142,9 +142,9 @@ class Report(BaseModel):
         return " · ".join([*(parts or ["no images"]), money])
 
     @property
-    def lines(self) -> bytes:
+    def rows_jsonl(self) -> bytes:
         """The images as JSON lines."""
-        return b"".join(json.dumps(item.line, ensure_ascii=False).encode() + b"\n" for item in self.items)
+        return b"".join(json.dumps(item.row, ensure_ascii=False).encode() + b"\n" for item in self.items)
 
     def for_json(self) -> dict[str, Any]:
         """The object of `--json`: counts by outcome, sums, and the items; money as numbers."""

@@ -1,4 +1,4 @@
-"""What was asked for and not paid, since the ledger had it: `savings_of` a run's report, `read_savings` of all runs.
+"""What runs did not pay for, since the ledger had it: `summarize_savings`, and `read_savings` over all runs.
 
 A run leaves its own sums in its record, so that nobody has to go through its images again.
 """
@@ -54,7 +54,7 @@ class _Kind(NamedTuple):
     outcome: str
 
 
-def savings_of(items: Iterable[ItemReport]) -> tuple[Saving, ...]:
+def summarize_savings(items: Iterable[ItemReport]) -> tuple[Saving, ...]:
     """What a run's images would have cost without the ledger, by mode, folder and why they cost nothing."""
     images: defaultdict[_Kind, int] = defaultdict(int)
     usd: defaultdict[_Kind, Decimal] = defaultdict(Decimal)

@@ -30,7 +30,7 @@ TOLERANCE_USD = Decimal("0.005")
 CLOCK_SLACK = timedelta(minutes=5)
 """Hosts' clocks and S3's may differ by so much."""
 MONTH_DAYS = 30
-MOST_AT_RISK = 20
+MAX_AT_RISK = 20
 """Jobs at risk that are named."""
 
 
@@ -88,7 +88,7 @@ class AtRisk(NamedTuple):
     usd: Decimal
 
 
-class Book:
+class SpendWindow:
     """Sums attempts claimed, and runs ended, since a time."""
 
     def __init__(self, since: datetime) -> None:
@@ -104,7 +104,7 @@ class Book:
                 self._sums[_group(record, attempt)].add(record, attempt)
                 if risk := record.at_risk_usd(attempt):
                     found = AtRisk(attempt.claimed_at, record.key, record.image.label, record.state, risk)
-                    self.at_risk = sorted([*self.at_risk, found], reverse=True)[:MOST_AT_RISK]
+                    self.at_risk = sorted([*self.at_risk, found], reverse=True)[:MAX_AT_RISK]
 
     def save(self, run: RunSavings) -> None:
         """Take up what a run did not have to pay."""
@@ -120,12 +120,12 @@ class Book:
         return sorted(self._sums.items(), key=lambda item: item[0])
 
 
-def total(groups: Groups) -> Sums:
+def sum_groups(groups: Groups) -> Sums:
     """All of these together."""
     return sum((sums for _, sums in groups), Sums())
 
 
-class Seen(BaseModel):
+class BalanceSnapshot(BaseModel):
     """`jobs/spend.json`: what the last report saw."""
 
     model_config = ConfigDict(frozen=True)
@@ -154,7 +154,7 @@ class SpendReport(BaseModel):
     @property
     def totals(self) -> Sums:
         """All groups together."""
-        return total(self.groups)
+        return sum_groups(self.groups)
 
     @property
     def differs(self) -> bool:
@@ -164,7 +164,7 @@ class SpendReport(BaseModel):
         return abs(self.balance_fell_usd - self.ledger_since_last_usd) > TOLERANCE_USD
 
     @property
-    def sentence(self) -> str:
+    def summary(self) -> str:
         """The report in words."""
         sums = self.totals
         parts = [f"${money_text(sums.stored_usd)} stored", f"${money_text(sums.at_risk_usd)} at risk"]
@@ -199,7 +199,7 @@ def _day(moment: datetime) -> str:
     return moment.astimezone(UTC).date().isoformat()
 
 
-def month_of(until: datetime) -> list[str]:
+def month_days(until: datetime) -> list[str]:
     """The UTC days of the month that ends then, oldest first."""
     return [_day(until - timedelta(days=back)) for back in range(MONTH_DAYS - 1, -1, -1)]
 
@@ -221,22 +221,25 @@ async def sum_spend(
     """
     now = datetime.now(UTC)
     last = await _last(storage, settings)
-    window, month = Book(now - timedelta(days=days)), Book(datetime.fromisoformat(f"{month_of(now)[0]}T00:00Z"))
-    since_last = Book(last.at if last and client else now)
+    window, month = (
+        SpendWindow(now - timedelta(days=days)),
+        SpendWindow(datetime.fromisoformat(f"{month_days(now)[0]}T00:00Z")),
+    )
+    since_last = SpendWindow(last.at if last and client else now)
     await _read(storage, settings, (window, month, since_last))
     report = SpendReport(since=window.since, until=now, groups=window.groups, month=month.groups, at_risk=month.at_risk)
     balance = await _balance(client)
     if balance is None:
         return report
-    await _remember(storage, settings, Seen(at=now, balance_usd=balance))
+    await _remember(storage, settings, BalanceSnapshot(at=now, balance_usd=balance))
     told: dict[str, Decimal] = {"balance_usd": balance}
     if last:
-        ours = total(since_last.groups).total_usd
+        ours = sum_groups(since_last.groups).total_usd
         told |= {"balance_fell_usd": last.balance_usd - balance, "ledger_since_last_usd": ours}
     return report.model_copy(update=told)
 
 
-async def _read(storage: Storage, settings: Settings, books: Sequence[Book]) -> None:
+async def _read(storage: Storage, settings: Settings, books: Sequence[SpendWindow]) -> None:
     first = min(book.since for book in books) - CLOCK_SLACK
     async for record in Ledger(storage, settings).records(since=first):
         for book in books:
@@ -254,14 +257,14 @@ async def _balance(client: ApixoClient | None) -> Decimal | None:
         return None
 
 
-async def _last(storage: Storage, settings: Settings) -> Seen | None:
+async def _last(storage: Storage, settings: Settings) -> BalanceSnapshot | None:
     try:
         found = await storage.get(keys.spend_uri(settings))
-        return Seen.model_validate_json(found.body)
+        return BalanceSnapshot.model_validate_json(found.body)
     except (NotFound, ValidationError):
         return None
 
 
-async def _remember(storage: Storage, settings: Settings, seen: Seen) -> None:
+async def _remember(storage: Storage, settings: Settings, seen: BalanceSnapshot) -> None:
     body = seen.model_dump_json(indent=1).encode()
     await storage.put(keys.spend_uri(settings), body, content_type="application/json")

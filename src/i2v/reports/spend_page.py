@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 
 from i2v.money import ZERO, money_text
-from i2v.reports.markdown import as_code, as_small_picture, as_table, as_text
-from i2v.reports.spend import AtRisk, Group, Groups, SpendReport, Sums, month_of, total
+from i2v.reports.markdown import as_code, as_linked_image, as_table, as_text
+from i2v.reports.spend import AtRisk, Group, Groups, SpendReport, Sums, month_days, sum_groups
 
-MOST_ROWS = 12
+MAX_ROWS = 12
 """Modes, folders or labels that have a row of their own."""
 CHARS = 80
 PICTURE_PIXELS = 720
@@ -29,12 +29,12 @@ def spend_page(report: SpendReport, picture: str | None = None) -> str:
 
 def _head(report: SpendReport) -> Iterator[str]:
     yield f"## Spend, as of {report.until:%Y-%m-%d %H:%M} UTC"
-    *_, yesterday, today = month_of(report.until)
+    *_, yesterday, today = month_days(report.until)
     columns = {
         "today": _of_days(report, today),
         "yesterday": _of_days(report, yesterday),
         f"last {_hours(report)}": report.totals,
-        f"{len(month_of(report.until))} days": total(report.month),
+        f"{len(month_days(report.until))} days": sum_groups(report.month),
     }
     yield ""
     yield from as_table(["US dollars", *columns], [[name, *map(told, columns.values())] for name, told in _LINES])
@@ -53,7 +53,7 @@ _LINES: tuple[tuple[str, Callable[[Sums], str]], ...] = (
 
 
 def _of_days(report: SpendReport, *days: str) -> Sums:
-    return total([each for each in report.month if each[0].day in days])
+    return sum_groups([each for each in report.month if each[0].day in days])
 
 
 def _hours(report: SpendReport) -> str:
@@ -74,13 +74,13 @@ def _balance(report: SpendReport) -> str:
 
 def _chart(report: SpendReport, picture: str | None) -> Iterator[str]:
     if picture:
-        yield from ("", as_small_picture(picture, picture, PICTURE_PIXELS))
-    elif total(report.month).total_usd:
+        yield from ("", as_linked_image(picture, picture, PICTURE_PIXELS))
+    elif sum_groups(report.month).total_usd:
         yield from ("", *_text_chart(report))
 
 
 def _text_chart(report: SpendReport) -> Iterator[str]:
-    days = month_of(report.until)
+    days = month_days(report.until)
     amounts = [_of_days(report, day).total_usd for day in days]
     yield "```mermaid"
     yield "xychart-beta"
@@ -99,7 +99,7 @@ def _kinds(report: SpendReport) -> Iterator[str]:
     for name, kind in kinds:
         rows = _by(report.month, kind)
         if rows:
-            yield from ("", f"### By {name}, {len(month_of(report.until))} days", "")
+            yield from ("", f"### By {name}, {len(month_days(report.until))} days", "")
             yield from as_table((name, "attempts", "paid, or perhaps so", "at risk", "saved"), _shown(rows))
 
 
@@ -112,9 +112,9 @@ def _by(groups: Groups, kind: Callable[[Group], str]) -> list[tuple[str, Sums]]:
 
 
 def _shown(rows: Sequence[tuple[str, Sums]]) -> Iterator[Sequence[str]]:
-    for name, sums in rows[:MOST_ROWS]:
+    for name, sums in rows[:MAX_ROWS]:
         yield [as_text(name, CHARS, keep_end=True) or "(none)", *_cells(sums)]
-    if rest := rows[MOST_ROWS:]:
+    if rest := rows[MAX_ROWS:]:
         yield [f"{len(rest):,} others", *_cells(sum((sums for _, sums in rest), Sums()))]
 
 

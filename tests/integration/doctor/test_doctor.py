@@ -147,7 +147,7 @@ async def test_another_accounts_ledger_is_a_fault(
     sandbox: Sandbox, make_settings: MakeSettings, settings: Settings, storage: Storage
 ) -> None:
     """A sandbox's ledger is not taken under a real key."""
-    await Ledger(storage, settings).prove()
+    await Ledger(storage, settings).prepare()
     other = make_settings(**{**sandbox.env, "I2V_ACCOUNT_LABEL": "other"})
     assert (await found(other, storage))["ledger"].level is Level.FAULT
 

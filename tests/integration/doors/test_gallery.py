@@ -147,7 +147,7 @@ async def test_filters_narrow_what_is_shown(sandbox: Sandbox, settings: Settings
     write_page(sandbox, settings, 4, ["cats/g.jpg"], at=NOON - timedelta(days=9))
     late = (NOON + timedelta(days=1)).replace(hour=1)
     write_page(sandbox, settings, 5, ["cats/h.jpg"], at=NOON.replace(hour=23, minute=50))
-    sandbox_page = keys.recent_uri(settings, NOON.replace(hour=23), "over").key
+    sandbox_page = keys.recent_page_uri(settings, NOON.replace(hour=23), "over").key
     page = RecentPage(
         run_id="over",
         started_at=NOON.replace(hour=23),

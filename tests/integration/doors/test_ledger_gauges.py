@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from doors.ledger_gauges import LedgerGauges
 from i2v.ledger import keys
-from i2v.ledger.budget import DayPage, DayPages
+from i2v.ledger.budget import DailySpend, DailySpendStore
 from i2v.ledger.job import JobImage, JobRecord, JobState
 from i2v.media.images import ImageFacts
 from i2v.request import Mode, Request
@@ -55,7 +55,7 @@ async def test_gauges_tell_the_ledger(aws: None, settings: Settings, registry: C
         await _write(storage, settings, "b" * 64, JobState.SUBMITTED)
         await _write(storage, settings, "c" * 64, JobState.UNKNOWN)
         day = datetime.now(UTC).date().isoformat()
-        await DayPages(storage, settings).write(DayPage(day=day, reserved_usd={"run": Decimal("0.5")}), None)
+        await DailySpendStore(storage, settings).write(DailySpend(day=day, reserved_usd={"run": Decimal("0.5")}), None)
         told = await _told(LedgerGauges(storage, settings, registry), registry)
 
     assert "i2v_jobs_open 3.0" in told

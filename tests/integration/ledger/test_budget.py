@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from i2v.errors import BudgetExceeded, LedgerError, Paused, StorageError
-from i2v.ledger.budget import BLOCK_JOBS, Budget, DayPages
+from i2v.ledger.budget import BLOCK_JOBS, Budget, DailySpendStore
 from i2v.ledger.ledger import Ledger
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
@@ -29,14 +29,14 @@ MakeBudget = Callable[..., Budget]
 
 
 @pytest.fixture
-def pages(aws: None, settings: Settings) -> Iterator[DayPages]:
+def pages(aws: None, settings: Settings) -> Iterator[DailySpendStore]:
     """The day pages of an empty ledger in the sandbox's S3."""
     with Storage() as storage:
-        yield DayPages(storage, settings)
+        yield DailySpendStore(storage, settings)
 
 
 @pytest.fixture
-def budget(pages: DayPages) -> MakeBudget:
+def budget(pages: DailySpendStore) -> MakeBudget:
     """A run's budget: `budget("run-1", most="5", cap="10")`."""
 
     def make(
@@ -59,7 +59,7 @@ def today() -> str:
     return datetime.now(UTC).date().isoformat()
 
 
-async def held(pages: DayPages, run_id: str | None = None, day: str = "") -> Decimal:
+async def held(pages: DailySpendStore, run_id: str | None = None, day: str = "") -> Decimal:
     """What the day's page holds, of all runs or of one."""
     page, _ = await pages.read(day or today())
     return page.total_usd if run_id is None else page.reserved_usd.get(run_id, NOTHING)
@@ -70,7 +70,7 @@ async def take_many(budget: Budget, prices: list[Decimal]) -> list[Decimal]:
 
     async def take(price: Decimal) -> Decimal | None:
         try:
-            await budget.take(price)
+            await budget.reserve(price)
         except BudgetExceeded:
             return None
         return price
@@ -79,7 +79,7 @@ async def take_many(budget: Budget, prices: list[Decimal]) -> list[Decimal]:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_many_runs_at_once_never_pass_the_cap(budget: MakeBudget, pages: DayPages, seed: int) -> None:
+async def test_many_runs_at_once_never_pass_the_cap(budget: MakeBudget, pages: DailySpendStore, seed: int) -> None:
     """Eight runs want a hundred videos each, of all prices: at no moment more than the cap is held, or spent in all."""
     dice, cap = random.Random(seed), Decimal("61.234")  # noqa: S311 - prices, no secret
     budgets = [budget(f"run-{number}", cap=str(cap), jobs=100) for number in range(8)]
@@ -99,12 +99,12 @@ async def test_many_runs_at_once_never_pass_the_cap(budget: MakeBudget, pages: D
     satisfied = sum(len(prices) == 100 for prices in taken)
     assert cap - 9 * PRO - satisfied * BLOCK_JOBS * (PRO - STANDARD) < sum(spent) <= cap
     assert max(seen) <= cap
-    assert [one.taken_usd for one in budgets] == spent
+    assert [one.spent_usd for one in budgets] == spent
     await asyncio.gather(*(one.close() for one in budgets))
     assert [await held(pages, f"run-{number}") for number in range(8)] == spent
 
 
-async def test_equal_prices_use_the_cap_to_the_last_video(budget: MakeBudget, pages: DayPages) -> None:
+async def test_equal_prices_use_the_cap_to_the_last_video(budget: MakeBudget, pages: DailySpendStore) -> None:
     """A cap of twenty videos lets exactly twenty through, however many runs ask for a hundred."""
     budgets = [budget(f"run-{number}", cap="3.84", jobs=100) for number in range(8)]
     taken = await asyncio.gather(*(take_many(one, [STANDARD] * 100) for one in budgets))
@@ -112,7 +112,7 @@ async def test_equal_prices_use_the_cap_to_the_last_video(budget: MakeBudget, pa
     assert await held(pages) == Decimal("3.84")
 
 
-async def test_a_run_keeps_to_its_own_limit(budget: MakeBudget, pages: DayPages) -> None:
+async def test_a_run_keeps_to_its_own_limit(budget: MakeBudget, pages: DailySpendStore) -> None:
     """However many of its images ask at once, and whatever is left under the cap."""
     mine = budget(most="5.000", cap="1000")
     taken = await take_many(mine, [random.Random(3).choice(PRICES) for _ in range(100)])  # noqa: S311 - prices
@@ -128,42 +128,42 @@ async def test_a_limit_that_covers_mixed_prices_exactly_lets_all_through(budget:
     assert await take_many(mine, prices) == prices
 
 
-async def test_a_block_is_of_thirty_two_jobs_at_most(budget: MakeBudget, pages: DayPages) -> None:
+async def test_a_block_is_of_thirty_two_jobs_at_most(budget: MakeBudget, pages: DailySpendStore) -> None:
     """So much a dead run holds at most; the next block comes when the first is used up."""
     mine = budget(jobs=1000)
-    await mine.take(STANDARD)
+    await mine.reserve(STANDARD)
     assert await held(pages) == 32 * STANDARD
     for _ in range(31):
-        await mine.take(STANDARD)
+        await mine.reserve(STANDARD)
     assert await held(pages) == 32 * STANDARD
-    await mine.take(STANDARD)
+    await mine.reserve(STANDARD)
     assert await held(pages) == 64 * STANDARD
 
 
-async def test_a_block_is_no_larger_than_what_is_to_come(budget: MakeBudget, pages: DayPages) -> None:
+async def test_a_block_is_no_larger_than_what_is_to_come(budget: MakeBudget, pages: DailySpendStore) -> None:
     """A run of three images holds the price of three, of one the price of one."""
-    await budget("three", jobs=3).take(STANDARD)
-    await budget("one", jobs=1).take(PRO)
+    await budget("three", jobs=3).reserve(STANDARD)
+    await budget("one", jobs=1).reserve(PRO)
     assert [await held(pages, run) for run in ("three", "one")] == [3 * STANDARD, PRO]
 
 
-async def test_close_gives_exactly_the_rest_back(budget: MakeBudget, pages: DayPages) -> None:
+async def test_close_gives_exactly_the_rest_back(budget: MakeBudget, pages: DailySpendStore) -> None:
     """What was taken stays, the rest of the block goes, and closing again changes nothing."""
     mine = budget()
     for price in (STANDARD, PRO, STANDARD):
-        await mine.take(price)
+        await mine.reserve(price)
     for _ in range(2):
         await mine.close()
-        assert await held(pages) == mine.taken_usd == STANDARD + PRO + STANDARD
+        assert await held(pages) == mine.spent_usd == STANDARD + PRO + STANDARD
 
 
-async def test_what_was_not_paid_comes_back(budget: MakeBudget, pages: DayPages) -> None:
+async def test_what_was_not_paid_comes_back(budget: MakeBudget, pages: DailySpendStore) -> None:
     """An attempt that was plainly refused is free again, for this run at once and for others at its end."""
     mine = budget(most="0.384", jobs=2)
     for _ in range(5):
-        await mine.take(STANDARD)
-        mine.give_back(STANDARD)
-    await mine.take(STANDARD)
+        await mine.reserve(STANDARD)
+        mine.refund(STANDARD)
+    await mine.reserve(STANDARD)
     await mine.close()
     assert await held(pages) == STANDARD
 
@@ -171,44 +171,44 @@ async def test_what_was_not_paid_comes_back(budget: MakeBudget, pages: DayPages)
 async def test_what_comes_back_after_a_refusal_is_used(budget: MakeBudget) -> None:
     """The limit was reached, then an attempt came back: the next image may have it."""
     mine = budget(most="0.192")
-    await mine.take(STANDARD)
+    await mine.reserve(STANDARD)
     with pytest.raises(BudgetExceeded):
-        await mine.take(STANDARD)
-    mine.give_back(STANDARD)
-    await mine.take(STANDARD)
+        await mine.reserve(STANDARD)
+    mine.refund(STANDARD)
+    await mine.reserve(STANDARD)
 
 
-async def test_other_runs_are_left_alone(budget: MakeBudget, pages: DayPages) -> None:
+async def test_other_runs_are_left_alone(budget: MakeBudget, pages: DailySpendStore) -> None:
     """A run changes its own entry and no other."""
     one, two = budget("one", jobs=1), budget("two", jobs=5)
-    await one.take(STANDARD)
-    await two.take(PRO)
+    await one.reserve(STANDARD)
+    await two.reserve(PRO)
     await one.close()
     await two.close()
     assert [await held(pages, run) for run in ("one", "two")] == [STANDARD, PRO]
 
 
-async def test_a_dead_runs_block_counts_until_the_day_ends(budget: MakeBudget, pages: DayPages) -> None:
+async def test_a_dead_runs_block_counts_until_the_day_ends(budget: MakeBudget, pages: DailySpendStore) -> None:
     """A run that died without closing may have spent all of its block, and so it counts."""
-    await budget("dead", cap="10").take(STANDARD)
+    await budget("dead", cap="10").reserve(STANDARD)
     assert await held(pages) == 32 * STANDARD
-    room, limit = await budget("next", cap="10").room_usd()
+    room, limit = await budget("next", cap="10").available_usd()
     assert (room, limit) == (10 - 32 * STANDARD, "I2V_DAILY_CAP_USD")
 
 
 @pytest.mark.parametrize("days", [(), (today(),)], ids=["died before its record was written", "remembered"])
 async def test_a_retry_of_a_run_spends_no_more_than_the_run(
-    budget: MakeBudget, pages: DayPages, days: tuple[str, ...]
+    budget: MakeBudget, pages: DailySpendStore, days: tuple[str, ...]
 ) -> None:
     """`max_spend_usd` holds for a flow run id: what its first process held counts for the second."""
-    await budget(most="3.84", jobs=15).take(STANDARD)
+    await budget(most="3.84", jobs=15).reserve(STANDARD)
     retry = budget(most="3.84", days=days)
-    assert (await retry.room_usd())[0] == 5 * STANDARD
+    assert (await retry.available_usd())[0] == 5 * STANDARD
     assert len(await take_many(retry, [STANDARD] * 100)) == 5
     assert await held(pages) == Decimal("3.84")
 
 
-async def test_a_limit_holds_over_midnight(budget: MakeBudget, pages: DayPages) -> None:
+async def test_a_limit_holds_over_midnight(budget: MakeBudget, pages: DailySpendStore) -> None:
     """What the run spent yesterday counts for its own limit, and not for today's cap."""
     yesterday = (datetime.now(UTC) - timedelta(days=1)).date().isoformat()
     page, _ = await pages.read(yesterday)
@@ -225,26 +225,26 @@ async def test_a_limit_holds_over_midnight(budget: MakeBudget, pages: DayPages) 
 async def test_a_lowered_limit_holds_from_now_on(budget: MakeBudget) -> None:
     """The provider's balance was asked, and less is there than the run may spend; it is never raised so."""
     mine = budget(most="5", jobs=1)
-    await mine.take(STANDARD)
+    await mine.reserve(STANDARD)
     mine.lower_limit(2 * STANDARD)
     mine.lower_limit(Decimal(100))
     assert len(await take_many(mine, [STANDARD] * 10)) == 2
 
 
-async def test_a_pause_holds_within_a_block(budget: MakeBudget, pages: DayPages, settings: Settings) -> None:
+async def test_a_pause_holds_within_a_block(budget: MakeBudget, pages: DailySpendStore, settings: Settings) -> None:
     """What is reserved may still be submitted; no block is reserved after it, and nothing is held for it."""
     with Storage() as storage:
         ledger = Ledger(storage, settings)
         mine = budget(jobs=2)
-        mine.before_block = ledger.refuse_if_paused
-        await mine.take(STANDARD)
+        mine.before_block = ledger.raise_if_paused
+        await mine.reserve(STANDARD)
         await ledger.set_paused(True)
-        await mine.take(STANDARD)
+        await mine.reserve(STANDARD)
         with pytest.raises(Paused, match="i2v resume"):
-            await mine.take(STANDARD)
+            await mine.reserve(STANDARD)
         assert await held(pages) == 2 * STANDARD
         await ledger.set_paused(False)
-        await mine.take(STANDARD)
+        await mine.reserve(STANDARD)
 
 
 async def test_a_page_that_cannot_be_read_stops_spending(budget: MakeBudget, sandbox: Sandbox) -> None:
@@ -253,7 +253,7 @@ async def test_a_page_that_cannot_be_read_stops_spending(budget: MakeBudget, san
     for body, told in ((b"{", "cannot be read"), (b'{"format": 2, "day": "x"}', "Upgrade i2v")):
         sandbox.s3().put_object(Bucket=sandbox.bucket, Key=key, Body=body)
         with pytest.raises(LedgerError, match=told):
-            await budget().take(STANDARD)
+            await budget().reserve(STANDARD)
         assert sandbox.read(key) == body
 
 
@@ -262,7 +262,7 @@ async def test_a_page_of_tomorrow_is_told_as_such(budget: MakeBudget, sandbox: S
     body = b'{"format": 2, "day": "x", "reserved_usd": "elsewhere now"}'
     sandbox.s3().put_object(Bucket=sandbox.bucket, Key=f"jobs/days/{today()}.json", Body=body)
     with pytest.raises(LedgerError, match="Upgrade i2v"):
-        await budget().take(STANDARD)
+        await budget().reserve(STANDARD)
 
 
 class Script:
@@ -278,9 +278,9 @@ class Script:
         return self._ends.pop(0) if self._ends else None
 
 
-def scripted(shelf: Shelf, *ends: Fault | None) -> DayPages:
+def scripted(shelf: Shelf, *ends: Fault | None) -> DailySpendStore:
     """Day pages in memory whose operations end so."""
-    return DayPages(TurnStorage(shelf, Script(*ends)), SealedSettings(I2V_BUCKET="b-1"))
+    return DailySpendStore(TurnStorage(shelf, Script(*ends)), SealedSettings(I2V_BUCKET="b-1"))
 
 
 @pytest.mark.parametrize("fault", [Fault.REPEATED, Fault.BUSY])
@@ -289,9 +289,9 @@ async def test_a_repeated_reservation_changes_nothing(fault: Fault, before: int)
     """boto3 sends a write twice and gets 412 for its own, or S3 answers 409: one block is held, not two."""
     shelf = Shelf()
     if before:
-        await Budget(scripted(shelf), "other", max_spend_usd=None, daily_cap_usd=None).take(PRO)
+        await Budget(scripted(shelf), "other", max_spend_usd=None, daily_cap_usd=None).reserve(PRO)
     mine = Budget(scripted(shelf, None, fault), "run-1", max_spend_usd=None, daily_cap_usd=None)
-    await mine.take(STANDARD)
+    await mine.reserve(STANDARD)
     pages = scripted(shelf)
     assert await held(pages, "run-1") == 32 * STANDARD
     await mine.close()
@@ -306,7 +306,7 @@ async def test_nothing_is_taken_where_s3_does_not_answer(fault: Fault, step: int
     limit = 40 * STANDARD
     mine = Budget(scripted(shelf, *[None] * step, fault), "run-1", max_spend_usd=limit, daily_cap_usd=None)
     with pytest.raises(StorageError):
-        await mine.take(STANDARD)
+        await mine.reserve(STANDARD)
     assert await held(scripted(shelf)) in {NOTHING, 32 * STANDARD}
     taken = await take_many(mine, [STANDARD] * 100)
     assert sum(taken) <= limit
@@ -317,7 +317,7 @@ async def test_in_memory_it_is_the_same(settings: Settings) -> None:
     """A thousand takes by fifty runs under one cap, in any order of turns, spend the cap and no cent more."""
     shelf, cap = Shelf(), Decimal("40.000")
     budgets = [
-        Budget(DayPages(Scattered(shelf), settings), f"run-{n}", max_spend_usd=None, daily_cap_usd=cap)
+        Budget(DailySpendStore(Scattered(shelf), settings), f"run-{n}", max_spend_usd=None, daily_cap_usd=cap)
         for n in range(50)
     ]
     for one in budgets:
@@ -326,7 +326,7 @@ async def test_in_memory_it_is_the_same(settings: Settings) -> None:
     taken = await asyncio.gather(*(take_many(one, [dice.choice(PRICES) for _ in range(20)]) for one in budgets))
     spent = sum((sum(prices, NOTHING) for prices in taken), NOTHING)
     assert cap - 51 * PRO < spent <= cap
-    assert await held(DayPages(MemoryStorage(shelf), settings)) <= cap
+    assert await held(DailySpendStore(MemoryStorage(shelf), settings)) <= cap
 
 
 class Scattered(MemoryStorage):
@@ -346,7 +346,7 @@ async def test_the_rest_is_given_back_once(fault: Fault) -> None:
     shelf = Shelf()
     mine = Budget(scripted(shelf, None, None, None, fault), "run-1", max_spend_usd=None, daily_cap_usd=None)
     for price in (STANDARD, STANDARD, PRO):
-        await mine.take(price)
+        await mine.reserve(price)
     for _ in range(2):
         with suppress(StorageError):
             await mine.close()
@@ -355,16 +355,16 @@ async def test_the_rest_is_given_back_once(fault: Fault) -> None:
         assert await held(scripted(shelf)) == STANDARD + STANDARD + PRO
 
 
-async def test_what_yesterday_left_is_not_spent_today(budget: MakeBudget, pages: DayPages) -> None:
+async def test_what_yesterday_left_is_not_spent_today(budget: MakeBudget, pages: DailySpendStore) -> None:
     """A block of before midnight is of no use after it: today's cap holds to the cent, and the rest goes back."""
     clock = ["2026-11-22"]
     mine = budget(cap=str(3 * STANDARD), jobs=3, today=lambda: clock[0])
-    day = await mine.take(STANDARD)
+    day = await mine.reserve(STANDARD)
     other = budget("run-2", cap=str(3 * STANDARD), jobs=2, today=lambda: "2026-11-23")
     assert len(await take_many(other, [STANDARD] * 2)) == 2
     clock[0] = "2026-11-23"
     assert len(await take_many(mine, [STANDARD] * 3)) == 1
-    mine.give_back(STANDARD, day)
+    mine.refund(STANDARD, day)
     await mine.close()
     assert [await held(pages, "run-1", day) for day in ("2026-11-22", "2026-11-23")] == [NOTHING, STANDARD]
     assert await held(pages, day="2026-11-23") == 3 * STANDARD
@@ -374,7 +374,7 @@ async def test_midnight_takes_nothing_of_a_runs_own_limit(budget: MakeBudget) ->
     """What was reserved and not spent before midnight may still be spent after it, and no cent more."""
     clock = ["2026-11-22"]
     mine = budget(most=str(4 * STANDARD), jobs=4, today=lambda: clock[0])
-    await mine.take(STANDARD)
+    await mine.reserve(STANDARD)
     clock[0] = "2026-11-23"
     assert len(await take_many(mine, [STANDARD] * 5)) == 3
-    assert mine.taken_usd == 4 * STANDARD
+    assert mine.spent_usd == 4 * STANDARD

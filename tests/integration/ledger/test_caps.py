@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from i2v.ledger.budget import BLOCK_JOBS, DayPage
+from i2v.ledger.budget import BLOCK_JOBS, DailySpend
 from i2v.ledger.ledger import Ledger
 from i2v.s3.storage import Storage
 from sandbox import Sandbox
@@ -42,7 +42,7 @@ def items(ended: list[Ended], outcome: str) -> list[dict[str, Any]]:
 
 def reserved_usd(world: Tolled) -> Decimal:
     """What the days' pages hold."""
-    pages = [DayPage.model_validate_json(world.sandbox.read(key)) for key in world.sandbox.keys("jobs/days/")]
+    pages = [DailySpend.model_validate_json(world.sandbox.read(key)) for key in world.sandbox.keys("jobs/days/")]
     return sum((page.total_usd for page in pages), Decimal(0))
 
 

@@ -22,7 +22,7 @@ from botocore.config import Config
 from i2v.errors import LedgerError, Paused, StorageError, UsageError
 from i2v.ledger import keys, transitions
 from i2v.ledger.job import FORMAT, JobRecord, JobState, Reason
-from i2v.ledger.ledger import Ledger, LedgerPage
+from i2v.ledger.ledger import Ledger, LedgerInfo
 from i2v.s3.client import s3_client
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
@@ -63,10 +63,10 @@ def add_one(job: JobRecord) -> JobRecord:
 
 async def test_a_record_is_made_by_its_claim(ledger: Ledger, sandbox: Sandbox) -> None:
     """The first to claim a job makes its record, at revision 1; until then there is none, and the next find it."""
-    new = await ledger.open(KEY, IMAGE, REQUEST, "label")
+    new = await ledger.read_or_new(KEY, IMAGE, REQUEST, "label")
     assert sandbox.keys() == []
     made = await ledger.change(new, claim("A"))
-    again = await ledger.open(KEY, IMAGE, REQUEST, "another")
+    again = await ledger.read_or_new(KEY, IMAGE, REQUEST, "another")
     assert made
     assert (made.record, made.etag) == (again.record, again.etag)
     assert (made.record.state, made.record.revision, made.record.label) == (JobState.CLAIMED, 1, "label")
@@ -76,7 +76,7 @@ async def test_a_record_is_made_by_its_claim(ledger: Ledger, sandbox: Sandbox) -
 @pytest.mark.parametrize("is_new", [True, False])
 async def test_of_sixteen_claimants_one_has_the_job(ledger: Ledger, is_new: bool) -> None:
     """The others learn that the job is no longer ready, or no longer new, and pay nothing."""
-    held = await (ledger.open if is_new else partial(ready, ledger))(KEY, IMAGE, REQUEST)
+    held = await (ledger.read_or_new if is_new else partial(ready, ledger))(KEY, IMAGE, REQUEST)
     claimed = await asyncio.gather(*(ledger.change(held, claim(f"{number}")) for number in range(16)))
     (winner,) = [one for one in claimed if one]
     now = await ledger.read_existing(KEY)
@@ -121,7 +121,7 @@ async def test_our_own_repeated_write_is_ours(aws: None, settings: Settings) -> 
     client = s3_client()
     client.meta.events.register_first("needs-retry.s3.PutObject", again)
     ledger = Ledger(Storage(client), settings)
-    held = await ledger.open(KEY, IMAGE, REQUEST)
+    held = await ledger.read_or_new(KEY, IMAGE, REQUEST)
     claimed = await ledger.change(held, claim("A"))
     assert claimed
     claimed = await ledger.change(claimed, add_one)
@@ -169,7 +169,7 @@ async def test_a_conflict_of_either_kind_is_looked_into(fault: Fault) -> None:
 async def test_a_record_is_made_once_through_conflicts(fault: Fault) -> None:
     """The same holds for the first write: after a 409 the other's record may not be there yet."""
     ledger, script = scripted(Shelf(), None, fault)
-    made = await ledger.change(await ledger.open(KEY, IMAGE, REQUEST), claim("A"))
+    made = await ledger.change(await ledger.read_or_new(KEY, IMAGE, REQUEST), claim("A"))
     assert made
     assert (made.record.revision, len(made.record.attempts)) == (1, 1)
     asked = ["get", "put if", "get", "put if"]
@@ -181,7 +181,7 @@ async def test_a_ledger_that_cannot_be_read_or_written_says_so(ends: tuple[Fault
     """No step of making a record goes on without an answer."""
     ledger, _ = scripted(Shelf(), *ends)
     with pytest.raises(StorageError):
-        await ledger.change(await ledger.open(KEY, IMAGE, REQUEST), claim("A"))
+        await ledger.change(await ledger.read_or_new(KEY, IMAGE, REQUEST), claim("A"))
 
 
 @pytest.mark.parametrize("fault", [Fault.FAILS, Fault.LOST, Fault.LATE])
@@ -224,7 +224,7 @@ GARBAGE = {
 async def test_garbage_is_never_taken_for_a_record(ledger: Ledger, sandbox: Sandbox, body: bytes) -> None:
     """What lies at a job's place and is no record stops the job, names the place, and is not overwritten."""
     sandbox.s3().put_object(Bucket=sandbox.bucket, Key=f"jobs/{KEY}.json", Body=body)
-    for ask in (ledger.read(KEY), ledger.read_existing(KEY), ledger.open(KEY, IMAGE, REQUEST)):
+    for ask in (ledger.read(KEY), ledger.read_existing(KEY), ledger.read_or_new(KEY, IMAGE, REQUEST)):
         with pytest.raises(LedgerError, match=rf"s3://{sandbox.bucket}/jobs/{KEY}.json cannot be read"):
             await ask
     assert sandbox.read(f"jobs/{KEY}.json") == body
@@ -237,14 +237,14 @@ async def test_a_newer_format_asks_for_a_newer_i2v(ledger: Ledger, sandbox: Sand
     with pytest.raises(
         LedgerError, match=rf"has format {FORMAT + 1}, this i2v reads up to {FORMAT}.*Upgrade i2v"
     ) as caught:
-        await ledger.open(KEY, IMAGE, REQUEST)
+        await ledger.read_or_new(KEY, IMAGE, REQUEST)
     assert caught.value.exit_code == 3
     assert sandbox.read(f"jobs/{KEY}.json") == tomorrow
 
 
 async def test_a_field_of_tomorrow_does_not_hinder(ledger: Ledger, sandbox: Sandbox) -> None:
     """A later version of the same format may add a field."""
-    held = await ledger.open(KEY, IMAGE, REQUEST)
+    held = await ledger.read_or_new(KEY, IMAGE, REQUEST)
     more = {**held.record.model_dump(mode="json"), "mood": "good"}
     sandbox.s3().put_object(Bucket=sandbox.bucket, Key=f"jobs/{KEY}.json", Body=json.dumps(more).encode())
     assert (await ledger.read_existing(KEY)).record == held.record
@@ -282,21 +282,21 @@ async def test_a_job_is_found_by_the_beginning_of_its_key(ledger: Ledger) -> Non
     keys = ["a" * 64, "ab" + "0" * 62]
     for key in keys:
         await ready(ledger, key, IMAGE, REQUEST)
-    found = [await ledger.find_key(start) for start in ("a" * 12, "a", "b", "a" * 64)]
+    found = [await ledger.find_keys(start) for start in ("a" * 12, "a", "b", "a" * 64)]
     assert found == [[keys[0]], keys, [], [keys[0]]]
 
 
 async def test_a_proved_ledger_names_its_provider(ledger: Ledger, sandbox: Sandbox, settings: Settings) -> None:
     """The first run makes the page, every later one finds it as it was."""
-    pages = [await ledger.prove() for _ in range(3)]
+    pages = [await ledger.prepare() for _ in range(3)]
     host = settings.base_url.split("/")[2]
-    assert pages == [LedgerPage(host=host, account="default")] * 3
+    assert pages == [LedgerInfo(host=host, account="default")] * 3
     assert sandbox.read_json("jobs/ledger.json") == {"format": 1, "host": host, "account": "default", "paused": False}
 
 
 async def test_sixteen_first_runs_make_one_page(storage: Storage, settings: Settings) -> None:
     """Nobody fails because another was faster."""
-    pages = await asyncio.gather(*(Ledger(storage, settings).prove() for _ in range(16)))
+    pages = await asyncio.gather(*(Ledger(storage, settings).prepare() for _ in range(16)))
     assert len({page.model_dump_json() for page in pages}) == 1
 
 
@@ -309,10 +309,10 @@ async def test_a_ledger_of_another_provider_is_refused(
     storage: Storage, sandbox: Sandbox, make_settings: MakeSettings, other: dict[str, str]
 ) -> None:
     """A sandbox's ledger under a real key would take free videos for paid ones: exit 2, both are named."""
-    await Ledger(storage, make_settings(**sandbox.env)).prove()
+    await Ledger(storage, make_settings(**sandbox.env)).prepare()
     before = sandbox.read("jobs/ledger.json")
     with pytest.raises(UsageError, match=r"belongs to .*not to .*I2V_JOBS_PREFIX") as caught:
-        await Ledger(storage, make_settings(**{**sandbox.env, **other})).prove()
+        await Ledger(storage, make_settings(**{**sandbox.env, **other})).prepare()
     assert caught.value.exit_code == 2
     assert sandbox.read("jobs/ledger.json") == before
 
@@ -322,33 +322,33 @@ async def test_no_secret_of_the_address_comes_into_the_ledger(
 ) -> None:
     """Userinfo in the API's address is nobody's business."""
     secret = make_settings(**{**sandbox.env, "APIXO_BASE_URL": "https://me:hunter2@API.example:8443/v1"})
-    assert (await Ledger(storage, secret).prove()).host == "api.example:8443"
+    assert (await Ledger(storage, secret).prepare()).host == "api.example:8443"
     assert b"hunter2" not in sandbox.read("jobs/ledger.json")
 
 
 async def test_a_pause_holds_until_it_is_ended(ledger: Ledger, storage: Storage, settings: Settings) -> None:
     """Every run that asks is refused with what to do; a run that proves the ledger does not end the pause."""
-    await ledger.prove()
-    await ledger.refuse_if_paused()
+    await ledger.prepare()
+    await ledger.raise_if_paused()
     assert [await ledger.set_paused(True), await ledger.set_paused(True)] == [True, False]
-    await Ledger(storage, settings).prove()
+    await Ledger(storage, settings).prepare()
     with pytest.raises(Paused, match="i2v resume"):
-        await Ledger(storage, settings).refuse_if_paused()
+        await Ledger(storage, settings).raise_if_paused()
     assert await ledger.set_paused(False)
-    await ledger.refuse_if_paused()
+    await ledger.raise_if_paused()
 
 
 async def test_a_pause_may_come_before_the_first_run(ledger: Ledger) -> None:
     """There is no page yet, and it is made."""
     assert await ledger.set_paused(True)
-    assert (await ledger.prove()).paused
+    assert (await ledger.prepare()).paused
 
 
 async def test_a_ledger_without_a_bucket_stops_the_run(storage: Storage, make_settings: MakeSettings) -> None:
     """Exit 3: nothing is submitted, and the message says why."""
     nowhere = make_settings(I2V_BUCKET="no-such-bucket-here")
     with pytest.raises(LedgerError, match=r"nothing is submitted: The bucket of .* does not exist"):
-        await Ledger(storage, nowhere).prove()
+        await Ledger(storage, nowhere).prepare()
 
 
 @dataclass
@@ -413,24 +413,24 @@ async def test_a_server_that_ignores_conditions_is_found_out(ignores: str, told:
     """Upon such a server two runs would pay for one video: exit 3 before anything is submitted."""
     told = rf"ignores conditional writes \({told}\)"
     with serving(CarelessS3(ignores)) as storage, pytest.raises(LedgerError, match=told) as caught:
-        await Ledger(storage, SealedSettings(I2V_BUCKET="b-1")).prove()
+        await Ledger(storage, SealedSettings(I2V_BUCKET="b-1")).prepare()
     assert caught.value.exit_code == 3
 
 
 async def test_marks_come_and_go(ledger: Ledger, sandbox: Sandbox) -> None:
     """One mark for an image version and its job, however often it is put or taken away."""
-    record = (await ledger.open(KEY, IMAGE, REQUEST)).record.model_copy(update={"state": JobState.STORED})
+    record = (await ledger.read_or_new(KEY, IMAGE, REQUEST)).record.model_copy(update={"state": JobState.STORED})
     for _ in range(2):
-        await ledger.mark_open(IMAGE, KEY)
+        await ledger.put_open_marker(IMAGE, KEY)
     assert sandbox.keys("jobs/open/") == [f"jobs/open/{keys.digest12('a.jpg')}-{keys.digest12('e')}-{KEY}"]
     for _ in range(2):
-        await ledger.unmark(record)
+        await ledger.delete_open_marker(record)
     assert sandbox.keys("jobs/open/") == []
 
 
 async def test_money_and_times_come_back_exactly(ledger: Ledger) -> None:
     """A record that was written and read again is the same to the last digit."""
-    held = await ledger.open(KEY, IMAGE, REQUEST)
+    held = await ledger.read_or_new(KEY, IMAGE, REQUEST)
     price = Decimal("0.1920000000000000000000001")
     edit = lambda job: transitions.claim(job, token="A", run_id="r", image=IMAGE, price_usd=price, now=NOW)  # noqa: E731
     written = await ledger.change(held, edit)

@@ -69,7 +69,7 @@ async def test_a_run_by_callback_ends_when_all_is_submitted(
     fill(sandbox, 3)
     sandbox.put_image("images/bad.jpg", b"no image")
     report = await run_it()
-    assert report.sentence == "1 refused · 3 submitted, awaited by callback · $0.576"
+    assert report.summary == "1 refused · 3 submitted, awaited by callback · $0.576"
     assert report.succeeded
     assert provider.status_requests() == {}
     settled = await collect(door, await asyncio.to_thread(door.wait, 3))
@@ -78,7 +78,7 @@ async def test_a_run_by_callback_ends_when_all_is_submitted(
     assert set(provider.status_requests().values()) == {1}
     assert (stored_videos(sandbox), sandbox.keys("jobs/open/"), sandbox.keys("jobs/tasks/")) == (3, [], [])
     again = await run_it()
-    assert again.sentence == "3 cached · 1 refused · $0.00"
+    assert again.summary == "3 cached · 1 refused · $0.00"
 
 
 async def test_what_another_run_submitted_is_not_waited_for(
@@ -90,7 +90,7 @@ async def test_what_another_run_submitted_is_not_waited_for(
     async with new_run() as other:
         await submit(other, await order_for(other, uri))
     report = await run_it()
-    assert (report.sentence, report.succeeded) == ("1 submitted, awaited by callback · $0.00", True)
+    assert (report.summary, report.succeeded) == ("1 submitted, awaited by callback · $0.00", True)
     assert sum(provider.billed().values()) == 1
 
 
@@ -101,7 +101,7 @@ async def test_a_poll_run_takes_a_job_by_callback_up_at_once(
     put_photo(sandbox)
     await run_it()
     polled = await run_it("poll")
-    assert polled.sentence == "1 stored · $0.00"
+    assert polled.summary == "1 stored · $0.00"
     (key,) = [key for key in sandbox.keys("jobs/") if key.count("/") == 1 and len(key) > 60]
     before = sandbox.read(key)
     late = await collect(door, await asyncio.to_thread(door.wait, 1))
@@ -120,7 +120,7 @@ async def test_reconcile_leaves_a_job_to_its_callback_and_then_polls_it(
     early = await collect(door)
     assert (early.items, provider.status_requests()) == ((), {})
     late = await collect(door, callback_patience_seconds=0.01)
-    assert late.sentence == "1 stored · $0.00"
+    assert late.summary == "1 stored · $0.00"
 
 
 async def test_a_passing_failure_waits_for_whoever_pays(
@@ -135,10 +135,10 @@ async def test_a_passing_failure_waits_for_whoever_pays(
     assert "the next run of this image pays for another attempt" in (settled.items[0].reason or "")
     assert sum(provider.billed().values()) == 1
     again = await run_it()
-    assert again.sentence == "1 submitted, awaited by callback · $0.192"
+    assert again.summary == "1 submitted, awaited by callback · $0.192"
     told = await asyncio.to_thread(door.wait, 2)
     assert told[1].split("/")[1] == "2"
-    assert (await collect(door, told)).sentence == "1 stored · $0.00"
+    assert (await collect(door, told)).summary == "1 stored · $0.00"
 
 
 async def test_the_address_is_secret(
@@ -183,10 +183,10 @@ async def test_a_callback_comes_before_the_submits_own_answer(
     running = asyncio.create_task(run_it())
     told = await asyncio.to_thread(door.wait, 1)
     settled = await collect(door, told)
-    assert (settled.sentence, running.done()) == ("1 stored · $0.00", False)
+    assert (settled.summary, running.done()) == ("1 stored · $0.00", False)
     door.open.set()
     report = await running
-    assert report.sentence == "1 stored · $0.192"
+    assert report.summary == "1 stored · $0.192"
     assert (sum(provider.billed().values()), stored_videos(sandbox), sandbox.keys("jobs/open/")) == (1, 1, [])
 
 

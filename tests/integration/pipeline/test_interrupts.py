@@ -114,7 +114,7 @@ async def test_an_interrupted_run_says_what_is_open(
         report, stopped = await running
     assert stopped is None
     assert {item.task_id for item in report.items} == set(provider.tasks)
-    assert report.sentence == f"{IMAGES} still open · $0.576"
+    assert report.summary == f"{IMAGES} still open · $0.576"
 
 
 async def test_a_fresh_claim_of_another_run_is_waited_for(

@@ -13,7 +13,7 @@ import pytest
 
 from i2v.errors import NotTried
 from i2v.ledger import keys
-from i2v.ledger.budget import DayPage, today_utc
+from i2v.ledger.budget import DailySpend, today_utc
 from i2v.pipeline.generate import Steps, process_order
 from i2v.pipeline.run import RunRecord
 from i2v.pipeline.submit import submit
@@ -155,10 +155,10 @@ async def test_a_retry_after_midnight_knows_of_yesterday(
     """What a run spent before midnight counts against its limit, and what it leaves of today's block goes back."""
     now = datetime.now(UTC)
     record = RunRecord(run_id="late", started_at=now, touched_at=now, days=(YESTERDAY,))
-    page = DayPage(day=YESTERDAY, reserved_usd={"late": 2 * PRICE})
+    page = DailySpend(day=YESTERDAY, reserved_usd={"late": 2 * PRICE})
     async with new_run() as first:
         await first.storage.put(keys.run_uri(first.settings, "late"), record.model_dump_json().encode())
-        await first.storage.put(keys.day_uri(first.settings, YESTERDAY), page.model_dump_json().encode())
+        await first.storage.put(keys.daily_spend_uri(first.settings, YESTERDAY), page.model_dump_json().encode())
     async with new_run(run_id="late", max_spend_usd=4 * PRICE) as run:
         run.tell_count(2)
         await submit(run, await order_for(run, put_photo(sandbox)))

@@ -61,7 +61,7 @@ async def test_a_day_page_that_is_broken_at_the_end_costs_no_report(
     async with new_run(run_id="broken") as run:
         run.tell_count(5)
         line = await process_order(run, await order_for(run, put_photo(sandbox)), Steps())
-        await run.storage.put(keys.day_uri(run.settings, today_utc()), b"{")
+        await run.storage.put(keys.daily_spend_uri(run.settings, today_utc()), b"{")
         await run.end(Report(items=(line,)))
     record = sandbox.read_json("jobs/runs/broken.json")
     assert record["report"]["stored"] == 1

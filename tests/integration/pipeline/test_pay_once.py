@@ -163,7 +163,7 @@ async def test_a_claim_past_its_lease_is_unknown(sandbox: Sandbox, provider: Pro
     uri = put_photo(sandbox)
     async with new_run() as dead:
         order = await order_for(dead, uri)
-        held = await dead.ledger.open(order.key, order.image, order.request)
+        held = await dead.ledger.read_or_new(order.key, order.image, order.request)
         claim = {"token": "t", "run_id": dead.run_id, "price_usd": PRICE, "now": held.record.created_at}
         claim["image"] = order.image
         await dead.ledger.change(held, lambda record: transitions.claim(record, **claim))  # type: ignore[arg-type]
@@ -178,7 +178,7 @@ async def test_a_late_answer_is_adopted(sandbox: Sandbox, provider: Provider, ne
     uri = put_photo(sandbox)
     async with new_run() as run:
         order = await order_for(run, uri)
-        held = await run.ledger.open(order.key, order.image, order.request)
+        held = await run.ledger.read_or_new(order.key, order.image, order.request)
         claim = {"token": "t", "run_id": run.run_id, "price_usd": PRICE, "now": held.record.created_at}
         claim["image"] = order.image
         claimed = await run.ledger.change(held, lambda record: transitions.claim(record, **claim))  # type: ignore[arg-type]
@@ -357,7 +357,7 @@ async def test_a_paused_ledger_stops_what_would_pay_and_nothing_else(
     asked = RequestOptions(prompt="a slow zoom")
     async with new_run() as run:
         await bring(run, await order_for(run, there))
-        await run.ledger.prove()
+        await run.ledger.prepare()
         await run.ledger.set_paused(True)
     ends = []
     for uri in (there, wanted):
@@ -365,6 +365,6 @@ async def test_a_paused_ledger_stops_what_would_pay_and_nothing_else(
             items = await find_items(uri, run.storage, run.settings)
             ends.append(await generate(run, items, asked, Steps()))
     (first, free), (second, stopped) = ends
-    assert (first.sentence, free) == ("1 cached · $0.00", None)
-    assert (second.sentence, type(stopped)) == ("1 not tried · $0.00", Paused)
+    assert (first.summary, free) == ("1 cached · $0.00", None)
+    assert (second.summary, type(stopped)) == ("1 not tried · $0.00", Paused)
     assert billed(provider) == 1

@@ -49,7 +49,7 @@ async def animated(new_run: OpenRun, sandbox: Sandbox, gate: Tollgate, expected:
     async with new_run() as run:
         items = await find_items(f"s3://{sandbox.bucket}/images/", run.storage, run.settings)
         report, _ = await generate(run, items, RequestOptions(prompt="it moves"), Steps())
-    assert report.sentence.startswith(expected)
+    assert report.summary.startswith(expected)
     return kinds(gate.log)
 
 

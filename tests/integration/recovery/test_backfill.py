@@ -107,7 +107,7 @@ async def test_a_dry_run_names_them_and_changes_nothing(
     before = sandbox.keys()
     async with open_run(settings.model_copy(update={"api_key": None}), "dry", dry_run=True) as run:
         ended = await reconcile_and_backfill(run, ALL)
-    assert ended.sentence == "2 planned · would cost $0.384"
+    assert ended.summary == "2 planned · would cost $0.384"
     assert (ended.succeeded, sandbox.keys(), provider.journal.entries) == (True, before, [])
 
 
@@ -162,7 +162,7 @@ async def test_it_goes_as_far_as_the_money_goes(sandbox: Sandbox, provider: Prov
         ended = await reconcile_and_backfill(run, ALL)
     async with new_run(max_spend_usd=Decimal("0.10")) as run:
         stopped = await reconcile_and_backfill(run, ALL)
-    assert (ended.sentence, ended.succeeded) == ("2 stored · 1 not tried · $0.384", False)
+    assert (ended.summary, ended.succeeded) == ("2 stored · 1 not tried · $0.384", False)
     assert stopped.stopped
     assert "max_spend_usd has $0.10 left" in stopped.stopped.message
     assert list(generated(await caught_up(new_run)).values()) == [Outcome.STORED]
@@ -177,7 +177,7 @@ async def test_young_images_are_left_to_the_door(
     wanted = backfill_options(settings, asked, generate=True, since=LONG_AGO, max_spend_usd=Decimal(1))
     assert wanted == BackfillOptions(LONG_AGO, asked, timedelta(minutes=2))
     ended = await caught_up(new_run, wanted)
-    assert (generated(ended), ended.sentence) == ({}, "nothing is open, and no image is without an answer")
+    assert (generated(ended), ended.summary) == ({}, "nothing is open, and no image is without an answer")
 
 
 class Meanwhile(Storage):
@@ -219,7 +219,7 @@ async def test_what_changes_after_the_listing_is_left_alone(
 
     async with open_run(settings, "meanwhile", storage=Meanwhile(happens)) as run:
         ended = await reconcile_and_backfill(run, ALL)
-    assert (ended.sentence, ended.succeeded) == ("nothing is open, and no image is without an answer", True)
+    assert (ended.summary, ended.succeeded) == ("nothing is open, and no image is without an answer", True)
     assert provider.billed().total() == 1
 
 
@@ -229,7 +229,7 @@ async def test_an_interrupted_search_ends_at_once(sandbox: Sandbox, provider: Pr
     async with new_run() as run:
         run.interrupt()
         ended = await reconcile_and_backfill(run, ALL)
-    assert ended.sentence == "not all was looked at: interrupted"
+    assert ended.summary == "not all was looked at: interrupted"
     assert (generated(ended), provider.billed().total()) == ({}, 0)
 
 

@@ -65,7 +65,7 @@ async def test_a_lost_answer_is_made_up_for_by_the_callback(
         held, task_id = await lost(run, sandbox, provider)
     told = await asyncio.to_thread(door.wait, 1)
     assert told == [f"{held.record.key}/1/{task_id}"]
-    assert (await collect(door, told)).sentence == "1 stored · $0.00"
+    assert (await collect(door, told)).summary == "1 stored · $0.00"
     assert (sum(provider.billed().values()), provider.status_requests()) == (1, {task_id: 1})
     assert sandbox.keys("jobs/open/") == []
     assert (await collect(door, told)).count(Outcome.STORED) == 1
@@ -250,7 +250,7 @@ async def test_what_callbacks_cost_in_s3_requests(
             run.tell_count(9)  # so that money is reserved once
             for number, delivery in enumerate(("poll", "callback")):
                 order = await ordered(run, sandbox, f"{number}.jpg", number, delivery)  # type: ignore[arg-type]
-                await run.budget.take(order.price_usd)
+                await run.budget.reserve(order.price_usd)
                 before = len(gate.log)
                 await submit(run, order)
                 costs.append(len(gate.log) - before)

@@ -61,8 +61,8 @@ async def test_a_claim_past_its_lease_becomes_unknown(sandbox: Sandbox, provider
     uri = put_photo(sandbox)
     async with new_run() as dead:
         order = await order_for(dead, uri)
-        held = await dead.ledger.open(order.key, order.image, order.request)
-        await dead.ledger.mark_open(order.image, order.key)
+        held = await dead.ledger.read_or_new(order.key, order.image, order.request)
+        await dead.ledger.put_open_marker(order.image, order.key)
         now, price = held.record.created_at, order.price_usd
         await dead.ledger.change(
             held,

@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 from markdown_it import MarkdownIt
 
-from i2v.ledger.budget import DayPages, today_utc
+from i2v.ledger.budget import DailySpendStore, today_utc
 from i2v.ledger.ledger import Ledger
 from i2v.pipeline.generate import Steps, process_order
 from i2v.pipeline.submit import submit
@@ -67,7 +67,7 @@ async def test_the_page_tells_what_waits_and_what_needs_a_person(
     assert re.fullmatch("i2v jobs resolve [0-9a-f]{12} --resubmit", commands["failed"])
     assert "it broke" in told["failed"]
     assert f"since {claimed:%Y-%m-%d %H:%M}" in told["open too long"]
-    assert standing.sentence.startswith("3 need you · 1 waits since 20")
+    assert standing.summary.startswith("3 need you · 1 waits since 20")
     html = MarkdownIt("commonmark").enable("table").render(page)
     assert [html.count(tag) for tag in ("<img", "<i>", "<a ", "<li>")] == [0, 0, 0, 3]
     assert "a|b ![x](http:evil) &lt;i&gt; # c.jpg" in html
@@ -83,12 +83,12 @@ async def test_what_was_settled_is_gone_from_it(sandbox: Sandbox, provider: Prov
         [key] = [match[1] for name in sandbox.keys("jobs/") if (match := re.fullmatch(r"jobs/(\w{64})\.json", name))]
         await Resolver(run.storage, run.settings).resubmit(key)
         await Ledger(run.storage, run.settings).set_paused(True)
-        day, _ = await DayPages(run.storage, run.settings).read(today_utc())
+        day, _ = await DailySpendStore(run.storage, run.settings).read(today_utc())
         run.settings = run.settings.model_copy(update={"daily_cap_usd": Decimal(20)})
         after = await read_status(run)
     assert (len(before.needy), before.is_paused, before.today_usd) == (1, False, Decimal("0.192"))
     assert (after.needy, after.is_paused, after.today_usd) == ([], True, day.total_usd)
-    assert after.sentence == "submits are paused · $0.192 today"
+    assert after.summary == "submits are paused · $0.192 today"
     page = status_page(after)
     assert f"{as_text('$0.192', 20)} is spent" in page
     assert f"of {as_text('$20.00', 20)}" in page
@@ -99,7 +99,7 @@ async def test_an_empty_ledger_stands_well(new_run: OpenRun) -> None:
     """Before the first video nothing waits and nothing needs anybody."""
     async with new_run() as run:
         standing = await read_status(run)
-    assert standing.sentence == "nothing waits, nothing needs you · $0.00 today"
+    assert standing.summary == "nothing waits, nothing needs you · $0.00 today"
     assert status_page(standing).count("Nothing.") == 2
 
 

@@ -11,7 +11,7 @@ from i2v.inputs.sources import find_items
 from i2v.pipeline.generate import Steps, generate
 from i2v.pipeline.run import Run
 from i2v.reports import recent
-from i2v.reports.recent import items_of, name_at, recent_pages
+from i2v.reports.recent import items_of, page_name_at, read_recent_pages
 from i2v.reports.run_report import Outcome
 from sandbox import Sandbox
 from sandbox.pictures import make_jpeg
@@ -36,8 +36,10 @@ async def test_what_ended_is_found_newest_run_first(sandbox: Sandbox, new_run: O
     between = datetime.now(UTC)
     async with new_run(run_id="second") as run:
         await _animated(run, "tom.jpg", "ann.jpg")
-        pages = [page async for _, page in recent_pages(run.storage, run.settings)]
-        older = [page.run_id async for _, page in recent_pages(run.storage, run.settings, after=name_at(between))]
+        pages = [page async for _, page in read_recent_pages(run.storage, run.settings)]
+        older = [
+            page.run_id async for _, page in read_recent_pages(run.storage, run.settings, after=page_name_at(between))
+        ]
 
     assert [page.run_id for page in pages] == ["second", "first"]
     assert older == ["first"]
@@ -59,7 +61,7 @@ async def test_what_was_refused_before_is_no_news(sandbox: Sandbox, new_run: Ope
     for run_id in ("first", "second"):
         async with new_run(run_id=run_id) as run:
             await _animated(run, "nsfw.jpg", "small.jpg")
-            pages = [page async for _, page in recent_pages(run.storage, run.settings)]
+            pages = [page async for _, page in read_recent_pages(run.storage, run.settings)]
 
     assert sandbox.read_json("jobs/runs/second.json")["report"]["refused"] == 2
     assert [(page.run_id, len(page.items)) for page in pages] == [("first", 2)]
@@ -71,7 +73,7 @@ async def test_a_retried_run_keeps_what_its_first_try_had(sandbox: Sandbox, new_
         put_photo(sandbox, name, seed=seed)
         async with new_run(run_id="one") as run:
             await _animated(run, name)
-            pages = [page async for _, page in recent_pages(run.storage, run.settings)]
+            pages = [page async for _, page in read_recent_pages(run.storage, run.settings)]
 
     assert [[item.image.rpartition("/")[2] for item in page.items] for page in pages] == [["tom.jpg", "ann.jpg"]]
 
@@ -82,7 +84,7 @@ async def test_a_broken_page_is_left_out(sandbox: Sandbox, new_run: OpenRun) -> 
     sandbox.s3().put_object(Bucket=sandbox.bucket, Key="jobs/recent/0000000000000-x.json", Body=b"{")
     async with new_run(run_id="one") as run:
         await _animated(run, "tom.jpg")
-        pages = [page.run_id async for _, page in recent.recent_pages(run.storage, run.settings)]
+        pages = [page.run_id async for _, page in recent.read_recent_pages(run.storage, run.settings)]
     assert pages == ["one"]
 
 

@@ -9,7 +9,7 @@ from i2v.inputs.sources import find_items
 from i2v.pipeline.generate import Steps, generate, process_order
 from i2v.pipeline.submit import submit
 from i2v.reports.markdown import as_text
-from i2v.reports.spend import sum_spend, total
+from i2v.reports.spend import sum_groups, sum_spend
 from i2v.reports.spend_page import spend_page
 from sandbox import Sandbox
 from sandbox.provider import Provider
@@ -42,7 +42,7 @@ async def test_the_report_adds_up_to_what_was_billed(sandbox: Sandbox, provider:
         provider.billed_usd,
         False,
     )
-    assert total(report.month) == sums
+    assert sum_groups(report.month) == sums
     assert [(risk.usd, risk.state) for risk in report.at_risk] == [(Decimal("0.33"), "unknown")]
     assert {(group.folder, group.mode, group.outcome) for group, _ in report.groups} == {
         ("cats", "standard 6 s", "stored"),
@@ -61,7 +61,7 @@ async def test_money_that_the_ledger_does_not_know_is_told(
         provider.settings(balance_usd=Decimal(990))
         report = await sum_spend(run.storage, run.settings, days=1, client=run.client)
     assert report.differs
-    assert "the balance fell by $10.00, the ledger says $0.00" in report.sentence
+    assert "the balance fell by $10.00, the ledger says $0.00" in report.summary
 
 
 async def test_what_the_ledger_spared_is_told(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
@@ -83,7 +83,7 @@ async def test_what_the_ledger_spared_is_told(sandbox: Sandbox, provider: Provid
         ("dogs", "cached"): (1, Decimal("0.192")),
     }
     assert (report.totals.total_usd, report.totals.saved_usd) == (provider.billed_usd, Decimal("0.960"))
-    assert "$0.96 saved" in report.sentence
+    assert "$0.96 saved" in report.summary
     assert f"| **saved**: attached or cached, not paid again | **{DOLLAR}0.96**" in spend_page(report)
 
 
@@ -91,5 +91,5 @@ async def test_an_empty_ledger_is_a_report(new_run: OpenRun) -> None:
     """Before the first video there is a report, with nothing in it."""
     async with new_run() as run:
         report = await sum_spend(run.storage, run.settings, days=366, client=run.client)
-    assert (report.month, report.at_risk, report.sentence) == ([], [], "0 attempts · $0.00 stored · $0.00 at risk")
+    assert (report.month, report.at_risk, report.summary) == ([], [], "0 attempts · $0.00 stored · $0.00 at risk")
     assert f"**{DOLLAR}0.00**" in spend_page(report)

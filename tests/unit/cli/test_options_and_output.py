@@ -60,7 +60,7 @@ def test_the_choices_are_the_librarys() -> None:
 @pytest.mark.parametrize("state", JobState)
 def test_every_state_has_advice(state: JobState) -> None:
     """`i2v jobs show` prints a next step for a job in any state."""
-    assert advise_job(state, "a" * 64).words
+    assert advise_job(state, "a" * 64).text
 
 
 @pytest.mark.parametrize(("text", "amount"), [("5", "5"), ("$0.50", "0.50"), (" 2 ", "2"), ("0", "0")])

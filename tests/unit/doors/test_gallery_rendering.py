@@ -191,5 +191,5 @@ def test_whatever_did_not_work_has_its_advice(outcome: Outcome, state: JobState 
     for job in ("a" * 64, None):
         advice = advise(_card("$(rm -rf ~)'", outcome, job).item, state)
         assert advice
-        assert advice.words
+        assert advice.text
         assert ("a" * 12 if job else "$(rm -rf ~)'") in shlex.split(advice.command)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from i2v.ledger import transitions
-from i2v.ledger.job import DROPPED, Attempt, JobImage, JobRecord, JobState, Reason, StoredVideo
-from i2v.ledger.transitions import check_change
+from i2v.ledger.job import DROPPED_CODE, Attempt, JobImage, JobRecord, JobState, Reason, StoredVideo
+from i2v.ledger.transitions import validate_change
 from i2v.media.images import ImageFacts
 from i2v.request import Request
 from i2v.s3_uri import S3Uri
@@ -77,7 +77,7 @@ TAKEN_BY_B = claimed_by(RESUBMITTED, "B")
 """B took the job up, and A's answer is still out."""
 GIVEN_UP_BY_PERSON = must(transitions.drop(UNKNOWN, WHY, NOW))
 """A's answer was lost, and a person gave the job up."""
-GIVEN_UP = Reason(code=DROPPED, message="given up")
+GIVEN_UP = Reason(code=DROPPED_CODE, message="given up")
 
 
 def applies(change: Any) -> set[str]:
@@ -100,10 +100,10 @@ def test_only_the_drawn_changes_can_be_written(old: JobState, new: JobState) -> 
     """Whatever made a record, an illegal change of state is found before it is written."""
     forced = IN[old].model_copy(update={"state": new})
     if new in DIAGRAM[old] | {old}:
-        check_change(IN[old], forced)
+        validate_change(IN[old], forced)
         return
     with pytest.raises(ValueError, match=f"{old} cannot become {new}"):
-        check_change(IN[old], forced)
+        validate_change(IN[old], forced)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_only_the_drawn_changes_can_be_written(old: JobState, new: JobState) -> 
 def test_a_record_keeps_its_identity(changes: dict[str, Any]) -> None:
     """Key and request never change."""
     with pytest.raises(ValueError, match="identity"):
-        check_change(READY, READY.model_copy(update=changes))
+        validate_change(READY, READY.model_copy(update=changes))
 
 
 def test_a_task_id_cannot_be_lost() -> None:
@@ -134,7 +134,7 @@ def test_a_task_id_cannot_be_lost() -> None:
         (first.model_copy(update={"number": 2}),),
     ):
         with pytest.raises(ValueError, match="would be lost"):
-            check_change(twice, twice.model_copy(update={"attempts": less}))
+            validate_change(twice, twice.model_copy(update={"attempts": less}))
 
 
 def test_only_a_ready_job_can_be_claimed() -> None:
@@ -207,7 +207,7 @@ def test_no_state_drops_a_task_id(state: JobState) -> None:
         assert job is None
         return
     assert "task_late" in must(job).attempts[0].task_ids
-    check_change(IN[state], must(job))
+    validate_change(IN[state], must(job))
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -345,7 +345,7 @@ def test_what_follows_from_a_function_may_be_written() -> None:
     made = [(old, new) for old in [*IN.values(), *late] for change in changes if (new := change(old))]
     assert len(made) > 20
     for old, new in made:
-        check_change(old, new)
+        validate_change(old, new)
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -414,7 +414,7 @@ def test_a_callback_is_heard_only_where_no_answer_was(state: JobState) -> None:
         assert heard is None
         return
     assert (must(heard).state, must(heard).task_id, must(heard).reason) == (JobState.SUBMITTED, "task_x", None)
-    check_change(by_callback(IN[state]), must(heard))
+    validate_change(by_callback(IN[state]), must(heard))
     assert transitions.adopt_from_callback(must(heard), 1, "task_y", LATER) is None, "a second word adds nothing"
     assert transitions.adopt_from_callback(IN[state], 1, "task_x", LATER) is None, (
         "a job by poll gave nobody an address"
@@ -428,7 +428,7 @@ def test_a_callback_is_heard_after_a_person_gave_it_up(job: JobRecord) -> None:
     """Nobody has paid again: the paid task is taken up after all."""
     heard = must(transitions.adopt_from_callback(by_callback(job), 1, "task_x", LATER))
     assert (heard.state, heard.task_id) == (JobState.SUBMITTED, "task_x")
-    check_change(by_callback(job), heard)
+    validate_change(by_callback(job), heard)
 
 
 def test_a_callback_is_not_heard_where_the_answer_was_a_failure() -> None:

@@ -157,7 +157,7 @@ def test_the_ledgers_places_are_as_designed() -> None:
     places = [
         keys.job_uri(SETTINGS, "k"),
         keys.run_uri(SETTINGS, "r"),
-        keys.day_uri(SETTINGS, "2026-11-22"),
+        keys.daily_spend_uri(SETTINGS, "2026-11-22"),
         keys.input_uri(SETTINGS, "5"),
         keys.ledger_uri(SETTINGS),
     ]

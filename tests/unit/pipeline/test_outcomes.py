@@ -173,7 +173,7 @@ async def test_a_dry_run_plans_only_what_is_unpaid(run: Run) -> None:
 
 async def test_a_dry_run_knows_what_is_there(run: Run) -> None:
     """What is stored, open or refused is told as it is, at no cost."""
-    held = await run.ledger.open(ORDER.key, IMAGE, ORDER.request)
+    held = await run.ledger.read_or_new(ORDER.key, IMAGE, ORDER.request)
     mine = "another"
     held = (
         await run.ledger.change(

@@ -14,7 +14,7 @@ import yaml
 from i2v.cli.app import app
 from i2v.cli.run import EPILOG
 from i2v.errors import I2vError, Stopped, UsageError
-from i2v.ledger.job import LEGAL, JobState
+from i2v.ledger.job import ALLOWED_TRANSITIONS, JobState
 from i2v.pricing import PRICES_USD
 from i2v.settings import Settings
 from tests.support.paths import ROOT
@@ -168,7 +168,7 @@ def test_some_links_are_found() -> None:
 def test_architecture_draws_the_legal_changes() -> None:
     """The diagram of a job's life is the table that the ledger refuses changes by."""
     drawn = set(re.findall(r"^ +(\w+) --> (\w+): \w", ARCHITECTURE, re.MULTILINE))
-    legal = {(old.value, new.value) for old, news in LEGAL.items() for new in news}
+    legal = {(old.value, new.value) for old, news in ALLOWED_TRANSITIONS.items() for new in news}
     assert drawn
 
     assert drawn == legal

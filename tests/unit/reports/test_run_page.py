@@ -14,13 +14,21 @@ from markdown_it import MarkdownIt
 
 from i2v.ledger.job import JobState
 from i2v.reports.markdown import as_code, as_link, as_text
-from i2v.reports.run_page import MOST_BYTES, MOST_OF_A_KIND, MOST_VIDEOS, About, Links, run_page, shown_videos
+from i2v.reports.run_page import (
+    MAX_BYTES,
+    MAX_ROWS_PER_OUTCOME,
+    MAX_VIDEOS,
+    RunPageInfo,
+    VideoLinks,
+    run_page,
+    sample_videos,
+)
 from i2v.reports.run_report import ItemReport, Outcome, Report
 from i2v.request import Request
 
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 PRICE = Decimal("0.192")
-ABOUT = About(report="s3://b-1/jobs/runs/1.json", lines="s3://b-1/jobs/runs/1.jsonl")
+ABOUT = RunPageInfo(report="s3://b-1/jobs/runs/1.json", lines="s3://b-1/jobs/runs/1.jsonl")
 TAGS = {"h2", "h3", "p", "table", "thead", "tbody", "tr", "th", "td", "strong", "code", "a", "img", "br"}
 HOSTILE = (
     "a|b||c",
@@ -84,7 +92,7 @@ def item(outcome: Outcome, number: int = 0, **more: object) -> ItemReport:
     return ItemReport.model_validate({"image": image, "outcome": outcome, "video": video, "seconds": 7, **more})
 
 
-def page(*items: ItemReport, links: dict[str, Links] | None = None) -> str:
+def page(*items: ItemReport, links: dict[str, VideoLinks] | None = None) -> str:
     """The page of a run of these."""
     return run_page(Report(items=items), ABOUT, links or {})
 
@@ -116,8 +124,8 @@ def test_no_text_of_others_breaks_the_page(image: str, prompt: str, reason: str,
         ItemReport(image=image, outcome=Outcome.STORED, video=video, request=request),
         *(ItemReport(image=image, outcome=one, reason=reason) for one in (Outcome.FAILED, Outcome.REFUSED)),
     ]
-    links = {video: Links("https://s3.example/p?a=1", "https://s3.example/v?a=1", "https://s3.example/m?a=1")}
-    html = shown(run_page(Report(items=tuple(items), stopped=reason), About(label=label), links))
+    links = {video: VideoLinks("https://s3.example/p?a=1", "https://s3.example/v?a=1", "https://s3.example/m?a=1")}
+    html = shown(run_page(Report(items=tuple(items), stopped=reason), RunPageInfo(label=label), links))
     assert set(html.tags) <= TAGS
     assert html.tags["tr"] == 1 + 2 + 1 + 1
     assert len(html.cells) == 3 * 5
@@ -138,26 +146,28 @@ def test_a_large_run_stays_readable() -> None:
     others = [item(Outcome.REFUSED), *(item(Outcome.STORED, n) for n in range(499))]
     text = page(*failed, *others)
     rows = shown(text).tags["tr"]
-    assert rows == 1 + MOST_OF_A_KIND + 1 + 1 + MOST_VIDEOS
+    assert rows == 1 + MAX_ROWS_PER_OUTCOME + 1 + 1 + MAX_VIDEOS
     assert "… and 460 more failed: 230 of down 0; 230 of down 1" in text
     assert "… and 475 more" in text
 
 
 def test_a_page_has_a_greatest_size() -> None:
     """Where signed links would make it too large, it goes without them."""
-    items = [item(Outcome.STORED, n) for n in range(MOST_VIDEOS)]
-    links = {str(one.video): Links(*(f"https://s3.example/{kind}" for kind in "pvm")) for one in items}
-    long = {video: Links(*(f"{url}?{'x' * 9000}" for url in urls)) for video, urls in links.items()}
-    assert page(*items, links=links).count("https://") == 4 * MOST_VIDEOS
+    items = [item(Outcome.STORED, n) for n in range(MAX_VIDEOS)]
+    links = {str(one.video): VideoLinks(*(f"https://s3.example/{kind}" for kind in "pvm")) for one in items}
+    long = {video: VideoLinks(*(f"{url}?{'x' * 9000}" for url in urls)) for video, urls in links.items()}
+    assert page(*items, links=links).count("https://") == 4 * MAX_VIDEOS
     assert "https://" not in page(*items, links=long)
-    assert len(page(*items, links=long)) < MOST_BYTES
+    assert len(page(*items, links=long)) < MAX_BYTES
 
 
 def test_a_video_has_its_poster_and_links() -> None:
     """The poster is a picture that leads to the video; both addresses and the ledger's are told."""
     stored = item(Outcome.STORED, cost_usd=PRICE, request=Request(prompt="it moves"))
-    links = {str(stored.video): Links("https://s3.example/p?s=1&x=%2F", "https://s3.example/v", "https://s3.example/m")}
-    about = About(
+    links = {
+        str(stored.video): VideoLinks("https://s3.example/p?s=1&x=%2F", "https://s3.example/v", "https://s3.example/m")
+    }
+    about = RunPageInfo(
         images="s3://b-1/images/",
         report=ABOUT.report,
         lines=ABOUT.lines,
@@ -175,16 +185,16 @@ def test_a_video_has_its_poster_and_links() -> None:
 def test_without_links_the_video_is_named() -> None:
     """Where links are off, its place in the bucket is there to be copied."""
     stored = item(Outcome.STORED)
-    cell = shown(run_page(Report(items=(stored,)), About(), {})).cells[-1]
+    cell = shown(run_page(Report(items=(stored,)), RunPageInfo(), {})).cells[-1]
     assert cell.strip() == f"stored after 7 s · $0.00 / {stored.video}"
 
 
 def test_what_is_odd_is_among_the_sample() -> None:
     """Of many videos those that were flagged are shown, and the others are spread over the run."""
     items = [item(Outcome.STORED, n, reason="replaced" if n == 777 else None) for n in range(1000)]
-    sample = shown_videos(Report(items=tuple(items)))
+    sample = sample_videos(Report(items=tuple(items)))
     assert sample[0] is items[777]
-    assert len(sample) == MOST_VIDEOS
+    assert len(sample) == MAX_VIDEOS
     assert sample[-1] in items[950:]
 
 

@@ -41,7 +41,7 @@ ANY_ITEM = st.builds(
 def test_the_sentence_is_as_designed() -> None:
     """997 stored, 2 refused by the provider after they were taken, 1 unknown: the design's own example."""
     ended = report(items("stored", 997), items("refused", 2), items("unknown", cost=Decimal(0), risk=PRICE))
-    assert ended.sentence == "997 stored · 2 refused · 1 unknown · $191.81"
+    assert ended.summary == "997 stored · 2 refused · 1 unknown · $191.81"
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_the_sentence_is_as_designed() -> None:
 )
 def test_the_sentence_names_what_there_is(parts: list[list[ItemReport]], sentence: str) -> None:
     """Outcomes in a fixed order, none that did not occur, and the money last."""
-    assert report(*parts).sentence == sentence
+    assert report(*parts).summary == sentence
 
 
 def test_json_has_the_designed_keys_in_order() -> None:

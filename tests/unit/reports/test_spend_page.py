@@ -14,7 +14,7 @@ from PIL import Image
 
 from i2v.ledger.job import JobState
 from i2v.reports.markdown import as_text
-from i2v.reports.spend import AtRisk, Group, Groups, SpendReport, Sums, month_of, total
+from i2v.reports.spend import AtRisk, Group, Groups, SpendReport, Sums, month_days, sum_groups
 from i2v.reports.spend_chart import draw_spend
 from i2v.reports.spend_page import spend_page
 
@@ -76,7 +76,7 @@ def test_the_page_tells_the_sums() -> None:
         ["1", "0.33", "0.33", "0.00"],
     )
     assert line(page, TODAY) == ["2", "0.522", "0.33", "0.00"]
-    assert str(total(month).total_usd) == "0.842"
+    assert str(sum_groups(month).total_usd) == "0.842"
 
 
 @pytest.mark.parametrize(
@@ -124,19 +124,19 @@ def test_names_of_others_stay_texts() -> None:
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     assert html.count("<tr>") == page.count("\n| ") - page.count("| --- |\n")
     assert "`i2v jobs show abababababab`" in page
-    assert colours(draw_spend(month, month_of(NOON))) > 20
+    assert colours(draw_spend(month, month_days(NOON))) > 20
 
 
 def test_a_large_ledger_has_a_small_page() -> None:
     """Any number of folders on each of thirty days are one page that Prefect takes, and nothing of the sum is lost."""
-    month = [row(day, f"f{n}", stored_usd="10") for day in month_of(NOON) for n in range(200)]
+    month = [row(day, f"f{n}", stored_usd="10") for day in month_days(NOON) for n in range(200)]
     page = spend_page(report_of(month))
     assert len(page.encode()) < 20_000
     assert line(page, "188 others")[:2] == ["5,640", "56400.00"]
 
 
 def _amounts(values: Iterable[str]) -> Groups:
-    return [row(day, stored_usd=value) for day, value in zip(month_of(NOON), values, strict=False)]
+    return [row(day, stored_usd=value) for day, value in zip(month_days(NOON), values, strict=False)]
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def _amounts(values: Iterable[str]) -> Groups:
 )
 def test_a_picture_is_drawn_of_any_month(month: Groups) -> None:
     """Nothing, a fortune, or savings alone: a PNG of the same size that can be decoded and is not blank."""
-    picture = draw_spend(month, month_of(NOON))
+    picture = draw_spend(month, month_days(NOON))
     with Image.open(io.BytesIO(picture)) as image:
         assert image.size == (880, 1210)
     assert colours(picture) > 8
@@ -157,12 +157,12 @@ def test_more_money_is_more_ink() -> None:
     """The bars are the money: with twice the days comes twice its colour, and what is at risk stands on top."""
 
     def ink(month: Groups) -> dict[object, int]:
-        with Image.open(io.BytesIO(draw_spend(month, month_of(NOON)))) as image:
+        with Image.open(io.BytesIO(draw_spend(month, month_days(NOON)))) as image:
             found = image.convert("RGB").crop((0, 0, 880, 300)).getcolors(1 << 24) or []
         return {colour: count for count, colour in found}
 
     green, red = (47, 158, 110), (201, 58, 47)
     few, many = (ink(_amounts(["1"] * days))[green] for days in (10, 20))
     assert 1.7 < many / few < 2.3
-    both = ink([row(day, stored_usd="1", at_risk_usd="1") for day in month_of(NOON)])
+    both = ink([row(day, stored_usd="1", at_risk_usd="1") for day in month_days(NOON)])
     assert 0.8 < both[green] / both[red] < 1.25

@@ -44,7 +44,7 @@ def age(moment: datetime) -> str:
 def next_step(record: JobRecord) -> str:
     """Return what a person can do about the job, with the command to type."""
     advice = advise_job(record.state, record.key)
-    return f"{advice.words} {advice.command}".rstrip()
+    return f"{advice.text} {advice.command}".rstrip()
 
 
 def print_jobs(records: Sequence[JobRecord]) -> None:

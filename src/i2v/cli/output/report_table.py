@@ -50,14 +50,14 @@ def print_report(report: Report, settings: Settings, *, as_json: bool) -> None:
     """The table and the sentence, or the object of `--json` and then the sentence on stderr."""
     if as_json:
         print_json(report.for_json())
-        stderr().print(report.sentence, soft_wrap=True)
+        stderr().print(report.summary, soft_wrap=True)
         return
     console = stdout()
     if report.items:
         console.print(_table(report, f"s3://{settings.bucket}/" if settings.bucket else ""))
     for outcome, left in _left_out(report).items():
-        console.print(f"… and {left} more {outcome.words}: i2v jobs, or --json, lists them all")
-    console.print(report.sentence, style="bold")
+        console.print(f"… and {left} more {outcome.text}: i2v jobs, or --json, lists them all")
+    console.print(report.summary, style="bold")
 
 
 def tell_nothing_valid(report: Report) -> int:
@@ -87,7 +87,7 @@ def _row(item: ItemReport, place: str) -> list[Text]:
         told = [f"job {item.job[:12]}, task {item.task_id}"]
     cells = [
         item.image.removeprefix(place),
-        item.outcome.words,
+        item.outcome.text,
         "\n".join(told),
         f"{item.seconds:.0f}" if item.seconds is not None else "",
         f"${money_text(item.cost_usd)}" if item.cost_usd else "",
