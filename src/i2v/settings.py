@@ -219,4 +219,4 @@ def read_settings() -> Settings:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{name}: {first['msg']}", "See the table of settings in README.md") from None
+        raise UsageError(f"{name}: {first['msg']}", "See docs/settings.md") from None

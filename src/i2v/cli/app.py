@@ -23,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Settings come from the environment: [bold]APIXO_API_KEY[/], [bold]I2V_BUCKET[/], AWS's own (AWS_PROFILE, "
-    "AWS_ENDPOINT_URL, …), and for your own Prefect server [bold]PREFECT_API_URL[/]. README.md has the table.",
+    "AWS_ENDPOINT_URL, …), and for your own Prefect server [bold]PREFECT_API_URL[/]. docs/settings.md lists them all.",
 )
 
 

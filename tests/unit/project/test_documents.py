@@ -1,45 +1,31 @@
-"""What the documents say is what there is: deployments, commands, variables, prices, exit codes, states, links."""
+"""Facts in the documentation match the code: deployments, settings, prices, exit codes, commands, states, imports.
+
+Links are in `test_document_links`, code blocks in `test_document_code`.
+"""
 
 from __future__ import annotations
 
 import re
-import signal
+import tomllib
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
-import pytest
-import typer
 import yaml
+from pydantic_core import PydanticUndefined
 
-from i2v.cli.app import app
+from i2v.apixo.errors import FailClass, classify_fail_code
 from i2v.cli.run import EPILOG
-from i2v.errors import I2vError, Stopped, UsageError
+from i2v.errors import ExitCode
 from i2v.ledger.job import ALLOWED_TRANSITIONS, JobState
+from i2v.media.images import MAX_IMAGE_BYTES, RATIO_NARROW, RATIO_WIDE, SHORT_SIDE_OVER
 from i2v.pricing import PRICES_USD
+from i2v.reports.run_report import Outcome
 from i2v.settings import Settings
+from tests.support.documents import PAGES, code_lines, code_spans, read_page, rows, tables
 from tests.support.paths import ROOT
-from tests.unit.project.test_structure import RINGS
 
-DOCUMENTS = (
-    "README.md",
-    "CONTRIBUTING.md",
-    "CHANGELOG.md",
-    "docs/architecture.md",
-    "docs/benchmarks.md",
-    "docs/callbacks.md",
-    "docs/deploying.md",
-    "docs/doors.md",
-    "docs/errors.md",
-    "docs/events.md",
-    "docs/gallery.md",
-    "docs/licences.md",
-    "docs/monitoring.md",
-    "docs/scaling.md",
-    "samples/README.md",
-)
-README = (ROOT / "README.md").read_text()
-ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
-CODE = re.compile(r"```\w*\n(.*?)```|`([^`\n]+)`", re.DOTALL)
+ARCHITECTURE = "docs/architecture.md"
 NOT_OURS = {
     "PREFECT_API_DATABASE_CONNECTION_URL",
     "PREFECT_API_URL",
@@ -52,122 +38,148 @@ NOT_OURS = {
     "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING",
     "PREFECT_WORKER_QUERY_SECONDS",
 }
+"""Prefect's own variables."""
+TEST_SCALE = {
+    name for path in (ROOT / "tests").rglob("*.py") for name in re.findall(r"\"(I2V_[A-Z_]+)\"", path.read_text())
+}
+"""Variables that tests read, such as how often to repeat a race."""
 
 
-def _code(text: str) -> list[str]:
-    """Every line of code and every word set as code."""
-    return [line for block, span in CODE.findall(text) for line in (block or span).splitlines()]
+def _names(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
 
 
-def _all_code() -> list[str]:
-    return [line for name in DOCUMENTS for line in _code((ROOT / name).read_text())]
+def _default_text(value: object) -> str:
+    """Return a setting's default as the page writes it."""
+    if value is None or value in (frozenset(), ()):
+        return ""
+    return f"`{value}`"
 
 
-def _commands(command: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], set[str]]:
-    """Each command from this one on, with its options."""
-    found = {path: {option for param in command.params for option in param.opts}}
-    for name, inner in getattr(command, "commands", {}).items():
-        found |= _commands(inner, (*path, name))
-    return found
+def test_settings_page_lists_every_setting_with_its_default_and_meaning() -> None:
+    """docs/settings.md has one row per setting, with the default of the code and a meaning."""
+    page = read_page("docs/settings.md")
+    listed = {
+        row[0]: row[1:]
+        for heading in re.findall(r"^## (.*)$", page, re.MULTILINE)
+        for row in rows("docs/settings.md", heading)
+    }
+    fields = Settings.model_fields.values()
+    defaults = {
+        f"`{field.validation_alias}`": field.get_default(call_default_factory=True, validated_data={})
+        for field in fields
+    }
+    assert PydanticUndefined not in defaults.values()
 
-
-COMMANDS = _commands(typer.main.get_command(app))
-
-
-def _rows(text: str, heading: str) -> list[list[str]]:
-    """The cells of the table below a heading, without its own head."""
-    section = re.split(r"^#+ ", text.split(f"# {heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
-    lines = [line for line in section.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    assert {name: default for name, (default, _) in listed.items()} == {
+        name: _default_text(default) for name, default in defaults.items()
+    }
+    assert [name for name, (_, meaning) in listed.items() if len(meaning.split()) < 3] == []
 
 
 def test_readme_lists_the_deployments() -> None:
-    """The README's table is prefect.yaml: each deployment, what it runs, and whether it runs by itself."""
-    config: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
-    deployments = config["deployments"]
+    """The README's table matches prefect.yaml: each deployment, its flow, and whether it is scheduled."""
+    deployments: list[dict[str, Any]] = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
     assert deployments
 
     listed = {
-        (name.strip("`"), runs.strip("`"), when.startswith(("daily", "every")))
-        for when, name, runs in _rows(README, "What runs when")
+        (name.strip("`"), flow.strip("`"), when.startswith(("daily", "every")))
+        for when, name, flow, _, _ in rows("README.md", "Run it in production")
     }
-    assert listed == {(each["name"], each["entrypoint"], bool(each.get("schedules"))) for each in deployments}
+    expected = {
+        (each["name"], each["entrypoint"].partition(":")[0], bool(each.get("schedules"))) for each in deployments
+    }
+    assert listed == expected
 
 
 def test_readme_lists_the_prices() -> None:
-    """The README's prices are those that are paid."""
-    rows = _rows(README, "What it costs")
-    assert rows
-
-    listed = {"-".join(re.findall(r"^\w+|\d+(?= s)", video)): Decimal(price.strip("$")) for video, price in rows}
+    """The README's prices are the ones that the budget counts."""
+    listed = {
+        "-".join(re.findall(r"^\w+|\d+(?= s)", video)): Decimal(price.strip("$"))
+        for video, price in rows("README.md", "What it costs")
+    }
     assert listed == PRICES_USD
 
 
-def test_readme_lists_the_exit_codes() -> None:
-    """The README's exit codes are those of the errors and of `i2v run --help`."""
-    listed = {int(code) for code, _ in _rows(README, "Exit codes")}
-    interrupted = 128 + signal.SIGINT
+def test_provider_page_states_the_limits_of_the_code() -> None:
+    """The prices and image limits on docs/provider.md are the constants in the code."""
+    submit = {row[0]: row[1:] for row in rows("docs/provider.md", "Submit")}
+    priced = [
+        Decimal(price) for cell in submit["price"] for price in re.findall(r"\$([\d.]+)(?![\d.]| a second)", cell)
+    ]
+    limits = read_page("docs/provider.md").split("### Image limits\n")[1].split("\n###")[0]
 
-    assert listed == {0, I2vError.exit_code, UsageError.exit_code, Stopped.exit_code, interrupted}
-    assert {int(code) for code in re.findall(r"(?<![$\d.])(\d{1,3}) [a-zC]", EPILOG.split("Exit codes")[1])} == listed
-
-
-def test_commands_in_documents_exist() -> None:
-    """Who types what a document says finds a command of that name, with those options."""
-    lines = [line for line in _all_code() if re.search(r"(^|/)i2v [a-z]", line)]
-    assert len(lines) > 3
-
-    for line in lines:
-        words = line[re.search(r"(^|/)i2v ", line).end() :].split()  # type: ignore[union-attr]
-        path = tuple(words[:2]) if tuple(words[:2]) in COMMANDS else tuple(words[:1])
-        assert path in COMMANDS, line
-        assert {word for word in words if word.startswith("--")} <= COMMANDS[path], line
+    assert priced == list(PRICES_USD.values())
+    assert f"above {RATIO_NARROW}:{RATIO_WIDE} and below {RATIO_WIDE}:{RATIO_NARROW}" in limits
+    assert f"more than {SHORT_SIDE_OVER} px" in " ".join(limits.split())
+    assert f"at most {MAX_IMAGE_BYTES // 1_000_000} MB" in limits
 
 
-def test_options_in_documents_exist() -> None:
-    """An option that is named alone is one of some command."""
-    options = {line.split()[0] for line in _all_code() if line.startswith("--")}
-    assert "--max-spend" in options
+def test_provider_page_names_fail_codes_that_the_code_knows() -> None:
+    """Each fail code on docs/provider.md is classified by the client, and the test finds both vocabularies."""
+    codes = [code for cell, _ in rows("docs/provider.md", "Fail codes") for code in _names(cell)]
+    second = [
+        span
+        for span in code_spans("docs/provider.md")
+        if re.fullmatch(r"[A-Z]+(_[A-Z]+)+|\w+(Detected|Exceeded)", span)
+    ]
+    second = [code for code in second if not code.startswith(("APIXO_", "I2V_"))]
+    assert len(codes) >= 10
+    assert len(second) >= 16
 
-    assert options - set().union(*COMMANDS.values()) == set()
+    unclassified = {code for code in codes + second if classify_fail_code(code) is FailClass.UNKNOWN}
+    assert unclassified == {"GENERATION_FAILED"}  # listed as unknown: it says nothing
+
+
+def test_errors_page_lists_the_exit_codes() -> None:
+    """docs/errors.md lists the exit codes with their meanings, and `i2v run --help` explains the same codes."""
+    listed = {int(code): meaning for code, meaning in rows("docs/errors.md", "Exit codes")}
+    in_help = {int(code) for code in re.findall(r"(?<![$\d.])(\d{1,3}) [a-zC]", EPILOG.split("Exit codes")[1])}
+
+    assert listed == {code.value: code.meaning for code in ExitCode}
+    assert in_help == set(ExitCode) - {ExitCode.TERMINATED}
+
+
+def test_usage_page_lists_the_outcomes() -> None:
+    """docs/usage.md explains every outcome that an image can have."""
+    assert [_names(outcome)[0] for outcome, _ in tables("docs/usage.md", "Output")[1]] == [
+        each.value for each in Outcome
+    ]
+
+
+def test_events_page_lists_the_events() -> None:
+    """docs/events.md lists the events that runs emit."""
+    source = (ROOT / "prefect_support/events.py").read_text()
+    emitted = set(re.findall(r"\"(i2v\.(?:job|run|budget)\.[a-z.]+[a-z])\"", source))
+    listed = {_names(row[0])[0] for row in rows("docs/events.md", "Events")}
+    assert emitted
+
+    assert emitted <= listed
+    assert {name for name in listed - emitted if name.removeprefix("i2v.job.") not in {*Outcome}} == set()
 
 
 def test_make_targets_in_documents_exist() -> None:
-    """Every target that is named is in the Makefile."""
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = {target for line in _all_code() for target in re.findall(r"\bmake ([a-z]+)\b", line)}
+    """Every `make` target that a page names is in the Makefile."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    lines = [line for line in code_lines() if "apt install" not in line]
+    named = {target for line in lines for target in re.findall(r"\bmake ([a-z-]+)", line)}
     assert {"demo", "test", "setup"} <= named
 
     assert named - targets == set()
 
 
 def test_variables_in_documents_exist() -> None:
-    """Every variable that is named is read by somebody."""
-    known = {str(field.validation_alias) for field in Settings.model_fields.values()} | NOT_OURS
-    named = {name for line in _all_code() for name in re.findall(r"\b(?:I2V|APIXO|PREFECT)_[A-Z_]+\b(?!\*)", line)}
+    """Every variable that a page names is a setting, a variable of a test, or Prefect's own."""
+    known = {str(field.validation_alias) for field in Settings.model_fields.values()} | NOT_OURS | TEST_SCALE
+    named = {name for line in code_lines() for name in re.findall(r"\b(?:I2V|APIXO|PREFECT)_[A-Z_]+\b(?!\*)", line)}
     assert "I2V_BUCKET" in named
 
     assert named - known == set()
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_links_resolve(name: str) -> None:
-    """A link within the project leads to a file."""
-    text = (ROOT / name).read_text()
-    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
-
-    assert [link for link in links if not ((ROOT / name).parent / link.partition("#")[0]).exists()] == []
-
-
-def test_some_links_are_found() -> None:
-    """The check above has something to check."""
-    assert "](docs/licences.md)" in README
-    assert "](docs/architecture.md)" in README
-
-
-def test_architecture_draws_the_legal_changes() -> None:
-    """The diagram of a job's life is the table that the ledger refuses changes by."""
-    drawn = set(re.findall(r"^ +(\w+) --> (\w+): \w", ARCHITECTURE, re.MULTILINE))
+def test_architecture_draws_the_legal_transitions() -> None:
+    """The state diagram has exactly the transitions that the ledger accepts."""
+    drawn = set(re.findall(r"^ +(\w+) --> (\w+): \w", read_page(ARCHITECTURE), re.MULTILINE))
     legal = {(old.value, new.value) for old, news in ALLOWED_TRANSITIONS.items() for new in news}
     assert drawn
 
@@ -175,19 +187,80 @@ def test_architecture_draws_the_legal_changes() -> None:
     assert {state for pair in drawn for state in pair} == {state.value for state in JobState}
 
 
-def test_architecture_names_what_is_there() -> None:
-    """Every file and folder that the page names exists, and each folder may import what it says."""
-    spans = {span for _, span in CODE.findall(ARCHITECTURE)}
-    named = {
-        span
-        for span in spans
-        if re.fullmatch(r"[\w/]+\.py|(?:src|tests|flows|tasks|sandbox|doors|deployments|benchmarks)/[\w/]*", span)
-    }
-    assert len(named) > 30
+def test_architecture_names_files_that_exist() -> None:
+    """Every file and folder that docs/architecture.md names exists."""
+    folders = r"(?:src|tests|flows|tasks|prefect_support|sandbox|doors|deployments|benchmarks)/[\w/]*"
+    named = {span for span in code_spans(ARCHITECTURE) if re.fullmatch(rf"[\w/]+\.py|{folders}", span)}
+    assert len(named) > 60
+
     assert [span for span in named if not ((ROOT / span).exists() or (ROOT / "src/i2v" / span).exists())] == []
 
-    rows = _rows(ARCHITECTURE, "Layout, and who may import whom")
-    imports = {
-        row[0].strip("`/").removeprefix("src/"): set(re.findall(r"`(\w+)`", row[2])) for row in rows if len(row) == 3
+
+def test_architecture_describes_every_package() -> None:
+    """docs/architecture.md describes every folder of the project and every package of the library."""
+    packages = {path.parent for path in (ROOT / "src/i2v").glob("*/__init__.py")}
+    described = {span.strip("/") for span in code_spans(ARCHITECTURE)}
+    assert packages
+
+    assert {path.relative_to(ROOT).as_posix() for path in packages} - described == set()
+    assert {path.parent.name for path in ROOT.glob("*/__init__.py")} - described == set()
+
+
+def _contracts(kind: str) -> list[dict[str, Any]]:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    found = [contract for contract in config["contracts"] if contract["type"] == kind]
+    assert found, f"pyproject.toml has no contract of type {kind}"
+    return found
+
+
+def _layers(contract: dict[str, Any]) -> list[list[str]]:
+    return [[name.strip() for name in layer.split("|")] for layer in contract["layers"]]
+
+
+def _allowed() -> Iterator[tuple[str, set[str]]]:
+    """Yield each top-level package and what the contracts let it import."""
+    top = next(_layers(contract) for contract in _contracts("layers") if "containers" not in contract)
+    forbidden = _contracts("forbidden")
+    for number, names in enumerate(top[:-1]):
+        for name in names:
+            below = {lower for layer in top[number + 1 :] for lower in layer}
+            yield (
+                name,
+                below
+                - {
+                    module
+                    for each in forbidden
+                    if name in each["source_modules"]
+                    for module in each["forbidden_modules"]
+                },
+            )
+
+
+def test_architecture_has_the_import_rules_of_the_linter() -> None:
+    """The tables of import rules are the contracts in pyproject.toml."""
+    packages, library = tables(ARCHITECTURE, "Imports")
+    inside = next(_layers(contract) for contract in _contracts("layers") if contract.get("containers") == ["i2v"])
+
+    assert {folder.strip("`"): set(_names(imports)) for folder, imports in packages} == dict(_allowed())
+    assert [set(_names(modules)) for _, modules in library] == [set(layer) for layer in inside]
+
+
+def test_contributing_names_every_folder() -> None:
+    """CONTRIBUTING.md has a row for each top-level folder that holds files of the project."""
+    ignored = {"build", "dist", "node_modules"}
+    folders = {
+        path.name
+        for path in ROOT.iterdir()
+        if path.is_dir() and not path.name.startswith(".") and path.name not in ignored and any(path.glob("*"))
     }
-    assert {ring: imports[ring] for ring in RINGS} == {ring: RINGS[ring] for ring in RINGS}
+    assert {_names(row[0])[0].strip("/") for row in rows("CONTRIBUTING.md", "Where things go")} == folders
+
+
+def test_index_lists_every_page() -> None:
+    """docs/README.md links to every other page in docs, and each of those links back."""
+    index = read_page("docs/README.md")
+    pages = [page.removeprefix("docs/") for page in PAGES if page.startswith("docs/") and page != "docs/README.md"]
+    assert pages
+
+    assert [page for page in pages if f"]({page})" not in index] == []
+    assert [page for page in pages if "[Index](README.md)" not in read_page(f"docs/{page}")] == []

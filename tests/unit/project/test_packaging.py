@@ -7,7 +7,6 @@ import tomllib
 import zipfile
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hatchling.builders.wheel import WheelBuilder
@@ -16,7 +15,6 @@ from packaging.specifiers import Specifier
 from packaging.utils import canonicalize_name
 from PIL import Image
 
-from i2v.settings import Settings
 from tests.support.paths import ROOT
 
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
@@ -89,21 +87,6 @@ def test_licences_page_names_every_direct_dependency() -> None:
 
     missing = {name for name in names if re.sub(r"\[.*", "", name) not in words}
     assert missing == set()
-
-
-def test_readme_lists_every_setting_with_its_default() -> None:
-    """The README's table and the settings are the same list."""
-    rows = dict(re.findall(r"^\| `(\w+)` \| (?:`(.*?)`)? *\|", (ROOT / "README.md").read_text(), re.MULTILINE))
-    fields = {str(field.validation_alias): _shown(field.default) for field in Settings.model_fields.values()}
-    fields |= {name: "{}" for name in fields if name in {"I2V_PRICES_USD", "I2V_PROMPTS_BY_PREFIX"}}
-    assert "I2V_BUCKET" in fields
-
-    assert {name: rows.get(name) for name in fields} == fields
-    assert {name for name in rows if name.startswith(("I2V_", "APIXO_"))} == set(fields)
-
-
-def _shown(default: Any) -> str:
-    return "" if default is None or default in (frozenset(), ()) else str(default)
 
 
 def _samples() -> dict[str, tuple[int, int]]:
