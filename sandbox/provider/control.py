@@ -53,7 +53,7 @@ class Control:
         return JSONResponse(dials.model_dump(mode="json", exclude={"api_key"}))
 
     async def add_faults(self, request: Request) -> Response:
-        """POST one fault or a list of them, as `sandbox.provider.faults.Fault` has them."""
+        """POST one fault or a list of them, as `sandbox.provider.faults.S3Fault` has them."""
         try:
             document = await request.json()
             faults = [Fault.model_validate(item) for item in (document if isinstance(document, list) else [document])]

@@ -1,4 +1,4 @@
-"""What goes wrong on order: `Fault` says what, to whom and how often; `Faults` is the list of what waits.
+"""What goes wrong on order: `S3Fault` says what, to whom and how often; `Faults` is the list of what waits.
 
 How each looks on the wire is in `mishaps`; what a task or callback makes of it is in `world` and `courier`.
 """
@@ -65,7 +65,7 @@ KINDS: dict[str, dict[str, str]] = {
 
 
 class Fault(BaseModel):
-    """One thing that goes wrong: `Fault(on="submit", kind="lost_answer", times=1)`.
+    """One thing that goes wrong: `S3Fault(on="submit", kind="lost_answer", times=1)`.
 
     Of the conditions all must hold; `prompt` and `image` are looked for in the order's prompt and image URL.
     `accepted` decides against the kind's habit whether what was asked is done, so that a submit answered 504 or never

@@ -1,4 +1,4 @@
-"""The emulator's state and what moves it: `World` takes orders, bills them, and brings each task to its end.
+"""The emulator's state and what moves it: `SimulatedWorld` takes orders, bills them, and brings each task to its end.
 
 Everything here runs on the emulator's own loop. HTTP is in `routes`, threads are in `server`.
 """

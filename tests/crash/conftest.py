@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from sandbox import Sandbox
-from tests.support.crash_world import Tolled
+from tests.support.proxied_sandbox import ProxiedSandbox
 
 
 @pytest.fixture
-def world(sandbox: Sandbox, tmp_path: Path) -> Iterator[Tolled]:
+def world(sandbox: Sandbox, tmp_path: Path) -> Iterator[ProxiedSandbox]:
     """The sandbox behind two tollgates; processes leave their logs in the test's own folder."""
-    with Tolled(sandbox, tmp_path) as world:
+    with ProxiedSandbox(sandbox, tmp_path) as world:
         yield world

@@ -15,10 +15,10 @@ from collections import Counter
 import pytest
 
 from sandbox.tollgate import Toll
-from tests.support.crash_points import OF_OTHERS, RECONCILE, RUN, Point, When
-from tests.support.crash_processes import start
-from tests.support.crash_rounds import LATER_SECONDS, LOST, SOON, Round, done
-from tests.support.crash_world import Tolled
+from tests.support.forked_processes import start_process
+from tests.support.kill_points import PROVIDER_IMAGE_READ, RECONCILE, RUN, KillPoint, When
+from tests.support.kill_rounds import AFTER_LEASE_SECONDS, LOST, SHORT_LEASE, KillRound, run_successfully
+from tests.support.proxied_sandbox import ProxiedSandbox
 
 ROUNDS = int(os.environ.get("I2V_CRASH_ROUNDS", "10"))
 KILLS, LONGEST_SECONDS = 5, 0.7
@@ -26,41 +26,41 @@ pytestmark = pytest.mark.timeout(60 + 15 * ROUNDS)
 
 
 @pytest.mark.parametrize(("work", "points"), [("animate", RUN), ("reconcile", RECONCILE)])
-def test_every_request_has_a_name(world: Tolled, work: str, points: dict[str, Point]) -> None:
+def test_every_request_has_a_name(world: ProxiedSandbox, work: str, points: dict[str, KillPoint]) -> None:
     """No request that a run or reconcile makes is left out of the points at which it is killed, and none is made up."""
-    round_ = Round(world, work)
+    round_ = KillRound(world, work)
     if work == "reconcile":
         leave_open(round_)
-    done(world.errand(SOON, work=work))
+    run_successfully(world.process(SHORT_LEASE, work=work))
     found: Counter[str] = Counter()
     for gate, log in (("s3", world.s3.log), ("api", world.api.log)):
         for passage in log:
-            names = [name for name, point in points.items() if point.gate == gate and point.names(passage)]
-            assert len(names) == 1 or OF_OTHERS.names(passage), f"{passage}: {names}"
+            names = [name for name, point in points.items() if point.gate == gate and point.matches(passage)]
+            assert len(names) == 1 or PROVIDER_IMAGE_READ.matches(passage), f"{passage}: {names}"
             found.update(names)
     assert {name: found[name] for name, point in points.items() if found[name] < point.times} == {}
 
 
-def leave_open(round_: Round) -> None:
+def leave_open(round_: KillRound) -> None:
     """A run that is killed with three tasks at the provider, and a fourth whose answer is on its way."""
     world = round_.world
     world.put(LOST, round_.dice.randrange(1 << 30))
     world.api.add(Toll("hold", "POST", body=LOST, when="after"))
     under_way = sorted(["submitted"] * 3 + ["claimed"])
-    with start(world.errand({"I2V_POLL_FIRST_SECONDS": "60"})) as running:
-        running.go()
+    with start_process(world.process({"I2V_POLL_FIRST_SECONDS": "60"})) as running:
+        running.begin()
         world.provider.wait(
             lambda: len(world.provider.tasks) == len(under_way) and sorted(world.states().values()) == under_way
         )
     assert round_.left() == {LOST}
-    time.sleep(LATER_SECONDS)
+    time.sleep(AFTER_LEASE_SECONDS)
 
 
-def rounds(points: dict[str, Point], most: int) -> list[tuple[str, When, int]]:
+def rounds(points: dict[str, KillPoint], most: int) -> list[tuple[str, When, int]]:
     """Every point, before and after, and how often it is tried: before most requests the world is as after another."""
     moments: tuple[When, ...] = ("before", "after")
     return [
-        (name, when, most if point.matters(when) else max(1, most // 5))
+        (name, when, most if point.changes_outcome(when) else max(1, most // 5))
         for name, point in points.items()
         for when in moments
     ]
@@ -72,34 +72,34 @@ def test_enough_points_are_tried_often_enough() -> None:
 
 
 @pytest.mark.parametrize(("name", "when", "often"), rounds(RUN, ROUNDS))
-def test_a_run_killed_at_any_request_pays_once(world: Tolled, name: str, when: When, often: int) -> None:
+def test_a_run_killed_at_any_request_pays_once(world: ProxiedSandbox, name: str, when: When, often: int) -> None:
     """Whatever a run was at when it died, each image is billed once and answered once, or held unknown."""
     for seed in range(often):
-        round_ = Round(world, f"{name} {when} {seed}")
-        round_.kill(world.errand(), RUN[name], when, seed % RUN[name].times)
+        round_ = KillRound(world, f"{name} {when} {seed}")
+        round_.kill(world.process(), RUN[name], when, seed % RUN[name].times)
         lost = round_.left()
         round_.check(lost, round_.recover())
 
 
 @pytest.mark.parametrize(("name", "when", "often"), rounds(RECONCILE, max(1, ROUNDS // 4)))
-def test_reconcile_killed_at_any_request_is_repeated(world: Tolled, name: str, when: When, often: int) -> None:
+def test_reconcile_killed_at_any_request_is_repeated(world: ProxiedSandbox, name: str, when: When, often: int) -> None:
     """Whatever reconcile was at when it died, the next one ends what is open, and nothing is paid by either."""
     for seed in range(often):
-        round_ = Round(world, f"{name} {when} {seed}")
+        round_ = KillRound(world, f"{name} {when} {seed}")
         leave_open(round_)
-        round_.kill(world.errand(SOON, work="reconcile"), RECONCILE[name], when, seed % RECONCILE[name].times)
+        round_.kill(world.process(SHORT_LEASE, work="reconcile"), RECONCILE[name], when, seed % RECONCILE[name].times)
         assert round_.left() <= {LOST}
         round_.check({LOST}, round_.recover())
 
 
 @pytest.mark.parametrize("seed", range(ROUNDS))
-def test_processes_killed_again_and_again_pay_once(world: Tolled, seed: int) -> None:
+def test_processes_killed_again_and_again_pay_once(world: ProxiedSandbox, seed: int) -> None:
     """Runs and reconciles that are all killed, at any moment also between two requests, and then let be."""
-    round_ = Round(world, f"again and again {seed}")
+    round_ = KillRound(world, f"again and again {seed}")
     for _ in range(KILLS):
         work = round_.dice.choice(("animate", "animate", "reconcile"))
-        with start(world.errand(SOON, work=work)) as running:
-            running.go()
+        with start_process(world.process(SHORT_LEASE, work=work)) as running:
+            running.begin()
             time.sleep(round_.dice.uniform(0, LONGEST_SECONDS))
     lost = round_.left()
     round_.check(lost, round_.recover())

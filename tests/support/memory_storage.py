@@ -28,13 +28,13 @@ from tests.support.settings import SealedSettings
 T = TypeVar("T")
 
 
-class Shelf:
-    """The objects and the server's clock, which many storages may share. `told` hears of each put at once."""
+class MemoryBucket:
+    """The objects and the server's clock, which many storages may share. `on_put` hears of each put at once."""
 
     def __init__(self) -> None:
         self.objects: dict[S3Uri, S3Object] = {}
         self.now = datetime.now(UTC)
-        self.told: Callable[[S3Uri, bytes], None] = lambda _uri, _body: None
+        self.on_put: Callable[[S3Uri, bytes], None] = lambda _uri, _body: None
 
     def wait(self, seconds: float) -> None:
         """Let the server's clock go on."""
@@ -65,7 +65,7 @@ class Shelf:
         etag = hashlib.md5(body, usedforsecurity=False).hexdigest()
         moment = self.now.replace(microsecond=0)
         self.objects[uri] = S3Object(uri, etag, len(body), moment, moment, None, content_type, dict(metadata), body)
-        self.told(uri, body)
+        self.on_put(uri, body)
         return Written(etag, None)
 
     def list(self, prefix: S3Uri, start_after: str, deep: bool) -> list[S3Entry]:
@@ -79,10 +79,10 @@ class Shelf:
 
 
 class MemoryStorage(Storage):
-    """A `Storage` over a shelf. Every operation goes through `turn`, where a test may delay, fail or lose it."""
+    """A `Storage` over a bucket. Every operation goes through `turn`, where a test may delay, fail or lose it."""
 
-    def __init__(self, shelf: Shelf | None = None) -> None:
-        self.shelf = shelf or Shelf()
+    def __init__(self, bucket: MemoryBucket | None = None) -> None:
+        self.bucket = bucket or MemoryBucket()
 
     async def turn(self, operation: str, uri: S3Uri, action: Callable[[], T]) -> T:
         """Do one operation; `operation` is get, head, put, put if, delete, list or copy."""
@@ -100,11 +100,11 @@ class MemoryStorage(Storage):
         """Read an object whole."""
         assert limit is None
         assert version_id is None
-        return await self.turn("get", uri, lambda: self.shelf.get(uri))
+        return await self.turn("get", uri, lambda: self.bucket.get(uri))
 
     async def head(self, uri: S3Uri) -> S3Object:
         """Ask what an object is."""
-        return await self.turn("head", uri, lambda: self.shelf.get(uri))
+        return await self.turn("head", uri, lambda: self.bucket.get(uri))
 
     async def put(
         self,
@@ -122,7 +122,7 @@ class MemoryStorage(Storage):
         return await self.turn(
             "put if" if condition else "put",
             uri,
-            lambda: self.shelf.put(uri, body, content_type, metadata or {}, condition),
+            lambda: self.bucket.put(uri, body, content_type, metadata or {}, condition),
         )
 
     async def copy(self, source: S3Uri, target: S3Uri, *, if_match: str | None = None) -> None:
@@ -130,14 +130,14 @@ class MemoryStorage(Storage):
         assert if_match is None
 
         def action() -> None:
-            found = self.shelf.get(source)
-            self.shelf.put(target, found.body, found.content_type, found.metadata, "")
+            found = self.bucket.get(source)
+            self.bucket.put(target, found.body, found.content_type, found.metadata, "")
 
         await self.turn("copy", source, action)
 
     async def delete(self, uri: S3Uri) -> None:
         """Remove an object, if there is one."""
-        await self.turn("delete", uri, lambda: self.shelf.objects.pop(uri, None))
+        await self.turn("delete", uri, lambda: self.bucket.objects.pop(uri, None))
 
     async def delete_many(self, uris: Sequence[S3Uri]) -> None:
         """Remove objects, one after the other."""
@@ -148,7 +148,7 @@ class MemoryStorage(Storage):
         self, prefix: S3Uri, *, start_after: str = "", deep: bool = True
     ) -> AsyncGenerator[Sequence[S3Entry], None]:
         """All objects under a prefix, on one page."""
-        yield await self.turn("list", prefix, lambda: self.shelf.list(prefix, start_after, deep))
+        yield await self.turn("list", prefix, lambda: self.bucket.list(prefix, start_after, deep))
 
     async def presign(self, uri: S3Uri, *, seconds: int, version_id: str | None = None) -> str:
         """An address that nobody fetches."""

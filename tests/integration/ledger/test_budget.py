@@ -19,9 +19,9 @@ from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 from sandbox import Sandbox
-from tests.support.memory_storage import MemoryStorage, Shelf
+from tests.support.interleaving import S3Fault, SteppedStorage
+from tests.support.memory_storage import MemoryBucket, MemoryStorage
 from tests.support.settings import SealedSettings
-from tests.support.turns import Fault, TurnStorage
 
 STANDARD, LONG, PRO = PRICES = (Decimal("0.192"), Decimal("0.320"), Decimal("0.33"))
 NOTHING = Decimal(0)
@@ -268,56 +268,56 @@ async def test_a_page_of_tomorrow_is_told_as_such(budget: MakeBudget, sandbox: S
 class Script:
     """How each operation on a bucket in memory ends, in order; the rest is well."""
 
-    def __init__(self, *ends: Fault | None) -> None:
+    def __init__(self, *ends: S3Fault | None) -> None:
         self.late: list[Callable[[], Any]] = []
         self._ends = list(ends)
 
-    async def stop_at(self, kind: str, uri: S3Uri | None = None) -> Fault | None:
+    async def wait_for_turn(self, kind: str, uri: S3Uri | None = None) -> S3Fault | None:
         """The next end."""
         del kind, uri
         return self._ends.pop(0) if self._ends else None
 
 
-def scripted(shelf: Shelf, *ends: Fault | None) -> DailySpendStore:
+def scripted(bucket: MemoryBucket, *ends: S3Fault | None) -> DailySpendStore:
     """Day pages in memory whose operations end so."""
-    return DailySpendStore(TurnStorage(shelf, Script(*ends)), SealedSettings(I2V_BUCKET="b-1"))
+    return DailySpendStore(SteppedStorage(bucket, Script(*ends)), SealedSettings(I2V_BUCKET="b-1"))
 
 
-@pytest.mark.parametrize("fault", [Fault.REPEATED, Fault.BUSY])
+@pytest.mark.parametrize("fault", [S3Fault.REPEATED, S3Fault.BUSY])
 @pytest.mark.parametrize("before", [0, 1], ids=["first write", "later write"])
-async def test_a_repeated_reservation_changes_nothing(fault: Fault, before: int) -> None:
+async def test_a_repeated_reservation_changes_nothing(fault: S3Fault, before: int) -> None:
     """boto3 sends a write twice and gets 412 for its own, or S3 answers 409: one block is held, not two."""
-    shelf = Shelf()
+    bucket = MemoryBucket()
     if before:
-        await Budget(scripted(shelf), "other", max_spend_usd=None, daily_cap_usd=None).reserve(PRO)
-    mine = Budget(scripted(shelf, None, fault), "run-1", max_spend_usd=None, daily_cap_usd=None)
+        await Budget(scripted(bucket), "other", max_spend_usd=None, daily_cap_usd=None).reserve(PRO)
+    mine = Budget(scripted(bucket, None, fault), "run-1", max_spend_usd=None, daily_cap_usd=None)
     await mine.reserve(STANDARD)
-    pages = scripted(shelf)
+    pages = scripted(bucket)
     assert await held(pages, "run-1") == 32 * STANDARD
     await mine.close()
     assert await held(pages, "run-1") == STANDARD
 
 
-@pytest.mark.parametrize("fault", [Fault.FAILS, Fault.LOST, Fault.LATE])
+@pytest.mark.parametrize("fault", [S3Fault.FAILS, S3Fault.LOST, S3Fault.LATE])
 @pytest.mark.parametrize("step", [0, 1], ids=["read", "write"])
-async def test_nothing_is_taken_where_s3_does_not_answer(fault: Fault, step: int) -> None:
+async def test_nothing_is_taken_where_s3_does_not_answer(fault: S3Fault, step: int) -> None:
     """The image is not submitted; what may have been reserved counts, so that a limit holds all the same."""
-    shelf = Shelf()
+    bucket = MemoryBucket()
     limit = 40 * STANDARD
-    mine = Budget(scripted(shelf, *[None] * step, fault), "run-1", max_spend_usd=limit, daily_cap_usd=None)
+    mine = Budget(scripted(bucket, *[None] * step, fault), "run-1", max_spend_usd=limit, daily_cap_usd=None)
     with pytest.raises(StorageError):
         await mine.reserve(STANDARD)
-    assert await held(scripted(shelf)) in {NOTHING, 32 * STANDARD}
+    assert await held(scripted(bucket)) in {NOTHING, 32 * STANDARD}
     taken = await take_many(mine, [STANDARD] * 100)
     assert sum(taken) <= limit
-    assert await held(scripted(shelf)) <= limit
+    assert await held(scripted(bucket)) <= limit
 
 
 async def test_in_memory_it_is_the_same(settings: Settings) -> None:
     """A thousand takes by fifty runs under one cap, in any order of turns, spend the cap and no cent more."""
-    shelf, cap = Shelf(), Decimal("40.000")
+    bucket, cap = MemoryBucket(), Decimal("40.000")
     budgets = [
-        Budget(DailySpendStore(Scattered(shelf), settings), f"run-{n}", max_spend_usd=None, daily_cap_usd=cap)
+        Budget(DailySpendStore(Scattered(bucket), settings), f"run-{n}", max_spend_usd=None, daily_cap_usd=cap)
         for n in range(50)
     ]
     for one in budgets:
@@ -326,7 +326,7 @@ async def test_in_memory_it_is_the_same(settings: Settings) -> None:
     taken = await asyncio.gather(*(take_many(one, [dice.choice(PRICES) for _ in range(20)]) for one in budgets))
     spent = sum((sum(prices, NOTHING) for prices in taken), NOTHING)
     assert cap - 51 * PRO < spent <= cap
-    assert await held(DailySpendStore(MemoryStorage(shelf), settings)) <= cap
+    assert await held(DailySpendStore(MemoryStorage(bucket), settings)) <= cap
 
 
 class Scattered(MemoryStorage):
@@ -340,19 +340,19 @@ class Scattered(MemoryStorage):
         return action()
 
 
-@pytest.mark.parametrize("fault", [Fault.FAILS, Fault.LOST, Fault.LATE, Fault.REPEATED, Fault.BUSY])
-async def test_the_rest_is_given_back_once(fault: Fault) -> None:
+@pytest.mark.parametrize("fault", [S3Fault.FAILS, S3Fault.LOST, S3Fault.LATE, S3Fault.REPEATED, S3Fault.BUSY])
+async def test_the_rest_is_given_back_once(fault: S3Fault) -> None:
     """S3 fails at the write that gives the rest back, done or not, and it is closed again: what was taken stays."""
-    shelf = Shelf()
-    mine = Budget(scripted(shelf, None, None, None, fault), "run-1", max_spend_usd=None, daily_cap_usd=None)
+    bucket = MemoryBucket()
+    mine = Budget(scripted(bucket, None, None, None, fault), "run-1", max_spend_usd=None, daily_cap_usd=None)
     for price in (STANDARD, STANDARD, PRO):
         await mine.reserve(price)
     for _ in range(2):
         with suppress(StorageError):
             await mine.close()
-    assert await held(scripted(shelf)) >= STANDARD + STANDARD + PRO
-    if fault is not Fault.LATE:
-        assert await held(scripted(shelf)) == STANDARD + STANDARD + PRO
+    assert await held(scripted(bucket)) >= STANDARD + STANDARD + PRO
+    if fault is not S3Fault.LATE:
+        assert await held(scripted(bucket)) == STANDARD + STANDARD + PRO
 
 
 async def test_what_yesterday_left_is_not_spent_today(budget: MakeBudget, pages: DailySpendStore) -> None:

@@ -15,10 +15,10 @@ from i2v.ledger.ledger import Ledger
 from i2v.s3.storage import Storage
 from sandbox import Sandbox
 from sandbox.tollgate import Toll
-from tests.support.crash_points import RUN
-from tests.support.crash_processes import Ended, race, run, start
-from tests.support.crash_rounds import KILLED, SOON
-from tests.support.crash_world import Tolled
+from tests.support.forked_processes import ProcessResult, run_concurrently, run_process, start_process
+from tests.support.kill_points import RUN
+from tests.support.kill_rounds import KILLED, SHORT_LEASE
+from tests.support.proxied_sandbox import ProxiedSandbox
 from tests.support.settings import MakeSettings
 
 CENT = Decimal("0.01")
@@ -28,29 +28,29 @@ UNTIL_SUBMITTED = {"I2V_POLL_FIRST_SECONDS": "0.5", "I2V_POLL_DEADLINE_SECONDS":
 
 
 @pytest.fixture
-def world(sandbox: Sandbox, tmp_path: Path) -> Iterator[Tolled]:
+def world(sandbox: Sandbox, tmp_path: Path) -> Iterator[ProxiedSandbox]:
     """The sandbox behind two tollgates, with a provider that takes its time."""
-    with Tolled(sandbox, tmp_path) as world:
+    with ProxiedSandbox(sandbox, tmp_path) as world:
         world.provider.settings(render_seconds=30)
         yield world
 
 
-def items(ended: list[Ended], outcome: str) -> list[dict[str, Any]]:
+def items(ended: list[ProcessResult], outcome: str) -> list[dict[str, Any]]:
     """The images that ended so, in all these processes."""
     return [item for each in ended for item in each.report["items"] if item["outcome"] == outcome]
 
 
-def reserved_usd(world: Tolled) -> Decimal:
+def reserved_usd(world: ProxiedSandbox) -> Decimal:
     """What the days' pages hold."""
     pages = [DailySpend.model_validate_json(world.sandbox.read(key)) for key in world.sandbox.keys("jobs/days/")]
     return sum((page.total_usd for page in pages), Decimal(0))
 
 
-def test_processes_share_the_daily_cap_to_the_cent(world: Tolled) -> None:
+def test_processes_share_the_daily_cap_to_the_cent(world: ProxiedSandbox) -> None:
     """Eight processes with a hundred images under a cap for twenty: twenty are billed, eighty named and not tried."""
     uris = [world.put(f"{number}.jpg", number).uri for number in range(100)]
     env = {**UNTIL_SUBMITTED, "I2V_DAILY_CAP_USD": str(21 * STANDARD - CENT)}
-    ended = race([world.errand(env, images=tuple(uris[first::8]), partial=True) for first in range(8)])
+    ended = run_concurrently([world.process(env, images=tuple(uris[first::8]), partial=True) for first in range(8)])
     assert len(items(ended, "submitted")) == 20
     assert len(items(ended, "not_tried")) == 80
     assert all("I2V_DAILY_CAP_USD" in item["reason"] for item in items(ended, "not_tried"))
@@ -58,24 +58,24 @@ def test_processes_share_the_daily_cap_to_the_cent(world: Tolled) -> None:
     assert world.provider.billed_usd == reserved_usd(world) == 20 * STANDARD
 
 
-def test_processes_over_the_same_images_share_the_daily_cap(world: Tolled) -> None:
+def test_processes_over_the_same_images_share_the_daily_cap(world: ProxiedSandbox) -> None:
     """Eight processes that want the same thirty under a cap for six pay six together, and name the others."""
     for number in range(30):
         world.put(f"{number}.jpg", number)
     env = {**UNTIL_SUBMITTED, "I2V_DAILY_CAP_USD": str(6 * STANDARD)}
-    ended = race([world.errand(env, partial=True) for _ in range(8)])
+    ended = run_concurrently([world.process(env, partial=True) for _ in range(8)])
     assert list(world.bills().values()) == [1] * 6
     assert {len(each.report["items"]) for each in ended} == {30}
     assert len(items(ended, "submitted")) + len(items(ended, "not_tried")) == 8 * 30
     assert len({item["image"] for item in items(ended, "submitted")}) == 6
 
 
-def test_a_run_of_mixed_prices_goes_as_far_as_its_limit(world: Tolled) -> None:
+def test_a_run_of_mixed_prices_goes_as_far_as_its_limit(world: ProxiedSandbox) -> None:
     """Under `max_spend_usd` a partial run pays what fits, and leaves less than the cheapest image that it left."""
     orders = [{}, {"prompt": "p", "duration": "10"}, {"prompt": "p", "mode": "pro"}]
     prices = {world.put(f"{n}.jpg", n, **orders[n % 3]).uri: (STANDARD, LONG, PRO)[n % 3] for n in range(30)}
     limit = Decimal("3.00")
-    ended = run(world.errand(UNTIL_SUBMITTED, max_spend_usd=limit, partial=True))
+    ended = run_process(world.process(UNTIL_SUBMITTED, max_spend_usd=limit, partial=True))
     left = items([ended], "not_tried")
     assert left
     assert all("max_spend_usd" in item["reason"] for item in left)
@@ -85,47 +85,47 @@ def test_a_run_of_mixed_prices_goes_as_far_as_its_limit(world: Tolled) -> None:
     )
 
 
-def test_a_run_that_cannot_be_paid_in_full_does_not_start(world: Tolled) -> None:
+def test_a_run_that_cannot_be_paid_in_full_does_not_start(world: ProxiedSandbox) -> None:
     """Without `partial` a limit that is a cent too low pays nothing and names every image."""
     for number in range(5):
         world.put(f"{number}.jpg", number)
-    ended = run(world.errand(max_spend_usd=5 * STANDARD - CENT))
+    ended = run_process(world.process(max_spend_usd=5 * STANDARD - CENT))
     assert "max_spend_usd has $0.95 left, 5 videos cost $0.96" in ended.error
     assert len(items([ended], "not_tried")) == 5
     assert world.provider.billed_usd == reserved_usd(world) == 0
 
 
 @pytest.mark.parametrize("submits", [1, 2, 3])
-def test_a_run_that_died_keeps_its_limit_when_it_is_retried(world: Tolled, submits: int) -> None:
+def test_a_run_that_died_keeps_its_limit_when_it_is_retried(world: ProxiedSandbox, submits: int) -> None:
     """The same flow run, killed after some submits and begun again, spends no more than its limit in both."""
     for number in range(8):
         world.put(f"{number}.jpg", number)
     limit = 4 * STANDARD
-    errand = world.errand({**UNTIL_SUBMITTED, **SOON}, max_spend_usd=limit, partial=True, run_id="the-same")
-    with start(errand) as running:
+    errand = world.process({**UNTIL_SUBMITTED, **SHORT_LEASE}, max_spend_usd=limit, partial=True, run_id="the-same")
+    with start_process(errand) as running:
         world.s3.add(RUN["job-submitted"].kill(running.pid, "after", submits - 1))
-        running.go()
-        assert running.end().code == KILLED
-    world.open()
+        running.begin()
+        assert running.wait().code == KILLED
+    world.clear_faults()
     assert submits * STANDARD <= world.provider.billed_usd <= limit
-    again = run(errand)
+    again = run_process(errand)
     assert world.provider.billed_usd <= limit
     assert max(world.bills().values()) == 1
     assert len(again.report["items"]) == 8
 
 
 async def test_a_pause_stops_every_run_within_a_block(
-    world: Tolled, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+    world: ProxiedSandbox, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Paused while they reserve their first block, two runs pay that and name the others; resumed, these are paid."""
     for name, value in world.sandbox.env.items():
         monkeypatch.setenv(name, value)
     uris = [world.put(f"{number}.jpg", number).uri for number in range(2 * (BLOCK_JOBS + 8))]
-    errands = [world.errand(UNTIL_SUBMITTED, images=tuple(uris[first::2])) for first in range(2)]
+    errands = [world.process(UNTIL_SUBMITTED, images=tuple(uris[first::2])) for first in range(2)]
     world.s3.add(Toll("delay", "PUT", r"/jobs/days/", when="after", seconds=1, times=None))
     with Storage() as storage, ThreadPoolExecutor(1) as racing:
         ledger = Ledger(storage, make_settings(**world.env))
-        running = racing.submit(race, errands)
+        running = racing.submit(run_concurrently, errands)
         world.provider.wait(lambda: sum("/jobs/days/" in p.target and p.method == "PUT" for p in world.s3.log) == 2)
         await ledger.set_paused(True)
         ended = running.result()
@@ -133,7 +133,7 @@ async def test_a_pause_stops_every_run_within_a_block(
         assert all("paused" in item["reason"] for item in items(ended, "not_tried"))
         assert len(items(ended, "submitted") + items(ended, "not_tried")) == len(uris)
         await ledger.set_paused(False)
-    world.open()
-    ended = race(errands)
+    world.clear_faults()
+    ended = run_concurrently(errands)
     assert [each.report["submitted"] for each in ended] == [BLOCK_JOBS + 8] * 2
     assert list(world.bills().values()) == [1] * len(uris)

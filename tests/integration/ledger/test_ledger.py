@@ -28,10 +28,10 @@ from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 from sandbox import Sandbox
-from tests.support.job_model_world import IMAGE, ORDER, PRICE
-from tests.support.memory_storage import Shelf, ready
+from tests.support.interleaving import S3Fault, SteppedStorage
+from tests.support.memory_storage import MemoryBucket, ready
 from tests.support.settings import MakeSettings, SealedSettings
-from tests.support.turns import Fault, TurnStorage
+from tests.support.simulated_world import IMAGE, ORDER, PRICE
 
 KEY, REQUEST = ORDER.key, ORDER.request
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -135,69 +135,71 @@ async def test_our_own_repeated_write_is_ours(aws: None, settings: Settings) -> 
 class Script:
     """How each operation on a bucket in memory ends, in order; the rest is well."""
 
-    def __init__(self, *ends: Fault | None) -> None:
+    def __init__(self, *ends: S3Fault | None) -> None:
         self.late: list[Callable[[], Any]] = []
         self._ends = list(ends)
         self.asked: list[str] = []
 
-    async def stop_at(self, kind: str, uri: S3Uri | None = None) -> Fault | None:
+    async def wait_for_turn(self, kind: str, uri: S3Uri | None = None) -> S3Fault | None:
         """The next end."""
         del uri
         self.asked.append(kind)
         return self._ends.pop(0) if self._ends else None
 
 
-def scripted(shelf: Shelf, *ends: Fault | None) -> tuple[Ledger, Script]:
+def scripted(bucket: MemoryBucket, *ends: S3Fault | None) -> tuple[Ledger, Script]:
     """A ledger in memory whose operations end so."""
     script = Script(*ends)
-    return Ledger(TurnStorage(shelf, script), SealedSettings(I2V_BUCKET="b-1")), script
+    return Ledger(SteppedStorage(bucket, script), SealedSettings(I2V_BUCKET="b-1")), script
 
 
-@pytest.mark.parametrize("fault", [Fault.BUSY, Fault.REPEATED])
-async def test_a_conflict_of_either_kind_is_looked_into(fault: Fault) -> None:
+@pytest.mark.parametrize("fault", [S3Fault.BUSY, S3Fault.REPEATED])
+async def test_a_conflict_of_either_kind_is_looked_into(fault: S3Fault) -> None:
     """409, where nothing was written, and 412 for our own write: read again, and the claim is made once."""
-    shelf = Shelf()
-    held = await ready(scripted(shelf)[0], KEY, IMAGE, REQUEST)
-    ledger, script = scripted(shelf, fault)
+    bucket = MemoryBucket()
+    held = await ready(scripted(bucket)[0], KEY, IMAGE, REQUEST)
+    ledger, script = scripted(bucket, fault)
     claimed = await ledger.change(held, claim("A"))
     assert claimed
     assert (claimed.record.revision, len(claimed.record.attempts)) == (2, 1)
-    assert script.asked == (["put if", "get", "put if"] if fault is Fault.BUSY else ["put if", "get"])
+    assert script.asked == (["put if", "get", "put if"] if fault is S3Fault.BUSY else ["put if", "get"])
 
 
-@pytest.mark.parametrize("fault", [Fault.BUSY, Fault.REPEATED])
-async def test_a_record_is_made_once_through_conflicts(fault: Fault) -> None:
+@pytest.mark.parametrize("fault", [S3Fault.BUSY, S3Fault.REPEATED])
+async def test_a_record_is_made_once_through_conflicts(fault: S3Fault) -> None:
     """The same holds for the first write: after a 409 the other's record may not be there yet."""
-    ledger, script = scripted(Shelf(), None, fault)
+    ledger, script = scripted(MemoryBucket(), None, fault)
     made = await ledger.change(await ledger.read_or_new(KEY, IMAGE, REQUEST), claim("A"))
     assert made
     assert (made.record.revision, len(made.record.attempts)) == (1, 1)
     asked = ["get", "put if", "get", "put if"]
-    assert script.asked == (asked if fault is Fault.BUSY else asked[:3])
+    assert script.asked == (asked if fault is S3Fault.BUSY else asked[:3])
 
 
-@pytest.mark.parametrize("ends", [(Fault.FAILS,), (None, Fault.FAILS), (None, Fault.BUSY, Fault.FAILS)], ids=str)
-async def test_a_ledger_that_cannot_be_read_or_written_says_so(ends: tuple[Fault | None, ...]) -> None:
+@pytest.mark.parametrize(
+    "ends", [(S3Fault.FAILS,), (None, S3Fault.FAILS), (None, S3Fault.BUSY, S3Fault.FAILS)], ids=str
+)
+async def test_a_ledger_that_cannot_be_read_or_written_says_so(ends: tuple[S3Fault | None, ...]) -> None:
     """No step of making a record goes on without an answer."""
-    ledger, _ = scripted(Shelf(), *ends)
+    ledger, _ = scripted(MemoryBucket(), *ends)
     with pytest.raises(StorageError):
         await ledger.change(await ledger.read_or_new(KEY, IMAGE, REQUEST), claim("A"))
 
 
-@pytest.mark.parametrize("fault", [Fault.FAILS, Fault.LOST, Fault.LATE])
-async def test_a_write_without_an_answer_is_never_taken_for_done(fault: Fault) -> None:
+@pytest.mark.parametrize("fault", [S3Fault.FAILS, S3Fault.LOST, S3Fault.LATE])
+async def test_a_write_without_an_answer_is_never_taken_for_done(fault: S3Fault) -> None:
     """Whether it was done or not, the caller learns that it is not known."""
-    shelf = Shelf()
-    held = await ready(scripted(shelf)[0], KEY, IMAGE, REQUEST)
+    bucket = MemoryBucket()
+    held = await ready(scripted(bucket)[0], KEY, IMAGE, REQUEST)
     with pytest.raises(StorageError):
-        await scripted(shelf, fault)[0].change(held, claim("A"))
+        await scripted(bucket, fault)[0].change(held, claim("A"))
 
 
 async def test_a_late_write_never_lands_upon_a_newer_one() -> None:
     """A write that its writer gave up arrives after another's: its etag is of yesterday, and it is refused."""
-    shelf = Shelf()
-    held = await ready(scripted(shelf)[0], KEY, IMAGE, REQUEST)
-    ledger, script = scripted(shelf, Fault.LATE)
+    bucket = MemoryBucket()
+    held = await ready(scripted(bucket)[0], KEY, IMAGE, REQUEST)
+    ledger, script = scripted(bucket, S3Fault.LATE)
     with pytest.raises(StorageError):
         await ledger.change(held, claim("A"))
     await ledger.change(held, claim("B"))

@@ -21,9 +21,9 @@ from i2v.reports.run_report import ItemReport, Outcome
 from sandbox import Sandbox
 from sandbox.provider import Provider
 from sandbox.tollgate import Toll, Tollgate
-from tests.support.crash_processes import start
-from tests.support.crash_world import Tolled
+from tests.support.forked_processes import start_process
 from tests.support.orders import OpenRun, order_for, put_photo
+from tests.support.proxied_sandbox import ProxiedSandbox
 
 PRICE = Decimal("0.192")
 LIMITED: dict[str, Any] = {"run_id": "same", "max_spend_usd": Decimal("0.40"), "partial": True}
@@ -52,12 +52,12 @@ async def told(sandbox: Sandbox, new_run: OpenRun, **limits: Any) -> ItemReport:
 
 def test_two_processes_of_one_run_share_its_limit(sandbox: Sandbox, tmp_path: Path) -> None:
     """A run that was started twice, as a lost worker's may be, spends its limit once."""
-    with Tolled(sandbox, tmp_path) as world:
+    with ProxiedSandbox(sandbox, tmp_path) as world:
         uris = [world.put(f"{number}.jpg", number).uri for number in range(4)]
-        both = [start(world.errand(images=pair, **LIMITED)) for pair in (tuple(uris[:2]), tuple(uris[2:]))]
+        both = [start_process(world.process(images=pair, **LIMITED)) for pair in (tuple(uris[:2]), tuple(uris[2:]))]
         for running in both:
-            running.go()
-        assert [running.end().code for running in both] == [0, 0]
+            running.begin()
+        assert [running.wait().code for running in both] == [0, 0]
         assert sum(world.bills().values()) == 2
 
 

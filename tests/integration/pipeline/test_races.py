@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from sandbox import Sandbox
-from tests.support.crash_processes import race, run
-from tests.support.crash_world import Tolled
+from tests.support.forked_processes import run_concurrently, run_process
+from tests.support.proxied_sandbox import ProxiedSandbox
 
 pytestmark = pytest.mark.timeout(300)
 PROCESSES, IMAGES = 8, 50
@@ -24,17 +24,17 @@ SELDOM = {"I2V_POLL_FIRST_SECONDS": "1", "I2V_POLL_EVERY_SECONDS": "1"}
 @pytest.mark.parametrize("time", range(1, RACES + 1))
 def test_processes_over_the_same_images_pay_each_once(sandbox: Sandbox, tmp_path: Path, time: int) -> None:
     """Eight processes that want the same fifty videos at once: fifty are billed and stored, and nobody fails."""
-    with Tolled(sandbox, tmp_path) as world:
+    with ProxiedSandbox(sandbox, tmp_path) as world:
         for number in range(IMAGES):
             world.put(f"{number}.jpg", 100 * time + number)
-        ended = race(world.errand({**sandbox.env, **SELDOM}) for _ in range(PROCESSES))
+        ended = run_concurrently(world.process({**sandbox.env, **SELDOM}) for _ in range(PROCESSES))
         assert [(each.code, each.error) for each in ended] == [(0, "")] * PROCESSES
         assert [each.report["stored"] + each.report["cached"] for each in ended] == [IMAGES] * PROCESSES
         assert list(world.bills().values()) == [1] * IMAGES
         for picture in world.pictures:
-            world.published(picture)
+            world.read_published(picture)
         assert sum(each.report["spent_usd"] for each in ended) == pytest.approx(IMAGES * 0.192)
         assert (
-            run(world.errand(sandbox.env, work="reconcile")).error == ""
+            run_process(world.process(sandbox.env, work="reconcile")).error == ""
         )  # it takes away the marks that losers were late with
         assert world.open_marks() == set()

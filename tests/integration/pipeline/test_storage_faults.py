@@ -28,9 +28,9 @@ from i2v.s3.storage import Storage
 from i2v.settings import Settings
 from sandbox import Sandbox
 from sandbox.tollgate import Toll
-from tests.support.crash_points import RECONCILE, RUN
-from tests.support.crash_rounds import BAD, GOOD, LATER_SECONDS, SOON
-from tests.support.crash_world import Picture, Tolled
+from tests.support.kill_points import RECONCILE, RUN
+from tests.support.kill_rounds import AFTER_LEASE_SECONDS, BAD, GOOD, SHORT_LEASE
+from tests.support.proxied_sandbox import ProxiedSandbox, UploadedImage
 from tests.support.settings import MakeSettings
 
 pytestmark = pytest.mark.timeout(300)
@@ -60,9 +60,9 @@ LASTING: dict[str, Faults] = {
 
 
 @pytest.fixture
-def world(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tolled]:
+def world(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ProxiedSandbox]:
     """The sandbox behind tollgates, for runs in this process."""
-    with Tolled(sandbox, tmp_path) as world:
+    with ProxiedSandbox(sandbox, tmp_path) as world:
         world.provider.fault(on="task", kind="fails", code="NSFW", image=BAD, times=None)
         for name, value in world.env.items():
             monkeypatch.setenv(name, value)
@@ -74,21 +74,23 @@ class Case:
     """One image in a bucket of its own, in which S3 fails at one point."""
 
     point: str
-    world: Tolled
+    world: ProxiedSandbox
     settings: Settings
-    picture: Picture
+    picture: UploadedImage
     toll: Toll
     session: boto3.Session
 
     @classmethod
-    def make(cls, world: Tolled, make_settings: MakeSettings, session: boto3.Session, point: str, fault: Toll) -> Self:
+    def make(
+        cls, world: ProxiedSandbox, make_settings: MakeSettings, session: boto3.Session, point: str, fault: Toll
+    ) -> Self:
         """Put the image and the toll."""
         bucket = world.sandbox.new_bucket()
         name = BAD if point in {"job-refused", "verdict", "unmark"} else GOOD[0]
         picture = world.put(name, random.randrange(1 << 30))  # noqa: S311
         kind = {**RUN, **RECONCILE}[point].toll
         toll = replace(fault, method=kind.method, target=f"^/{bucket}\\b.*{kind.target}", body=kind.body)
-        settings = make_settings(**world.env, **SOON)
+        settings = make_settings(**world.env, **SHORT_LEASE)
         return cls(point, world, settings, picture, world.s3.add(toll), session)
 
     async def run(self, run_id: str) -> ItemReport | I2vError:
@@ -160,7 +162,7 @@ MakeCases = Callable[[Faults], list[Case]]
 
 
 @pytest.fixture
-def make_cases(world: Tolled, make_settings: MakeSettings) -> MakeCases:
+def make_cases(world: ProxiedSandbox, make_settings: MakeSettings) -> MakeCases:
     """What makes a case for each point; all speak to S3 through one session, since one costs more than a run."""
     session = boto3.Session()
 
@@ -174,7 +176,7 @@ def make_cases(world: Tolled, make_settings: MakeSettings) -> MakeCases:
 async def run_all(cases: list[Case], run_id: str) -> list[tuple[Case, ItemReport | I2vError]]:
     """All at once, each in its own bucket."""
     ends = await asyncio.gather(*(case.run(run_id) for case in cases))
-    cases[0].world.settle()
+    cases[0].world.wait_until_idle()
     cases[0].world.provider.billed()  # waits until the emulator knows all images
     return list(zip(cases, ends, strict=True))
 
@@ -202,7 +204,7 @@ async def test_what_stays_broken_costs_nothing_twice(
         if case.point == "job-submitted":
             (task_id,) = case.world.task_ids(case.picture)
             assert f"PAID task {task_id} is not yet written down, trying again" in caplog.text
-    await asyncio.sleep(LATER_SECONDS)
+    await asyncio.sleep(AFTER_LEASE_SECONDS)
     await asyncio.gather(*(case.reconcile() for case in cases))
     for case, end in await run_all(cases, "second"):
         assert isinstance(end, ItemReport), f"{case.point}: {end}"
@@ -234,7 +236,7 @@ async def test_a_lost_answer_that_cannot_be_written_is_never_paid_again(make_cas
     assert case.toll.hits == 1
     assert isinstance(end, ItemReport)
     assert (end.outcome, end.at_risk_usd) == (Outcome.UNKNOWN, Decimal("0.192"))
-    await asyncio.sleep(LATER_SECONDS)
+    await asyncio.sleep(AFTER_LEASE_SECONDS)
     again = await case.run("second")
     assert isinstance(again, ItemReport)
     assert (again.outcome, again.cost_usd) == (Outcome.UNKNOWN, Decimal(0))

@@ -168,7 +168,7 @@ async def test_a_dry_run_plans_only_what_is_unpaid(run: Run) -> None:
     lines = [await outcomes.preview(run, ORDER) for _ in range(2)]
     assert [(line.outcome, line.cost_usd) for line in lines] == [("planned", PRICE), ("planned", NOTHING)]
     assert isinstance(run.storage, MemoryStorage)
-    assert run.storage.shelf.objects == {}
+    assert run.storage.bucket.objects == {}
 
 
 async def test_a_dry_run_knows_what_is_there(run: Run) -> None:

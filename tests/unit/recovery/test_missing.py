@@ -74,7 +74,7 @@ def bucket(images: dict[Version, datetime], others: Iterable[str] = ()) -> Memor
     )
     for key, (etag, at) in keys.items():
         uri = S3Uri(BUCKET, key)
-        storage.shelf.objects[uri] = S3Object(uri, etag, 1, at, at)
+        storage.bucket.objects[uri] = S3Object(uri, etag, 1, at, at)
     return storage
 
 

@@ -1,7 +1,7 @@
-"""The world of one job for the model in `test_job_life_model.py`: processes that run i2v's own steps, turn by turn.
+"""One job's world for `job_state_machine.py`: simulated processes that run the real steps over a bucket in memory.
 
-Each `Process` runs the real `bring`, `reconcile` or `Resolver` over a shared bucket in memory and stops before every
-operation on S3 and every call to the provider, until it is told how that one ends. Times are virtual: no sleep lasts.
+Each `SimulatedProcess` pauses before every S3 operation and every call to the provider until the test decides how that
+call ends. Time is virtual, so sleeps return at once.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from i2v.pipeline.submit import Order
 from i2v.reports.run_report import Report
 from i2v.request import Request
 from i2v.s3_uri import S3Uri
-from tests.support.memory_storage import Shelf, memory_run
-from tests.support.turns import OWNED, TurnStorage
+from tests.support.interleaving import PROCESS_TASKS, SteppedStorage
+from tests.support.memory_storage import MemoryBucket, memory_run
 
 T = TypeVar("T")
 PRICE = Decimal("0.192")
@@ -46,19 +46,19 @@ CALLBACKS = {
 
 
 @dataclass
-class Turn:
+class PendingStep:
     """What a process is about to do, or waits for."""
 
     kind: str
     at: str
     """The key that it is about, if it is one in the bucket."""
-    go: asyncio.Future[Any]
+    resume: asyncio.Future[Any]
 
 
-class TurnClient:
+class SteppedClient:
     """A process's own way to the provider. Its calls end as the model says."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: SimulatedProcess) -> None:
         self._process = process
         self.gate = AdaptiveLimiter(8)
 
@@ -66,7 +66,7 @@ class TurnClient:
         """The paid call: the model gives a task id or an error."""
         del timeout
         self._process.world.check_post(self._process, body)
-        answer = await self._process.stop_at("POST")
+        answer = await self._process.wait_for_turn("POST")
         if isinstance(answer, I2vError):
             raise answer
         self._process.received.append(answer)
@@ -74,28 +74,30 @@ class TurnClient:
 
     async def status(self, task_id: str) -> TaskStatus:
         """The free call: the task as it stands, or an error."""
-        if error := await self._process.stop_at("status"):
+        if error := await self._process.wait_for_turn("status"):
             raise cast("I2vError", error)
         return self._process.world.status(task_id)
 
 
-class Process:
+class SimulatedProcess:
     """One process: alive until its work ends or it is killed."""
 
-    def __init__(self, world: World, number: int, work: Callable[[Process], Awaitable[None]]) -> None:
+    def __init__(self, world: SimulatedWorld, number: int, work: Callable[[SimulatedProcess], Awaitable[None]]) -> None:
         self.world = world
         self.number = number
-        self.turn: Turn | None = None
+        self.turn: PendingStep | None = None
         self.killed = False
         self.late = world.late
         self.received: list[str] = []
         self.attempt = 0
         """Of its last POST."""
-        self.run = memory_run(TurnStorage(world.shelf, self), self.name, client=TurnClient(self), **world.variables)
+        self.run = memory_run(
+            SteppedStorage(world.bucket, self), self.name, client=SteppedClient(self), **world.variables
+        )
         self.run.budget.jobs_expected = 1
         self.task = asyncio.ensure_future(self._live(work))
         self.tasks = {self.task}
-        self.heart: set[asyncio.Task[Any]] = set()
+        self.heartbeats: set[asyncio.Task[Any]] = set()
         """It beats without taking turns."""
 
     @property
@@ -108,35 +110,35 @@ class Process:
         """Whether it has ended, in whatever way."""
         return self.killed or self.task.done()
 
-    async def _live(self, work: Callable[[Process], Awaitable[None]]) -> None:
-        OWNED.set(self.tasks)
+    async def _live(self, work: Callable[[SimulatedProcess], Awaitable[None]]) -> None:
+        PROCESS_TASKS.set(self.tasks)
         try:
             with suppress(I2vError):
                 await self.run.start()
-                self.heart = self.tasks - {self.task}
+                self.heartbeats = self.tasks - {self.task}
                 await work(self)
             await self.run.end(Report())
         finally:
             await self.run.close()
             self.world.transition.set()
 
-    async def stop_at(self, kind: str, uri: S3Uri | None = None) -> Any:
+    async def wait_for_turn(self, kind: str, uri: S3Uri | None = None) -> Any:
         """Wait for the turn and learn how it ends; a killed process goes no further."""
         if self.killed:
             raise asyncio.CancelledError
-        if asyncio.current_task() in self.heart:
+        if asyncio.current_task() in self.heartbeats:
             return None
-        self.turn = Turn(kind, uri.key if uri else "", asyncio.get_running_loop().create_future())
+        self.turn = PendingStep(kind, uri.key if uri else "", asyncio.get_running_loop().create_future())
         self.world.transition.set()
         try:
-            return await self.turn.go
+            return await self.turn.resume
         finally:
             self.turn = None
 
-    def go(self, how: object = None) -> None:
+    def resume(self, how: object = None) -> None:
         """Let it do what it stopped at."""
         assert self.turn is not None
-        self.turn.go.set_result(how)
+        self.turn.resume.set_result(how)
         self.turn = None
 
     def kill(self) -> None:
@@ -148,12 +150,12 @@ class Process:
 
 
 @dataclass
-class World:
+class SimulatedWorld:
     """The bucket, the provider's tasks and the processes of one example."""
 
     variables: dict[str, Any]
-    shelf: Shelf = field(default_factory=Shelf)
-    processes: list[Process] = field(default_factory=list)
+    bucket: MemoryBucket = field(default_factory=MemoryBucket)
+    processes: list[SimulatedProcess] = field(default_factory=list)
     tasks: dict[str, dict[str, str]] = field(default_factory=dict)
     late: list[Callable[[], Any]] = field(default_factory=list)
     maybe_paid: int = 0
@@ -161,7 +163,7 @@ class World:
     delivery: Delivery = "poll"
     attempt_of: dict[str, int] = field(default_factory=dict)
     """For which attempt a task was billed, where that is known."""
-    early: dict[str, str] = field(default_factory=dict)
+    early_tasks: dict[str, str] = field(default_factory=dict)
     """Tasks of POSTs whose answer is still out."""
     allowed: int = 1
     """Payments that a person or a transient failure allows; the first is free to come."""
@@ -174,22 +176,22 @@ class World:
         return replace(ORDER, delivery=self.delivery)
 
     @property
-    def posting(self) -> list[Process]:
+    def posting(self) -> list[SimulatedProcess]:
         """Who waits for the answer to a POST."""
         return [process for process in self.alive if process.turn and process.turn.kind == "POST"]
 
     @property
-    def alive(self) -> list[Process]:
+    def alive(self) -> list[SimulatedProcess]:
         """Processes that have not ended."""
         return [process for process in self.processes if not process.done]
 
-    def start(self, work: Callable[[Process], Awaitable[None]]) -> Process:
+    def start(self, work: Callable[[SimulatedProcess], Awaitable[None]]) -> SimulatedProcess:
         """Start a process; it runs to its first stop when the loop does."""
-        process = Process(self, next(self.numbers), work)
+        process = SimulatedProcess(self, next(self.numbers), work)
         self.processes.append(process)
         return process
 
-    async def quiet(self) -> None:
+    async def run_until_blocked(self) -> None:
         """Run until every living process stands at a stop."""
         while self._anybody_moves():
             self.transition.clear()
@@ -204,12 +206,12 @@ class World:
             for one in self.processes
         )
 
-    def land_late(self) -> None:
+    def apply_late_write(self) -> None:
         """Do one of the writes that were given up; what is conditional may lose."""
         with suppress(I2vError):
             self.late.pop(0)()
 
-    def check_post(self, process: Process, body: SubmitBody) -> None:
+    def check_post(self, process: SimulatedProcess, body: SubmitBody) -> None:
         """A POST begins: it must be claimed, reserved, and not one too many; who is called back is told the attempt."""
         record = self.record()
         assert record is not None, "a POST without a record"
@@ -224,12 +226,12 @@ class World:
 
     def record(self) -> JobRecord | None:
         """The job as the bucket has it."""
-        found = self.shelf.objects.get(S3Uri("b-1", f"jobs/{ORDER.key}.json"))
+        found = self.bucket.objects.get(S3Uri("b-1", f"jobs/{ORDER.key}.json"))
         return JobRecord.model_validate_json(found.body) if found else None
 
     def days(self) -> list[Decimal]:
         """What each day's page holds, in US dollars; there are two where midnight passes meanwhile."""
-        pages = [one.body for uri, one in self.shelf.objects.items() if "/days/" in uri.key]
+        pages = [one.body for uri, one in self.bucket.objects.items() if "/days/" in uri.key]
         return [DailySpend.model_validate_json(page).total_usd for page in pages]
 
     def reserved(self) -> Decimal:
@@ -243,7 +245,7 @@ class World:
         now = round(datetime.now(UTC).timestamp() * 1000)
         return TaskStatus.model_validate({"taskId": task_id, "createTime": now, **self.tasks[task_id]})
 
-    def bill(self, process: Process | None = None) -> str:
+    def bill(self, process: SimulatedProcess | None = None) -> str:
         """One more task, which runs; of this process's POST."""
         task_id = f"task_{next(self.numbers)}"
         self.tasks[task_id] = {"state": "processing"}
@@ -255,12 +257,12 @@ class World:
         """The task that a person finds at the provider: of a POST that waits for its answer, else of who knows what."""
         task_id = self.bill(self.posting[0] if self.posting else None)
         if self.posting:
-            self.early[self.posting[0].name] = task_id
+            self.early_tasks[self.posting[0].name] = task_id
         return task_id
 
-    def bill_for(self, process: Process) -> str:
+    def bill_for(self, process: SimulatedProcess) -> str:
         """The task of a POST that is answered now."""
-        return self.early.pop(process.name, "") or self.bill(process)
+        return self.early_tasks.pop(process.name, "") or self.bill(process)
 
 
 async def model_store(run: Run, held: VersionedRecord, status: TaskStatus) -> VersionedRecord:

@@ -1,6 +1,6 @@
 """The sandbox behind two tollgates, and what a test asks of it afterwards: who was billed, what lies in the bucket.
 
-`Tolled` is for every test that kills processes, races them or lets storage fail.
+`ProxiedSandbox` is for every test that kills processes, races them or lets storage fail.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from sandbox.pictures import make_jpeg
 from sandbox.provider import Provider
 from sandbox.tollgate import Tollgate
 from tests.support.certificate_authority import own_authority
-from tests.support.crash_processes import Errand
+from tests.support.forked_processes import ProcessSpec
 
 PACE = {"render_seconds": 0.1, "render": "shared"}
 
 
 @dataclass(frozen=True)
-class Picture:
+class UploadedImage:
     """An image in the bucket and the digest of its bytes, by which the emulator knows it."""
 
     name: str
@@ -33,7 +33,7 @@ class Picture:
     sha256: str
 
 
-class Tolled:
+class ProxiedSandbox:
     """i2v's way to S3 and to the provider leads through `s3` and `api`. `with Tolled(sandbox, folder) as world:`."""
 
     def __init__(self, sandbox: Sandbox, folder: Path) -> None:
@@ -47,7 +47,7 @@ class Tolled:
             self.s3 = stack.enter_context(Tollgate(self.sandbox.aws.address))
             self.api = stack.enter_context(Tollgate(self.provider.address, relink=True))
             self._stack = stack.pop_all()
-        self.fresh()
+        self.reset()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -58,20 +58,20 @@ class Tolled:
         """The emulator."""
         return self.sandbox.provider
 
-    def fresh(self) -> None:
+    def reset(self) -> None:
         """An empty bucket, an emulator that has forgotten everything, and open gates."""
-        self.open()
+        self.clear_faults()
         self.sandbox.fresh()
         self.provider.settings(s3_address=self.s3.address, **PACE)
-        self.pictures: list[Picture] = []
+        self.pictures: list[UploadedImage] = []
 
-    def open(self) -> None:
+    def clear_faults(self) -> None:
         """Let everything pass from now on, and forget what did."""
-        self.settle()
+        self.wait_until_idle()
         self.s3.open()
         self.api.open()
 
-    def settle(self) -> None:
+    def wait_until_idle(self) -> None:
         """Wait until nothing is under way any more."""
         self.s3.settle()
         self.api.settle()
@@ -89,17 +89,17 @@ class Tolled:
             "SSL_CERT_FILE": str(self._authority),
         }
 
-    def errand(self, env: dict[str, str] | None = None, **what: Any) -> Errand:
+    def process(self, env: dict[str, str] | None = None, **what: Any) -> ProcessSpec:
         """Something for a process to do; all images in the bucket, and a run id of its own, unless said otherwise."""
         self._runs += 1
         given = {"run_id": f"run-{self._runs}", "images": (f"s3://{self.sandbox.bucket}/images/",), **what}
-        return Errand(env={**self.env, **(env or {})}, folder=self.folder, **given)
+        return ProcessSpec(env={**self.env, **(env or {})}, folder=self.folder, **given)
 
-    def put(self, name: str, seed: int, **metadata: str) -> Picture:
+    def put(self, name: str, seed: int, **metadata: str) -> UploadedImage:
         """Put a small good image."""
         data = make_jpeg(400, 320, seed=seed)
         uri = self.sandbox.put_image(f"images/{name}", data, **metadata)
-        self.pictures.append(Picture(name, uri, hashlib.sha256(data).hexdigest()))
+        self.pictures.append(UploadedImage(name, uri, hashlib.sha256(data).hexdigest()))
         return self.pictures[-1]
 
     def bills(self) -> Counter[str | None]:
@@ -109,7 +109,7 @@ class Tolled:
             bills[sha256] += times
         return bills
 
-    def task_ids(self, picture: Picture) -> set[str]:
+    def task_ids(self, picture: UploadedImage) -> set[str]:
         """The tasks that the emulator has of an image."""
         return {task.id for task in self.provider.tasks.values() if task.image_sha256 == picture.sha256}
 
@@ -123,12 +123,12 @@ class Tolled:
         """Where each job stands, by its image's name."""
         return {record.image.name: record.state for record in self.records().values()}
 
-    def answers(self, picture: Picture) -> list[str]:
+    def published_suffixes(self, picture: UploadedImage) -> list[str]:
         """The endings of all objects that lie in the image's folder of answers."""
         prefix = f"videos/{picture.name}/"
         return [key.removeprefix(prefix).partition(".")[2] for key in self.sandbox.keys(prefix)]
 
-    def published(self, picture: Picture) -> dict[str, Any]:
+    def read_published(self, picture: UploadedImage) -> dict[str, Any]:
         """The manifest of the image's one video, which is found whole.
 
         Raises:

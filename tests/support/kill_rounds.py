@@ -8,26 +8,26 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from i2v.ledger.job import JobState
-from tests.support.crash_points import Point, When
-from tests.support.crash_processes import Ended, Errand, run, start
-from tests.support.crash_world import Picture, Tolled
+from tests.support.forked_processes import ProcessResult, ProcessSpec, run_process, start_process
+from tests.support.kill_points import KillPoint, When
+from tests.support.proxied_sandbox import ProxiedSandbox, UploadedImage
 
 KILLED = -9
 GOOD, BAD, LOST = ("ann.jpg", "bob.jpg"), "eve.jpg", "zed.jpg"
-SOON = {"I2V_LEASE_SECONDS": "0.5", "I2V_RUN_GONE_SECONDS": "0.5"}
-LATER_SECONDS = 1.1
+SHORT_LEASE = {"I2V_LEASE_SECONDS": "0.5", "I2V_RUN_GONE_SECONDS": "0.5"}
+AFTER_LEASE_SECONDS = 1.1
 """S3 tells times in whole seconds."""
-JOSTLE_SECONDS = 0.005
+SHUFFLE_SECONDS = 0.005
 
 
-class Round:
+class KillRound:
     """A round by its seed: two images that become videos, and one that the provider will refuse."""
 
-    def __init__(self, world: Tolled, seed: str) -> None:
+    def __init__(self, world: ProxiedSandbox, seed: str) -> None:
         print(seed)  # noqa: T201 - pytest shows it with a failure
         self.world = world
         self.dice = random.Random(seed)  # noqa: S311 - chance that can be repeated
-        world.fresh()
+        world.reset()
         for name in (*GOOD, BAD):
             world.put(name, self.dice.randrange(1 << 30))
         world.provider.fault(on="task", kind="fails", code="NSFW", image=BAD, times=None)
@@ -36,39 +36,39 @@ class Round:
     def jostle(self) -> None:
         """Shuffle what comes at one time."""
         for gate in (self.world.s3, self.world.api):
-            gate.jostle(JOSTLE_SECONDS, self.dice.randrange(1 << 30))
+            gate.jostle(SHUFFLE_SECONDS, self.dice.randrange(1 << 30))
 
-    def kill(self, errand: Errand, point: Point, when: When, nth: int) -> None:
+    def kill(self, errand: ProcessSpec, point: KillPoint, when: When, nth: int) -> None:
         """Let a process run into its death at the nth request of that kind."""
         gate = self.world.s3 if point.gate == "s3" else self.world.api
-        with start(errand) as running:
+        with start_process(errand) as running:
             toll = gate.add(point.kill(running.pid, when, nth))
-            running.go()
-            ended = running.end()
+            running.begin()
+            ended = running.wait()
         assert (ended.code, toll.hits) == (KILLED, 1), ended.log
 
     def left(self) -> set[str]:
         """The names of the images that may be paid or not; a manifest that is there already has its whole video."""
-        self.world.open()
+        self.world.clear_faults()
         self.jostle()
         for picture in self.world.pictures:
-            if "json" in self.world.answers(picture):
-                self.world.published(picture)
+            if "json" in self.world.published_suffixes(picture):
+                self.world.read_published(picture)
         lost = {JobState.CLAIMED, JobState.UNKNOWN}
         return {name for name, state in self.world.states().items() if state in lost}
 
     def recover(self) -> dict[str, Any]:
         """Let reconcile and another run take up what was left, in any order; the outcomes of that run by image."""
-        reconciling, running = self.world.errand(SOON, work="reconcile"), self.world.errand(SOON)
+        reconciling, running = self.world.process(SHORT_LEASE, work="reconcile"), self.world.process(SHORT_LEASE)
         match self.dice.choice(("reconcile first", "run first", "both at once")):
             case "reconcile first":
-                time.sleep(LATER_SECONDS)
-                _, ended = done(reconciling), done(running)
+                time.sleep(AFTER_LEASE_SECONDS)
+                _, ended = run_successfully(reconciling), run_successfully(running)
             case "run first":
-                ended, _ = done(running), done(reconciling)
+                ended, _ = run_successfully(running), run_successfully(reconciling)
             case _:
                 with ThreadPoolExecutor(2) as both:
-                    _, ended = both.map(done, (reconciling, running))
+                    _, ended = both.map(run_successfully, (reconciling, running))
         return {item["image"]: item for item in ended.report["items"]}
 
     def check(self, lost: set[str], outcomes: dict[str, Any]) -> None:
@@ -87,24 +87,24 @@ class Round:
         unknown = {record.key for record in records.values() if record.image.name in lost}
         assert self.world.open_marks() == unknown
 
-    def _check_unknown(self, picture: Picture, item: dict[str, Any]) -> None:
+    def _check_unknown(self, picture: UploadedImage, item: dict[str, Any]) -> None:
         assert item["outcome"] == "unknown"
         assert "may be paid" in item["reason"]
         assert self.world.states()[picture.name] is JobState.UNKNOWN
-        assert self.world.answers(picture) == []
+        assert self.world.published_suffixes(picture) == []
 
-    def _check_ended(self, picture: Picture, item: dict[str, Any]) -> None:
+    def _check_ended(self, picture: UploadedImage, item: dict[str, Any]) -> None:
         if picture.name == BAD:
             assert item["outcome"] == "refused"
-            assert self.world.answers(picture) == ["refused.json"]
+            assert self.world.published_suffixes(picture) == ["refused.json"]
         else:
             assert item["outcome"] in {"stored", "cached"}
-            manifest = self.world.published(picture)
+            manifest = self.world.read_published(picture)
             assert {manifest["task_id"]} == self.world.task_ids(picture)
 
 
-def done(errand: Errand) -> Ended:
+def run_successfully(errand: ProcessSpec) -> ProcessResult:
     """An errand whose process came to its own good end."""
-    ended = run(errand)
+    ended = run_process(errand)
     assert (ended.code, ended.error) == (0, ""), ended.log
     return ended

@@ -1,6 +1,6 @@
-"""The model of a job's life: what may happen to it (`JobLife`'s rules), and what must hold after each step.
+"""Hypothesis state machine of one job: what can happen to it (rules), and what must hold after each step (invariants).
 
-The lives that are led are in `test_job_life_model.py`, the processes and the provider in `job_life_world.py`.
+The processes, the bucket and the provider it drives are in `simulated_world.py`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from i2v.pipeline.generate import process_order
 from i2v.recovery.reconcile import reconcile
 from i2v.recovery.resolve import Resolver
 from i2v.s3_uri import S3Uri
-from tests.support.job_model_world import CALLBACKS, ORDER, PRICE, STEPS, Process, World
-from tests.support.turns import Fault, VirtualLoop
+from tests.support.interleaving import S3Fault, VirtualTimeLoop
+from tests.support.simulated_world import CALLBACKS, ORDER, PRICE, STEPS, SimulatedProcess, SimulatedWorld
 
 NO_TASK = {
     "429": Busy("POST: 429", code="429"),
@@ -47,33 +47,38 @@ DIAGRAM = {
 LEASE = 300.0
 MOST_ALIVE = 4
 POWER_CUT = 0.4
-HAPPENINGS = ["goes_on"] * 5 + ["goes_wrong"] * 3 + ["somebody_comes"] * 2 + ["crashes", "time_passes", "calls_back"]
+EVENTS = (
+    ["process_continues"] * 5
+    + ["step_fails"] * 3
+    + ["process_starts"] * 2
+    + ["process_dies", "time_passes", "callback_arrives"]
+)
 RECORD = S3Uri("b-1", f"jobs/{ORDER.key}.json")
 
 
-async def animate_it(process: Process) -> None:
+async def generate_video(process: SimulatedProcess) -> None:
     """A run that wants the video."""
     await process_order(process.run, process.world.order, STEPS)
 
 
-async def reconcile_it(process: Process) -> None:
+async def run_reconcile(process: SimulatedProcess) -> None:
     """Reconcile, as its schedule starts it."""
     await reconcile(process.run, steps=STEPS)
 
 
-def collect(attempt: int, task_id: str) -> Any:
+def settle_from_callback(attempt: int, task_id: str) -> Any:
     """What the door starts when a callback comes."""
 
-    async def settle(process: Process) -> None:
+    async def settle(process: SimulatedProcess) -> None:
         await reconcile(process.run, keys=[f"{ORDER.key}/{attempt}/{task_id}"], steps=STEPS)
 
     return settle
 
 
-def person(what: str, task_id: str) -> Any:
+def resolve_by_hand(what: str, task_id: str) -> Any:
     """Somebody at the command line."""
 
-    async def resolve(process: Process) -> None:
+    async def resolve(process: SimulatedProcess) -> None:
         resolver, key = Resolver(process.run.storage, process.run.settings), ORDER.key
         if what == "resubmit":
             await resolver.resubmit(key)
@@ -85,64 +90,64 @@ def person(what: str, task_id: str) -> Any:
     return resolve
 
 
-class JobLife(RuleBasedStateMachine):
+class JobStateMachine(RuleBasedStateMachine):
     """One image, one bucket, one provider; up to four processes at once."""
 
-    def __init__(self, loop: VirtualLoop) -> None:
+    def __init__(self, loop: VirtualTimeLoop) -> None:
         super().__init__()
         self.loop = loop
         self.last: JobRecord | None = None
-        self.persons: set[str] = set()
+        self.manual_actions: set[str] = set()
 
     @initialize(
         most=st.integers(1, 3),
         cap=st.sampled_from([None, None, 1, 2, 3]),
         seed=st.integers(0, 99),
-        ahead=st.lists(st.integers(0, 9), min_size=1, max_size=3),
+        steps_ahead=st.lists(st.integers(0, 9), min_size=1, max_size=3),
         delivery=st.sampled_from(["poll", "callback"]),
     )
-    def begin(self, most: int, cap: int | None, seed: int, ahead: list[int], delivery: Delivery = "poll") -> None:
+    def begin(self, most: int, cap: int | None, seed: int, steps_ahead: list[int], delivery: Delivery = "poll") -> None:
         """A ledger, and one run or several, which are so many steps ahead."""
         self.dice = random.Random(seed)  # noqa: S311 - it ends tasks, and keeps no secret
         variables: dict[str, Any] = {"I2V_MAX_ATTEMPTS": most, **CALLBACKS}
         if cap is not None:
             variables["I2V_DAILY_CAP_USD"] = cap * PRICE
-        self.world = World(variables, delivery=delivery)
+        self.world = SimulatedWorld(variables, delivery=delivery)
         self.max_attempts = most
         self.cap = None if cap is None else cap * PRICE
-        self.world.shelf.told = self.told
-        for run in [self.start(animate_it) for _ in ahead]:
-            for _ in range(ahead[run.number]):
-                if self.doing(run) not in {"POST", ""}:
-                    run.go()
-                    self.quiet()
+        self.world.bucket.on_put = self.check_put
+        for run in [self.start(generate_video) for _ in steps_ahead]:
+            for _ in range(steps_ahead[run.number]):
+                if self.next_step(run) not in {"POST", ""}:
+                    run.resume()
+                    self.run_until_blocked()
 
-    def start(self, work: Any) -> Process:
+    def start(self, work: Any) -> SimulatedProcess:
         """Start a process and let it come to its first stop."""
 
-        async def begin() -> Process:
+        async def begin() -> SimulatedProcess:
             process = self.world.start(work)
-            await self.world.quiet()
+            await self.world.run_until_blocked()
             return process
 
         return self.loop.run_until_complete(begin())
 
-    def until(self, process: Process, kind: str, at: str = "") -> None:
+    def advance_to(self, process: SimulatedProcess, kind: str, at: str = "") -> None:
         """Let a process go on, and all be well, until it stands before this there; to its end where it is empty."""
-        while not (self.doing(process) == kind and (process.turn is None or process.turn.at.startswith(at))):
-            assert self.doing(process) not in {"", "POST"}
+        while not (self.next_step(process) == kind and (process.turn is None or process.turn.at.startswith(at))):
+            assert self.next_step(process) not in {"", "POST"}
             self.end_tasks("success")
-            process.go()
-            self.quiet()
+            process.resume()
+            self.run_until_blocked()
 
-    def whole(self, work: Any) -> None:
+    def run_alone(self, work: Any) -> None:
         """Somebody does all of a work while the others wait."""
-        self.until(self.start(work), "")
+        self.advance_to(self.start(work), "")
 
-    def lease_passes(self) -> None:
+    def expire_lease(self) -> None:
         """Reconcile finds a claim that is too old."""
-        self.world.shelf.wait(LEASE + 1)
-        self.whole(reconcile_it)
+        self.world.bucket.wait(LEASE + 1)
+        self.run_alone(run_reconcile)
         assert self.state is JobState.UNKNOWN
 
     @property
@@ -151,43 +156,43 @@ class JobLife(RuleBasedStateMachine):
         record = self.world.record()
         return record.state if record else None
 
-    def quiet(self) -> None:
+    def run_until_blocked(self) -> None:
         """Let everybody come to a stop."""
-        self.loop.run_until_complete(self.world.quiet())
+        self.loop.run_until_complete(self.world.run_until_blocked())
 
-    def doing(self, process: Process) -> str:
+    def next_step(self, process: SimulatedProcess) -> str:
         """What it stands before: POST, status, or an operation on S3; nothing where it has ended."""
         return process.turn.kind if process.turn and not process.done else ""
 
-    @rule(what=st.sampled_from(HAPPENINGS), data=st.data())
+    @rule(what=st.sampled_from(EVENTS), data=st.data())
     def something_happens(self, what: str, data: st.DataObject) -> None:
         """One rule for all, since Hypothesis would leave out whole rules, and most dangers need several."""
         getattr(self, what)(data)
 
-    def somebody_comes(self, data: st.DataObject) -> None:
+    def process_starts(self, data: st.DataObject) -> None:
         """Another run, reconcile, or a person with `i2v jobs resolve`."""
         if len(self.world.alive) >= MOST_ALIVE:
             return
         who = data.draw(st.sampled_from(["run", "run", "run", "reconcile", "reconcile", "resubmit", "drop", "adopt"]))
-        self.persons |= {who} - {"run", "reconcile"}
+        self.manual_actions |= {who} - {"run", "reconcile"}
         task_id = ""
         if who == "adopt":
             task_id = data.draw(st.sampled_from(["", *self.world.tasks])) or self.world.bill_early()
-        self.start({"run": animate_it, "reconcile": reconcile_it}.get(who) or person(who, task_id))
+        self.start({"run": generate_video, "reconcile": run_reconcile}.get(who) or resolve_by_hand(who, task_id))
 
-    def calls_back(self, data: st.DataObject) -> None:
+    def callback_arrives(self, data: st.DataObject) -> None:
         """The provider calls: a task was made for that attempt, and has ended or not."""
         if not self.world.attempt_of or len(self.world.alive) >= MOST_ALIVE:
             return
         task_id = data.draw(st.sampled_from(sorted(self.world.attempt_of)))
         self.end_tasks(data.draw(st.sampled_from(["", "success", "transient"])))
-        self.start(collect(self.world.attempt_of[task_id], task_id))
+        self.start(settle_from_callback(self.world.attempt_of[task_id], task_id))
 
-    def goes_on(self, data: st.DataObject) -> None:
+    def process_continues(self, data: st.DataObject) -> None:
         """A process goes on for some steps, at most to its next POST, and all is well, though not with every task."""
-        process = self.one_of(data)
+        process = self.choose_process(data)
         for step in range(data.draw(st.integers(1, 12))):
-            match self.doing(process):
+            match self.next_step(process):
                 case "":
                     return
                 case "POST":
@@ -196,47 +201,47 @@ class JobLife(RuleBasedStateMachine):
                     self.answer(process, "task")
                 case "status":
                     self.end_tasks(data.draw(st.sampled_from(["", "success", "transient", *ENDS])))
-                    process.go()
+                    process.resume()
                 case _:
-                    process.go()
-            self.quiet()
+                    process.resume()
+            self.run_until_blocked()
 
-    def goes_wrong(self, data: st.DataObject) -> None:
+    def step_fails(self, data: st.DataObject) -> None:
         """A step goes wrong: an operation on S3, a status, or a POST; whose answer is lost may have been billed."""
-        process = self.one_of(data)
-        match self.doing(process):
+        process = self.choose_process(data)
+        match self.next_step(process):
             case "POST":
                 kind = data.draw(st.sampled_from([*NO_TASK, "lost"]))
                 self.answer(process, kind, billed=data.draw(st.booleans()))
             case "status":
-                process.go(BadAnswer("GET: 500", code="500"))
+                process.resume(BadAnswer("GET: 500", code="500"))
             case _:
-                process.go(data.draw(st.sampled_from(Fault)))
-        self.quiet()
+                process.resume(data.draw(st.sampled_from(S3Fault)))
+        self.run_until_blocked()
 
-    def crashes(self, data: st.DataObject) -> None:
+    def process_dies(self, data: st.DataObject) -> None:
         """A process is killed."""
-        self.kill(self.one_of(data), billed=data.draw(st.booleans()))
+        self.kill(self.choose_process(data), billed=data.draw(st.booleans()))
 
     def time_passes(self, data: st.DataObject) -> None:
         """The server's clock goes on, and a write that its writer gave up arrives, if its condition still holds."""
-        self.world.shelf.wait(data.draw(st.sampled_from([1, 100, LEASE + 1])))
+        self.world.bucket.wait(data.draw(st.sampled_from([1, 100, LEASE + 1])))
         if self.world.late:
-            self.world.land_late()
+            self.world.apply_late_write()
 
-    def one_of(self, data: st.DataObject) -> Process:
+    def choose_process(self, data: st.DataObject) -> SimulatedProcess:
         """Somebody who lives; where nobody does, a run comes."""
         if not self.world.alive:
-            self.start(animate_it)
+            self.start(generate_video)
         return data.draw(st.sampled_from(self.world.alive))
 
-    def answer(self, process: Process, kind: str, *, billed: bool = False) -> None:
+    def answer(self, process: SimulatedProcess, kind: str, *, billed: bool = False) -> None:
         """The provider answers a POST."""
         if kind not in FREE:
             self.world.maybe_paid += 1
         if kind == "lost" and billed:
             self.world.bill(process)
-        process.go(self.world.bill_for(process) if kind == "task" else NO_TASK[kind])
+        process.resume(self.world.bill_for(process) if kind == "task" else NO_TASK[kind])
 
     def end_tasks(self, end: str) -> None:
         """All tasks that run at the provider come to this end."""
@@ -244,7 +249,7 @@ class JobLife(RuleBasedStateMachine):
             if status["state"] == "processing" and end:
                 status.update(ENDS[end])
 
-    def told(self, uri: S3Uri, body: bytes) -> None:
+    def check_put(self, uri: S3Uri, body: bytes) -> None:
         """The bucket has a new record."""
         if uri == RECORD:
             self.check_write(JobRecord.model_validate_json(body))
@@ -265,7 +270,7 @@ class JobLife(RuleBasedStateMachine):
             assert (new.video, new.task_id) == (old.video, old.task_id)
         if new.state is JobState.SUBMITTED:
             assert new.task_id
-        if not self.persons:
+        if not self.manual_actions:
             for attempt in new.attempts:
                 assert all(
                     self.world.attempt_of.get(task, attempt.number) == attempt.number for task in attempt.task_ids
@@ -307,32 +312,32 @@ class JobLife(RuleBasedStateMachine):
         try:
             if self.dice.random() < POWER_CUT:
                 self.kill_all()
-            self.heal()
+            self.settle_everything()
         finally:
             self.kill_all()
 
-    def kill(self, process: Process, *, billed: bool = False) -> None:
+    def kill(self, process: SimulatedProcess, *, billed: bool = False) -> None:
         """End a process where it stands; a POST that was under way may have been billed."""
-        if self.doing(process) == "POST":
+        if self.next_step(process) == "POST":
             self.world.maybe_paid += 1
             if billed:
                 self.world.bill(process)
         process.kill()
-        self.quiet()
+        self.run_until_blocked()
 
     def kill_all(self) -> None:
         """Leave nobody behind."""
         for process in self.world.alive:
             self.kill(process)
 
-    def heal(self) -> None:
+    def settle_everything(self) -> None:
         """Let all go on without a fault, callbacks and reconcile come by until nothing moves."""
-        self.finish()
-        self.hear_all()
+        self.run_all_to_end()
+        self.deliver_callbacks()
         for _ in range(3):
-            self.world.shelf.wait(LEASE + 1)
-            self.start(reconcile_it)
-            self.finish()
+            self.world.bucket.wait(LEASE + 1)
+            self.start(run_reconcile)
+            self.run_all_to_end()
         self.no_more_is_paid_than_allowed()
         self.no_task_is_dropped()
         record = self.world.record()
@@ -341,14 +346,14 @@ class JobLife(RuleBasedStateMachine):
         assert record.state not in {JobState.CLAIMED, JobState.SUBMITTED}, f"{record.state} for ever"
         if record.state is JobState.UNKNOWN:
             assert self.open_marks(), "an unknown job that reconcile does not name"
-        if not self.persons:
+        if not self.manual_actions:
             self.check_nothing_is_thrown_away(record)
 
-    def hear_all(self) -> None:
+    def deliver_callbacks(self) -> None:
         """By callback each task tells of itself in the end: no job stays unknown for whose attempt there is one."""
         for task_id, attempt in self.world.attempt_of.items() if self.world.delivery == "callback" else ():
-            self.start(collect(attempt, task_id))
-            self.finish()
+            self.start(settle_from_callback(attempt, task_id))
+            self.run_all_to_end()
         record = self.world.record()
         if record and record.attempt and record.state is JobState.UNKNOWN and self.world.delivery == "callback":
             assert record.attempt.number not in self.world.attempt_of.values()
@@ -363,21 +368,21 @@ class JobLife(RuleBasedStateMachine):
 
     def open_marks(self) -> list[S3Uri]:
         """The marks of jobs that have not ended."""
-        return [uri for uri in self.world.shelf.objects if "/open/" in uri.key]
+        return [uri for uri in self.world.bucket.objects if "/open/" in uri.key]
 
-    def finish(self) -> None:
+    def run_all_to_end(self) -> None:
         """Let every process come to its end."""
         for _ in range(400):
             if not self.world.alive:
                 return
             self.end_tasks(self.dice.choice(["success", "success", *ENDS]))
             process = self.world.alive[0]
-            if self.doing(process) == "POST":
+            if self.next_step(process) == "POST":
                 self.answer(process, "task")
             else:
-                process.go()
-            self.world.shelf.wait(2)
-            self.quiet()
+                process.resume()
+            self.world.bucket.wait(2)
+            self.run_until_blocked()
         raise AssertionError("a process that never ends")
 
 

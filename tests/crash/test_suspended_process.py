@@ -10,34 +10,34 @@ import pytest
 
 from i2v.ledger.job import JobState
 from sandbox.tollgate import Toll
-from tests.support.crash_points import RECORD
-from tests.support.crash_processes import start
-from tests.support.crash_rounds import LATER_SECONDS, SOON, done
-from tests.support.crash_world import Tolled
+from tests.support.forked_processes import start_process
+from tests.support.kill_points import RECORD
+from tests.support.kill_rounds import AFTER_LEASE_SECONDS, SHORT_LEASE, run_successfully
+from tests.support.proxied_sandbox import ProxiedSandbox
 
 
 @pytest.mark.parametrize(
     ("claim_to_post_seconds", "claims"), [(60.0, 1), (0.5, 2)], ids=["posts late", "is too late to post"]
 )
 def test_a_claimant_that_slept_through_its_lease_pays_once(
-    world: Tolled, claim_to_post_seconds: float, claims: int
+    world: ProxiedSandbox, claim_to_post_seconds: float, claims: int
 ) -> None:
     """Others hold its job unknown and pay nothing; awake, it posts while it may, else it gives back and claims anew."""
     picture = world.put("tom.jpg", 1)
-    with start(world.errand(claim_to_post_seconds=claim_to_post_seconds)) as sleeper:
+    with start_process(world.process(claim_to_post_seconds=claim_to_post_seconds)) as sleeper:
         toll = world.s3.add(Toll("stop", "PUT", RECORD, '"state": ?"claimed"', when="after", pid=sleeper.pid))
-        sleeper.go()
+        sleeper.begin()
         world.provider.wait(lambda: toll.hits == 1)
-        time.sleep(LATER_SECONDS)
-        other = done(world.errand(SOON))
+        time.sleep(AFTER_LEASE_SECONDS)
+        other = run_successfully(world.process(SHORT_LEASE))
         assert [item["outcome"] for item in other.report["items"]] == ["unknown"]
         assert world.states() == {"tom.jpg": JobState.UNKNOWN}
         assert world.provider.journal.of("submit") == []
 
         os.kill(sleeper.pid, signal.SIGCONT)
-        ended = sleeper.end()
+        ended = sleeper.wait()
     assert [(item["outcome"], item["cost_usd"]) for item in ended.report["items"]] == [("stored", 0.192)]
     assert world.bills() == {picture.sha256: 1}
     assert world.records()[picture.sha256].last_attempt == claims
-    world.published(picture)
+    world.read_published(picture)
     assert world.open_marks() == set()

@@ -1,6 +1,6 @@
 """Turns: code that stops before each operation on S3 until a test says how it ends, in a loop where no sleep lasts.
 
-`TurnStorage` and `VirtualLoop` know nothing of jobs; the world of the model is in `job_life_world.py`.
+`SteppedStorage` and `VirtualTimeLoop` know nothing of jobs; the world of the model is in `simulated_world.py`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from weakref import WeakSet
 
 from i2v.errors import Conflict, I2vError, StorageError
 from i2v.s3_uri import S3Uri
-from tests.support.memory_storage import MemoryStorage, Shelf
+from tests.support.memory_storage import MemoryBucket, MemoryStorage
 
 T = TypeVar("T")
-OWNED: ContextVar[MutableSet[asyncio.Task[Any]]] = ContextVar("owned", default=WeakSet())  # noqa: B039 - nobody's
+PROCESS_TASKS: ContextVar[MutableSet[asyncio.Task[Any]]] = ContextVar("owned", default=WeakSet())  # noqa: B039 - nobody's
 """The tasks of the process that runs: they all end when it is killed."""
 
 
-class Fault(StrEnum):
+class S3Fault(StrEnum):
     """How one operation on S3 goes wrong."""
 
     FAILS = "fails"
@@ -54,11 +54,11 @@ class _Jump(selectors.SelectSelector):
 
 def _owned_task(loop: asyncio.AbstractEventLoop, coro: Any, **more: Any) -> asyncio.Task[Any]:
     task = asyncio.Task(coro, loop=loop, **more)
-    OWNED.get().add(task)
+    PROCESS_TASKS.get().add(task)
     return task
 
 
-class VirtualLoop(asyncio.SelectorEventLoop):
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """An event loop in which every sleep is over at once, in the right order."""
 
     def __init__(self) -> None:
@@ -71,40 +71,40 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._jump.now
 
 
-class Stopping(Protocol):
+class SteppedProcess(Protocol):
     """Whoever takes turns: a process of the model."""
 
     late: list[Callable[[], Any]]
     """Where writes go that are done when nobody counts on them any more."""
 
-    async def stop_at(self, kind: str, uri: S3Uri | None = None) -> Any:
-        """Wait for the turn to do this there, and learn how it ends: `None` for well, else a `Fault`."""
+    async def wait_for_turn(self, kind: str, uri: S3Uri | None = None) -> Any:
+        """Wait for the turn to do this there, and learn how it ends: `None` for well, else a `S3Fault`."""
 
 
-class TurnStorage(MemoryStorage):
+class SteppedStorage(MemoryStorage):
     """A process's own way to the bucket, on which every operation waits for its turn and may fail."""
 
-    def __init__(self, shelf: Shelf, process: Stopping) -> None:
-        super().__init__(shelf)
+    def __init__(self, bucket: MemoryBucket, process: SteppedProcess) -> None:
+        super().__init__(bucket)
         self._process = process
 
     async def turn(self, operation: str, uri: S3Uri, action: Callable[[], T]) -> T:
         """Wait, then do it as the model says."""
-        match await self._process.stop_at(operation, uri):
+        match await self._process.wait_for_turn(operation, uri):
             case None:
                 return action()
-            case Fault.LATE if "put" in operation:
+            case S3Fault.LATE if "put" in operation:
                 self._process.late.append(action)
-            case Fault.SLOW:
+            case S3Fault.SLOW:
                 answer = _outcome(action)
-                await self._process.stop_at("answer")
+                await self._process.wait_for_turn("answer")
                 return answer()
-            case Fault.REPEATED if operation == "put if":
+            case S3Fault.REPEATED if operation == "put if":
                 action()
                 raise Conflict("PutObject (PreconditionFailed)")
-            case Fault.BUSY if operation == "put if":
+            case S3Fault.BUSY if operation == "put if":
                 raise Conflict("PutObject (ConditionalRequestConflict)")
-            case Fault.LOST:
+            case S3Fault.LOST:
                 with suppress(I2vError):
                     action()
         raise StorageError(f"S3 failed at {uri}", "Try again")

@@ -1,6 +1,6 @@
-"""i2v in processes of its own, forked from one that has imported everything: `start`. No Prefect, no test's memory.
+"""Run i2v in separate processes, forked from a server process that has imported everything: `start_process`.
 
-A process waits to be let go, so that its id is known before its first request, and ends with whoever started it.
+A process waits for `begin()`, so that a fault can name its pid before its first request. It ends with its parent.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from i2v.s3.storage import Storage
 from i2v.settings import read_settings
 
 END_SECONDS = 60
-AWS = botocore.session.get_session()
+AWS_SESSION = botocore.session.get_session()
 """boto3's descriptions of S3, read once before any fork."""
 
 
 @dataclass(frozen=True)
-class Errand:
+class ProcessSpec:
     """What a process is to do, with which variables; `folder` takes its log and its temporary files."""
 
     env: Mapping[str, str]
@@ -58,7 +58,7 @@ class Errand:
 
 
 @dataclass(frozen=True)
-class Ended:
+class ProcessResult:
     """How a process ended: -9 is killed. The report is that of `--json`; `error` says why nothing was submitted."""
 
     code: int | None
@@ -67,7 +67,7 @@ class Ended:
     error: str = ""
 
 
-class Running:
+class RunningProcess:
     """A process that waits to be let go, or runs; `with start(errand) as running:` kills what is left of it."""
 
     def __init__(self, process: ForkServerProcess, line: Connection, log: Path) -> None:
@@ -80,11 +80,11 @@ class Running:
     def __exit__(self, *_: object) -> None:
         self.kill()
 
-    def go(self) -> None:
+    def begin(self) -> None:
         """Let it begin."""
         self._line.send("go")
 
-    def end(self, seconds: float = END_SECONDS) -> Ended:
+    def wait(self, seconds: float = END_SECONDS) -> ProcessResult:
         """Wait for its end, whatever that is; one that takes longer is killed.
 
         Raises:
@@ -101,7 +101,7 @@ class Running:
         log = self._log.read_text() if self._log.exists() else ""
         if code is None:
             raise TimeoutError(f"a process did not end in {seconds} s:\n{log}")
-        return Ended(code, log, **told)
+        return ProcessResult(code, log, **told)
 
     def kill(self) -> None:
         """End it now, if it has not."""
@@ -110,39 +110,39 @@ class Running:
         self._line.close()
 
 
-def forks() -> ForkServerContext:
+def fork_context() -> ForkServerContext:
     """The server that children are forked from; one for the test process, and it ends with that."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "tests.support.crash_warm"])
+    context.set_forkserver_preload([__name__, "tests.support.forkserver_preload"])
     return context
 
 
-def start(errand: Errand) -> Running:
+def start_process(errand: ProcessSpec) -> RunningProcess:
     """Fork a process for an errand; it begins when it is let go."""
-    context = forks()
+    context = fork_context()
     ours, theirs = context.Pipe()
     log = errand.folder / f"{errand.work}-{errand.run_id}.log"
     process = context.Process(target=_work, args=(errand, theirs, log), daemon=True)
     process.start()
     theirs.close()
-    return Running(process, ours, log)
+    return RunningProcess(process, ours, log)
 
 
-def run(errand: Errand) -> Ended:
+def run_process(errand: ProcessSpec) -> ProcessResult:
     """Do an errand in a process of its own, to its end."""
-    return race([errand])[0]
+    return run_concurrently([errand])[0]
 
 
-def race(errands: Iterable[Errand]) -> list[Ended]:
+def run_concurrently(errands: Iterable[ProcessSpec]) -> list[ProcessResult]:
     """Do all these errands at once, each in a process of its own."""
     with ExitStack() as stack:
-        racing = [stack.enter_context(start(errand)) for errand in errands]
+        racing = [stack.enter_context(start_process(errand)) for errand in errands]
         for running in racing:
-            running.go()
-        return [running.end() for running in racing]
+            running.begin()
+        return [running.wait() for running in racing]
 
 
-def _work(errand: Errand, line: Connection, log: Path) -> None:
+def _work(errand: ProcessSpec, line: Connection, log: Path) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.update(errand.env)
     tempfile.tempdir = str(errand.folder)
@@ -165,10 +165,10 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-async def _do(errand: Errand) -> tuple[Report, Stopped | None]:
-    settings, storage = read_settings(), Storage(session=boto3.Session(botocore_session=AWS))
-    async with open_run(settings, errand.run_id, max_spend_usd=errand.max_spend_usd, storage=storage) as run:
+async def _do(errand: ProcessSpec) -> tuple[Report, Stopped | None]:
+    settings, storage = read_settings(), Storage(session=boto3.Session(botocore_session=AWS_SESSION))
+    async with open_run(settings, errand.run_id, max_spend_usd=errand.max_spend_usd, storage=storage) as run_process:
         if errand.work == "reconcile":
-            return await reconcile(run), None
-        items = await find_items(list(errand.images), run.storage, run.settings)
-        return await generate(run, items, errand.asked, Steps(), partial=errand.partial)
+            return await reconcile(run_process), None
+        items = await find_items(list(errand.images), run_process.storage, run_process.settings)
+        return await generate(run_process, items, errand.asked, Steps(), partial=errand.partial)

@@ -11,7 +11,7 @@ import gc
 import httpx
 from botocore.config import Config
 
-from tests.support.crash_processes import AWS
+from tests.support.forked_processes import AWS_SESSION
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -24,10 +24,10 @@ async def _look_up() -> None:
             return
 
 
-AWS.set_default_client_config(
+AWS_SESSION.set_default_client_config(
     Config(s3={"addressing_style": "path"})
 )  # else i2v has to ask for it with a second client
-AWS.create_client(
+AWS_SESSION.create_client(
     "s3",
     region_name="us-east-1",
     endpoint_url=NOWHERE,

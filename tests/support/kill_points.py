@@ -12,12 +12,12 @@ from sandbox.tollgate import Passage, Toll
 
 When = Literal["before", "after"]
 RECORD, SUBMIT = r"/jobs/[0-9a-f]{64}\.json$", r"/generateTask/"
-RECENT, LINES = r"/jobs/recent/", r"/jobs/runs/.*\.jsonl$"
+RECENT_LIST, RUN_LINES = r"/jobs/recent/", r"/jobs/runs/.*\.jsonl$"
 """What a run leaves to be looked at: nobody decides by it."""
 
 
 @dataclass(frozen=True)
-class Point:
+class KillPoint:
     """A kind of request, how it is known, and how often at least it comes in the world that the tests make."""
 
     gate: Literal["s3", "api"]
@@ -29,12 +29,12 @@ class Point:
         """Whether the request changes the world, so that before and after it are not the same to who comes later."""
         return self.toll.method in {"PUT", "POST", "DELETE"}
 
-    def matters(self, when: When) -> bool:
+    def changes_outcome(self, when: When) -> bool:
         """Whether whoever comes later finds another world than at the moment before; of a job's own steps, both do."""
-        is_shown_only = self.toll.target in {RECENT, LINES}
+        is_shown_only = self.toll.target in {RECENT_LIST, RUN_LINES}
         return self.changes and not is_shown_only and (when == "after" or self.toll.target in {RECORD, SUBMIT})
 
-    def names(self, passage: Passage) -> bool:
+    def matches(self, passage: Passage) -> bool:
         """Whether a request is of this kind."""
         return self.toll.meets(passage)
 
@@ -43,13 +43,13 @@ class Point:
         return replace(self.toll, pid=pid, when=when, skip=nth)
 
 
-def _s3(times: int, method: str, target: str, state: str = "") -> Point:
+def _s3(times: int, method: str, target: str, state: str = "") -> KillPoint:
     body = rf'"state": ?"{state}"' if state else ""
-    return Point("s3", Toll("kill", method, target, body), times)
+    return KillPoint("s3", Toll("kill", method, target, body), times)
 
 
-def _api(times: int, method: str, target: str) -> Point:
-    return Point("api", Toll("kill", method, target), times)
+def _api(times: int, method: str, target: str) -> KillPoint:
+    return KillPoint("api", Toll("kill", method, target), times)
 
 
 PICTURE = r"/images/[a-z]+\.jpg"
@@ -60,9 +60,9 @@ SETTLING = {
     "page-read": _s3(ONCE, "GET", r"/jobs/ledger\.json$"),
     "page": _s3(ONCE, "PUT", r"/jobs/ledger\.json$"),
     "run-record-read": _s3(ONCE, "GET", r"/jobs/runs/"),
-    "recent-read": _s3(ONCE, "GET", RECENT),
-    "recent": _s3(ONCE, "PUT", RECENT),
-    "lines": _s3(ONCE, "PUT", LINES),
+    "recent-read": _s3(ONCE, "GET", RECENT_LIST),
+    "recent": _s3(ONCE, "PUT", RECENT_LIST),
+    "lines": _s3(ONCE, "PUT", RUN_LINES),
     "job-read": _s3(EACH, "GET", RECORD),
     "status": _api(EACH, "GET", r"/statusTask/"),
     "file": _api(GOOD, "GET", r"/files/"),
@@ -98,5 +98,5 @@ RUN = {
     **SETTLING,
 }
 
-OF_OTHERS = _s3(EACH, "GET", PICTURE + r"\?.*X-Amz-Signature")
+PROVIDER_IMAGE_READ = _s3(EACH, "GET", PICTURE + r"\?.*X-Amz-Signature")
 """The provider fetches the images through the same gate; nobody dies of that."""
