@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import socket
+import ssl
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -19,10 +21,12 @@ from types import TracebackType
 from typing import BinaryIO, NamedTuple, Self
 
 import httpx
+from urllib3 import BaseHTTPResponse
 
 from i2v.errors import FetchError
+from i2v.net import http_get
 from i2v.net.address_policy import AddressPolicy, Resolver, bare_url, look_up
-from i2v.net.exchange import Exchange, Head, NoHttp, Target
+from i2v.net.http_get import MalformedResponse, Target
 from i2v.net.limiter import AdaptiveLimiter
 from i2v.settings import Settings
 
@@ -32,7 +36,7 @@ MOST_REDIRECTS = 5
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 30.0
 """The longest silence; the time in all is the caller's."""
-_Begin = Callable[[], Callable[[memoryview], object]]
+_Begin = Callable[[], Callable[[bytes], object]]
 """Called once the body is to be taken; gives what takes each piece of it."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _EXPIRED = frozenset({403, 404, 410})
@@ -67,9 +71,9 @@ class Fetcher:
     """
 
     def __init__(self, settings: Settings, *, connections: int = 16, resolve: Resolver = look_up) -> None:
-        self._gate = AdaptiveLimiter(connections)
+        self._limiter = AdaptiveLimiter(connections)
         self._threads = ThreadPoolExecutor(connections, thread_name_prefix="fetch")
-        self._reach = AddressPolicy(settings.private_hosts, resolve)
+        self._policy = AddressPolicy(settings.private_hosts, resolve)
         self._tls = httpx.create_ssl_context(trust_env=True)
         self._tls.set_alpn_protocols(["http/1.1"])
         self._headers = {"User-Agent": f"i2v/{version('i2v')}", "Accept": "*/*", "Accept-Encoding": "identity"}
@@ -117,7 +121,7 @@ class Fetcher:
 
     @asynccontextmanager
     async def _in_time(self, url: str, seconds: float) -> AsyncIterator[None]:
-        async with self._gate:
+        async with self._limiter:
             within = asyncio.timeout(seconds)
             try:
                 async with within:
@@ -127,79 +131,80 @@ class Fetcher:
                 raise _broken(url, f"not done after {seconds:g} s" if within.expired() else silent) from None
             except httpx.InvalidURL:
                 raise FetchError(f"{bare_url(url)} is no URL", "It looks like https://host/path") from None
-            except (NoHttp, OSError) as error:
+            except (MalformedResponse, OSError) as error:
                 words = " ".join(str(error).split())
-                kind = "" if isinstance(error, NoHttp) else f"{type(error).__name__}: "
+                kind = "" if isinstance(error, MalformedResponse) else f"{type(error).__name__}: "
                 raise _broken(url, f"{kind}{words}".removesuffix(": ")) from None
 
     async def _fetch(self, url: str, limit: int, begin: _Begin) -> str | None:
-        """Hand on the body at the end of all redirects, each of which is checked like the first address."""
+        """Follow redirects, checking each target; pass on the body and return its content type."""
         here = httpx.URL(url)
         for _ in range(MOST_REDIRECTS + 1):
-            with await self._connect(here) as exchange:
+            sock, target = await self._connect(here)
+            tls = self._tls if here.scheme == "https" else None
 
-                def read(exchange: Exchange = exchange) -> _End:
-                    return _read(exchange, exchange.ask(self._headers, SILENCE_SECONDS), url, limit, begin)
+            def read(sock: socket.socket = sock, target: Target = target, tls: ssl.SSLContext | None = tls) -> _End:
+                with http_get.get(sock, target, self._headers, tls=tls, silence=SILENCE_SECONDS) as response:
+                    return _read(response, url, limit, begin)
 
-                end = await exchange.run(self._threads, read)
+            end = await http_get.run_in_thread(self._threads, sock, read)
             if end.location is None:
                 return end.content_type
-            here = _next(here, end.location)
+            here = _redirect_target(here, end.location)
         raise _broken(url, f"more than {MOST_REDIRECTS} redirects")
 
-    async def _connect(self, url: httpx.URL) -> Exchange:
-        """A connection to an address that was checked, under the name that was asked for (Host, SNI, certificate)."""
-        shown = bare_url(str(url))
+    async def _connect(self, url: httpx.URL) -> tuple[socket.socket, Target]:
+        """Connect to an allowed address of the URL's host."""
+        name = bare_url(str(url))
         if url.userinfo:
-            raise FetchError(f"{shown} may not be fetched: it holds a user name", "Leave both out", 0, True)
+            raise FetchError(f"{name} may not be fetched: it holds a user name", "Leave both out", 0, True)
         host = url.raw_host.decode("ascii").lower().rstrip(".")
         port = url.port or {"https": 443, "http": 80}.get(url.scheme, 0)
         target = Target(host, url.netloc.decode("ascii"), url.raw_path.decode("ascii"))
-        tls = self._tls if url.scheme == "https" else None
         failure = OSError("no address")
-        for address in await self._reach.addresses(url.scheme, host, port, name=shown):
+        for address in await self._policy.addresses(url.scheme, host, port, name=name):
             try:
-                return await Exchange.connect(address, port, target, tls=tls, seconds=CONNECT_SECONDS)
+                return await http_get.connect(address, port, CONNECT_SECONDS), target
             except OSError as error:
                 failure = error
         raise failure
 
 
-def _next(here: httpx.URL, location: str) -> httpx.URL:
+def _redirect_target(here: httpx.URL, location: str) -> httpx.URL:
     try:
         return here.join(location)
     except httpx.InvalidURL:
-        raise _broken(str(here), "it leads to what is no URL") from None
+        raise _broken(str(here), "it redirects to an invalid URL") from None
 
 
 class _End(NamedTuple):
-    """How an answer ended: where it leads instead, or the type of the body that was handed on."""
+    """How a response ended: its redirect location, or the content type of its body."""
 
     location: str | None
     content_type: str | None
 
 
-def _read(exchange: Exchange, head: Head, url: str, limit: int, begin: _Begin) -> _End:
-    if head.status in _REDIRECTS and (location := head.headers.get("location")):
+def _read(response: BaseHTTPResponse, url: str, limit: int, begin: _Begin) -> _End:
+    if response.status in _REDIRECTS and (location := response.headers.get("location")):
         return _End(location, None)
-    _check_head(head, url, limit)
+    _check_head(response, url, limit)
     size, write = 0, begin()
-    for piece in exchange.body():
+    for piece in http_get.read_body(response):
         size += len(piece)
         if size > limit:
             raise _too_large(url, "more", limit)
         write(piece)
-    return _End(None, head.headers.get("content-type"))
+    return _End(None, response.headers.get("content-type"))
 
 
-def _check_head(head: Head, url: str, limit: int) -> None:
-    if head.status != httpx.codes.OK:
-        hint = "The link may have expired: ask for a fresh one" if head.status in _EXPIRED else "Try again later"
-        raise FetchError(f"{bare_url(url)} answered {head.status}", hint, head.status)
-    if _COMPRESSIONS & {word.strip().lower() for word in head.headers.get("content-encoding", "").split(",")}:
+def _check_head(response: BaseHTTPResponse, url: str, limit: int) -> None:
+    if response.status != httpx.codes.OK:
+        hint = "The link may have expired: ask for a fresh one" if response.status in _EXPIRED else "Try again later"
+        raise FetchError(f"{bare_url(url)} answered {response.status}", hint, response.status)
+    if _COMPRESSIONS & {word.strip().lower() for word in response.headers.get("content-encoding", "").split(",")}:
         raise _broken(url, "it came compressed, which was not asked for")
-    declared = head.headers.get("content-length", "0")
-    if int(declared) > limit:
+    declared = http_get.declared_length(response.headers.getlist("content-length")) or 0
+    if declared > limit:
         raise _too_large(url, f"{declared} bytes", limit)
 
 
@@ -212,11 +217,11 @@ class _Sink:
         self.hash = hashlib.sha256()
         self.size = 0
 
-    def open(self) -> Callable[[memoryview], None]:
+    def open(self) -> Callable[[bytes], None]:
         """Make it, and give what takes each piece."""
         file = self._file = self._path.open("wb")
 
-        def write(piece: memoryview) -> None:
+        def write(piece: bytes) -> None:
             file.write(piece)
             self.hash.update(piece)
             self.size += len(piece)

@@ -31,6 +31,7 @@ ONLY_IN: dict[str, set[str]] = {
     "httpx": {"src/i2v/apixo/client.py", "src/i2v/net/fetcher.py"},
     "boto3": {"src/i2v/s3/client.py", "src/i2v/s3/storage.py", "src/i2v/s3/direct.py"},
     "botocore": {"src/i2v/s3/client.py", "src/i2v/s3/answers.py", "src/i2v/s3/storage.py", "src/i2v/s3/direct.py"},
+    "urllib3": {"src/i2v/net/fetcher.py", "src/i2v/net/http_get.py", "src/i2v/s3/direct.py"},
     "prefect": {"src/i2v/cli/prefect/connection.py", "src/i2v/cli/prefect/embedded_server.py"},
 }
 """The files of the library that may import a package."""
