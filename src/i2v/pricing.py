@@ -1,4 +1,4 @@
-"""What a video costs: one table, from the vendor's model page (standard $0.032 a second, pro $0.33 a task).
+"""What a video costs: one table, from docs/provider.md (standard $0.032 a second, pro $0.33 a task).
 
 `I2V_PRICES_USD` overrides a price by its name here. Budgets and caps are elsewhere.
 """

@@ -24,13 +24,13 @@ from i2v.media.file_type import describe_file_type
 from i2v.s3_uri import S3Uri
 
 MAX_IMAGE_BYTES = 20_000_000
-"""provider.md: at most 20 MB. Read as the smaller of MB and MiB, so that the provider takes what we take."""
+"""docs/provider.md: at most 20 MB. Read as the smaller of MB and MiB, so that the provider takes what we take."""
 MAX_PIXELS = 120_000_000
 """Ours: the largest cameras (108 megapixels) pass. Decoding takes up to 4 bytes a pixel, whatever a file weighs."""
 SHORT_SIDE_OVER = 300
-"""Pixels; provider.md: the short side is strictly more."""
+"""Pixels; docs/provider.md: the short side is strictly more."""
 RATIO_WIDE, RATIO_NARROW = 5, 2
-"""provider.md: width to height strictly between 2:5 and 5:2."""
+"""docs/provider.md: width to height strictly between 2:5 and 5:2."""
 
 ImageFormat = Literal["JPEG", "PNG"]
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from i2v.request import Mode, Request
 
 SHORT_SIDE_PX = {Mode.STANDARD: 768, Mode.PRO: 1080}
-"""provider.md part 1, output."""
+"""docs/provider.md, part 1: output."""
 SHORT_SIDE_TOLERANCE_PERCENT = 2
 SECONDS_TOLERANCE = 0.5
 

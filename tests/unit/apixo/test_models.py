@@ -1,4 +1,4 @@
-"""The vendor's published examples (its model page, and its pages on webhooks and errors) lie in `fixtures/apixo`."""
+"""The models accept the provider's published examples, which are in `fixtures/apixo` (docs/provider.md)."""
 
 from __future__ import annotations
 

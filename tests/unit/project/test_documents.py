@@ -264,3 +264,16 @@ def test_index_lists_every_page() -> None:
 
     assert [page for page in pages if f"]({page})" not in index] == []
     assert [page for page in pages if "[Index](README.md)" not in read_page(f"docs/{page}")] == []
+
+
+def test_pages_that_the_code_cites_exist() -> None:
+    """Each page of docs that a source file, a configuration file or the Makefile cites exists."""
+    suffixes = {".py", ".yaml", ".env", ".conf", ".toml"}
+    folders = ("src", "flows", "tasks", "prefect_support", "doors", "deployments", "sandbox", "benchmarks", "tests")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in suffixes]
+    files += [path for path in ROOT.iterdir() if path.name == "Makefile" or path.suffix in suffixes]
+    cited = {(path, name) for path in files for name in re.findall(r"\bdocs/\w+\.md\b", path.read_text())}
+    assert "docs/provider.md" in {name for _, name in cited}
+
+    missing = {(path.relative_to(ROOT).as_posix(), name) for path, name in cited if not (ROOT / name).exists()}
+    assert missing == set()
