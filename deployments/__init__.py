@@ -1,7 +1,7 @@
-"""Where it runs: what `make deploy` puts on a Prefect server, and `server.env` for who runs one.
+"""Where i2v runs: what `make deploy` sets up on a Prefect server, and `server.env` for self-hosted servers.
 
-`setup` is the command; `deploy`, `pools`, `automations` and `blocks` each bring one kind of thing to what it should be,
-and say in a `SetupResult` what they did. What runs, and when, is in prefect.yaml.
+`setup` is the command. `prefect_yaml`, `work_pool`, `automations` and `blocks` each set up one kind of object, and
+return a `SetupResult` per object. What runs, and when, is in prefect.yaml.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from typing import NamedTuple
 
 
 class Change(StrEnum):
-    """What became of one thing on the server."""
+    """What the setup did with an object on the server."""
 
-    MADE = "made"
-    CHANGED = "changed"
+    CREATED = "created"
+    UPDATED = "updated"
     UNCHANGED = "unchanged"
-    LEFT = "left"
-    """It is not as we would make it, and a person's choice."""
+    KEPT = "kept"
+    """It differs from our configuration because a user chose so."""
 
 
 class SetupResult(NamedTuple):
-    """One line of what the set-up tells."""
+    """One line of the setup's output."""
 
-    did: Change
-    what: str
+    change: Change
+    target: str
     detail: str = ""
 
     def __str__(self) -> str:
-        return f"{self.did:<10} {self.what}" + (f": {self.detail}" if self.detail else "")
+        return f"{self.change:<10} {self.target}" + (f": {self.detail}" if self.detail else "")

@@ -1,7 +1,7 @@
-"""The automations: runs that died or never began are marked Crashed, and three things that a person wants to hear of.
+"""The automations: two mark dead flow runs Crashed, three send alerts.
 
-An automation is known by its name. Whether it is enabled is a person's, and so is what an alert does, unless `--notify`
-names a block: without one it does nothing but show in the server's feed of events.
+An automation is found by its name, so names never change. Users decide whether it is enabled. They also decide what an
+alert does, unless `--notify` names a notification block; without one, a new alert only shows in the event feed.
 """
 
 from __future__ import annotations
@@ -22,74 +22,76 @@ from deployments import Change, SetupResult
 from deployments.prefect_yaml import DesiredDeployment
 from deployments.work_pool import HEARTBEAT_SECONDS
 
-QUIET = timedelta(minutes=10)
-"""So long an alert is not repeated."""
+ALERT_INTERVAL = timedelta(minutes=10)
+"""An alert is sent at most once in this time."""
 JOB_UNKNOWN = "i2v.job.unknown"
 """Emitted with the resource `i2v.job.<key>`."""
-BEGINS_WITHIN = timedelta(minutes=10)
-"""A process takes seconds to begin, and on a machine that is very busy a minute."""
+START_TIMEOUT = timedelta(minutes=10)
+"""A flow run's process starts within seconds, and within a minute on a very busy machine."""
 BUDGET_NEAR = "i2v.budget.near"
-"""Emitted with the resource `i2v.ledger.<bucket>` and `spent_usd` and `cap_usd` in its payload, at 80 % of the cap."""
+"""Emitted at 80 % of the cap with the resource `i2v.ledger.<bucket>`; the payload has `spent_usd` and `cap_usd`."""
 RUN_FAILED = {"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.TimedOut"}
+NOT_STARTED = {f"prefect.flow-run.{state}" for state in ("Pending", "Submitting", "InfrastructurePending")}
 
 
 def dead_runs(flows: list[str]) -> AutomationCore:
-    """A run that was heard of and then is silent for three heartbeats is dead; self-hosted servers never look."""
-    trigger = EventTrigger(
+    """Mark a flow run Crashed after three missed heartbeats. A self-hosted server does not do this by itself."""
+    return _mark_crashed(
+        "i2v: dead runs are marked Crashed",
+        "Without this automation a run whose process was killed stays Running forever.",
+        flows,
         after={"prefect.flow-run.heartbeat"},
-        expect={"prefect.flow-run.*"},  # any word of it: also states with names of our own, such as Skipped
-        match_related=_of(flows),
-        for_each={"prefect.resource.id"},
-        posture=Posture.Proactive,
-        threshold=1,
         within=timedelta(seconds=3 * HEARTBEAT_SECONDS),
-    )
-    message = "its process has said nothing for three heartbeats; reconcile settles what it left open"
-    return AutomationCore(
-        name="i2v: dead runs are marked Crashed",
-        description="Without it a run whose process was killed stays Running for ever.",
-        trigger=trigger,
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=message)],
+        message="The run missed three heartbeats. reconcile settles its open jobs.",
     )
 
 
 def lost_runs(flows: list[str]) -> AutomationCore:
-    """A run that a worker took and did not begin: the worker died, and the run holds a place in its queue for ever."""
+    """Mark a flow run Crashed if a worker took it and it did not start: the worker died."""
+    return _mark_crashed(
+        "i2v: runs that never began are marked Crashed",
+        "Without this automation a run whose worker was killed stays Pending and occupies a slot of its work queue.",
+        flows,
+        after=NOT_STARTED,
+        within=START_TIMEOUT,
+        message="The worker died before the run started. Nothing was charged; nightly or a new run makes the videos.",
+    )
+
+
+def _mark_crashed(
+    name: str, description: str, flows: list[str], *, after: set[str], within: timedelta, message: str
+) -> AutomationCore:
     trigger = EventTrigger(
-        after={f"prefect.flow-run.{name}" for name in ("Pending", "Submitting", "InfrastructurePending")},
-        expect={"prefect.flow-run.*"},
-        match_related=_of(flows),
+        after=after,
+        expect={"prefect.flow-run.*"},  # any event of the run, because states can have custom names, e.g. Skipped
+        match_related=_flows_resource(flows),
         for_each={"prefect.resource.id"},
         posture=Posture.Proactive,
         threshold=1,
-        within=BEGINS_WITHIN,
+        within=within,
     )
-    message = "its worker died before it began; nothing was paid, and nightly or a new run makes its videos"
-    return AutomationCore(
-        name="i2v: runs that never began are marked Crashed",
-        description="Without it a run whose worker was killed stays Pending, and takes one of its queue's places.",
-        trigger=trigger,
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=message)],
-    )
+    actions: list[ActionTypes] = [ChangeFlowRunState(state=StateType.CRASHED, message=message)]
+    return AutomationCore(name=name, description=description, trigger=trigger, actions=actions)
 
 
-def _of(flows: list[str]) -> ResourceSpecification:
+def _flows_resource(flows: list[str]) -> ResourceSpecification:
     return ResourceSpecification.model_validate({"prefect.resource.role": "flow", "prefect.resource.name": flows})
 
 
 def alerts(flows: list[str], block: UUID | None) -> list[AutomationCore]:
-    """The three alerts; `block` is the notification block that sends them."""
+    """Return the three alerts; `block` is the notification block that sends them."""
     failed = EventTrigger(
         expect=RUN_FAILED,
-        match_related=_of(flows),
+        match_related=_flows_resource(flows),
         for_each={"related:flow:prefect.resource.id"},
-        within=QUIET,
+        within=ALERT_INTERVAL,
     )
-    unknown = EventTrigger(expect={JOB_UNKNOWN}, within=QUIET)
+    unknown = EventTrigger(expect={JOB_UNKNOWN}, within=ALERT_INTERVAL)
     near = EventTrigger(expect={BUDGET_NEAR}, for_each={"prefect.resource.id"}, within=timedelta(hours=6))
     return [
         _alert(
             "i2v: a run failed",
+            "Alert text: the flow run's name, state and message, with a link to the run.",
             failed,
             block,
             "{{ flow_run.name }} is {{ flow_run.state.name }}: {{ flow_run.state.message }}\n"
@@ -97,12 +99,15 @@ def alerts(flows: list[str], block: UUID | None) -> list[AutomationCore]:
         ),
         _alert(
             "i2v: a job is unknown",
+            "Alert text: the job whose submit response was lost, and the command that lists such jobs.",
             unknown,
             block,
-            "A paid submit lost its answer: {{ event.resource.id }}. See: i2v jobs --state unknown",
+            "The response to a submit was lost, and it may have been charged: {{ event.resource.id }}. "
+            "Run: i2v jobs --state unknown",
         ),
         _alert(
             "i2v: the budget is nearly spent",
+            "Alert text: the ledger, the amount spent today and the daily cap.",
             near,
             block,
             "{{ event.resource.id }}: ${{ event.payload.spent_usd }} of today's ${{ event.payload.cap_usd }} are spent",
@@ -110,71 +115,71 @@ def alerts(flows: list[str], block: UUID | None) -> list[AutomationCore]:
     ]
 
 
-def _alert(name: str, trigger: EventTrigger, block: UUID | None, body: str) -> AutomationCore:
-    send: list[ActionTypes] = (
+def _alert(name: str, description: str, trigger: EventTrigger, block: UUID | None, body: str) -> AutomationCore:
+    actions: list[ActionTypes] = (
         [SendNotification(block_document_id=block, subject=name, body=body)] if block else [DoNothing()]
     )
-    described = f"Would tell: {body}" if block is None else ""
-    return AutomationCore(name=name, description=described, trigger=trigger, actions=send)
+    return AutomationCore(name=name, description=description, trigger=trigger, actions=actions)
 
 
-async def triggers(
-    client: PrefectClient, wanted: DesiredDeployment, given: list[dict[str, Any]]
+async def event_automations(
+    client: PrefectClient, desired: DesiredDeployment, triggers: list[dict[str, Any]]
 ) -> list[AutomationCore]:
-    """The automations that prefect.yaml has as a deployment's triggers."""
-    if not given:
+    """Return the automations for a deployment's `triggers` in prefect.yaml."""
+    if not triggers:
         return []
-    found = await client.read_deployment_by_name(f"{wanted.flow}/{wanted.name}")
-    made = [TypeAdapter[DeploymentTriggerTypes](DeploymentTriggerTypes).validate_python(each) for each in given]
-    for trigger in made:
-        trigger.set_deployment_id(found.id)
-    return [trigger.as_automation() for trigger in made]
+    deployment = await client.read_deployment_by_name(desired.full_name)
+    adapter = TypeAdapter[DeploymentTriggerTypes](DeploymentTriggerTypes)
+    parsed = [adapter.validate_python(trigger) for trigger in triggers]
+    for trigger in parsed:
+        trigger.set_deployment_id(deployment.id)
+    return [trigger.as_automation() for trigger in parsed]
 
 
-async def set_up_automation(client: PrefectClient, wanted: AutomationCore) -> SetupResult:
-    """Make or change one automation; one that a person disabled stays so."""
-    what = f"automation {wanted.name!r}"
-    there = await client.read_automations_by_name(wanted.name)
-    if not there:
-        await client.create_automation(wanted)
-        return SetupResult(Change.MADE, what)
-    if len(there) > 1:
-        return SetupResult(Change.LEFT, what, f"it is there {len(there)} times; delete all but one, in the UI")
-    found = there[0]
-    wanted = _keeping(wanted, found)
-    if _plain(found) == _plain(wanted):
-        return SetupResult(Change.UNCHANGED, what, "" if found.enabled else "disabled, as a person left it")
-    await client.update_automation(found.id, _changeable(wanted))
-    return SetupResult(Change.CHANGED, what)
+async def set_up_automation(client: PrefectClient, desired: AutomationCore) -> SetupResult:
+    """Create or update one automation; a disabled one stays disabled."""
+    target = f"automation {desired.name!r}"
+    existing = await client.read_automations_by_name(desired.name)
+    if not existing:
+        await client.create_automation(desired)
+        return SetupResult(Change.CREATED, target)
+    if len(existing) > 1:
+        return SetupResult(Change.KEPT, target, f"it exists {len(existing)} times; delete the duplicates in the UI")
+    found = existing[0]
+    desired = _with_user_choices(desired, found)
+    if _comparable(found) == _comparable(desired):
+        return SetupResult(Change.UNCHANGED, target, "" if found.enabled else "disabled by a user")
+    await client.update_automation(found.id, _for_update(desired))
+    return SetupResult(Change.UPDATED, target)
 
 
-def _changeable(automation: AutomationCore) -> AutomationCore:
-    """As an update can be sent: the server refuses to be told of the owner, which it keeps.
+def _for_update(automation: AutomationCore) -> AutomationCore:
+    """Return a copy that the server accepts: without owner, and with every field set.
 
-    Every field is set anew, since the client sends no defaults: an action without its `type` would become another one.
+    The client omits default values, and an action without its `type` would become another action.
     """
     return AutomationCore.model_validate(automation.model_dump(mode="json", exclude={"owner_resource"}))
 
 
-def _keeping(wanted: AutomationCore, found: Automation) -> AutomationCore:
-    silent = all(isinstance(action, DoNothing) for action in wanted.actions)
-    kept: dict[str, Any] = {"actions": found.actions, "description": found.description} if silent else {}
-    return wanted.model_copy(update={"enabled": found.enabled, **kept})
+def _with_user_choices(desired: AutomationCore, found: Automation) -> AutomationCore:
+    does_nothing = all(isinstance(action, DoNothing) for action in desired.actions)
+    actions = found.actions if does_nothing else desired.actions
+    return desired.model_copy(update={"enabled": found.enabled, "actions": actions})
 
 
-def _plain(automation: AutomationCore) -> dict[str, Any]:
-    """What we decide of it, as JSON and without ids and order."""
-    said = automation.model_dump(mode="json", include={"description", "trigger", "actions"})
-    return {name: _sorted(value) for name, value in said.items()}
+def _comparable(automation: AutomationCore) -> dict[str, Any]:
+    """Return the fields that we configure, without ids and order."""
+    fields = automation.model_dump(mode="json", include={"description", "trigger", "actions"})
+    return {name: _normalize(value) for name, value in fields.items()}
 
 
-def _sorted(value: Any) -> Any:
+def _normalize(value: Any) -> Any:
     match value:
         case dict():
-            return {name: _sorted(inner) for name, inner in value.items() if name != "id"}
+            return {name: _normalize(inner) for name, inner in value.items() if name != "id"}
         case [*texts] if all(isinstance(text, str) for text in texts):
             return sorted(texts)
         case list():
-            return [_sorted(inner) for inner in value]
+            return [_normalize(inner) for inner in value]
         case _:
             return value

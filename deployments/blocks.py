@@ -1,4 +1,4 @@
-"""The block types that hold a run's secrets. Documents of them are people's, and never read here."""
+"""The block types for credentials. Block documents belong to users and are never read here."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ from prefect_aws.credentials import AwsCredentials
 from deployments import Change, SetupResult
 from prefect_support.credentials import ApixoKey
 
-KINDS: tuple[type[Block], ...] = (ApixoKey, AwsCredentials)
+BLOCK_TYPES: tuple[type[Block], ...] = (ApixoKey, AwsCredentials)
 
 
 async def set_up_blocks(client: PrefectClient) -> list[SetupResult]:
-    """Register the types that are missing or older than what the code reads."""
-    return [await _register(client, kind) for kind in KINDS]
+    """Register the block types that are missing or outdated."""
+    return [await _register(client, block_type) for block_type in BLOCK_TYPES]
 
 
-async def _register(client: PrefectClient, kind: type[Block]) -> SetupResult:
-    what = f"block type {kind.get_block_type_slug()}"
-    had_type, had_schema = await _is_there(client, kind)
-    if had_type and had_schema:
-        return SetupResult(Change.UNCHANGED, what)
-    await kind.aregister_type_and_schema(client=client)
-    return SetupResult(Change.CHANGED if had_type else Change.MADE, what)
+async def _register(client: PrefectClient, block_type: type[Block]) -> SetupResult:
+    target = f"block type {block_type.get_block_type_slug()}"
+    has_type, has_schema = await _find(client, block_type)
+    if has_type and has_schema:
+        return SetupResult(Change.UNCHANGED, target)
+    await block_type.aregister_type_and_schema(client=client)
+    return SetupResult(Change.UPDATED if has_type else Change.CREATED, target)
 
 
-async def _is_there(client: PrefectClient, kind: type[Block]) -> tuple[bool, bool]:
+async def _find(client: PrefectClient, block_type: type[Block]) -> tuple[bool, bool]:
+    """Return whether the server has the type, and whether it has the current schema."""
     try:
-        await client.read_block_type_by_slug(kind.get_block_type_slug())
+        await client.read_block_type_by_slug(block_type.get_block_type_slug())
     except ObjectNotFound:
         return False, False
     try:
-        await client.read_block_schema_by_checksum(kind._calculate_schema_checksum())  # noqa: SLF001 - as Prefect asks
+        await client.read_block_schema_by_checksum(block_type._calculate_schema_checksum())  # noqa: SLF001 - no public API
     except ObjectNotFound:
         return True, False
     return True, True

@@ -1,7 +1,7 @@
-"""The deployments of prefect.yaml, compared with what is there and changed only where they differ.
+"""The deployments of prefect.yaml: load them, compare them with the server, and update what differs.
 
-prefect.yaml counts, but for what people set and would miss: whether a schedule is active, schedules of their own,
-whether a deployment is paused, and from when on `nightly` takes images.
+prefect.yaml wins, except for what users set: whether a schedule is active, schedules of their own, whether a deployment
+is paused, and `since` of `nightly`.
 """
 
 from __future__ import annotations
@@ -28,43 +28,44 @@ SINCE = "since"
 
 
 class DesiredDeployment(NamedTuple):
-    """A deployment as prefect.yaml says; `fields` by the names that Prefect's API has for them."""
+    """A deployment as prefect.yaml describes it; `fields` are named as in Prefect's API."""
 
     name: str
     flow: str
     fields: dict[str, Any]
     schedules: list[DeploymentScheduleCreate]
 
-
-def load_deployments(config: dict[str, Any]) -> list[DesiredDeployment]:
-    """Load every flow, so that what cannot be imported is never deployed.
-
-    Raises:
-        UsageError: a flow cannot be imported, or a deployment lacks something.
-    """
-    pull = config.get("pull") or [{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}]
-    try:
-        return [_wanted(each, pull) for each in config["deployments"]]
-    except (KeyError, TypeError) as error:
-        hint = "See those that are there; a schedule has a slug, and a cron"
-        raise UsageError(f"prefect.yaml: a deployment lacks {error}", hint) from None
+    @property
+    def full_name(self) -> str:
+        """The name by which Prefect's API finds it."""
+        return f"{self.flow}/{self.name}"
 
 
 def read_config() -> dict[str, Any]:
-    """Read prefect.yaml.
-
-    Raises:
-        UsageError: it is no YAML.
-    """
+    """Return prefect.yaml. Raise `UsageError` if it is not YAML."""
     try:
         config: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
     except yaml.YAMLError as error:
-        raise UsageError(f"prefect.yaml cannot be read: {error}", "Correct it") from None
+        raise UsageError(f"prefect.yaml is not valid YAML: {error}", "Correct it") from None
     return config
 
 
-def _wanted(each: dict[str, Any], pull: list[dict[str, Any]]) -> DesiredDeployment:
-    flow = _load(each["entrypoint"])
+def load_deployments(config: dict[str, Any]) -> list[DesiredDeployment]:
+    """Return the deployments, and import every flow: a flow that cannot be imported is never deployed.
+
+    Raises:
+        UsageError: a flow cannot be imported, or a deployment lacks a field.
+    """
+    pull = config.get("pull") or [{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}]
+    try:
+        return [_load_deployment(each, pull) for each in config["deployments"]]
+    except (KeyError, TypeError) as error:
+        hint = "Compare it with the other deployments; a schedule needs a slug and a cron"
+        raise UsageError(f"prefect.yaml: a deployment lacks {error}", hint) from None
+
+
+def _load_deployment(each: dict[str, Any], pull: list[dict[str, Any]]) -> DesiredDeployment:
+    flow = _load_flow(each["entrypoint"])
     fields = {
         "entrypoint": each["entrypoint"],
         "description": each["description"],
@@ -77,54 +78,44 @@ def _wanted(each: dict[str, Any], pull: list[dict[str, Any]]) -> DesiredDeployme
         "job_variables": each["work_pool"].get("job_variables", {}),
         "pull_steps": each.get("pull") or pull,
     }
-    return DesiredDeployment(
-        each["name"], flow.name, fields, [_schedule(schedule) for schedule in each.get("schedules", [])]
-    )
+    schedules = [_load_schedule(schedule) for schedule in each.get("schedules", [])]
+    return DesiredDeployment(each["name"], flow.name, fields, schedules)
 
 
-def _load(entrypoint: str) -> Flow[..., Any]:
+def _load_flow(entrypoint: str) -> Flow[..., Any]:
     try:
         return load_flow_from_entrypoint(f"{ROOT}/{entrypoint}", use_placeholder_flow=False)
-    except Exception as error:  # noqa: BLE001 - importing a person's code can raise whatever it likes
+    except Exception as error:  # noqa: BLE001 - importing user code can raise anything
         reason = error.__cause__ or error
         raise UsageError(
-            f"prefect.yaml: {entrypoint} cannot be loaded: {type(reason).__name__}: {reason}", "Correct it, then deploy"
+            f"prefect.yaml: {entrypoint} cannot be loaded: {type(reason).__name__}: {reason}", "Fix it and deploy again"
         ) from None
 
 
-def _schedule(given: dict[str, Any]) -> DeploymentScheduleCreate:
-    cron = CronSchedule(cron=given["cron"], timezone=given.get("timezone", "UTC"))
-    return DeploymentScheduleCreate(schedule=cron, active=given.get("active", True), slug=given["slug"])
+def _load_schedule(schedule: dict[str, Any]) -> DeploymentScheduleCreate:
+    cron = CronSchedule(cron=schedule["cron"], timezone=schedule.get("timezone", "UTC"))
+    return DeploymentScheduleCreate(schedule=cron, active=schedule.get("active", True), slug=schedule["slug"])
 
 
-async def set_up_deployment(
-    client: PrefectClient, wanted: DesiredDeployment, *, now: datetime | None = None
-) -> SetupResult:
-    """Make or change one deployment.
-
-    Args:
-        client: the server.
-        wanted: the deployment.
-        now: from when on `nightly` takes images, where it is new.
-    """
-    what = f"deployment {wanted.flow}/{wanted.name}"
-    now = now or datetime.now(UTC)
+async def set_up_deployment(client: PrefectClient, desired: DesiredDeployment) -> SetupResult:
+    """Create one deployment, or update the fields and schedules that differ."""
+    target = f"deployment {desired.full_name}"
+    now = datetime.now(UTC)
     try:
-        found = await client.read_deployment_by_name(f"{wanted.flow}/{wanted.name}")
+        found = await client.read_deployment_by_name(desired.full_name)
     except ObjectNotFound:
-        fields = _with_since(wanted.fields, {}, now)
-        flow_id = await client.create_flow_from_name(wanted.flow)
-        await client.create_deployment(flow_id, wanted.name, schedules=wanted.schedules, **fields)
-        return SetupResult(
-            Change.MADE, what, "" if fields == wanted.fields else f"takes images from {now:%Y-%m-%d %H:%M} UTC on"
-        )
-    differing = await _update(client, found, _with_since(wanted.fields, found.parameters, now))
-    differing += [slug for each in wanted.schedules if (slug := await _update_schedule(client, found, each))]
-    return SetupResult(Change.CHANGED, what, ", ".join(differing)) if differing else SetupResult(Change.UNCHANGED, what)
+        fields = _with_since(desired.fields, {}, now)
+        flow_id = await client.create_flow_from_name(desired.flow)
+        await client.create_deployment(flow_id, desired.name, schedules=desired.schedules, **fields)
+        detail = "" if fields == desired.fields else f"processes images from {now:%Y-%m-%d %H:%M} UTC on"
+        return SetupResult(Change.CREATED, target, detail)
+    updated = await _update_fields(client, found, _with_since(desired.fields, found.parameters, now))
+    updated += [slug for each in desired.schedules if (slug := await _update_schedule(client, found, each))]
+    return SetupResult(Change.UPDATED if updated else Change.UNCHANGED, target, ", ".join(updated))
 
 
 def _with_since(fields: dict[str, Any], found: dict[str, Any], now: datetime) -> dict[str, Any]:
-    """What generates by itself takes images from the first deploy on, or from when a person said."""
+    """Set `since` of a deployment that generates: the user's value, else the time of the first deploy."""
     parameters = fields["parameters"]
     if not parameters.get("generate") or SINCE in parameters:
         return fields
@@ -132,36 +123,37 @@ def _with_since(fields: dict[str, Any], found: dict[str, Any], now: datetime) ->
     return fields | {"parameters": parameters | {SINCE: since}}
 
 
-async def _update(client: PrefectClient, found: DeploymentResponse, fields: dict[str, Any]) -> list[str]:
-    there = found.model_dump(mode="json", include=set(fields))
-    differing = [name for name, value in fields.items() if there[name] != value]
+async def _update_fields(client: PrefectClient, found: DeploymentResponse, fields: dict[str, Any]) -> list[str]:
+    """Update the fields that differ, and return their names."""
+    current = found.model_dump(mode="json", include=set(fields))
+    differing = [name for name, value in fields.items() if current[name] != value]
     if differing:
         await client.update_deployment(found.id, DeploymentUpdate(**{name: fields[name] for name in differing}))
-    return [_detailed(name, there[name], fields[name]) for name in differing]
+    return [_describe(name, current[name], fields[name]) for name in differing]
 
 
-def _detailed(name: str, there: Any, wanted: Any) -> str:
-    """Of parameters also which, since some are money."""
+def _describe(name: str, current: Any, desired: Any) -> str:
+    """Return a field's name; for parameters also which, because some limit spending."""
     if name != "parameters":
         return name
-    which = sorted(each for each in {*there, *wanted} if there.get(each) != wanted.get(each))
-    return f"parameters ({', '.join(which)})"
+    differing = sorted(each for each in {*current, *desired} if current.get(each) != desired.get(each))
+    return f"parameters ({', '.join(differing)})"
 
 
 async def _update_schedule(
-    client: PrefectClient, found: DeploymentResponse, wanted: DeploymentScheduleCreate
+    client: PrefectClient, found: DeploymentResponse, desired: DeploymentScheduleCreate
 ) -> str | None:
-    """Change the time of a schedule and never whether it is active; what it changed, in words."""
-    same = next((each for each in found.schedules if _is_same(each, wanted)), None)
-    if same is None:
-        await client.create_deployment_schedules(found.id, [wanted])
-    elif same.schedule != wanted.schedule or same.slug != wanted.slug:
-        await client.update_deployment_schedule(found.id, same.id, schedule=wanted.schedule, slug=wanted.slug)
+    """Update a schedule's time, never whether it is active; return a description of the change."""
+    existing = next((each for each in found.schedules if _is_same(each, desired)), None)
+    if existing is None:
+        await client.create_deployment_schedules(found.id, [desired])
+    elif existing.schedule != desired.schedule or existing.slug != desired.slug:
+        await client.update_deployment_schedule(found.id, existing.id, schedule=desired.schedule, slug=desired.slug)
     else:
         return None
-    return f"schedule {wanted.slug}"
+    return f"schedule {desired.slug}"
 
 
-def _is_same(found: DeploymentSchedule, wanted: DeploymentScheduleCreate) -> bool:
-    """By name; one that `prefect deploy` once made without a name, by its time."""
-    return found.slug == wanted.slug or (found.slug is None and found.schedule == wanted.schedule)
+def _is_same(found: DeploymentSchedule, desired: DeploymentScheduleCreate) -> bool:
+    """Compare by slug; a schedule without one, as `prefect deploy` creates it, by its time."""
+    return found.slug == desired.slug or (found.slug is None and found.schedule == desired.schedule)

@@ -1,8 +1,6 @@
-"""`make deploy`: put on the Prefect server what i2v needs, and change there only what differs.
+"""`make deploy`: set up the Prefect server for i2v, and update only what differs. Safe to run at any time.
 
-    python -m deployments.setup [--notify KIND/NAME]
-
-It may be run again at any time: after an upgrade, after a change to prefect.yaml, or to see that all is well.
+python -m deployments.setup [--notify TYPE/NAME]
 """
 
 from __future__ import annotations
@@ -20,36 +18,36 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from deployments import Change, SetupResult
-from deployments.automations import alerts, dead_runs, lost_runs, set_up_automation, triggers
+from deployments.automations import alerts, dead_runs, event_automations, lost_runs, set_up_automation
 from deployments.blocks import set_up_blocks
 from deployments.prefect_yaml import load_deployments, read_config, set_up_deployment
 from deployments.work_pool import set_up_pool
 from i2v.errors import I2vError, Stopped, UsageError
 
 DESCRIPTION = """\
-Put on your Prefect server what i2v needs: work pool, queues, block types, deployments and automations.
-Nothing is made twice, and nothing is deleted: what is there is compared, and changed only where it differs from
-prefect.yaml. What people set is kept: whether schedules, automations and deployments are on, limits of the pool and
-its queues, what an alert does, and from when on `nightly` takes images."""
+Set up your Prefect server for i2v: work pool, queues, block types, deployments and automations.
+Nothing is duplicated or deleted; existing objects are updated only where they differ from prefect.yaml. What users set
+is kept: whether schedules, automations and deployments are on, the limits of the pool and its queues, what an alert
+does, and `since` of `nightly`."""
 EPILOG = """\
-The server is the one that PREFECT_API_URL names:
+PREFECT_API_URL selects the server:
 
   export PREFECT_API_URL=http://127.0.0.1:4200/api
   make deploy
-  .venv/bin/prefect worker start --pool i2v      # on each machine that shall run it
-  .venv/bin/python -m doors                      # where new images and callbacks come in
+  .venv/bin/prefect worker start --pool i2v      # on each machine that runs flows
+  .venv/bin/python -m doors                      # receives new images and callbacks
 
-Exit codes: 0 done · 2 wrong usage or settings · 3 the server does not answer. docs/deploying.md tells the rest."""
+Exit codes: 0 done · 2 wrong usage or settings · 3 the server does not respond. See docs/deploying.md."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; gives its exit code."""
-    given = _parser().parse_args(arguments)
+    """Run the command and return the exit code."""
+    options = _parser().parse_args(arguments)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        asyncio.run(_run(given.notify))
+        asyncio.run(_run(options.notify))
     except I2vError as error:
-        print(f"make deploy: {error}", file=sys.stderr)  # noqa: T201 - a command speaks
+        print(f"make deploy: {error}", file=sys.stderr)  # noqa: T201 - command output
         return error.exit_code
     return 0
 
@@ -63,10 +61,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--notify",
-        metavar="KIND/NAME",
+        metavar="TYPE/NAME",
         help="the notification block that sends the alerts (a run failed, a job is unknown, the budget is nearly "
-        "spent), such as slack-webhook/alerts; make it in the UI under Blocks. Without it the alerts show in the "
-        "server's feed of events only, or keep doing what you set there",
+        "spent), e.g. slack-webhook/alerts; create it in the UI under Blocks. Without it, new alerts only show in the "
+        "event feed, and existing ones keep their actions",
     )
     return parser
 
@@ -77,82 +75,70 @@ async def _run(notify: str | None) -> None:
             "PREFECT_API_URL is not set", "Set it to your server: export PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
     async with get_client() as client:
-        await _reach(client)
+        await _check_server(client)
         try:
-            counts = await _tell(client, notify)
+            counts = await _set_up_all(client, notify)
         except PrefectHTTPStatusError as error:
-            raise Stopped(f"The Prefect server refused: {_reason(error)}", "Is it of the same version?") from None
+            raise Stopped(f"The Prefect server rejected {_describe(error)}", "Check that its version matches") from None
         except httpx.TransportError as error:
-            raise _gone(error) from None
-    print(f"\n{counts} on {PREFECT_API_URL.value()}")  # noqa: T201 - a command speaks
+            raise _unreachable(error) from None
+    print(f"\n{counts} on {PREFECT_API_URL.value()}")  # noqa: T201 - command output
 
 
-async def _reach(client: PrefectClient) -> None:
-    """Prove that the server answers.
-
-    Raises:
-        Stopped: it does not.
-    """
-    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):  # or it takes a quarter of a minute to say no
+async def _check_server(client: PrefectClient) -> None:
+    """Raise `Stopped` if the server does not respond."""
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):  # with retries a failure takes 15 s
         failure = await client.api_healthcheck()
     if failure:
-        raise _gone(failure)
+        raise _unreachable(failure)
 
 
-def _gone(failure: Exception) -> Stopped:
+def _unreachable(failure: Exception) -> Stopped:
     return Stopped(
-        f"The Prefect server at {PREFECT_API_URL.value()} does not answer: {type(failure).__name__}",
-        "Start it (prefect server start, with deployments/server.env), or correct PREFECT_API_URL",
+        f"The Prefect server at {PREFECT_API_URL.value()} does not respond: {type(failure).__name__}",
+        "Start it (prefect server start, with deployments/server.env) or correct PREFECT_API_URL",
     )
 
 
-def _reason(error: PrefectHTTPStatusError) -> str:
+def _describe(error: PrefectHTTPStatusError) -> str:
     return f"{error.request.method} {error.request.url.path}: {error.response.status_code} {error.response.text[:200]}"
 
 
-async def _tell(client: PrefectClient, notify: str | None) -> str:
-    block = await _notifier(client, notify) if notify else None
-    did: list[Change] = []
-    async for line in set_up(client, block):
-        print(line, flush=True)  # noqa: T201 - a command speaks
-        did.append(line.did)
-    return " · ".join(f"{did.count(word)} {word}" for word in Change if word in did)
+async def _set_up_all(client: PrefectClient, notify: str | None) -> str:
+    """Run the setup, print each result, and return the counts."""
+    block = await _find_block(client, notify) if notify else None
+    changes: list[Change] = []
+    async for result in set_up(client, block):
+        print(result, flush=True)  # noqa: T201 - command output
+        changes.append(result.change)
+    return " · ".join(f"{changes.count(change)} {change}" for change in Change if change in changes)
 
 
 async def set_up(client: PrefectClient, block: UUID | None = None) -> AsyncIterator[SetupResult]:
-    """Bring everything to what it should be, in the order in which one needs the other.
-
-    Args:
-        client: the server.
-        block: the notification block that sends the alerts.
-    """
+    """Set up everything in order of dependency; `block` is the notification block that sends the alerts."""
     config = read_config()
-    wanted = load_deployments(config)
-    flows = sorted({each.flow for each in wanted})
-    for line in [*await set_up_pool(client), *await set_up_blocks(client)]:
-        yield line
-    for each in wanted:
-        yield await set_up_deployment(client, each)
+    deployments = load_deployments(config)
+    flows = sorted({each.flow for each in deployments})
+    for result in [*await set_up_pool(client), *await set_up_blocks(client)]:
+        yield result
+    for deployment in deployments:
+        yield await set_up_deployment(client, deployment)
     automations = [dead_runs(flows), lost_runs(flows), *alerts(flows, block)]
-    for each, given in zip(wanted, config["deployments"], strict=True):
-        automations += await triggers(client, each, given.get("triggers", []))
+    for deployment, each in zip(deployments, config["deployments"], strict=True):
+        automations += await event_automations(client, deployment, each.get("triggers", []))
     for automation in automations:
         yield await set_up_automation(client, automation)
 
 
-async def _notifier(client: PrefectClient, notify: str) -> UUID:
-    """The id of the block `kind/name`.
-
-    Raises:
-        UsageError: there is none.
-    """
-    kind, _, name = notify.partition("/")
+async def _find_block(client: PrefectClient, notify: str) -> UUID:
+    """Return the id of the block `type/name`. Raise `UsageError` if it does not exist."""
+    block_type, _, name = notify.partition("/")
     try:
-        return (await client.read_block_document_by_name(name, kind, include_secrets=False)).id
+        return (await client.read_block_document_by_name(name, block_type, include_secrets=False)).id
     except (ObjectNotFound, PrefectHTTPStatusError):
         raise UsageError(
-            f"There is no block {notify} on the server",
-            "Make one in the UI under Blocks, such as a Slack Webhook named alerts: --notify slack-webhook/alerts",
+            f"The block {notify} does not exist on the server",
+            "Create it in the UI under Blocks, e.g. a Slack Webhook named alerts: --notify slack-webhook/alerts",
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""The work pool and its queues. What is there is a person's: limits, pauses and the job template are never changed."""
+"""The work pool and its queues. Existing ones are left alone: limits, pauses and the job template belong to users."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from prefect.workers.process import ProcessWorker
 from deployments import Change, SetupResult
 
 POOL = "i2v"
-KIND = "process"
+POOL_TYPE = "process"
 HEARTBEAT_SECONDS = 60
-"""How often a run says that it lives; Prefect's own 180 s would take ten minutes to tell a dead one."""
+"""How often a run sends a heartbeat. With Prefect's default of 180 s it takes ten minutes to detect a dead run."""
 
 
-class Queue(NamedTuple):
-    """What a queue is made as. A run is a process of some 100 MB, so a burst must not start hundreds."""
+class QueueConfig(NamedTuple):
+    """A new queue's settings. A run is a process of some 100 MB, so a burst must not start hundreds."""
 
     name: str
     priority: int
@@ -28,34 +28,34 @@ class Queue(NamedTuple):
 
 
 QUEUES = (
-    Queue("urgent", 1, 20, "What somebody waits for: new images, callbacks, and what is started by hand."),
-    Queue("bulk", 2, 4, "What may wait: the scheduled runs."),
+    QueueConfig("urgent", 1, 20, "Runs that someone waits for: new images, callbacks, and runs started by hand."),
+    QueueConfig("bulk", 2, 4, "Scheduled runs, which can wait."),
 )
 
 
 async def set_up_pool(client: PrefectClient) -> list[SetupResult]:
-    """Make the pool and the queues that are missing."""
-    return [await _pool(client), *[await _queue(client, queue) for queue in QUEUES]]
+    """Create the pool and its queues if they are missing."""
+    return [await _set_up_pool(client), *[await _set_up_queue(client, queue) for queue in QUEUES]]
 
 
-async def _pool(client: PrefectClient) -> SetupResult:
-    what = f"work pool {POOL}"
+async def _set_up_pool(client: PrefectClient) -> SetupResult:
+    target = f"work pool {POOL}"
     try:
         found = await client.read_work_pool(POOL)
     except ObjectNotFound:
-        description = "Runs i2v's flows as processes: prefect worker start --pool i2v"
-        wanted = WorkPoolCreate(name=POOL, type=KIND, base_job_template=_template(), description=description)
-        await client.create_work_pool(wanted)
-        return SetupResult(Change.MADE, what, f"of type {KIND}")
-    if found.type != KIND:
-        return SetupResult(Change.LEFT, what, f"it is of type {found.type}, and we would make it {KIND}")
-    return SetupResult(Change.UNCHANGED, what)
+        description = "Runs i2v's flows as processes. Start a worker: prefect worker start --pool i2v"
+        pool = WorkPoolCreate(name=POOL, type=POOL_TYPE, base_job_template=_job_template(), description=description)
+        await client.create_work_pool(pool)
+        return SetupResult(Change.CREATED, target, f"type {POOL_TYPE}")
+    if found.type != POOL_TYPE:
+        return SetupResult(Change.KEPT, target, f"its type is {found.type}; the default is {POOL_TYPE}")
+    return SetupResult(Change.UNCHANGED, target)
 
 
-def _template() -> dict[str, Any]:
-    """Prefect's own, with a heartbeat short enough for the automation that waits for it, and one heap for all threads.
+def _job_template() -> dict[str, Any]:
+    """Return Prefect's template plus our heartbeat interval and one malloc arena for all threads.
 
-    `i2v.memory` shares the heaps too, but the threads that Prefect has begun by then have theirs.
+    `i2v.memory` also limits the arenas, but threads that Prefect starts earlier already have theirs.
     """
     template = ProcessWorker.get_default_base_job_template()
     env = template["variables"]["properties"]["env"]
@@ -63,11 +63,11 @@ def _template() -> dict[str, Any]:
     return template
 
 
-async def _queue(client: PrefectClient, queue: Queue) -> SetupResult:
-    what = f"queue {queue.name}"
-    filtered = WorkQueueFilter(name=WorkQueueFilterName(any_=[queue.name]))
-    if await client.read_work_queues(work_pool_name=POOL, work_queue_filter=filtered):
-        return SetupResult(Change.UNCHANGED, what)
+async def _set_up_queue(client: PrefectClient, queue: QueueConfig) -> SetupResult:
+    target = f"queue {queue.name}"
+    by_name = WorkQueueFilter(name=WorkQueueFilterName(any_=[queue.name]))
+    if await client.read_work_queues(work_pool_name=POOL, work_queue_filter=by_name):
+        return SetupResult(Change.UNCHANGED, target)
     await client.create_work_queue(
         queue.name,
         description=queue.description,
@@ -75,4 +75,4 @@ async def _queue(client: PrefectClient, queue: Queue) -> SetupResult:
         priority=queue.priority,
         work_pool_name=POOL,
     )
-    return SetupResult(Change.MADE, what, f"at most {queue.limit} runs at once")
+    return SetupResult(Change.CREATED, target, f"up to {queue.limit} runs at once")

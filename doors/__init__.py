@@ -1,8 +1,9 @@
-"""Where the outside comes in: the long-lived service that turns bucket notifications into flow runs.
+"""The long-lived service that turns bucket notifications and provider callbacks into flow runs: `python -m doors`.
 
-notifications   what a payload says, pure              gather   many items, one run; generic
-queue           the only boto3 here: SQS               receive  the loop over the queue
-runs            Prefect: flow runs of a deployment     app      HTTP: POST /s3, /healthz, /metrics
-metrics, ledger_gauges   what Prometheus reads         service  puts it together, starts and stops it
-`python -m doors` runs it. Nothing here pays, and nothing here knows flows or tasks.
+app          HTTP routes: POST /s3, /healthz, /metrics     notifications      parse a payload; pure
+callbacks    HTTP route: POST /apixo/…                     batcher            many items, one flow run; generic
+gallery      HTTP routes: /gallery                         flow_run_starter   the only calls to Prefect
+sqs_receiver the loop over the queue                       sqs_queue          the only boto3 calls
+metrics, ledger_gauges   what Prometheus scrapes           service            wire it up, start, stop
+The doors pay nothing and import neither flows nor tasks.
 """

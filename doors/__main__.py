@@ -1,4 +1,4 @@
-"""`python -m doors`: reads the settings, runs the door, and says in words what is wrong with them."""
+"""`python -m doors`: read the settings, run the door, and report wrong settings in words."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ import sys
 from i2v.errors import I2vError
 
 HELP = """\
-Turns notifications of new objects in a bucket into flow runs of the deployment generate/on-image.
+Turn notifications about new objects in a bucket into flow runs of the deployment generate/on-image.
 
-It runs until it is stopped. All is set in the environment:
+The door runs until it is stopped. All settings come from the environment:
 
-  I2V_BUCKET             the bucket of images/, videos/ and jobs/
-  I2V_SQS_QUEUE_URL      the queue that the bucket's notifications go to
-  I2V_DOOR_TOKEN         what webhooks to POST /s3 must bear; without it that address is shut
-  I2V_CALLBACK_BASE_URL, _SECRET    let the provider's callbacks become runs of reconcile/collect (docs/callbacks.md)
-  I2V_GALLERY_TOKEN      opens GET /gallery to who has it; without it there is none
-  I2V_DOOR_HOST, _PORT   where it listens: 127.0.0.1, 8410
-  PREFECT_API_URL        your Prefect server; make deploy puts the deployment there
+  I2V_BUCKET             the bucket with images/, videos/ and jobs/
+  I2V_SQS_QUEUE_URL      the queue that receives the bucket's notifications
+  I2V_DOOR_TOKEN         the bearer token for webhooks to POST /s3; without it that route is off
+  I2V_CALLBACK_BASE_URL, _SECRET    turn the provider's callbacks into runs of reconcile/collect (docs/callbacks.md)
+  I2V_GALLERY_TOKEN      the token for GET /gallery; without it the gallery is off
+  I2V_DOOR_HOST, _PORT   the address to listen on: 127.0.0.1, 8410
+  PREFECT_API_URL        your Prefect server; create the deployment with make deploy
   AWS_*                  as for any AWS tool
 """
 EPILOG = """\
-GET /healthz answers 200 when queue and Prefect are reachable, GET /metrics is for Prometheus. SIGTERM finishes what was
-taken. A message is deleted, and a webhook answered 200, only after Prefect has the run. docs/doors.md tells how to set
-up the bucket. Exit codes: 0 stopped by SIGTERM, 130 by Ctrl-C, 2 wrong settings.
+GET /healthz returns 200 while the queue and Prefect are reachable; GET /metrics is for Prometheus. On SIGTERM the door
+finishes the work it has taken. It deletes a message, or answers a webhook with 200, only after Prefect has the flow
+run. See docs/doors.md for the bucket's setup. Exit codes: 0 stopped by SIGTERM, 130 by Ctrl-C, 2 wrong settings.
 """
 
 
 def main() -> int:
-    """Run the door; the exit code."""
+    """Run the door and return the exit code."""
     parser = argparse.ArgumentParser(
         "python -m doors", description=HELP, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect's telemetry looks at nothing else, while it is imported
-    from doors.service import serve  # noqa: PLC0415 - Prefect takes seconds, and --help is to answer at once
-    from i2v.logs import quiet_http_logs, use_json_lines  # noqa: PLC0415 - as above
-    from i2v.settings import read_settings  # noqa: PLC0415 - as above
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect reads it once, while it is imported
+    from doors.service import serve  # noqa: PLC0415 - Prefect takes seconds to import, and --help must be fast
+    from i2v.logs import quiet_http_logs, use_json_lines  # noqa: PLC0415 - same reason
+    from i2v.settings import read_settings  # noqa: PLC0415 - same reason
 
     quiet_http_logs()
     try:
@@ -57,4 +57,4 @@ def main() -> int:
 if __name__ == "__main__":
     code = main()
     logging.shutdown()
-    os._exit(code)  # a long poll of SQS may be under way in a thread for 20 s more, and nobody waits for it
+    os._exit(code)  # do not wait for a thread in an SQS long poll, which can take 20 s

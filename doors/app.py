@@ -1,8 +1,7 @@
-"""HTTP: `POST /s3` takes bucket webhooks, `GET /healthz` says how the door fares, `GET /metrics` counts.
+"""HTTP routes: `POST /s3` for bucket webhooks, `GET /healthz`, `GET /metrics`.
 
-Callbacks have a file of their own, `doors.callbacks`, and the gallery a folder, `doors.gallery`.
-
-A new address is a `Route` in `make_app`; what its handler needs is in `request.app.state`.
+Add a route in `make_app`; handlers find shared objects in `request.app.state`. Callbacks are in `doors.callbacks`, the
+gallery is in `doors.gallery`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from collections.abc import Sequence
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import SecretStr
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -24,103 +23,89 @@ from doors.callbacks import Callbacks
 from doors.door import Door
 from doors.ledger_gauges import LedgerGauges
 from doors.notifications import MAX_NOTIFICATION_BYTES, InvalidNotification, parse_notification
+from doors.request_body import BodyError, read_body
 
 log = logging.getLogger(__name__)
-BODY_SECONDS = 10.0
-PATIENCE_SECONDS = 10.0
-"""How long a webhook waits for its run before it is told to come again."""
+RUN_TIMEOUT_SECONDS = 10.0
+"""How long a webhook waits for its flow run before it gets a 503."""
 RETRY_AFTER = {"Retry-After": "5"}
 
 
 def make_app(door: Door, gauges: LedgerGauges, callbacks: Callbacks, gallery: Sequence[Route] = ()) -> Starlette:
-    """The door's ASGI application."""
+    """Return the door's ASGI application."""
     app = Starlette(
         routes=[
-            Route("/s3", take_notification, methods=["POST"]),
-            Route("/healthz", tell_health, methods=["GET"]),
-            Route("/metrics", tell_metrics, methods=["GET"]),
+            Route("/s3", receive_notification, methods=["POST"]),
+            Route("/healthz", get_health, methods=["GET"]),
+            Route("/metrics", get_metrics, methods=["GET"]),
             callbacks.route,
             *gallery,
         ]
     )
-    app.router.redirect_slashes = False  # a redirect would repeat a callback's address, which is secret
+    app.router.redirect_slashes = False  # a redirect would repeat a callback's URL, which is secret
     app.state.door = door
     app.state.gauges = gauges
     return app
 
 
-async def tell_health(request: Request) -> Response:
-    """Whether notifications that come now become runs: 200, else 503. Who comes by a proxy is told no more."""
+async def get_health(request: Request) -> Response:
+    """Return 200 if new notifications become flow runs, else 503. Omit the details for requests through a proxy."""
     health = request.app.state.door.health
-    told = health.for_json()
-    if "X-Forwarded-For" in request.headers:  # the words on our neighbours hold their addresses
-        told = {name: told[name] for name in ("live", "ready")}
-    return JSONResponse(told, 200 if health.is_ready else 503)
+    status = health.for_json()
+    if "X-Forwarded-For" in request.headers:  # the details contain internal addresses
+        status = {name: status[name] for name in ("live", "ready")}
+    return JSONResponse(status, 200 if health.is_ready else 503)
 
 
-async def tell_metrics(request: Request) -> Response:
-    """Prometheus' text."""
+async def get_metrics(request: Request) -> Response:
+    """Return the metrics in Prometheus' text format."""
     request.app.state.gauges.refresh()
     return Response(generate_latest(request.app.state.door.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-async def take_notification(request: Request) -> Response:
-    """200 once Prefect has the run; 4xx for what can never work; 503 for what is to be sent again."""
+async def receive_notification(request: Request) -> Response:
+    """Return 200 once Prefect has the flow run, 4xx if a retry cannot help, 503 if the sender must retry."""
     door: Door = request.app.state.door
-    if refusal := _refusal(request, door.settings.door_token):
-        return refusal
+    if rejection := _check_token(request, door.settings.door_token):
+        return rejection
     try:
-        body = await _body(request)
-    except (TimeoutError, ClientDisconnect):
-        return _problem(408, "The body did not come in time")
-    if body is None:
-        return _problem(413, f"The notification has over {MAX_NOTIFICATION_BYTES:,} bytes")
-    return await _taken(door, body)
+        body = await read_body(request, MAX_NOTIFICATION_BYTES)
+    except BodyError as error:
+        return _error(error.status, str(error))
+    return await _start_run(door, body)
 
 
-async def _taken(door: Door, body: bytes) -> Response:
-    try:
-        found = parse_notification(body, door.settings)
-    except InvalidNotification as error:
-        door.metrics.received.labels("http").inc()
-        door.metrics.unreadable.inc()
-        log.warning("a webhook that can never work was refused: %s", error)
-        return _problem(422, str(error))
-    if found.images and door.images.is_full:
-        return _later("Too many images are in hand")
-    door.metrics.count("http", found)
-    try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            await door.images.add(found.images)
-    except (TimeoutError, BatcherClosed):
-        return _later("Prefect does not have the run yet")
-    return JSONResponse({"images": len(found.images), "dropped": dict(found.dropped)})
-
-
-def _refusal(request: Request, token: SecretStr | None) -> Response | None:
+def _check_token(request: Request, token: SecretStr | None) -> Response | None:
     if token is None:
-        return _problem(404, "POST /s3 is shut: I2V_DOOR_TOKEN is not set")
+        return _error(404, "POST /s3 is off: I2V_DOOR_TOKEN is not set")
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    is_known = hmac.compare_digest(given.strip().encode(), token.get_secret_value().encode())
-    if scheme.lower() == "bearer" and is_known:
+    is_valid = hmac.compare_digest(given.strip().encode(), token.get_secret_value().encode())
+    if scheme.lower() == "bearer" and is_valid:
         return None
     return JSONResponse({"error": "The token is missing or wrong"}, 401, {"WWW-Authenticate": "Bearer"})
 
 
-async def _body(request: Request) -> bytes | None:
-    """The body, `None` where it is too large; what is over the limit is not read."""
-    body = b""
-    async with asyncio.timeout(BODY_SECONDS):
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_NOTIFICATION_BYTES:
-                return None
-    return body
+async def _start_run(door: Door, body: bytes) -> Response:
+    try:
+        notification = parse_notification(body, door.settings)
+    except InvalidNotification as error:
+        door.metrics.count_invalid("http")
+        log.warning("Rejected an invalid webhook: %s", error)
+        return _error(422, str(error))
+    if notification.images and door.images.is_full:
+        return _retry_later("Too many images are pending")
+    door.metrics.count("http", notification)
+    try:
+        async with asyncio.timeout(RUN_TIMEOUT_SECONDS):
+            await door.images.add(notification.images)
+    except (TimeoutError, BatcherClosed):
+        return _retry_later("Prefect does not have the flow run yet")
+    return JSONResponse({"images": len(notification.images), "dropped": dict(notification.dropped)})
 
 
-def _problem(status: int, words: str) -> Response:
-    return JSONResponse({"error": words}, status)
+def _error(status: int, message: str) -> Response:
+    return JSONResponse({"error": message}, status)
 
 
-def _later(words: str) -> Response:
-    return JSONResponse({"error": words}, 503, RETRY_AFTER)
+def _retry_later(message: str) -> Response:
+    return JSONResponse({"error": message}, 503, RETRY_AFTER)

@@ -1,7 +1,7 @@
-"""Many items, one call: `Batcher` collects what comes from anywhere and hands it on in batches. It knows no Prefect.
+"""`Batcher`: collect items from many callers and pass them on in batches. Generic: it knows nothing of Prefect.
 
-Who adds an item waits until the call for its batch has succeeded, and only then may say so to the outside. A call that
-fails is tried again, with the same batch, until it succeeds or the gatherer is closed.
+`add` returns only after the call for the item's batch has succeeded. A failed call is retried with the same batch until
+it succeeds or the batcher is closed.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from i2v.errors import I2vError
 
 log = logging.getLogger(__name__)
 FIRST_DELAY_SECONDS = 0.5
-MOST_DELAY_SECONDS = 10.0
+MAX_DELAY_SECONDS = 10.0
 T = TypeVar("T")
 
 
 class BatcherClosed(I2vError):
-    """The gatherer was closed before the item was handed on: whoever sent it must send it again."""
+    """The batcher was closed before the item was passed on; the sender must send it again."""
 
 
 @dataclass(eq=False, slots=True)
-class _Held(Generic[T]):
+class _Pending(Generic[T]):
     item: T
     done: asyncio.Future[None]
     waiters: int = 0
@@ -35,150 +35,144 @@ class _Held(Generic[T]):
 
 @dataclass(eq=False)
 class Batcher(Generic[T]):
-    """Collects items into batches. Belongs to one event loop; `run` must be under way.
+    """Collect items into batches. It belongs to one event loop, and `run` must be running.
 
     Attributes:
-        create: called once a batch, with distinct items in the order in which they came; called again if it raises.
-        identity: what makes two items the same; the second waits for the first.
-        most: items in a batch.
-        seconds: how long a batch that is not full waits for more.
-        ceiling: with so many items in hand it is full. It still takes more: asking first is the caller's part.
-        at_once: how many batches may be under way.
-        on_duplicate: called for each item that was in hand already.
+        call: receives a batch of distinct items in order of arrival; called again if it raises.
+        identity: items with the same identity are duplicates; the second waits for the first.
+        max_size: items in a batch.
+        max_wait_seconds: how long a batch that is not full waits for more items.
+        capacity: pending items at which `is_full` is true. `add` does not enforce it; callers check first.
+        max_calls: batches in progress at the same time.
+        on_duplicate: called for each item that is already pending.
     """
 
-    create: Callable[[list[T]], Awaitable[object]]
+    call: Callable[[list[T]], Awaitable[object]]
     identity: Callable[[T], str]
-    most: int = 100
-    seconds: float = 2.0
-    ceiling: int = 2000
-    at_once: int = 4
+    max_size: int = 100
+    max_wait_seconds: float = 2.0
+    capacity: int = 2000
+    max_calls: int = 4
     on_duplicate: Callable[[], object] = lambda: None
-    _held: dict[str, _Held[T]] = field(default_factory=dict)
-    _waiting: dict[str, _Held[T]] = field(default_factory=dict)
+    _pending: dict[str, _Pending[T]] = field(default_factory=dict)
+    """Every item that is not passed on yet."""
+    _queued: dict[str, _Pending[T]] = field(default_factory=dict)
+    """Those that are in no batch yet."""
     _calls: set[asyncio.Task[None]] = field(default_factory=set)
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     _closing: bool = False
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._pending)
 
     @property
     def is_full(self) -> bool:
-        """Whether no more should be brought."""
-        return len(self._held) >= self.ceiling
+        """Whether callers should stop adding items."""
+        return len(self._pending) >= self.capacity
 
-    async def room(self) -> None:
+    async def wait_for_room(self) -> None:
         """Wait until it is not full."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: not self.is_full)
+        await self._wait_until(lambda: not self.is_full)
 
     async def add(self, items: Sequence[T]) -> None:
-        """Hand items on; returns when all were. Who is cancelled takes back what is in no batch yet.
+        """Add items and wait until all are passed on; raise `BatcherClosed` if it is closed first.
 
-        Raises:
-            Closed: it was closed first.
+        A cancelled caller withdraws the items that are in no batch yet.
         """
         if self._closing:
-            raise BatcherClosed("The door is closing", "Send it again")
-        held = [(self.identity(item), self._hold(item)) for item in items]
-        if not held:
+            raise BatcherClosed("The door is shutting down", "Send it again")
+        pending = [(self.identity(item), self._enqueue(item)) for item in items]
+        if not pending:
             return
         try:
-            await self._tell()
-            await asyncio.wait({each.done for _, each in held})
+            await self._notify()
+            await asyncio.wait({each.done for _, each in pending})
         finally:
-            self._let_go(held)
-        errors = [error for _, each in held if (error := each.done.exception())]
+            self._release(pending)
+        errors = [error for _, each in pending if (error := each.done.exception())]
         if errors:
             raise errors[0]
 
-    def _hold(self, item: T) -> _Held[T]:
+    def _enqueue(self, item: T) -> _Pending[T]:
         key = self.identity(item)
-        held = self._held.get(key)
-        if held is None:
-            held = _Held(item, asyncio.get_running_loop().create_future())
-            self._held[key] = self._waiting[key] = held
+        pending = self._pending.get(key)
+        if pending is None:
+            pending = _Pending(item, asyncio.get_running_loop().create_future())
+            self._pending[key] = self._queued[key] = pending
         else:
             self.on_duplicate()
-        held.waiters += 1
-        return held
+        pending.waiters += 1
+        return pending
 
-    def _let_go(self, held: list[tuple[str, _Held[T]]]) -> None:
-        for key, each in held:
+    def _release(self, pending: list[tuple[str, _Pending[T]]]) -> None:
+        for key, each in pending:
             each.waiters -= 1
-            if not each.waiters and self._waiting.get(key) is each:
-                del self._waiting[key], self._held[key]
+            if not each.waiters and self._queued.get(key) is each:
+                del self._queued[key], self._pending[key]
 
     async def run(self) -> None:
-        """Hand batches on until it is cancelled."""
+        """Pass batches on until cancelled."""
         try:
             while True:
-                await self._until(lambda: bool(self._waiting) and len(self._calls) < self.at_once)
+                await self._wait_until(lambda: bool(self._queued) and len(self._calls) < self.max_calls)
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(self.seconds):
-                        await self._until(lambda: self._closing or len(self._waiting) >= self.most)
-                if batch := self._cut():
-                    self._start(batch)
+                    async with asyncio.timeout(self.max_wait_seconds):
+                        await self._wait_until(lambda: self._closing or len(self._queued) >= self.max_size)
+                keys = list(self._queued)[: self.max_size]
+                if keys:
+                    batch = {key: self._queued.pop(key) for key in keys}
+                    self._calls.add(asyncio.create_task(self._pass_on(batch)))
         finally:
-            self._fail_rest()
+            self._fail_pending()
 
-    async def _until(self, predicate: Callable[[], bool]) -> None:
+    async def _wait_until(self, predicate: Callable[[], bool]) -> None:
         async with self._changed:
             await self._changed.wait_for(predicate)
 
-    async def _tell(self) -> None:
+    async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 
-    def _cut(self) -> dict[str, _Held[T]]:
-        keys = list(self._waiting)[: self.most]
-        return {key: self._waiting.pop(key) for key in keys}
-
-    def _start(self, batch: dict[str, _Held[T]]) -> None:
-        call = asyncio.create_task(self._hand_on(batch))
-        self._calls.add(call)
-
-    async def _hand_on(self, batch: dict[str, _Held[T]]) -> None:
+    async def _pass_on(self, batch: dict[str, _Pending[T]]) -> None:
         items = [each.item for each in batch.values()]
         delay = FIRST_DELAY_SECONDS
-        while not await self._tried(items):
-            await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, no secret
-            delay = min(MOST_DELAY_SECONDS, delay * 2)
+        while not await self._try_call(items):
+            await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, not a secret
+            delay = min(MAX_DELAY_SECONDS, delay * 2)
         for key, each in batch.items():
-            del self._held[key]
+            del self._pending[key]
             each.done.set_result(None)
         self._calls.discard(asyncio.current_task())
-        await self._tell()
+        await self._notify()
 
-    async def _tried(self, items: list[T]) -> bool:
+    async def _try_call(self, items: list[T]) -> bool:
         try:
-            await self.create(items)
+            await self.call(items)
         except I2vError as error:
-            log.warning("%d waiting, will try again: %s", len(self), error)
+            log.warning("Will retry; %d items are pending: %s", len(self), error)
             return False
-        except Exception:  # what is in hand is kept whatever is wrong
-            log.exception("%d waiting, will try again", len(self))
+        except Exception:  # pending items are kept whatever the error
+            log.exception("Will retry; %d items are pending", len(self))
             return False
         return True
 
     async def close(self, seconds: float) -> bool:
-        """Take nothing more and hand on what is in hand; whether all of it was, within so many seconds."""
+        """Accept no more items and pass on the pending ones; return whether all were passed on within the time."""
         self._closing = True
-        await self._tell()
+        await self._notify()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._until(lambda: not self._held)
-        is_empty = not self._held
-        self._fail_rest()
+                await self._wait_until(lambda: not self._pending)
+        is_empty = not self._pending
+        self._fail_pending()
         return is_empty
 
-    def _fail_rest(self) -> None:
+    def _fail_pending(self) -> None:
         self._closing = True
         for call in self._calls:
             call.cancel()
-        for each in self._held.values():
+        for each in self._pending.values():
             if not each.done.done():
-                each.done.set_exception(BatcherClosed("The door closed before Prefect had it", "Send it again"))
-        self._held.clear()
-        self._waiting.clear()
+                each.done.set_exception(BatcherClosed("The door shut down before Prefect had the run", "Send it again"))
+        self._pending.clear()
+        self._queued.clear()

@@ -1,4 +1,4 @@
-"""What all parts of the door share: `Door`, and how images become a flow run."""
+"""`Door`: the settings, health, metrics and pending images that the HTTP routes and the SQS receiver share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TAGS = ("bucket",)
 
 @dataclass(frozen=True)
 class Door:
-    """One door: its settings, how it fares, what it counts, and the images in hand."""
+    """What all parts of one door share; `images` holds the images that wait for a flow run."""
 
     settings: Settings
     health: Health
@@ -27,20 +27,16 @@ class Door:
     images: Batcher[NewImage]
 
 
-def make_door(settings: Settings, health: Health, deployment: FlowRunStarter) -> Door:
-    """A door whose images become runs of this deployment; its gatherer is still to be run."""
+def make_door(settings: Settings, health: Health, starter: FlowRunStarter) -> Door:
+    """Return a door that starts flow runs with `starter`; the caller runs its batcher."""
     metrics = Metrics()
 
-    async def create(images: list[NewImage]) -> None:
+    async def start_run(images: list[NewImage]) -> None:
         uris = list(dict.fromkeys(str(image.uri) for image in images))
-        run = await deployment.start({"images": uris}, key=idempotency_key(images), tags=TAGS)
+        run = await starter.start({"images": uris}, key=idempotency_key(images), tags=TAGS)
         metrics.count_run(images)
-        log.info("%d images -> run %s (%s)", len(uris), run.name, run.id)
+        log.info("Started flow run %s (%s) with %d images", run.name, run.id, len(uris))
 
-    gatherer = Batcher(create, identity=_identity, on_duplicate=metrics.duplicates.inc)
-    metrics.in_hand.set_function(lambda: len(gatherer))
-    return Door(settings, health, metrics, gatherer)
-
-
-def _identity(image: NewImage) -> str:
-    return image.identity
+    batcher = Batcher(start_run, identity=lambda image: image.identity, on_duplicate=metrics.duplicates.inc)
+    metrics.pending.set_function(lambda: len(batcher))
+    return Door(settings, health, metrics, batcher)

@@ -1,4 +1,4 @@
-"""Prefect: `FlowRunStarter`, which starts flow runs of one deployment, each once a key. Parameters are the caller's."""
+"""`FlowRunStarter`: start flow runs of one deployment, once per idempotency key. The only calls to Prefect's API."""
 
 from __future__ import annotations
 
@@ -19,118 +19,123 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 from doors.health import OK, Dependency, Health
 from i2v.errors import I2vError, UsageError
 
-CALL_SECONDS = 20.0
-LOOK_EVERY_SECONDS = 10.0
-SHOWN = 300
-"""Characters of Prefect's own words."""
+CALL_TIMEOUT_SECONDS = 20.0
+CHECK_EVERY_SECONDS = 10.0
+MAX_ERROR_CHARS = 300
 T = TypeVar("T")
 
 
 class PrefectUnavailable(I2vError):
-    """Prefect cannot be reached, or did not answer well: it may be back soon."""
+    """Prefect is unreachable or returned a server error. The run may exist; retry with the same key."""
 
     retryable = True
 
 
 class RunRejected(I2vError):
-    """Prefect answers, and a person has to do something before it starts runs."""
+    """Prefect rejects the run until a person acts: no such deployment, wrong parameters or wrong credentials."""
 
 
 def prefect_api_url() -> str:
-    """Where Prefect is, without what may be secret in it.
+    """Return Prefect's API URL without credentials.
 
     Raises:
-        UsageError: it is not set: a server inside the door would show its runs to nobody.
+        UsageError: the URL is not set. A temporary server inside the door would show its runs to no one.
     """
     url = PREFECT_API_URL.value()
     if not url:
-        raise UsageError("PREFECT_API_URL is not set", "Set it to your Prefect server's, such as http://host:4200/api")
+        raise UsageError("PREFECT_API_URL is not set", "Set it to your Prefect server, e.g. http://host:4200/api")
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def without_client_retries() -> AbstractContextManager[Any]:
-    """Prefect's client repeats no request within it: the gatherer does, and has to know what goes wrong."""
+    """Turn off retries in Prefect's client: the batcher retries, and needs to see each error."""
     return temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0})
 
 
 class FlowRunStarter:
-    """Flow runs of the deployment `flow/name`; how it fares is said under `neighbour`."""
+    """Start runs of the deployment `flow/name`, and report its state to `health` as `dependency`."""
 
-    def __init__(self, client: PrefectClient, name: str, health: Health, neighbour: Dependency = "prefect") -> None:
+    def __init__(
+        self, client: PrefectClient, deployment: str, health: Health, dependency: Dependency = "prefect"
+    ) -> None:
         self._client = client
-        self.name = name
+        self._deployment = deployment
         self._health = health
-        self._neighbour = neighbour
+        self._dependency = dependency
         self._id: UUID | None = None
-        self._stuck = ""
+        self._rejection = ""
 
     async def start(self, parameters: dict[str, Any], *, key: str, tags: Sequence[str] = ()) -> FlowRun:
-        """A flow run; the one that is there already, where the key was used before.
+        """Start a flow run, or return the existing one with this idempotency key.
 
         Raises:
-            PrefectAway: it may or may not be created; with the same key it is safe to ask again.
-            CannotStart: there is no such deployment, or it does not take these parameters.
+            PrefectUnavailable: the run may or may not exist; retry with the same key.
+            RunRejected: a retry fails until a person acts.
         """
         try:
-            run = await self._asked(self._start(parameters, key, tags))
+            run = await self._call(self._create(parameters, key, tags))
         except RunRejected as error:
-            self._stuck = str(error)
+            self._rejection = str(error)
             raise
-        self._stuck = ""
-        self._health.say(self._neighbour, OK)
+        self._rejection = ""
+        self._health.update(self._dependency, OK)
         return run
 
-    async def _start(self, parameters: dict[str, Any], key: str, tags: Sequence[str]) -> FlowRun:
-        found = self._id or await self._look_up()
+    async def _create(self, parameters: dict[str, Any], key: str, tags: Sequence[str]) -> FlowRun:
         return await self._client.create_flow_run_from_deployment(
-            found, parameters=parameters, idempotency_key=key, tags=tags
+            self._id or await self._look_up(), parameters=parameters, idempotency_key=key, tags=tags
         )
 
     async def _look_up(self) -> UUID:
-        self._id = (await self._client.read_deployment_by_name(self.name)).id
+        self._id = (await self._client.read_deployment_by_name(self._deployment)).id
         return self._id
 
-    async def _asked(self, asking: Awaitable[T]) -> T:
+    async def _call(self, call: Awaitable[T]) -> T:
         try:
-            async with asyncio.timeout(CALL_SECONDS):
-                return await asking
+            async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
+                return await call
         except (httpx.HTTPError, ObjectNotFound, TimeoutError) as error:
-            failed = self._translated(error)
-            self._health.say(self._neighbour, str(failed))
-            raise failed from error
+            translated = self._translate(error)
+            self._health.update(self._dependency, str(translated))
+            raise translated from error
 
-    def _translated(self, error: Exception) -> I2vError:
+    def _translate(self, error: Exception) -> I2vError:
         if isinstance(error, httpx.HTTPStatusError):
-            return self._refused(error.response)
+            return self._translate_response(error.response)
         if isinstance(error, ObjectNotFound):
-            return self._missing()
+            return self._not_deployed()
         return PrefectUnavailable(
             f"Prefect cannot be reached at {prefect_api_url()} ({type(error).__name__})",
-            "Check PREFECT_API_URL and the server; nothing is lost meanwhile",
+            "Check PREFECT_API_URL and the server; the door retries and loses nothing",
         )
 
-    def _refused(self, response: httpx.Response) -> I2vError:
+    def _translate_response(self, response: httpx.Response) -> I2vError:
         status = response.status_code
         if status == HTTPStatus.NOT_FOUND:
-            return self._missing()
+            return self._not_deployed()
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-            return RunRejected(f"Prefect answers {status}", "Check PREFECT_API_KEY or PREFECT_API_AUTH_STRING")
+            return RunRejected(f"Prefect returned {status}", "Check PREFECT_API_KEY or PREFECT_API_AUTH_STRING")
         if status in {HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY}:
             return RunRejected(
-                f"The deployment {self.name} does not take the parameters ({status}): {response.text[:SHOWN]}",
-                "It was deployed from another version: make deploy",
+                f"The deployment {self._deployment} rejects the parameters ({status}): "
+                f"{response.text[:MAX_ERROR_CHARS]}",
+                "It was deployed from another version: run make deploy",
             )
-        return PrefectUnavailable(f"Prefect answers {status}", "Look at its log; nothing is lost meanwhile")
+        return PrefectUnavailable(
+            f"Prefect returned {status}", "Check the server's log; the door retries and loses nothing"
+        )
 
-    def _missing(self) -> RunRejected:
+    def _not_deployed(self) -> RunRejected:
         self._id = None
-        return RunRejected(f"There is no deployment {self.name} at {prefect_api_url()}", "Deploy it: make deploy")
+        return RunRejected(
+            f"Deployment {self._deployment} does not exist at {prefect_api_url()}", "Create it: make deploy"
+        )
 
     async def watch(self) -> None:
-        """Look from time to time whether Prefect and the deployment are there, until it is cancelled."""
+        """Check regularly that Prefect and the deployment are there, until cancelled."""
         while True:
-            with suppress(I2vError):  # health has it
-                await self._asked(self._look_up())
-                self._health.say(self._neighbour, self._stuck or OK)  # a run that it refused is tried again, and tells
-            await asyncio.sleep(LOOK_EVERY_SECONDS)
+            with suppress(I2vError):  # `_call` reports it to health
+                await self._call(self._look_up())
+                self._health.update(self._dependency, self._rejection or OK)  # a rejected run is still being retried
+            await asyncio.sleep(CHECK_EVERY_SECONDS)

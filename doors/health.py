@@ -1,4 +1,4 @@
-"""How the door fares, in words: what `/healthz` answers and the log tells when it changes."""
+"""`Health`: the state of the door's dependencies, which `/healthz` returns and the log reports when it changes."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ Dependency = Literal["queue", "prefect", "callbacks"]
 
 @dataclass
 class Health:
-    """A word on each neighbour: `ok`, `not set`, or what is wrong and what to do. No secret."""
+    """The status of each dependency: `ok`, `not set`, or what is wrong and what to do. Never a secret."""
 
     queue: str = OFF
     prefect: str = STARTING
     callbacks: str = OFF
-    """Of the deployment that callbacks start."""
+    """The deployment that callbacks start."""
     stopping: bool = False
 
     @property
     def is_ready(self) -> bool:
-        """Whether notifications that come now become runs."""
+        """Whether new notifications become flow runs."""
         return not self.stopping and self.prefect == OK and {self.queue, self.callbacks} <= {OK, OFF}
 
-    def say(self, name: Dependency, word: str) -> None:
-        """Remember how a neighbour is, and log it when it changes."""
-        if word == getattr(self, name):
+    def update(self, name: Dependency, status: str) -> None:
+        """Set the status of a dependency, and log it if it changed."""
+        if status == getattr(self, name):
             return
-        setattr(self, name, word)
-        log.log(logging.INFO if word == OK else logging.WARNING, "%s: %s", name, word)
+        setattr(self, name, status)
+        log.log(logging.INFO if status == OK else logging.WARNING, "%s: %s", name, status)
 
     def for_json(self) -> dict[str, object]:
-        """What `/healthz` answers."""
+        """Return the body of `/healthz`."""
         return {
             "live": True,
             "ready": self.is_ready,

@@ -1,7 +1,7 @@
-"""What Prometheus reads of the ledger: open and unknown jobs, and what was spent today.
+"""Prometheus gauges of the ledger: open jobs, unknown jobs, and today's spend.
 
-A scrape never waits for S3: it gets what was read last, and starts the next reading if that is over a minute old. Of
-very many open jobs the 1,000 oldest are read, which is where unknown ones gather.
+A scrape never waits for S3: it returns the last values, and starts a new read if they are over a minute old. Only the
+1,000 oldest open jobs are read for their state; unknown jobs are among the oldest.
 """
 
 from __future__ import annotations
@@ -22,59 +22,59 @@ from i2v.s3.storage import Storage
 from i2v.settings import Settings
 
 log = logging.getLogger(__name__)
-EVERY_SECONDS = 60.0
-MOST_SECONDS = 120.0
-MOST_MARKS = 100_000
-MOST_READ = 1000
+REFRESH_SECONDS = 60.0
+READ_TIMEOUT_SECONDS = 120.0
+MAX_MARKERS = 100_000
+MAX_JOBS_READ = 1000
 KEY_LENGTH = 64
 
 
 class LedgerGauges:
-    """The gauges, and the reading behind them."""
+    """The gauges, and the background read behind them."""
 
     def __init__(self, storage: Storage, settings: Settings, registry: CollectorRegistry) -> None:
         self._storage = storage
         self._settings = settings
-        self._open = Gauge("i2v_jobs_open", "Jobs that have not ended", registry=registry)
-        self._unknown = Gauge("i2v_jobs_unknown", "Jobs whose submit lost its answer", registry=registry)
-        self._spent = Gauge("i2v_spent_today_usd", "Reserved and spent in this UTC day", registry=registry)
-        age = Gauge("i2v_ledger_age_seconds", "Since the ledger was read well", registry=registry)
+        self._open = Gauge("i2v_jobs_open", "Open jobs", registry=registry)
+        self._unknown = Gauge("i2v_jobs_unknown", "Jobs whose submit response was lost", registry=registry)
+        self._spent = Gauge("i2v_spent_today_usd", "Spent and reserved in the current UTC day", registry=registry)
+        age = Gauge("i2v_ledger_age_seconds", "Seconds since the last successful ledger read", registry=registry)
         age.set_function(lambda: time.monotonic() - self._read_at)
         self._read_at = self._tried_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
 
     def refresh(self) -> None:
-        """Start reading the ledger if that is due; returns at once."""
-        is_under_way = self._reading is not None and not self._reading.done()
-        if not is_under_way and time.monotonic() - self._tried_at >= EVERY_SECONDS:
+        """Start reading the ledger if that is due; return at once."""
+        is_reading = self._reading is not None and not self._reading.done()
+        if not is_reading and time.monotonic() - self._tried_at >= REFRESH_SECONDS:
             self._tried_at = time.monotonic()
             self._reading = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
         try:
-            async with asyncio.timeout(MOST_SECONDS):
+            async with asyncio.timeout(READ_TIMEOUT_SECONDS):
                 await self._read_all()
         except (I2vError, TimeoutError) as error:
-            log.warning("the ledger's gauges are as they were: %s", error or type(error).__name__)
+            log.warning("Cannot read the ledger; its gauges keep their last values: %s", error or type(error).__name__)
         else:
             self._read_at = time.monotonic()
 
     async def _read_all(self) -> None:
-        marks = await self._marks()
-        oldest = sorted(marks, key=lambda entry: entry.last_modified)[:MOST_READ]
+        markers = await self._list_markers()
+        oldest = sorted(markers, key=lambda entry: entry.last_modified)[:MAX_JOBS_READ]
         keys = {entry.uri.key[-KEY_LENGTH:] for entry in oldest}
         unknown = 0
-        async for held in Ledger(self._storage, self._settings).read_many(sorted(keys)):
-            unknown += held.record.state is JobState.UNKNOWN
+        async for stored in Ledger(self._storage, self._settings).read_many(sorted(keys)):
+            unknown += stored.record.state is JobState.UNKNOWN
         page, _ = await DailySpendStore(self._storage, self._settings).read(datetime.now(UTC).date().isoformat())
-        self._open.set(len({entry.uri.key[-KEY_LENGTH:] for entry in marks}))
+        self._open.set(len({entry.uri.key[-KEY_LENGTH:] for entry in markers}))
         self._unknown.set(unknown)
         self._spent.set(float(page.total_usd))
 
-    async def _marks(self) -> list[S3Entry]:
-        marks: list[S3Entry] = []
+    async def _list_markers(self) -> list[S3Entry]:
+        markers: list[S3Entry] = []
         async for entry in self._storage.list(self._settings.jobs / "open/"):
-            marks.append(entry)
-            if len(marks) >= MOST_MARKS:
+            markers.append(entry)
+            if len(markers) >= MAX_MARKERS:
                 break
-        return marks
+        return markers

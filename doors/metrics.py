@@ -1,4 +1,4 @@
-"""What Prometheus reads of the door itself. The ledger's gauges are in `doors.ledger_gauges`."""
+"""Prometheus metrics of the door itself. Metrics of the ledger are in `doors.ledger_gauges`."""
 
 from __future__ import annotations
 
@@ -9,40 +9,45 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from doors.notifications import DropReason, NewImage, Notification
 
-SECONDS = (0.5, 1, 2, 3, 5, 10, 30, 60, 120, 300, 900, 3600)
+LAG_BUCKETS = (0.5, 1, 2, 3, 5, 10, 30, 60, 120, 300, 900, 3600)
 
 
 class Metrics:
-    """Counters in a registry of their own, so that two doors in one process do not mix."""
+    """The metrics, in a registry of their own: two doors in one process must not share counters."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.received = Counter("i2v_door_received", "Notifications that came, by way", ["way"], registry=self.registry)
+        self.registry = registry = CollectorRegistry()
+        self.received = Counter("i2v_door_received", "Notifications received, by source", ["way"], registry=registry)
         self.dropped = Counter(
-            "i2v_door_dropped", "Events that make no video, by reason", ["reason"], registry=self.registry
+            "i2v_door_dropped", "Events dropped because they need no video, by reason", ["reason"], registry=registry
         )
-        self.unreadable = Counter("i2v_door_unreadable", "Notifications that can never work", registry=self.registry)
-        self.duplicates = Counter("i2v_door_duplicates", "Images that were in hand already", registry=self.registry)
-        self.images = Counter("i2v_door_images", "Images handed to flow runs", registry=self.registry)
-        self.runs = Counter("i2v_door_runs_created", "Flow runs created", registry=self.registry)
+        self.unreadable = Counter("i2v_door_unreadable", "Invalid notifications", registry=registry)
+        self.duplicates = Counter("i2v_door_duplicates", "Images that were already pending", registry=registry)
+        self.images = Counter("i2v_door_images", "Images passed to flow runs", registry=registry)
+        self.runs = Counter("i2v_door_runs_created", "Flow runs created", registry=registry)
         self.lag = Histogram(
             "i2v_door_event_to_run_seconds",
-            "From the bucket's event to its flow run",
-            buckets=SECONDS,
-            registry=self.registry,
+            "Time from the bucket's event to its flow run",
+            buckets=LAG_BUCKETS,
+            registry=registry,
         )
-        self.in_hand = Gauge("i2v_door_in_hand", "Images that wait for their flow run", registry=self.registry)
+        self.pending = Gauge("i2v_door_in_hand", "Images waiting for their flow run", registry=registry)
         for reason in DropReason:
             self.dropped.labels(reason.value)
 
-    def count(self, way: str, found: Notification) -> None:
-        """A notification that was read."""
+    def count(self, way: str, notification: Notification) -> None:
+        """Count a valid notification; `way` is `sqs` or `http`."""
         self.received.labels(way).inc()
-        for reason, number in found.dropped.items():
+        for reason, number in notification.dropped.items():
             self.dropped.labels(reason.value).inc(number)
 
+    def count_invalid(self, way: str) -> None:
+        """Count an invalid notification."""
+        self.received.labels(way).inc()
+        self.unreadable.inc()
+
     def count_run(self, images: Iterable[NewImage]) -> None:
-        """A flow run that Prefect has."""
+        """Count a flow run that Prefect has accepted."""
         self.runs.inc()
         now = time.time()
         for image in images:

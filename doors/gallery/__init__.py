@@ -1,9 +1,8 @@
-"""`GET /gallery`: what was made, to be looked at. Off unless `I2V_GALLERY_TOKEN` is set; it reads, and never writes.
+"""`GET /gallery`: browse recent results. Off unless `I2V_GALLERY_TOKEN` is set. Read-only.
 
-guard    who may look: token, cookie, wrong tries     routes   the addresses; all else hangs on them
-filters  what is wanted, as it stands in an address   pages    templates and security headers
-shelf    cards of what ended lately, bounded          details  all that is known of one of them
+access    token, cookie, failed logins            routes     the addresses and their handlers
+filters   filters and cursor in the URL           rendering  templates and security headers
+listing   one page of recent results              details    everything known about one result
 
-Nothing here takes a key of the bucket from a request: an address names a run's page and a number on it, and what is
-signed is what that page names.
+No request names a bucket key: a URL names a run's page and an item on it, and only what that page lists is signed.
 """

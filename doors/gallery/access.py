@@ -1,4 +1,4 @@
-"""Who may look: `GalleryAccess` knows the token, makes the cookie that stands for it, and slows down who guesses."""
+"""Who may see the gallery: `GalleryAccess` checks the token and the login cookie, and locks out guessing clients."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ COOKIE = "i2v_gallery"
 COOKIE_PATH = "/gallery"
 COOKIE_SECONDS = 12 * 3600
 MAX_FAILED_LOGINS = 10
-"""So many wrong tokens a minute are answered; then that client waits."""
+"""Per client and `LOCKOUT_SECONDS`."""
 LOCKOUT_SECONDS = 60.0
 MAX_CLIENTS = 1000
 Clock = Callable[[], float]
 
 
 class FailedLoginLimiter:
-    """Wrong tokens by client, of the last minute; it remembers a fixed number of clients."""
+    """Count failed logins by client over the last minute, for a fixed number of clients."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
@@ -32,72 +32,72 @@ class FailedLoginLimiter:
     def __len__(self) -> int:
         return len(self._clients)
 
-    def add(self, client: str) -> None:
-        """Note one more."""
-        since, count = self._lately(client)
+    def record_failure(self, client: str) -> None:
+        """Count a failed login."""
+        since, count = self._recent(client)
         self._clients[client] = (since, count + 1)
         self._clients.move_to_end(client)
         while len(self._clients) > MAX_CLIENTS:
             self._clients.popitem(last=False)
 
-    def are_too_many(self, client: str) -> bool:
-        """Whether this client has to wait, whatever it brings."""
-        return self._lately(client)[1] >= MAX_FAILED_LOGINS
+    def is_locked_out(self, client: str) -> bool:
+        """Return whether the client must wait, even with the right token."""
+        return self._recent(client)[1] >= MAX_FAILED_LOGINS
 
-    def _lately(self, client: str) -> tuple[float, int]:
+    def _recent(self, client: str) -> tuple[float, int]:
         now = self._clock()
         since, count = self._clients.get(client, (now, 0))
         return (since, count) if now - since < LOCKOUT_SECONDS else (now, 0)
 
 
 class GalleryAccess:
-    """Holds the token. A cookie is its end and an HMAC over it: it holds at all doors that have the same token."""
+    """Check tokens and cookies. A cookie is its expiry time and an HMAC of it, valid at every door with this token."""
 
     def __init__(self, token: SecretStr, clock: Clock = time.time) -> None:
         self._token = token.get_secret_value().strip().encode()
         self._key = hmac.digest(self._token, b"i2v gallery cookie 1", "sha256")
         self._clock = clock
-        self.wrong = FailedLoginLimiter()
+        self.limiter = FailedLoginLimiter()
 
-    def admits(self, request: Request) -> bool:
-        """Whether the request bears a cookie of ours, or the token itself."""
-        return self.knows_cookie(request.cookies.get(COOKIE, "")) or self._knows_bearer(request)
+    def allows(self, request: Request) -> bool:
+        """Return whether the request carries a valid cookie or the token."""
+        return self.is_valid_cookie(request.cookies.get(COOKIE, "")) or self._has_bearer_token(request)
 
-    def is_locked(self, request: Request) -> bool:
-        """Whether its client guessed too often."""
-        return self.wrong.are_too_many(_client(request))
+    def is_locked_out(self, request: Request) -> bool:
+        """Return whether the client has sent too many wrong tokens."""
+        return self.limiter.is_locked_out(_client(request))
 
-    def tries(self, request: Request, token: bytes) -> bool:
-        """Whether it is the token; a wrong one is remembered. The time it takes tells nothing."""
-        if self.is_locked(request):
+    def check_token(self, request: Request, token: bytes) -> bool:
+        """Return whether the token is right, in constant time; count a wrong one."""
+        if self.is_locked_out(request):
             return False
-        given, ours = (hashlib.sha256(each).digest() for each in (token, self._token))
-        if hmac.compare_digest(given, ours):
+        given, expected = (hashlib.sha256(each).digest() for each in (token, self._token))
+        if hmac.compare_digest(given, expected):
             return True
-        self.wrong.add(_client(request))
+        self.limiter.record_failure(_client(request))
         return False
 
-    def _knows_bearer(self, request: Request) -> bool:
+    def _has_bearer_token(self, request: Request) -> bool:
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and self.tries(request, given.strip().encode("latin-1"))
+        return scheme.lower() == "bearer" and self.check_token(request, given.strip().encode("latin-1"))
 
-    def knows_cookie(self, value: str) -> bool:
-        """Whether it was made here and has not ended."""
-        end, _, _ = value.partition(".")
-        if not (end.isascii() and end.isdecimal() and len(end) < 15):  # noqa: PLR2004 - a Unix time
+    def is_valid_cookie(self, value: str) -> bool:
+        """Return whether the cookie is ours and has not expired."""
+        expires, _, _ = value.partition(".")
+        if not (expires.isascii() and expires.isdecimal() and len(expires) < 15):  # noqa: PLR2004 - a Unix time
             return False
-        is_ours = hmac.compare_digest(self._cookie(int(end)).encode(), value.encode(errors="surrogatepass"))
-        return is_ours and self._clock() < int(end)
+        expected = self._cookie(int(expires)).encode()
+        is_signed = hmac.compare_digest(expected, value.encode(errors="surrogatepass"))
+        return is_signed and self._clock() < int(expires)
 
-    def _cookie(self, end: int) -> str:
-        return f"{end}.{hmac.digest(self._key, str(end).encode(), 'sha256').hex()}"
+    def _cookie(self, expires: int) -> str:
+        return f"{expires}.{hmac.digest(self._key, str(expires).encode(), 'sha256').hex()}"
 
-    def let_in(self, request: Request, response: Response) -> Response:
-        """Give the browser its cookie: not for scripts, not for requests from elsewhere, over https only there."""
-        value = self._cookie(int(self._clock()) + COOKIE_SECONDS)
+    def log_in(self, request: Request, response: Response) -> Response:
+        """Set the login cookie: not readable by scripts, same-site only, and https-only if the request is https."""
         response.set_cookie(
             COOKIE,
-            value,
+            self._cookie(int(self._clock()) + COOKIE_SECONDS),
             max_age=COOKIE_SECONDS,
             path=COOKIE_PATH,
             secure=_is_https(request),
@@ -106,14 +106,14 @@ class GalleryAccess:
         )
         return response
 
-    def let_out(self, request: Request, response: Response) -> Response:
-        """Take the cookie away."""
+    def log_out(self, request: Request, response: Response) -> Response:
+        """Delete the login cookie."""
         response.delete_cookie(COOKIE, path=COOKIE_PATH, secure=_is_https(request), httponly=True, samesite="strict")
         return response
 
 
 def _is_https(request: Request) -> bool:
-    """As the browser sees it, through a proxy too."""
+    """Return whether the browser uses https, directly or through a proxy."""
     forwarded = request.headers.get("X-Forwarded-Proto", "").partition(",")[0].strip().lower()
     return "https" in {request.url.scheme, forwarded}
 

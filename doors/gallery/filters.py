@@ -1,4 +1,4 @@
-"""What is wanted, as it stands in an address: `Filters`, and the `Cursor` from which to go on."""
+"""What a gallery URL selects: `Filters`, and the `Cursor` where the next page starts."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from i2v.settings import Settings
 
 HOME = "/gallery"
 YEARS = range(2020, 2200)
-"""A day in another year is a mistake."""
+"""A day outside these years is a typo."""
 LONGEST_RUN = timedelta(days=2)
-"""What ended on a day is looked for in runs that began up to so long before it."""
+"""Results of a day are looked up in runs that started up to this long before it."""
 E = TypeVar("E", bound=StrEnum)
 
 
 class Cursor(NamedTuple):
-    """A place among all that ended: what lies before item `number` of this run's page, then older pages.
+    """An item's position: its run's page, and its index there. As text: `PAGE~NUMBER`.
 
-    Pages grow at their end only, so a spot stays where it is.
+    Results after a cursor are the items before `number` on this page, then older pages. Pages only grow at the end, so
+    a cursor stays valid.
     """
 
     page: str
@@ -35,13 +36,13 @@ class Cursor(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Cursor | None:
-        """Read what `str` wrote."""
+        """Parse the text form; return `None` if it is malformed."""
         match = re.fullmatch(r"(?P<page>\d{13}-[^/~]{1,200}\.json)~(?P<number>\d{1,9})", text, re.ASCII)
         return cls(match["page"], int(match["number"])) if match else None
 
     @property
     def href(self) -> str:
-        """Where the item is told of."""
+        """The URL of the item's details."""
         return f"{HOME}/item/{quote(str(self), safe='~')}"
 
     def __str__(self) -> str:
@@ -50,40 +51,40 @@ class Cursor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Each narrows what is shown; none of them is set at first. Days are UTC's."""
+    """The filters of one view; unset filters match everything. Days are UTC."""
 
     folder: str = ""
     mode: Mode | None = None
     day: date | None = None
     outcome: Outcome | None = None
-    faults: tuple[str, ...] = ()
-    """What could not be meant, in sentences."""
+    errors: tuple[str, ...] = ()
+    """A sentence for each invalid value."""
 
     @classmethod
     def parse(cls, query: Mapping[str, str]) -> Filters:
-        """Read an address; what cannot be meant is told, and left out."""
-        faults: list[str] = []
+        """Parse a query string; an invalid value is reported in `errors` and ignored."""
+        errors: list[str] = []
         return cls(
             folder=query.get("folder", "").strip("/"),
-            mode=_choice(Mode, query.get("mode", "").strip(), "mode", faults),
-            day=_day(query.get("day", "").strip(), faults),
-            outcome=_choice(Outcome, query.get("outcome", "").strip(), "outcome", faults),
-            faults=tuple(faults),
+            mode=_choice(Mode, query.get("mode", "").strip(), "mode", errors),
+            day=_day(query.get("day", "").strip(), errors),
+            outcome=_choice(Outcome, query.get("outcome", "").strip(), "outcome", errors),
+            errors=tuple(errors),
         )
 
     @property
     def is_set(self) -> bool:
-        """Whether anything is left out."""
+        """Whether any filter is set."""
         return bool(self.folder or self.mode or self.day or self.outcome)
 
     def href(self, after: Cursor | None = None) -> str:
-        """The address that shows this."""
-        chosen = {"folder": self.folder, "mode": self.mode, "day": self.day, "outcome": self.outcome, "after": after}
-        query = urlencode({name: str(value) for name, value in chosen.items() if value})
+        """Return the URL of this view, starting after a cursor."""
+        values = {"folder": self.folder, "mode": self.mode, "day": self.day, "outcome": self.outcome, "after": after}
+        query = urlencode({name: str(value) for name, value in values.items() if value})
         return f"{HOME}?{query}" if query else HOME
 
-    def fit(self, item: RecentItem, settings: Settings) -> bool:
-        """Whether the item is wanted."""
+    def match(self, item: RecentItem, settings: Settings) -> bool:
+        """Return whether the item passes all filters."""
         return (
             (not self.folder or f"{folder_of(item.image, settings)}/".startswith(f"{self.folder}/"))
             and self.mode in {None, item.mode}
@@ -93,22 +94,22 @@ class Filters:
 
     @property
     def first_name(self) -> str:
-        """The name of a page after which all wanted pages lie."""
+        """The page name after which all matching pages sort."""
         return recent.page_name_at(_midnight(self.day) + timedelta(days=1)) if self.day else ""
 
     @property
     def last_name(self) -> str:
-        """The name of a page before which all wanted pages lie."""
+        """The page name before which all matching pages sort."""
         return recent.page_name_at(_midnight(self.day) - LONGEST_RUN) if self.day else "~"
 
 
 def name_of(image: str, settings: Settings) -> str:
-    """An image as it is called here: its key below the images prefix, else its whole address."""
+    """Return an image's display name: its key below the images prefix, else its full address."""
     return image.removeprefix(str(settings.images))
 
 
 def folder_of(image: str, settings: Settings) -> str:
-    """The folder of an image as it is called here; none at the top."""
+    """Return the folder part of an image's display name."""
     return name_of(image, settings).rpartition("/")[0]
 
 
@@ -116,20 +117,20 @@ def _midnight(day: date) -> datetime:
     return datetime.combine(day, time(), UTC)
 
 
-def _choice(kind: type[E], text: str, what: str, faults: list[str]) -> E | None:
+def _choice(kind: type[E], text: str, what: str, errors: list[str]) -> E | None:
     try:
         return kind(text) if text else None
     except ValueError:
-        faults.append(f"There is no {what} “{text[:40]}”, so none is left out.")
+        errors.append(f"“{text[:40]}” is not a valid {what}, so this filter is ignored.")
         return None
 
 
-def _day(text: str, faults: list[str]) -> date | None:
+def _day(text: str, errors: list[str]) -> date | None:
     try:
         day = date.fromisoformat(text) if text else None
     except ValueError:
         day = date.min
     if day is None or day.year in YEARS:
         return day
-    faults.append(f"“{text[:40]}” is no day such as 2026-11-22, so all are shown.")
+    errors.append(f"“{text[:40]}” is not a valid day (use e.g. 2026-11-22), so this filter is ignored.")
     return None

@@ -1,7 +1,7 @@
-"""The cards of one page of the gallery: `read_shelf`. Every request asks S3 a bounded number of times.
+"""`GalleryReader`: read one page of recent results. Each request sends S3 a bounded number of requests.
 
-One listing of run pages, at most `MAX_RUNS` of them read, and one job record for each card that did not work: what the
-ledger says of it now. Posters and videos are signed, which asks S3 nothing; the browser fetches them there.
+That is one listing of run pages, at most `MAX_RUNS` page reads, and one job record for each card without a video, for
+the job's current state. Links to posters and videos are signed locally; the browser fetches them from S3.
 """
 
 from __future__ import annotations
@@ -24,23 +24,16 @@ from i2v.settings import Settings
 
 PAGE_SIZE = 24
 MAX_RUNS = 40
-AT_ONCE = 8
-PAGE_LIMIT_BYTES = 8 << 20
-"""A run's page of some 20,000 images; a larger one is not read."""
+MAX_CONCURRENT_READS = 8
+RUN_PAGE_LIMIT_BYTES = 8 << 20
+"""A run page of some 20,000 images. Larger ones are reported as unreadable."""
 LINK_SECONDS = 15 * 60
-"""How long the links to posters and videos work."""
-MOST_FOLDERS = 200
-
-
-class FoundItem(NamedTuple):
-    """An item and where it stands."""
-
-    spot: Cursor
-    item: RecentItem
+"""Lifetime of the links to posters and videos."""
+MAX_FOLDERS = 200
 
 
 class Links(NamedTuple):
-    """Signed, so never written down: only in the page that is answered."""
+    """Signed links. They are secrets: put them into the response and nowhere else."""
 
     video: str
     poster: str
@@ -48,14 +41,14 @@ class Links(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One image that ended."""
+    """One result in the gallery."""
 
-    spot: Cursor
+    cursor: Cursor
     item: RecentItem
     name: str
     links: Links | None = field(default=None, repr=False)
-    now: JobState | None = None
-    """What the ledger says of its job now, where it did not work."""
+    state: JobState | None = None
+    """The job's current state, if it is no longer the one that `item` reports."""
     advice: Advice | None = None
 
 
@@ -65,15 +58,15 @@ class GalleryPage:
 
     cards: list[Card] = field(default_factory=list)
     older: Cursor | None = None
-    """Where to go on; none at the end."""
-    looked_back_to: datetime | None = None
-    """The start of the oldest run that was looked through."""
+    """Where the next page starts; `None` on the last page."""
+    searched_back_to: datetime | None = None
+    """The start of the oldest run that was read."""
     unreadable: list[str] = field(default_factory=list)
     folders: set[str] = field(default_factory=set)
 
 
 class GalleryReader:
-    """Reads the gallery's pages from one bucket."""
+    """Reads gallery pages from one bucket."""
 
     def __init__(self, storage: Storage, settings: Settings) -> None:
         self._storage = storage
@@ -81,33 +74,31 @@ class GalleryReader:
         self._ledger = Ledger(storage, settings)
 
     async def read(self, filters: Filters, after: Cursor | None = None) -> GalleryPage:
-        """The cards that are wanted, from that spot on.
+        """Return the page of matching cards that starts after a cursor."""
+        page = GalleryPage()
+        found = await self._find(filters, after, page)
+        page.cards = list(await asyncio.gather(*(self.card(cursor, item) for cursor, item in found)))
+        return page
 
-        Raises:
-            StorageError: S3 did not answer well.
-        """
-        shelf = GalleryPage()
-        found = await self._find(filters, after, shelf)
-        shelf.cards = list(await asyncio.gather(*(self.card(spot, item) for spot, item in found)))
-        return shelf
-
-    async def _find(self, filters: Filters, after: Cursor | None, shelf: GalleryPage) -> list[FoundItem]:
-        found: list[FoundItem] = []
-        names, is_end = await self._names(filters, after)
-        for start in range(0, len(names), AT_ONCE):
-            some = names[start : start + AT_ONCE]
-            pages = await asyncio.gather(*(self._page(name) for name in some))
-            for name, page in zip(some, pages, strict=True):
-                most = after.number if after and name == after.page else None
-                found += self._wanted(filters, name, page, most, shelf)
+    async def _find(self, filters: Filters, after: Cursor | None, page: GalleryPage) -> list[tuple[Cursor, RecentItem]]:
+        found: list[tuple[Cursor, RecentItem]] = []
+        names, is_end = await self._list_runs(filters, after)
+        for start in range(0, len(names), MAX_CONCURRENT_READS):
+            batch = names[start : start + MAX_CONCURRENT_READS]
+            for name, run in zip(batch, await asyncio.gather(*map(self._read_run, batch)), strict=True):
+                if run is None:
+                    page.unreadable.append(name)
+                    continue
+                end = after.number if after and name == after.page else None
+                found += self._select(filters, name, run, end, page)
                 if len(found) > PAGE_SIZE:
-                    shelf.older = found[PAGE_SIZE - 1].spot
+                    page.older = found[PAGE_SIZE - 1][0]
                     return found[:PAGE_SIZE]
-        shelf.older = None if is_end or not names else Cursor(names[-1], 0)
+        page.older = None if is_end or not names else Cursor(names[-1], 0)
         return found
 
-    async def _names(self, filters: Filters, after: Cursor | None) -> tuple[list[str], bool]:
-        """The pages to look through, and whether they are the last."""
+    async def _list_runs(self, filters: Filters, after: Cursor | None) -> tuple[list[str], bool]:
+        """Return the names of the run pages to read, and whether there are no more."""
         names = [after.page] if after and after.number else []
         start = max(after.page if after else "", filters.first_name)
         async for name in list_recent_pages(self._storage, self._settings, after=start):
@@ -119,70 +110,54 @@ class GalleryReader:
                 names.append(name)
         return names, True
 
-    async def _page(self, name: str) -> RecentPage | None:
-        return await read_recent_page(self._storage, self._settings, name, limit=PAGE_LIMIT_BYTES)
+    async def _read_run(self, name: str) -> RecentPage | None:
+        return await read_recent_page(self._storage, self._settings, name, limit=RUN_PAGE_LIMIT_BYTES)
 
-    def _wanted(
-        self, filters: Filters, name: str, page: RecentPage | None, most: int | None, shelf: GalleryPage
-    ) -> list[FoundItem]:
-        if page is None:
-            shelf.unreadable.append(name)
-            return []
-        shelf.looked_back_to = page.started_at
-        items = page.items[:most]
+    def _select(
+        self, filters: Filters, name: str, run: RecentPage, end: int | None, page: GalleryPage
+    ) -> list[tuple[Cursor, RecentItem]]:
+        """Return the matching items before `end`, newest first; note the run's folders on the page."""
+        page.searched_back_to = run.started_at
+        items = run.items[:end]
         folders = {folder_of(item.image, self._settings) for item in items}
-        shelf.folders |= set(sorted(folders - {""})[: MOST_FOLDERS - len(shelf.folders)])
+        page.folders |= set(sorted(folders - {""})[: MAX_FOLDERS - len(page.folders)])
         backwards = range(len(items) - 1, -1, -1)
-        return [FoundItem(Cursor(name, n), items[n]) for n in backwards if filters.fit(items[n], self._settings)]
+        return [(Cursor(name, n), items[n]) for n in backwards if filters.match(items[n], self._settings)]
 
-    async def find_item(self, spot: Cursor) -> RecentItem | None:
-        """The item at this very spot, if there is one.
+    async def find_item(self, cursor: Cursor) -> RecentItem | None:
+        """Return the item at this position, if there is one."""
+        run = await self._read_run(cursor.page)
+        return run.items[cursor.number] if run and cursor.number < len(run.items) else None
 
-        Raises:
-            StorageError: S3 did not answer well.
-        """
-        page = await self._page(spot.page)
-        return page.items[spot.number] if page and spot.number < len(page.items) else None
-
-    async def card(self, spot: Cursor, item: RecentItem) -> Card:
-        """An item with its links, or with what to do about it.
-
-        Raises:
-            StorageError: S3 did not answer well.
-        """
-        now = await self._state_now(item)
+    async def card(self, cursor: Cursor, item: RecentItem) -> Card:
+        """Return the item with its signed links, or with advice if it has no video."""
+        state = await self._current_state(item)
         return Card(
-            spot=spot,
+            cursor=cursor,
             item=item,
             name=name_of(item.image, self._settings),
-            links=await self.sign(item),
-            now=now if now is not STATE_AT_END.get(item.outcome) else None,
-            advice=advise(item, now),
+            links=await self._sign(item),
+            state=state if state is not STATE_AT_END.get(item.outcome) else None,
+            advice=advise(item, state),
         )
 
-    async def _state_now(self, item: RecentItem) -> JobState | None:
+    async def _current_state(self, item: RecentItem) -> JobState | None:
         if item.job is None or item.outcome not in STATE_AT_END:
             return None
         try:
-            held = await self._ledger.read(item.job)
+            stored = await self._ledger.read(item.job)
         except LedgerError:
-            return None  # the page then tells how it was
-        return held.record.state if held else None
+            return None  # the card then shows the outcome alone
+        return stored.record.state if stored else None
 
-    async def sign(self, item: RecentItem) -> Links | None:
-        """Short-lived links to a video of ours and its poster; none where there is no such video.
-
-        Raises:
-            StorageError: there are no credentials to sign with.
-        """
+    async def _sign(self, item: RecentItem) -> Links | None:
         uri = video_of(item, self._settings)
         if uri is None:
             return None
         poster = sibling_uri(uri, ".jpg")
-        links = await asyncio.gather(*(self._storage.presign(each, seconds=LINK_SECONDS) for each in (uri, poster)))
-        return Links(*links)
+        return Links(*await asyncio.gather(*(self._storage.presign(u, seconds=LINK_SECONDS) for u in (uri, poster))))
 
 
 def video_of(item: RecentItem, settings: Settings) -> S3Uri | None:
-    """Where the video lies, if it lies where our videos do."""
+    """Return the video's address if it is one of our videos, else `None`."""
     return parse_video_uri(item.video, settings)

@@ -1,6 +1,6 @@
 """HTML rendering: `PageRenderer` fills the templates and sets the security headers of each response.
 
-`templates/` are Jinja's; `static/` is one style sheet and one script, which only adds comfort: without it all works.
+`templates/` are Jinja templates with autoescape; `static/` has one style sheet and one script. Pages work without it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse, Response
 
 from doors.gallery.details import format_minute, format_moment
-from doors.gallery.filters import HOME, Filters
+from doors.gallery.filters import HOME
 from i2v.money import money_text
 from i2v.reports.run_report import Outcome
 from i2v.request import Mode
 
 HERE = Path(__file__).parent
 MEDIA_TYPES = {"gallery.css": "text/css", "gallery.js": "text/javascript", "icon.svg": "image/svg+xml"}
-SHOWN = (Outcome.STORED, Outcome.REFUSED, Outcome.FAILED, Outcome.UNKNOWN)
+OUTCOMES = (Outcome.STORED, Outcome.REFUSED, Outcome.FAILED, Outcome.UNKNOWN)
 HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -29,12 +29,12 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-"""Of all answers. Signed links must not leak as a referrer, and nobody may put a frame around this."""
+"""For every response: no signed link leaks as a referrer, and no other site frames the gallery."""
 _ORIGIN = re.compile(r"https?://[\w.\[\]:-]+", re.ASCII)
 
 
 class PageRenderer:
-    """The templates of one gallery; `bucket` is its name there."""
+    """The templates of one gallery; `bucket` is shown on each page."""
 
     def __init__(self, bucket: str) -> None:
         self._templates = Environment(
@@ -49,34 +49,32 @@ class PageRenderer:
         self._templates.globals |= {
             "home": HOME,
             "bucket": bucket,
-            "no_filters": Filters(),
             "modes": tuple(Mode),
-            "outcomes": SHOWN,
-            "address_of": self._address,
+            "outcomes": OUTCOMES,
+            "static_url": self._static_url,
         }
 
-    def _address(self, name: str) -> str:
-        """Of a static file; with its digest, so that it may be kept for ever."""
+    def _static_url(self, name: str) -> str:
+        """Return a static file's URL, which includes its digest because browsers cache it forever."""
         return f"{HOME}/static/{name}?{hashlib.sha256(self._files[name]).hexdigest()[:12]}"
 
-    def static(self, name: str) -> Response:
-        """One of the static files."""
+    def static_file(self, name: str) -> Response:
+        """Return a static file, or 404."""
         if name not in self._files:
             return Response(status_code=404, headers=HEADERS)
-        kept = HEADERS | {"Cache-Control": "public, max-age=31536000, immutable"}
-        return Response(self._files[name], media_type=MEDIA_TYPES[name], headers=kept)
+        headers = HEADERS | {"Cache-Control": "public, max-age=31536000, immutable"}
+        return Response(self._files[name], media_type=MEDIA_TYPES[name], headers=headers)
 
-    def answer(self, template: str, status: int = 200, *, media: str = "", **values: Any) -> Response:
-        """A page, filled; `media` is an address on the host from which posters and videos come."""
+    def render(self, template: str, status: int = 200, *, media: str = "", **values: Any) -> Response:
+        """Return a filled template; `media` is any URL on the host that serves posters and videos."""
         text = self._templates.get_template(f"{template}.html").render(values)
-        # lone surrogates, which come in keys and prompts by way of JSON, are no text that could be sent
-        body = text.encode(errors="replace")
-        own = HEADERS | {"Content-Security-Policy": _policy(media), "Cache-Control": "no-store"}
-        return HTMLResponse(body, status, own)
+        body = text.encode(errors="replace")  # JSON can contain lone surrogates, which UTF-8 cannot
+        headers = HEADERS | {"Content-Security-Policy": _content_policy(media), "Cache-Control": "no-store"}
+        return HTMLResponse(body, status, headers)
 
 
-def _policy(media: str) -> str:
-    """Nothing from anywhere but here, and posters and videos from S3."""
+def _content_policy(media: str) -> str:
+    """Allow this origin only, plus posters and videos from S3."""
     match = _ORIGIN.match(media)
     origin = match[0] if match else "'none'"
     images = f"'self' {match[0]}" if match else "'self'"

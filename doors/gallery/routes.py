@@ -1,4 +1,4 @@
-"""The gallery's addresses: `gallery_routes`, which the door adds to its own. Without a token there are none."""
+"""The gallery's routes: `gallery_routes`. Without a token there are none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from urllib.parse import parse_qs
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
@@ -17,130 +17,129 @@ from doors.gallery.details import read_details
 from doors.gallery.filters import HOME, Cursor, Filters
 from doors.gallery.listing import GalleryReader
 from doors.gallery.rendering import HEADERS, PageRenderer
+from doors.request_body import BodyError, read_body
 from i2v.errors import I2vError
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
 
 log = logging.getLogger(__name__)
-AT_ONCE = 4
-"""Pages that are read at once; the others wait, so that the door's own work goes on."""
-PATIENCE_SECONDS = 20.0
+MAX_CONCURRENT_PAGES = 4
+"""Further requests wait: the gallery must not slow down the door's own work."""
+PAGE_TIMEOUT_SECONDS = 20.0
 FORM_LIMIT_BYTES = 8192
-FORM_SECONDS = 10.0
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 def gallery_routes(settings: Settings, storage: Storage) -> list[Route]:
-    """The routes of `/gallery`; none without `I2V_GALLERY_TOKEN`."""
+    """Return the routes of `/gallery`; none without `I2V_GALLERY_TOKEN`."""
     if settings.gallery_token is None:
         return []
-    log.info("the gallery is open at %s for who has I2V_GALLERY_TOKEN", HOME)
+    log.info("The gallery is on at %s; log in with I2V_GALLERY_TOKEN", HOME)
     return Gallery(settings, storage, GalleryAccess(settings.gallery_token)).routes
 
 
 class Gallery:
-    """Answers for one bucket."""
+    """The handlers for one bucket."""
 
-    def __init__(self, settings: Settings, storage: Storage, guard: GalleryAccess) -> None:
+    def __init__(self, settings: Settings, storage: Storage, access: GalleryAccess) -> None:
         self._settings = settings
         self._storage = storage
-        self._guard = guard
-        self._shelves = GalleryReader(storage, settings)
-        self._pages = PageRenderer(settings.videos.bucket)
-        self._reading = asyncio.Semaphore(AT_ONCE)
+        self._access = access
+        self._reader = GalleryReader(storage, settings)
+        self._renderer = PageRenderer(settings.videos.bucket)
+        self._page_slots = asyncio.Semaphore(MAX_CONCURRENT_PAGES)
 
     @property
     def routes(self) -> list[Route]:
-        """All of them."""
+        """All routes."""
         return [
-            Route(HOME, self._guarded(self._shelf), methods=["GET"]),
-            Route(f"{HOME}/", _to_home, methods=["GET"]),
-            Route(f"{HOME}/item/{{spot}}", self._guarded(self._item), methods=["GET"]),
+            Route(HOME, self._protected(self._show_listing), methods=["GET"]),
+            Route(f"{HOME}/", _redirect_home, methods=["GET"]),
+            Route(f"{HOME}/item/{{cursor}}", self._protected(self._show_item), methods=["GET"]),
             Route(f"{HOME}/login", self._log_in, methods=["POST"]),
-            Route(f"{HOME}/login", _to_home, methods=["GET"]),
+            Route(f"{HOME}/login", _redirect_home, methods=["GET"]),
             Route(f"{HOME}/logout", self._log_out, methods=["POST"]),
-            Route(f"{HOME}/static/{{name}}", self._static, methods=["GET"]),
+            Route(f"{HOME}/static/{{name}}", self._static_file, methods=["GET"]),
         ]
 
-    def _guarded(self, handler: Handler) -> Handler:
+    def _protected(self, handler: Handler) -> Handler:
         async def handle(request: Request) -> Response:
-            if not self._guard.admits(request):
-                return self._ask_for_token(request)
+            if not self._access.allows(request):
+                return self._login_page(request)
             try:
-                async with asyncio.timeout(PATIENCE_SECONDS), self._reading:
+                async with asyncio.timeout(PAGE_TIMEOUT_SECONDS), self._page_slots:
                     return await handler(request)
             except (I2vError, TimeoutError) as error:
-                log.warning("the gallery could not be shown: %s", error or "S3 took too long")
-                words = error if isinstance(error, I2vError) else "S3 did not answer in time. Try again"
-                return self._pages.answer("error", 503, title="S3 does not answer well", words=str(words))
+                message = str(error) or f"S3 did not respond within {PAGE_TIMEOUT_SECONDS:.0f} s. Try again"
+                log.warning("Cannot show the gallery: %s", message)
+                return self._renderer.render("error", 503, title="S3 is not available", message=message)
 
         return handle
 
-    async def _shelf(self, request: Request) -> Response:
+    async def _show_listing(self, request: Request) -> Response:
         filters, text = Filters.parse(request.query_params), request.query_params.get("after", "")
         after = Cursor.parse(text)
-        faults = ["This is the newest: the address to go on from cannot be read."] if text and not after else []
-        shelf = await self._shelves.read(filters, after)
-        links = next((card.links for card in shelf.cards if card.links), None)
-        return self._pages.answer(
+        errors = ["The page link cannot be read, so this is the newest page."] if text and not after else []
+        page = await self._reader.read(filters, after)
+        links = next((card.links for card in page.cards if card.links), None)
+        return self._renderer.render(
             "listing",
             media=links.poster if links else "",
-            shelf=shelf,
+            page=page,
             filters=filters,
             after=after,
-            faults=[*filters.faults, *faults],
+            errors=[*filters.errors, *errors],
             images=str(self._settings.images),
         )
 
-    async def _item(self, request: Request) -> Response:
-        spot = Cursor.parse(request.path_params["spot"])
-        item = await self._shelves.find_item(spot) if spot else None
-        if spot is None or item is None:
-            words = "It was never here, or the page of its run has been deleted or cannot be read."
-            return self._pages.answer("error", 404, title="There is no such video", words=words)
-        card = await self._shelves.card(spot, item)
+    async def _show_item(self, request: Request) -> Response:
+        cursor = Cursor.parse(request.path_params["cursor"])
+        item = await self._reader.find_item(cursor) if cursor else None
+        if cursor is None or item is None:
+            message = "The link is wrong, or the page of its run under jobs/recent/ was deleted or cannot be read."
+            return self._renderer.render("error", 404, title="Video not found", message=message)
+        card = await self._reader.card(cursor, item)
         details = await read_details(self._storage, self._settings, card)
-        return self._pages.answer("item", media=card.links.poster if card.links else "", details=details)
+        return self._renderer.render("item", media=card.links.poster if card.links else "", details=details)
 
-    def _ask_for_token(self, request: Request, *, is_wrong: bool = False, to: str = "") -> Response:
-        is_locked = self._guard.is_locked(request)
-        status = HTTPStatus.TOO_MANY_REQUESTS if is_locked else HTTPStatus.UNAUTHORIZED
-        answer = self._pages.answer(
+    def _login_page(self, request: Request, *, is_wrong: bool = False, to: str = "") -> Response:
+        is_locked_out = self._access.is_locked_out(request)
+        status = HTTPStatus.TOO_MANY_REQUESTS if is_locked_out else HTTPStatus.UNAUTHORIZED
+        response = self._renderer.render(
             "login",
             status,
             to=to or _own_address(request),
             is_wrong=is_wrong,
-            is_locked=is_locked,
-            # a link from elsewhere brings no strict cookie; the same address asked for from here does
-            comes_from_elsewhere=request.method == "GET" and request.headers.get("Sec-Fetch-Site") == "cross-site",
+            is_locked_out=is_locked_out,
+            # browsers omit a strict cookie when another site links here, but send it after a refresh
+            is_cross_site=request.method == "GET" and request.headers.get("Sec-Fetch-Site") == "cross-site",
         )
-        answer.headers["WWW-Authenticate"] = "Bearer"
-        if is_locked:
-            answer.headers["Retry-After"] = f"{LOCKOUT_SECONDS:.0f}"
-        return answer
+        response.headers["WWW-Authenticate"] = "Bearer"
+        if is_locked_out:
+            response.headers["Retry-After"] = f"{LOCKOUT_SECONDS:.0f}"
+        return response
 
     async def _log_in(self, request: Request) -> Response:
         try:
-            form = await _form(request)
-        except (TimeoutError, ClientDisconnect):
-            return Response(status_code=408, headers=HEADERS)
-        if form is None:
-            return Response(status_code=413, headers=HEADERS)
+            body = await read_body(request, FORM_LIMIT_BYTES)
+        except BodyError as error:
+            return Response(status_code=error.status, headers=HEADERS)
+        form = {name: values[0] for name, values in parse_qs(body.decode(errors="replace")).items()}
         to = _safe_target(form.get("to", ""))
-        if not self._guard.tries(request, form.get("token", "").strip().encode(errors="surrogatepass")):
-            return self._ask_for_token(request, is_wrong=True, to=to)
-        return self._guard.let_in(request, _redirect(to))
+        if not self._access.check_token(request, form.get("token", "").strip().encode(errors="surrogatepass")):
+            return self._login_page(request, is_wrong=True, to=to)
+        return self._access.log_in(request, _redirect(to))
 
     async def _log_out(self, request: Request) -> Response:
         if request.headers.get("Sec-Fetch-Site") == "cross-site":
-            return _redirect(HOME)  # another site's form logs nobody out
-        return self._guard.let_out(request, _redirect(HOME))
+            return _redirect(HOME)  # another site's form must not log anyone out
+        return self._access.log_out(request, _redirect(HOME))
 
-    async def _static(self, request: Request) -> Response:
-        return self._pages.static(request.path_params["name"])
+    async def _static_file(self, request: Request) -> Response:
+        return self._renderer.static_file(request.path_params["name"])
 
 
-async def _to_home(_request: Request) -> Response:
+async def _redirect_home(_request: Request) -> Response:
     return _redirect(HOME)
 
 
@@ -154,18 +153,6 @@ def _own_address(request: Request) -> str:
 
 
 def _safe_target(to: str) -> str:
-    """Where a login leads: into the gallery, and nowhere else."""
-    inside = to == HOME or to.startswith((f"{HOME}?", f"{HOME}/item/"))
-    return to if inside and to.isascii() and to.isprintable() and "\\" not in to else HOME
-
-
-async def _form(request: Request) -> dict[str, str] | None:
-    """The fields of a form, `None` where it is too large."""
-    body = bytearray()
-    async with asyncio.timeout(FORM_SECONDS):
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > FORM_LIMIT_BYTES:
-                return None
-    fields = parse_qs(body.decode(errors="replace"), max_num_fields=None)
-    return {name: values[0] for name, values in fields.items()}
+    """Return the address if it is inside the gallery, else the gallery's home: no open redirect after login."""
+    is_inside = to == HOME or to.startswith((f"{HOME}?", f"{HOME}/item/"))
+    return to if is_inside and to.isascii() and to.isprintable() and "\\" not in to else HOME

@@ -16,8 +16,8 @@ LOADED = "() => [...document.querySelectorAll('[data-poster]')].every(img => img
 
 
 def names(page: Page) -> list[str]:
-    """The images on the shelf, in order."""
-    return [str(card.get_attribute("data-name")) for card in page.locator("#shelf .card").all()]
+    """The images in the gallery, in order."""
+    return [str(card.get_attribute("data-name")) for card in page.locator("#results .card").all()]
 
 
 def plays(page: Page, selector: str) -> None:
@@ -31,7 +31,7 @@ def test_a_wrong_token_opens_nothing(a_world: World, new_visit: OpenPage) -> Non
     page.goto(f"{a_world.door.url}/gallery")
     page.fill("#token", "guessed")
     page.click("#login button")
-    expect(page.locator("#wrong")).to_contain_text("That is not the token")
+    expect(page.locator("#wrong")).to_contain_text("Wrong token")
     assert page.locator("img, video, .card").count() == 0
 
 
@@ -79,23 +79,23 @@ def test_filters_narrow_what_is_shown(gallery: ENTER) -> None:
     page = gallery().page
     page.select_option("#filter-outcome", "unknown")
     page.click("#filter-go")
-    expect(page.locator("#shelf .card")).to_have_count(1)
+    expect(page.locator("#results .card")).to_have_count(1)
     assert (names(page), "outcome=unknown" in page.url) == (["odd/lost.jpg"], True)
     page.click("#filter-clear")
 
     page.fill("#filter-folder", "trips/space")
     page.keyboard.press("Enter")
-    expect(page.locator("#shelf .card")).to_have_count(2)
+    expect(page.locator("#results .card")).to_have_count(2)
     assert sorted(names(page)) == ["trips/space/deep-field.jpg", "trips/space/rocket.jpg"]
     page.select_option("#filter-mode", "pro")
     page.click("#filter-go")
-    expect(page.locator("#empty")).to_contain_text("Nothing fits")
+    expect(page.locator("#empty")).to_contain_text("No matches")
 
     page.click("#empty a")
     today = datetime.now(UTC).date()
     page.fill("#filter-day", str(today - timedelta(days=3)))
     page.click("#filter-go")
-    expect(page.locator("#empty")).to_contain_text("Nothing fits")
+    expect(page.locator("#empty")).to_contain_text("No matches")
     assert page.input_value("#filter-day") == str(today - timedelta(days=3))
 
 
@@ -123,7 +123,7 @@ def test_it_works_by_keyboard_alone(gallery: ENTER) -> None:
 def test_it_fits_a_phone(gallery: ENTER) -> None:
     """At 375 px nothing is cut or scrolls sideways, what is to be touched is large enough, and a tap plays."""
     page = gallery("/gallery?outcome=stored", viewport=PHONE, has_touch=True, is_mobile=True).page
-    page.wait_for_selector("#shelf")
+    page.wait_for_selector("#results")
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
     heights = page.evaluate("[...document.querySelectorAll('button, input, select')].filter(e => e.offsetParent)"
                             ".map(e => e.getBoundingClientRect().height)")  # fmt: skip

@@ -1,28 +1,28 @@
-// Comfort only: previews on hover and focus, and details in a dialog. Without this file every link and form still works.
+// Progressive enhancement: previews on hover and focus, and details in a dialog. All links and forms work without it.
 
 const dialog = document.getElementById("details-dialog");
-const room = document.getElementById("details-room");
-const still = matchMedia("(prefers-reduced-motion: reduce)");
+const content = document.getElementById("details-content");
+const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 let preview = null;
 
-function gone(element, words) {
-  const told = document.createElement("span");
-  told.className = "gone";
-  told.setAttribute("role", "status");
-  told.textContent = words;
-  element.replaceWith(told);
+function replaceWithMessage(element, text) {
+  const message = document.createElement("span");
+  message.className = "missing";
+  message.setAttribute("role", "status");
+  message.textContent = text;
+  element.replaceWith(message);
 }
 
-function explain(event) {
+function handleLoadError(event) {
   const failed = event.target;
-  const words = "cannot be loaded: it is gone, or this page is too old. Reload the page.";
-  if (failed.matches?.("img[data-poster]")) gone(failed, `The poster ${words}`);
+  const reason = "cannot be loaded: it was deleted, or its link has expired. Reload the page.";
+  if (failed.matches?.("img[data-poster]")) replaceWithMessage(failed, `The poster ${reason}`);
   else if (failed === preview) stop();
-  else if (failed.id === "player") gone(failed, `The video ${words}`);
+  else if (failed.id === "player") replaceWithMessage(failed, `The video ${reason}`);
 }
 
 function play(link) {
-  if (preview?.parentElement === link.querySelector(".tile") || still.matches) return;
+  if (preview?.parentElement === link.querySelector(".tile") || reducedMotion.matches) return;
   stop();
   preview = document.createElement("video");
   Object.assign(preview, { muted: true, loop: true, playsInline: true, preload: "none", className: "preview" });
@@ -31,7 +31,7 @@ function play(link) {
   preview.addEventListener("playing", (event) => event.target.classList.add("on"));
   preview.src = link.dataset.video;
   link.querySelector(".tile").append(preview);
-  preview.play().catch(() => {}); // it was stopped before it began
+  preview.play().catch(() => {}); // stopped before playback started
 }
 
 function stop() {
@@ -39,7 +39,7 @@ function stop() {
   const old = preview;
   preview = null;
   old.pause();
-  old.removeAttribute("src"); // ends the download
+  old.removeAttribute("src"); // cancels the download
   old.remove();
 }
 
@@ -48,18 +48,18 @@ let shown = null; // the link whose details are open
 async function show(link) {
   shown = link;
   stop();
-  let answer;
+  let response;
   try {
-    answer = await fetch(link.href, { credentials: "same-origin" });
+    response = await fetch(link.href, { credentials: "same-origin" });
   } catch {
-    answer = null;
+    response = null;
   }
   if (shown !== link) return;
-  const page = answer?.ok && new DOMParser().parseFromString(await answer.text(), "text/html");
+  const page = response?.ok && new DOMParser().parseFromString(await response.text(), "text/html");
   const article = page && page.getElementById("details");
   if (!article) return void location.assign(link.href);
-  room.replaceChildren(document.adoptNode(article));
-  const title = room.querySelector("h1");
+  content.replaceChildren(document.adoptNode(article));
+  const title = content.querySelector("h1");
   dialog.setAttribute("aria-label", `Details of ${link.closest("[data-card]").dataset.name}`);
   title.tabIndex = -1;
   document.getElementById("details-page").href = link.href;
@@ -68,19 +68,19 @@ async function show(link) {
   const player = document.getElementById("player");
   if (player) {
     player.muted = true;
-    player.play().catch(() => {}); // the browser may want a click; the controls are there
+    player.play().catch(() => {}); // autoplay may be blocked; the user has the controls
   }
 }
 
-function step(by) {
-  const links = [...document.querySelectorAll("#shelf [data-details]")];
-  const next = links[links.indexOf(shown) + by];
+function showNeighbor(offset) {
+  const links = [...document.querySelectorAll("#results [data-details]")];
+  const next = links[links.indexOf(shown) + offset];
   if (next) show(next);
 }
 
-document.addEventListener("error", explain, true);
+document.addEventListener("error", handleLoadError, true);
 
-for (const link of document.querySelectorAll("#shelf [data-video]")) {
+for (const link of document.querySelectorAll("#results [data-video]")) {
   link.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && play(link));
   link.addEventListener("pointerleave", stop);
   link.addEventListener("focus", () => link.matches(":focus-visible") && play(link));
@@ -88,22 +88,22 @@ for (const link of document.querySelectorAll("#shelf [data-video]")) {
 }
 
 if (dialog?.showModal) {
-  document.getElementById("shelf")?.addEventListener("click", (event) => {
+  document.getElementById("results")?.addEventListener("click", (event) => {
     const link = event.target.closest("[data-details]");
     if (!link || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
     event.preventDefault();
     show(link);
   });
-  document.getElementById("details-before").addEventListener("click", () => step(-1));
-  document.getElementById("details-next").addEventListener("click", () => step(1));
+  document.getElementById("details-before").addEventListener("click", () => showNeighbor(-1));
+  document.getElementById("details-next").addEventListener("click", () => showNeighbor(1));
   dialog.addEventListener("keydown", (event) => {
     if (event.target.matches("video, input, select") || event.metaKey || event.ctrlKey || event.altKey) return;
-    if (event.key === "ArrowLeft") step(-1);
-    if (event.key === "ArrowRight") step(1);
+    if (event.key === "ArrowLeft") showNeighbor(-1);
+    if (event.key === "ArrowRight") showNeighbor(1);
   });
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
   dialog.addEventListener("close", () => {
-    room.replaceChildren();
+    content.replaceChildren();
     const last = shown;
     shown = null;
     last?.focus({ preventScroll: false });

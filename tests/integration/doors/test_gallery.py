@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 
-from doors.gallery.listing import MAX_RUNS, PAGE_LIMIT_BYTES, PAGE_SIZE
+from doors.gallery.listing import MAX_RUNS, PAGE_SIZE, RUN_PAGE_LIMIT_BYTES
 from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
 from i2v.ledger import keys
@@ -120,7 +120,7 @@ async def test_a_rare_find_takes_several_steps_and_no_long_one(sandbox: Sandbox,
     async with visiting(settings) as visitor:
         first = await visitor.get("/gallery?folder=rare")
         assert shown(first) == []
-        assert "Look further back" in first.text
+        assert "Search older runs" in first.text
         assert visitor.requests == {"ListObjectsV2": 1, "GetObject": MAX_RUNS}
         second = await visitor.get(older(first) or "")
     assert (shown(second), older(second)) == (["rare/old.jpg"], None)
@@ -195,7 +195,7 @@ async def test_what_is_gone_is_told_in_words(sandbox: Sandbox, new_run: OpenRun,
     s3.put_object(Bucket=bucket, Key=manifest, Body=b'{"video": {"seconds": "soon"')
     s3.put_object(Bucket=bucket, Key="jobs/recent/0000000000000-x.json", Body=b"{")
     s3.put_object(Bucket=bucket, Key="jobs/recent/README", Body=b"not ours")
-    huge = b" " * PAGE_LIMIT_BYTES + RecentPage(run_id="huge", started_at=NOON).model_dump_json().encode()
+    huge = b" " * RUN_PAGE_LIMIT_BYTES + RecentPage(run_id="huge", started_at=NOON).model_dump_json().encode()
     s3.put_object(Bucket=bucket, Key="jobs/recent/0000000000001-huge.json", Body=huge)
     async with visiting(settings) as visitor:
         page = await visitor.get()
@@ -203,12 +203,12 @@ async def test_what_is_gone_is_told_in_words(sandbox: Sandbox, new_run: OpenRun,
         s3.delete_object(Bucket=bucket, Key="images/new.jpg")
         deleted = (await visitor.get(links(page, "new.jpg")[0])).text
     assert "2 runs cannot be shown" in page.text
-    assert "The video is gone from the bucket." in details["gone.jpg"]
-    assert "Its manifest is gone" in details["gone.jpg"]
+    assert "The video is no longer in the bucket." in details["gone.jpg"]
+    assert "The manifest is no longer in the bucket." in details["gone.jpg"]
     assert "The image has been replaced since." in details["new.jpg"]
-    assert "The image is gone" in deleted
-    assert "Its manifest cannot be read." in details["torn.jpg"]
-    assert "The video is gone" not in details["torn.jpg"]
+    assert "The image is no longer in the bucket." in deleted
+    assert "The manifest cannot be read." in details["torn.jpg"]
+    assert "The video is no longer" not in details["torn.jpg"]
 
 
 async def test_a_bucket_without_runs_says_how_to_begin(sandbox: Sandbox, settings: Settings, aws: None) -> None:
@@ -216,4 +216,4 @@ async def test_a_bucket_without_runs_says_how_to_begin(sandbox: Sandbox, setting
     async with visiting(settings) as visitor:
         first = re.sub(r"</?span>", "", (await visitor.get()).text)
         assert f"i2v run s3://{sandbox.bucket}/images/ --prompt" in first
-        assert "Show everything" in (await visitor.get("/gallery?mode=pro")).text
+        assert "Show all" in (await visitor.get("/gallery?mode=pro")).text

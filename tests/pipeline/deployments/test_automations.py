@@ -1,4 +1,4 @@
-"""The automations at work on a real server: a run that was killed, and what a person wants to hear of."""
+"""The automations on a real server: dead runs become Crashed, and alerts are sent."""
 
 from __future__ import annotations
 
@@ -42,48 +42,48 @@ asyncio.run(sleep())
 
 
 @pytest.fixture(autouse=True)
-def collected(sockets_that_prefect_leaves: None) -> Iterator[None]:
-    """What Prefect leaves is found while it is ignored, and not in a later test."""
+def collect_garbage(sockets_that_prefect_leaves: None) -> Iterator[None]:
+    """Collect sockets that Prefect leaves open while their warnings are ignored, not during a later test."""
     yield
     gc.collect()
 
 
 @flow(name=FLOW)
 async def skip() -> State[Any]:
-    """Ends in a state with a name of our own."""
+    """End in a state with a custom name."""
     return Completed(name="Skipped", message=str(runtime.flow_run.id))
 
 
 @flow(name=FLOW)
 async def fail() -> State[Any]:
-    """Ends badly."""
+    """End Failed."""
     return Failed(message="2 failed · $0.00")
 
 
 @asynccontextmanager
 async def _automations(*cores: AutomationCore) -> AsyncIterator[PrefectClient]:
-    """As the set-up makes them, under other names and for as long as the test."""
+    """Create automations as the setup does, under other names, for the duration of the test."""
     async with get_client() as client:
-        made = [await client.create_automation(core.model_copy(update={"name": f"test {core.name}"})) for core in cores]
+        ids = [await client.create_automation(core.model_copy(update={"name": f"test {core.name}"})) for core in cores]
         try:
             yield client
         finally:
-            for each in made:
+            for each in ids:
                 await client.delete_automation(each)
 
 
-def _soon(core: AutomationCore) -> AutomationCore:
-    """After ten seconds of silence, which is the least that Prefect takes."""
+def _after_ten_seconds(core: AutomationCore) -> AutomationCore:
+    """Return the automation with a window of ten seconds, the shortest that Prefect accepts."""
     assert isinstance(core.trigger, EventTrigger)
     return core.model_copy(update={"trigger": core.trigger.model_copy(update={"within": timedelta(seconds=10)})})
 
 
-async def _until(found: Callable[[], Awaitable[bool]]) -> None:
+async def _wait_until(condition: Callable[[], Awaitable[bool]]) -> None:
     for _ in range(150):
-        if await found():
+        if await condition():
             return
         await asyncio.sleep(0.3)
-    raise AssertionError("it did not come")
+    raise AssertionError("timed out")
 
 
 @asynccontextmanager
@@ -102,9 +102,9 @@ async def _sleeping(env: dict[str, str], script: Path) -> AsyncIterator[tuple[as
 async def test_a_run_that_was_killed_becomes_crashed(
     prefect_server: PrefectServer, child_env: dict[str, str], tmp_path: Path
 ) -> None:
-    """Killed with -9 it can say nothing, so the automation says it; a run that ended, if Skipped, is left alone."""
-    async with _automations(_soon(dead_runs([FLOW]))) as client:
-        ended = UUID((await skip(return_state=True)).message)  # first, so that it would be found dead first
+    """A run killed with -9 becomes Crashed; a finished run with a custom state name is not touched."""
+    async with _automations(_after_ten_seconds(dead_runs([FLOW]))) as client:
+        ended = UUID((await skip(return_state=True)).message)  # first, so that a wrong trigger would fire for it first
         async with _sleeping(child_env, tmp_path / "sleeper.py") as (child, killed):
             await asyncio.sleep(2)  # its first heartbeat is sent in the background
             child.send_signal(signal.SIGKILL)
@@ -112,59 +112,59 @@ async def test_a_run_that_was_killed_becomes_crashed(
         async def crashed() -> bool:
             return (await client.read_flow_run(killed)).state_name == "Crashed"
 
-        await _until(crashed)
-        dead: FlowRun = await client.read_flow_run(killed)
-        whole: FlowRun = await client.read_flow_run(ended)
-    assert dead.state
-    assert "has said nothing for three heartbeats" in str(dead.state.message)
-    assert whole.state_name == "Skipped"
+        await _wait_until(crashed)
+        crashed_run: FlowRun = await client.read_flow_run(killed)
+        finished_run: FlowRun = await client.read_flow_run(ended)
+    assert crashed_run.state
+    assert "missed three heartbeats" in str(crashed_run.state.message)
+    assert finished_run.state_name == "Skipped"
 
 
 async def test_a_run_that_never_began_becomes_crashed(prefect_server: PrefectServer) -> None:
-    """Taken by a worker that died, it would hold its place in the queue for ever; one that began is left alone."""
-    async with _automations(_soon(lost_runs([FLOW]))) as client:
-        began = await client.create_flow_run(skip, state=Pending())
-        await client.set_flow_run_state(began.id, Running())
+    """A run that a worker took and never started becomes Crashed; a started run is not touched."""
+    async with _automations(_after_ten_seconds(lost_runs([FLOW]))) as client:
+        started = await client.create_flow_run(skip, state=Pending())
+        await client.set_flow_run_state(started.id, Running())
         lost = await client.create_flow_run(skip, state=Pending())
 
         async def crashed() -> bool:
             return (await client.read_flow_run(lost.id)).state_name == "Crashed"
 
-        await _until(crashed)
-        dead, alive = await client.read_flow_run(lost.id), await client.read_flow_run(began.id)
-        await client.set_flow_run_state(began.id, Completed())
-    assert "its worker died before it began" in str(dead.state and dead.state.message)
-    assert alive.state_name == "Running"
+        await _wait_until(crashed)
+        crashed_run, running = await client.read_flow_run(lost.id), await client.read_flow_run(started.id)
+        await client.set_flow_run_state(started.id, Completed())
+    assert "worker died before the run started" in str(crashed_run.state and crashed_run.state.message)
+    assert running.state_name == "Running"
 
 
 @pytest.fixture
 async def mailbox() -> AsyncIterator[tuple[str, list[dict[str, Any]]]]:
-    """A real HTTP server that takes notifications: its address, and what came."""
-    came: list[dict[str, Any]] = []
+    """Serve HTTP for notifications; return its URL and the list of received bodies."""
+    received: list[dict[str, Any]] = []
 
-    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def receive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         length = int(head.split("content-length:")[1].split("\r\n")[0])
-        came.append(json.loads(await reader.readexactly(length)))
+        received.append(json.loads(await reader.readexactly(length)))
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
         await writer.drain()
         writer.close()
 
-    async with await asyncio.start_server(take, "127.0.0.1", 0) as server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", came
+    async with await asyncio.start_server(receive, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", received
 
 
 async def _emit(name: str, resource: str, **payload: Any) -> None:
     async with get_events_client() as events:
-        about = Resource.model_validate({"prefect.resource.id": resource})
-        await events.emit(Event(event=name, resource=about, payload=payload))
+        described = Resource.model_validate({"prefect.resource.id": resource})
+        await events.emit(Event(event=name, resource=described, payload=payload))
 
 
-async def test_alerts_tell_what_happened(
+async def test_alerts_say_what_happened(
     prefect_server: PrefectServer, mailbox: tuple[str, list[dict[str, Any]]]
 ) -> None:
-    """A failed run, an unknown job and a budget nearly spent each send one message that says which and how much."""
-    address, came = mailbox
+    """A failed run, an unknown job and a nearly spent budget each send one message with the name and the amounts."""
+    address, received = mailbox
     job = f"i2v.job.{uuid4().hex}"
     hook = CustomWebhookNotificationBlock(name="x", url=address, json_data={"title": "{{subject}}", "text": "{{body}}"})
     async with get_client() as client:
@@ -174,12 +174,12 @@ async def test_alerts_tell_what_happened(
         await _emit(JOB_UNKNOWN, job)
         await _emit(BUDGET_NEAR, "i2v.ledger.photos", spent_usd="8.10", cap_usd="10.00")
 
-        async def all_came() -> bool:
-            return len(came) >= 3
+        async def all_received() -> bool:
+            return len(received) >= 3
 
-        await _until(all_came)
-    told = {each["title"]: each["text"] for each in came}
-    assert told["i2v: a run failed"].endswith(" is Failed: 2 failed · $0.00\n")
-    assert job in told["i2v: a job is unknown"]
-    assert "i2v.ledger.photos: $8.10 of today's $10.00" in told["i2v: the budget is nearly spent"]
-    assert len(came) == 3
+        await _wait_until(all_received)
+    texts = {each["title"]: each["text"] for each in received}
+    assert texts["i2v: a run failed"].endswith(" is Failed: 2 failed · $0.00\n")
+    assert job in texts["i2v: a job is unknown"]
+    assert "i2v.ledger.photos: $8.10 of today's $10.00" in texts["i2v: the budget is nearly spent"]
+    assert len(received) == 3

@@ -1,4 +1,4 @@
-"""prefect.yaml: what it says is what Prefect understands, and a worker really runs it."""
+"""prefect.yaml: Prefect understands all of it, and a worker runs it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SAMPLE: dict[str, dict[str, Any]] = {
     "nightly": {"since": "2026-01-01T00:00:00+00:00"},
     "collect": {"jobs": ["0" * 64]},
 }
-"""What a person, the set-up or the door fills in where a parameter has no default."""
+"""Values that a user, the setup or the door passes for parameters without a default."""
 QUEUE = {"generate": "urgent", "on-image": "urgent", "collect": "urgent"} | dict.fromkeys(
     ("nightly", "reconcile", "report"), "bulk"
 )
@@ -54,7 +54,7 @@ def _flow(deployment: dict[str, Any]) -> Flow[..., Any]:
 
 
 def test_prefect_knows_every_key() -> None:
-    """Prefect ignores a misspelt key in silence, so none is there that it does not know."""
+    """Prefect knows every key in the file; it would silently ignore a misspelled one."""
     assert DEPLOYMENTS
 
     PrefectYamlModel.model_validate(CONFIG)
@@ -65,8 +65,8 @@ def test_prefect_knows_every_key() -> None:
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
-def test_flow_loads_and_takes_the_parameters(name: str) -> None:
-    """Each entrypoint is a flow that can be imported, and it takes what the deployment gives it."""
+def test_flow_loads_and_accepts_the_parameters(name: str) -> None:
+    """Each entrypoint can be imported, and its flow accepts the deployment's parameters."""
     deployment = DEPLOYMENTS[name]
     flow = _flow(deployment)
 
@@ -75,8 +75,8 @@ def test_flow_loads_and_takes_the_parameters(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
-def test_form_explains_itself(name: str) -> None:
-    """Whoever runs a deployment from the UI reads there what each parameter means."""
+def test_every_parameter_has_a_description(name: str) -> None:
+    """Every parameter has a description in the UI form."""
     fields = parameter_schema(_flow(DEPLOYMENTS[name])).properties
     assert fields
 
@@ -84,28 +84,30 @@ def test_form_explains_itself(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
-def test_limits_are_the_pools(name: str) -> None:
-    """No deployment has a limit of its own, since that crashes running flow runs when the server restarts."""
+def test_no_deployment_has_its_own_limit(name: str) -> None:
+    """Limits are set on queues: a deployment's own limit crashes running flow runs when the server restarts."""
     assert "concurrency_limit" not in DEPLOYMENTS[name]
     pool = DEPLOYMENTS[name]["work_pool"]
     assert (pool["name"], pool["work_queue_name"]) == (POOL, QUEUE[name])
 
 
-def test_a_failed_collect_is_tried_again() -> None:
-    """A callback may be the only word on a lost task, so its run does not end with the first fault of S3."""
-    tries = {name: each["work_pool"].get("job_variables", {}).get("env", {}) for name, each in DEPLOYMENTS.items()}
-    assert {name for name, env in tries.items() if env.get("PREFECT_FLOWS_DEFAULT_RETRIES", "0") != "0"} == {"collect"}
+def test_only_collect_is_retried() -> None:
+    """Only `collect` has flow-level retries: a callback may be the only report of a lost task."""
+    retries = {name: each["work_pool"].get("job_variables", {}).get("env", {}) for name, each in DEPLOYMENTS.items()}
+    assert {name for name, env in retries.items() if env.get("PREFECT_FLOWS_DEFAULT_RETRIES", "0") != "0"} == {
+        "collect"
+    }
 
 
-def test_what_pays_by_itself_has_a_limit_and_is_off_where_it_looks_by_itself() -> None:
-    """A run that nobody started spends no more than prefect.yaml says, and the first nightly is a person's decision."""
+def test_automatic_spending_is_limited_and_nightly_is_off() -> None:
+    """Runs that start automatically have spending limits, and the schedule of `nightly` is off by default."""
     assert DEPLOYMENTS["nightly"]["parameters"].keys() >= {"generate", "limit", "max_spend_usd"}
     assert [schedule["active"] for schedule in DEPLOYMENTS["nightly"]["schedules"]] == [False]
     assert DEPLOYMENTS["on-image"]["parameters"].keys() >= {"partial", "max_spend_usd"}
 
 
-def test_triggers_are_what_prefect_understands() -> None:
-    """An unknown key in a trigger would be dropped in silence too."""
+def test_prefect_knows_every_trigger_key() -> None:
+    """Prefect knows every key of a trigger; it would silently ignore a misspelled one."""
     triggers = [trigger for each in DEPLOYMENTS.values() for trigger in each.get("triggers", [])]
     assert triggers
 
@@ -116,7 +118,7 @@ def test_triggers_are_what_prefect_understands() -> None:
 
 @pytest.fixture
 def command(child_env: dict[str, str]) -> CLI:
-    """A module run as a command in the project's root, against the test's server, as a person types it."""
+    """Run a module as a command in the project's root against the test's server, and return its output."""
 
     async def run(*args: str) -> str:
         child = await asyncio.create_subprocess_exec(
@@ -127,24 +129,24 @@ def command(child_env: dict[str, str]) -> CLI:
             stderr=asyncio.subprocess.STDOUT,
         )
         try:
-            said, _ = await asyncio.wait_for(child.communicate(), 90)
+            output, _ = await asyncio.wait_for(child.communicate(), 90)
         finally:
             if child.returncode is None:
                 child.kill()
-        assert child.returncode == 0, said.decode()
-        return said.decode()
+        assert child.returncode == 0, output.decode()
+        return output.decode()
 
     return run
 
 
-async def _order(deployment: str, **parameters: Any) -> FlowRun:
+async def _start(deployment: str, **parameters: Any) -> FlowRun:
     async with get_client() as client:
         found = await client.read_deployment_by_name(deployment)
         return await client.create_flow_run_from_deployment(found.id, parameters=parameters)
 
 
-async def _tell(*objects: str) -> FlowRun:
-    """Send the event of which prefect.yaml speaks, and wait for the run that comes of it."""
+async def _emit_created(*objects: str) -> FlowRun:
+    """Emit the event that triggers `on-image`, and wait for its run."""
     event = Event(
         event="s3.objects.created",
         resource=Resource.model_validate({"prefect.resource.id": f"s3.bucket.{uuid4()}"}),
@@ -159,33 +161,35 @@ async def _tell(*objects: str) -> FlowRun:
                 if run.parameters.get("images") == list(objects):
                     return run
             await asyncio.sleep(0.2)
-    raise AssertionError("no run came of the event")
+    raise AssertionError("the event started no run")
 
 
-async def _ended(run: FlowRun) -> FlowRun:
+async def _read(run: FlowRun) -> FlowRun:
     async with get_client() as client:
         return await client.read_flow_run(run.id)
 
 
 async def test_worker_runs_what_is_deployed(command: CLI, prefect_server: PrefectServer, sandbox: Sandbox) -> None:
-    """Deployed as the README says, a worker takes runs started by hand and by event, and their videos are there."""
+    """After `make deploy` a worker runs what was started by hand and by event, and their videos are stored."""
     tom, leo = (
         sandbox.put_image(f"images/cats/{name}.jpg", make_jpeg(seed=seed), prompt="he yawns") for seed, name in CATS
     )
-    said = await command("deployments.setup")
-    assert "deployment generate/on-image" in said
+    output = await command("deployments.setup")
+    assert "deployment generate/on-image" in output
 
-    by_hand = await _order("generate/generate", images=tom)
-    by_event = await _tell(leo)
-    said = await command("prefect", "--no-prompt", "worker", "start", "--pool", POOL, "--run-once")
+    by_hand = await _start("generate/generate", images=tom)
+    by_event = await _emit_created(leo)
+    output = await command("prefect", "--no-prompt", "worker", "start", "--pool", POOL, "--run-once")
 
-    for run, name in ((await _ended(by_hand), tom), (await _ended(by_event), leo)):
-        assert run.state, said
-        assert run.state.message == "1 stored · $0.192", said
+    for run, name in ((await _read(by_hand), tom), (await _read(by_event), leo)):
+        assert run.state, output
+        assert run.state.message == "1 stored · $0.192", output
         key = name.removeprefix(f"s3://{sandbox.bucket}/")
         assert run.name == f"1 image · {key} · standard 6 s"
     for name in ("tom", "leo"):
         assert {Path(key).suffix for key in sandbox.keys(f"videos/cats/{name}.jpg/")} == {".mp4", ".jpg", ".json"}
     assert sandbox.provider.billed().total() == 2
-    told = [event["event"] for event in await wait_for_i2v_events(prefect_server, sandbox, 6)]
-    assert sorted(told) == sorted(2 * ["i2v.job.submitted", "i2v.job.stored", "i2v.run.finished"]), "lost at the end"
+    names = [event["event"] for event in await wait_for_i2v_events(prefect_server, sandbox, 6)]
+    assert sorted(names) == sorted(2 * ["i2v.job.submitted", "i2v.job.stored", "i2v.run.finished"]), (
+        "events were lost at shutdown"
+    )

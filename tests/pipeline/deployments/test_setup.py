@@ -1,4 +1,4 @@
-"""`make deploy`: what it makes, that it makes nothing twice, and what of people's choices it keeps."""
+"""`make deploy`: what it creates, that it duplicates nothing, and which user choices it keeps."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DEAD_RUNS = "i2v: dead runs are marked Crashed"
 
 async def _set_up() -> list[SetupResult]:
     async with get_client() as client:
-        return [line async for line in set_up(client)]
+        return [result async for result in set_up(client)]
 
 
 async def _counts() -> dict[str, int]:
@@ -52,17 +52,17 @@ async def _counts() -> dict[str, int]:
         }
 
 
-async def test_twice_makes_nothing_twice(prefect_server: PrefectServer) -> None:
-    """A second set-up finds all that the first made, says of each that it is unchanged, and nothing is there twice."""
+async def test_a_second_setup_changes_nothing(prefect_server: PrefectServer) -> None:
+    """A second setup reports every object of the first as unchanged and duplicates nothing."""
     first, counts = await _set_up(), await _counts()
     assert {"pools", "automations"} <= {name for name, count in counts.items() if count}
 
     again = await _set_up()
 
-    assert [str(line) for line in again if line.did is not Change.UNCHANGED] == []
-    assert [line.what for line in again] == [line.what for line in first]
+    assert [str(result) for result in again if result.change is not Change.UNCHANGED] == []
+    assert [result.target for result in again] == [result.target for result in first]
     assert await _counts() == counts
-    assert max(Counter(line.what for line in again).values()) == 1
+    assert max(Counter(result.target for result in again).values()) == 1
 
 
 async def _change(client: PrefectClient, found: Automation, **changes: Any) -> None:
@@ -75,8 +75,8 @@ async def _nightly(client: PrefectClient) -> DeploymentResponse:
     return await client.read_deployment_by_name("reconcile/nightly")
 
 
-async def test_what_a_person_set_survives(prefect_server: PrefectServer) -> None:
-    """An active nightly, its `since`, a disabled automation, an alert's action and a queue's limit stay as they are."""
+async def test_user_settings_are_kept(prefect_server: PrefectServer) -> None:
+    """An active schedule, `since`, a paused deployment, a disabled automation and an alert's action are kept."""
     await _set_up()
     async with get_client() as client:
         nightly = await _nightly(client)
@@ -88,8 +88,8 @@ async def test_what_a_person_set_survives(prefect_server: PrefectServer) -> None
         (dead,) = await client.read_automations_by_name(DEAD_RUNS)
         await client.pause_automation(dead.id)
         (alert,) = await client.read_automations_by_name(ALERT)
-        stops = PauseDeployment(source="selected", deployment_id=nightly.id)
-        await _change(client, alert, actions=[stops])
+        pause = PauseDeployment(source="selected", deployment_id=nightly.id)
+        await _change(client, alert, actions=[pause])
 
         again = await _set_up()
 
@@ -100,20 +100,20 @@ async def test_what_a_person_set_survives(prefect_server: PrefectServer) -> None
         await _change(client, alert)
         await client.update_deployment_schedule(nightly.id, nightly.schedules[0].id, active=False)
         await client.update_deployment(nightly.id, DeploymentUpdate(paused=False))
-    assert {line.did for line in again} == {Change.UNCHANGED}
+    assert {result.change for result in again} == {Change.UNCHANGED}
     assert (nightly.schedules[0].active, nightly.parameters["since"], nightly.paused) == (True, SINCE, True)
     assert (kept.actions[0].type, still.enabled) == ("pause-deployment", False)
 
 
 async def test_a_named_block_sends_the_alerts(prefect_server: PrefectServer) -> None:
-    """`--notify` gives the alerts that are there their action, and a later set-up without it keeps that."""
+    """`--notify` sets the action of existing alerts, and a later setup without it keeps them."""
     await _set_up()
     async with get_client() as client:
         (before,) = await client.read_automations_by_name(ALERT)
         hook = CustomWebhookNotificationBlock(name="alerts", url="https://example.com/alerts")
         block = await hook.asave("alerts", client=client)
 
-        changed = [line.what async for line in set_up(client, block) if line.did is Change.CHANGED]
+        changed = [result.target async for result in set_up(client, block) if result.change is Change.UPDATED]
         again = await _set_up()
 
         (alert,) = await client.read_automations_by_name(ALERT)
@@ -122,13 +122,13 @@ async def test_a_named_block_sends_the_alerts(prefect_server: PrefectServer) -> 
             await _change(client, each, actions=before.actions)
     assert len(changed) == 3
     assert ALERT in str(changed)
-    assert {line.did for line in again} == {Change.UNCHANGED}
+    assert {result.change for result in again} == {Change.UNCHANGED}
     (sent,) = [action.model_dump() for action in alert.actions]
     assert (sent["type"], sent["block_document_id"]) == ("send-notification", block)
 
 
-async def test_what_differs_from_the_file_is_changed(prefect_server: PrefectServer) -> None:
-    """prefect.yaml counts: what was changed on the server comes back, and the rest is not touched."""
+async def test_differences_from_prefect_yaml_are_updated(prefect_server: PrefectServer) -> None:
+    """Values changed on the server are reset to prefect.yaml, and the rest is not touched."""
     await _set_up()
     async with get_client() as client:
         found = await client.read_deployment_by_name("report/report")
@@ -144,34 +144,34 @@ async def test_what_differs_from_the_file_is_changed(prefect_server: PrefectServ
         again = await _set_up()
 
         now = await client.read_deployment_by_name("report/report")
-    assert [str(line) for line in again if line.did is not Change.UNCHANGED] == [
-        "changed    deployment report/report: tags, parameters (days), schedule daily",
-        f"changed    automation {DEAD_RUNS!r}",
-        f"changed    automation {EVENT!r}",
+    assert [str(result) for result in again if result.change is not Change.UNCHANGED] == [
+        "updated    deployment report/report: tags, parameters (days), schedule daily",
+        f"updated    automation {DEAD_RUNS!r}",
+        f"updated    automation {EVENT!r}",
     ]
     assert (now.tags, now.parameters) == (found.tags, found.parameters)
     assert [(each.id, each.schedule) for each in now.schedules] == [(daily.id, daily.schedule)]
 
 
-async def test_an_archive_is_not_animated(prefect_server: PrefectServer) -> None:
-    """`since` is the time of the first deploy, also of one that is made anew, and not of a later one."""
-    (wanted,) = [each for each in load_deployments(read_config()) if each.name == "nightly"]
-    wanted = wanted._replace(name="nightly-again")
+async def test_old_images_are_not_processed(prefect_server: PrefectServer) -> None:
+    """`since` is the time at which the deployment was first created, and later deploys keep it."""
+    (desired,) = [each for each in load_deployments(read_config()) if each.name == "nightly"]
+    desired = desired._replace(name="nightly-copy")
     async with get_client() as client:
-        made = await set_up_deployment(client, wanted)
-        first = await client.read_deployment_by_name("reconcile/nightly-again")
-        await set_up_deployment(client, wanted)
-        second = await client.read_deployment_by_name("reconcile/nightly-again")
+        created = await set_up_deployment(client, desired)
+        first = await client.read_deployment_by_name("reconcile/nightly-copy")
+        await set_up_deployment(client, desired)
+        second = await client.read_deployment_by_name("reconcile/nightly-copy")
         await client.delete_deployment(first.id)
 
     assert first.created
     assert abs(datetime.fromisoformat(first.parameters["since"]) - first.created) < timedelta(minutes=1)
     assert second.parameters == first.parameters
-    assert "takes images from" in made.detail
+    assert "processes images from" in created.detail
 
 
-async def test_a_schedule_of_a_persons_own_is_left_alone(prefect_server: PrefectServer) -> None:
-    """What was added in the UI, without a name, is neither changed nor removed."""
+async def test_a_schedule_added_by_a_user_is_kept(prefect_server: PrefectServer) -> None:
+    """A schedule added in the UI, without a slug, is neither changed nor removed."""
     await _set_up()
     async with get_client() as client:
         found = await client.read_deployment_by_name("report/report")
@@ -183,12 +183,12 @@ async def test_a_schedule_of_a_persons_own_is_left_alone(prefect_server: Prefect
 
         there = {each.id for each in await client.read_deployment_schedules(found.id)}
         await client.delete_deployment_schedule(found.id, own.id)
-    assert {line.did for line in again} == {Change.UNCHANGED}
+    assert {result.change for result in again} == {Change.UNCHANGED}
     assert own.id in there
 
 
 def test_a_flow_that_cannot_be_loaded_is_not_deployed(tmp_path: Path) -> None:
-    """It is named with its reason, in one sentence and no traceback."""
+    """A flow that cannot be imported is reported with the reason."""
     config = read_config()
     config["deployments"][0]["entrypoint"] = "flows/nothing.py:generate_videos"
 
@@ -196,35 +196,33 @@ def test_a_flow_that_cannot_be_loaded_is_not_deployed(tmp_path: Path) -> None:
         load_deployments(config)
 
 
-def test_without_a_server_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit 3 where the server does not answer, exit 2 where none is named; both say what to do."""
+def test_an_unreachable_or_missing_server_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    """The command exits 3 if the server does not respond and 2 if none is set, and both say what to do."""
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         assert main([]) == 3
-    assert "http://127.0.0.1:9/api does not answer" in capsys.readouterr().err
+    assert "http://127.0.0.1:9/api does not respond" in capsys.readouterr().err
     with temporary_settings(restore_defaults={PREFECT_API_URL}):
         assert main([]) == 2
     assert "export PREFECT_API_URL=" in capsys.readouterr().err
 
 
-def test_an_alert_needs_a_block_that_is_there(
-    prefect_server: PrefectServer, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Exit 2 before anything is made, with how to make one."""
-    assert main(["--notify", "slack-webhook/nobody"]) == 2
+def test_notify_needs_an_existing_block(prefect_server: PrefectServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--notify` with an unknown block exits 2 before anything is created, and says how to create one."""
+    assert main(["--notify", "slack-webhook/missing"]) == 2
 
-    told = capsys.readouterr()
-    assert "There is no block slack-webhook/nobody" in told.err
-    assert told.out == ""
+    captured = capsys.readouterr()
+    assert "The block slack-webhook/missing does not exist" in captured.err
+    assert captured.out == ""
 
 
-def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
-    """Who asks for help reads what it does, what it keeps, and what comes next."""
+def test_help_explains_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--help` says what the command does, what it keeps, and what to run next."""
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
 
-    told = capsys.readouterr().out
+    text = capsys.readouterr().out
     assert all(
-        word in told for word in ("--notify", "PREFECT_API_URL", "worker start --pool i2v", "Exit codes", "kept")
+        word in text for word in ("--notify", "PREFECT_API_URL", "worker start --pool i2v", "Exit codes", "kept")
     )
 
 
@@ -236,23 +234,23 @@ def _variables(model: type[BaseModel]) -> set[str]:
 
 
 def test_prefect_knows_every_server_setting() -> None:
-    """A name in deployments/server.env that Prefect does not read would be ignored in silence."""
-    named = re.findall(r"^(?:# )?([A-Z_]+)=", (ROOT / "deployments/server.env").read_text(), re.MULTILINE)
-    assert len(named) > 8
+    """Prefect reads every setting named in deployments/server.env; it would silently ignore an unknown one."""
+    names = re.findall(r"^(?:# )?([A-Z_]+)=", (ROOT / "deployments/server.env").read_text(), re.MULTILINE)
+    assert len(names) > 8
 
     known = _variables(Settings) | {"DO_NOT_TRACK", "PREFECT_SERVER_ENCRYPTION_KEY"}  # read outside its settings
-    assert set(named) - known == set()
+    assert set(names) - known == set()
 
 
-def test_prefect_takes_every_server_setting(tmp_path: Path) -> None:
-    """The values are of the types and kinds that Prefect reads them as."""
+def test_prefect_accepts_every_server_setting(tmp_path: Path) -> None:
+    """Prefect accepts every value in deployments/server.env."""
     show = (
         "from prefect.settings import get_current_settings as g; s = g().server; print(s.services.db_vacuum.enabled, "
     )
     show += "s.services.task_run_recorder.batch_size, s.concurrency.lease_storage, s.events.retention_period)"
-    given = dict(re.findall(r"^([A-Z_]+)=(.*)$", (ROOT / "deployments/server.env").read_text(), re.MULTILINE))
-    env = {"PATH": os.environ["PATH"], "PREFECT_HOME": str(tmp_path), **given}
+    values = dict(re.findall(r"^([A-Z_]+)=(.*)$", (ROOT / "deployments/server.env").read_text(), re.MULTILINE))
+    env = {"PATH": os.environ["PATH"], "PREFECT_HOME": str(tmp_path), **values}
 
-    said = subprocess.run([sys.executable, "-c", show], env=env, capture_output=True, text=True, check=True).stdout  # noqa: S603 - ours
+    output = subprocess.run([sys.executable, "-c", show], env=env, capture_output=True, text=True, check=True).stdout  # noqa: S603 - ours
 
-    assert all(word in said for word in ("flow_runs", " 200 ", "lease_storage.filesystem", "7 days"))
+    assert all(word in output for word in ("flow_runs", " 200 ", "lease_storage.filesystem", "7 days"))

@@ -207,7 +207,7 @@ def test_a_wrong_start_ends_with_two(child_env: dict[str, str]) -> None:
         check=False,
     )
     assert ended.returncode == 2
-    assert ended.stderr.startswith("error: Nothing can come in")
+    assert ended.stderr.startswith("error: The door has no input")
     assert "hint: " in ended.stderr
 
 
@@ -230,7 +230,7 @@ async def test_without_dead_letters_a_bad_message_stays(queue: SqsQueue, feed: F
 async def test_a_queue_that_is_gone_is_told(sandbox: Sandbox) -> None:
     """What is wrong with the queue is said with what to do, and is no reason to end."""
     gone = SqsQueue(f"{sandbox.aws.url}/000000000000/nowhere", sandbox.sqs())
-    with pytest.raises(QueueError, match=r"There is no queue .*I2V_SQS_QUEUE_URL"):
+    with pytest.raises(QueueError, match=r"does not exist.*I2V_SQS_QUEUE_URL"):
         await gone.receive(30)
 
 
@@ -250,4 +250,4 @@ async def test_parameters_that_are_not_taken_stay_said(deployed: None, prefect_s
         await asyncio.sleep(0.5)
         watching.cancel()
         await client.delete_deployment(made)
-    assert "does not take the parameters (409)" in health.prefect
+    assert "rejects the parameters (409)" in health.prefect

@@ -38,6 +38,6 @@ async def test_a_door_shows_what_a_flow_made(
     assert (closed.status_code, page.status_code) == (401, 200)
     assert (played.status_code, played.headers["content-type"]) == (200, "video/mp4")
     assert 'data-name="rocket.jpg"' in page.text
-    assert "the gallery is open at /gallery" in said
+    assert "The gallery is on at /gallery" in said
     assert GALLERY_TOKEN not in said
     assert "X-Amz" not in said

@@ -1,4 +1,4 @@
-"""deployments/server.env: what a server of one's own is started with."""
+"""deployments/server.env: the settings of a self-hosted Prefect server."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from sandbox.prefect_server import SETTINGS
 from tests.support.paths import ROOT
 
 TEXT = (ROOT / "deployments/server.env").read_text()
-GIVEN = dict(re.findall(r"^([A-Z_]+)=(.*)$", TEXT, re.MULTILINE))
+VALUES = dict(re.findall(r"^([A-Z_]+)=(.*)$", TEXT, re.MULTILINE))
 
 
-def test_the_sandbox_starts_its_server_with_the_same() -> None:
-    """What tests and the demo run on is what is shipped."""
+def test_the_sandbox_server_has_the_same_settings() -> None:
+    """Tests and the demo run with the settings that are shipped."""
     assert SETTINGS
 
-    assert {name: GIVEN.get(name) for name in SETTINGS} == SETTINGS
+    assert {name: VALUES.get(name) for name in SETTINGS} == SETTINGS
 
 
-def test_each_setting_has_its_reason() -> None:
-    """No paragraph is without a comment before its settings."""
+def test_each_setting_has_a_comment() -> None:
+    """Each paragraph starts with a comment."""
     paragraphs = TEXT.strip().split("\n\n")
     assert len(paragraphs) > 5
 
     assert [paragraph for paragraph in paragraphs if not paragraph.startswith("# ")] == []
 
 
-def test_shell_and_systemd_read_it_alike() -> None:
-    """Plain names and values: no quotes, spaces or variables, of which the two make different things."""
+def test_shell_and_systemd_parse_it_alike() -> None:
+    """Lines are plain NAME=value without quotes, spaces or variables, which shell and systemd parse differently."""
     lines = [line for line in TEXT.splitlines() if line and not line.startswith("#")]
     assert lines
 
     assert [line for line in lines if not re.fullmatch(r"[A-Z_]+=[\w.,:/-]+", line)] == []
 
 
-def test_no_secret_lies_in_it() -> None:
-    """The encryption key is named, and its value is left to who runs the server."""
+def test_it_contains_no_secret() -> None:
+    """The encryption key is named without a value."""
     assert re.findall(r"ENCRYPTION_KEY=(.*)", TEXT) == [""]

@@ -1,4 +1,4 @@
-"""Many items, one call: batches, duplicates, retries, and the end."""
+"""The batcher: batches, duplicates, retries and closing."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ import pytest
 from doors.batcher import Batcher, BatcherClosed
 from i2v.errors import StorageError
 
-MAKE = Callable[..., AbstractAsyncContextManager[tuple[Batcher[str], list[list[str]]]]]
+NEW_BATCHER = Callable[..., AbstractAsyncContextManager[tuple[Batcher[str], list[list[str]]]]]
 
 
 @pytest.fixture
-def gathering() -> MAKE:
-    """A gatherer at work, and the batches that it handed on; `fails` tells how many calls raise first."""
+def new_batcher() -> NEW_BATCHER:
+    """Run a batcher and return it with the batches it passed on; the first `fails` calls raise."""
 
     @asynccontextmanager
     async def made(fails: int = 0, **options: Any) -> AsyncIterator[tuple[Batcher[str], list[list[str]]]]:
         batches: list[list[str]] = []
-        left = [StorageError("down")] * fails
+        errors = [StorageError("down")] * fails
 
-        async def create(items: list[str]) -> None:
-            if left:
-                raise left.pop()
+        async def call(items: list[str]) -> None:
+            if errors:
+                raise errors.pop()
             batches.append(items)
 
-        gatherer = Batcher(create, identity=str, **{"seconds": 0.05, **options})
-        running = asyncio.create_task(gatherer.run())
+        batcher = Batcher(call, identity=str, **{"max_wait_seconds": 0.05, **options})
+        running = asyncio.create_task(batcher.run())
         try:
-            yield gatherer, batches
+            yield batcher, batches
         finally:
             running.cancel()
             await asyncio.wait({running})
@@ -40,78 +40,78 @@ def gathering() -> MAKE:
     return made
 
 
-async def test_what_comes_together_is_one_call(gathering: MAKE) -> None:
-    """Items of many senders that come within the time are handed on in one call, each once."""
+async def test_items_that_arrive_together_become_one_call(new_batcher: NEW_BATCHER) -> None:
+    """Items from several callers that arrive within the wait are passed on in one call, each once."""
     duplicates: list[int] = []
-    async with gathering(on_duplicate=lambda: duplicates.append(1)) as (gatherer, batches):
-        await asyncio.gather(gatherer.add(["a", "b"]), gatherer.add(["b"]), gatherer.add(["c", "c"]), gatherer.add([]))
+    async with new_batcher(on_duplicate=lambda: duplicates.append(1)) as (batcher, batches):
+        await asyncio.gather(batcher.add(["a", "b"]), batcher.add(["b"]), batcher.add(["c", "c"]), batcher.add([]))
         assert batches == [["a", "b", "c"]]
         assert len(duplicates) == 2
-        assert len(gatherer) == 0
+        assert len(batcher) == 0
 
 
-async def test_a_full_batch_does_not_wait(gathering: MAKE) -> None:
-    """As many as make a batch go at once, and no batch has more."""
-    async with gathering(most=3, seconds=60) as (gatherer, batches):
+async def test_a_full_batch_does_not_wait(new_batcher: NEW_BATCHER) -> None:
+    """A full batch is passed on at once, and no batch exceeds the maximum size."""
+    async with new_batcher(max_size=3, max_wait_seconds=60) as (batcher, batches):
         async with asyncio.timeout(5):
-            await gatherer.add([str(number) for number in range(9)])
+            await batcher.add([str(number) for number in range(9)])
         assert [len(batch) for batch in batches] == [3, 3, 3]
 
 
-async def test_a_sender_is_answered_only_after_the_call(gathering: MAKE) -> None:
-    """While the call fails nobody is told that it went well, and the same batch is tried again."""
-    async with gathering(fails=1) as (gatherer, batches):
-        adding = asyncio.create_task(gatherer.add(["a", "b"]))
+async def test_add_returns_only_after_the_call_succeeds(new_batcher: NEW_BATCHER) -> None:
+    """While the call fails `add` does not return, and the same batch is retried."""
+    async with new_batcher(fails=1) as (batcher, batches):
+        adding = asyncio.create_task(batcher.add(["a", "b"]))
         await asyncio.sleep(0.2)
         assert not adding.done()
-        late = asyncio.create_task(gatherer.add(["a"]))
+        late = asyncio.create_task(batcher.add(["a"]))
         await asyncio.gather(adding, late)
         assert batches == [["a", "b"]]
 
 
-async def test_who_gives_up_takes_back_what_is_in_no_batch(gathering: MAKE) -> None:
-    """A cancelled sender's items leave the hand, unless another waits for them too."""
-    async with gathering(seconds=0.3) as (gatherer, batches):
-        gone = asyncio.create_task(gatherer.add(["a", "b"]))
-        stays = asyncio.create_task(gatherer.add(["b"]))
+async def test_a_cancelled_caller_withdraws_items_that_are_in_no_batch(new_batcher: NEW_BATCHER) -> None:
+    """A cancelled caller's items are withdrawn unless another caller waits for them too."""
+    async with new_batcher(max_wait_seconds=0.3) as (batcher, batches):
+        cancelled = asyncio.create_task(batcher.add(["a", "b"]))
+        waiting = asyncio.create_task(batcher.add(["b"]))
         await asyncio.sleep(0.05)
-        gone.cancel()
-        await stays
+        cancelled.cancel()
+        await waiting
         assert batches == [["b"]]
-        assert len(gatherer) == 0
+        assert len(batcher) == 0
 
 
-async def test_a_ceiling_says_stop(gathering: MAKE) -> None:
-    """With as many in hand as allowed it is full, until some are handed on."""
-    async with gathering(ceiling=2, seconds=0.2) as (gatherer, _):
-        adding = asyncio.create_task(gatherer.add(["a", "b"]))
+async def test_a_batcher_at_capacity_is_full(new_batcher: NEW_BATCHER) -> None:
+    """It is full while the number of pending items is at the capacity, until some are passed on."""
+    async with new_batcher(capacity=2, max_wait_seconds=0.2) as (batcher, _):
+        adding = asyncio.create_task(batcher.add(["a", "b"]))
         await asyncio.sleep(0.05)
-        assert gatherer.is_full
+        assert batcher.is_full
         async with asyncio.timeout(5):
-            await gatherer.room()
-        assert adding.done() or not gatherer.is_full
+            await batcher.wait_for_room()
+        assert adding.done() or not batcher.is_full
         await adding
 
 
-async def test_closing_hands_on_what_is_in_hand(gathering: MAKE) -> None:
-    """At the end nothing waits for more, and nothing new is taken."""
-    async with gathering(seconds=60) as (gatherer, batches):
-        adding = asyncio.create_task(gatherer.add(["a"]))
+async def test_closing_passes_on_pending_items(new_batcher: NEW_BATCHER) -> None:
+    """Closing passes pending items on at once and rejects new ones."""
+    async with new_batcher(max_wait_seconds=60) as (batcher, batches):
+        adding = asyncio.create_task(batcher.add(["a"]))
         await asyncio.sleep(0.01)
-        assert await gatherer.close(5)
+        assert await batcher.close(5)
         await adding
         assert batches == [["a"]]
         with pytest.raises(BatcherClosed):
-            await gatherer.add(["b"])
+            await batcher.add(["b"])
 
 
-async def test_closing_in_vain_tells_each_sender(gathering: MAKE) -> None:
-    """What could not be handed on in time is told as such to who sent it."""
-    async with gathering(fails=100) as (gatherer, batches):
-        adding = [asyncio.create_task(gatherer.add([name, "both"])) for name in "ab"]
+async def test_closing_reports_items_that_could_not_be_passed_on(new_batcher: NEW_BATCHER) -> None:
+    """Each caller whose items are not passed on in time gets `BatcherClosed`."""
+    async with new_batcher(fails=100) as (batcher, batches):
+        adding = [asyncio.create_task(batcher.add([name, "both"])) for name in "ab"]
         await asyncio.sleep(0.1)
-        assert not await gatherer.close(0.1)
-        assert [type(answer) for answer in await asyncio.gather(*adding, return_exceptions=True)] == [
+        assert not await batcher.close(0.1)
+        assert [type(result) for result in await asyncio.gather(*adding, return_exceptions=True)] == [
             BatcherClosed,
             BatcherClosed,
         ]

@@ -1,4 +1,4 @@
-"""Who may look at the gallery: what the cookie proves, and what guessing costs."""
+"""Access to the gallery: what the login cookie proves, and how guessing is slowed down."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ TOKEN = "a-token-of-the-test-ü"
 
 
 class Clock:
-    """Goes on when told."""
+    """A clock that tests advance."""
 
     def __init__(self) -> None:
         self.now = 1_000_000.0
 
     def __call__(self) -> float:
-        """Seconds."""
+        """Return the time in seconds."""
         return self.now
 
 
@@ -37,27 +37,27 @@ def _request(client: str = "10.0.0.1", **headers: str) -> Request:
     return Request({"type": "http", "method": "GET", "path": "/", "headers": raw, "client": (client, 1)})
 
 
-def _cookie_of(guard: GalleryAccess, **headers: str) -> tuple[str, str]:
-    """The cookie's value, and the whole header."""
-    header = guard.let_in(_request(**headers), Response()).headers["set-cookie"]
+def _cookie_of(access: GalleryAccess, **headers: str) -> tuple[str, str]:
+    """Return the cookie's value and the whole header."""
+    header = access.log_in(_request(**headers), Response()).headers["set-cookie"]
     return header.partition(";")[0].partition("=")[2], header
 
 
-def test_a_cookie_of_ours_opens_until_it_ends() -> None:
-    """Twelve hours, at every door with the same token, and then no more."""
+def test_a_cookie_is_valid_until_it_expires() -> None:
+    """A cookie is valid for twelve hours at every door with the same token, and then no longer."""
     clock = Clock()
     value, _ = _cookie_of(GalleryAccess(SecretStr(TOKEN), clock))
     other_door = GalleryAccess(SecretStr(TOKEN), clock)
-    assert other_door.admits(_request(Cookie=f"{COOKIE}={value}"))
+    assert other_door.allows(_request(Cookie=f"{COOKIE}={value}"))
 
     clock.now += COOKIE_SECONDS - 1
-    assert other_door.knows_cookie(value)
+    assert other_door.is_valid_cookie(value)
     clock.now += 1
-    assert not other_door.knows_cookie(value)
+    assert not other_door.is_valid_cookie(value)
 
 
-def test_a_cookie_holds_no_token_and_is_the_browsers_alone() -> None:
-    """Scripts and other sites never see it, and where https is spoken it never goes without."""
+def test_a_cookie_has_no_token_and_strict_attributes() -> None:
+    """The cookie is hidden from scripts and other sites, and sent over https alone if the login used https."""
     _, header = _cookie_of(GalleryAccess(SecretStr(TOKEN)))
     assert TOKEN not in header
     assert {"HttpOnly", "Path=/gallery", "SameSite=strict"} <= set(header.split("; "))
@@ -67,54 +67,54 @@ def test_a_cookie_holds_no_token_and_is_the_browsers_alone() -> None:
     assert "Secure" in behind_proxy
 
 
-def test_another_token_ends_all_logins() -> None:
-    """What was signed under the old token is worth nothing under the new one."""
+def test_a_new_token_ends_all_logins() -> None:
+    """A cookie signed with the old token is invalid under a new token."""
     value, _ = _cookie_of(GalleryAccess(SecretStr(TOKEN)))
-    assert not GalleryAccess(SecretStr("another")).knows_cookie(value)
+    assert not GalleryAccess(SecretStr("another")).is_valid_cookie(value)
 
 
-def test_a_longer_life_cannot_be_written_into_a_cookie() -> None:
-    """The end is part of what is signed."""
-    guard = GalleryAccess(SecretStr(TOKEN))
-    end, _, signature = _cookie_of(guard)[0].partition(".")
-    assert guard.knows_cookie(f"{end}.{signature}")
-    assert not guard.knows_cookie(f"{int(end) + 1}.{signature}")
-    assert not guard.knows_cookie(f"0{end}.{signature}")
+def test_the_expiry_of_a_cookie_cannot_be_changed() -> None:
+    """The signature covers the expiry time."""
+    access = GalleryAccess(SecretStr(TOKEN))
+    expires, _, signature = _cookie_of(access)[0].partition(".")
+    assert access.is_valid_cookie(f"{expires}.{signature}")
+    assert not access.is_valid_cookie(f"{int(expires) + 1}.{signature}")
+    assert not access.is_valid_cookie(f"0{expires}.{signature}")
 
 
 @given(st.text() | st.from_regex(r"\d{1,20}\.[0-9a-f]{64}"))
-def test_nothing_made_up_is_a_cookie(value: str) -> None:
-    """Whatever stands in a cookie, it opens nothing and breaks nothing."""
-    assert not GalleryAccess(SecretStr(TOKEN)).knows_cookie(value)
+def test_a_made_up_cookie_is_invalid(value: str) -> None:
+    """An arbitrary cookie value grants no access and raises no error."""
+    assert not GalleryAccess(SecretStr(TOKEN)).is_valid_cookie(value)
 
 
 @pytest.mark.parametrize("header", ["Bearer wrong", "Bearer", f"Basic {TOKEN}", TOKEN, ""])
-def test_only_the_token_itself_is_a_bearer(header: str) -> None:
-    """No other scheme and no other word opens."""
-    assert not GalleryAccess(SecretStr(TOKEN)).admits(_request(Authorization=header))
-    assert GalleryAccess(SecretStr(TOKEN)).admits(_request(Authorization=f"bearer {TOKEN}"))
+def test_only_the_token_is_accepted_as_bearer(header: str) -> None:
+    """Another scheme or another token grants no access."""
+    assert not GalleryAccess(SecretStr(TOKEN)).allows(_request(Authorization=header))
+    assert GalleryAccess(SecretStr(TOKEN)).allows(_request(Authorization=f"bearer {TOKEN}"))
 
 
-def test_who_guesses_has_to_wait() -> None:
-    """After ten wrong tokens in a minute even the right one waits; others do not, nor does who is logged in."""
-    guard, clock = GalleryAccess(SecretStr(TOKEN)), Clock()
-    guard.wrong = FailedLoginLimiter(clock)
-    cookie, _ = _cookie_of(guard)
+def test_a_guessing_client_is_locked_out() -> None:
+    """After ten wrong tokens in a minute a client is locked out even with the right one; others and cookies are not."""
+    access, clock = GalleryAccess(SecretStr(TOKEN)), Clock()
+    access.limiter = FailedLoginLimiter(clock)
+    cookie, _ = _cookie_of(access)
     for _ in range(MAX_FAILED_LOGINS):
-        assert not guard.tries(_request(), b"guess")
+        assert not access.check_token(_request(), b"guess")
 
-    assert not guard.tries(_request(), TOKEN.encode())
-    assert guard.tries(_request("10.0.0.2"), TOKEN.encode())
-    assert guard.admits(_request(Cookie=f"{COOKIE}={cookie}"))
+    assert not access.check_token(_request(), TOKEN.encode())
+    assert access.check_token(_request("10.0.0.2"), TOKEN.encode())
+    assert access.allows(_request(Cookie=f"{COOKIE}={cookie}"))
     clock.now += 60
-    assert guard.tries(_request(), TOKEN.encode())
+    assert access.check_token(_request(), TOKEN.encode())
 
 
-def test_guessing_from_everywhere_takes_no_memory() -> None:
-    """However many clients guess, a fixed number is remembered, the latest ones."""
-    wrong = FailedLoginLimiter(Clock())
+def test_guessing_from_many_clients_takes_bounded_memory() -> None:
+    """However many clients guess, only a fixed number of the latest ones is remembered."""
+    limiter = FailedLoginLimiter(Clock())
     for number in range(MAX_CLIENTS * 3):
         for _ in range(MAX_FAILED_LOGINS):
-            wrong.add(str(number))
-    assert len(wrong) == MAX_CLIENTS
-    assert wrong.are_too_many(str(MAX_CLIENTS * 3 - 1))
+            limiter.record_failure(str(number))
+    assert len(limiter) == MAX_CLIENTS
+    assert limiter.is_locked_out(str(MAX_CLIENTS * 3 - 1))

@@ -1,4 +1,4 @@
-"""What the gallery's pages make of hostile names, prompts, reasons and manifests: text, and nothing else."""
+"""The gallery's pages render hostile names, prompts, reasons and manifests as plain text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from i2v.reports.run_report import Outcome
 from i2v.request import Mode
 
 NOW = datetime(2026, 11, 22, 14, 3, tzinfo=UTC)
-PAGES = PageRenderer("bucket")
+RENDERER = PageRenderer("bucket")
 SIGNED = "https://s3.example/b/videos/a?X-Amz-Signature=1&X-Amz-Date=2"
 HOSTILE = (
     "</script><script>alert(1)</script>",
@@ -38,8 +38,8 @@ HOSTILE = (
 )
 
 
-class Read(HTMLParser):
-    """A page as a browser reads it: its elements with their attributes' names, its text, its attributes' values."""
+class ParsedPage(HTMLParser):
+    """A parsed page: its elements with their attribute names, its texts, its links and its attribute values."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Read(HTMLParser):
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Keep it."""
+        """Record it."""
         self.shape.append((tag, *(name for name, _ in attrs)))
         self.values += [value or "" for _, value in attrs]
         self.links += [
@@ -59,11 +59,11 @@ class Read(HTMLParser):
         ]
 
     def handle_endtag(self, tag: str) -> None:
-        """Keep it."""
+        """Record it."""
         self.shape.append((f"/{tag}",))
 
     def handle_data(self, data: str) -> None:
-        """Keep it."""
+        """Record it."""
         self.texts.append(data)
 
 
@@ -75,52 +75,52 @@ def _card(text: str, outcome: Outcome, job: str | None = None) -> Card:
     return Card(Cursor("9999999999999-run.json", 1), item, text, links, None, advise(item, None))
 
 
-def _shelf_page(text: str) -> Read:
+def _listing_page(text: str) -> ParsedPage:
     cards = [_card(text, outcome) for outcome in (Outcome.STORED, Outcome.REFUSED)] + [
         _card(text, Outcome.FAILED, "a" * 64)
     ]
-    shelf = GalleryPage(cards, folders={text}, unreadable=[text])
-    page = PAGES.answer(
-        "listing", media=SIGNED, shelf=shelf, filters=Filters(folder=text), after=None, faults=[text], images=text
+    listing = GalleryPage(cards, folders={text}, unreadable=[text])
+    page = RENDERER.render(
+        "listing", media=SIGNED, page=listing, filters=Filters(folder=text), after=None, errors=[text], images=text
     )
-    return Read(bytes(page.body).decode())
+    return ParsedPage(bytes(page.body).decode())
 
 
-def _item_page(text: str) -> Read:
+def _item_page(text: str) -> ParsedPage:
     facts = (Fact(text, text), Fact("f", text, is_code=True))
-    page = PAGES.answer("item", media=SIGNED, details=Details(_card(text, Outcome.FAILED), text, facts, (text,)))
-    return Read(bytes(page.body).decode())
+    page = RENDERER.render("item", media=SIGNED, details=Details(_card(text, Outcome.FAILED), text, facts, (text,)))
+    return ParsedPage(bytes(page.body).decode())
 
 
 def _harmless(text: str) -> str:
-    """As long, with the same folders and words."""
+    """Return a harmless text of the same length, with the same folders and words."""
     return "".join(letter if letter in "/ " else "x" for letter in text)
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-@pytest.mark.parametrize("read", [_shelf_page, _item_page])
+@pytest.mark.parametrize("read", [_listing_page, _item_page])
 def test_hostile_text_stays_text(read: Any, text: str) -> None:
-    """A key, prompt or reason adds no element and no attribute, is read as it is, and is nowhere an address."""
+    """A key, prompt or reason adds no element or attribute, is shown verbatim, and is never used as a URL."""
     page = read(text)
     assert page.shape == read(_harmless(text)).shape
-    sent = text.encode(errors="replace").decode()
-    assert sent in "".join(page.texts)
-    assert sent in page.values
+    expected = text.encode(errors="replace").decode()
+    assert expected in "".join(page.texts)
+    assert expected in page.values
     assert all(link.startswith(("/gallery", "#", "https://s3.example/")) for link in page.links)
 
 
 @given(st.text(min_size=1, max_size=60))
 @example("'\"><")
 def test_any_text_stays_text(text: str) -> None:
-    """So it is with every text that there is."""
-    page = _shelf_page(text)
-    assert page.shape == _shelf_page(_harmless(text)).shape
+    """An arbitrary text adds no element or attribute and is never used as a URL."""
+    page = _listing_page(text)
+    assert page.shape == _listing_page(_harmless(text)).shape
     assert all(link.startswith(("/gallery", "#", "https://s3.example/")) for link in page.links)
 
 
-def test_pages_run_nothing_from_anywhere_else() -> None:
-    """No inline script, no other host but that of the signed links, no frame, no referrer, no copy kept."""
-    headers = PAGES.answer("error", media=SIGNED, title="t", words="w").headers
+def test_pages_load_nothing_from_other_hosts() -> None:
+    """Pages allow no inline scripts, no host but the one of the signed links, no frames, no referrer and no caching."""
+    headers = RENDERER.render("error", media=SIGNED, title="t", message="m").headers
     policy = dict(part.strip().partition(" ")[::2] for part in headers["content-security-policy"].split(";"))
     assert policy["default-src"] == "'none'"
     assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
@@ -129,7 +129,7 @@ def test_pages_run_nothing_from_anywhere_else() -> None:
     assert headers["cache-control"] == "no-store"
     assert headers["referrer-policy"] == "no-referrer"
     assert headers["x-content-type-options"] == "nosniff"
-    assert not any(name in shape for shape in _shelf_page("a").shape for name in ("style", "onclick", "onerror"))
+    assert not any(name in shape for shape in _listing_page("a").shape for name in ("style", "onclick", "onerror"))
 
 
 @given(
@@ -142,8 +142,8 @@ def test_pages_run_nothing_from_anywhere_else() -> None:
     ),
     st.none() | st.builds(Cursor, st.from_regex(r"\A[0-9]{13}-[^/~\n]{1,40}\.json\Z"), st.integers(0, 10**9 - 1)),
 )
-def test_an_address_holds_the_whole_view(filters: Filters, after: Cursor | None) -> None:
-    """What is filtered, and where to go on, is read from the address as it was written there."""
+def test_a_url_holds_the_whole_view(filters: Filters, after: Cursor | None) -> None:
+    """Filters and cursor survive the round trip through a URL."""
     query = dict(parse_qsl(urlsplit(filters.href(after)).query))
     assert Filters.parse(query) == filters
     assert Cursor.parse(query.get("after", "")) == after
@@ -155,12 +155,12 @@ def test_an_address_holds_the_whole_view(filters: Filters, after: Cursor | None)
 @example({"mode": " "})
 @example({"day": "9999-12-31"})
 @example({"day": "0001-01-01"})
-def test_a_filter_that_cannot_be_meant_is_told(query: dict[str, str]) -> None:
-    """No address breaks anything: what is wrong in it is named, and left out."""
+def test_an_invalid_filter_is_reported(query: dict[str, str]) -> None:
+    """Each invalid value in a URL is reported and ignored."""
     found = Filters.parse(query)
     assert found.first_name < found.last_name
     wrong = [name for name in ("mode", "day", "outcome") if query.get(name, "").strip() and not getattr(found, name)]
-    assert len(found.faults) == len(wrong)
+    assert len(found.errors) == len(wrong)
 
 
 JSON = st.recursive(
@@ -175,8 +175,8 @@ FIELDS = [*Manifest.model_fields, "width", "seconds", "size", "codec", "flags", 
 @example({"cost_usd": 1e300, "video": {"seconds": 1e300}})
 @example({"stored_at": "9999-12-31T23:59:59-12:00", "rendering_ms": 10**400})
 @example({"submitted_at": "2026-11-22T14:03:00"})
-def test_a_strange_manifest_is_told_or_not_readable(document: dict[str, Any]) -> None:
-    """Whatever lies where a manifest should, it is shown or refused in words, and nothing breaks."""
+def test_an_unusual_manifest_is_shown_or_rejected(document: dict[str, Any]) -> None:
+    """An arbitrary JSON document is shown as a manifest or fails validation, and raises nothing else."""
     try:
         manifest = Manifest.model_validate_json(json.dumps(document))
     except ValidationError:
@@ -186,8 +186,8 @@ def test_a_strange_manifest_is_told_or_not_readable(document: dict[str, Any]) ->
 
 @pytest.mark.parametrize("outcome", [Outcome.REFUSED, Outcome.FAILED, Outcome.UNKNOWN])
 @pytest.mark.parametrize("state", [None, *JobState])
-def test_whatever_did_not_work_has_its_advice(outcome: Outcome, state: JobState | None) -> None:
-    """Each state of the ledger leads to a sentence and a command, which no key of an image can break out of."""
+def test_every_failure_has_advice(outcome: Outcome, state: JobState | None) -> None:
+    """Each outcome and job state has a sentence and a command, in which an image's key is quoted."""
     for job in ("a" * 64, None):
         advice = advise(_card("$(rm -rf ~)'", outcome, job).item, state)
         assert advice

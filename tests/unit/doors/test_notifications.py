@@ -1,4 +1,4 @@
-"""What a notification says. The payloads in `fixtures/notifications` follow their vendors: see its SOURCES.md."""
+"""Parsing bucket notifications. The payloads in `fixtures/notifications` follow the vendors; see its SOURCES.md."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def _payload(name: str) -> bytes:
     return (FIXTURES / f"{name}.json").read_bytes()
 
 
-def _told(key: str, **record: Any) -> bytes:
-    """S3's notification of one key, encoded as given."""
+def _notification(key: str, **record: Any) -> bytes:
+    """Return S3's notification for one key, encoded as given."""
     data = json.loads(_payload("s3"))
     data["Records"][0]["s3"]["object"]["key"] = key
     data["Records"][0].update(record)
@@ -46,8 +46,8 @@ def _read(payload: bytes) -> tuple[list[str], dict[DropReason, int]]:
 
 
 @pytest.mark.parametrize("name", CREATED)
-def test_every_vendors_upload_is_one_image(name: str) -> None:
-    """Whoever tells of an upload, and in whatever envelope, names the same image by its real key."""
+def test_every_vendors_upload_becomes_one_image(name: str) -> None:
+    """The notifications of all vendors, in any envelope, yield the same image with its decoded key."""
     (image,) = parse_notification(_payload(name), SETTINGS).images
 
     assert str(image.uri) == f"s3://{BUCKET}/images/red flower.jpg"
@@ -65,8 +65,8 @@ def test_every_vendors_upload_is_one_image(name: str) -> None:
         ("eventbridge_deletion", "deletion"),
     ],
 )
-def test_what_is_no_upload_is_dropped(name: str, why: str) -> None:
-    """Test events and deletions are understood, counted, and make nothing."""
+def test_events_that_are_not_uploads_are_dropped(name: str, why: str) -> None:
+    """Test events and deletions are counted and yield no image."""
     assert _read(_payload(name)) == ([], {why: 1})
 
 
@@ -82,25 +82,25 @@ def test_what_is_no_upload_is_dropped(name: str, why: str) -> None:
         ("images/_long/tom.jpg", "reserved_name"),
     ],
 )
-def test_what_is_no_image_is_dropped_with_its_reason(key: str, why: str) -> None:
-    """Objects that no run would animate never reach one, since a single one would refuse the whole run."""
-    assert _read(_told(key)) == ([], {why: 1})
+def test_objects_that_are_not_images_are_dropped_with_a_reason(key: str, why: str) -> None:
+    """Objects that are not images never reach a run, because a single one would make the run reject its input."""
+    assert _read(_notification(key)) == ([], {why: 1})
 
 
-def test_another_event_is_dropped() -> None:
-    """A new tag or a restored copy is no new image."""
-    assert _read(_told("images/a.jpg", eventName="ObjectTagging:Put")) == ([], {"other_event": 1})
+def test_other_events_are_dropped() -> None:
+    """A new tag on an object is not a new image."""
+    assert _read(_notification("images/a.jpg", eventName="ObjectTagging:Put")) == ([], {"other_event": 1})
 
 
-def test_every_reason_has_a_name() -> None:
-    """The reasons are the metric's labels, which dashboards know by name."""
+def test_drop_reasons_keep_their_names() -> None:
+    """The drop reasons are the metric's labels, which dashboards use."""
     names = "test_event deletion other_event folder own_object other_prefix other_suffix reserved_name"
     assert {why.value for why in DropReason} == set(names.split())
 
 
-def test_a_message_of_several_records_gives_each() -> None:
-    """Records of one message are judged one by one."""
-    records = [json.loads(_told(key))["Records"][0] for key in ("images/a.jpg", "x.jpg", "images/b.PNG")]
+def test_each_record_of_a_message_is_parsed() -> None:
+    """Each record of a message is kept or dropped by itself."""
+    records = [json.loads(_notification(key))["Records"][0] for key in ("images/a.jpg", "x.jpg", "images/b.PNG")]
     assert _read(json.dumps({"Records": records}).encode()) == (["images/a.jpg", "images/b.PNG"], {"other_prefix": 1})
 
 
@@ -121,23 +121,23 @@ def test_a_message_of_several_records_gives_each() -> None:
         b"[" * 500_000,
         b"1" * 5000,
         b" " * (MAX_NOTIFICATION_BYTES + 1),
-        _told("images/%ff.jpg"),
-        _told(""),
-        _told("images/" + "a" * 1024 + ".jpg"),
-        _told("images/%00.jpg"),
+        _notification("images/%ff.jpg"),
+        _notification(""),
+        _notification("images/" + "a" * 1024 + ".jpg"),
+        _notification("images/%00.jpg"),
         _payload("eventbridge").replace(b"red flower", rb"\ud800"),
     ],
     ids=range(19),
 )
-def test_what_can_never_work_is_unreadable(payload: bytes) -> None:
-    """No JSON, no known shape, no possible key, too large, too deep: one error, and never another."""
+def test_an_invalid_payload_is_rejected(payload: bytes) -> None:
+    """A payload that is not JSON, of unknown format, with an impossible key, too large or too deep raises one error."""
     with pytest.raises(InvalidNotification) as caught:
         parse_notification(payload, SETTINGS)
     assert caught.value.hint
 
 
-def test_envelopes_end() -> None:
-    """An envelope in an envelope is opened, but not for ever."""
+def test_nested_envelopes_are_limited() -> None:
+    """Two nested envelopes are opened, and more are rejected."""
     text = _payload("eventbridge").decode()
     for _ in range(2):
         text = json.dumps({"Type": "Notification", "Message": text})
@@ -159,17 +159,17 @@ NAMES = st.builds(
 @example("images/a b+c%20d%2Fe.jpg")
 @example("images/ \n\t猫 🐈 é.jpg")
 @example("images/" + "猫" * 337 + "ab.jpg")
-def test_every_key_survives(key: str) -> None:
-    """Spaces, plus and percent signs, unicode and 1,024 bytes come out as they went in, whoever encoded them."""
+def test_every_key_is_decoded_exactly(key: str) -> None:
+    """Spaces, plus and percent signs, Unicode and keys of 1,024 bytes are decoded exactly, whatever the encoder."""
     assert len(key.encode()) <= 1024
     bridge = json.loads(_payload("eventbridge"))
     bridge["detail"]["object"]["key"] = key
-    ceph = json.loads(_told(key, eventSource="ceph:s3"))
+    ceph = json.loads(_notification(key, eventSource="ceph:s3"))
 
     for payload in (
-        _told(quote_plus(key, safe="/")),
-        _told(quote_plus(key)),
-        _told(quote(key)),
+        _notification(quote_plus(key, safe="/")),
+        _notification(quote_plus(key)),
+        _notification(quote(key)),
         json.dumps(bridge).encode(),
         json.dumps(ceph, ensure_ascii=False).encode(),
     ):
@@ -177,27 +177,27 @@ def test_every_key_survives(key: str) -> None:
 
 
 @given(st.binary() | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps))
-def test_nothing_else_is_ever_raised(payload: bytes | str) -> None:
-    """Whatever comes, the answer is a notification or `InvalidNotification`."""
+def test_arbitrary_payloads_raise_only_invalid_notification(payload: bytes | str) -> None:
+    """An arbitrary payload raises `InvalidNotification` and nothing else."""
     with pytest.raises(InvalidNotification):
         parse_notification(payload.encode() if isinstance(payload, str) else payload, SETTINGS)
 
 
-def test_identity_is_the_uploads() -> None:
-    """A repeated notification is the same; another upload to the same key is not, also where no sequencer is given."""
-    first, again = (parse_notification(_told("images/a.jpg"), SETTINGS).images[0] for _ in range(2))
+def test_identity_is_per_upload() -> None:
+    """A repeated notification has the same identity; another upload to the same key has another."""
+    first, again = (parse_notification(_notification("images/a.jpg"), SETTINGS).images[0] for _ in range(2))
     assert first.identity == again.identity
     assert first.identity != first._replace(sequencer="0").identity
     assert first.identity != first._replace(etag="0").identity
 
-    data = json.loads(_told("images/a.jpg", eventTime="2026-01-01T00:00:00Z"))
+    data = json.loads(_notification("images/a.jpg", eventTime="2026-01-01T00:00:00Z"))
     del data["Records"][0]["s3"]["object"]["sequencer"]
     (bare,) = parse_notification(json.dumps(data).encode(), SETTINGS).images
     assert bare.sequencer == "2026-01-01T00:00:00Z"
 
 
-def test_run_key_does_not_heed_the_order() -> None:
-    """The same uploads in another order are the same run; one more is another."""
+def test_the_idempotency_key_ignores_the_order() -> None:
+    """The same uploads in another order have the same idempotency key; other uploads have another."""
     one, two = (NewImage("b", f"images/{name}.jpg", "e", "s") for name in "ab")
     assert idempotency_key([one, two]) == idempotency_key([two, one])
     assert idempotency_key([one, two]) != idempotency_key([one])
