@@ -178,7 +178,7 @@ def main() -> int:
             bench.open_door()
             told: dict[str, Any] = {"idle_rss_mb": round(bench.peak_mb(), 1)}
             told["burst"] = _burst(bench, asked.rate, asked.seconds)
-            told["prefect_away"] = _away(bench, max(1, asked.rate // 10), asked.away)
+            told["prefect_away"] = _away(bench, max(1, asked.rate // 10), asked.offline)
             expected = told["burst"]["sent"] + told["prefect_away"]["sent"]
             told["images_missing_from_runs"] = expected - len(asyncio.run(_images(bench)))
             bench.door.terminate()

@@ -16,8 +16,8 @@ import httpx
 from botocore.config import Config
 
 from benchmarks.processes import ROOT, Meter, children
-from sandbox.pictures import make_jpeg
 from sandbox.prefect_server import PrefectServer
+from sandbox.synthetic_images import make_jpeg
 
 START_SECONDS = 120
 COMMENT = b"\xff\xfe"

@@ -1,6 +1,6 @@
 """How many requests a video makes of S3, the provider and Prefect: `python -m benchmarks.requests_made --images 40`.
 
-A gate stands before S3 and before Prefect's API. What a run asks once, however many images it has, is told apart: from
+A proxy stands before S3 and before Prefect's API. What a run asks once, however many images it has, is told apart: from
 two runs of different size.
 """
 
@@ -17,12 +17,12 @@ from benchmarks.outside import Outside
 from benchmarks.processes import run_child
 from benchmarks.table import Table
 from benchmarks.wire import beyond_answers, kinds
-from sandbox.tollgate import Passage, Tollgate
+from sandbox.fault_proxy import FaultProxy, ProxiedRequest
 
 FASTER = 10
 SMALL = 10
 EVENTS = "/events/in"
-"""The websocket for task runs and events, which does not pass the gate."""
+"""The websocket for task runs and events, which does not pass the proxy."""
 IDS = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|(?<=/)[0-9a-f]{32}(?=/|$)")
 
 
@@ -34,7 +34,7 @@ class Counted:
         outside.fresh(images, render_seconds=60 / FASTER, render_jitter=0.3)
         first, every = str(FIRST_SECONDS / FASTER), str(EVERY_SECONDS / FASTER)
         s3_address = outside.env()["AWS_ENDPOINT_URL"].removeprefix("http://")
-        with Tollgate(s3_address) as s3, Tollgate(outside.server.url.removeprefix("http://")) as prefect:
+        with FaultProxy(s3_address) as s3, FaultProxy(outside.server.url.removeprefix("http://")) as prefect:
             outside.ask("settings", {"s3_address": s3.address})
             env = outside.env(I2V_POLL_FIRST_SECONDS=first, I2V_POLL_EVERY_SECONDS=every, AWS_ENDPOINT_URL=s3.url)
             private = f"{env['I2V_PRIVATE_HOSTS']},{s3.address}"
@@ -52,9 +52,9 @@ def statuses_needed(manifest: dict[str, Any]) -> int:
     return 1 + math.ceil(max(0.0, rendering) / (EVERY_SECONDS / FASTER))
 
 
-def prefect_kind(passage: Passage) -> str:
+def prefect_kind(proxied: ProxiedRequest) -> str:
     """What one request to Prefect's API is, without the ids in it."""
-    return f"{passage.method} {IDS.sub('ID', passage.target.partition('?')[0])}"
+    return f"{proxied.method} {IDS.sub('ID', proxied.target.partition('?')[0])}"
 
 
 def run(outside: Outside, images: int) -> list[Table]:

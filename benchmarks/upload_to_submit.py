@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg
-from sandbox.pipeline import Pipeline
-from sandbox.provider import Dials
+from sandbox.full_stack import FullStack
+from sandbox.provider import ProviderOptions
+from sandbox.synthetic_images import make_jpeg
 
 PATIENCE_SECONDS = 300.0
 
@@ -50,11 +50,11 @@ def _seconds(moment: str) -> float:
     return datetime.fromisoformat(moment).timestamp()
 
 
-def _measure(pipeline: Pipeline, number: int) -> Times:
+def _measure(pipeline: FullStack, number: int) -> Times:
     box = pipeline.box
     box.put_image(f"images/{number}.jpg", make_jpeg(seed=number))
     uploaded = time.time()
-    submit = _wait(lambda: box.provider.journal.of("submit")[number:])[0]
+    submit = _wait(lambda: box.provider.request_log.find("submit")[number:])[0]
     wanted = {"deployments": {"name": {"any_": ["on-image"]}}, "sort": "START_TIME_DESC", "limit": 1}
     run = _wait(lambda: [run for run in pipeline.post("flow_runs/filter", wanted) if run["state_type"] == "COMPLETED"])[
         0
@@ -82,11 +82,11 @@ def main() -> int:
     parser.add_argument("--look-every", type=float, default=10, help="PREFECT_WORKER_QUERY_SECONDS")
     asked = parser.parse_args()
     more = {"I2V_DEFAULT_PROMPT": "it moves", "PREFECT_WORKER_QUERY_SECONDS": str(asked.look_every)}
-    dials = Dials(render_seconds=0.2, fast=True)
+    dials = ProviderOptions(render_seconds=0.2, fast=True)
     with (
         tempfile.TemporaryDirectory() as folder,
         Sandbox(dials, notifications=True) as box,
-        Pipeline(box, Path(folder), more) as pipeline,
+        FullStack(box, Path(folder), more) as pipeline,
     ):
         times = []
         for number in range(asked.uploads):

@@ -1,4 +1,4 @@
-"""What goes over the wire: requests by kind, as a gate between i2v and each server saw them."""
+"""What goes over the wire: requests by kind, as a proxy between i2v and each server saw them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from sandbox.tollgate import Passage
+from sandbox.fault_proxy import ProxiedRequest
 
 KINDS = (
     (r"PUT /[^/]+/images/", "PUT image"),
@@ -32,16 +32,16 @@ ANSWERS = frozenset({"GET image", "GET image by the provider", "PUT video", "PUT
 """What a video needs whoever makes it."""
 
 
-def kind(passage: Passage) -> str:
+def kind(proxied: ProxiedRequest) -> str:
     """What one request to S3 is for; method and path where it is for nothing that is known."""
-    line = f"{passage.method} {passage.target}"
+    line = f"{proxied.method} {proxied.target}"
     for pattern, name in KINDS:
         if match := re.match(pattern, line):
             return match.expand(name)
     return line.partition("?")[0]
 
 
-def kinds(log: Iterable[Passage]) -> Counter[str]:
+def kinds(log: Iterable[ProxiedRequest]) -> Counter[str]:
     """How many requests of each kind there were."""
     return Counter(map(kind, log))
 

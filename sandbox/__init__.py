@@ -5,6 +5,6 @@ synthetic. Add what stands for the outside; keep out flows, tasks, and `i2v.apix
 provider's contract in the client cannot hide here too.
 """
 
-from sandbox.box import Sandbox
+from sandbox.sandbox import Sandbox
 
 __all__ = ["Sandbox"]

@@ -9,8 +9,8 @@ import threading
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
-from sandbox.box import Sandbox
-from sandbox.provider import Dials
+from sandbox.provider import ProviderOptions
+from sandbox.sandbox import Sandbox
 
 ABOUT = """\
 Starts a stand-in for the paid provider, S3 and SQS on this machine, and prints what to set to use them.
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _sandbox(given: argparse.Namespace) -> Sandbox:
-    dials = Dials(
+    dials = ProviderOptions(
         render_seconds=given.render_seconds,
         balance_usd=given.balance,
         fast=given.fast,

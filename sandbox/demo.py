@@ -1,7 +1,7 @@
-"""`make demo`: the sample photographs land in a bucket and become videos, for free, in a world of its own.
+"""`make demo`: upload the sample photographs to a bucket and watch them become videos, free of charge.
 
-Everything between bucket and provider is real and told as it happens (`sandbox.story`). Here is what surrounds it: what
-is started, what the provider has billed, where the videos are. `KEEP=1` leaves it all up.
+`sandbox.upload_watcher` prints each step. This module starts everything, then prints the bill and copies the videos.
+`KEEP=1` keeps everything running.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from types import FrameType
 from rich.console import Console
 
 from i2v.money import money_text
-from sandbox.box import Sandbox
-from sandbox.child import ROOT
-from sandbox.pipeline import Pipeline
-from sandbox.provider import Dials
-from sandbox.story import Story
+from sandbox.child_process import ROOT
+from sandbox.full_stack import FullStack
+from sandbox.provider import ProviderOptions
+from sandbox.sandbox import Sandbox
+from sandbox.upload_watcher import UploadWatcher
 
 FOLDER = Path(".sandbox", "demo")
 """Where the videos are copied to, below the project's root."""
@@ -49,12 +49,12 @@ ABOUT = (
 class Demo:
     """One showing: what is up, and where a person can look."""
 
-    def __init__(self, pipeline: Pipeline, token: str, console: Console) -> None:
+    def __init__(self, pipeline: FullStack, token: str, console: Console) -> None:
         self.pipeline, self.box = pipeline, pipeline.box
         self.token = token
         self.console = console
         self.photographs = sorted(path for path in SAMPLES.iterdir() if path.suffix in {".jpg", ".png"})
-        self.story = Story(pipeline, self.photographs, console)
+        self.story = UploadWatcher(pipeline, self.photographs, console)
 
     def tell_places(self) -> None:
         """Say where all of it can be looked at."""
@@ -114,10 +114,10 @@ def _world(console: Console) -> Iterator[Demo]:
     with ExitStack() as stack:
         with console.status("Starting the sandbox") as status:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="i2v-demo-", ignore_cleanup_errors=True))
-            dials = Dials(render_seconds=RENDER_SECONDS)
+            dials = ProviderOptions(render_seconds=RENDER_SECONDS)
             box = stack.enter_context(Sandbox(dials, bucket=BUCKET, notifications=True))
             more = {"I2V_DEFAULT_PROMPT": PROMPT, "I2V_GALLERY_TOKEN": token}
-            pipeline = stack.enter_context(Pipeline(box, Path(folder), more, status.update))
+            pipeline = stack.enter_context(FullStack(box, Path(folder), more, status.update))
         console.print(f"Sandbox, Prefect server, worker and door are up, after {time.monotonic() - began:.0f} s.")
         console.print(f"make deploy: {pipeline.deployed.splitlines()[-1]}.\n", markup=False, soft_wrap=True)
         try:

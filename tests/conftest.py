@@ -1,7 +1,7 @@
 """Fixtures for all tiers: the sandbox, and settings that ignore the environment.
 
 Each folder here is a tier; `tests/support/tiers.py` says what a test in it may use, and collection fails otherwise.
-Keep only fixtures here; classes and functions go to `tests/support/`. Sample images come from `sandbox.pictures`.
+Keep only fixtures here; classes and functions go to `tests/support/`. Sample images: `sandbox.synthetic_images`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 
 from i2v.settings import Settings
 from sandbox import Sandbox
-from sandbox.provider import Dials, Provider
+from sandbox.provider import Provider, ProviderOptions
 from tests.support.settings import MakeSettings, SealedSettings
 from tests.support.tiers import TIERS, tier_of, tier_violation
 
@@ -34,7 +34,7 @@ def no_outside() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def sandbox_server(no_outside: None) -> Iterator[Sandbox]:
     """Start this worker's sandbox on first use (0.7 s). Tests use `sandbox` instead."""
-    with Sandbox(Dials(render_seconds=0.2, fast=True)) as box:
+    with Sandbox(ProviderOptions(render_seconds=0.2, fast=True)) as box:
         yield box
 
 
@@ -46,7 +46,7 @@ def sandbox(sandbox_server: Sandbox) -> Sandbox:
     bucket's name. Shortcuts: `sandbox.put_image(key, data, **metadata)`, `sandbox.keys(prefix)`, `sandbox.read(key)`,
     `sandbox.read_json(key)`. `sandbox.provider` is the emulator, see `provider`.
     """
-    return sandbox_server.fresh()
+    return sandbox_server.reset()
 
 
 @pytest.fixture

@@ -1,12 +1,12 @@
-"""A stand-in for APIXO on a real socket, as strict as the vendor's contract.
+"""An emulator of APIXO on a real socket, as strict as the vendor's contract. `Provider` runs it.
 
-`Provider` runs it. `contract` is what is taken and answered, `tasks` and `world` what a task goes through, `bank`
-money, `studio` and `film` videos, `courier` callbacks, `routes` HTTP, `journal` what happened; `faults`, `mishaps` and
-`wire` are what goes wrong on order. Keep out all that is not the provider's.
+`contract` validates requests and builds responses, `emulator` and `tasks` hold the state, `billing` the account,
+`renderer` and `video_maker` make videos, `callback_sender` delivers callbacks, `routes` and `control` are the HTTP API,
+`request_log` records it. `faults` defines what can go wrong; `fault_middleware` and `fault_effects` make it happen.
 """
 
-from sandbox.provider.dials import Dials
 from sandbox.provider.faults import Fault
+from sandbox.provider.options import ProviderOptions
 from sandbox.provider.server import Provider
 
-__all__ = ["Dials", "Fault", "Provider"]
+__all__ = ["Fault", "Provider", "ProviderOptions"]

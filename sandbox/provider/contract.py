@@ -23,7 +23,7 @@ ROUTES = ("auto", "value", "official")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-class Refusal(Exception):
+class ApiError(Exception):
     """The vendor's no to a request.
 
     Args:
@@ -54,7 +54,7 @@ MESSAGES = {
 
 
 @dataclass(frozen=True)
-class Order:
+class SubmitRequest:
     """A submit body that was taken. `duration` is what was sent, `seconds` what is made."""
 
     mode: str
@@ -85,7 +85,7 @@ def error_envelope(code: int, error: str, message: str | None = None) -> dict[st
     return envelope({"error": error}, code, message or MESSAGES.get(code, "Error"))
 
 
-def read_order(body: bytes) -> Order:
+def parse_submit(body: bytes) -> SubmitRequest:
     """Check a submit body as strictly as the vendor.
 
     Raises:
@@ -94,40 +94,40 @@ def read_order(body: bytes) -> Order:
     try:
         document = json.loads(body)
     except ValueError:
-        raise Refusal(400, "body is not JSON") from None
+        raise ApiError(400, "body is not JSON") from None
     top = _object(document, "body", {"request_type", "callback_url", "provider", "input"})
     if top.get("provider", "auto") not in ROUTES:
-        raise Refusal(400, f"provider must be one of {', '.join(ROUTES)}")
+        raise ApiError(400, f"provider must be one of {', '.join(ROUTES)}")
     callback_url = _callback_url(top)
     fields = _object(top.get("input"), "input", {"mode", "prompt", "image_urls", "duration"})
     mode = fields.get("mode")
     if mode not in SHORT_SIDES:
-        raise Refusal(400, f"input.mode {mode!r} is not supported")
+        raise ApiError(400, f"input.mode {mode!r} is not supported")
     prompt, image_url = _prompt(fields), _image_url(fields)
     seconds = PRO_SECONDS if mode == PRO else _seconds(fields)
-    return Order(mode, prompt, image_url, fields.get("duration"), seconds, callback_url)
+    return SubmitRequest(mode, prompt, image_url, fields.get("duration"), seconds, callback_url)
 
 
 def _object(value: Any, name: str, known: set[str]) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise Refusal(400, f"{name} must be an object")
+        raise ApiError(400, f"{name} must be an object")
     unknown = sorted(set(value) - known)
     if unknown:
-        raise Refusal(400, f"{name} has unknown fields: {', '.join(unknown)}")
+        raise ApiError(400, f"{name} has unknown fields: {', '.join(unknown)}")
     return value
 
 
 def _callback_url(top: dict[str, Any]) -> str | None:
     kind = top.get("request_type", "async")
     if kind not in ("async", "callback"):
-        raise Refusal(400, f"request_type {kind!r} is neither async nor callback")
+        raise ApiError(400, f"request_type {kind!r} is neither async nor callback")
     url = top.get("callback_url")
     if kind == "async":
         if "callback_url" in top:
-            raise Refusal(400, "callback_url goes only with request_type callback")
+            raise ApiError(400, "callback_url goes only with request_type callback")
         return None
     if not _is_url(url) or not _is_private(str(url)):
-        raise Refusal(400, "callback_url must be an https URL")
+        raise ApiError(400, "callback_url must be an https URL")
     return str(url)
 
 
@@ -150,23 +150,23 @@ def _is_url(value: Any) -> bool:
 def _prompt(fields: dict[str, Any]) -> str:
     prompt = fields.get("prompt")
     if not isinstance(prompt, str) or not prompt.strip():
-        raise Refusal(400, "input.prompt is missing")
+        raise ApiError(400, "input.prompt is missing")
     if len(prompt) > PROMPT_MAX_CHARS:
-        raise Refusal(400, f"input.prompt has {len(prompt)} characters, at most {PROMPT_MAX_CHARS}")
+        raise ApiError(400, f"input.prompt has {len(prompt)} characters, at most {PROMPT_MAX_CHARS}")
     return prompt
 
 
 def _image_url(fields: dict[str, Any]) -> str:
     urls = fields.get("image_urls")
     if not isinstance(urls, list) or len(urls) != 1:
-        raise Refusal(400, "input.image_urls must hold exactly one URL")
+        raise ApiError(400, "input.image_urls must hold exactly one URL")
     if not _is_url(urls[0]):
-        raise Refusal(400, "input.image_urls[0] is not an http(s) URL")
+        raise ApiError(400, "input.image_urls[0] is not an http(s) URL")
     return str(urls[0])
 
 
 def _seconds(fields: dict[str, Any]) -> int:
     duration: Any = fields.get("duration")
     if type(duration) not in (int, str) or str(duration) not in ("6", "10"):
-        raise Refusal(400, "input.duration must be 6 or 10")
+        raise ApiError(400, "input.duration must be 6 or 10")
     return int(duration)

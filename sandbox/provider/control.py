@@ -8,23 +8,23 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sandbox.pictures import make_jpeg
 from sandbox.provider.faults import Fault
+from sandbox.synthetic_images import make_jpeg
 
 if TYPE_CHECKING:
-    from sandbox.provider.world import World
+    from sandbox.provider.emulator import Emulator
 
 
 class Control:
     """What `/_sandbox/…` answers."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Emulator) -> None:
         self._world = world
 
-    async def journal(self, request: Request) -> Response:
+    async def request_log(self, request: Request) -> Response:
         """GET: all entries, or those of `?endpoint=`."""
         endpoint = request.query_params.get("endpoint")
-        entries = self._world.journal.of(endpoint) if endpoint else self._world.journal.entries
+        entries = self._world.request_log.find(endpoint) if endpoint else self._world.request_log.entries
         return JSONResponse({"entries": [entry.report() for entry in entries]})
 
     async def tasks(self, _: Request) -> Response:
@@ -53,7 +53,7 @@ class Control:
         return JSONResponse(dials.model_dump(mode="json", exclude={"api_key"}))
 
     async def add_faults(self, request: Request) -> Response:
-        """POST one fault or a list of them, as `sandbox.provider.faults.S3Fault` has them."""
+        """POST one fault or a list of them, as `sandbox.provider.faults.Fault` has them."""
         try:
             document = await request.json()
             faults = [Fault.model_validate(item) for item in (document if isinstance(document, list) else [document])]
@@ -80,11 +80,11 @@ class Control:
         return Response(make_jpeg(width, height, seed), media_type="image/jpeg")
 
 
-def control_routes(world: World) -> list[Route]:
+def control_routes(world: Emulator) -> list[Route]:
     """The addresses of `Control`."""
     control = Control(world)
     return [
-        Route("/_sandbox/journal", control.journal),
+        Route("/_sandbox/journal", control.request_log),
         Route("/_sandbox/tasks", control.tasks),
         Route("/_sandbox/reset", control.reset, methods=["POST"]),
         Route("/_sandbox/settings", control.settings, methods=["POST"]),

@@ -1,4 +1,4 @@
-"""What goes wrong on order: `S3Fault` says what, to whom and how often; `Faults` is the list of what waits.
+"""What goes wrong on order: `Fault` says what, to whom and how often; `ScriptedFaults` is the list of what waits.
 
 How each looks on the wire is in `mishaps`; what a task or callback makes of it is in `world` and `courier`.
 """
@@ -65,7 +65,7 @@ KINDS: dict[str, dict[str, str]] = {
 
 
 class Fault(BaseModel):
-    """One thing that goes wrong: `S3Fault(on="submit", kind="lost_answer", times=1)`.
+    """One thing that goes wrong: `Fault(on="submit", kind="lost_answer", times=1)`.
 
     Of the conditions all must hold; `prompt` and `image` are looked for in the order's prompt and image URL.
     `accepted` decides against the kind's habit whether what was asked is done, so that a submit answered 504 or never
@@ -113,7 +113,7 @@ class Fault(BaseModel):
 
 
 @dataclass(frozen=True)
-class Visit:
+class FaultTarget:
     """Who comes: what a fault's conditions are held against."""
 
     endpoint: str
@@ -131,7 +131,7 @@ class Visit:
         )
 
 
-class Script:
+class ScriptedFault:
     """A fault that waits for its time. `hits` counts how often it struck."""
 
     def __init__(self, fault: Fault) -> None:
@@ -140,7 +140,7 @@ class Script:
         self.hits = 0
         self._dice = random.Random(fault.seed)  # noqa: S311 - chance that can be repeated
 
-    def strikes(self, visit: Visit) -> bool:
+    def strikes(self, visit: FaultTarget) -> bool:
         """Whether it is this visit's turn."""
         if not visit.meets(self.fault) or (self.fault.times is not None and self.hits >= self.fault.times):
             return False
@@ -151,18 +151,18 @@ class Script:
         return True
 
 
-class Faults:
+class ScriptedFaults:
     """All scripts, in order; the first that strikes is the one."""
 
     def __init__(self) -> None:
-        self.scripts: list[Script] = []
+        self.scripts: list[ScriptedFault] = []
 
-    def add(self, fault: Fault) -> Script:
+    def add(self, fault: Fault) -> ScriptedFault:
         """Put one at the end of the list."""
-        script = Script(fault)
+        script = ScriptedFault(fault)
         self.scripts.append(script)
         return script
 
-    def strike(self, visit: Visit) -> Fault | None:
+    def strike(self, visit: FaultTarget) -> Fault | None:
         """What goes wrong with this visit, if anything."""
         return next((script.fault for script in self.scripts if script.strikes(visit)), None)

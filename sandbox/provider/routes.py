@@ -14,13 +14,13 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from sandbox.provider import contract
-from sandbox.provider.contract import Refusal, envelope, error_envelope
+from sandbox.provider.contract import ApiError, envelope, error_envelope
 from sandbox.provider.control import control_routes
-from sandbox.provider.journal import Entry
+from sandbox.provider.request_log import LogEntry
 from sandbox.provider.tasks import Task
 
 if TYPE_CHECKING:
-    from sandbox.provider.world import World
+    from sandbox.provider.emulator import Emulator
 
 API = "/api/v1"
 CHUNK_BYTES = 256 * 1024
@@ -29,23 +29,23 @@ CHUNK_BYTES = 256 * 1024
 class Routes:
     """The vendor's endpoints over one world. Each notes in the request's journal entry what it did."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Emulator) -> None:
         self._world = world
 
     def _authorize(self, request: Request) -> None:
-        if request.headers.get("authorization") != f"Bearer {self._world.dials.api_key}":
-            raise Refusal(401, "missing or invalid API key")
+        if request.headers.get("authorization") != f"Bearer {self._world.options.api_key}":
+            raise ApiError(401, "missing or invalid API key")
 
     async def submit(self, request: Request) -> Response:
         """POST /generateTask/{model}: take an order and answer with its task id."""
-        entry: Entry = request.state.entry
+        entry: LogEntry = request.state.entry
         self._authorize(request)
         if request.path_params["model"] != contract.MODEL:
-            raise Refusal(404, f"unknown model {request.path_params['model']!r}")
+            raise ApiError(404, f"unknown model {request.path_params['model']!r}")
         if not request.headers.get("content-type", "").startswith("application/json"):
-            raise Refusal(400, "Content-Type must be application/json")
-        self._world.pace.admit(self._world.dials.requests_per_second, self._world.dials.retry_after)
-        order = contract.read_order(await request.body())
+            raise ApiError(400, "Content-Type must be application/json")
+        self._world.pace.admit(self._world.options.requests_per_second, self._world.options.retry_after)
+        order = contract.parse_submit(await request.body())
         entry.prompt, entry.mode, entry.duration = order.prompt, order.mode, order.duration
         task = self._world.accept(order)
         entry.task_id, entry.billed_usd = task.id, task.billed_usd
@@ -55,7 +55,7 @@ class Routes:
         """GET /statusTask/{model}?taskId=: how far a task is; 200 also for a failed one."""
         self._authorize(request)
         if request.path_params["model"] != contract.MODEL:
-            raise Refusal(404, f"unknown model {request.path_params['model']!r}")
+            raise ApiError(404, f"unknown model {request.path_params['model']!r}")
         task = self._task(request, request.query_params.get("taskId", ""))
         task.statuses += 1
         over = request.state.entry.fault == "expired_url"
@@ -71,20 +71,20 @@ class Routes:
         task = self._task(request, request.path_params["task_id"])
         query = request.query_params
         if not self._world.may_fetch(task, query.get("Expires", ""), query.get("Signature", "")):
-            raise Refusal(403, "the link is over or was never ours")
+            raise ApiError(403, "the link is over or was never ours")
         if task.video is None:
-            raise Refusal(404, "no such file")
+            raise ApiError(404, "no such file")
         task.downloads += 1
         length = task.video.stat().st_size
-        padding = max(0, self._world.dials.file_bytes - length)
+        padding = max(0, self._world.options.file_bytes - length)
         headers = {"content-length": str(length + padding)}
         return StreamingResponse(_chunks(task.video, padding), media_type="video/mp4", headers=headers)
 
     def _task(self, request: Request, task_id: str) -> Task:
         task = self._world.tasks.get(task_id)
         if task is None:
-            raise Refusal(404, "no such task")
-        entry: Entry = request.state.entry
+            raise ApiError(404, "no such task")
+        entry: LogEntry = request.state.entry
         entry.task_id = task.id
         return task
 
@@ -99,7 +99,7 @@ async def _chunks(path: Path, padding: int) -> AsyncIterator[bytes]:
 
 
 async def _refused(_: Request, error: Exception) -> Response:
-    if not isinstance(error, Refusal):
+    if not isinstance(error, ApiError):
         raise error
     headers = {} if error.retry_after is None else {"Retry-After": f"{error.retry_after:g}"}
     return JSONResponse(error_envelope(error.code, error.error), error.code, headers)
@@ -111,7 +111,7 @@ async def _http_error(_: Request, error: Exception) -> Response:
     return JSONResponse(error_envelope(error.status_code, error.detail), error.status_code)
 
 
-def make_app(world: World) -> Starlette:
+def make_app(world: Emulator) -> Starlette:
     """All addresses of one world."""
     routes = Routes(world)
     return Starlette(
@@ -122,5 +122,5 @@ def make_app(world: World) -> Starlette:
             Route("/files/{task_id}.mp4", routes.file, methods=["GET"], name="file"),
             *control_routes(world),
         ],
-        exception_handlers={Refusal: _refused, HTTPException: _http_error},
+        exception_handlers={ApiError: _refused, HTTPException: _http_error},
     )

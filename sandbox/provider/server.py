@@ -16,14 +16,14 @@ from typing import Any, Self, TypeVar
 
 import uvicorn
 
-from sandbox.provider.dials import Dials
-from sandbox.provider.faults import Fault, Script
-from sandbox.provider.gate import Gate
-from sandbox.provider.journal import Journal
+from sandbox.provider.emulator import Emulator
+from sandbox.provider.fault_middleware import FaultMiddleware
+from sandbox.provider.faults import Fault, ScriptedFault
+from sandbox.provider.options import ProviderOptions
+from sandbox.provider.raw_connection import RawHttpProtocol
+from sandbox.provider.request_log import RequestLog
 from sandbox.provider.routes import API, make_app
 from sandbox.provider.tasks import Task
-from sandbox.provider.wire import WireProtocol
-from sandbox.provider.world import World
 
 T = TypeVar("T")
 START_SECONDS = 10
@@ -54,9 +54,14 @@ class Provider:
     """
 
     def __init__(
-        self, dials: Dials | None = None, *, host: str = "127.0.0.1", port: int = 0, folder: Path | None = None
+        self,
+        dials: ProviderOptions | None = None,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        folder: Path | None = None,
     ) -> None:
-        self._first = dials or Dials()
+        self._first = dials or ProviderOptions()
         self._place = (host, port)
         self._folder = folder
         self._stack = ExitStack()
@@ -83,11 +88,11 @@ class Provider:
 
     async def _serve(self, listener: socket.socket, folder: Path) -> None:
         self._loop = asyncio.get_running_loop()
-        self._world = World(self._first, self.url, folder)
-        app = Gate(make_app(self._world), self._world)
+        self._world = Emulator(self._first, self.url, folder)
+        app = FaultMiddleware(make_app(self._world), self._world)
         config = uvicorn.Config(
             app,
-            http=WireProtocol,
+            http=RawHttpProtocol,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -147,7 +152,7 @@ class Provider:
         """Forget tasks, journal, bills, faults and changed dials; made films stay."""
         self._run(self._world.reset())
 
-    def settings(self, **changes: Any) -> Dials:
+    def set_options(self, **changes: Any) -> ProviderOptions:
         """Turn dials: `settings(balance_usd=0, render_seconds=5)`.
 
         Raises:
@@ -155,7 +160,7 @@ class Provider:
         """
         return self._call(lambda: self._world.turn(changes))
 
-    def fault(self, **what: Any) -> Script:
+    def add_fault(self, **what: Any) -> ScriptedFault:
         """Script a fault: `fault(on="submit", kind="lost_answer", times=1)`. `.hits` of the answer counts its strikes.
 
         Raises:
@@ -169,7 +174,7 @@ class Provider:
         self._call(self._world.faults.scripts.clear)
 
     @contextmanager
-    def away(self) -> Iterator[None]:
+    def offline(self) -> Iterator[None]:
         """Meanwhile nobody listens: new connections are refused. Open ones stay."""
         self._call(self._stop_listening)
         try:
@@ -182,20 +187,20 @@ class Provider:
             server.close()
 
     async def _listen_again(self) -> None:
-        def protocol() -> WireProtocol:
-            return WireProtocol(self._server.config, self._server.server_state, {})
+        def protocol() -> RawHttpProtocol:
+            return RawHttpProtocol(self._server.config, self._server.server_state, {})
 
         self._server.servers = [await self._loop.create_server(protocol, self.host, self.port, backlog=BACKLOG)]
 
     @property
-    def dials(self) -> Dials:
+    def options(self) -> ProviderOptions:
         """How it behaves now."""
-        return self._world.dials
+        return self._world.options
 
     @property
-    def journal(self) -> Journal:
+    def request_log(self) -> RequestLog:
         """Every request since the last reset."""
-        return self._world.journal
+        return self._world.request_log
 
     @property
     def tasks(self) -> dict[str, Task]:
@@ -213,19 +218,19 @@ class Provider:
         return self._world.bank.billed_usd
 
     @property
-    def films_made(self) -> int:
+    def videos_rendered(self) -> int:
         """Videos that were really rendered since the start."""
         return self._world.studio.made
 
     def billed(self) -> Counter[tuple[str | None, str, str, int]]:
         """How often each (image sha256, prompt, mode, seconds) was billed. Waits until all images are fetched."""
         self.wait(lambda: all(task.fetched for task in self.tasks.values()))
-        orders = [(task.image_sha256, task.order) for task in self.tasks.values()]
+        orders = [(task.image_sha256, task.request) for task in self.tasks.values()]
         return Counter((sha256, order.prompt, order.mode, order.seconds) for sha256, order in orders)
 
     def status_requests(self) -> Counter[str | None]:
         """How many status requests each task got."""
-        return Counter(entry.task_id for entry in self.journal.of("status"))
+        return Counter(entry.task_id for entry in self.request_log.find("status"))
 
     def wait(self, until: Callable[[], bool], seconds: float = START_SECONDS) -> None:
         """Wait until something holds.

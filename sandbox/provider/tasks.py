@@ -1,4 +1,4 @@
-"""One task of the emulator, from acceptance to its end: `Task`. Who moves it on is `sandbox.provider.world`."""
+"""One task of the emulator, from acceptance to its end: `Task`. Who moves it on is `sandbox.provider.emulator`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
-from sandbox.provider.contract import Order, envelope
-from sandbox.provider.faults import Fault, Visit
+from sandbox.provider.contract import SubmitRequest, envelope
+from sandbox.provider.faults import Fault, FaultTarget
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Task:
     `fetched` is set once the image was fetched or could not be; `video` once the file is ready.
     """
 
-    order: Order
+    request: SubmitRequest
     billed_usd: Decimal
     due: float
     id: str = field(default_factory=lambda: f"task_{uuid.uuid4().hex}")
@@ -38,9 +38,9 @@ class Task:
     callbacks: int = 0
     fault: Fault | None = None
 
-    def visit(self, endpoint: str) -> Visit:
+    def visit(self, endpoint: str) -> FaultTarget:
         """Itself, to be held against the scripted faults."""
-        return Visit(endpoint, self.id, self.order.prompt, self.order.image_url)
+        return FaultTarget(endpoint, self.id, self.request.prompt, self.request.image_url)
 
     def succeed(self, video: Path) -> None:
         """The file is there and the time is over."""
@@ -71,10 +71,10 @@ class Task:
         return {
             "task_id": self.id,
             "state": self.state,
-            "mode": self.order.mode,
-            "duration": self.order.duration,
-            "prompt": self.order.prompt,
-            "image_url": self.order.image_url.split("?")[0],
+            "mode": self.request.mode,
+            "duration": self.request.duration,
+            "prompt": self.request.prompt,
+            "image_url": self.request.image_url.split("?")[0],
             "image_sha256": self.image_sha256,
             "billed_usd": str(self.billed_usd),
             "fail_code": self.fail_code,

@@ -14,7 +14,7 @@ from collections import Counter
 
 import pytest
 
-from sandbox.tollgate import Toll
+from sandbox.fault_proxy import FaultRule
 from tests.support.forked_processes import start_process
 from tests.support.kill_points import PROVIDER_IMAGE_READ, RECONCILE, RUN, KillPoint, When
 from tests.support.kill_rounds import AFTER_LEASE_SECONDS, LOST, SHORT_LEASE, KillRound, run_successfully
@@ -33,10 +33,10 @@ def test_every_request_has_a_name(world: ProxiedSandbox, work: str, points: dict
         leave_open(round_)
     run_successfully(world.process(SHORT_LEASE, work=work))
     found: Counter[str] = Counter()
-    for gate, log in (("s3", world.s3.log), ("api", world.api.log)):
-        for passage in log:
-            names = [name for name, point in points.items() if point.gate == gate and point.matches(passage)]
-            assert len(names) == 1 or PROVIDER_IMAGE_READ.matches(passage), f"{passage}: {names}"
+    for proxy, log in (("s3", world.s3.log), ("api", world.api.log)):
+        for proxied in log:
+            names = [name for name, point in points.items() if point.proxy == proxy and point.matches(proxied)]
+            assert len(names) == 1 or PROVIDER_IMAGE_READ.matches(proxied), f"{proxied}: {names}"
             found.update(names)
     assert {name: found[name] for name, point in points.items() if found[name] < point.times} == {}
 
@@ -45,7 +45,7 @@ def leave_open(round_: KillRound) -> None:
     """A run that is killed with three tasks at the provider, and a fourth whose answer is on its way."""
     world = round_.world
     world.put(LOST, round_.dice.randrange(1 << 30))
-    world.api.add(Toll("hold", "POST", body=LOST, when="after"))
+    world.api.add(FaultRule("hold", "POST", body=LOST, when="after"))
     under_way = sorted(["submitted"] * 3 + ["claimed"])
     with start_process(world.process({"I2V_POLL_FIRST_SECONDS": "60"})) as running:
         running.begin()

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from i2v.ledger.job import JobState
-from sandbox.tollgate import Toll
+from sandbox.fault_proxy import FaultRule
 from tests.support.forked_processes import start_process
 from tests.support.kill_points import RECORD
 from tests.support.kill_rounds import AFTER_LEASE_SECONDS, SHORT_LEASE, run_successfully
@@ -25,14 +25,14 @@ def test_a_claimant_that_slept_through_its_lease_pays_once(
     """Others hold its job unknown and pay nothing; awake, it posts while it may, else it gives back and claims anew."""
     picture = world.put("tom.jpg", 1)
     with start_process(world.process(claim_to_post_seconds=claim_to_post_seconds)) as sleeper:
-        toll = world.s3.add(Toll("stop", "PUT", RECORD, '"state": ?"claimed"', when="after", pid=sleeper.pid))
+        rule = world.s3.add(FaultRule("stop", "PUT", RECORD, '"state": ?"claimed"', when="after", pid=sleeper.pid))
         sleeper.begin()
-        world.provider.wait(lambda: toll.hits == 1)
+        world.provider.wait(lambda: rule.hits == 1)
         time.sleep(AFTER_LEASE_SECONDS)
         other = run_successfully(world.process(SHORT_LEASE))
         assert [item["outcome"] for item in other.report["items"]] == ["unknown"]
         assert world.states() == {"tom.jpg": JobState.UNKNOWN}
-        assert world.provider.journal.of("submit") == []
+        assert world.provider.request_log.find("submit") == []
 
         os.kill(sleeper.pid, signal.SIGCONT)
         ended = sleeper.wait()

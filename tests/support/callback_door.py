@@ -95,4 +95,4 @@ def open_door(env: dict[str, str], tmp_path: Path) -> DoorProcess:
 
 def addresses(provider: Provider) -> list[str]:
     """The signed address of each task that was ordered by callback."""
-    return [str(task.order.callback_url) for task in provider.tasks.values()]
+    return [str(task.request.callback_url) for task in provider.tasks.values()]

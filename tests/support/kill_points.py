@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from sandbox.tollgate import Passage, Toll
+from sandbox.fault_proxy import FaultRule, ProxiedRequest
 
 When = Literal["before", "after"]
 RECORD, SUBMIT = r"/jobs/[0-9a-f]{64}\.json$", r"/generateTask/"
@@ -20,36 +20,36 @@ RECENT_LIST, RUN_LINES = r"/jobs/recent/", r"/jobs/runs/.*\.jsonl$"
 class KillPoint:
     """A kind of request, how it is known, and how often at least it comes in the world that the tests make."""
 
-    gate: Literal["s3", "api"]
-    toll: Toll
+    proxy: Literal["s3", "api"]
+    rule: FaultRule
     times: int
 
     @property
     def changes(self) -> bool:
         """Whether the request changes the world, so that before and after it are not the same to who comes later."""
-        return self.toll.method in {"PUT", "POST", "DELETE"}
+        return self.rule.method in {"PUT", "POST", "DELETE"}
 
     def changes_outcome(self, when: When) -> bool:
         """Whether whoever comes later finds another world than at the moment before; of a job's own steps, both do."""
-        is_shown_only = self.toll.target in {RECENT_LIST, RUN_LINES}
-        return self.changes and not is_shown_only and (when == "after" or self.toll.target in {RECORD, SUBMIT})
+        is_shown_only = self.rule.target in {RECENT_LIST, RUN_LINES}
+        return self.changes and not is_shown_only and (when == "after" or self.rule.target in {RECORD, SUBMIT})
 
-    def matches(self, passage: Passage) -> bool:
+    def matches(self, proxied: ProxiedRequest) -> bool:
         """Whether a request is of this kind."""
-        return self.toll.meets(passage)
+        return self.rule.matches(proxied)
 
-    def kill(self, pid: int, when: When, nth: int) -> Toll:
-        """The toll that kills a process at the nth such request, counted from 0."""
-        return replace(self.toll, pid=pid, when=when, skip=nth)
+    def kill(self, pid: int, when: When, nth: int) -> FaultRule:
+        """The rule that kills a process at the nth such request, counted from 0."""
+        return replace(self.rule, pid=pid, when=when, skip=nth)
 
 
 def _s3(times: int, method: str, target: str, state: str = "") -> KillPoint:
     body = rf'"state": ?"{state}"' if state else ""
-    return KillPoint("s3", Toll("kill", method, target, body), times)
+    return KillPoint("s3", FaultRule("kill", method, target, body), times)
 
 
 def _api(times: int, method: str, target: str) -> KillPoint:
-    return KillPoint("api", Toll("kill", method, target), times)
+    return KillPoint("api", FaultRule("kill", method, target), times)
 
 
 PICTURE = r"/images/[a-z]+\.jpg"
@@ -99,4 +99,4 @@ RUN = {
 }
 
 PROVIDER_IMAGE_READ = _s3(EACH, "GET", PICTURE + r"\?.*X-Amz-Signature")
-"""The provider fetches the images through the same gate; nobody dies of that."""
+"""The provider fetches the images through the same proxy; nobody dies of that."""

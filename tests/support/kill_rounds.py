@@ -30,22 +30,22 @@ class KillRound:
         world.reset()
         for name in (*GOOD, BAD):
             world.put(name, self.dice.randrange(1 << 30))
-        world.provider.fault(on="task", kind="fails", code="NSFW", image=BAD, times=None)
+        world.provider.add_fault(on="task", kind="fails", code="NSFW", image=BAD, times=None)
         self.jostle()
 
     def jostle(self) -> None:
         """Shuffle what comes at one time."""
-        for gate in (self.world.s3, self.world.api):
-            gate.jostle(SHUFFLE_SECONDS, self.dice.randrange(1 << 30))
+        for proxy in (self.world.s3, self.world.api):
+            proxy.set_random_delay(SHUFFLE_SECONDS, self.dice.randrange(1 << 30))
 
     def kill(self, errand: ProcessSpec, point: KillPoint, when: When, nth: int) -> None:
         """Let a process run into its death at the nth request of that kind."""
-        gate = self.world.s3 if point.gate == "s3" else self.world.api
+        proxy = self.world.s3 if point.proxy == "s3" else self.world.api
         with start_process(errand) as running:
-            toll = gate.add(point.kill(running.pid, when, nth))
+            rule = proxy.add(point.kill(running.pid, when, nth))
             running.begin()
             ended = running.wait()
-        assert (ended.code, toll.hits) == (KILLED, 1), ended.log
+        assert (ended.code, rule.hits) == (KILLED, 1), ended.log
 
     def left(self) -> set[str]:
         """The names of the images that may be paid or not; a manifest that is there already has its whole video."""

@@ -11,7 +11,7 @@ from i2v.pipeline.run import Run
 from i2v.pipeline.submit import Order
 from i2v.pipeline.validate import make_order, make_request, resolve_image, validate_image
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg
+from sandbox.synthetic_images import make_jpeg
 
 OpenRun = Callable[..., AbstractAsyncContextManager[Run]]
 """Type of the `new_run` fixture of `tests/integration`."""

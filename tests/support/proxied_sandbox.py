@@ -15,9 +15,9 @@ from typing import Any, Self
 
 from i2v.ledger.job import JobRecord, JobState
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg
+from sandbox.fault_proxy import FaultProxy
 from sandbox.provider import Provider
-from sandbox.tollgate import Tollgate
+from sandbox.synthetic_images import make_jpeg
 from tests.support.certificate_authority import own_authority
 from tests.support.forked_processes import ProcessSpec
 
@@ -44,8 +44,8 @@ class ProxiedSandbox:
     def __enter__(self) -> Self:
         _, self._authority = own_authority(self.folder, "localhost")
         with ExitStack() as stack:
-            self.s3 = stack.enter_context(Tollgate(self.sandbox.aws.address))
-            self.api = stack.enter_context(Tollgate(self.provider.address, relink=True))
+            self.s3 = stack.enter_context(FaultProxy(self.sandbox.aws.address))
+            self.api = stack.enter_context(FaultProxy(self.provider.address, rewrite_address=True))
             self._stack = stack.pop_all()
         self.reset()
         return self
@@ -59,26 +59,26 @@ class ProxiedSandbox:
         return self.sandbox.provider
 
     def reset(self) -> None:
-        """An empty bucket, an emulator that has forgotten everything, and open gates."""
+        """An empty bucket, an emulator that has forgotten everything, and open proxies."""
         self.clear_faults()
-        self.sandbox.fresh()
-        self.provider.settings(s3_address=self.s3.address, **PACE)
+        self.sandbox.reset()
+        self.provider.set_options(s3_address=self.s3.address, **PACE)
         self.pictures: list[UploadedImage] = []
 
     def clear_faults(self) -> None:
         """Let everything pass from now on, and forget what did."""
         self.wait_until_idle()
-        self.s3.open()
-        self.api.open()
+        self.s3.reset()
+        self.api.reset()
 
     def wait_until_idle(self) -> None:
         """Wait until nothing is under way any more."""
-        self.s3.settle()
-        self.api.settle()
+        self.s3.wait_idle()
+        self.api.wait_idle()
 
     @property
     def env(self) -> dict[str, str]:
-        """Every variable to set to come through the gates; one authority is read sooner than all of them."""
+        """Every variable to set to come through the proxies; one authority is read sooner than all of them."""
         return {
             **self.sandbox.env,
             "APIXO_BASE_URL": self.provider.base_url.replace(self.provider.address, self.api.address),

@@ -18,9 +18,9 @@ from i2v.ledger.job import JobRecord
 from i2v.pricing import PRICES_USD
 from i2v.request import Mode
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg
 from sandbox.prefect_server import PrefectServer
-from sandbox.provider import Dials
+from sandbox.provider import ProviderOptions
+from sandbox.synthetic_images import make_jpeg
 from tests.support.door_process import DoorProcess
 from tests.support.i2v_command import Said, bare_env, i2v
 from tests.support.paths import ROOT
@@ -61,7 +61,7 @@ def world() -> Iterator[World]:
     """All of it, for as long as it is looked at; some 40 s to make."""
     with (
         TemporaryDirectory(prefix="i2v-ui-", ignore_cleanup_errors=True) as folder,
-        Sandbox(Dials(render_seconds=1, fast=True), bucket=BUCKET) as sandbox,
+        Sandbox(ProviderOptions(render_seconds=1, fast=True), bucket=BUCKET) as sandbox,
         PrefectServer() as prefect,
     ):
         own = {"PREFECT_API_URL": prefect.api_url, "PREFECT_HOME": f"{folder}/home", "DO_NOT_TRACK": "1"}
@@ -77,12 +77,12 @@ def live_a_day(sandbox: Sandbox, env: dict[str, str]) -> dict[str, Said]:
     _upload(sandbox)
     ask = ("--prompt", "Slow push in, natural light", "--json")
     first["hostile"] = i2v("run", f"{at}/odd/{HOSTILE}", *ask, env=env, seconds=PATIENCE_SECONDS)
-    sandbox.provider.fault(on="task", kind="fails", code="Weird", message="the model gave up")
+    sandbox.provider.add_fault(on="task", kind="fails", code="Weird", message="the model gave up")
     first["failed"] = i2v("run", f"{at}/odd/broken.jpg", *ask, env=env, seconds=PATIENCE_SECONDS)
-    sandbox.provider.fault(on="submit", kind="lost_answer")
+    sandbox.provider.add_fault(on="submit", kind="lost_answer")
     first["unknown"] = i2v("run", f"{at}/odd/lost.jpg", *ask, "--mode", "pro", env=env, seconds=PATIENCE_SECONDS)
     first["whole"] = i2v("run", f"{at}/trips/", *ask, "--label", "autumn", env=env, seconds=PATIENCE_SECONDS)
-    sandbox.provider.settings(render_seconds=600)
+    sandbox.provider.set_options(render_seconds=600)
     first["open"] = i2v(
         "run", f"{at}/odd/slow.jpg", *ask, env=env | {"I2V_POLL_DEADLINE_SECONDS": "1"}, seconds=PATIENCE_SECONDS
     )

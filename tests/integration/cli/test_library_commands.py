@@ -12,7 +12,7 @@ from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
 from i2v.pipeline.generate import Steps, generate
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg
+from sandbox.synthetic_images import make_jpeg
 from tests.support.i2v_command import Said, bare_env, i2v
 from tests.support.orders import OpenRun
 from tests.support.paths import ROOT
@@ -58,7 +58,7 @@ def test_an_estimate_needs_no_key_and_leaves_no_trace(sandbox: Sandbox, tmp_path
     )
     assert (said.code, said.report["planned"], said.report["refused"]) == (0, 3, 1)
     assert [item["cost_usd"] for item in said.report["items"] if item["outcome"] == "planned"] == [0.33] * 3
-    assert (before, 0.0, []) == (sandbox.keys(), said.report["spent_usd"], sandbox.provider.journal.entries)
+    assert (before, 0.0, []) == (sandbox.keys(), said.report["spent_usd"], sandbox.provider.request_log.entries)
 
 
 async def test_an_estimate_knows_what_is_there_already(sandbox: Sandbox, new_run: OpenRun, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from i2v.request import Mode
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg, make_png
+from sandbox.synthetic_images import make_jpeg, make_png
 from tests.support.settings import SealedSettings
 
 MOVES = RequestOptions(prompt="it moves")

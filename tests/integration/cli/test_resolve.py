@@ -15,7 +15,7 @@ from tests.support.orders import OpenRun, order_for, put_photo
 @pytest.fixture
 async def lost(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> str:
     """The key of a job whose paid submit lost its answer."""
-    provider.fault(on="submit", kind="lost_answer")
+    provider.add_fault(on="submit", kind="lost_answer")
     async with new_run() as run:
         held = await submit(run, await order_for(run, put_photo(sandbox)))
     assert held.record.state is JobState.UNKNOWN

@@ -17,7 +17,7 @@ from i2v.s3.storage import Storage, Written
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 from sandbox import Sandbox
-from sandbox.tollgate import Toll, Tollgate
+from sandbox.fault_proxy import FaultProxy, FaultRule
 from tests.support.i2v_command import bare_env, i2v
 from tests.support.settings import MakeSettings
 
@@ -37,13 +37,13 @@ def storage(sandbox: Sandbox) -> Iterator[Storage]:
 
 
 @contextmanager
-def refusing(sandbox: Sandbox, *tolls: Toll) -> Iterator[Storage]:
-    """The sandbox's S3 behind a gate that refuses some requests."""
-    with Tollgate(sandbox.aws.address) as gate:
-        for toll in tolls:
-            gate.add(toll)
+def refusing(sandbox: Sandbox, *rules: FaultRule) -> Iterator[Storage]:
+    """The sandbox's S3 behind a proxy that refuses some requests."""
+    with FaultProxy(sandbox.aws.address) as proxy:
+        for rule in rules:
+            proxy.add(rule)
         session = boto3.Session("test", "test", region_name="us-east-1")
-        client = session.client("s3", endpoint_url=gate.url, config=s3_client(session).meta.config)
+        client = session.client("s3", endpoint_url=proxy.url, config=s3_client(session).meta.config)
         with Storage(client) as storage:
             yield storage
 
@@ -88,7 +88,7 @@ async def test_a_wrong_key_is_a_fault_and_the_rest_is_examined(
 
 async def test_a_balance_that_buys_nothing_is_a_warning(sandbox: Sandbox, settings: Settings, storage: Storage) -> None:
     """Somebody adds balance before the run."""
-    sandbox.provider.settings(balance_usd="0.1")
+    sandbox.provider.set_options(balance_usd="0.1")
     finding = (await found(settings, storage))["key"]
     assert (Level.WARNING, "add balance" in finding.hint) == (finding.level, True)
 
@@ -106,7 +106,7 @@ async def test_a_bucket_that_is_not_there_is_named(
 async def test_a_right_that_runs_need_is_a_fault(sandbox: Sandbox, settings: Settings) -> None:
     """Who may not write the ledger learns which right is missing where."""
     with refusing(
-        sandbox, Toll("fail", "PUT", "/jobs/doctor/", status=403, code="AccessDenied", times=None)
+        sandbox, FaultRule("fail", "PUT", "/jobs/doctor/", status=403, code="AccessDenied", times=None)
     ) as storage:
         finding = (await found(settings, storage))["rights jobs"]
     assert (finding.level, finding.hint) == (Level.FAULT, "Grant the credentials put there")
@@ -114,7 +114,9 @@ async def test_a_right_that_runs_need_is_a_fault(sandbox: Sandbox, settings: Set
 
 async def test_a_right_that_runs_can_do_without_is_a_warning(sandbox: Sandbox, settings: Settings) -> None:
     """Images may lie where i2v may only read."""
-    with refusing(sandbox, Toll("fail", "PUT", "/images/", status=403, code="AccessDenied", times=None)) as storage:
+    with refusing(
+        sandbox, FaultRule("fail", "PUT", "/images/", status=403, code="AccessDenied", times=None)
+    ) as storage:
         assert (await found(settings, storage))["rights images"].level is Level.WARNING
 
 
@@ -129,7 +131,7 @@ async def test_a_server_that_ignores_conditions_is_a_fault(sandbox: Sandbox, set
 async def test_a_presigned_url_that_gives_other_bytes_is_a_fault(sandbox: Sandbox, settings: Settings) -> None:
     """The provider would see something else than was checked."""
     with refusing(
-        sandbox, Toll("fail", "GET", "X-Amz-Signature", status=403, code="AccessDenied", times=None)
+        sandbox, FaultRule("fail", "GET", "X-Amz-Signature", status=403, code="AccessDenied", times=None)
     ) as storage:
         assert (await found(settings, storage))["presigned URL"].level is Level.FAULT
 

@@ -21,7 +21,7 @@ from i2v.request import Mode
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg
+from sandbox.synthetic_images import make_jpeg
 from tests.support.gallery_client import NOON, links, older, shown, visiting, write_page
 from tests.support.orders import OpenRun, put_photo
 
@@ -39,10 +39,10 @@ async def test_a_run_is_seen_whole(sandbox: Sandbox, new_run: OpenRun, settings:
     sandbox.put_image("images/small.jpg", make_jpeg(200, 200))
     async with new_run(run_id="one") as run:
         await _animate(run, "cats/tom.jpg", "small.jpg", prompt='it <b>yawns</b> & "stretches"')
-    sandbox.provider.fault(on="task", kind="fails", code="Weird", message="it broke")
+    sandbox.provider.add_fault(on="task", kind="fails", code="Weird", message="it broke")
     async with new_run(run_id="two") as run:
         await _animate(run, "bad.jpg")
-    sandbox.provider.fault(on="submit", kind="lost_answer")
+    sandbox.provider.add_fault(on="submit", kind="lost_answer")
     async with new_run(run_id="three") as run:
         await _animate(run, "lost.jpg")
 
@@ -78,7 +78,7 @@ async def test_what_was_settled_since_is_told(
 ) -> None:
     """A card tells how its job ended and how it is now, so that nobody resolves what is resolved."""
     put_photo(sandbox)
-    sandbox.provider.fault(on="submit", kind="lost_answer")
+    sandbox.provider.add_fault(on="submit", kind="lost_answer")
     async with new_run(run_id="one") as run:
         await _animate(run, "tom.jpg")
     async with visiting(settings) as visitor:

@@ -14,7 +14,7 @@ from i2v.ledger.budget import BLOCK_JOBS, DailySpend
 from i2v.ledger.ledger import Ledger
 from i2v.s3.storage import Storage
 from sandbox import Sandbox
-from sandbox.tollgate import Toll
+from sandbox.fault_proxy import FaultRule
 from tests.support.forked_processes import ProcessResult, run_concurrently, run_process, start_process
 from tests.support.kill_points import RUN
 from tests.support.kill_rounds import KILLED, SHORT_LEASE
@@ -31,7 +31,7 @@ UNTIL_SUBMITTED = {"I2V_POLL_FIRST_SECONDS": "0.5", "I2V_POLL_DEADLINE_SECONDS":
 def world(sandbox: Sandbox, tmp_path: Path) -> Iterator[ProxiedSandbox]:
     """The sandbox behind two tollgates, with a provider that takes its time."""
     with ProxiedSandbox(sandbox, tmp_path) as world:
-        world.provider.settings(render_seconds=30)
+        world.provider.set_options(render_seconds=30)
         yield world
 
 
@@ -122,7 +122,7 @@ async def test_a_pause_stops_every_run_within_a_block(
         monkeypatch.setenv(name, value)
     uris = [world.put(f"{number}.jpg", number).uri for number in range(2 * (BLOCK_JOBS + 8))]
     errands = [world.process(UNTIL_SUBMITTED, images=tuple(uris[first::2])) for first in range(2)]
-    world.s3.add(Toll("delay", "PUT", r"/jobs/days/", when="after", seconds=1, times=None))
+    world.s3.add(FaultRule("delay", "PUT", r"/jobs/days/", when="after", seconds=1, times=None))
     with Storage() as storage, ThreadPoolExecutor(1) as racing:
         ledger = Ledger(storage, make_settings(**world.env))
         running = racing.submit(run_concurrently, errands)

@@ -18,8 +18,8 @@ from i2v.pipeline.generate import Steps, generate
 from i2v.pipeline.submit import submit
 from i2v.reports.run_report import Outcome, Report
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg
 from sandbox.provider import Provider
+from sandbox.synthetic_images import make_jpeg
 from tests.support.callback_receiver import Receiver, collect, receiving, run_of
 from tests.support.orders import OpenRun, order_for, put_photo
 from tests.support.settings import MakeSettings
@@ -85,7 +85,7 @@ async def test_what_another_run_submitted_is_not_waited_for(
     sandbox: Sandbox, provider: Provider, door: Receiver, run_it: RUN_IT, new_run: OpenRun
 ) -> None:
     """A job that is under way, whoever told the provider to tell whom, costs nothing and is told as submitted."""
-    provider.settings(render_seconds=60)
+    provider.set_options(render_seconds=60)
     uri = put_photo(sandbox)
     async with new_run() as other:
         await submit(other, await order_for(other, uri))
@@ -114,7 +114,7 @@ async def test_reconcile_leaves_a_job_to_its_callback_and_then_polls_it(
 ) -> None:
     """Its run has ended, but not its patience; once that is over a lost callback is made up for."""
     put_photo(sandbox)
-    provider.fault(on="callback", kind="lost")
+    provider.add_fault(on="callback", kind="lost")
     await run_it()
     provider.wait(lambda: all(task.state == "success" for task in provider.tasks.values()))
     early = await collect(door)
@@ -128,7 +128,7 @@ async def test_a_passing_failure_waits_for_whoever_pays(
 ) -> None:
     """Collect never pays: it says that the job failed for now, and the next run pays for another attempt."""
     put_photo(sandbox)
-    provider.fault(on="task", kind="fails", code="Timeout")
+    provider.add_fault(on="task", kind="fails", code="Timeout")
     await run_it()
     settled = await collect(door, await asyncio.to_thread(door.wait, 1))
     assert [item.outcome for item in settled.items] == [Outcome.NOT_TRIED]
@@ -157,7 +157,7 @@ async def test_the_address_is_secret(
     assert door.settings
     assert verify(door.settings, *path.split("/")[2:])
     echo = f"callback_url http://127.0.0.1{path} is no good"
-    provider.fault(on="submit", kind="answer", status=400, message=echo, times=None)
+    provider.add_fault(on="submit", kind="answer", status=400, message=echo, times=None)
     second = await run_it(images=f"s3://{sandbox.bucket}/images/001.jpg")
     assert "is no good" in str(second.items[0].reason)
     settled = await collect(door, told)
@@ -178,7 +178,7 @@ async def test_a_callback_comes_before_the_submits_own_answer(
 ) -> None:
     """The task is taken from the callback and stored; the answer that comes after it finds its work done."""
     put_photo(sandbox)
-    provider.fault(on="submit", kind="after_callback")
+    provider.add_fault(on="submit", kind="after_callback")
     door.open.clear()
     running = asyncio.create_task(run_it())
     told = await asyncio.to_thread(door.wait, 1)
@@ -195,7 +195,7 @@ async def test_the_same_images_by_poll_and_by_callback_are_paid_and_stored_once(
 ) -> None:
     """Twenty images, a run of each kind at the same time, and every callback collected as it comes."""
     fill(sandbox, 20)
-    provider.settings(render="shared")
+    provider.set_options(render="shared")
     both = asyncio.gather(run_it("poll"), run_it("callback"))
     heard = 0
     while not both.done():
@@ -204,7 +204,7 @@ async def test_the_same_images_by_poll_and_by_callback_are_paid_and_stored_once(
             heard += len(news)
             await collect(door, news)
     polled, called = both.result()
-    called_back = sum(1 for task in provider.tasks.values() if task.order.callback_url)
+    called_back = sum(1 for task in provider.tasks.values() if task.request.callback_url)
     await collect(door, await asyncio.to_thread(door.wait, called_back))
     assert (polled.count(Outcome.STORED) + polled.count(Outcome.CACHED), called.succeeded) == (20, True)
     assert polled.spent_usd + called.spent_usd == 20 * Decimal("0.192")
@@ -221,23 +221,23 @@ async def test_whatever_becomes_of_callbacks_and_answers_each_image_is_billed_on
     That takes one collect and one reconcile.
     """
     fill(sandbox, IMAGES)
-    provider.settings(render="shared", callback_scale=0.001)
-    provider.fault(on="callback", kind="lost", times=None, probability=0.1, seed=1)
-    provider.fault(on="callback", kind="double", times=None, probability=0.1, seed=2)
-    provider.fault(on="callback", kind="disordered", times=None, probability=0.05, seed=3)
-    provider.fault(on="callback", kind="forged", times=None, probability=0.05, seed=4)
-    provider.fault(on="submit", kind="after_callback", times=None, probability=0.05, seed=5)
-    provider.fault(on="submit", kind="lost_answer", times=None, probability=0.1, seed=6)
+    provider.set_options(render="shared", callback_scale=0.001)
+    provider.add_fault(on="callback", kind="lost", times=None, probability=0.1, seed=1)
+    provider.add_fault(on="callback", kind="double", times=None, probability=0.1, seed=2)
+    provider.add_fault(on="callback", kind="disordered", times=None, probability=0.05, seed=3)
+    provider.add_fault(on="callback", kind="forged", times=None, probability=0.05, seed=4)
+    provider.add_fault(on="submit", kind="after_callback", times=None, probability=0.05, seed=5)
+    provider.add_fault(on="submit", kind="lost_answer", times=None, probability=0.1, seed=6)
     reports = [await run_it()]
     while reports[-1].count(Outcome.NOT_TRIED):  # three answers in a row were lost
         reports.append(await run_it())
     provider.wait(lambda: all(task.state == "success" for task in provider.tasks.values()))
-    provider.wait(lambda: all(provider.journal.of("callback", task) for task in provider.tasks))
-    provider.wait(lambda: all(entry.outcome for entry in provider.journal.of("callback")))
+    provider.wait(lambda: all(provider.request_log.find("callback", task) for task in provider.tasks))
+    provider.wait(lambda: all(entry.outcome for entry in provider.request_log.find("callback")))
     await collect(door, list(door.told))
     await collect(door, callback_patience_seconds=0.01)
-    silent = {entry.task_id for entry in provider.journal.of("callback") if entry.outcome == "lost"}
-    unanswered = {entry.task_id for entry in provider.journal.of("submit") if entry.outcome == "lost_answer"}
+    silent = {entry.task_id for entry in provider.request_log.find("callback") if entry.outcome == "lost"}
+    unanswered = {entry.task_id for entry in provider.request_log.find("submit") if entry.outcome == "lost_answer"}
     assert silent - unanswered, "nothing tests the reconcile"
     assert unanswered - silent, "nothing tests the adoption"
     assert set(provider.billed().values()) == {1}

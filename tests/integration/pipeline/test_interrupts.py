@@ -31,7 +31,7 @@ async def animated(sandbox: Sandbox, new_run: OpenRun, **changes: object) -> Non
 
 async def posting(provider: Provider, count: int) -> None:
     """Wait until so many POSTs are under way."""
-    await asyncio.to_thread(provider.wait, lambda: len(provider.journal.of("submit")) >= count)
+    await asyncio.to_thread(provider.wait, lambda: len(provider.request_log.find("submit")) >= count)
 
 
 def records(sandbox: Sandbox) -> list[JobRecord]:
@@ -50,7 +50,7 @@ def late(sandbox: Sandbox, provider: Provider) -> None:
     """Some images, and a provider that takes orders at once and answers late."""
     for number in range(IMAGES):
         put_photo(sandbox, f"{number}.jpg", number)
-    provider.fault(on="submit", kind="late", seconds=LATE_SECONDS, times=None)
+    provider.add_fault(on="submit", kind="late", seconds=LATE_SECONDS, times=None)
 
 
 @pytest.mark.parametrize("cancels", [1, 2, 4])
@@ -97,7 +97,7 @@ async def test_what_waits_at_the_gate_is_never_sent(
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-    assert len(provider.journal.of("submit")) == 1
+    assert len(provider.request_log.find("submit")) == 1
     assert states(sandbox) == {JobState.SUBMITTED: 1}
 
 
@@ -105,7 +105,7 @@ async def test_an_interrupted_run_says_what_is_open(
     late: None, sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
     """Interrupted once its POSTs are under way, it waits for their answers alone, and reports each task as open."""
-    provider.settings(render_seconds=60)
+    provider.set_options(render_seconds=60)
     async with new_run() as run:
         items = await find_items(f"s3://{sandbox.bucket}/images/", run.storage, run.settings)
         running = asyncio.create_task(generate(run, items, RequestOptions(prompt="a slow zoom"), Steps()))
@@ -122,7 +122,7 @@ async def test_a_fresh_claim_of_another_run_is_waited_for(
 ) -> None:
     """Who comes while the POST is under way takes the job up when it is submitted, and never calls it lost."""
     uri = put_photo(sandbox)
-    provider.fault(on="submit", kind="late", seconds=LATE_SECONDS)
+    provider.add_fault(on="submit", kind="late", seconds=LATE_SECONDS)
     async with new_run() as first, new_run(lease_seconds=1.5) as second:
         order = await order_for(first, uri)
         submitting = asyncio.create_task(submit(first, order))
@@ -130,7 +130,7 @@ async def test_a_fresh_claim_of_another_run_is_waited_for(
         found = await submit(second, order)
         await submitting
     assert (found.record.state, {found.record.task_id}) == (JobState.SUBMITTED, set(provider.tasks))
-    assert len(provider.journal.of("submit")) == 1
+    assert len(provider.request_log.find("submit")) == 1
 
 
 async def test_an_interrupted_run_does_not_wait_for_another_runs_claim(
@@ -138,7 +138,7 @@ async def test_an_interrupted_run_does_not_wait_for_another_runs_claim(
 ) -> None:
     """What another run is submitting is not tried by this one, and that is said at once."""
     uri = put_photo(sandbox)
-    provider.fault(on="submit", kind="late", seconds=LATE_SECONDS)
+    provider.add_fault(on="submit", kind="late", seconds=LATE_SECONDS)
     async with new_run() as first, new_run() as second:
         order = await order_for(first, uri)
         submitting = asyncio.create_task(submit(first, order))

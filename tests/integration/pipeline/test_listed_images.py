@@ -11,7 +11,7 @@ from i2v.pipeline.run import Run
 from i2v.pipeline.submit import Order
 from i2v.pipeline.validate import ResolvedImage, ValidationResult, validate_image
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg
+from sandbox.synthetic_images import make_jpeg
 from tests.support.orders import OpenRun, put_photo
 
 DEFAULT = RequestOptions(prompt="the run's", mode="standard", duration=6)

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.processes import run_child
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg
+from sandbox.synthetic_images import make_jpeg
 
 FEW, MANY = 4, 24
 WAITING_KB = 25
@@ -36,7 +36,7 @@ def test_a_video_in_flight_takes_little(sandbox: Sandbox) -> None:
 def test_a_large_video_is_never_in_memory(sandbox: Sandbox) -> None:
     """A video of 60 MB is stored in at most 32 MB more than a small one was."""
     env = put_images(sandbox, 2)
-    sandbox.provider.settings(file_bytes=VIDEO_BYTES, render_seconds=0, render="shared")
+    sandbox.provider.set_options(file_bytes=VIDEO_BYTES, render_seconds=0, render="shared")
     told = run_child("benchmarks.transfer_i2v", env=env)
     video, _ = sorted(key for key in sandbox.keys("videos/") if key.endswith(".mp4"))
     head = sandbox.s3().head_object(Bucket=sandbox.bucket, Key=video)

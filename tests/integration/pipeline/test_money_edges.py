@@ -19,8 +19,8 @@ from i2v.pipeline.run import RunRecord
 from i2v.pipeline.submit import submit
 from i2v.reports.run_report import ItemReport, Outcome
 from sandbox import Sandbox
+from sandbox.fault_proxy import FaultProxy, FaultRule
 from sandbox.provider import Provider
-from sandbox.tollgate import Toll, Tollgate
 from tests.support.forked_processes import start_process
 from tests.support.orders import OpenRun, order_for, put_photo
 from tests.support.proxied_sandbox import ProxiedSandbox
@@ -31,17 +31,17 @@ LIMITED: dict[str, Any] = {"run_id": "same", "max_spend_usd": Decimal("0.40"), "
 
 
 @pytest.fixture
-def gate(sandbox: Sandbox, aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tollgate]:
+def proxy(sandbox: Sandbox, aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
     """What stands between a run and S3; boto3 finds it in its own environment."""
-    with Tollgate(sandbox.aws.address) as gate:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", gate.url)
-        sandbox.provider.settings(s3_address=gate.address)
-        yield gate
+    with FaultProxy(sandbox.aws.address) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        sandbox.provider.set_options(s3_address=proxy.address)
+        yield proxy
 
 
 def posts(provider: Provider) -> int:
     """How many submits came."""
-    return len(provider.journal.of("submit"))
+    return len(provider.request_log.find("submit"))
 
 
 async def told(sandbox: Sandbox, new_run: OpenRun, **limits: Any) -> ItemReport:
@@ -65,7 +65,7 @@ async def test_a_submit_that_is_sent_again_is_reserved_once(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
     """Within a limit of one video a 503 takes nothing away from the second try."""
-    provider.fault(on="submit", kind="answer", status=503)
+    provider.add_fault(on="submit", kind="answer", status=503)
     line = await told(sandbox, new_run, max_spend_usd=PRICE)
     assert (line.outcome, provider.billed_usd) == (Outcome.STORED, PRICE)
 
@@ -74,7 +74,7 @@ async def test_what_a_refused_image_did_not_cost_pays_the_next(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
     """Within a limit of one video a 400 leaves the money for another image."""
-    provider.fault(on="submit", kind="answer", status=400)
+    provider.add_fault(on="submit", kind="answer", status=400)
     async with new_run(max_spend_usd=PRICE) as run:
         lines = [
             await process_order(run, await order_for(run, put_photo(sandbox, f"{n}.jpg", n)), Steps()) for n in range(2)
@@ -88,7 +88,7 @@ async def test_what_may_have_been_paid_is_never_given_back(
 ) -> None:
     """A lost answer, a fail code and a success each use up a limit of one video, and the day page holds it."""
     if fault:
-        provider.fault(on="submit", **fault)
+        provider.add_fault(on="submit", **fault)
     async with new_run(max_spend_usd=PRICE) as run:
         await submit(run, await order_for(run, put_photo(sandbox)))
         with pytest.raises(NotTried, match="max_spend_usd"):
@@ -101,7 +101,7 @@ async def test_a_video_that_is_never_delivered_is_told_with_its_money(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
     """Paid and not to be had: failed, with its task and what it cost; the job still may give a video."""
-    provider.fault(on="file", kind="truncated", times=None)
+    provider.add_fault(on="file", kind="truncated", times=None)
     line = await told(sandbox, new_run)
     assert (line.outcome, line.cost_usd, line.at_risk_usd) == (Outcome.FAILED, PRICE, Decimal(0))
     assert {line.task_id} == set(provider.tasks)
@@ -111,7 +111,7 @@ async def test_an_account_without_money_is_told_with_what_was_paid(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
     """The task failed for want of balance and no other is tried: what it may have cost is at risk."""
-    provider.fault(on="task", kind="fails", code="InsufficientBalance", times=None)
+    provider.add_fault(on="task", kind="fails", code="InsufficientBalance", times=None)
     line = await told(sandbox, new_run)
     assert (line.outcome, line.cost_usd, line.at_risk_usd) == (Outcome.NOT_TRIED, PRICE, PRICE)
     assert {line.task_id} == set(provider.tasks)
@@ -119,10 +119,10 @@ async def test_an_account_without_money_is_told_with_what_was_paid(
 
 @pytest.mark.parametrize("refused", [r"\.mp4$", r"/videos/.*\.jpg$"], ids=["video", "poster"])
 async def test_a_bucket_that_fails_after_the_payment_costs_no_money_twice(
-    sandbox: Sandbox, provider: Provider, gate: Tollgate, new_run: OpenRun, refused: str
+    sandbox: Sandbox, provider: Provider, proxy: FaultProxy, new_run: OpenRun, refused: str
 ) -> None:
     """S3 refuses the video: failed, with task and cost, and no manifest; the next run stores it for nothing."""
-    gate.add(Toll("fail", "PUT", refused, status=403, code="AccessDenied"))
+    proxy.add(FaultRule("fail", "PUT", refused, status=403, code="AccessDenied"))
     line = await told(sandbox, new_run)
     manifests = [key for key in sandbox.keys("videos/") if key.endswith(".json")]
     again = await told(sandbox, new_run)

@@ -89,7 +89,7 @@ async def test_a_verdict_that_no_longer_holds_is_taken_away(
 ) -> None:
     """A job that failed, was allowed again by a person and gave a video has no `.failed.json` beside it."""
     uri = put_photo(sandbox)
-    provider.fault(on="task", kind="fails", code="SomethingNew")
+    provider.add_fault(on="task", kind="fails", code="SomethingNew")
     async with new_run() as run:
         order = await order_for(run, uri)
         failed = await process_order(run, order, Steps())
@@ -105,7 +105,7 @@ async def test_marks_of_unpaid_jobs_do_not_starve_reconcile(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
     """Marks that a 402 left on jobs nobody paid count nothing against the limit: the paid one is reached at once."""
-    provider.fault(on="submit", kind="answer", status=402, times=None)
+    provider.add_fault(on="submit", kind="answer", status=402, times=None)
     async with new_run() as run:
         orders = [await order_for(run, put_photo(sandbox, f"{number}.jpg", number)) for number in range(5)]
         ends = await asyncio.gather(*(submit(run, order) for order in orders), return_exceptions=True)
@@ -127,7 +127,7 @@ async def test_a_404_stops_the_run_and_leaves_the_job_ready(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
     """A wrong address says nothing of the image: nobody is refused, nothing more is sent."""
-    provider.fault(on="submit", kind="answer", status=404)
+    provider.add_fault(on="submit", kind="answer", status=404)
     async with new_run() as run:
         order = await order_for(run, put_photo(sandbox))
         with pytest.raises(Rejected):
@@ -135,7 +135,11 @@ async def test_a_404_stops_the_run_and_leaves_the_job_ready(
         with pytest.raises(NotTried):
             await submit(run, await order_for(run, put_photo(sandbox, "two.jpg", 2)))
         held = await run.ledger.read_existing(order.key)
-    assert (held.record.state, held.record.attempts, len(provider.journal.of("submit"))) == (JobState.READY, (), 1)
+    assert (held.record.state, held.record.attempts, len(provider.request_log.find("submit"))) == (
+        JobState.READY,
+        (),
+        1,
+    )
 
 
 @pytest.mark.parametrize(
@@ -145,14 +149,14 @@ async def test_three_images_that_nobody_can_fetch_stop_the_submits(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun, fault: dict[str, Any]
 ) -> None:
     """A bucket that cannot be reached from outside is not paid for a fourth time, wherever the code comes from."""
-    provider.fault(**fault, code="IMAGE_DOWNLOAD_FAILED", times=None)
+    provider.add_fault(**fault, code="IMAGE_DOWNLOAD_FAILED", times=None)
     async with new_run() as run:
         for number in range(3):
             line = await process_order(run, await order_for(run, put_photo(sandbox, f"{number}.jpg", number)), Steps())
             assert line.outcome is Outcome.FAILED
         with pytest.raises(NotTried, match="three images in a row"):
             await process_order(run, await order_for(run, put_photo(sandbox, "3.jpg", 3)), Steps())
-    assert len(provider.journal.of("submit")) == 3
+    assert len(provider.request_log.find("submit")) == 3
 
 
 @pytest.mark.parametrize(
@@ -167,8 +171,8 @@ async def test_what_is_not_in_a_row_stops_nothing(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun, fault: dict[str, Any], bad: Outcome
 ) -> None:
     """Two bad ends, a video, and two bad ends again are no row of three: the next image is paid and stored."""
-    provider.fault(**fault, times=2)
-    provider.fault(**fault, skip=1, times=2)
+    provider.add_fault(**fault, times=2)
+    provider.add_fault(**fault, skip=1, times=2)
     async with new_run() as run:
         orders = [await order_for(run, put_photo(sandbox, f"{number}.jpg", number)) for number in range(6)]
         ends = [(await process_order(run, order, Steps())).outcome for order in orders]

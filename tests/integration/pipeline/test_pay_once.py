@@ -70,13 +70,13 @@ async def test_a_lost_answer_is_never_repeated(
 ) -> None:
     """However an answer is lost, the job is unknown, also for the next run, and nothing is sent again."""
     uri = put_photo(sandbox)
-    provider.fault(on="submit", kind=kind)
+    provider.add_fault(on="submit", kind=kind)
     async with new_run() as run:
         held = await submit(run, await order_for(run, uri))
     async with new_run() as run:
         again = await submit(run, await order_for(run, uri))
     assert (held.record.state, again.record.state) == (JobState.UNKNOWN, JobState.UNKNOWN)
-    assert len(provider.journal.of("submit")) == 1
+    assert len(provider.request_log.find("submit")) == 1
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503])
@@ -85,7 +85,7 @@ async def test_a_plain_refusal_is_sent_again(
 ) -> None:
     """What was plainly refused is sent again and billed once."""
     uri = put_photo(sandbox)
-    provider.fault(on="submit", kind="answer", status=status, times=2)
+    provider.add_fault(on="submit", kind="answer", status=status, times=2)
     async with new_run() as run:
         held = await submit(run, await order_for(run, uri))
     assert held.record.state is JobState.SUBMITTED
@@ -95,7 +95,7 @@ async def test_a_plain_refusal_is_sent_again(
 async def test_a_504_is_lost_and_not_refused(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
     """A gateway's timeout says nothing of what was paid."""
     uri = put_photo(sandbox)
-    provider.fault(on="submit", kind="answer", status=504, accepted=True)
+    provider.add_fault(on="submit", kind="answer", status=504, accepted=True)
     async with new_run() as run:
         held = await submit(run, await order_for(run, uri))
     assert held.record.state is JobState.UNKNOWN
@@ -107,7 +107,7 @@ async def test_an_account_refusal_stops_the_run_and_frees_the_job(
 ) -> None:
     """401, 402, 403: nothing was paid, the job is ready, and this run submits nothing more."""
     one, two = put_photo(sandbox), put_photo(sandbox, "two.jpg", 2)
-    provider.fault(on="submit", kind="answer", status=status, times=None)
+    provider.add_fault(on="submit", kind="answer", status=status, times=None)
     async with new_run() as run:
         order = await order_for(run, one)
         with pytest.raises(AccountRejected):
@@ -125,7 +125,7 @@ async def test_a_400_refuses_the_job_for_good_at_no_cost(
 ) -> None:
     """What the provider will not take is refused, and not asked again."""
     uri = put_photo(sandbox)
-    provider.fault(on="submit", kind="answer", status=400)
+    provider.add_fault(on="submit", kind="answer", status=400)
     async with new_run() as run:
         order = await order_for(run, uri)
         held = await submit(run, order)
@@ -139,7 +139,7 @@ async def test_a_400_refuses_the_job_for_good_at_no_cost(
 async def test_patience_with_refusals_ends(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
     """A provider that is always busy ends the image, not the night; the job is ready and free."""
     uri = put_photo(sandbox)
-    provider.fault(on="submit", kind="answer", status=429, times=None)
+    provider.add_fault(on="submit", kind="answer", status=429, times=None)
     async with new_run(submit_patience_seconds=0.5) as run:
         order = await order_for(run, uri)
         with pytest.raises(Busy):
@@ -150,7 +150,7 @@ async def test_patience_with_refusals_ends(sandbox: Sandbox, provider: Provider,
 
 async def test_three_lost_answers_stop_the_runs_submits(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
     """A network that loses answers is not fed a fourth one."""
-    provider.fault(on="submit", kind="lost_answer", times=None)
+    provider.add_fault(on="submit", kind="lost_answer", times=None)
     async with new_run() as run:
         for number in range(3):
             await submit(run, await order_for(run, put_photo(sandbox, f"{number}.jpg", number)))
@@ -194,7 +194,7 @@ async def test_a_transient_failure_is_tried_again_within_its_attempts(
 ) -> None:
     """A task that timed out is paid once more and no third time."""
     uri = put_photo(sandbox)
-    provider.fault(on="task", kind="fails", code="Timeout", times=None)
+    provider.add_fault(on="task", kind="fails", code="Timeout", times=None)
     async with new_run() as run:
         order = await order_for(run, uri)
         first = await bring(run, order)
@@ -219,7 +219,7 @@ async def test_a_final_failure_is_never_paid_again(
 ) -> None:
     """Content, input and unknown fail codes end the job for every run."""
     uri = put_photo(sandbox)
-    provider.fault(on="task", kind="fails", code=code, times=None)
+    provider.add_fault(on="task", kind="fails", code=code, times=None)
     async with new_run() as run:
         held = await bring(run, await order_for(run, uri))
     async with new_run() as run:
@@ -234,7 +234,7 @@ async def test_a_status_that_fails_never_ends_a_job(
 ) -> None:
     """Whatever a status call answers, paid work is asked for again."""
     uri = put_photo(sandbox)
-    provider.fault(on="status", kind="answer", status=status, times=2)
+    provider.add_fault(on="status", kind="answer", status=status, times=2)
     async with new_run() as run:
         held = await bring(run, await order_for(run, uri))
     assert held.record.state is JobState.STORED
@@ -245,7 +245,7 @@ async def test_the_deadline_ends_the_wait_and_not_the_job(
 ) -> None:
     """A task that takes too long stays open, and the next run takes it up at no cost."""
     uri = put_photo(sandbox)
-    provider.settings(render_seconds=2)
+    provider.set_options(render_seconds=2)
     async with new_run(poll_deadline_seconds=0.2) as run:
         held, status = await poll(run, await submit(run, await order_for(run, uri)))
         assert (held.record.state, status) == (JobState.SUBMITTED, None)
@@ -261,7 +261,7 @@ async def test_a_broken_file_is_fetched_again_and_never_published(
 ) -> None:
     """A file that is not whole means another status and another download, not another payment."""
     uri = put_photo(sandbox)
-    provider.fault(on="file", kind=kind)
+    provider.add_fault(on="file", kind=kind)
     async with new_run() as run:
         held = await bring(run, await order_for(run, uri))
     assert held.record.state is JobState.STORED
@@ -273,7 +273,7 @@ async def test_a_file_that_never_comes_whole_leaves_the_job_open(
 ) -> None:
     """Three fresh statuses without a whole file: paid, named, open, and nothing of it is visible."""
     uri = put_photo(sandbox)
-    provider.fault(on="file", kind="truncated", times=None)
+    provider.add_fault(on="file", kind="truncated", times=None)
     async with new_run() as run:
         order = await order_for(run, uri)
         with pytest.raises(NotDelivered):
@@ -290,7 +290,7 @@ async def test_a_delivery_that_differs_is_stored_and_flagged(
 ) -> None:
     """What is whole but not as ordered is kept, and says so in the manifest."""
     uri = put_photo(sandbox)
-    provider.fault(on="task", kind=kind, pixels=480, seconds=4)
+    provider.add_fault(on="task", kind=kind, pixels=480, seconds=4)
     async with new_run() as run:
         held = await bring(run, await order_for(run, uri))
     assert held.record.video is not None

@@ -13,8 +13,8 @@ from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
 from i2v.pipeline.generate import Steps, generate
 from sandbox import Sandbox
+from sandbox.fault_proxy import FaultProxy
 from sandbox.provider import Provider
-from sandbox.tollgate import Tollgate
 from tests.support.orders import OpenRun, put_photo
 
 NEW_VIDEO = {
@@ -35,22 +35,22 @@ IMAGES = 6
 
 
 @pytest.fixture
-def gate(sandbox: Sandbox, aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tollgate]:
-    """A gate before S3 that logs; i2v and the provider go through it."""
-    with Tollgate(sandbox.aws.address) as gate:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", gate.url)
-        sandbox.provider.settings(s3_address=gate.address, render="shared")
-        yield gate
+def proxy(sandbox: Sandbox, aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """A proxy before S3 that logs; i2v and the provider go through it."""
+    with FaultProxy(sandbox.aws.address) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        sandbox.provider.set_options(s3_address=proxy.address, render="shared")
+        yield proxy
 
 
-async def animated(new_run: OpenRun, sandbox: Sandbox, gate: Tollgate, expected: str) -> Counter[str]:
+async def animated(new_run: OpenRun, sandbox: Sandbox, proxy: FaultProxy, expected: str) -> Counter[str]:
     """What one run over all images asks of S3."""
-    gate.open()
+    proxy.reset()
     async with new_run() as run:
         items = await find_items(f"s3://{sandbox.bucket}/images/", run.storage, run.settings)
         report, _ = await generate(run, items, RequestOptions(prompt="it moves"), Steps())
     assert report.summary.startswith(expected)
-    return kinds(gate.log)
+    return kinds(proxy.log)
 
 
 def a_video(counts: Counter[str], kinds_of: dict[str, int]) -> dict[str, float]:
@@ -63,27 +63,27 @@ def rest(counts: Counter[str], known: dict[str, int]) -> int:
     return sum(number for kind, number in counts.items() if kind not in known)
 
 
-async def test_what_a_video_asks_of_s3(sandbox: Sandbox, gate: Tollgate, new_run: OpenRun) -> None:
+async def test_what_a_video_asks_of_s3(sandbox: Sandbox, proxy: FaultProxy, new_run: OpenRun) -> None:
     """A new video makes the requests of S3 that its promises need, one that is there only looks, and no other rise."""
     put_photo(sandbox, "0.jpg", 0)
-    alone = await animated(new_run, sandbox, gate, "1 stored")
+    alone = await animated(new_run, sandbox, proxy, "1 stored")
     assert beyond_answers(Counter(NEW_VIDEO)) == 6
 
     for number in range(1, IMAGES + 1):
         put_photo(sandbox, f"{number}.jpg", number)
-    fresh = await animated(new_run, sandbox, gate, f"{IMAGES} stored")
+    fresh = await animated(new_run, sandbox, proxy, f"{IMAGES} stored")
     fresh.subtract(STORED_VIDEO)  # of the first image
     assert a_video(fresh, NEW_VIDEO) == NEW_VIDEO
     assert rest(fresh, NEW_VIDEO) <= rest(alone, NEW_VIDEO)
 
 
-async def test_what_a_status_costs(sandbox: Sandbox, gate: Tollgate, new_run: OpenRun) -> None:
+async def test_what_a_status_costs(sandbox: Sandbox, proxy: FaultProxy, new_run: OpenRun) -> None:
     """A video is asked for by the vendor's schedule until it is ready, and not once more."""
     provider: Provider = sandbox.provider
-    provider.settings(render_seconds=0.9, render_jitter=0.5)
+    provider.set_options(render_seconds=0.9, render_jitter=0.5)
     for number in range(IMAGES):
         put_photo(sandbox, f"{number}.jpg", number)
-    await animated(lambda: new_run(poll_first_seconds=0.5, poll_every_seconds=0.2), sandbox, gate, f"{IMAGES} stored")
+    await animated(lambda: new_run(poll_first_seconds=0.5, poll_every_seconds=0.2), sandbox, proxy, f"{IMAGES} stored")
 
     asked = provider.status_requests()
     assert len(asked) == IMAGES

@@ -27,7 +27,7 @@ from i2v.reports.run_report import ItemReport, Outcome
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
 from sandbox import Sandbox
-from sandbox.tollgate import Toll
+from sandbox.fault_proxy import FaultRule
 from tests.support.kill_points import RECONCILE, RUN
 from tests.support.kill_rounds import AFTER_LEASE_SECONDS, BAD, GOOD, SHORT_LEASE
 from tests.support.proxied_sandbox import ProxiedSandbox, UploadedImage
@@ -36,25 +36,25 @@ from tests.support.settings import MakeSettings
 pytestmark = pytest.mark.timeout(300)
 BOTO3_TRIES = 5
 """With the one before boto3, which only what the library asks most has."""
-S3_POINTS = [name for name, point in RUN.items() if point.gate == "s3"]
+S3_POINTS = [name for name, point in RUN.items() if point.proxy == "s3"]
 WRITES = [name for name in S3_POINTS if RUN[name].changes]
-DIRECT = [name for name in WRITES if RUN[name].toll.method != "POST"]
+DIRECT = [name for name in WRITES if RUN[name].rule.method != "POST"]
 BY_BOTO3 = [name for name in WRITES if name not in DIRECT]
 CONDITIONAL = ["day", "page", "video", "job-claimed", "job-submitted", "job-stored", "job-refused"]
 
-Faults = list[tuple[Toll, list[str]]]
+Faults = list[tuple[FaultRule, list[str]]]
 PASSING: dict[str, Faults] = {
-    "its answer is lost": [(Toll("drop", when="after"), S3_POINTS)],
-    "it is done, and answered with 500": [(Toll("fail", when="after"), S3_POINTS)],
-    "it comes too fast, twice": [(Toll("fail", status=503, code="SlowDown", times=2), S3_POINTS)],
-    "another is writing": [(Toll("fail", status=409, code="ConditionalRequestConflict"), CONDITIONAL)],
+    "its answer is lost": [(FaultRule("drop", when="after"), S3_POINTS)],
+    "it is done, and answered with 500": [(FaultRule("fail", when="after"), S3_POINTS)],
+    "it comes too fast, twice": [(FaultRule("fail", status=503, code="SlowDown", times=2), S3_POINTS)],
+    "another is writing": [(FaultRule("fail", status=409, code="ConditionalRequestConflict"), CONDITIONAL)],
 }
 LASTING: dict[str, Faults] = {
-    "it is refused": [(Toll("fail", status=403, code="AccessDenied"), S3_POINTS)],
+    "it is refused": [(FaultRule("fail", status=403, code="AccessDenied"), S3_POINTS)],
     "it fails, or its answer is lost, as often as it is tried": [
-        (Toll("fail", times=BOTO3_TRIES), DIRECT),
-        (Toll("drop", when="after", times=BOTO3_TRIES), DIRECT),
-        (Toll("fail", times=BOTO3_TRIES - 1), BY_BOTO3),
+        (FaultRule("fail", times=BOTO3_TRIES), DIRECT),
+        (FaultRule("drop", when="after", times=BOTO3_TRIES), DIRECT),
+        (FaultRule("fail", times=BOTO3_TRIES - 1), BY_BOTO3),
     ],
 }
 
@@ -63,7 +63,7 @@ LASTING: dict[str, Faults] = {
 def world(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ProxiedSandbox]:
     """The sandbox behind tollgates, for runs in this process."""
     with ProxiedSandbox(sandbox, tmp_path) as world:
-        world.provider.fault(on="task", kind="fails", code="NSFW", image=BAD, times=None)
+        world.provider.add_fault(on="task", kind="fails", code="NSFW", image=BAD, times=None)
         for name, value in world.env.items():
             monkeypatch.setenv(name, value)
         yield world
@@ -77,21 +77,21 @@ class Case:
     world: ProxiedSandbox
     settings: Settings
     picture: UploadedImage
-    toll: Toll
+    rule: FaultRule
     session: boto3.Session
 
     @classmethod
     def make(
-        cls, world: ProxiedSandbox, make_settings: MakeSettings, session: boto3.Session, point: str, fault: Toll
+        cls, world: ProxiedSandbox, make_settings: MakeSettings, session: boto3.Session, point: str, fault: FaultRule
     ) -> Self:
-        """Put the image and the toll."""
+        """Put the image and the rule."""
         bucket = world.sandbox.new_bucket()
         name = BAD if point in {"job-refused", "verdict", "unmark"} else GOOD[0]
         picture = world.put(name, random.randrange(1 << 30))  # noqa: S311
-        kind = {**RUN, **RECONCILE}[point].toll
-        toll = replace(fault, method=kind.method, target=f"^/{bucket}\\b.*{kind.target}", body=kind.body)
+        kind = {**RUN, **RECONCILE}[point].rule
+        rule = replace(fault, method=kind.method, target=f"^/{bucket}\\b.*{kind.target}", body=kind.body)
         settings = make_settings(**world.env, **SHORT_LEASE)
-        return cls(point, world, settings, picture, world.s3.add(toll), session)
+        return cls(point, world, settings, picture, world.s3.add(rule), session)
 
     async def run(self, run_id: str) -> ItemReport | I2vError:
         """What a run makes of the image, or the error that ended it."""
@@ -167,8 +167,8 @@ def make_cases(world: ProxiedSandbox, make_settings: MakeSettings) -> MakeCases:
     session = boto3.Session()
 
     def make(faults: Faults) -> list[Case]:
-        pairs = [(point, toll) for toll, points in faults for point in points]
-        return [Case.make(world, make_settings, session, point, toll) for point, toll in pairs]
+        pairs = [(point, rule) for rule, points in faults for point in points]
+        return [Case.make(world, make_settings, session, point, rule) for point, rule in pairs]
 
     return make
 
@@ -185,7 +185,7 @@ async def run_all(cases: list[Case], run_id: str) -> list[tuple[Case, ItemReport
 async def test_what_passes_by_itself_is_not_noticed(make_cases: MakeCases, fault: str) -> None:
     """Whatever S3 loses, repeats or refuses for a moment, the image is billed once and answered, and nobody is told."""
     for case, end in await run_all(make_cases(PASSING[fault]), "first"):
-        assert case.toll.hits == case.toll.times, case.point
+        assert case.rule.hits == case.rule.times, case.point
         assert isinstance(end, ItemReport), f"{case.point}: {end}"
         assert end.outcome is (Outcome.REFUSED if case.picture.name == BAD else Outcome.STORED), f"{case.point}: {end}"
         case.check_ended()
@@ -198,7 +198,7 @@ async def test_what_stays_broken_costs_nothing_twice(
     """Where S3 fails for good, what was submitted is recorded, the error says what to do, and the next run ends it."""
     cases = make_cases(LASTING[fault])
     for case, end in await run_all(cases, "first"):
-        assert case.toll.hits == case.toll.times, case.point
+        assert case.rule.hits == case.rule.times, case.point
         case.check_recorded()
         case.check_told(end)
         if case.point == "job-submitted":
@@ -213,12 +213,12 @@ async def test_what_stays_broken_costs_nothing_twice(
 
 async def test_a_task_id_outlives_an_s3_that_is_gone(make_cases: MakeCases, caplog: pytest.LogCaptureFixture) -> None:
     """S3 goes away while the provider takes the order: the task id is logged at once and written when S3 is back."""
-    (case,) = make_cases([(Toll("delay", when="after"), ["job-claimed"])])
+    (case,) = make_cases([(FaultRule("delay", when="after"), ["job-claimed"])])
     world = case.world
-    world.api.add(Toll("delay", "POST", when="after", seconds=1))
+    world.api.add(FaultRule("delay", "POST", when="after", seconds=1))
     running = asyncio.create_task(case.run("first"))
     await asyncio.to_thread(world.provider.wait, lambda: bool(world.provider.tasks))
-    gone = world.s3.add(Toll("drop", target=r"/jobs/(?!runs/)|/videos/", times=BOTO3_TRIES))
+    gone = world.s3.add(FaultRule("drop", target=r"/jobs/(?!runs/)|/videos/", times=BOTO3_TRIES))
     end = await running
     (task_id,) = world.provider.tasks
     assert gone.hits == gone.times
@@ -230,14 +230,14 @@ async def test_a_task_id_outlives_an_s3_that_is_gone(make_cases: MakeCases, capl
 
 async def test_a_lost_answer_that_cannot_be_written_is_never_paid_again(make_cases: MakeCases) -> None:
     """The provider's answer is lost, and S3 is gone too: the run says so, and later ones hold the job unknown."""
-    (case,) = make_cases([(Toll("fail", status=403, code="AccessDenied"), ["job-unknown"])])
-    case.world.provider.fault(on="submit", kind="lost_answer")
+    (case,) = make_cases([(FaultRule("fail", status=403, code="AccessDenied"), ["job-unknown"])])
+    case.world.provider.add_fault(on="submit", kind="lost_answer")
     end = await case.run("first")
-    assert case.toll.hits == 1
+    assert case.rule.hits == 1
     assert isinstance(end, ItemReport)
     assert (end.outcome, end.at_risk_usd) == (Outcome.UNKNOWN, Decimal("0.192"))
     await asyncio.sleep(AFTER_LEASE_SECONDS)
     again = await case.run("second")
     assert isinstance(again, ItemReport)
     assert (again.outcome, again.cost_usd) == (Outcome.UNKNOWN, Decimal(0))
-    assert len(case.world.provider.journal.of("submit")) == 1
+    assert len(case.world.provider.request_log.find("submit")) == 1

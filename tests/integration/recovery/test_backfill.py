@@ -28,8 +28,8 @@ from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg
 from sandbox.provider import Provider
+from sandbox.synthetic_images import make_jpeg
 from tests.support.i2v_command import bare_env, i2v
 from tests.support.listing_server import START, listing_server, name_of
 from tests.support.orders import OpenRun, order_for, put_photo
@@ -74,9 +74,9 @@ async def test_exactly_the_missing_are_paid_once(sandbox: Sandbox, provider: Pro
     refused = sandbox.put_image("images/refused.jpg", make_jpeg(200, 200))
     async with new_run() as run:
         await animated(run, uris["stored"], uris["replaced"], refused)
-        provider.fault(on="submit", kind="fail_code", code="Timeout")
+        provider.add_fault(on="submit", kind="fail_code", code="Timeout")
         await animated(run, uris["failed"])
-        provider.fault(on="submit", kind="lost_answer")
+        provider.add_fault(on="submit", kind="lost_answer")
         await animated(run, uris["unknown"])
         await submit(run, await order_for(run, uris["open"]))
     billed = provider.billed_usd
@@ -108,7 +108,7 @@ async def test_a_dry_run_names_them_and_changes_nothing(
     async with open_run(settings.model_copy(update={"api_key": None}), "dry", dry_run=True) as run:
         ended = await reconcile_and_backfill(run, ALL)
     assert ended.summary == "2 planned · would cost $0.384"
-    assert (ended.succeeded, sandbox.keys(), provider.journal.entries) == (True, before, [])
+    assert (ended.succeeded, sandbox.keys(), provider.request_log.entries) == (True, before, [])
 
 
 async def test_the_oldest_come_first_and_no_more_than_the_limit(
@@ -142,7 +142,7 @@ async def test_what_waits_for_a_person_starves_nobody(sandbox: Sandbox, provider
     gone = put_photo(sandbox, "gone.jpg", seed=1)
     async with new_run() as run:
         await animated(run, gone, prompt="it moves")
-        provider.fault(on="submit", kind="lost_answer")
+        provider.add_fault(on="submit", kind="lost_answer")
         await animated(run, put_photo(sandbox, "unknown.jpg", seed=2), prompt="it moves")
     for key in sandbox.keys("videos/"):
         sandbox.s3().delete_object(Bucket=sandbox.bucket, Key=key)

@@ -21,8 +21,8 @@ from i2v.recovery.reconcile import open_marks, reconcile, settle_open
 from i2v.recovery.resolve import Resolver
 from i2v.reports.run_report import Outcome
 from sandbox import Sandbox
+from sandbox.fault_proxy import FaultProxy, FaultRule
 from sandbox.provider import Provider
-from sandbox.tollgate import Toll, Tollgate
 from tests.support.callback_receiver import Receiver, collect, receiving, run_of
 from tests.support.orders import order_for, put_photo
 from tests.support.settings import MakeSettings
@@ -45,7 +45,7 @@ async def lost(
 ) -> tuple[VersionedRecord, str]:
     """A job that is unknown, and the task that was billed for it."""
     known = set(provider.tasks)
-    provider.fault(on="submit", kind="lost_answer")
+    provider.add_fault(on="submit", kind="lost_answer")
     held = await submit(run, await ordered(run, sandbox, name, seed, delivery))
     assert held.record.state is JobState.UNKNOWN
     (task_id,) = set(provider.tasks) - known
@@ -69,14 +69,14 @@ async def test_a_lost_answer_is_made_up_for_by_the_callback(
     assert (sum(provider.billed().values()), provider.status_requests()) == (1, {task_id: 1})
     assert sandbox.keys("jobs/open/") == []
     assert (await collect(door, told)).count(Outcome.STORED) == 1
-    assert len(provider.journal.of("file")) == 1
+    assert len(provider.request_log.find("file")) == 1
 
 
 async def test_an_adopted_task_that_still_renders_is_settled_later(
     sandbox: Sandbox, provider: Provider, door: Receiver
 ) -> None:
     """A callback that came too early, or out of order, gives the task all the same; it is marked as open."""
-    provider.settings(render_seconds=60)
+    provider.set_options(render_seconds=60)
     async with run_of(door) as run:
         held, task_id = await lost(run, sandbox, provider)
         for mark in await open_marks(run):
@@ -160,7 +160,7 @@ async def test_a_status_that_fails_leaves_the_word_to_be_heard_again(
         held, task_id = await lost(run, sandbox, provider)
         told = await asyncio.to_thread(door.wait, 1)
         assert told == [f"{held.record.key}/1/{task_id}"]
-        provider.fault(on="status", kind="answer", status=401)
+        provider.add_fault(on="status", kind="answer", status=401)
         failed = await settle_open(run, keys=told)
         assert [item.outcome for item in failed] == [Outcome.FAILED]
         assert [item.outcome for item in await settle_open(run, keys=told)] == [Outcome.STORED]
@@ -228,10 +228,10 @@ async def test_an_adoption_that_dies_is_done_again(
         held, task_id = await lost(run, sandbox, provider)
     told = await asyncio.to_thread(door.wait, 1)
     assert told == [f"{held.record.key}/1/{task_id}"]
-    with Tollgate(sandbox.aws.address) as gate:
+    with FaultProxy(sandbox.aws.address) as proxy:
         path = f"/jobs/{held.record.key}" if where == "record" else where
-        gate.add(Toll("fail", "PUT", path, status=403, code="AccessDenied", times=None))
-        monkeypatch.setenv("AWS_ENDPOINT_URL", gate.url)
+        proxy.add(FaultRule("fail", "PUT", path, status=403, code="AccessDenied", times=None))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         failed = await collect(door, told)
     monkeypatch.setenv("AWS_ENDPOINT_URL", sandbox.aws.url)
     assert [item.outcome for item in failed.items] == [Outcome.FAILED]
@@ -243,20 +243,20 @@ async def test_what_callbacks_cost_in_s3_requests(
     sandbox: Sandbox, provider: Provider, door: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A submit by callback makes the requests of one by poll; an adoption, a listing, a page, a mark and a record."""
-    with Tollgate(sandbox.aws.address) as gate:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", gate.url)
+    with FaultProxy(sandbox.aws.address) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         costs = []
         async with run_of(door) as run:
             run.tell_count(9)  # so that money is reserved once
             for number, delivery in enumerate(("poll", "callback")):
                 order = await ordered(run, sandbox, f"{number}.jpg", number, delivery)  # type: ignore[arg-type]
                 await run.budget.reserve(order.price_usd)
-                before = len(gate.log)
+                before = len(proxy.log)
                 await submit(run, order)
-                costs.append(len(gate.log) - before)
+                costs.append(len(proxy.log) - before)
             held, task_id = await lost(run, sandbox, provider, "lost.jpg", 7)
-            before = len(gate.log)
+            before = len(proxy.log)
             await Adopter(run).adopt_from_callback(held, [CallbackHint(held.record.key, 1, task_id)])
-            adoption = Counter(entry.method for entry in gate.log[before:])
+            adoption = Counter(entry.method for entry in proxy.log[before:])
     assert costs[0] == costs[1]
     assert adoption == {"GET": 1 + 3, "PUT": 3}, "one listing, the three records of these minutes, and three writes"

@@ -41,19 +41,19 @@ async def test_a_living_runs_job_is_left_alone(sandbox: Sandbox, provider: Provi
         async with new_run() as run:
             report = await reconcile(run)
     assert report.items == ()
-    assert len(provider.journal.of("status")) == 0
+    assert len(provider.request_log.find("status")) == 0
 
 
 async def test_a_running_task_stays_open(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
     """What still renders is asked once and not waited for."""
-    provider.settings(render_seconds=60)
+    provider.set_options(render_seconds=60)
     uri = put_photo(sandbox)
     async with new_run() as dead:
         await submit(dead, await order_for(dead, uri))
     async with new_run() as run:
         report = await reconcile(run)
     assert [item.outcome for item in report.items] == [Outcome.SUBMITTED]
-    assert len(provider.journal.of("status")) == 1
+    assert len(provider.request_log.find("status")) == 1
 
 
 async def test_a_claim_past_its_lease_becomes_unknown(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
@@ -77,13 +77,13 @@ async def test_a_claim_past_its_lease_becomes_unknown(sandbox: Sandbox, provider
         late = list((await reconcile(run)).items)
     assert early.items == ()
     assert {item.outcome for item in late} == {Outcome.UNKNOWN}
-    assert len(provider.journal.of("submit")) == 0
+    assert len(provider.request_log.find("submit")) == 0
 
 
 async def test_an_end_that_was_not_told_is_told(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
     """A job that was refused by a run that died at once gets its verdict, and loses its mark."""
     uri = put_photo(sandbox)
-    provider.fault(on="submit", kind="answer", status=400)
+    provider.add_fault(on="submit", kind="answer", status=400)
     async with new_run() as dead:
         held = await submit(dead, await order_for(dead, uri))
     assert held.record.state is JobState.REFUSED

@@ -26,7 +26,7 @@ def resolver(run: Run) -> Resolver:
 async def lost(run: Run, sandbox: Sandbox, provider: Provider) -> tuple[Order, VersionedRecord]:
     """A job whose answer was lost although it was billed."""
     order = await order_for(run, put_photo(sandbox))
-    provider.fault(on="submit", kind="lost_answer")
+    provider.add_fault(on="submit", kind="lost_answer")
     return order, await submit(run, order)
 
 
@@ -78,7 +78,7 @@ async def test_a_refused_job_that_is_resubmitted_loses_its_verdict(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
     """A verdict that no longer holds does not lie beside the video."""
-    provider.fault(on="submit", kind="answer", status=400)
+    provider.add_fault(on="submit", kind="answer", status=400)
     async with new_run() as run:
         order = await order_for(run, put_photo(sandbox))
         refused = await process_order(run, order, Steps())

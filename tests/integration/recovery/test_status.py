@@ -36,11 +36,11 @@ async def test_the_page_tells_what_waits_and_what_needs_a_person(
     """Lost, failed and long open jobs stand there with a command, those at the provider with their time, no others."""
     async with new_run() as run:
         await process_order(run, await order_for(run, put_photo(sandbox, "stored.jpg", 1)), Steps())
-        provider.fault(on="task", kind="fails", code="Weird", message="it broke")
+        provider.add_fault(on="task", kind="fails", code="Weird", message="it broke")
         run.tell_done(await process_order(run, await order_for(run, put_photo(sandbox, "failed.jpg", 2)), Steps()))
-        provider.fault(on="submit", kind="lost_answer")
+        provider.add_fault(on="submit", kind="lost_answer")
         lost = await submit(run, await order_for(run, put_photo(sandbox, HOSTILE, 3), mode="pro"))
-        provider.settings(render_seconds=600)
+        provider.set_options(render_seconds=600)
         await submit(run, await order_for(run, put_photo(sandbox, "waits.jpg", 4)))
         old = await submit(run, await order_for(run, put_photo(sandbox, "old.jpg", 5)))
     record = old.record
@@ -76,7 +76,7 @@ async def test_the_page_tells_what_waits_and_what_needs_a_person(
 async def test_what_was_settled_is_gone_from_it(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
     """Who types the command does not find the job there again; money, cap and pause are those of the ledger."""
     async with new_run() as run:
-        provider.fault(on="task", kind="fails", code="Weird", message="it broke")
+        provider.add_fault(on="task", kind="fails", code="Weird", message="it broke")
         run.tell_done(await process_order(run, await order_for(run, put_photo(sandbox, "failed.jpg", 2)), Steps()))
     async with new_run() as run:
         before = await read_status(run)
@@ -108,7 +108,7 @@ async def test_it_costs_little_however_much_is_open(
 ) -> None:
     """Of many open jobs the oldest are read, the others are counted, and the page says so."""
     monkeypatch.setattr(module, "MOST_OPEN", 3)
-    provider.settings(render_seconds=600)
+    provider.set_options(render_seconds=600)
     async with new_run() as run:
         for seed in range(9):
             await submit(run, await order_for(run, put_photo(sandbox, f"{seed}.jpg", seed)))

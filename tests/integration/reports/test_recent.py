@@ -14,7 +14,7 @@ from i2v.reports import recent
 from i2v.reports.recent import items_of, page_name_at, read_recent_pages
 from i2v.reports.run_report import Outcome
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg
+from sandbox.synthetic_images import make_jpeg
 from tests.support.orders import OpenRun, put_photo
 
 ASKED = RequestOptions.model_validate({"prompt": "a slow zoom"})
@@ -57,7 +57,7 @@ async def test_what_was_refused_before_is_no_news(sandbox: Sandbox, new_run: Ope
     """Asked for again, an image that validation or the provider has refused is in the report, and not shown again."""
     put_photo(sandbox, "nsfw.jpg")
     sandbox.put_image("images/small.jpg", make_jpeg(200, 200))
-    sandbox.provider.fault(on="task", kind="fails", code="NSFW")
+    sandbox.provider.add_fault(on="task", kind="fails", code="NSFW")
     for run_id in ("first", "second"):
         async with new_run(run_id=run_id) as run:
             await _animated(run, "nsfw.jpg", "small.jpg")

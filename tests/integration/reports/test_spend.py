@@ -24,9 +24,9 @@ async def test_the_report_adds_up_to_what_was_billed(sandbox: Sandbox, provider:
         await sum_spend(run.storage, run.settings, days=1, client=run.client)
         await process_order(run, await order_for(run, put_photo(sandbox, "cats/a.jpg", 1)), Steps())
         await process_order(run, await order_for(run, put_photo(sandbox, "cats/b.jpg", 2), duration=10), Steps())
-        provider.fault(on="submit", kind="lost_answer")
+        provider.add_fault(on="submit", kind="lost_answer")
         await submit(run, await order_for(run, put_photo(sandbox, "dogs/c.jpg", 3), mode="pro"))
-        provider.settings(render_seconds=60)
+        provider.set_options(render_seconds=60)
         await submit(run, await order_for(run, put_photo(sandbox, "dogs/d.jpg", 4)))
         report = await sum_spend(run.storage, run.settings, days=1, client=run.client)
     sums = report.totals
@@ -58,7 +58,7 @@ async def test_money_that_the_ledger_does_not_know_is_told(
     """A balance that fell by more than we submitted is said in words."""
     async with new_run() as run:
         await sum_spend(run.storage, run.settings, days=1, client=run.client)
-        provider.settings(balance_usd=Decimal(990))
+        provider.set_options(balance_usd=Decimal(990))
         report = await sum_spend(run.storage, run.settings, days=1, client=run.client)
     assert report.differs
     assert "the balance fell by $10.00, the ledger says $0.00" in report.summary

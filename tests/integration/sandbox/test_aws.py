@@ -21,7 +21,7 @@ def test_each_test_has_an_empty_bucket(sandbox: Sandbox) -> None:
     old = sandbox.bucket
     sandbox.put_image("images/a.jpg", b"x", prompt="p")
     assert sandbox.keys() == ["images/a.jpg"]
-    sandbox.fresh()
+    sandbox.reset()
     assert sandbox.bucket != old
     assert sandbox.keys() == []
     assert sandbox.s3().head_object(Bucket=old, Key="images/a.jpg")["Metadata"] == {"prompt": "p"}

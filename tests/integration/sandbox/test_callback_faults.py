@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from sandbox import Sandbox
-from sandbox.caller import PRO, Caller
-from sandbox.pictures import make_jpeg
 from sandbox.provider import Provider
+from sandbox.synthetic_images import make_jpeg
+from sandbox.vendor_client import PRO, VendorClient
 from tests.integration.sandbox.test_callbacks import Receiver
 from tests.integration.sandbox.test_callbacks import receiver as receiver  # noqa: PLC0414 - a fixture
 
@@ -23,7 +23,7 @@ COUNT = 40
 class Buyer:
     """Places orders whose callbacks come to the receiver."""
 
-    def __init__(self, caller: Caller, receiver: Receiver, image_url: str) -> None:
+    def __init__(self, caller: VendorClient, receiver: Receiver, image_url: str) -> None:
         self.caller = caller
         self.receiver = receiver
         self._fields = {"mode": PRO, "prompt": "p", "image_urls": [image_url]}
@@ -38,23 +38,23 @@ class Buyer:
     def told(self) -> Counter[Any]:
         """How often each task's callback came, once all are delivered or given up."""
         provider = self.caller.provider
-        provider.wait(lambda: all(provider.journal.of("callback", task) for task in provider.tasks))
-        provider.wait(lambda: all(entry.outcome for entry in provider.journal.of("callback")))
+        provider.wait(lambda: all(provider.request_log.find("callback", task) for task in provider.tasks))
+        provider.wait(lambda: all(entry.outcome for entry in provider.request_log.find("callback")))
         return Counter(body["data"]["taskId"] for body in self.receiver.bodies)
 
 
 @pytest.fixture
 def buyer(sandbox: Sandbox, provider: Provider, receiver: Receiver) -> Iterator[Buyer]:
     """A buyer of shared films, so that many cost little."""
-    provider.settings(callback_scale=0.001, render="shared")
-    with Caller(provider) as caller:
+    provider.set_options(callback_scale=0.001, render="shared")
+    with VendorClient(provider) as caller:
         yield Buyer(caller, receiver, sandbox.presign(sandbox.put_image("images/a.jpg", make_jpeg())))
 
 
 def test_callbacks_are_lost_and_doubled_by_chance(buyer: Buyer, provider: Provider) -> None:
     """A part of them, each task for itself, and the same part with the same seed."""
-    lost = provider.fault(on="callback", kind="lost", times=None, probability=0.3, seed=1)
-    double = provider.fault(on="callback", kind="double", times=None, probability=0.3, seed=2)
+    lost = provider.add_fault(on="callback", kind="lost", times=None, probability=0.3, seed=1)
+    double = provider.add_fault(on="callback", kind="double", times=None, probability=0.3, seed=2)
     for _ in range(COUNT):
         buyer.place()
     provider.wait(lambda: len(buyer.receiver.bodies) == COUNT - lost.hits + double.hits)  # some at a second try
@@ -66,15 +66,15 @@ def test_callbacks_are_lost_and_doubled_by_chance(buyer: Buyer, provider: Provid
 
 def test_an_answer_is_lost_and_the_callback_comes(buyer: Buyer, provider: Provider) -> None:
     """The task was accepted and billed, and only the callback tells of it."""
-    provider.fault(on="submit", kind="lost_answer")
+    provider.add_fault(on="submit", kind="lost_answer")
     assert buyer.place() is None
     assert set(buyer.told()) == set(provider.tasks)
 
 
 def test_both_the_answer_and_the_callback_are_lost(buyer: Buyer, provider: Provider) -> None:
     """Nobody is told of a task that was billed."""
-    provider.fault(on="submit", kind="lost_answer")
-    provider.fault(on="callback", kind="lost")
+    provider.add_fault(on="submit", kind="lost_answer")
+    provider.add_fault(on="callback", kind="lost")
     assert buyer.place() is None
     assert buyer.told() == {}
     assert sum(provider.billed().values()) == 1
@@ -85,8 +85,8 @@ def test_the_callback_comes_before_the_answer_and_goes_wrong(
     buyer: Buyer, provider: Provider, kind: str, count: int
 ) -> None:
     """However it is delivered, the answer waits for that."""
-    provider.fault(on="submit", kind="after_callback")
-    provider.fault(on="callback", kind=kind, seconds=0.05)
+    provider.add_fault(on="submit", kind="after_callback")
+    provider.add_fault(on="callback", kind=kind, seconds=0.05)
     task_id = buyer.place()
     came = [body["data"]["taskId"] for body in buyer.receiver.bodies]
     assert came.count(task_id) == count

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from sandbox import Sandbox
-from sandbox.caller import PRO, Caller
-from sandbox.pictures import make_jpeg
 from sandbox.provider import Provider
+from sandbox.synthetic_images import make_jpeg
+from sandbox.vendor_client import PRO, VendorClient
 
 
 class Receiver(ThreadingHTTPServer):
@@ -67,7 +67,7 @@ def receiver() -> Iterator[Receiver]:
 class Orders:
     """Orders with a callback."""
 
-    def __init__(self, caller: Caller, receiver: Receiver, image_url: str) -> None:
+    def __init__(self, caller: VendorClient, receiver: Receiver, image_url: str) -> None:
         self.caller = caller
         self.provider = caller.provider
         self._receiver = receiver
@@ -83,8 +83,8 @@ class Orders:
 @pytest.fixture
 def orders(sandbox: Sandbox, provider: Provider, receiver: Receiver) -> Iterator[Orders]:
     """Places orders whose callbacks reach the receiver, with delays of hundredths of a second."""
-    provider.settings(callback_scale=0.001)
-    with Caller(provider) as caller:
+    provider.set_options(callback_scale=0.001)
+    with VendorClient(provider) as caller:
         yield Orders(caller, receiver, sandbox.presign(sandbox.put_image("images/a.jpg", make_jpeg())))
 
 
@@ -109,25 +109,27 @@ def test_callback_is_tried_four_times_and_only_200_will_do(orders: Orders, recei
     orders.provider.wait(lambda: len(receiver.bodies) == 7)
     time.sleep(0.3)
     assert len(receiver.bodies) == 7
-    entries = orders.provider.journal.of("callback")
+    entries = orders.provider.request_log.find("callback")
     assert [entry.outcome for entry in entries] == ["500", "204", "200", "500", "500", "500", "500"]
     assert "secret" not in str(entries)
 
 
 def test_failed_task_is_told_too(orders: Orders, receiver: Receiver) -> None:
     """A callback also tells of a failure."""
-    orders.provider.fault(on="task", kind="fails", code="NSFW")
+    orders.provider.add_fault(on="task", kind="fails", code="NSFW")
     orders.place()
     orders.provider.wait(lambda: receiver.states == ["failed"])
 
 
 def test_slow_receiver_is_asked_again(orders: Orders, receiver: Receiver) -> None:
     """A receiver that takes longer than it may counts as none."""
-    orders.provider.settings(callback_answer_seconds=0.1)
+    orders.provider.set_options(callback_answer_seconds=0.1)
     receiver.waits = [0.3]
     orders.place()
-    orders.provider.wait(lambda: [entry.outcome for entry in orders.provider.journal.of("callback")][1:] == ["200"])
-    assert orders.provider.journal.of("callback")[0].outcome == "TimeoutError"
+    orders.provider.wait(
+        lambda: [entry.outcome for entry in orders.provider.request_log.find("callback")][1:] == ["200"]
+    )
+    assert orders.provider.request_log.find("callback")[0].outcome == "TimeoutError"
 
 
 @pytest.mark.parametrize(
@@ -136,22 +138,22 @@ def test_slow_receiver_is_asked_again(orders: Orders, receiver: Receiver) -> Non
 )
 def test_callbacks_go_wrong(orders: Orders, receiver: Receiver, kind: str, states: list[str]) -> None:
     """A callback can be lost, come twice, or be followed by an older one."""
-    orders.provider.fault(on="callback", kind=kind)
+    orders.provider.add_fault(on="callback", kind=kind)
     orders.place()
     count = max(1, len(states))
-    finished = orders.provider.journal
-    orders.provider.wait(lambda: len([entry for entry in finished.of("callback") if entry.outcome]) == count)
+    finished = orders.provider.request_log
+    orders.provider.wait(lambda: len([entry for entry in finished.find("callback") if entry.outcome]) == count)
     assert receiver.states == states
 
 
 def test_late_and_forged(orders: Orders, receiver: Receiver) -> None:
     """A callback can come late, and a stranger's can come before the real one."""
-    orders.provider.fault(on="callback", kind="late", seconds=0.3)
+    orders.provider.add_fault(on="callback", kind="late", seconds=0.3)
     task_id = orders.place()
     orders.provider.wait(lambda: orders.provider.tasks[task_id].state == "success")
     assert receiver.bodies == []
     orders.provider.wait(lambda: receiver.states == ["success"])
-    orders.provider.fault(on="callback", kind="forged")
+    orders.provider.add_fault(on="callback", kind="forged")
     task_id = orders.place()
     orders.provider.wait(lambda: len(receiver.bodies) == 3)
     assert [body["data"]["taskId"] == task_id for body in receiver.bodies[1:]] == [False, True]
@@ -160,6 +162,6 @@ def test_late_and_forged(orders: Orders, receiver: Receiver) -> None:
 
 def test_callback_before_the_answer(orders: Orders, receiver: Receiver) -> None:
     """A callback can come before the submit that it belongs to is answered."""
-    orders.provider.fault(on="submit", kind="after_callback")
+    orders.provider.add_fault(on="submit", kind="after_callback")
     task_id = orders.place()
     assert [body["data"]["taskId"] for body in receiver.bodies] == [task_id]

@@ -15,16 +15,16 @@ import pytest
 from PIL import Image
 
 from sandbox import Sandbox
-from sandbox.caller import MODEL, PRO, STANDARD, Caller
-from sandbox.pictures import make_jpeg, make_png, make_webp
 from sandbox.provider import Provider
+from sandbox.synthetic_images import make_jpeg, make_png, make_webp
+from sandbox.vendor_client import MODEL, PRO, STANDARD, VendorClient
 from tests.support.paths import FIXTURES
 
 
 @pytest.fixture
-def caller(provider: Provider) -> Iterator[Caller]:
+def caller(provider: Provider) -> Iterator[VendorClient]:
     """Speaks the vendor's contract and shares nothing with i2v."""
-    with Caller(provider) as caller:
+    with VendorClient(provider) as caller:
         yield caller
 
 
@@ -48,7 +48,7 @@ def _picture(frame: av.VideoFrame) -> Image.Image:
     ],
 )
 def test_video_is_made_from_the_image_as_ordered(
-    sandbox: Sandbox, caller: Caller, mode: str, duration: Any, width: int, height: int, cost: str
+    sandbox: Sandbox, caller: VendorClient, mode: str, duration: Any, width: int, height: int, cost: str
 ) -> None:
     """An order becomes a real h264 file of the ordered size and length, and is billed by the vendor's table."""
     data = caller.end(signed(sandbox, make_jpeg(640, 480)), mode=mode, duration=duration)
@@ -68,7 +68,7 @@ def test_video_is_made_from_the_image_as_ordered(
     assert caller.client.get("/apikeys/current-balance").json()["data"] == float(1000 - Decimal(cost))
 
 
-def test_first_frame_shows_the_image(sandbox: Sandbox, caller: Caller) -> None:
+def test_first_frame_shows_the_image(sandbox: Sandbox, caller: VendorClient) -> None:
     """Different images become different videos, and each shows its own colours."""
     for number, colour in enumerate([(200, 30, 30), (30, 30, 200)]):
         buffer = io.BytesIO()
@@ -108,7 +108,7 @@ def test_first_frame_shows_the_image(sandbox: Sandbox, caller: Caller) -> None:
         ({"provider": "cheap", "input": {}}, "provider"),
     ],
 )
-def test_wrong_body_is_refused_and_costs_nothing(caller: Caller, body: Any, said: str) -> None:
+def test_wrong_body_is_refused_and_costs_nothing(caller: VendorClient, body: Any, said: str) -> None:
     """What the contract does not allow is answered 400 in the vendor's envelope, and nothing is billed."""
     answer = caller.post(body)
     assert answer.status_code == answer.json()["code"] == 400
@@ -118,7 +118,7 @@ def test_wrong_body_is_refused_and_costs_nothing(caller: Caller, body: Any, said
     assert caller.provider.billed_usd == 0
 
 
-def test_wrong_key_model_and_task_are_refused(caller: Caller) -> None:
+def test_wrong_key_model_and_task_are_refused(caller: VendorClient) -> None:
     """A wrong key is 401 everywhere; an unknown model or task is 404; all in the envelope."""
     url = "https://example.com/a.jpg"
     assert (
@@ -133,7 +133,7 @@ def test_wrong_key_model_and_task_are_refused(caller: Caller) -> None:
         caller.client.get("/nothing"),
     ):
         assert answer.status_code == answer.json()["code"] == 404
-    assert [entry.outcome for entry in caller.provider.journal.of("submit")] == ["401", "404"]
+    assert [entry.outcome for entry in caller.provider.request_log.find("submit")] == ["401", "404"]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,9 @@ def test_wrong_key_model_and_task_are_refused(caller: Caller) -> None:
         (make_jpeg() + bytes(20 * 1024 * 1024), "IMAGE_TOO_LARGE"),
     ],
 )
-def test_image_is_really_fetched_and_checked(sandbox: Sandbox, caller: Caller, image: bytes, code: str | None) -> None:
+def test_image_is_really_fetched_and_checked(
+    sandbox: Sandbox, caller: VendorClient, image: bytes, code: str | None
+) -> None:
     """An image that breaks the vendor's rules becomes a failed task, one at the very edge of them a video."""
     data = caller.end(signed(sandbox, image))
     assert data.get("failCode") == code
@@ -158,7 +160,7 @@ def test_image_is_really_fetched_and_checked(sandbox: Sandbox, caller: Caller, i
     assert ("resultJson" in data) is (code is None)
 
 
-def test_image_without_a_live_signature_is_not_fetched(sandbox: Sandbox, caller: Caller) -> None:
+def test_image_without_a_live_signature_is_not_fetched(sandbox: Sandbox, caller: VendorClient) -> None:
     """An S3 URL without a signature, a missing object and a dead host fail as a download."""
     url = signed(sandbox, make_jpeg())
     dead = "http://127.0.0.1:9/a.jpg"
@@ -166,47 +168,47 @@ def test_image_without_a_live_signature_is_not_fetched(sandbox: Sandbox, caller:
         assert caller.end(broken)["failCode"] == "IMAGE_DOWNLOAD_FAILED"
 
 
-def test_no_balance_no_task(sandbox: Sandbox, caller: Caller) -> None:
+def test_no_balance_no_task(sandbox: Sandbox, caller: VendorClient) -> None:
     """Below the price a submit is answered 402 and nothing is made."""
-    caller.provider.settings(balance_usd="0.191")
+    caller.provider.set_options(balance_usd="0.191")
     answer = caller.submit(signed(sandbox, make_jpeg()))
     assert answer.status_code == answer.json()["code"] == 402
     assert caller.provider.balance_usd == Decimal("0.191")
 
 
-def test_limits_answer_429(sandbox: Sandbox, caller: Caller) -> None:
+def test_limits_answer_429(sandbox: Sandbox, caller: VendorClient) -> None:
     """Both limits answer 429, with Retry-After only where that is set."""
     url = signed(sandbox, make_jpeg())
-    caller.provider.settings(running_limit=1, render_seconds=60)
+    caller.provider.set_options(running_limit=1, render_seconds=60)
     assert caller.submit(url).status_code == 200
     answer = caller.submit(url)
     assert (answer.status_code, answer.headers.get("retry-after")) == (429, None)
-    caller.provider.settings(running_limit=None, requests_per_second=1, retry_after=3)
+    caller.provider.set_options(running_limit=None, requests_per_second=1, retry_after=3)
     assert [caller.submit(url).headers.get("retry-after") for _ in range(3)].count("3") >= 2
     assert len(caller.provider.tasks) == 2
 
 
-def test_result_link_ends_and_comes_fresh(sandbox: Sandbox, caller: Caller) -> None:
+def test_result_link_ends_and_comes_fresh(sandbox: Sandbox, caller: VendorClient) -> None:
     """A link that is over or forged is 403, and the next status brings a live one."""
-    caller.provider.settings(url_seconds=0.05)
+    caller.provider.set_options(url_seconds=0.05)
     data = caller.end(signed(sandbox, make_jpeg()))
     (url,) = json.loads(data["resultJson"])["resultUrls"]
     time.sleep(0.06)
     assert httpx.get(url, trust_env=False).status_code == 403
-    caller.provider.settings(url_seconds=60)
+    caller.provider.set_options(url_seconds=60)
     fresh = json.loads(caller.status(data["taskId"]).json()["data"]["resultJson"])["resultUrls"][0]
     assert httpx.get(fresh, trust_env=False).status_code == 200
     assert httpx.get(fresh[:-1] + "x", trust_env=False).status_code == 403
 
 
-def test_journal_tells_who_was_billed_for_what(sandbox: Sandbox, caller: Caller) -> None:
+def test_journal_tells_who_was_billed_for_what(sandbox: Sandbox, caller: VendorClient) -> None:
     """The journal counts bills by image and request, and status requests by task; equal images are rendered once."""
     image = make_jpeg(500, 400, seed=77)
-    made = caller.provider.films_made
+    made = caller.provider.videos_rendered
     one, two = (caller.end(signed(sandbox, image, key))["taskId"] for key in ("images/1.jpg", "images/2.jpg"))
     assert list(caller.provider.billed().values()) == [2]
     assert caller.provider.status_requests() == {one: 1, two: 1}
-    assert caller.provider.films_made == made + 1
+    assert caller.provider.videos_rendered == made + 1
     told = httpx.get(f"{caller.provider.url}/_sandbox/journal?endpoint=submit", trust_env=False).json()["entries"]
     assert [entry["billed_usd"] for entry in told] == ["0.192", "0.192"]
     tasks = httpx.get(f"{caller.provider.url}/_sandbox/tasks", trust_env=False)
@@ -214,18 +216,18 @@ def test_journal_tells_who_was_billed_for_what(sandbox: Sandbox, caller: Caller)
     assert tasks.json()["billed_usd"] == "0.384"
 
 
-def test_shared_rendering_makes_one_film_a_size(sandbox: Sandbox, caller: Caller) -> None:
+def test_shared_rendering_makes_one_film_a_size(sandbox: Sandbox, caller: VendorClient) -> None:
     """With render=shared, hundreds of different images of one size cost one rendering."""
-    caller.provider.settings(render="shared")
-    made = caller.provider.films_made
+    caller.provider.set_options(render="shared")
+    made = caller.provider.videos_rendered
     for seed in range(3):
         assert caller.end(signed(sandbox, make_jpeg(610, 480, seed), f"images/{seed}.jpg"))["state"] == "success"
-    assert caller.provider.films_made == made + 1
+    assert caller.provider.videos_rendered == made + 1
 
 
-def test_video_can_be_filled_up(sandbox: Sandbox, caller: Caller) -> None:
+def test_video_can_be_filled_up(sandbox: Sandbox, caller: VendorClient) -> None:
     """For measurements a video can be as long as the vendor's, and is still a whole mp4."""
-    caller.provider.settings(file_bytes=3_000_000)
+    caller.provider.set_options(file_bytes=3_000_000)
     (url,) = json.loads(caller.end(signed(sandbox, make_jpeg()))["resultJson"])["resultUrls"]
     content = httpx.get(url, trust_env=False).content
     assert len(content) == 3_000_000
@@ -233,13 +235,13 @@ def test_video_can_be_filled_up(sandbox: Sandbox, caller: Caller) -> None:
         assert sum(1 for packet in video.demux() if packet.size) == video.streams.video[0].frames == 24
 
 
-def test_answers_have_the_shape_of_the_published_examples(sandbox: Sandbox, caller: Caller) -> None:
+def test_answers_have_the_shape_of_the_published_examples(sandbox: Sandbox, caller: VendorClient) -> None:
     """Field by field, every answer has the names and types of the vendor's own examples, and his bodies are taken."""
     url = signed(sandbox, make_jpeg())
-    caller.provider.settings(render_seconds=1)
+    caller.provider.set_options(render_seconds=1)
     submitted = caller.submit(url).json()
     processing = caller.status(submitted["data"]["taskId"]).json()
-    caller.provider.settings(render_seconds=0)
+    caller.provider.set_options(render_seconds=0)
     success = caller.status(caller.end(url)["taskId"]).json()
     failed = caller.status(caller.end(url.split("?")[0])["taskId"]).json()
     balance = caller.client.get("/apikeys/current-balance").json()
@@ -247,8 +249,8 @@ def test_answers_have_the_shape_of_the_published_examples(sandbox: Sandbox, call
     told |= {"status_failed": failed, "balance": balance, "error": caller.post({}).json()}
     assert {name: shape(answer) for name, answer in told.items()} == {name: shape(example(name)) for name in told}
     assert shape(json.loads(success["data"]["resultJson"])) == {"resultUrls": [str]}
-    caller.provider.fault(on="image", kind="fails", times=None)
-    caller.provider.fault(on="callback", kind="lost", times=None)
+    caller.provider.add_fault(on="image", kind="fails", times=None)
+    caller.provider.add_fault(on="callback", kind="lost", times=None)
     for name in ("submit_standard", "submit_pro", "submit_callback"):
         assert caller.post(example(name)).status_code == 200
 
@@ -265,7 +267,7 @@ def shape(value: Any) -> Any:
     return [shape(part) for part in value] if isinstance(value, list) else type(value)
 
 
-def test_control_over_http(caller: Caller) -> None:
+def test_control_over_http(caller: VendorClient) -> None:
     """Another process can turn the dials and reset; a wrong dial is refused."""
     url = f"{caller.provider.url}/_sandbox"
     with httpx.Client(trust_env=False) as client:
@@ -275,4 +277,4 @@ def test_control_over_http(caller: Caller) -> None:
         assert client.post(f"{url}/settings", json={"speed": 9}).status_code == 400
         assert client.post(f"{url}/reset").json() == {"reset": True}
         assert caller.provider.balance_usd == 1000
-        assert caller.provider.dials.render_seconds == 0.2
+        assert caller.provider.options.render_seconds == 0.2

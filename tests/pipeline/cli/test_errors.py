@@ -18,9 +18,9 @@ from threading import Lock
 import pytest
 
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg, make_webp
+from sandbox.fault_proxy import FaultProxy, FaultRule
 from sandbox.prefect_server import PrefectServer
-from sandbox.tollgate import Toll, Tollgate
+from sandbox.synthetic_images import make_jpeg, make_webp
 from tests.support.i2v_command import Said, bare_env, i2v
 from tests.support.paths import ROOT
 
@@ -172,17 +172,17 @@ def said(
     sandbox_server: Sandbox, prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Said]]:
     """What the command said in each case; all have run, some at a time."""
-    box, folder = sandbox_server.fresh(), tmp_path_factory.mktemp("files")
+    box, folder = sandbox_server.reset(), tmp_path_factory.mktemp("files")
     _make_files(folder)
     with ExitStack() as stack:
-        gate = stack.enter_context(Tollgate(box.aws.address))
-        gate.add(Toll("fail", status=403, code="AccessDenied", times=None))
+        proxy = stack.enter_context(FaultProxy(box.aws.address))
+        proxy.add(FaultRule("fail", status=403, code="AccessDenied", times=None))
         closed = stack.enter_context(socket.socket())
         closed.bind(("127.0.0.1", 0))  # taken and not listening
-        world = World(box, prefect_server.api_url, folder, gate.url, closed.getsockname()[1])
-        box.provider.settings(balance_usd=0)
+        world = World(box, prefect_server.api_url, folder, proxy.url, closed.getsockname()[1])
+        box.provider.set_options(balance_usd=0)
         poor = world.run(CASES["no_balance"])
-        box.provider.settings(balance_usd=1000)
+        box.provider.set_options(balance_usd=1000)
         others = [name for name in CASES if name != "no_balance"]
         with ThreadPoolExecutor(AT_ONCE) as pool:
             results = dict(zip(others, pool.map(lambda name: world.run(CASES[name]), others), strict=True))

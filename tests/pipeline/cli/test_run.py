@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg
+from sandbox.synthetic_images import make_jpeg
 from tests.support.i2v_command import COMMAND, bare_env, i2v
 from tests.support.paths import ROOT
 
@@ -57,7 +57,7 @@ def test_local_images_become_videos(sandbox: Sandbox, env: dict[str, str], tmp_p
     assert (first.code, first.report["stored"], first.report["refused"], first.report["spent_usd"]) == (0, 1, 1, 0.192)
     assert (again.code, again.report["cached"], again.report["refused"], again.report["spent_usd"]) == (0, 1, 1, 0.0)
     assert sandbox.keys("images/") == ["images/cats/tom.jpg"]
-    assert [entry.prompt for entry in sandbox.provider.journal.of("submit")] == ["it purrs"]
+    assert [entry.prompt for entry in sandbox.provider.request_log.find("submit")] == ["it purrs"]
 
 
 def test_a_dry_run_writes_nothing(sandbox: Sandbox, env: dict[str, str], tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_dry_run_writes_nothing(sandbox: Sandbox, env: dict[str, str], tmp_pat
 def test_a_failed_image_is_code_1_and_comes_first(sandbox: Sandbox, env: dict[str, str]) -> None:
     """One failure among good images is seen, and everything else is done."""
     prefix = put_images(sandbox, 3)
-    sandbox.provider.fault(on="submit", kind="lost_answer")
+    sandbox.provider.add_fault(on="submit", kind="lost_answer")
     said = i2v("run", prefix, *PROMPT, env=env)
     lines = said.out.splitlines()
     assert (said.code, lines[1].split()[1]) == (1, "unknown")
@@ -128,7 +128,7 @@ def at_terminal(env: Mapping[str, str], *words: str) -> Terminal:
 def test_ctrl_c_ends_cleanly_and_the_next_run_goes_on(sandbox: Sandbox, env: dict[str, str]) -> None:
     """At a terminal there is a bar; Ctrl-C tells what is still open; a new run takes it up and pays nothing."""
     prefix = put_images(sandbox, 3)
-    sandbox.provider.settings(render_seconds=8)
+    sandbox.provider.set_options(render_seconds=8)
     terminal = at_terminal(env, "run", prefix, *PROMPT)
     terminal.read_until(lambda seen: "3 rendering" in seen)
     os.write(terminal.keyboard, b"\x03")
@@ -143,7 +143,7 @@ def test_ctrl_c_ends_cleanly_and_the_next_run_goes_on(sandbox: Sandbox, env: dic
 def test_a_second_ctrl_c_ends_at_once(sandbox: Sandbox, env: dict[str, str]) -> None:
     """Nobody has to wait for an end that does not come; what was paid is in the ledger."""
     prefix = put_images(sandbox, 1)
-    sandbox.provider.settings(render_seconds=60)
+    sandbox.provider.set_options(render_seconds=60)
     terminal = at_terminal(env, "run", prefix, *PROMPT)
     terminal.read_until(lambda seen: "1 rendering" in seen)
     os.write(terminal.keyboard, b"\x03\x03")
@@ -155,7 +155,7 @@ def test_a_second_ctrl_c_ends_at_once(sandbox: Sandbox, env: dict[str, str]) -> 
 def test_sigterm_ends_cleanly(sandbox: Sandbox, env: dict[str, str]) -> None:
     """A container that is stopped leaves its report, and exits 143."""
     prefix = put_images(sandbox, 2)
-    sandbox.provider.settings(render_seconds=60)
+    sandbox.provider.set_options(render_seconds=60)
     with subprocess.Popen(  # noqa: S603 - our own command
         [*COMMAND, "run", prefix, *PROMPT, "--json"],
         env=env,

@@ -22,8 +22,8 @@ from prefect.utilities.callables import parameter_schema
 from pydantic import BaseModel, TypeAdapter
 
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg
 from sandbox.prefect_server import PrefectServer
+from sandbox.synthetic_images import make_jpeg
 from tests.support.flow_runs import wait_for_i2v_events
 from tests.support.paths import ROOT
 

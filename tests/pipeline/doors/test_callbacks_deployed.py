@@ -20,9 +20,9 @@ from prefect.client.schemas.objects import FlowRun
 from doors.callbacks import COLLECT
 from flows.reconcile import reconcile_videos
 from sandbox import Sandbox
-from sandbox.child import Child
-from sandbox.pictures import make_jpeg
+from sandbox.child_process import ChildProcess
 from sandbox.provider import Provider
+from sandbox.synthetic_images import make_jpeg
 from tests.support.callback_door import collects, open_door
 from tests.support.callback_door import env as env  # noqa: PLC0414 - a fixture
 from tests.support.door_process import soon
@@ -52,7 +52,7 @@ def name_of(number: int) -> str:
 def order_faults(provider: Provider) -> None:
     """Let each image fare as its name says."""
     for fate, (on, kind, _) in FAULTS.items():
-        provider.fault(on=on, kind=kind, image=fate, times=None)
+        provider.add_fault(on=on, kind=kind, image=fate, times=None)
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def worker(env: dict[str, str], log: Path) -> Iterator[None]:
     """The deployments, as `make deploy` makes them, and a worker that runs them."""
     setup = [sys.executable, "-m", "deployments.setup"]
     subprocess.run(setup, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, check=True)  # noqa: S603 - ours
-    with Child("prefect", "--no-prompt", "worker", "start", "--pool", "i2v", "--limit", "4", env=env, log=log):
+    with ChildProcess("prefect", "--no-prompt", "worker", "start", "--pool", "i2v", "--limit", "4", env=env, log=log):
         yield
 
 
@@ -87,8 +87,8 @@ async def all_ended(deployment: UUID) -> list[FlowRun]:
 
 def all_delivered(provider: Provider) -> bool:
     """Whether the provider has told of every task, or given up."""
-    calls = [provider.journal.of("callback", task) for task in provider.tasks]
-    return bool(calls) and all(calls) and all(entry.outcome for entry in provider.journal.of("callback"))
+    calls = [provider.request_log.find("callback", task) for task in provider.tasks]
+    return bool(calls) and all(calls) and all(entry.outcome for entry in provider.request_log.find("callback"))
 
 
 async def run_all(run_flow: RunFlow) -> list[FinishedFlowRun]:
@@ -112,9 +112,11 @@ async def test_each_is_billed_once_and_stored_but_for_who_lost_both(
     names = [name_of(number) for number in range(IMAGES)]
     for number, name in enumerate(names):
         sandbox.put_image(name, make_jpeg(400, 400, seed=number))
-    provider.settings(render="shared", callback_scale=0.01)
+    provider.set_options(render="shared", callback_scale=0.01)
     order_faults(provider)
-    provider.fault(on="status", kind="answer", status=401, image="unanswered")  # a lost task is not confirmed at first
+    provider.add_fault(
+        on="status", kind="answer", status=401, image="unanswered"
+    )  # a lost task is not confirmed at first
     with worker(env, tmp_path / "worker.log"), open_door(env, tmp_path) as door:
         collect = await deployed()
         await soon(lambda: door.get("/healthz").json()["ready"], 90)

@@ -19,8 +19,8 @@ from doors.service import check_settings, listen
 from doors.sqs_queue import QueueError, SqsQueue
 from i2v.errors import UsageError
 from sandbox import Sandbox
+from sandbox.fault_proxy import FaultProxy, FaultRule
 from sandbox.prefect_server import PrefectServer
-from sandbox.tollgate import Toll, Tollgate
 from tests.support.door_process import (
     HIDDEN_SECONDS,
     TOKEN,
@@ -59,22 +59,22 @@ def feed(sandbox: Sandbox) -> Feed:
 
 
 @pytest.fixture
-def gate(prefect_server: PrefectServer) -> Iterator[Tollgate]:
-    """What stands before Prefect and can take its toll."""
-    with Tollgate(prefect_server.url.removeprefix("http://")) as gate:
-        yield gate
+def proxy(prefect_server: PrefectServer) -> Iterator[FaultProxy]:
+    """A fault proxy in front of Prefect."""
+    with FaultProxy(prefect_server.url.removeprefix("http://")) as proxy:
+        yield proxy
 
 
 @pytest.fixture
-def door(deployed: None, feed: Feed, gate: Tollgate, child_env: dict[str, str], tmp_path: Path) -> OPEN_DOOR:
-    """What opens doors on the feed, whose way to Prefect leads through the gate."""
-    env = child_env | {"PREFECT_API_URL": f"{gate.url}/api", "I2V_SQS_QUEUE_URL": feed.url}
+def door(deployed: None, feed: Feed, proxy: FaultProxy, child_env: dict[str, str], tmp_path: Path) -> OPEN_DOOR:
+    """What opens doors on the feed, whose way to Prefect leads through the proxy."""
+    env = child_env | {"PREFECT_API_URL": f"{proxy.url}/api", "I2V_SQS_QUEUE_URL": feed.url}
     logs = iter(range(9))
     return lambda: DoorProcess(env, tmp_path / f"door{next(logs)}.log")
 
 
 async def test_a_burst_becomes_runs_and_leaves_nothing(
-    door: OPEN_DOOR, feed: Feed, sandbox: Sandbox, gate: Tollgate
+    door: OPEN_DOOR, feed: Feed, sandbox: Sandbox, proxy: FaultProxy
 ) -> None:
     """Repeated, disordered, an answer of Prefect lost: every image is in a run, the malformed in the dead letters."""
     odd = ["a b", "a+b", "100%", "ÿ 猫", "x" * 1013]
@@ -85,7 +85,7 @@ async def test_a_burst_becomes_runs_and_leaves_nothing(
     bodies = [*told, *told, *bad]
     random.Random(1).shuffle(bodies)  # noqa: S311 - the same disorder each time
     feed.send(bodies)
-    gate.add(Toll("drop", "POST", CREATE, when="after"))
+    proxy.add(FaultRule("drop", "POST", CREATE, when="after"))
 
     with door() as opened:
         await soon(lambda: not feed.left())
@@ -104,9 +104,11 @@ async def test_a_burst_becomes_runs_and_leaves_nothing(
     assert {"bucket"} <= set((await runs_with(sandbox.bucket))[0].tags)
 
 
-async def test_without_prefect_nothing_is_lost(door: OPEN_DOOR, feed: Feed, sandbox: Sandbox, gate: Tollgate) -> None:
+async def test_without_prefect_nothing_is_lost(
+    door: OPEN_DOOR, feed: Feed, sandbox: Sandbox, proxy: FaultProxy
+) -> None:
     """While Prefect is away messages stay ours and webhooks are told to come again; then each image is in one run."""
-    gate.add(Toll("drop", "", "/api/", times=None))
+    proxy.add(FaultRule("drop", "", "/api/", times=None))
     with door() as opened:
         images = feed.upload("images/a.jpg", "images/b.jpg")
         posting = asyncio.create_task(asyncio.to_thread(opened.post, told_of(sandbox.bucket, "images/c.jpg")))
@@ -119,7 +121,7 @@ async def test_without_prefect_nothing_is_lost(door: OPEN_DOOR, feed: Feed, sand
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
         assert feed.left() == 2
         assert opened.count("i2v_door_duplicates_total") == 0  # hidden for longer than one timeout, also from itself
-        gate.open()
+        proxy.reset()
         await soon(lambda: not feed.left())
         await soon(lambda: opened.get("/healthz").status_code == 200)
 
@@ -127,12 +129,12 @@ async def test_without_prefect_nothing_is_lost(door: OPEN_DOOR, feed: Feed, sand
 
 
 async def test_killed_in_the_middle_nothing_is_lost(
-    door: OPEN_DOOR, feed: Feed, sandbox: Sandbox, gate: Tollgate
+    door: OPEN_DOOR, feed: Feed, sandbox: Sandbox, proxy: FaultProxy
 ) -> None:
     """Killed between the run and the deletion, the next door gets the messages again, and the run is the same."""
     images = feed.upload("images/a.jpg", "images/b.jpg")
     with door() as first:
-        gate.add(Toll("kill", "POST", CREATE, when="after", pid=first.pid))
+        proxy.add(FaultRule("kill", "POST", CREATE, when="after", pid=first.pid))
         assert first.wait() == -signal.SIGKILL
     assert feed.left() == 2
 
@@ -141,9 +143,11 @@ async def test_killed_in_the_middle_nothing_is_lost(
     assert await images_of(sandbox.bucket) == images
 
 
-async def test_sigterm_finishes_what_was_taken(door: OPEN_DOOR, feed: Feed, sandbox: Sandbox, gate: Tollgate) -> None:
+async def test_sigterm_finishes_what_was_taken(
+    door: OPEN_DOOR, feed: Feed, sandbox: Sandbox, proxy: FaultProxy
+) -> None:
     """Asked to stop while images wait for more, it makes their run at once, answers their webhook, and ends well."""
-    slow = gate.add(Toll("delay", "POST", CREATE, seconds=1))
+    slow = proxy.add(FaultRule("delay", "POST", CREATE, seconds=1))
     with door() as opened:
         images = feed.upload("images/a.jpg")
         posting = asyncio.create_task(asyncio.to_thread(opened.post, told_of(sandbox.bucket, "images/b.jpg")))

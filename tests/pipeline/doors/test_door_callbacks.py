@@ -21,10 +21,10 @@ from flows.reconcile import reconcile_videos
 from i2v.apixo.callbacks import callback_url
 from i2v.settings import Settings
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg
+from sandbox.fault_proxy import FaultProxy, FaultRule
 from sandbox.prefect_server import PrefectServer
 from sandbox.provider import Provider
-from sandbox.tollgate import Toll, Tollgate
+from sandbox.synthetic_images import make_jpeg
 from tests.support.callback_attacks import attack_by_chance, attack_by_hand, attacks_on, cut_short
 from tests.support.callback_door import SECRET, addresses, collects, open_door, told_of
 from tests.support.callback_door import collect as collect  # noqa: PLC0414 - a fixture
@@ -44,8 +44,8 @@ async def test_callbacks_become_one_run_and_repeats_do_nothing(
     sandbox: Sandbox, provider: Provider, run_flow: RunFlow, collect: UUID, env: dict[str, str], tmp_path: Path
 ) -> None:
     """The provider is answered 200 within a second, a run of `collect` names each job once, and its end is stored."""
-    provider.settings(callback_scale=0.01)
-    provider.fault(on="callback", kind="double", times=None)
+    provider.set_options(callback_scale=0.01)
+    provider.add_fault(on="callback", kind="double", times=None)
     for number in range(5):
         sandbox.put_image(f"images/{number}.jpg", make_jpeg(400, 400, seed=number))
     with open_door(env, tmp_path) as door:
@@ -65,7 +65,7 @@ async def test_callbacks_become_one_run_and_repeats_do_nothing(
     assert health["ready"], health
     assert {tag for run in runs for tag in run.tags} == {"callback"}
     assert (again, len(await collects(collect))) == ({200}, len(runs))
-    calls = provider.journal.of("callback")
+    calls = provider.request_log.find("callback")
     assert max(call.seconds or 0 for call in calls) < 10  # a second on a quiet machine; the vendor gives up after 30
     assert re.search(r"Started flow run .* for \d+ callbacks", said)
     assert [address.rpartition("/")[2] for address in addresses(provider) if address.rpartition("/")[2] in said] == []
@@ -73,12 +73,12 @@ async def test_callbacks_become_one_run_and_repeats_do_nothing(
 
 
 def _answered(provider: Provider) -> list[str]:
-    return [call.outcome for call in provider.journal.of("callback") if call.outcome == "200"]
+    return [call.outcome for call in provider.request_log.find("callback") if call.outcome == "200"]
 
 
 def _post_again(provider: Provider) -> set[int]:
     """The provider says everything once more; the statuses that it gets."""
-    bodies = [(str(task.order.callback_url), {"data": {"taskId": task.id}}) for task in provider.tasks.values()]
+    bodies = [(str(task.request.callback_url), {"data": {"taskId": task.id}}) for task in provider.tasks.values()]
     with httpx.Client(trust_env=False, timeout=60) as client:
         return {client.post(url, json=body).status_code for url, body in bodies}
 
@@ -95,7 +95,7 @@ async def test_what_is_forged_or_malformed_starts_nothing(
     tmp_path: Path,
 ) -> None:
     """By hand and by chance, and a good one replayed: a bare status, one run for that one, no record, and no memory."""
-    provider.fault(on="callback", kind="lost", times=None)
+    provider.add_fault(on="callback", kind="lost", times=None)
     for number in range(2):
         sandbox.put_image(f"images/{number}.jpg", make_jpeg(400, 400, seed=number))
     with open_door(env, tmp_path) as door:
@@ -134,21 +134,21 @@ async def test_a_callback_outlives_a_door_that_is_killed_and_a_prefect_that_is_a
     tmp_path: Path,
 ) -> None:
     """Killed once Prefect has the run, or without Prefect, none is answered 200; the next is, and the run is one."""
-    provider.fault(on="callback", kind="lost", times=None)
+    provider.add_fault(on="callback", kind="lost", times=None)
     sandbox.put_image("images/a.jpg", make_jpeg(400, 400))
     await run_flow(delivery="callback")
-    with Tollgate(prefect_server.url.removeprefix("http://")) as gate:
-        env |= {"PREFECT_API_URL": f"{gate.url}/api"}
+    with FaultProxy(prefect_server.url.removeprefix("http://")) as proxy:
+        env |= {"PREFECT_API_URL": f"{proxy.url}/api"}
         with open_door(env, tmp_path) as door:
-            gate.add(Toll("kill", "POST", "/create_flow_run", when="after", pid=door.pid))
+            proxy.add(FaultRule("kill", "POST", "/create_flow_run", when="after", pid=door.pid))
             with pytest.raises(httpx.TransportError):
                 await asyncio.to_thread(_post_again, provider)
             assert door.wait() == -signal.SIGKILL
         made = await collects(collect)
-        gate.add(Toll("drop", "", "/api/", times=None))
+        proxy.add(FaultRule("drop", "", "/api/", times=None))
         with open_door(env, tmp_path) as door:
             away = await asyncio.to_thread(_post_again, provider)
-            gate.open()
+            proxy.reset()
             back = await asyncio.to_thread(_post_again, provider)
             assert door.count("i2v_door_callbacks_total") == 2
     assert (away, back) == ({503}, {200})

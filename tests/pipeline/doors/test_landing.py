@@ -22,9 +22,9 @@ import pytest
 
 from benchmarks.processes import tree
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg
-from sandbox.pipeline import Pipeline
-from sandbox.provider import Dials
+from sandbox.full_stack import FullStack
+from sandbox.provider import ProviderOptions
+from sandbox.synthetic_images import make_jpeg
 from tests.support.door_process import Feed, wait_for
 
 IMAGES = int(os.environ.get("I2V_LANDED_IMAGES", "12"))
@@ -42,7 +42,7 @@ class Landing:
 
     box: Sandbox
     feed: Feed
-    pipeline: Pipeline
+    pipeline: FullStack
     images: dict[str, str] = field(default_factory=dict)
     """What this test uploaded: the digest of its bytes by its address."""
     bad: list[str] = field(default_factory=list)
@@ -113,18 +113,18 @@ class Landing:
 
 
 @pytest.fixture(scope="module")
-def running(no_outside: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sandbox, Feed, Pipeline]]:
+def running(no_outside: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sandbox, Feed, FullStack]]:
     """A sandbox, and all that runs between its bucket and its provider."""
-    with Sandbox(Dials(fast=True, render="shared"), notifications=True) as box:
+    with Sandbox(ProviderOptions(fast=True, render="shared"), notifications=True) as box:
         feed = Feed(box, is_told=False)
         own = {"I2V_RUN_GONE_SECONDS": str(GONE_SECONDS), "I2V_SETTLING_SECONDS": "0", "I2V_DEFAULT_PROMPT": "zoom"}
         own |= {"I2V_SQS_QUEUE_URL": feed.url}
-        with Pipeline(box, tmp_path_factory.mktemp("landing"), own) as pipeline:
+        with FullStack(box, tmp_path_factory.mktemp("landing"), own) as pipeline:
             yield box, feed, pipeline
 
 
 @pytest.fixture
-def landing(running: tuple[Sandbox, Feed, Pipeline]) -> Landing:
+def landing(running: tuple[Sandbox, Feed, FullStack]) -> Landing:
     """One pipeline for both tests, each with images of its own."""
     return Landing(*running)
 
@@ -145,7 +145,7 @@ def test_whatever_is_killed_one_reconcile_heals_it(landing: Landing) -> None:
     told = landing.upload("killed", 10_000)
     first, second = told[: IMAGES // 2], told[IMAGES // 2 :]
 
-    box.provider.settings(render_seconds=10)
+    box.provider.set_options(render_seconds=10)
     landing.tell(first)
     wait_for(landing.feed.taken)
     pipeline.door.kill()
@@ -156,7 +156,7 @@ def test_whatever_is_killed_one_reconcile_heals_it(landing: Landing) -> None:
     _kill_with_its_runs(pipeline)
     pipeline.worker.start()
     pipeline.wait_ready()
-    box.provider.settings(render_seconds=0.5)
+    box.provider.set_options(render_seconds=0.5)
 
     runs = len(landing.runs())
     landing.tell(second)
@@ -175,7 +175,7 @@ def test_whatever_is_killed_one_reconcile_heals_it(landing: Landing) -> None:
     assert set(landing.states()) == {"stored"}
 
 
-def _kill_with_its_runs(pipeline: Pipeline) -> None:
+def _kill_with_its_runs(pipeline: FullStack) -> None:
     """As when a machine is lost: runs are processes in sessions of their own, and would outlive their worker."""
     for pid in list(tree(pipeline.worker.pid))[1:]:
         with suppress(ProcessLookupError):
@@ -183,7 +183,7 @@ def _kill_with_its_runs(pipeline: Pipeline) -> None:
     pipeline.worker.kill()
 
 
-def _reconcile(pipeline: Pipeline, since: datetime) -> dict[str, Any]:
+def _reconcile(pipeline: FullStack, since: datetime) -> dict[str, Any]:
     """Start `nightly` as a person does in the UI, and give its last state."""
     deployment = pipeline.get("deployments/name/reconcile/nightly")["id"]
     given = {"since": since.isoformat(), "max_spend_usd": 100, "limit": 1000}

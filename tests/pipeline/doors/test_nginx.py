@@ -16,8 +16,8 @@ import pytest
 
 from i2v.apixo.callbacks import BODY_LIMIT_BYTES
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg
 from sandbox.provider import Provider
+from sandbox.synthetic_images import make_jpeg
 from tests.support.callback_door import addresses, callback_env, collects, told_of
 from tests.support.callback_door import collect as collect  # noqa: PLC0414 - a fixture
 from tests.support.door_process import TOKEN, DoorProcess, soon
@@ -63,7 +63,7 @@ async def test_a_callback_comes_through_nginx_and_its_address_is_in_no_log(
     sandbox: Sandbox, provider: Provider, run_flow: RunFlow, collect: UUID, way: Way
 ) -> None:
     """A good one is 200 and a run, one that is too large 413; the doctor finds the door, and no log has the address."""
-    provider.fault(on="callback", kind="lost", times=None)
+    provider.add_fault(on="callback", kind="lost", times=None)
     sandbox.put_image("images/a.jpg", make_jpeg(400, 400))
     ended = await run_flow(delivery="callback")
     (address,) = addresses(provider)

@@ -12,8 +12,8 @@ from prefect.client.schemas.objects import StateType
 from flows.reconcile import reconcile_videos
 from i2v.errors import UsageError
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg
 from sandbox.provider import Provider
+from sandbox.synthetic_images import make_jpeg
 from tests.support.callback_receiver import Receiver, receiving
 from tests.support.flow_runs import RunFlow
 from tests.support.i2v_command import i2v

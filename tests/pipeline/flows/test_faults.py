@@ -10,9 +10,9 @@ import pytest
 
 from i2v.request import Request
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg
+from sandbox.fault_proxy import FaultProxy, FaultRule
 from sandbox.provider import Provider
-from sandbox.tollgate import Toll, Tollgate
+from sandbox.synthetic_images import make_jpeg
 from tests.support.flow_runs import RunFlow
 
 PROMPT = "it moves"
@@ -21,12 +21,12 @@ NESTED = b"[" * 100_000
 
 
 @pytest.fixture
-def gate(run_flow: RunFlow, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tollgate]:
+def proxy(run_flow: RunFlow, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
     """What stands between the flow and S3."""
-    with Tollgate(sandbox.aws.address) as gate:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", gate.url)
-        sandbox.provider.settings(s3_address=gate.address)
-        yield gate
+    with FaultProxy(sandbox.aws.address) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        sandbox.provider.set_options(s3_address=proxy.address)
+        yield proxy
 
 
 def fill(sandbox: Sandbox, count: int) -> list[str]:
@@ -35,11 +35,11 @@ def fill(sandbox: Sandbox, count: int) -> list[str]:
 
 
 async def test_a_read_that_fails_ends_its_image_and_is_not_cached(
-    sandbox: Sandbox, provider: Provider, gate: Tollgate, run_flow: RunFlow
+    sandbox: Sandbox, provider: Provider, proxy: FaultProxy, run_flow: RunFlow
 ) -> None:
     """S3 refuses one image once: the others are stored, and the next run validates that one and stores it."""
     zero, one, two = fill(sandbox, 3)
-    gate.add(Toll("fail", "GET", r"/images/1\.jpg$", status=403, code="RequestTimeTooSkewed"))
+    proxy.add(FaultRule("fail", "GET", r"/images/1\.jpg$", status=403, code="RequestTimeTooSkewed"))
     ended = await run_flow()
     again = await run_flow()
     assert ended.outcomes == {zero: "stored", one: "failed", two: "stored"}

@@ -11,8 +11,8 @@ from prefect import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg
 from sandbox.provider import Provider
+from sandbox.synthetic_images import make_jpeg
 from tests.support.flow_runs import RunFlow
 
 
@@ -27,14 +27,14 @@ async def test_two_hundred_images_are_each_billed_and_stored_once(
 ) -> None:
     """One run, one process: all stored, each billed once, and asked for by the schedule and no oftener."""
     fill(sandbox, 200)
-    provider.settings(render="shared", render_seconds=8)
+    provider.set_options(render="shared", render_seconds=8)
     monkeypatch.setenv("I2V_POLL_FIRST_SECONDS", "6")
     monkeypatch.setenv("I2V_POLL_EVERY_SECONDS", "3")
     ended = await run_flow()
     assert ended.message == "200 stored · $38.40"
     assert set(provider.billed().values()) == {1}
     for task_id, task in provider.tasks.items():
-        asked = [entry.at for entry in provider.journal.of("status", task_id)]
+        asked = [entry.at for entry in provider.request_log.find("status", task_id)]
         assert asked[0] - task.created >= 5.9
         assert all(later - earlier >= 2.9 for earlier, later in pairwise(asked))
         assert all(moment < task.created + 8 + 0.5 for moment in asked[:-1]), "none after the one that said success"
@@ -81,7 +81,7 @@ async def test_trouble_ends_the_run_failed_after_everything_else(
 ) -> None:
     """One lost answer fails the run, says so in words, and costs the others nothing."""
     fill(sandbox, 3)
-    provider.fault(on="submit", kind="lost_answer")
+    provider.add_fault(on="submit", kind="lost_answer")
     ended = await run_flow()
     assert ended.state.is_failed()
     assert ended.message == "2 stored · 1 unknown · $0.384"
@@ -98,7 +98,7 @@ async def test_a_dry_run_prices_everything_and_writes_nothing(
     ended = await run_flow(dry_run=True)
     assert ended.message == "2 planned · would cost $0.384"
     assert sandbox.keys() == before
-    assert provider.journal.entries == []
+    assert provider.request_log.entries == []
 
 
 async def test_a_run_that_cannot_be_paid_in_full_does_not_start(
@@ -116,10 +116,10 @@ async def test_a_run_that_cannot_be_paid_in_full_does_not_start(
 async def test_the_balance_is_asked_first(sandbox: Sandbox, provider: Provider, run_flow: RunFlow) -> None:
     """An account that cannot pay for all is left alone, with a message that says what is there."""
     fill(sandbox, 3)
-    provider.settings(balance_usd=Decimal("0.40"))
+    provider.set_options(balance_usd=Decimal("0.40"))
     ended = await run_flow()
     assert "balance has $0.4" in ended.message
-    assert provider.journal.of("submit") == []
+    assert provider.request_log.find("submit") == []
 
 
 async def test_validation_of_an_unchanged_image_is_cached(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from benchmarks.processes import run_child
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg
 from sandbox.prefect_server import PrefectServer
+from sandbox.synthetic_images import make_jpeg
 
 FEW, MANY = 10, 60
 WAITING_KB = 48

@@ -17,8 +17,8 @@ from prefect.logging.handlers import APILogHandler
 
 from benchmarks.requests_made import IDS
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg
 from sandbox.prefect_server import PrefectServer
+from sandbox.synthetic_images import make_jpeg
 from tests.support.flow_runs import FinishedFlowRun, RunFlow
 
 VIDEO = {

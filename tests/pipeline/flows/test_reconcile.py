@@ -10,9 +10,9 @@ from prefect import get_client
 
 from flows.reconcile import reconcile_videos
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg
 from sandbox.prefect_server import PrefectServer
 from sandbox.provider import Provider
+from sandbox.synthetic_images import make_jpeg
 from tests.support.flow_runs import FinishedFlowRun
 
 RECONCILE = Callable[..., Awaitable[FinishedFlowRun]]
@@ -58,7 +58,7 @@ async def test_it_never_generates_without_a_time_and_a_limit(
     assert wrong.state.is_failed()
     assert "since and max_spend_usd must be given" in wrong.message
     assert (plain.message, plain.state.is_completed()) == ("nothing is open", True)
-    assert provider.journal.of("submit") == []
+    assert provider.request_log.find("submit") == []
 
 
 async def test_trouble_in_what_is_generated_fails_the_run(

@@ -18,7 +18,7 @@ from prefect.client.schemas.sorting import ArtifactSort
 from flows.report import report_spend
 from i2v.reports.markdown import as_text
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg
+from sandbox.synthetic_images import make_jpeg
 from tests.support.flow_runs import RunFlow
 
 

@@ -15,9 +15,9 @@ import boto3
 import pytest
 
 from sandbox import Sandbox
-from sandbox.box import REGION
-from sandbox.pictures import make_jpeg
 from sandbox.prefect_server import PrefectServer
+from sandbox.sandbox import REGION
+from sandbox.synthetic_images import make_jpeg
 from tests.support.i2v_command import Said, i2v, run_script
 from tests.support.secret_search import AllowedLinks, SecretSearch, forms, values_in
 
@@ -48,7 +48,7 @@ def credentials(sandbox: Sandbox) -> dict[str, str]:
 @pytest.fixture
 def env(child_env: Mapping[str, str], sandbox: Sandbox, credentials: Mapping[str, str]) -> Iterator[dict[str, str]]:
     """All that can be secret is set, and known."""
-    sandbox.provider.settings(api_key=KEY)
+    sandbox.provider.set_options(api_key=KEY)
     yield {
         **child_env,
         **credentials,
@@ -60,7 +60,7 @@ def env(child_env: Mapping[str, str], sandbox: Sandbox, credentials: Mapping[str
         "I2V_LOG_FORMAT": "json",
         "PREFECT_LOGGING_LEVEL": "DEBUG",
     }
-    sandbox.provider.settings(api_key="sandbox-key")
+    sandbox.provider.set_options(api_key="sandbox-key")
 
 
 def _run_everything(sandbox: Sandbox, env: dict[str, str], signed: str) -> list[Said]:
@@ -68,9 +68,9 @@ def _run_everything(sandbox: Sandbox, env: dict[str, str], signed: str) -> list[
     for number, name in enumerate(("good", "failed", "unknown", "refused by content", "called back")):
         sandbox.put_image(f"images/{name}.jpg", make_jpeg(400, 400, seed=number), prompt=f"it is {name}")
     sandbox.put_image("images/small.jpg", make_jpeg(200, 200), prompt="it is small")
-    sandbox.provider.fault(on="submit", kind="lost_answer", prompt="it is unknown")
-    sandbox.provider.fault(on="task", kind="fails", code="MODEL_UNAVAILABLE", prompt="it is failed", times=None)
-    sandbox.provider.fault(on="submit", kind="answer", status=400, message=f"no, Bearer {KEY}", prompt="by content")
+    sandbox.provider.add_fault(on="submit", kind="lost_answer", prompt="it is unknown")
+    sandbox.provider.add_fault(on="task", kind="fails", code="MODEL_UNAVAILABLE", prompt="it is failed", times=None)
+    sandbox.provider.add_fault(on="submit", kind="answer", status=400, message=f"no, Bearer {KEY}", prompt="by content")
     where = f"s3://{sandbox.bucket}/images"
     polled = [f"{where}/{name}.jpg" for name in ("good", "failed", "unknown", "refused by content", "small")]
     said = [
@@ -132,7 +132,7 @@ def test_no_secret_is_kept_or_said(
 
 def _called(sandbox: Sandbox) -> list[str]:
     """The signatures of the addresses that were to be called back."""
-    addresses = [task.order.callback_url for task in sandbox.provider.tasks.values() if task.order.callback_url]
+    addresses = [task.request.callback_url for task in sandbox.provider.tasks.values() if task.request.callback_url]
     assert addresses
     return [address.rpartition("/")[2] for address in addresses]
 

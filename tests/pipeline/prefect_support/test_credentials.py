@@ -19,8 +19,8 @@ from i2v.errors import UsageError
 from i2v.s3_uri import S3Uri
 from prefect_support.credentials import ApixoKey, read_run_settings
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg
 from sandbox.prefect_server import PrefectServer
+from sandbox.synthetic_images import make_jpeg
 from tests.support.flow_runs import RunFlow
 
 KEY = "key-of-the-block-hunter2"
@@ -100,7 +100,7 @@ async def test_a_run_takes_its_secrets_from_the_blocks(name: str, sandbox: Sandb
 async def test_generate_takes_its_keys_from_the_blocks(run_flow: RunFlow, name: str, sandbox: Sandbox) -> None:
     """The real flow pays with the block's key, and signs the image's address with the block's credentials."""
     sandbox.put_image("images/tom.jpg", make_jpeg(400, 400))
-    await ApixoKey(key=SecretStr(sandbox.provider.dials.api_key)).asave(name)
+    await ApixoKey(key=SecretStr(sandbox.provider.options.api_key)).asave(name)
     block = AwsCredentials(aws_access_key_id="test", aws_secret_access_key=SecretStr("test"), region_name="us-east-1")
     await block.asave(name)
 

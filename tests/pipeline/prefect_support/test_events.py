@@ -14,9 +14,9 @@ from i2v.media.images import ImageRef
 from i2v.request import Mode
 from prefect_support.run_names import run_name, tags_of
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg
 from sandbox.prefect_server import PrefectServer
 from sandbox.provider import Provider
+from sandbox.synthetic_images import make_jpeg
 from tests.support.flow_runs import FinishedFlowRun, RunFlow, wait_for_i2v_events
 
 SIX = RequestOptions(mode=Mode.STANDARD, duration=6, take=1)
@@ -34,9 +34,9 @@ async def test_each_end_of_an_image_is_an_event(
     for seed, name in enumerate(("good", "nsfw", "gone", "lost")):
         sandbox.put_image(f"images/{name}.jpg", make_jpeg(400, 400, seed=seed), prompt=name)
     sandbox.put_image("images/small.jpg", make_jpeg(200, 200))
-    provider.fault(on="task", kind="fails", code="NSFW", prompt="nsfw", times=None)
-    provider.fault(on="task", kind="fails", code="MODEL_X", prompt="gone", times=None)
-    provider.fault(on="submit", kind="lost_answer", prompt="lost")
+    provider.add_fault(on="task", kind="fails", code="NSFW", prompt="nsfw", times=None)
+    provider.add_fault(on="task", kind="fails", code="MODEL_X", prompt="gone", times=None)
+    provider.add_fault(on="submit", kind="lost_answer", prompt="lost")
     ended = await run_flow()
     items = {item["image"].rpartition("/")[2]: item for item in ended.report["items"]}
 

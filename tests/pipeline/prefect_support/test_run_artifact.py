@@ -16,9 +16,9 @@ from prefect.client.schemas.objects import Artifact
 from flows.reconcile import reconcile_videos
 from prefect_support import run_artifact
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg
 from sandbox.prefect_server import PrefectServer
 from sandbox.provider import Provider
+from sandbox.synthetic_images import make_jpeg
 from tests.support.flow_runs import FinishedFlowRun, RunFlow
 
 LINK = re.compile(r"""[("](https?://[^)"]*X-Amz-Signature=[0-9a-f]{64}[^)"]*)""")
@@ -61,8 +61,8 @@ async def test_a_run_leaves_a_page_that_says_what_to_do(
     for seed, name in enumerate(("good", "gone", "lost")):
         sandbox.put_image(f"images/{name}.jpg", make_jpeg(400, 400, seed=seed), prompt=name)
     sandbox.put_image("images/small.jpg", make_jpeg(200, 200))
-    provider.fault(on="task", kind="fails", code="MODEL_X", prompt="gone", times=None)
-    provider.fault(on="submit", kind="lost_answer", prompt="lost")
+    provider.add_fault(on="task", kind="fails", code="MODEL_X", prompt="gone", times=None)
+    provider.add_fault(on="submit", kind="lost_answer", prompt="lost")
     ended = await run_flow()
     jobs = {item["image"].rpartition("/")[2]: item["job"] for item in ended.report["items"]}
 
@@ -92,8 +92,8 @@ async def test_a_run_is_seen_while_it_lives(
     monkeypatch.setenv("I2V_LINK_SECONDS", "0")
     for number in range(2):
         sandbox.put_image(f"images/{number}.jpg", make_jpeg(400, 400, seed=number), prompt=f"p{number}")
-    provider.fault(on="submit", kind="answer", status=429, prompt="p1", times=3)
-    provider.settings(render_seconds=1)
+    provider.add_fault(on="submit", kind="answer", status=429, prompt="p1", times=3)
+    provider.set_options(render_seconds=1)
 
     running = asyncio.ensure_future(run_flow())
     under_way: set[str] = set()
@@ -129,7 +129,7 @@ async def test_reconcile_leaves_a_page_of_what_it_settled(
     sandbox.put_image("images/tom.jpg", make_jpeg(400, 400))
     with monkeypatch.context() as hasty:
         hasty.setenv("I2V_POLL_DEADLINE_SECONDS", "0.01")
-        provider.settings(render_seconds=2)
+        provider.set_options(render_seconds=2)
         left = await run_flow()
     assert "`i2v reconcile`" in await page_of(left)
     await asyncio.sleep(2)

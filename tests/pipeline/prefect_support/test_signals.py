@@ -17,8 +17,8 @@ from prefect import get_client
 from prefect.client.schemas.objects import FlowRun
 
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg
 from sandbox.provider import Provider
+from sandbox.synthetic_images import make_jpeg
 from tests.support.paths import ROOT
 
 FLOW = """
@@ -46,7 +46,7 @@ def flow_process(sandbox: Sandbox, env: dict[str, str], log: Path) -> Iterator[s
 def wait_for(provider: Provider, endpoint: str, child: subprocess.Popen[bytes], log: Path) -> None:
     """Wait until all images are at this endpoint."""
     deadline = time.monotonic() + END_SECONDS
-    while len(provider.journal.of(endpoint)) < IMAGES:
+    while len(provider.request_log.find(endpoint)) < IMAGES:
         assert child.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.02)
@@ -70,7 +70,7 @@ async def test_sigterm_during_the_submits_keeps_every_task_id(
     sandbox: Sandbox, provider: Provider, child_env: dict[str, str], tmp_path: Path
 ) -> None:
     """POSTs under way are waited for and written down, the run leaves its report, and Prefect shows that it crashed."""
-    provider.fault(on="submit", kind="late", seconds=1.5, times=None)
+    provider.add_fault(on="submit", kind="late", seconds=1.5, times=None)
     log = tmp_path / "flow.log"
     with flow_process(sandbox, child_env, log) as child:
         wait_for(provider, "submit", child, log)
@@ -90,7 +90,7 @@ async def test_sigterm_during_the_wait_ends_it_at_once(
     sandbox: Sandbox, provider: Provider, child_env: dict[str, str], tmp_path: Path
 ) -> None:
     """A run that only waits for videos ends within seconds, and the next one takes them up at no cost."""
-    provider.settings(render_seconds=30)
+    provider.set_options(render_seconds=30)
     log = tmp_path / "flow.log"
     with flow_process(sandbox, child_env, log) as child:
         wait_for(provider, "status", child, log)

@@ -10,7 +10,7 @@ from prefect.client.schemas.sorting import ArtifactSort
 from flows.reconcile import reconcile_videos
 from i2v.reports.markdown import as_text
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg
+from sandbox.synthetic_images import make_jpeg
 from tests.support.flow_runs import RunFlow
 
 
@@ -24,7 +24,7 @@ async def _pages() -> list[Artifact]:
 async def test_reconcile_tells_how_things_stand(run_flow: RunFlow, sandbox: Sandbox) -> None:
     """A lost submit is there with what to type, today's money too; a run for callbacks or a dry one leaves no page."""
     sandbox.put_image("images/tom.jpg", make_jpeg(seed=5))
-    sandbox.provider.fault(on="submit", kind="lost_answer")
+    sandbox.provider.add_fault(on="submit", kind="lost_answer")
     lost = await run_flow()
     before = len(await _pages())
     await reconcile_videos(jobs=[], return_state=True)

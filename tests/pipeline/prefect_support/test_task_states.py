@@ -11,8 +11,8 @@ from prefect import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg
 from sandbox.provider import Provider
+from sandbox.synthetic_images import make_jpeg
 from tests.support.flow_runs import FinishedFlowRun, RunFlow
 
 
@@ -36,9 +36,9 @@ async def test_each_end_of_a_step_has_a_name(
     for seed, name in enumerate(("good", "nsfw", "gone", "lost")):
         sandbox.put_image(f"images/{name}.jpg", make_jpeg(400, 400, seed=seed), prompt=name)
     sandbox.put_image("images/small.jpg", make_jpeg(200, 200))
-    provider.fault(on="task", kind="fails", code="NSFW", prompt="nsfw", times=None)
-    provider.fault(on="task", kind="fails", code="MODEL_X", prompt="gone", times=None)
-    provider.fault(on="submit", kind="lost_answer", prompt="lost")
+    provider.add_fault(on="task", kind="fails", code="NSFW", prompt="nsfw", times=None)
+    provider.add_fault(on="task", kind="fails", code="MODEL_X", prompt="gone", times=None)
+    provider.add_fault(on="submit", kind="lost_answer", prompt="lost")
     ended = await run_flow()
 
     ends = await ends_of(ended, 13)
@@ -73,7 +73,7 @@ async def test_what_is_taken_up_is_not_called_paid(
     sandbox.put_image("images/small.jpg", make_jpeg(200, 200))
     with monkeypatch.context() as hasty:
         hasty.setenv("I2V_POLL_DEADLINE_SECONDS", "0.01")
-        provider.settings(render_seconds=3)
+        provider.set_options(render_seconds=3)
         left = await run_flow()
     attached, cached = await run_flow(), await run_flow()
 

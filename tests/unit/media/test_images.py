@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from i2v.errors import Refused, UsageError
 from i2v.media.images import MAX_IMAGE_BYTES, MAX_PIXELS, ImageRef, check_image, check_size
 from i2v.s3_uri import S3Uri
-from sandbox.pictures import ORIENTATION_TAG, make_jpeg, make_picture, make_png, make_webp
+from sandbox.synthetic_images import ORIENTATION_TAG, make_image, make_jpeg, make_png, make_webp
 from tests.support.paths import SAMPLES
 
 LABEL = "s3://bucket/images/tom.jpg"
@@ -82,9 +82,9 @@ def test_the_small_sample_is_refused() -> None:
     ("body", "told"),
     [
         (make_webp(), "a WebP"),
-        (_save(make_picture(400, 400), "GIF"), "a GIF"),
-        (_save(make_picture(400, 400), "BMP"), "a BMP"),
-        (_save(make_picture(400, 400), "TIFF"), "a TIFF"),
+        (_save(make_image(400, 400), "GIF"), "a GIF"),
+        (_save(make_image(400, 400), "BMP"), "a BMP"),
+        (_save(make_image(400, 400), "TIFF"), "a TIFF"),
         (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" width="640" height="480"/>', "an SVG"),
         (b"\xef\xbb\xbf\n<!DOCTYPE html><html><body>404</body></html>", "an HTML page"),
         (b"I am no picture.\n", "text"),
@@ -177,7 +177,7 @@ def test_sides_are_those_that_are_shown(orientation: int) -> None:
     exif[ORIENTATION_TAG] = orientation
     for body in (
         make_jpeg(640, 480, exif_orientation=orientation),
-        _save(make_picture(640, 480), "PNG", exif=exif),
+        _save(make_image(640, 480), "PNG", exif=exif),
     ):
         facts = check_image(body, LABEL)
         assert (facts.width, facts.height) == ((480, 640) if orientation > 4 else (640, 480))
@@ -204,8 +204,8 @@ def test_broken_exif_does_no_harm(exif: bytes) -> None:
     assert _rule(body[:2] + segment + body[2:]) == "taken"
 
 
-PROGRESSIVE = _save(make_picture(320, 310), "JPEG", progressive=True)
-BASELINE = _save(make_picture(320, 310), "JPEG")
+PROGRESSIVE = _save(make_image(320, 310), "JPEG", progressive=True)
+BASELINE = _save(make_image(320, 310), "JPEG")
 PNG = make_png(320, 310)
 
 
@@ -313,7 +313,7 @@ def test_a_bomb_in_the_metadata_is_refused() -> None:
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16"])
 def test_every_kind_of_png_is_taken(mode: str) -> None:
     """Black and white, grey, palette, transparent and 16-bit are all PNG."""
-    image = Image.new("I;16", (400, 320)) if mode == "I;16" else make_picture(400, 320).convert(mode)
+    image = Image.new("I;16", (400, 320)) if mode == "I;16" else make_image(400, 320).convert(mode)
 
     assert check_image(_save(image, "PNG"), LABEL).format == "PNG"
 
@@ -321,12 +321,12 @@ def test_every_kind_of_png_is_taken(mode: str) -> None:
 @pytest.mark.parametrize("mode", ["L", "CMYK", "YCbCr"])
 def test_every_kind_of_jpeg_is_taken(mode: str) -> None:
     """Grey and CMYK are JPEG too."""
-    assert check_image(_save(make_picture(400, 320).convert(mode), "JPEG"), LABEL).format == "JPEG"
+    assert check_image(_save(make_image(400, 320).convert(mode), "JPEG"), LABEL).format == "JPEG"
 
 
 def test_an_animated_png_is_taken_for_its_first_frame() -> None:
     """By its bytes it is a PNG of that size."""
-    frames = [make_picture(400, 320, seed) for seed in range(3)]
+    frames = [make_image(400, 320, seed) for seed in range(3)]
     body = _save(frames[0], "PNG", save_all=True, append_images=frames[1:])
 
     assert check_image(body, LABEL).width == 400
@@ -334,7 +334,7 @@ def test_an_animated_png_is_taken_for_its_first_frame() -> None:
 
 def test_an_animated_png_cut_in_a_later_frame_is_refused() -> None:
     """Whole means all of it."""
-    frames = [make_picture(400, 320, seed) for seed in range(3)]
+    frames = [make_image(400, 320, seed) for seed in range(3)]
     body = _save(frames[0], "PNG", save_all=True, append_images=frames[1:])
 
     assert _rule(body[: len(body) * 9 // 10]) == "truncated"
@@ -342,7 +342,7 @@ def test_an_animated_png_cut_in_a_later_frame_is_refused() -> None:
 
 def test_a_picture_of_a_phone_in_several_parts_is_taken() -> None:
     """An MPO is a JPEG with more behind it."""
-    body = _save(make_picture(640, 480), "MPO", save_all=True, append_images=[make_picture(640, 480, 1)])
+    body = _save(make_image(640, 480), "MPO", save_all=True, append_images=[make_image(640, 480, 1)])
     facts = check_image(body, LABEL)
 
     assert (facts.format, facts.width, facts.height) == ("JPEG", 640, 480)
@@ -361,8 +361,8 @@ def test_long_metadata_and_profiles_do_no_harm() -> None:
     info.add_text("Comment", "x" * 200_000, zip=True)
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
-    assert _rule(_save(make_picture(400, 320), "PNG", pnginfo=info, icc_profile=profile)) == "taken"
-    assert _rule(_save(make_picture(400, 320), "JPEG", icc_profile=profile)) == "taken"
+    assert _rule(_save(make_image(400, 320), "PNG", pnginfo=info, icc_profile=profile)) == "taken"
+    assert _rule(_save(make_image(400, 320), "JPEG", icc_profile=profile)) == "taken"
 
 
 def test_many_images_at_once_are_judged_alike() -> None:

@@ -14,7 +14,7 @@ from i2v.errors import BrokenVideo
 from i2v.media.video_facts import VideoFacts, deviations
 from i2v.media.videos import examine_video
 from i2v.request import Mode, Request
-from sandbox.pictures import make_jpeg, make_picture
+from sandbox.synthetic_images import make_image, make_jpeg
 
 FPS = 24
 Film = Callable[..., Path]
@@ -46,7 +46,7 @@ def film(tmp_path: Path) -> Film:
             if sound:
                 _add_sound(container)
             container.start_encoding()
-            scene = make_picture(*size)
+            scene = make_image(*size)
             for number in range(frames):
                 frame = av.VideoFrame.from_image(scene.rotate(number))  # type: ignore[no-untyped-call]
                 container.mux(picture.encode(frame))

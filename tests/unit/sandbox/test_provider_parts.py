@@ -8,12 +8,12 @@ from decimal import Decimal
 import pytest
 from PIL import Image, ImageOps
 
-from sandbox.pictures import make_jpeg, make_png
-from sandbox.provider.bank import Bank, Pace
-from sandbox.provider.contract import Refusal
-from sandbox.provider.faults import KINDS, Fault, Faults, Visit
-from sandbox.provider.film import Reel
-from sandbox.provider.links import Links
+from sandbox.provider.billing import Account, RateLimit
+from sandbox.provider.contract import ApiError
+from sandbox.provider.faults import KINDS, Fault, FaultTarget, ScriptedFaults
+from sandbox.provider.result_urls import ResultUrls
+from sandbox.provider.video_maker import VideoSpec
+from sandbox.synthetic_images import make_jpeg, make_png
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from sandbox.provider.links import Links
 )
 def test_frame_keeps_the_aspect_and_is_even(image: tuple[int, int], short_side: int, frame: tuple[int, int]) -> None:
     """A video has the ordered short side and the image's aspect, on even sides as h264 wants."""
-    assert Reel(short_side, 6).size(*image) == frame
+    assert VideoSpec(short_side, 6).size(*image) == frame
 
 
 def test_pictures_are_distinct_and_as_ordered() -> None:
@@ -36,7 +36,7 @@ def test_pictures_are_distinct_and_as_ordered() -> None:
 
 def test_link_is_alive_only_as_made() -> None:
     """A link serves one task until its time; any other task, time or signature is refused."""
-    links = Links("http://h")
+    links = ResultUrls("http://h")
     query = links.make("task_1", 60).partition("?")[2]
     expires, signature = (pair.partition("=")[2] for pair in query.split("&"))
     assert links.is_alive("task_1", expires, signature)
@@ -50,10 +50,15 @@ def test_link_is_alive_only_as_made() -> None:
 
 def test_fault_strikes_in_order_and_only_as_often_as_ordered() -> None:
     """The first fault whose conditions hold strikes; when it is used up the next has its turn."""
-    faults = Faults()
+    faults = ScriptedFaults()
     faults.add(Fault(on="submit", kind="drop", prompt="cat"))
     always = faults.add(Fault(on="submit", kind="reset", times=None, skip=1))
-    visits = [Visit("submit", prompt="a cat"), Visit("submit", prompt="a cat"), Visit("status"), Visit("submit")]
+    visits = [
+        FaultTarget("submit", prompt="a cat"),
+        FaultTarget("submit", prompt="a cat"),
+        FaultTarget("status"),
+        FaultTarget("submit"),
+    ]
     struck = [faults.strike(visit) for visit in visits]
     assert [fault.kind if fault else None for fault in struck] == ["drop", None, None, "reset"]
     assert always.hits == 1
@@ -67,21 +72,21 @@ def test_every_kind_of_fault_can_be_made() -> None:
 
 def test_bank_charges_to_the_last_tenth_of_a_cent() -> None:
     """The account may be emptied exactly, and not overdrawn."""
-    bank = Bank(Decimal("0.384"))
+    bank = Account(Decimal("0.384"))
     bank.charge(Decimal("0.192"))
     bank.charge(Decimal("0.192"))
     assert bank.balance_usd == 0
-    with pytest.raises(Refusal, match="402"):
+    with pytest.raises(ApiError, match="402"):
         bank.charge(Decimal("0.001"))
     assert bank.billed_usd == Decimal("0.384")
 
 
 def test_pace_admits_so_many_a_second() -> None:
     """One more than the limit within a second is refused with the wait it was told."""
-    pace = Pace()
+    pace = RateLimit()
     for _ in range(3):
         pace.admit(3, 2.5)
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(ApiError) as refusal:
         pace.admit(3, 2.5)
     assert (refusal.value.code, refusal.value.retry_after) == (429, 2.5)
     pace.admit(None, None)

@@ -12,7 +12,7 @@ TURNED = (5, 6, 7, 8)
 """Orientations whose width and height are shown exchanged."""
 
 
-def make_picture(width: int, height: int, seed: int = 0) -> Image.Image:
+def make_image(width: int, height: int, seed: int = 0) -> Image.Image:
     """A hazy sky over three ridges, in colours of its own for each seed."""
     dice = random.Random(f"{seed}")  # noqa: S311 - a picture, not a secret
     sky = Image.frombytes("RGB", (9, 7), bytes(dice.randrange(90, 250) for _ in range(9 * 7 * 3)))
@@ -32,17 +32,17 @@ def make_jpeg(width: int = 640, height: int = 480, seed: int = 0, exif_orientati
     exif = Image.Exif()
     if exif_orientation is not None:
         exif[ORIENTATION_TAG] = exif_orientation
-    return _bytes(make_picture(width, height, seed), "JPEG", quality=80, exif=exif)
+    return _bytes(make_image(width, height, seed), "JPEG", quality=80, exif=exif)
 
 
 def make_png(width: int = 640, height: int = 480, seed: int = 0) -> bytes:
     """The same picture as a PNG."""
-    return _bytes(make_picture(width, height, seed), "PNG", compress_level=1)
+    return _bytes(make_image(width, height, seed), "PNG", compress_level=1)
 
 
 def make_webp(width: int = 640, height: int = 480, seed: int = 0) -> bytes:
     """The same picture in a format that the provider does not take."""
-    return _bytes(make_picture(width, height, seed), "WEBP")
+    return _bytes(make_image(width, height, seed), "WEBP")
 
 
 def _bytes(picture: Image.Image, form: str, **options: object) -> bytes:

@@ -1,4 +1,4 @@
-"""What becomes of an upload, told as it happens: `Story`. It knows nothing but what anybody can look at.
+"""What becomes of an upload, told as it happens: `UploadWatcher`. It knows nothing but what anybody can look at.
 
 The door's log, Prefect's API, the provider's journal and the bucket are looked at in turn, and each new fact is a line
 with the seconds since the upload.
@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from sandbox.pipeline import Pipeline
+from sandbox.full_stack import FullStack
 
 LOOK_SECONDS = 0.1
 MOST_SECONDS = 300
@@ -27,10 +27,10 @@ Fact = tuple[str, str]
 """What makes it one fact, and its words."""
 
 
-class Story:
+class UploadWatcher:
     """One upload after the other into a running pipeline. `photographs` are files, with their prompts beside them."""
 
-    def __init__(self, pipeline: Pipeline, photographs: list[Path], console: Console) -> None:
+    def __init__(self, pipeline: FullStack, photographs: list[Path], console: Console) -> None:
         self._pipeline, self._box = pipeline, pipeline.box
         self._photographs = photographs
         self._names = {sha256(photograph.read_bytes()).hexdigest(): photograph.name for photograph in photographs}

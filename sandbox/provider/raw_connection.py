@@ -12,7 +12,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
-class WireProtocol(H11Protocol):
+class RawHttpProtocol(H11Protocol):
     """Uvicorn's HTTP/1.1, with the connection's transport at `scope["state"]["transport"]`."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -26,7 +26,7 @@ class WireProtocol(H11Protocol):
         self.app_state = {**self.app_state, "transport": transport}
 
 
-class Wire:
+class RawConnection:
     """One request's connection. Every method ends only when the connection has."""
 
     def __init__(self, transport: asyncio.Transport, receive: Receive) -> None:

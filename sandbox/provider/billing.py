@@ -6,10 +6,10 @@ import time
 from collections import deque
 from decimal import Decimal
 
-from sandbox.provider.contract import Refusal
+from sandbox.provider.contract import ApiError
 
 
-class Bank:
+class Account:
     """One account. It is only touched on the emulator's own loop, so nothing can come between look and leap."""
 
     def __init__(self, balance_usd: Decimal) -> None:
@@ -23,7 +23,7 @@ class Bank:
             Refusal: 402, there is less on the account.
         """
         if self.balance_usd < price_usd:
-            raise Refusal(402, f"balance {self.balance_usd} USD is below the price of {price_usd} USD")
+            raise ApiError(402, f"balance {self.balance_usd} USD is below the price of {price_usd} USD")
         self.balance_usd -= price_usd
         self.billed_usd += price_usd
 
@@ -33,7 +33,7 @@ class Bank:
         self.billed_usd -= price_usd
 
 
-class Pace:
+class RateLimit:
     """Counts submits over the last second."""
 
     def __init__(self) -> None:
@@ -51,5 +51,5 @@ class Pace:
         while self._times and self._times[0] <= now - 1:
             self._times.popleft()
         if len(self._times) >= limit:
-            raise Refusal(429, "rate limit reached", retry_after)
+            raise ApiError(429, "rate limit reached", retry_after)
         self._times.append(now)

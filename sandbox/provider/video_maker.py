@@ -21,7 +21,7 @@ MARGIN = 0.14
 
 
 @dataclass(frozen=True)
-class Reel:
+class VideoSpec:
     """What is to be made: the shorter side in pixels, the length in seconds, and how finely."""
 
     short_side: int
@@ -49,7 +49,7 @@ class Reel:
         return round(width * scale / 2) * 2, round(height * scale / 2) * 2
 
 
-def make_film(image: bytes, reel: Reel, path: Path) -> None:
+def make_video(image: bytes, reel: VideoSpec, path: Path) -> None:
     """Write an h264 yuv420p mp4 with its index in front (faststart), whole or not at all.
 
     Raises:
@@ -74,7 +74,7 @@ def _planes(picture: Image.Image) -> Planes:
     return bright, *colours
 
 
-def _encode(planes: Planes, size: tuple[int, int], reel: Reel, move: str, path: Path) -> None:
+def _encode(planes: Planes, size: tuple[int, int], reel: VideoSpec, move: str, path: Path) -> None:
     total = reel.seconds * reel.rate
     mark = _planes(_mark(size))
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:

@@ -13,12 +13,12 @@ STANDARD = "standard-image-to-video"
 PRO = "pro-image-to-video"
 
 
-class Caller:
+class VendorClient:
     """Calls one emulator with its own key. Answers are as they come; only `end` waits."""
 
     def __init__(self, provider: Provider) -> None:
         self.provider = provider
-        headers = {"Authorization": f"Bearer {provider.dials.api_key}"}
+        headers = {"Authorization": f"Bearer {provider.options.api_key}"}
         self.client = httpx.Client(base_url=provider.base_url, headers=headers, trust_env=False)
 
     def __enter__(self) -> Self:

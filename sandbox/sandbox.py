@@ -13,7 +13,7 @@ import boto3
 from botocore.config import Config
 
 from sandbox.aws import Aws
-from sandbox.provider import Dials, Provider
+from sandbox.provider import Provider, ProviderOptions
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -41,7 +41,7 @@ class Sandbox:
 
     def __init__(
         self,
-        dials: Dials | None = None,
+        dials: ProviderOptions | None = None,
         *,
         host: str = "127.0.0.1",
         port: int = 0,
@@ -51,7 +51,7 @@ class Sandbox:
         versioning: bool = False,
         notifications: bool = False,
     ) -> None:
-        self._dials = dials or Dials()
+        self._dials = dials or ProviderOptions()
         self._host, self._port, self._folder = host, port, folder
         self._name, self._versioning, self._notifications = bucket, versioning, notifications
         self._stack = ExitStack()
@@ -103,7 +103,7 @@ class Sandbox:
         self.s3().put_bucket_notification_configuration(Bucket=self.bucket, NotificationConfiguration=configuration)
         return queue
 
-    def fresh(self) -> Self:
+    def reset(self) -> Self:
         """A new bucket, and an emulator that has forgotten everything but its made films: between two tests."""
         self.provider.reset()
         self.new_bucket()
@@ -158,9 +158,9 @@ class Sandbox:
     @property
     def env(self) -> dict[str, str]:
         """Every variable to set to use the sandbox. The poll schedule is shortened as the rendering is."""
-        pace = min(1.0, max(self.provider.dials.render_seconds, 0.1) / VENDOR_RENDER_SECONDS)
+        pace = min(1.0, max(self.provider.options.render_seconds, 0.1) / VENDOR_RENDER_SECONDS)
         variables = {
-            "APIXO_API_KEY": self.provider.dials.api_key,
+            "APIXO_API_KEY": self.provider.options.api_key,
             "APIXO_BASE_URL": self.provider.base_url,
             "AWS_ACCESS_KEY_ID": ACCESS_KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET_KEY,

@@ -1,4 +1,4 @@
-"""How a scripted fault looks to the client: `play` answers one request as the fault says, on the real connection."""
+"""What a scripted fault does to one response, on the real connection: `apply_fault`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sandbox.pictures import make_jpeg
 from sandbox.provider.contract import envelope, error_envelope
 from sandbox.provider.faults import Fault
-from sandbox.provider.wire import Wire
+from sandbox.provider.raw_connection import RawConnection
+from sandbox.synthetic_images import make_jpeg
 
 DRIP_SECONDS = 1.0
 DRIP_PIECES = 20
@@ -21,7 +21,7 @@ HTML = b"<html><head><title>Please wait</title></head><body><h1>Please wait</h1>
 
 
 @dataclass
-class Captured:
+class CapturedResponse:
     """An answer that was made and not yet sent."""
 
     status: int = 500
@@ -35,7 +35,7 @@ class Captured:
         else:
             self.body += message.get("body", b"")
 
-    def with_body(self, body: bytes, content_type: str | None = None) -> Captured:
+    def with_body(self, body: bytes, content_type: str | None = None) -> CapturedResponse:
         """The same answer with another body and an honest length."""
         dropped = {b"content-length"} | ({b"content-type"} if content_type else set())
         headers = [pair for pair in self.headers if pair[0].lower() not in dropped]
@@ -44,7 +44,7 @@ class Captured:
             headers.append((b"content-type", content_type.encode()))
         return replace(self, headers=headers, body=body)
 
-    def ok(self, body: bytes, content_type: str | None = None) -> Captured:
+    def ok(self, body: bytes, content_type: str | None = None) -> CapturedResponse:
         """The same as a 200."""
         return replace(self.with_body(body, content_type), status=200)
 
@@ -58,14 +58,14 @@ class Captured:
         await send({"type": "http.response.body", "body": b""})
 
 
-async def play(
+async def apply_fault(
     fault: Fault, app: ASGIApp, scope: Scope, receive: Receive, send: Send, ended: Callable[[], Awaitable[None]]
 ) -> None:
     """Answer one request as the fault says. `ended` waits for the request's task to end."""
-    answer = Captured()
+    answer = CapturedResponse()
     if fault.is_done_first:
         await app(scope, receive, answer)
-    wire = Wire(scope["state"]["transport"], receive)
+    wire = RawConnection(scope["state"]["transport"], receive)
     if await _break(fault, wire, answer):
         return
     if fault.kind == "after_callback":
@@ -80,7 +80,7 @@ async def play(
     await answer.send(send, pieces, pause)
 
 
-async def _break(fault: Fault, wire: Wire, answer: Captured) -> bool:
+async def _break(fault: Fault, wire: RawConnection, answer: CapturedResponse) -> bool:
     """Do what ends the connection; tells whether that was it."""
     match fault.kind:
         case "drop" | "lost_answer":
@@ -98,13 +98,13 @@ async def _break(fault: Fault, wire: Wire, answer: Captured) -> bool:
     return True
 
 
-def _half(answer: Captured) -> bytes:
+def _half(answer: CapturedResponse) -> bytes:
     headers = answer.with_body(answer.body).headers
     lines = [b"HTTP/1.1 %d OK" % answer.status, *(b": ".join(pair) for pair in headers)]
     return b"\r\n".join([*lines, b"", answer.body[: len(answer.body) // 2]])
 
 
-def _ordered(fault: Fault) -> Captured:
+def _ordered(fault: Fault) -> CapturedResponse:
     headers = {} if fault.retry_after is None else {"Retry-After": fault.retry_after}
     if fault.body is not None:
         response = Response(fault.body, fault.status, headers, fault.content_type)
@@ -113,16 +113,16 @@ def _ordered(fault: Fault) -> Captured:
     else:
         body = error_envelope(fault.status, fault.message or "scripted by the sandbox", fault.message)
         response = JSONResponse(body, fault.status, headers)
-    return Captured(fault.status, list(response.raw_headers), bytes(response.body))
+    return CapturedResponse(fault.status, list(response.raw_headers), bytes(response.body))
 
 
-def _fail_code(fault: Fault, answer: Captured) -> Captured:
+def _fail_code(fault: Fault, answer: CapturedResponse) -> CapturedResponse:
     code = fault.code or "Unknown error"
     body = envelope({"failCode": code, "failMsg": fault.message or code})
     return answer.ok(json.dumps(body).encode(), "application/json")
 
 
-CHANGES: dict[str, Callable[[Fault, Captured], Captured]] = {
+CHANGES: dict[str, Callable[[Fault, CapturedResponse], CapturedResponse]] = {
     "answer": lambda fault, _: _ordered(fault),
     "garbage": lambda _, answer: answer.ok(b'{"code": 200, "mess\x00\xff'),
     "empty": lambda _, answer: answer.ok(b""),

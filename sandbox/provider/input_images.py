@@ -1,4 +1,4 @@
-"""Fetches an image by its URL and looks at it by the vendor's rules. Its `ImageFault` becomes a failed task."""
+"""Fetches an image by its URL and looks at it by the vendor's rules. Its `ImageError` becomes a failed task."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Im
 """What Pillow raises on broken files; the warning is raised where warnings are errors."""
 
 
-class ImageFault(Exception):
+class ImageError(Exception):
     """Why no video can come of it: the vendor's fail code and a message."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -32,14 +32,14 @@ async def fetch_image(client: httpx.AsyncClient, url: str, s3_address: str | Non
         ImageFault: not reachable, not a 200, or too large.
     """
     if s3_address and urlsplit(url).netloc == s3_address and not _is_signed(url):
-        raise ImageFault("IMAGE_DOWNLOAD_FAILED", "image URL answered 403: it carries no signature")
+        raise ImageError("IMAGE_DOWNLOAD_FAILED", "image URL answered 403: it carries no signature")
     try:
         async with client.stream("GET", url, timeout=FETCH_SECONDS) as response:
             if response.status_code != httpx.codes.OK:
-                raise ImageFault("IMAGE_DOWNLOAD_FAILED", f"image URL answered {response.status_code}")
+                raise ImageError("IMAGE_DOWNLOAD_FAILED", f"image URL answered {response.status_code}")
             return await _read(response)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise ImageFault("IMAGE_DOWNLOAD_FAILED", f"image URL: {type(error).__name__}") from None
+        raise ImageError("IMAGE_DOWNLOAD_FAILED", f"image URL: {type(error).__name__}") from None
 
 
 def _is_signed(url: str) -> bool:
@@ -52,7 +52,7 @@ async def _read(response: httpx.Response) -> bytes:
     async for chunk in response.aiter_bytes():
         data += chunk
         if len(data) > MAX_BYTES:
-            raise ImageFault("IMAGE_TOO_LARGE", "image has more than 20 MB")
+            raise ImageError("IMAGE_TOO_LARGE", "image has more than 20 MB")
     return bytes(data)
 
 
@@ -64,9 +64,9 @@ def check_image(data: bytes) -> None:
     """
     width, height = _size(data)
     if not (2 * height < 5 * width and 2 * width < 5 * height):
-        raise ImageFault("InvalidImageSize", f"image ratio {width}:{height} is not between 2:5 and 5:2")
+        raise ImageError("InvalidImageSize", f"image ratio {width}:{height} is not between 2:5 and 5:2")
     if min(width, height) <= MIN_SHORT_SIDE:
-        raise ImageFault("InvalidImageSize", f"image is {width}x{height}, its short side must be over 300 px")
+        raise ImageError("InvalidImageSize", f"image is {width}x{height}, its short side must be over 300 px")
 
 
 def _size(data: bytes) -> tuple[int, int]:
@@ -75,4 +75,4 @@ def _size(data: bytes) -> tuple[int, int]:
             image.load()
             return image.size
     except UNREADABLE as error:
-        raise ImageFault("ImageFormatIncorrect", f"no whole JPG or PNG: {type(error).__name__}") from None
+        raise ImageError("ImageFormatIncorrect", f"no whole JPG or PNG: {type(error).__name__}") from None

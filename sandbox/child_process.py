@@ -1,6 +1,6 @@
-"""`Child`: a module as a process of its own, such as the door or a worker. `python -m sandbox.child MODULE …` is it.
+"""`ChildProcess` runs a Python module as a child process. `python -m sandbox.child_process MODULE …` is that child.
 
-It is asked to end (SIGTERM) when this process ends, however that ends: it reads a pipe that only we hold.
+The child gets SIGTERM when its parent ends, even by SIGKILL: it reads a pipe whose other end only the parent holds.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ STOP_SECONDS = 10
 OUTSIDE = ("PREFECT_", "AWS_", "I2V_", "APIXO_")
 
 
-def bare_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """This process' environment without anybody's keys, buckets and servers."""
     return {name: value for name, value in os.environ.items() if not name.startswith(OUTSIDE)}
 
 
-class Child:
+class ChildProcess:
     """A running `python -m MODULE ARGUMENTS…`, in the project's root and with this environment alone.
 
     `log` takes what it says. It may be started again, after its end or a kill.
@@ -42,7 +42,7 @@ class Child:
         """Start it; does not wait."""
         with self._path.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "sandbox.child", *self._command],
+                [sys.executable, "-m", "sandbox.child_process", *self._command],
                 env=self._env,
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
@@ -72,7 +72,7 @@ class Child:
         """All that it said since it was started."""
         return self._path.read_text(errors="replace")
 
-    def wait_said(self, pattern: str, seconds: float = 60) -> re.Match[str]:
+    def wait_for_output(self, pattern: str, seconds: float = 60) -> re.Match[str]:
         """Wait until it says something.
 
         Raises:
@@ -89,14 +89,14 @@ class Child:
         """The end of what it said."""
         return "\n".join(self.said().splitlines()[-LOG_LINES:])
 
-    def ask_to_end(self) -> None:
+    def request_stop(self) -> None:
         """Let it end; does not wait."""
         if self._process.stdin:
             self._process.stdin.close()
 
     def stop(self) -> int:
         """Ask it to end, make it after a while, and give its exit code."""
-        self.ask_to_end()
+        self.request_stop()
         try:
             return self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -105,7 +105,7 @@ class Child:
     def kill(self) -> int:
         """End it at once (SIGKILL) with what it started in its own session; its exit code."""
         os.killpg(self._process.pid, signal.SIGKILL)
-        self.ask_to_end()
+        self.request_stop()
         return self._process.wait()
 
 

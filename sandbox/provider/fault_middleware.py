@@ -9,12 +9,12 @@ from urllib.parse import parse_qs
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sandbox.provider.faults import Visit
-from sandbox.provider.journal import Entry
-from sandbox.provider.mishaps import play
+from sandbox.provider.fault_effects import apply_fault
+from sandbox.provider.faults import FaultTarget
+from sandbox.provider.request_log import LogEntry
 
 if TYPE_CHECKING:
-    from sandbox.provider.world import World
+    from sandbox.provider.emulator import Emulator
 
 PATHS = {
     "/api/v1/generateTask/": "submit",
@@ -24,10 +24,10 @@ PATHS = {
 }
 
 
-class Gate:
+class FaultMiddleware:
     """Wraps the app. The entry is at `request.state.entry` for the endpoint to fill in."""
 
-    def __init__(self, app: ASGIApp, world: World) -> None:
+    def __init__(self, app: ASGIApp, world: Emulator) -> None:
         self._app = app
         self._world = world
 
@@ -38,15 +38,15 @@ class Gate:
             await self._app(scope, receive, send)
             return
         endpoint = next((name for start, name in PATHS.items() if path.startswith(start)), "other")
-        entry = Entry(endpoint, scope["method"], path)
+        entry = LogEntry(endpoint, scope["method"], path)
         scope["state"]["entry"] = entry
-        self._world.journal.entries.append(entry)
+        self._world.request_log.entries.append(entry)
         try:
             await self._serve(entry, scope, receive, send)
         finally:
             entry.seconds = time.time() - entry.at
 
-    async def _serve(self, entry: Entry, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, entry: LogEntry, scope: Scope, receive: Receive, send: Send) -> None:
         async def noting(message: Message) -> None:
             if message["type"] == "http.response.start":
                 entry.outcome = str(message["status"])
@@ -66,17 +66,17 @@ class Gate:
         async def ended() -> None:
             await self._world.ended(entry.task_id)
 
-        await play(fault, self._app, scope, again, noting, ended)
+        await apply_fault(fault, self._app, scope, again, noting, ended)
 
-    def _visit(self, endpoint: str, scope: Scope, body: bytes) -> Visit:
+    def _visit(self, endpoint: str, scope: Scope, body: bytes) -> FaultTarget:
         if endpoint == "submit":
             fields = _fields(body)
-            return Visit(endpoint, None, str(fields.get("prompt", "")), str(fields.get("image_urls", "")))
+            return FaultTarget(endpoint, None, str(fields.get("prompt", "")), str(fields.get("image_urls", "")))
         asked = parse_qs(scope["query_string"].decode()).get("taskId", [""])[0]
         if endpoint == "file":
             asked = scope["path"].removeprefix("/files/").removesuffix(".mp4")
         task = self._world.tasks.get(asked)
-        return task.visit(endpoint) if task else Visit(endpoint, asked or None)
+        return task.visit(endpoint) if task else FaultTarget(endpoint, asked or None)
 
 
 class _Replay:

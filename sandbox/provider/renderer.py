@@ -10,24 +10,24 @@ from pathlib import Path
 
 from PIL import Image
 
-from sandbox.pictures import ORIENTATION_TAG, TURNED, make_jpeg
-from sandbox.provider.film import Reel, make_film
+from sandbox.provider.video_maker import VideoSpec, make_video
+from sandbox.synthetic_images import ORIENTATION_TAG, TURNED, make_jpeg
 
 WORKERS = 2
 """The encoder gives the interpreter's lock away, so threads do."""
 
 
-class Studio:
+class Renderer:
     """Makes and keeps films in `folder`; its cache outlives a reset of the emulator."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="sandbox-film")
-        self._films: dict[tuple[str, Reel], asyncio.Future[Path]] = {}
+        self._films: dict[tuple[str, VideoSpec], asyncio.Future[Path]] = {}
         self.made = 0
         """Films that were really made, not taken from the cache."""
 
-    async def film(self, image: bytes, reel: Reel, *, shared: bool) -> Path:
+    async def film(self, image: bytes, reel: VideoSpec, *, shared: bool) -> Path:
         """The film of an image, made if it is new; with `shared` one film for all images of that size.
 
         Raises:
@@ -39,14 +39,14 @@ class Studio:
             self._films[key] = asyncio.get_running_loop().run_in_executor(self._pool, self._make, image, key, shared)
         return await asyncio.shield(self._films[key])
 
-    def _make(self, image: bytes, key: tuple[str, Reel], shared: bool) -> Path:
+    def _make(self, image: bytes, key: tuple[str, VideoSpec], shared: bool) -> Path:
         name, reel = key
         pace = "fast" if reel.fast else "fine"
         path = self._folder / f"{name}-{reel.short_side}-{reel.seconds}-{pace}.mp4"
         if not path.exists():
             if shared:
                 image = make_jpeg(*map(int, name.split("x")))
-            make_film(image, reel, path)
+            make_video(image, reel, path)
             self.made += 1
         return path
 
@@ -55,7 +55,7 @@ class Studio:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _frame_name(image: bytes, reel: Reel) -> str:
+def _frame_name(image: bytes, reel: VideoSpec) -> str:
     """The frame's size, from the header alone: a thousand different images must cost next to nothing."""
     with Image.open(io.BytesIO(image)) as opened:
         width, height = reel.size(*opened.size)

@@ -1,4 +1,4 @@
-"""What can be turned on the emulator, before or while it runs: `Dials`. What goes wrong on order is in `faults`."""
+"""`ProviderOptions`: how the emulator behaves, at start and while it runs. Scripted faults are in `faults`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class Dials(BaseModel):
+class ProviderOptions(BaseModel):
     """How the emulator behaves. Times are seconds, money is US dollars."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

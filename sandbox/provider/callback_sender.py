@@ -10,9 +10,9 @@ from typing import Any
 
 import httpx
 
-from sandbox.provider.dials import Dials
 from sandbox.provider.faults import Fault
-from sandbox.provider.journal import Entry, Journal
+from sandbox.provider.options import ProviderOptions
+from sandbox.provider.request_log import LogEntry, RequestLog
 from sandbox.provider.tasks import Task
 
 DELAYS = (0, 30, 60, 120)
@@ -22,10 +22,10 @@ AT_ONCE = 32
 Body = dict[str, Any]
 
 
-class Courier:
+class CallbackSender:
     """Delivers for one world. Every try is a journal entry."""
 
-    def __init__(self, journal: Journal, dials: Callable[[], Dials]) -> None:
+    def __init__(self, journal: RequestLog, dials: Callable[[], ProviderOptions]) -> None:
         self._journal = journal
         self._dials = dials
         self._client = httpx.AsyncClient(limits=httpx.Limits(max_connections=AT_ONCE), timeout=None, trust_env=False)  # noqa: S113 - timed in `_post`
@@ -61,7 +61,7 @@ class Courier:
         task.callbacks += 1
         try:
             async with asyncio.timeout(self._dials().callback_answer_seconds):
-                answer = await self._client.post(str(task.order.callback_url), json=body)
+                answer = await self._client.post(str(task.request.callback_url), json=body)
             entry.outcome = str(answer.status_code)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             entry.outcome = type(error).__name__
@@ -69,9 +69,9 @@ class Courier:
         return entry.outcome
 
     @staticmethod
-    def _entry(task: Task, outcome: str, kind: str) -> Entry:
-        path = str(task.order.callback_url).split("?")[0]
-        return Entry("callback", "POST", path, outcome=outcome, fault=kind, task_id=task.id)
+    def _entry(task: Task, outcome: str, kind: str) -> LogEntry:
+        path = str(task.request.callback_url).split("?")[0]
+        return LogEntry("callback", "POST", path, outcome=outcome, fault=kind, task_id=task.id)
 
 
 def _forged(body: Body) -> Body:

@@ -1,4 +1,4 @@
-"""All that runs between bucket and provider, as processes of their own: `Pipeline`. Images put there become videos.
+"""All that runs between bucket and provider, as processes of their own: `FullStack`. Images put there become videos.
 
 Prefect server, deployments, worker and door are the real ones, started as a person starts them, so nothing of flows,
 doors or deployments is imported here.
@@ -17,16 +17,16 @@ from typing import Any, Self
 
 import httpx
 
-from sandbox.box import Sandbox
-from sandbox.child import ROOT, Child, bare_environment
+from sandbox.child_process import ROOT, ChildProcess, clean_environment
 from sandbox.prefect_server import PrefectServer
+from sandbox.sandbox import Sandbox
 
 POOL = "i2v"
 ASK_SECONDS = 60
 LISTENS = r"listens on (http://[\d.]+:\d+)"
 
 
-class Pipeline:
+class FullStack:
     """`with Pipeline(box, folder) as pipeline:` starts all; each part can be killed and started again.
 
     Args:
@@ -52,15 +52,15 @@ class Pipeline:
             self.deployed = self.deploy()
             self._say("Starting a worker and the door")
             command = ("prefect", "--no-prompt", "worker", "start", "--pool", POOL)
-            self.worker = stack.enter_context(Child(*command, env=self.env, log=self._folder / "worker.log"))
-            self.door = stack.enter_context(Child("doors", env=self.env, log=self._folder / "door.log"))
+            self.worker = stack.enter_context(ChildProcess(*command, env=self.env, log=self._folder / "worker.log"))
+            self.door = stack.enter_context(ChildProcess("doors", env=self.env, log=self._folder / "door.log"))
             self.wait_ready()
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         for child in (self.door, self.worker):  # both at once: each takes seconds
-            child.ask_to_end()
+            child.request_stop()
         self._stack.close()
 
     @property
@@ -72,7 +72,7 @@ class Pipeline:
     @property
     def env(self) -> dict[str, str]:
         """The whole environment of door, worker and set-up."""
-        return bare_environment() | self.own_env
+        return clean_environment() | self.own_env
 
     def deploy(self) -> str:
         """What `make deploy` does and says.
@@ -92,8 +92,8 @@ class Pipeline:
         Raises:
             RuntimeError: one is not; carries its last lines.
         """
-        self.worker.wait_said("Worker '.*' started!")
-        self.door_url = self.door.wait_said(LISTENS)[1]
+        self.worker.wait_for_output("Worker '.*' started!")
+        self.door_url = self.door.wait_for_output(LISTENS)[1]
 
     def check(self) -> None:
         """Prove that all are running.
@@ -101,7 +101,11 @@ class Pipeline:
         Raises:
             RuntimeError: one is not; carries its last lines.
         """
-        parts: dict[str, PrefectServer | Child] = {"server": self.server, "worker": self.worker, "door": self.door}
+        parts: dict[str, PrefectServer | ChildProcess] = {
+            "server": self.server,
+            "worker": self.worker,
+            "door": self.door,
+        }
         for name, part in parts.items():
             if not part.is_running:
                 raise RuntimeError(f"the {name} has ended. Its last lines:\n{part.last_lines()}")

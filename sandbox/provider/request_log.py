@@ -1,4 +1,4 @@
-"""What happened at the emulator: one `Entry` a request, in order. It only remembers; it decides nothing."""
+"""What happened at the emulator: one `LogEntry` a request, in order. It only remembers; it decides nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 @dataclass
-class Entry:
+class LogEntry:
     """One request or callback. `endpoint` is submit, status, balance, file, image, callback or other.
 
     `outcome` is the HTTP status that was answered, or what was done instead, such as `drop`; `fault` names a scripted
@@ -37,13 +37,13 @@ class Entry:
         return {**asdict(self), "billed_usd": str(self.billed_usd)}
 
 
-class Journal:
+class RequestLog:
     """All entries since the last reset."""
 
     def __init__(self) -> None:
-        self.entries: list[Entry] = []
+        self.entries: list[LogEntry] = []
 
-    def of(self, endpoint: str, task_id: str | None = None) -> list[Entry]:
+    def find(self, endpoint: str, task_id: str | None = None) -> list[LogEntry]:
         """The entries of one endpoint, and where asked of one task."""
         return [
             entry
@@ -51,7 +51,7 @@ class Journal:
             if entry.endpoint == endpoint and (task_id is None or entry.task_id == task_id)
         ]
 
-    def count(self, key: Callable[[Entry], Any]) -> Counter[Any]:
+    def count(self, key: Callable[[LogEntry], Any]) -> Counter[Any]:
         """How many entries there are of each."""
         return Counter(key(entry) for entry in list(self.entries))
 

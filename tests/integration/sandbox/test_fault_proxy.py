@@ -18,8 +18,8 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, HTTPClientError
 
 from sandbox import Sandbox
-from sandbox.box import ACCESS_KEY, REGION, SECRET_KEY
-from sandbox.tollgate import Toll, Tollgate
+from sandbox.fault_proxy import FaultProxy, FaultRule
+from sandbox.sandbox import ACCESS_KEY, REGION, SECRET_KEY
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -29,13 +29,13 @@ BIG = bytes(range(256)) * 40_000
 
 
 @pytest.fixture
-def gate(sandbox: Sandbox) -> Iterator[Tollgate]:
+def gate(sandbox: Sandbox) -> Iterator[FaultProxy]:
     """A gate before the sandbox's S3."""
-    with Tollgate(sandbox.aws.address) as gate:
+    with FaultProxy(sandbox.aws.address) as gate:
         yield gate
 
 
-def client(gate: Tollgate, tries: int = 1) -> S3Client:
+def client(gate: FaultProxy, tries: int = 1) -> S3Client:
     """A boto3 client that goes through the gate."""
     config = Config(
         signature_version="s3v4",
@@ -46,7 +46,7 @@ def client(gate: Tollgate, tries: int = 1) -> S3Client:
     return session.client("s3", endpoint_url=gate.url, config=config)
 
 
-def test_objects_pass_as_they_are(sandbox: Sandbox, gate: Tollgate) -> None:
+def test_objects_pass_as_they_are(sandbox: Sandbox, gate: FaultProxy) -> None:
     """Bodies of any length, metadata and parts come out as they went in, and HEAD has no body."""
     s3, bucket, key = client(gate), sandbox.bucket, "a b/ü.bin"
     for body in (b"", b"x", BIG):
@@ -63,7 +63,7 @@ def test_objects_pass_as_they_are(sandbox: Sandbox, gate: Tollgate) -> None:
     assert [entry.method for entry in gate.log].count("PUT") == 4
 
 
-def test_signatures_hold_through_the_gate(sandbox: Sandbox, gate: Tollgate) -> None:
+def test_signatures_hold_through_the_gate(sandbox: Sandbox, gate: FaultProxy) -> None:
     """The Host that was signed is the Host that arrives: a presigned URL works, and one that was changed does not."""
     sandbox.put_image("images/a.jpg", b"x")
     params = {"Bucket": sandbox.bucket, "Key": "images/a.jpg"}
@@ -73,7 +73,7 @@ def test_signatures_hold_through_the_gate(sandbox: Sandbox, gate: Tollgate) -> N
     assert httpx.get(url.replace("Expires=3600", "Expires=3601")).status_code == HTTPStatus.FORBIDDEN
 
 
-def test_chunked_bodies_pass(sandbox: Sandbox, gate: Tollgate) -> None:
+def test_chunked_bodies_pass(sandbox: Sandbox, gate: FaultProxy) -> None:
     """A body that comes in chunks arrives whole."""
     params = {"Bucket": sandbox.bucket, "Key": "chunked"}
     url = client(gate).generate_presigned_url("put_object", params)
@@ -81,7 +81,7 @@ def test_chunked_bodies_pass(sandbox: Sandbox, gate: Tollgate) -> None:
     assert sandbox.read("chunked") == b"one two " + BIG
 
 
-def test_who_asks_before_sending_a_body_is_answered(gate: Tollgate) -> None:
+def test_who_asks_before_sending_a_body_is_answered(gate: FaultProxy) -> None:
     """`Expect: 100-continue` gets its 100 before any byte of the body is sent."""
     head = (
         f"PUT /no-such-bucket/key HTTP/1.1\r\nHost: {gate.address}\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n"
@@ -93,7 +93,7 @@ def test_who_asks_before_sending_a_body_is_answered(gate: Tollgate) -> None:
         assert connection.recv(1000).startswith(b"HTTP/1.1 404 ")
 
 
-def test_answers_come_with_the_servers_own_headers(sandbox: Sandbox, gate: Tollgate) -> None:
+def test_answers_come_with_the_servers_own_headers(sandbox: Sandbox, gate: FaultProxy) -> None:
     """Names, spelling and order of an answer's headers are the server's."""
     path = f"/{sandbox.bucket}?list-type=2"
     direct, through = (httpx.get(url + path).headers.raw for url in (sandbox.aws.url, gate.url))
@@ -106,10 +106,10 @@ def test_answers_come_with_the_servers_own_headers(sandbox: Sandbox, gate: Tollg
     [(500, "InternalError"), (503, "SlowDown"), (403, "AccessDenied"), (409, "ConditionalRequestConflict")],
 )
 def test_a_failure_is_worded_as_s3_does(
-    sandbox: Sandbox, gate: Tollgate, status: int, code: str, when: Literal["before", "after"], there: list[str]
+    sandbox: Sandbox, gate: FaultProxy, status: int, code: str, when: Literal["before", "after"], there: list[str]
 ) -> None:
     """boto3 reads status and code of a scripted failure; the request was done only where it fails after."""
-    gate.add(Toll("fail", "PUT", "key", when=when, status=status, code=code))
+    gate.add(FaultRule("fail", "PUT", "key", when=when, status=status, code=code))
     with pytest.raises(ClientError) as failure:
         client(gate).put_object(Bucket=sandbox.bucket, Key="key", Body=b"x")
     assert failure.value.response["Error"].get("Code") == code
@@ -119,19 +119,19 @@ def test_a_failure_is_worded_as_s3_does(
 
 @pytest.mark.parametrize(("when", "there"), [("before", []), ("after", ["key"])])
 def test_a_dropped_connection_brings_no_answer(
-    sandbox: Sandbox, gate: Tollgate, when: Literal["before", "after"], there: list[str]
+    sandbox: Sandbox, gate: FaultProxy, when: Literal["before", "after"], there: list[str]
 ) -> None:
     """The answer is lost, and only after it was done is there something."""
-    gate.add(Toll("drop", "PUT", when=when))
+    gate.add(FaultRule("drop", "PUT", when=when))
     with pytest.raises(HTTPClientError):
         client(gate).put_object(Bucket=sandbox.bucket, Key="key", Body=b"x")
     assert sandbox.keys() == there
-    assert [(entry.passed_on, entry.answered) for entry in gate.log] == [(when == "after", False)]
+    assert [(entry.forwarded, entry.answered) for entry in gate.log] == [(when == "after", False)]
 
 
-def test_boto3_gets_412_for_a_write_of_its_own_whose_answer_was_lost(sandbox: Sandbox, gate: Tollgate) -> None:
+def test_boto3_gets_412_for_a_write_of_its_own_whose_answer_was_lost(sandbox: Sandbox, gate: FaultProxy) -> None:
     """What the ledger has to recognise does happen: boto3 repeats a conditional write and loses against itself."""
-    gate.add(Toll("drop", "PUT", when="after"))
+    gate.add(FaultRule("drop", "PUT", when="after"))
     with pytest.raises(ClientError) as failure:
         client(gate, tries=2).put_object(Bucket=sandbox.bucket, Key="key", Body=b"x", IfNoneMatch="*")
     assert failure.value.response["ResponseMetadata"]["HTTPStatusCode"] == HTTPStatus.PRECONDITION_FAILED
@@ -140,23 +140,23 @@ def test_boto3_gets_412_for_a_write_of_its_own_whose_answer_was_lost(sandbox: Sa
 
 @pytest.mark.parametrize(("when", "there"), [("before", []), ("after", ["key"])])
 def test_a_process_is_killed_at_its_request(
-    sandbox: Sandbox, gate: Tollgate, when: Literal["before", "after"], there: list[str]
+    sandbox: Sandbox, gate: FaultProxy, when: Literal["before", "after"], there: list[str]
 ) -> None:
     """The process with that id is gone, before its request was passed on or after it was done."""
     params = {"Bucket": sandbox.bucket, "Key": "key"}
     url = client(gate).generate_presigned_url("put_object", params)
     code = f"import sys, httpx; sys.stdin.readline(); httpx.put({url!r}, content=b'x')"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as process:  # noqa: S603 - our own
-        gate.add(Toll("kill", "PUT", when=when, pid=process.pid))
+        gate.add(FaultRule("kill", "PUT", when=when, pid=process.pid))
         process.communicate(b"go\n")
-    gate.settle()
+    gate.wait_idle()
     assert process.returncode == -signal.SIGKILL
     assert sandbox.keys() == there
 
 
-def test_a_toll_counts_what_matches(sandbox: Sandbox, gate: Tollgate) -> None:
+def test_a_toll_counts_what_matches(sandbox: Sandbox, gate: FaultProxy) -> None:
     """Method, path, body, how many pass first and how often: only those that match in all are stopped."""
-    toll = gate.add(Toll("fail", "PUT", r"/key\d", "stop", skip=1, times=2, status=403))
+    toll = gate.add(FaultRule("fail", "PUT", r"/key\d", "stop", skip=1, times=2, status=403))
     s3, failed = client(gate), []
     for number in range(6):
         for key, body in ((f"key{number}", b"stop"), (f"key{number}", b"go"), (f"other{number}", b"stop")):
@@ -166,7 +166,7 @@ def test_a_toll_counts_what_matches(sandbox: Sandbox, gate: Tollgate) -> None:
                 failed.append((key, body))
     assert failed == [("key1", b"stop"), ("key2", b"stop")]
     assert (toll.hits, gate.log[0].status) == (2, HTTPStatus.OK)
-    gate.open()
+    gate.reset()
     assert gate.log == []
 
 
@@ -175,9 +175,9 @@ def _put_in_vain(url: str) -> None:
         httpx.put(url, content=b"x", timeout=1)
 
 
-def test_a_held_request_waits_for_nobody_else(sandbox: Sandbox, gate: Tollgate) -> None:
+def test_a_held_request_waits_for_nobody_else(sandbox: Sandbox, gate: FaultProxy) -> None:
     """A held request is done and never answered, until whoever asked leaves; others pass meanwhile."""
-    gate.add(Toll("hold", "PUT", when="after"))
+    gate.add(FaultRule("hold", "PUT", when="after"))
     url = client(gate).generate_presigned_url("put_object", {"Bucket": sandbox.bucket, "Key": "key"})
     waiting = threading.Thread(target=_put_in_vain, args=(url,))
     waiting.start()
@@ -185,12 +185,12 @@ def test_a_held_request_waits_for_nobody_else(sandbox: Sandbox, gate: Tollgate) 
         assert waiting.is_alive()
     assert client(gate).list_objects_v2(Bucket=sandbox.bucket)["KeyCount"] == 1
     waiting.join()
-    gate.settle(1)
+    gate.wait_idle(1)
 
 
 def test_links_lead_back_through_a_gate_that_relinks(sandbox: Sandbox) -> None:
     """In what such a gate answers, its own address stands for the server's."""
-    with Tollgate(sandbox.aws.address, relink=True) as gate:
+    with FaultProxy(sandbox.aws.address, rewrite_address=True) as gate:
         sandbox.s3().put_object(Bucket=sandbox.bucket, Key="link", Body=f"see {sandbox.aws.url}/x".encode())
         url = client(gate).generate_presigned_url("get_object", {"Bucket": sandbox.bucket, "Key": "link"})
         assert httpx.get(url).text == f"see {gate.url}/x"

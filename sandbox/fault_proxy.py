@@ -1,4 +1,4 @@
-"""A reverse proxy on a real socket between i2v and a server of the sandbox: `Tollgate`, and the `Toll` it takes.
+"""A reverse proxy on a real socket between i2v and a server of the sandbox: `FaultProxy`, and the `FaultRule` it takes.
 
 Every request passes as it came, and its answer as it is, unless a toll is due: a process is killed or stopped, the
 request is refused as S3 does, its connection is dropped, or it has to wait or is held for good, before it is passed on
@@ -36,8 +36,8 @@ SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
 
 @dataclass
-class Toll:
-    """What is done to a request: `Toll("fail", "PUT", r"/jobs/days/", status=503, code="SlowDown")`.
+class FaultRule:
+    """What is done to a request: `FaultRule("fail", "PUT", r"/jobs/days/", status=503, code="SlowDown")`.
 
     `target` is searched for in path and query, `body` in what is sent. `before` means that the server never sees the
     request (a delayed one it sees later), `after` that it has done what was asked. `hits` counts how often the toll was
@@ -63,17 +63,17 @@ class Toll:
     seen: int = 0
     hits: int = 0
 
-    def is_due(self, passage: Passage) -> bool:
+    def is_due(self, passage: ProxiedRequest) -> bool:
         """Whether it is this one's turn."""
         if (self.action in SIGNALS and not self.pid) or (self.times is not None and self.hits >= self.times):
             return False
-        if not self.meets(passage):
+        if not self.matches(passage):
             return False
         self.seen += 1
         self.hits += self.seen > self.skip
         return self.seen > self.skip
 
-    def meets(self, passage: Passage) -> bool:
+    def matches(self, passage: ProxiedRequest) -> bool:
         """Whether its conditions hold."""
         return (
             self.method in {"", passage.method}
@@ -83,14 +83,14 @@ class Toll:
 
 
 @dataclass
-class Passage:
+class ProxiedRequest:
     """One request that came. `status` is the server's, or a toll's, 0 while there is none."""
 
     method: str
     target: str
     body: bytes = field(default=b"", repr=False)
     status: int = 0
-    passed_on: bool = False
+    forwarded: bool = False
     answered: bool = False
     at: float = field(default_factory=time.monotonic)
 
@@ -105,24 +105,24 @@ class Message(NamedTuple):
     body: bytes
 
 
-class Tollgate:
+class FaultProxy:
     """A running gate before the server at `upstream`. Every method may be called from any thread.
 
     Args:
         upstream: host:port of the server.
-        relink: write this gate's address for the server's in what is answered, so that links lead through here.
+        rewrite_address: replace the server's address with the proxy's in response bodies.
     """
 
-    def __init__(self, upstream: str, *, relink: bool = False) -> None:
+    def __init__(self, upstream: str, *, rewrite_address: bool = False) -> None:
         host, _, port = upstream.rpartition(":")
         self._upstream = (host, int(port))
-        self._relink = relink
-        self._tolls: list[Toll] = []
+        self._rewrite_address = rewrite_address
+        self._tolls: list[FaultRule] = []
         self._connections: set[asyncio.Task[None]] = set()
         self._busy = 0
-        self._dice, self._jostle_seconds = random.Random(0), 0.0  # noqa: S311 - chance that can be repeated
+        self._dice, self._delay_seconds = random.Random(0), 0.0  # noqa: S311 - chance that can be repeated
         self._ready = threading.Event()
-        self.log: list[Passage] = []
+        self.log: list[ProxiedRequest] = []
         """Every request since the last `open`, in order."""
 
     def start(self) -> Self:
@@ -160,22 +160,22 @@ class Tollgate:
         """Where to go instead of the server."""
         return f"http://{self.address}"
 
-    def add(self, toll: Toll) -> Toll:
+    def add(self, toll: FaultRule) -> FaultRule:
         """Take this toll from now on. Of several that are due one after the other is taken, as long as one may."""
         self._tolls.append(toll)
         return toll
 
-    def open(self) -> None:
+    def reset(self) -> None:
         """Forget all tolls and the log: from now on everything passes."""
-        self._jostle_seconds = 0.0
+        self._delay_seconds = 0.0
         self._tolls.clear()
         self.log.clear()
 
-    def jostle(self, seconds: float, seed: int) -> None:
+    def set_random_delay(self, seconds: float, seed: int) -> None:
         """Let each request wait for up to so long, so that those of one time come in another order with each seed."""
-        self._dice, self._jostle_seconds = random.Random(seed), seconds  # noqa: S311 - chance that can be repeated
+        self._dice, self._delay_seconds = random.Random(seed), seconds  # noqa: S311 - chance that can be repeated
 
-    def settle(self, seconds: float = START_SECONDS) -> None:
+    def wait_idle(self, seconds: float = START_SECONDS) -> None:
         """Wait until no request is under way, also of a process that is gone.
 
         Raises:
@@ -218,7 +218,7 @@ class Tollgate:
         if request is None or not isinstance(request.head, h11.Request):
             return False
         with self._under_way():
-            passage = Passage(request.head.method.decode(), request.head.target.decode(), request.body)
+            passage = ProxiedRequest(request.head.method.decode(), request.head.target.decode(), request.body)
             self.log.append(passage)
             answer = await self._pass(passage, request, reader)
         if answer is None:
@@ -236,10 +236,10 @@ class Tollgate:
         finally:
             self._busy -= 1
 
-    async def _pass(self, passage: Passage, request: Message, asker: asyncio.StreamReader) -> Message | None:
+    async def _pass(self, passage: ProxiedRequest, request: Message, asker: asyncio.StreamReader) -> Message | None:
         """The answer, or none where the connection is to be dropped."""
         due = [toll for toll in self._tolls if toll.is_due(passage)]
-        await asyncio.sleep(self._dice.uniform(0, self._jostle_seconds))
+        await asyncio.sleep(self._dice.uniform(0, self._delay_seconds))
         for toll in due:
             if toll.when == "before" and await _take(toll, asker):
                 return _refusal(toll, passage)
@@ -249,9 +249,9 @@ class Tollgate:
                 return _refusal(toll, passage)
         return answer
 
-    async def _ask(self, passage: Passage, request: Message) -> Message | None:
+    async def _ask(self, passage: ProxiedRequest, request: Message) -> Message | None:
         """Have the server do what is asked, over a connection of its own."""
-        passage.passed_on = True
+        passage.forwarded = True
         reader, writer = await asyncio.open_connection(*self._upstream)
         connection = h11.Connection(h11.CLIENT)
         try:
@@ -262,16 +262,16 @@ class Tollgate:
         if answer is None or not isinstance(answer.head, h11.Response):
             return None
         passage.status = answer.head.status_code
-        return self._relinked(answer) if self._relink else answer
+        return self._rewrite_addressed(answer) if self._rewrite_address else answer
 
-    def _relinked(self, answer: Message) -> Message:
+    def _rewrite_addressed(self, answer: Message) -> Message:
         theirs, ours = f"{self._upstream[0]}:{self._upstream[1]}", self.address
         if len(theirs) != len(ours):
             raise ValueError(f"{theirs} and {ours} are not equally long")
         return answer._replace(body=answer.body.replace(theirs.encode(), ours.encode()))
 
 
-async def _take(toll: Toll, asker: asyncio.StreamReader) -> bool:
+async def _take(toll: FaultRule, asker: asyncio.StreamReader) -> bool:
     """Do what the toll says; whether the request ends with it."""
     if toll.action == "delay":
         await asyncio.sleep(toll.seconds)
@@ -283,7 +283,7 @@ async def _take(toll: Toll, asker: asyncio.StreamReader) -> bool:
     return toll.action not in {"delay", "stop"}
 
 
-def _refusal(toll: Toll, passage: Passage) -> Message | None:
+def _refusal(toll: FaultRule, passage: ProxiedRequest) -> Message | None:
     """What S3 says when it fails; nothing where the connection is dropped or nobody is left to listen."""
     if toll.action != "fail":
         return None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.child import ROOT, Child, bare_environment
+from sandbox.child_process import ROOT, ChildProcess, clean_environment
 
 SERVER = ("http.server", "--bind", "127.0.0.1", "0")
 LISTENS = r"Serving HTTP on \S+ port (\d+)"
@@ -19,15 +19,15 @@ END_SECONDS = 20
 STARTER = """
 import sys, time
 from pathlib import Path
-from sandbox.child import Child, bare_environment
-child = Child(*sys.argv[2:], env=bare_environment() | {"PYTHONUNBUFFERED": "1"}, log=Path(sys.argv[1])).start()
-print(child.wait_said(r"port (\\d+)")[1], flush=True)
+from sandbox.child_process import ChildProcess, clean_environment
+child = ChildProcess(*sys.argv[2:], env=clean_environment() | {"PYTHONUNBUFFERED": "1"}, log=Path(sys.argv[1])).start()
+print(child.wait_for_output(r"port (\\d+)")[1], flush=True)
 time.sleep(60)
 """
 
 
-def _child(folder: Path, *command: str) -> Child:
-    return Child(*command, env=bare_environment() | {"PYTHONUNBUFFERED": "1"}, log=folder / "log")
+def _child(folder: Path, *command: str) -> ChildProcess:
+    return ChildProcess(*command, env=clean_environment() | {"PYTHONUNBUFFERED": "1"}, log=folder / "log")
 
 
 def _is_closed(port: int) -> bool:
@@ -43,11 +43,11 @@ def _is_closed(port: int) -> bool:
 def test_a_killed_child_starts_again_as_it_was(tmp_path: Path) -> None:
     """Killed it is gone at once; started again it listens anew, and what it said before counts no more."""
     with _child(tmp_path, *SERVER) as child:
-        first = child.wait_said(LISTENS)[1]
+        first = child.wait_for_output(LISTENS)[1]
         assert child.kill() == -signal.SIGKILL
         assert _is_closed(int(first))
         child.start()
-        assert child.wait_said(LISTENS)
+        assert child.wait_for_output(LISTENS)
         assert child.said().count("Serving HTTP") == 1
         assert child.is_running
     assert not child.is_running
@@ -56,7 +56,7 @@ def test_a_killed_child_starts_again_as_it_was(tmp_path: Path) -> None:
 def test_a_child_that_ends_is_told_with_its_last_words(tmp_path: Path) -> None:
     """Whoever waits for what never comes hears at once what went wrong instead."""
     with _child(tmp_path, "http.server", "no-port") as child, pytest.raises(RuntimeError, match="no-port"):
-        child.wait_said(LISTENS)
+        child.wait_for_output(LISTENS)
 
 
 def test_a_child_ends_with_who_started_it(tmp_path: Path) -> None:

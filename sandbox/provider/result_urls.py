@@ -8,7 +8,7 @@ import secrets
 import time
 
 
-class Links:
+class ResultUrls:
     """Makes and checks the links of one emulator."""
 
     def __init__(self, base_url: str) -> None:
