@@ -22,7 +22,6 @@ from i2v.inputs.sources import find_items
 from i2v.pipeline.generate import Steps, generate
 from i2v.pipeline.run import open_run
 from i2v.s3.client import THREADS
-from i2v.s3.direct import OPERATIONS
 from i2v.s3.storage import Storage
 from i2v.settings import read_settings
 
@@ -35,20 +34,18 @@ class Requests:
         self.cpu: defaultdict[str, float] = defaultdict(float)
 
     def watch(self, storage: Storage) -> None:
-        """Count what this storage asks, by wrapping the two methods that do."""
-        client, direct = storage.client, storage.direct
-        assert direct  # noqa: S101 - for the type checker: it is our own client
-        client._make_api_call = self._counted(client._make_api_call, str)  # noqa: SLF001 - boto3 tells of no end
-        direct.ask = self._counted(direct.ask, OPERATIONS.__getitem__)  # type: ignore[method-assign]  # it is wrapped
+        """Count the requests of this storage, by wrapping the method that makes them."""
+        client = storage.client
+        client._make_api_call = self._counted(client._make_api_call)  # noqa: SLF001 - boto3 has no event for the end
 
-    def _counted(self, call: Callable[..., Any], name: Callable[[str], str]) -> Callable[..., Any]:
+    def _counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def counted(operation: str, *arguments: Any, **options: Any) -> Any:
             begun = time.thread_time()
             try:
                 return call(operation, *arguments, **options)
             finally:
-                self.count[name(operation)] += 1
-                self.cpu[name(operation)] += time.thread_time() - begun
+                self.count[operation] += 1
+                self.cpu[operation] += time.thread_time() - begun
 
         return counted
 

@@ -19,8 +19,8 @@ from i2v.ledger.ledger import Ledger, VersionedRecord
 from i2v.net.fetcher import Fetcher
 from i2v.pipeline.run import Run, RunRecord
 from i2v.request import Request
-from i2v.s3.answers import S3Object
 from i2v.s3.listing import S3Entry
+from i2v.s3.objects import S3Object
 from i2v.s3.storage import Storage, Written
 from i2v.s3_uri import S3Uri
 from tests.support.settings import SealedSettings
@@ -59,9 +59,9 @@ class MemoryBucket:
     def put(self, uri: S3Uri, body: bytes, content_type: str, metadata: Mapping[str, str], condition: str) -> Written:
         """Write; the condition is an etag, `*` for none there, or empty."""
         if condition == "*" and uri in self.objects:
-            raise Conflict(f"PutObject of {uri} lost against another writer (PreconditionFailed)")
+            raise Conflict(f"PutObject of {uri} failed: another writer was first")
         if condition not in {"", "*", self.get(uri).etag if condition not in {"", "*"} else ""}:
-            raise Conflict(f"PutObject of {uri} lost against another writer (PreconditionFailed)")
+            raise Conflict(f"PutObject of {uri} failed: another writer was first")
         etag = hashlib.md5(body, usedforsecurity=False).hexdigest()
         moment = self.now.replace(microsecond=0)
         self.objects[uri] = S3Object(uri, etag, len(body), moment, moment, None, content_type, dict(metadata), body)

@@ -29,7 +29,7 @@ from i2v.net.fetcher import Fetcher
 from i2v.reports.recent import RecentWriter
 from i2v.reports.run_report import ItemReport, Report
 from i2v.reports.savings import Saving, summarize_savings
-from i2v.s3.answers import S3Object
+from i2v.s3.objects import S3Object
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings

@@ -29,9 +29,8 @@ from i2v.pipeline.poll import job_label, query_status
 from i2v.pipeline.run import Run
 from i2v.pipeline.validate import ResolvedImage, ValidationResult
 from i2v.request import MODEL, Request, canonical_json
-from i2v.s3.answers import S3Object
+from i2v.s3.objects import S3Object
 from i2v.s3.storage import Storage
-from i2v.s3.uploads import put_file
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 
@@ -170,11 +169,9 @@ async def _put_video(run: Run, path: Path, video: StoredVideo, record: JobRecord
     metadata = {"job": record.key, "task": record.task_id or "", "sha256": video.sha256}
 
     async def put(over: str | None = None) -> None:
-        await put_file(
-            run.storage,
-            path,
+        await run.storage.put_file(
             video.uri,
-            size=video.size,
+            path,
             sha256=video.sha256,
             content_type="video/mp4",
             metadata=metadata,

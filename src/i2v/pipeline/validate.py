@@ -30,7 +30,7 @@ from i2v.pipeline.run import Run
 from i2v.pipeline.submit import Order
 from i2v.pricing import price_usd
 from i2v.request import Request
-from i2v.s3.answers import S3Object
+from i2v.s3.objects import S3Object
 from i2v.s3_uri import S3Uri
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""S3: the client, objects with conditions, listings. boto3 lives here alone.
+"""S3: the client, objects with conditional writes, listings. Only this package uses boto3.
 
-Add what every caller of S3 needs. Keep out what an object means: the names of keys are in `i2v.ledger.keys`.
+Add here what any caller of S3 needs. What an object means, and how keys are named, is in `i2v.ledger.keys`.
 """

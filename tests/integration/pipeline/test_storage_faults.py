@@ -24,6 +24,7 @@ from i2v.pipeline.generate import Steps, generate
 from i2v.pipeline.run import open_run
 from i2v.recovery.reconcile import reconcile
 from i2v.reports.run_report import ItemReport, Outcome
+from i2v.s3.client import ATTEMPTS
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
 from sandbox import Sandbox
@@ -34,12 +35,8 @@ from tests.support.proxied_sandbox import ProxiedSandbox, UploadedImage
 from tests.support.settings import MakeSettings
 
 pytestmark = pytest.mark.timeout(300)
-BOTO3_TRIES = 5
-"""With the one before boto3, which only what the library asks most has."""
 S3_POINTS = [name for name, point in RUN.items() if point.proxy == "s3"]
 WRITES = [name for name in S3_POINTS if RUN[name].changes]
-DIRECT = [name for name in WRITES if RUN[name].rule.method != "POST"]
-BY_BOTO3 = [name for name in WRITES if name not in DIRECT]
 CONDITIONAL = ["day", "page", "video", "job-claimed", "job-submitted", "job-stored", "job-refused"]
 
 Faults = list[tuple[FaultRule, list[str]]]
@@ -52,9 +49,8 @@ PASSING: dict[str, Faults] = {
 LASTING: dict[str, Faults] = {
     "it is refused": [(FaultRule("fail", status=403, code="AccessDenied"), S3_POINTS)],
     "it fails, or its answer is lost, as often as it is tried": [
-        (FaultRule("fail", times=BOTO3_TRIES), DIRECT),
-        (FaultRule("drop", when="after", times=BOTO3_TRIES), DIRECT),
-        (FaultRule("fail", times=BOTO3_TRIES - 1), BY_BOTO3),
+        (FaultRule("fail", times=ATTEMPTS), WRITES),
+        (FaultRule("drop", when="after", times=ATTEMPTS), WRITES),
     ],
 }
 
@@ -218,7 +214,7 @@ async def test_a_task_id_outlives_an_s3_that_is_gone(make_cases: MakeCases, capl
     world.api.add(FaultRule("delay", "POST", when="after", seconds=1))
     running = asyncio.create_task(case.run("first"))
     await asyncio.to_thread(world.provider.wait, lambda: bool(world.provider.tasks))
-    gone = world.s3.add(FaultRule("drop", target=r"/jobs/(?!runs/)|/videos/", times=BOTO3_TRIES))
+    gone = world.s3.add(FaultRule("drop", target=r"/jobs/(?!runs/)|/videos/", times=ATTEMPTS))
     end = await running
     (task_id,) = world.provider.tasks
     assert gone.hits == gone.times

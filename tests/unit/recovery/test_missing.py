@@ -16,8 +16,8 @@ from i2v.errors import NotTried
 from i2v.ledger import keys
 from i2v.media.images import ImageRef
 from i2v.recovery.missing import Search, Versions, answered_version, is_taken, taken_versions, version_of
-from i2v.s3.answers import S3Object
 from i2v.s3.listing import S3Entry
+from i2v.s3.objects import S3Object
 from i2v.s3_uri import S3Uri
 from tests.support.memory_storage import MemoryStorage, memory_run
 

@@ -1,0 +1,48 @@
+"""An object as S3 returns it: `S3Object`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from i2v.s3_uri import S3Uri
+
+
+@dataclass(frozen=True, slots=True)
+class S3Object:
+    """One version of an object; `body` is empty after a HEAD. Times are UTC, sizes bytes, the etag has no quotes."""
+
+    uri: S3Uri
+    etag: str
+    size: int
+    last_modified: datetime
+    served_at: datetime
+    """S3's clock at the time of the response, so that an age does not depend on the local clock."""
+    version_id: str | None = None
+    content_type: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+    @property
+    def age_seconds(self) -> float:
+        """Seconds since the last write, by S3's clock."""
+        return (self.served_at - self.last_modified).total_seconds()
+
+
+def object_from_response(uri: S3Uri, response: Mapping[str, Any], body: bytes = b"") -> S3Object:
+    """Build the object from boto3's response to a GET or HEAD."""
+    date = response["ResponseMetadata"]["HTTPHeaders"].get("date")
+    return S3Object(
+        uri=uri,
+        etag=response["ETag"].strip('"'),
+        size=response["ContentLength"],
+        last_modified=response["LastModified"],
+        served_at=parsedate_to_datetime(date) if date else datetime.now(UTC),
+        version_id=version if (version := response.get("VersionId")) not in (None, "null") else None,
+        content_type=response.get("ContentType", ""),
+        metadata=response.get("Metadata", {}),
+        body=body,
+    )
