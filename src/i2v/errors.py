@@ -1,33 +1,33 @@
-"""Every error that i2v raises, as one tree. A new one goes under the parent that tells what it does to the money.
+"""Every error that i2v raises, as one tree. Put a new one under the parent whose effect on money and retries it shares.
 
-I2vError                     what happened; `hint` says what to do; `exit_code` is the command's
-├── UsageError               2  what was typed or configured is wrong
-├── Stopped                  3  a run stopped before its first submit
-│   ├── NoImages                nothing to do: no image found, or none valid
+I2vError                     `message` says what happened, `hint` what to do, `exit_code` is the command's
+├── UsageError               2  wrong arguments or settings
+├── Stopped                  3  the run stopped before its first submit; nothing was charged
+│   ├── NoImages                no image was found, or none is valid
 │   ├── LedgerError             the ledger cannot be read, written or trusted
-│   ├── BudgetExceeded          a spending limit of ours forbids it
-│   ├── BalanceTooLow           the provider's balance does not cover it
-│   └── Paused                  a person has paused all submits
-├── NotTried                    this run may not submit any more; nothing was paid for this image
-├── CannotResolve               a job is not in a state that a person could resolve so
-├── RunFailed                   a run ended with something failed, unknown or not tried; has the report
-├── Refused                     this image or prompt will never work as it is: an outcome, free of charge
-├── StorageError                S3 did not do what it was asked
+│   ├── BudgetExceeded          a spending limit does not allow it
+│   ├── BalanceTooLow           the provider's balance does not cover the run
+│   └── Paused                  submits are paused (i2v pause)
+├── NotTried                 this run may not submit any more; nothing was charged for this image
+├── CannotResolve            2  the job's state does not allow this resolution
+├── RunFailed                the run has failed, unknown or not tried images; `report` has them
+├── Refused                  this image or prompt can never work; an outcome, not charged
+├── StorageError             an S3 request failed
 │   ├── NoBucket                the bucket does not exist
 │   ├── NotFound                the object does not exist
-│   ├── ImageChanged            an image was replaced between two looks at it
-│   └── Conflict                a conditional write lost (412, 409)
-├── FetchError                  a URL could not be fetched, or may not be
-├── BrokenVideo                 a delivered file is no whole mp4
-└── ProviderError               the provider, or the way to it; `code` is its word or number
+│   ├── ImageChanged            the image was replaced after it was checked
+│   └── Conflict                a conditional write failed (412, 409)
+├── FetchError               a URL could not be fetched, or must not be
+├── BrokenVideo              a downloaded file is not a complete mp4
+└── ProviderError            a request to the provider failed; `code` is the provider's, or the HTTP status
     ├── NothingSent             no connection: safe to send again
-    ├── Busy                    429, or 500, 502, 503 in the vendor's words: safe to send again after `retry_after`
-    ├── Rejected                400, 404: this request will not be taken; nothing was paid
-    │   └── ContentRejected     the vendor's moderation says no to the image or prompt
-    ├── AccountRejected         401, 402, 403: no request of this account will be taken; nothing was paid
-    ├── TaskRejected            a fail code in place of a task id: not repeated; may have been billed
-    ├── AnswerLost              it may have been paid: never sent again
-    └── BadAnswer               an answer to a free call that breaks the contract
+    ├── Busy                    429, or 500, 502, 503 in the provider's envelope: safe to send again
+    ├── Rejected                400, 404: this request is not accepted; nothing was charged
+    │   └── ContentRejected     the provider's moderation rejects the image or prompt
+    ├── AccountRejected         401, 402, 403: no request of this account is accepted; nothing was charged
+    ├── TaskRejected            a fail code instead of a task id: may be charged, never repeated
+    ├── AnswerLost              sent, but no readable answer: may be charged, never sent again
+    └── BadAnswer               a status or balance answer that breaks the contract
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from typing import Any, ClassVar, Self
 
 
 class ExitCode(IntEnum):
-    """How a command ends, and what each code means in `--help` and in the documents."""
+    """How a command ends, with the meaning that `--help` and the documents show."""
 
     OK = 0, "all stored, cached, refused or awaiting a callback; or a dry run"
     FAILED = 1, "something failed, is unknown, was not tried or is still open"
@@ -49,7 +49,7 @@ class ExitCode(IntEnum):
     meaning: str
 
     def __new__(cls, code: int, meaning: str) -> Self:
-        """Keep the meaning beside the number."""
+        """Keep the meaning with the number."""
         member = int.__new__(cls, code)
         member._value_ = code
         member.meaning = meaning
@@ -57,10 +57,10 @@ class ExitCode(IntEnum):
 
 
 class I2vError(Exception):
-    """The root. Positional arguments only, so that it survives pickling.
+    """The root. Takes positional arguments only, so that it can be pickled.
 
     Args:
-        message: what is wrong and where, in a sentence without a secret.
+        message: what happened and to what, in one sentence without secrets.
         hint: what to do about it.
     """
 
@@ -77,13 +77,13 @@ class I2vError(Exception):
 
 
 class UsageError(I2vError):
-    """What was typed or configured is wrong."""
+    """An argument or a setting is wrong."""
 
     exit_code = ExitCode.USAGE
 
 
 class Stopped(I2vError):
-    """A run stopped before its first submit: nothing was paid."""
+    """The run stopped before its first submit."""
 
     exit_code = ExitCode.STOPPED
 
@@ -97,7 +97,7 @@ class LedgerError(Stopped):
 
 
 class BudgetExceeded(Stopped):
-    """`max_spend_usd` or the daily cap forbids it."""
+    """A spending limit does not allow the run."""
 
 
 class BalanceTooLow(Stopped):
@@ -105,25 +105,25 @@ class BalanceTooLow(Stopped):
 
 
 class Paused(Stopped):
-    """A person has paused all submits: `i2v resume` ends it."""
+    """Submits are paused until `i2v resume`."""
 
 
 class NotTried(I2vError):
-    """This run may not submit any more; nothing was paid for this image."""
+    """This run may not submit any more."""
 
 
 class CannotResolve(I2vError):
-    """A job is not in a state that a person could resolve so."""
+    """The job's state does not allow this resolution."""
 
     exit_code = ExitCode.USAGE
 
 
 class RunFailed(I2vError):
-    """A run ended with something failed, unknown or not tried.
+    """A run ended with failed, unknown or not tried images.
 
     Args:
         message: the report in words.
-        report: the object of `i2v run --json`.
+        report: the object that `i2v run --json` prints.
     """
 
     def __init__(self, message: str, report: dict[str, Any]) -> None:
@@ -133,7 +133,7 @@ class RunFailed(I2vError):
 
 
 class Refused(I2vError):
-    """An image or prompt that will never work as it is.
+    """An image or prompt that can never work.
 
     Args:
         message: names the image, the rule and the measured value.
@@ -148,7 +148,7 @@ class Refused(I2vError):
 
 
 class StorageError(I2vError):
-    """S3 did not do what it was asked."""
+    """An S3 request failed."""
 
     retryable = True
 
@@ -166,21 +166,21 @@ class NotFound(StorageError):
 
 
 class ImageChanged(StorageError):
-    """An image was replaced between two looks at it; nothing was paid."""
+    """The image was replaced after it was checked; nothing was charged."""
 
 
 class Conflict(StorageError):
-    """A conditional write lost against another writer."""
+    """A conditional write failed: another writer was first."""
 
 
 class FetchError(I2vError):
-    """A URL could not be fetched, or may not be.
+    """A URL could not be fetched, or must not be.
 
     Args:
         message: names the URL without its query.
         hint: what to do about it.
-        status: the HTTP status, 0 where there was none.
-        forbidden: the address may not be fetched at all.
+        status: the HTTP status, or 0 if there was none.
+        forbidden: the address policy does not allow this address.
     """
 
     def __init__(self, message: str, hint: str = "", status: int = 0, forbidden: bool = False) -> None:
@@ -191,18 +191,18 @@ class FetchError(I2vError):
 
 
 class BrokenVideo(I2vError):
-    """A delivered file is no whole mp4; it is never published."""
+    """A downloaded file is not a complete mp4; it is never published."""
 
 
 class ProviderError(I2vError):
-    """The provider, or the way to it.
+    """A request to the provider failed.
 
     Args:
         message: names the request (method and path) and what came back.
         hint: what to do about it.
-        code: the vendor's fail code, else the HTTP status, else the exception's name.
-        retry_after: seconds that the provider asked to wait, if it did.
-        status: the HTTP status, or the code in the vendor's envelope where it says more; 0 where there was none.
+        code: the provider's fail code, else the HTTP status, else the exception's name.
+        retry_after: seconds to wait, if the provider sent them.
+        status: the HTTP status, or the envelope's code if HTTP says 200; 0 if there was none.
     """
 
     def __init__(
@@ -216,38 +216,38 @@ class ProviderError(I2vError):
 
 
 class NothingSent(ProviderError):
-    """No connection came about (refused, DNS, TLS, no free connection): safe to send again."""
+    """No connection was made (refused, DNS, TLS, no free connection): safe to send again."""
 
     retryable = True
 
 
 class Busy(ProviderError):
-    """Plainly refused for now: 429, or 500, 502, 503 in the vendor's envelope."""
+    """Refused for now: 429, or 500, 502, 503 in the provider's envelope. Safe to send again after `retry_after`."""
 
     retryable = True
 
 
 class Rejected(ProviderError):
-    """This request will not be taken (400, 404); nothing was paid."""
+    """The provider does not accept this request (400, 404); nothing was charged."""
 
 
 class ContentRejected(Rejected):
-    """The vendor's moderation says no to the image or the prompt."""
+    """The provider's moderation rejects the image or the prompt."""
 
 
 class AccountRejected(ProviderError):
-    """No request of this account will be taken (401, 402, 403); nothing was paid."""
+    """The provider accepts no request of this account (401, 402, 403); nothing was charged."""
 
 
 class TaskRejected(ProviderError):
-    """A fail code came in place of a task id. It is not repeated and may have been billed."""
+    """The provider returned a fail code instead of a task id. It may be charged and is never repeated."""
 
 
 class AnswerLost(ProviderError):
-    """The request was sent and its answer is lost or unreadable: it may have been paid and is never sent again."""
+    """The request was sent, but no readable answer came back. It may be charged and is never sent again."""
 
 
 class BadAnswer(ProviderError):
-    """An answer to a free call (status, balance) that breaks the contract."""
+    """The answer to a status or balance request breaks the contract; these requests are free."""
 
     retryable = True

@@ -1,6 +1,6 @@
-"""The environment, read once when first needed: `Settings`.
+"""The environment variables of i2v: `Settings`, read when first needed.
 
-AWS's own variables stay boto3's, and nothing here writes `os.environ`.
+Add a variable here and to `docs/settings.md`. boto3 reads the AWS variables; nothing here writes `os.environ`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from decimal import Decimal
 from functools import cached_property
+from itertools import permutations
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, HttpUrl, SecretStr, TypeAdapter, ValidationError, field_validator
@@ -18,7 +19,9 @@ from i2v.pricing import PRICES_USD
 from i2v.s3_uri import S3Uri
 
 PREFIX_MAX_BYTES = 80
-"""S3's keys have 1,024 bytes, and `i2v.ledger.keys` makes up to 938 of them."""
+"""An S3 key has up to 1,024 bytes, of which the names in `i2v.ledger.keys` take up to 938."""
+VIDEO_MAX_BYTES = 5 << 30
+"""The largest object that S3 accepts in one PUT or copies in one request."""
 
 
 def _http_url(text: str) -> str:
@@ -31,29 +34,35 @@ def _prefix(text: str) -> str:
         raise ValueError(f"{text!r} must end in '/'")
     key = S3Uri.parse(text).key if text.startswith("s3://") else text
     if len(key.encode()) > PREFIX_MAX_BYTES:
-        raise ValueError(f"a prefix may have {PREFIX_MAX_BYTES} bytes, so that the names below it fit into S3's keys")
+        raise ValueError(f"a prefix has at most {PREFIX_MAX_BYTES} bytes, because an S3 key has at most 1,024")
     if text.startswith("s3://"):
         return text
     if text.startswith("/") or "//" in text:
-        raise ValueError(f"{text!r} must be like 'images/' or 's3://bucket/images/'")
+        raise ValueError(f"{text!r} is not a prefix; use e.g. 'images/' or 's3://bucket/images/'")
     return text
 
 
+def _video_size(value: int) -> int:
+    if value > VIDEO_MAX_BYTES:
+        raise ValueError(f"S3 accepts at most 5 GiB in one PUT; set {VIDEO_MAX_BYTES} or less")
+    return value
+
+
 Seconds = Annotated[float, Field(gt=0, le=31_536_000, allow_inf_nan=False)]
-"""A time that ends: a year at most."""
+"""A duration of at most one year."""
 HttpAddress = Annotated[str, AfterValidator(_http_url)]
 Prefix = Annotated[str, AfterValidator(_prefix)]
 
 
 class Settings(BaseSettings):
-    """All that i2v reads from the environment. Times are seconds, money is US dollars."""
+    """Everything that i2v reads from the environment. Times are in seconds, money in US dollars."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True)
 
     api_key: SecretStr | None = Field(default=None, validation_alias="APIXO_API_KEY")
     base_url: HttpAddress = Field(default="https://api.apixo.ai/api/v1", validation_alias="APIXO_BASE_URL")
     provider_route: str | None = Field(default=None, validation_alias="APIXO_PROVIDER")
-    """The vendor's `provider` field (auto, value, official): sent only when set."""
+    """The `provider` field of a submit (auto, value, official); not sent if None."""
 
     bucket: str | None = Field(default=None, validation_alias="I2V_BUCKET")
     images_prefix: Prefix = Field(default="images/", validation_alias="I2V_IMAGES_PREFIX")
@@ -65,59 +74,61 @@ class Settings(BaseSettings):
     poll_deadline_seconds: Seconds = Field(default=1800, validation_alias="I2V_POLL_DEADLINE_SECONDS")
     lease_seconds: Seconds = Field(default=300, validation_alias="I2V_LEASE_SECONDS")
     run_gone_seconds: Seconds = Field(default=180, validation_alias="I2V_RUN_GONE_SECONDS")
-    """A run whose record was not touched for so long is gone, and reconcile takes its jobs."""
+    """A run whose record has not been updated for this long is considered dead; reconcile takes over its jobs."""
     settling_seconds: float = Field(default=120, validation_alias="I2V_SETTLING_SECONDS")
-    """Reconcile leaves younger images to the door: a prompt may still be put beside one, or its event be on the way."""
+    """Reconcile skips newer images: a prompt file may still be uploaded, or the event may be on its way."""
     presign_seconds: int = Field(default=7200, gt=0, le=604_800, validation_alias="I2V_PRESIGN_SECONDS")
-    """How long the provider may fetch the image; never less than the poll deadline."""
+    """How long the provider can fetch the image. The poll deadline is used if it is longer."""
     link_seconds: int = Field(default=86_400, ge=0, le=604_800, validation_alias="I2V_LINK_SECONDS")
-    """How long the links in Prefect's pages work: to posters, videos, the spend report's picture; 0 leaves them out."""
+    """How long links to posters, videos and charts in Prefect artifacts work; 0 leaves them out."""
     submit_patience_seconds: Seconds = Field(default=600, validation_alias="I2V_SUBMIT_PATIENCE_SECONDS")
-    """How long a submit that costs nothing (429, no connection) is tried again before the job is given back."""
+    """How long a submit that was not charged (429, no connection) is retried before the job is released."""
     max_in_flight: int = Field(default=1000, gt=0, validation_alias="I2V_MAX_IN_FLIGHT")
     max_connections: int = Field(default=24, gt=0, validation_alias="I2V_MAX_CONNECTIONS")
-    """Connections to the provider, and the width of the gate in front of them."""
+    """Connections to the provider, and so the number of concurrent requests."""
     max_attempts: int = Field(default=2, gt=0, validation_alias="I2V_MAX_ATTEMPTS")
     """Paid attempts of a job, over all runs."""
-    max_video_bytes: int = Field(default=1 << 30, gt=0, validation_alias="I2V_MAX_VIDEO_BYTES")
+    max_video_bytes: Annotated[int, AfterValidator(_video_size)] = Field(
+        default=1 << 30, gt=0, validation_alias="I2V_MAX_VIDEO_BYTES"
+    )
 
     daily_cap_usd: Decimal | None = Field(default=None, ge=0, validation_alias="I2V_DAILY_CAP_USD")
     prices_usd: Annotated[dict[str, Decimal], NoDecode] = Field(default_factory=dict, validation_alias="I2V_PRICES_USD")
-    """Overrides of the price table as JSON, such as {"standard-6": "0.192"}."""
+    """Prices that override `PRICES_USD`, as JSON: {"standard-6": "0.192"}."""
     account_label: str = Field(default="default", validation_alias="I2V_ACCOUNT_LABEL")
-    """Names the provider's account in the ledger, which serves one account only."""
+    """The provider account's name in the ledger; a ledger serves one account."""
 
     private_hosts: Annotated[frozenset[str], NoDecode] = Field(
         default=frozenset(), validation_alias="I2V_PRIVATE_HOSTS"
     )
-    """`host` or `host:port` that may be fetched although private or not https."""
+    """`host` or `host:port` that may be fetched even if private or not https."""
     default_prompt: str | None = Field(default=None, validation_alias="I2V_DEFAULT_PROMPT")
     prompts_by_prefix: Annotated[dict[str, str], NoDecode] = Field(
         default_factory=dict, validation_alias="I2V_PROMPTS_BY_PREFIX"
     )
-    """Prompts by key prefix below the images prefix, as JSON; the longest that fits goes before `default_prompt`."""
+    """Prompts by key prefix below the images prefix, as JSON; the longest match overrides `default_prompt`."""
 
     key_block: str | None = Field(default=None, validation_alias="I2V_APIXO_KEY_BLOCK")
-    """The Prefect block document with the provider's key; loaded inside a run, where it goes before `api_key`."""
+    """The Prefect block with the provider's key; loaded inside a run, where it overrides `api_key`."""
     aws_block: str | None = Field(default=None, validation_alias="I2V_AWS_CREDENTIALS_BLOCK")
-    """The Prefect block document with the credentials for S3, in place of boto3's own search."""
+    """The Prefect block with the credentials for S3, instead of boto3's default chain."""
 
     callback_base_url: HttpAddress | None = Field(default=None, validation_alias="I2V_CALLBACK_BASE_URL")
-    """Where the provider reaches the door: public https, or a host of `private_hosts`."""
+    """The URL at which the provider reaches the doors: public https, or a host in `private_hosts`."""
     callback_secrets: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         default=(), validation_alias="I2V_CALLBACK_SECRET"
     )
-    """The first signs, all verify, so that a secret can be changed while callbacks are awaited."""
+    """The first signs, all verify, so that a secret can be rotated while callbacks are pending."""
     callback_patience_seconds: Seconds = Field(default=600, validation_alias="I2V_CALLBACK_PATIENCE_SECONDS")
-    """A job by callback that was not called back for so long after its submit is polled by reconcile."""
+    """How long after its submit a job waits for its callback before reconcile polls it."""
 
     sqs_queue_url: HttpAddress | None = Field(default=None, validation_alias="I2V_SQS_QUEUE_URL")
     door_token: SecretStr | None = Field(default=None, validation_alias="I2V_DOOR_TOKEN")
     door_host: str = Field(default="127.0.0.1", validation_alias="I2V_DOOR_HOST")
     door_port: int = Field(default=8410, ge=0, le=65_535, validation_alias="I2V_DOOR_PORT")
-    """0 takes a free one."""
+    """0 picks a free port."""
     gallery_token: SecretStr | None = Field(default=None, validation_alias="I2V_GALLERY_TOKEN")
-    """Who has it may look at the door's gallery; without it there is none."""
+    """The token for the gallery; without it the gallery is off."""
 
     log_format: Literal["text", "json"] = Field(default="text", validation_alias="I2V_LOG_FORMAT")
 
@@ -141,7 +152,7 @@ class Settings(BaseSettings):
         try:
             return json.loads(value) if isinstance(value, str) else value
         except ValueError:
-            raise ValueError('it must be JSON such as {"cats/": "the cat yawns"}') from None
+            raise ValueError('not valid JSON; use e.g. {"cats/": "the cat yawns"}') from None
 
     @field_validator("prices_usd", mode="before")
     @classmethod
@@ -149,34 +160,34 @@ class Settings(BaseSettings):
         try:
             return json.loads(value, parse_float=Decimal) if isinstance(value, str) else value
         except ValueError:
-            raise ValueError('it must be JSON such as {"standard-6": "0.192"}') from None
+            raise ValueError('not valid JSON; use e.g. {"standard-6": "0.192"}') from None
 
     @field_validator("prices_usd")
     @classmethod
     def _known_prices(cls, prices: dict[str, Decimal]) -> dict[str, Decimal]:
         for name, price in prices.items():
             if name not in PRICES_USD:
-                raise ValueError(f"{name!r} is no price; the names are {', '.join(PRICES_USD)}")
+                raise ValueError(f"{name!r} is not a price; use one of {', '.join(PRICES_USD)}")
             if not price.is_finite() or price < 0:
-                raise ValueError(f"{name} must be US dollars of 0 or more")
+                raise ValueError(f"{name} must be 0 or more US dollars")
         return prices
 
     @cached_property
     def images(self) -> S3Uri:
-        """Where images land."""
-        return self._place(self.images_prefix)
+        """The images prefix."""
+        return self._uri(self.images_prefix)
 
     @cached_property
     def videos(self) -> S3Uri:
-        """Where videos appear."""
-        return self._place(self.videos_prefix)
+        """The videos prefix."""
+        return self._uri(self.videos_prefix)
 
     @cached_property
     def jobs(self) -> S3Uri:
-        """Where the ledger lies."""
-        return self._place(self.jobs_prefix)
+        """The ledger's prefix."""
+        return self._uri(self.jobs_prefix)
 
-    def _place(self, prefix: str) -> S3Uri:
+    def _uri(self, prefix: str) -> S3Uri:
         if prefix.startswith("s3://"):
             return S3Uri.parse(prefix)
         if not self.bucket:
@@ -184,39 +195,24 @@ class Settings(BaseSettings):
         return S3Uri(self.bucket, prefix)
 
     def require_bucket(self) -> None:
-        """Prove that the three prefixes are known and none lies inside another.
-
-        Raises:
-            UsageError: the bucket is missing or the prefixes overlap.
-        """
-        places = {"I2V_IMAGES_PREFIX": self.images, "I2V_VIDEOS_PREFIX": self.videos, "I2V_JOBS_PREFIX": self.jobs}
-        for name, place in places.items():
-            for other, inner in places.items():
-                if name != other and place.holds(inner):
-                    raise UsageError(f"{other}={inner} lies inside {name}={place}", "Give each a prefix of its own")
+        """Raise UsageError if the bucket is not set, or if one of the three prefixes contains another."""
+        uris = {"I2V_IMAGES_PREFIX": self.images, "I2V_VIDEOS_PREFIX": self.videos, "I2V_JOBS_PREFIX": self.jobs}
+        for (name, outer), (other, inner) in permutations(uris.items(), 2):
+            if outer.holds(inner):
+                raise UsageError(f"{other}={inner} is inside {name}={outer}", "Use prefixes that do not overlap")
 
     def require_key(self) -> SecretStr:
-        """The provider's key.
-
-        Raises:
-            UsageError: it is not set.
-        """
+        """Return the provider's key, or raise UsageError if it is not set."""
         if self.api_key is None:
-            raise UsageError(
-                "APIXO_API_KEY is not set", "Set it to your key, or try everything for free with: make demo"
-            )
+            raise UsageError("APIXO_API_KEY is not set", "Set it to your key, or try i2v for free with: make demo")
         return self.api_key
 
 
 def read_settings() -> Settings:
-    """Read the environment.
-
-    Raises:
-        UsageError: a variable has a value that cannot be meant; names it, never its value where it is secret.
-    """
+    """Read the environment; raise UsageError, which names the variable and not its value, if one is invalid."""
     try:
         return Settings()
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{name}: {first['msg']}", "See docs/settings.md") from None
+        raise UsageError(f"{name}: {first['msg'].removeprefix('Value error, ')}", "See docs/settings.md") from None

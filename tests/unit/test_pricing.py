@@ -44,7 +44,7 @@ def test_a_setting_overrides_a_price(price: str, monkeypatch: pytest.MonkeyPatch
         ('{"pro-6": "Infinity"}', "pro-6"),
         ('{"pro-6": "cheap"}', "pro-6"),
         ("0.2", "dictionary"),
-        ("cheap", "JSON such as"),
+        ("cheap", "not valid JSON"),
     ],
 )
 def test_a_price_that_cannot_be_meant_is_refused(text: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,10 @@
-"""The environment, variable by variable: what it may hold, and what is said where it cannot be meant."""
+"""The environment variables: which values they accept, and what the message for an invalid value says."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from decimal import Decimal
 from typing import Any
 
@@ -22,7 +23,7 @@ Read = Callable[..., Settings]
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> Read:
-    """Settings read from an environment that holds just these variables."""
+    """Read settings from an environment with only these variables."""
 
     def with_variables(**variables: str) -> Settings:
         for name, value in variables.items():
@@ -80,12 +81,12 @@ GOOD: list[tuple[str, str, str, object]] = [
 
 @pytest.mark.parametrize(("variable", "text", "field", "value"), GOOD)
 def test_each_variable_is_read(read: Read, variable: str, text: str, field: str, value: object) -> None:
-    """Every variable of the table sets its setting, in the type that it is used in."""
+    """Every variable sets its setting, converted to its type."""
     assert getattr(read(**{variable: text}), field) == value
 
 
 def test_every_setting_has_its_variable() -> None:
-    """No setting is forgotten above, and each is named as the others are."""
+    """Every setting is tested above, and its variable has one of our prefixes."""
     variables = {str(field.validation_alias) for field in Settings.model_fields.values()}
     assert all(name.startswith(("I2V_", "APIXO_")) for name in variables)
     assert {"APIXO_API_KEY", *(name for name, *_ in GOOD)} == variables, "a setting without a test"
@@ -108,13 +109,13 @@ DEFAULTS = {
 }
 
 
-def test_the_defaults_are_as_designed(read: Read) -> None:
-    """Others rely on them: design.md part 7."""
+def test_the_defaults_are_the_documented_ones(read: Read) -> None:
+    """The defaults on which users rely."""
     found = read()
     assert {name: getattr(found, name) for name in DEFAULTS} == DEFAULTS
 
 
-def test_an_empty_variable_is_none_at_all(read: Read) -> None:
+def test_an_empty_variable_counts_as_unset(read: Read) -> None:
     """`I2V_DAILY_CAP_USD=` in a file of variables sets nothing."""
     found = read(I2V_DAILY_CAP_USD="", I2V_IMAGES_PREFIX="", APIXO_API_KEY="", I2V_MAX_IN_FLIGHT="")
     assert (found.daily_cap_usd, found.images_prefix, found.api_key) == (None, "images/", None)
@@ -128,16 +129,16 @@ NUMBERS = [f"I2V_{name}_SECONDS" for name in SECONDS] + [
 
 @pytest.mark.parametrize("text", ["abc", "0", "-1", "nan", "1 h"])
 @pytest.mark.parametrize("variable", NUMBERS)
-def test_a_number_that_cannot_be_meant_is_named(read: Read, variable: str, text: str) -> None:
-    """Nothing but a number above 0, and the message says which variable it is."""
+def test_an_invalid_number_names_its_variable(read: Read, variable: str, text: str) -> None:
+    """Only numbers above 0 are accepted, and the message names the variable."""
     with pytest.raises(UsageError, match=f"^{variable}: "):
         read(**{variable: text})
 
 
 @pytest.mark.parametrize("text", ["inf", "1e400"])
 @pytest.mark.parametrize("variable", [name for name in NUMBERS if name.endswith("_SECONDS") and "PRESIGN" not in name])
-def test_no_time_is_endless(read: Read, variable: str, text: str) -> None:
-    """An endless wait cannot be meant."""
+def test_a_duration_is_finite(read: Read, variable: str, text: str) -> None:
+    """Infinity is not accepted as a duration."""
     with pytest.raises(UsageError, match=f"^{variable}: "):
         read(**{variable: text})
 
@@ -171,8 +172,8 @@ BAD = [
 
 
 @pytest.mark.parametrize(("variable", "text"), BAD)
-def test_a_value_that_cannot_be_meant_is_named(read: Read, variable: str, text: str) -> None:
-    """A wrong value is a UsageError, exit 2, that begins with the variable and says where to look."""
+def test_an_invalid_value_names_its_variable(read: Read, variable: str, text: str) -> None:
+    """An invalid value is a UsageError with exit code 2, whose one line begins with the variable."""
     with pytest.raises(UsageError, match=rf"^{variable}[.:]") as caught:
         read(**{variable: text})
     assert caught.value.exit_code == 2
@@ -190,8 +191,8 @@ def test_a_value_that_cannot_be_meant_is_named(read: Read, variable: str, text: 
         ("I2V_MAX_IN_FLIGHT", SECRET),
     ],
 )
-def test_no_message_repeats_what_may_be_a_secret(read: Read, variable: str, text: str) -> None:
-    """A key that was set to the wrong variable is not printed, nor is the cause that would print it."""
+def test_no_message_repeats_a_value(read: Read, variable: str, text: str) -> None:
+    """A key that was set to the wrong variable is printed neither in the message nor in its cause."""
     with pytest.raises(UsageError) as caught:
         read(APIXO_API_KEY=SECRET, **{variable: text})
     assert SECRET not in str(caught.value)
@@ -200,20 +201,20 @@ def test_no_message_repeats_what_may_be_a_secret(read: Read, variable: str, text
 
 
 def test_the_key_is_never_shown(read: Read) -> None:
-    """Neither printed, nor in JSON."""
+    """The key is masked in text and in JSON."""
     found = read(APIXO_API_KEY=SECRET)
     assert SECRET not in f"{found!r} {found} {found.model_dump()} {found.model_dump_json()}"
     assert found.require_key().get_secret_value() == SECRET
 
 
 def test_a_missing_key_says_what_to_do(read: Read) -> None:
-    """And that everything can be tried without one."""
+    """The message names the variable, and the demo that needs no key."""
     with pytest.raises(UsageError, match=r"APIXO_API_KEY is not set.*make demo"):
         read().require_key()
 
 
 def test_a_missing_bucket_says_what_to_do(read: Read) -> None:
-    """It is needed only where a prefix does not name its own."""
+    """I2V_BUCKET is required unless each prefix names a bucket."""
     with pytest.raises(UsageError, match="I2V_BUCKET is not set"):
         read().require_bucket()
     own = read(I2V_IMAGES_PREFIX="s3://a-1/", I2V_VIDEOS_PREFIX="s3://b-1/", I2V_JOBS_PREFIX="s3://c-1/")
@@ -221,8 +222,8 @@ def test_a_missing_bucket_says_what_to_do(read: Read) -> None:
     assert own.jobs == S3Uri("c-1", "")
 
 
-def test_a_prefix_lies_in_the_bucket_unless_it_names_its_own(read: Read) -> None:
-    """`s3://bucket/prefix/` goes before `I2V_BUCKET`."""
+def test_a_prefix_is_in_the_bucket_unless_it_names_another(read: Read) -> None:
+    """`s3://bucket/prefix/` overrides `I2V_BUCKET`."""
     found = read(I2V_BUCKET="b-1", I2V_VIDEOS_PREFIX="s3://films/out/")
     assert (found.images, found.videos) == (S3Uri("b-1", "images/"), S3Uri("films", "out/"))
 
@@ -238,9 +239,9 @@ OVERLAPS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("prefixes", OVERLAPS, ids=str)
-def test_no_prefix_lies_inside_another(prefixes: dict[str, Any]) -> None:
-    """A video would be taken for an image, or the ledger be listed as images: exit 2, both are named."""
-    with pytest.raises(UsageError, match=r"I2V_\w+_PREFIX=s3://b-1/\S* lies inside I2V_\w+_PREFIX=s3://b-1/"):
+def test_no_prefix_contains_another(prefixes: dict[str, Any]) -> None:
+    """Overlapping prefixes are a UsageError that names both, because the ledger would be listed as images."""
+    with pytest.raises(UsageError, match=r"I2V_\w+_PREFIX=s3://b-1/\S* is inside I2V_\w+_PREFIX=s3://b-1/"):
         SealedSettings(I2V_BUCKET="b-1", **prefixes).require_bucket()
 
 
@@ -249,30 +250,38 @@ def test_no_prefix_lies_inside_another(prefixes: dict[str, Any]) -> None:
     [{"I2V_VIDEOS_PREFIX": "images-videos/"}, {"I2V_VIDEOS_PREFIX": "s3://b-2/images/"}, {"I2V_JOBS_PREFIX": "image/"}],
     ids=str,
 )
-def test_prefixes_that_only_look_alike_are_apart(prefixes: dict[str, Any]) -> None:
-    """Neither a common beginning nor the same name in another bucket overlaps."""
+def test_similar_prefixes_do_not_overlap(prefixes: dict[str, Any]) -> None:
+    """A common start of the name, or the same name in another bucket, is accepted."""
     SealedSettings(I2V_BUCKET="b-1", **prefixes).require_bucket()
 
 
-def test_a_videos_prefix_leaves_room_for_the_names(read: Read) -> None:
-    """S3's keys have 1,024 bytes at most, of which names and answers take 938."""
+def test_a_prefix_leaves_room_for_the_keys_below_it(read: Read) -> None:
+    """A prefix of more than 80 bytes is refused, because an S3 key has at most 1,024."""
     with pytest.raises(UsageError, match="I2V_VIDEOS_PREFIX"):
         read(I2V_BUCKET="b-1", I2V_VIDEOS_PREFIX="v" * 80 + "/")
 
 
+@pytest.mark.parametrize(("size", "is_valid"), [(5 << 30, True), ((5 << 30) + 1, False)])
+def test_a_video_fits_into_one_put(read: Read, size: int, is_valid: bool) -> None:
+    """I2V_MAX_VIDEO_BYTES is at most 5 GiB, and the message says why."""
+    message = "I2V_MAX_VIDEO_BYTES: S3 accepts at most 5 GiB in one PUT; set 5368709120 or less"
+    with nullcontext() if is_valid else pytest.raises(UsageError, match=message):
+        assert read(I2V_MAX_VIDEO_BYTES=str(size)).max_video_bytes == size
+
+
 def test_a_price_can_be_overridden(read: Read) -> None:
-    """By its name in the price table; the others stay."""
+    """I2V_PRICES_USD overrides a price by its name in the table."""
     found = read(I2V_PRICES_USD='{"standard-6": 0.1}')
     assert found.prices_usd == {"standard-6": Decimal("0.1")}
     assert set(PRICES_USD) == {"standard-6", "standard-10", "pro-6"}
 
 
 def test_settings_cannot_be_changed(read: Read) -> None:
-    """What was read holds for the whole run."""
+    """Settings are frozen."""
     with pytest.raises(ValueError, match="frozen"):
         read().__setattr__("bucket", "b-2")
 
 
-def test_no_number_of_settings_is_not_a_number(read: Read) -> None:
-    """All defaults are finite."""
+def test_all_defaults_are_finite(read: Read) -> None:
+    """No default is infinite or NaN."""
     assert all(math.isfinite(value) for value in read().model_dump().values() if isinstance(value, float))

@@ -62,7 +62,7 @@ CASES = {
     # what is typed or set: before Prefect is even started
     "no_key": Case("no key", 2, variables={"APIXO_API_KEY": None}),
     "no_bucket_set": Case("no bucket set", 2, variables={"I2V_BUCKET": None}),
-    "bad_setting": Case("a setting that cannot be meant", 2, variables={"I2V_POLL_EVERY_SECONDS": "soon"}),
+    "bad_setting": Case("an invalid setting", 2, variables={"I2V_POLL_EVERY_SECONDS": "soon"}),
     "prefixes": Case("one prefix inside another", 2, variables={"I2V_VIDEOS_PREFIX": "images/videos/"}),
     "template": Case("a prompt that asks for what is not known", 2, ("s3://{bucket}/images/", "--prompt", "{name}")),
     "no_file": Case("a path that is not there", 2, ("tomm.jpg", "--prompt", "it moves")),
