@@ -129,7 +129,7 @@ class RunArtifact:
         if self._run.dry_run:
             return about
         report, lines = keys.run_uri(settings, record.run_id), keys.run_items_uri(settings, record.run_id)
-        return replace(about, report=str(report), lines=str(lines))
+        return replace(about, report=str(report), rows=str(lines))
 
     async def _sign(self, report: Report) -> dict[str, VideoLinks]:
         """Links to the posters, videos and manifests that the page shows; none where there shall be none."""

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from i2v.apixo.callbacks import check_callbacks
 from i2v.apixo.client import ApixoClient
 from i2v.errors import Conflict, FetchError, I2vError, NoBucket, NotFound, ProviderError, StorageError
-from i2v.ledger.ledger import NO_ETAG, Ledger, provider_host
+from i2v.ledger.ledger import WRONG_ETAG, Ledger, provider_host
 from i2v.net.address_policy import is_public, look_up
 from i2v.net.fetcher import Fetcher
 from i2v.pricing import price_usd
@@ -168,7 +168,7 @@ class Checks:
         scratch = self._scratch()
         first = await self._storage.put(scratch, b"1", create=True)
         try:
-            for name, create, if_match in (("IfNoneMatch", True, None), ("IfMatch", False, NO_ETAG)):
+            for name, create, if_match in (("IfNoneMatch", True, None), ("IfMatch", False, WRONG_ETAG)):
                 try:
                     await self._storage.put(scratch, b"2", create=create, if_match=if_match)
                 except Conflict:

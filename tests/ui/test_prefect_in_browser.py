@@ -99,7 +99,7 @@ def test_a_runs_page_shows_what_was_made_and_why_not(ui: Page, a_world: World) -
 def test_the_open_page_tells_what_waits_and_what_to_type(ui: Page, a_world: World) -> None:
     """What today cost, what waits and since when, what needs a person and what to type: one page under one key."""
     open_artifact(ui, a_world, "i2v-open")
-    expect(ui.get_by_text("is spent, or held").first).to_contain_text(
+    expect(ui.get_by_text("spent or reserved").first).to_contain_text(
         f"${money_text(a_world.sandbox.provider.billed_usd)}"
     )
     lost = ui.get_by_role("listitem").filter(has_text="lost.jpg")
@@ -114,9 +114,9 @@ def test_the_open_page_tells_what_waits_and_what_to_type(ui: Page, a_world: Worl
 def test_the_spend_page_has_its_picture(ui: Page, a_world: World) -> None:
     """What the month cost and for what: sums that are the provider's own, and a picture that the UI shows."""
     open_artifact(ui, a_world, "i2v-spend")
-    paid = ui.get_by_role("row").filter(has_text="paid, or perhaps so").first
+    paid = ui.get_by_role("row").filter(has_text="Charged or possibly charged").first
     assert paid.get_by_role("cell").nth(1).inner_text() == f"${money_text(a_world.sandbox.provider.billed_usd)}"
-    saved = ui.get_by_role("row").filter(has_text="saved: attached or cached").first
+    saved = ui.get_by_role("row").filter(has_text="Saved: attached or cached").first
     assert saved.get_by_role("cell").nth(1).inner_text() == "$0.96"
     ui.wait_for_function(LOADED)
     assert ui.evaluate("document.images[0].naturalWidth") == 880

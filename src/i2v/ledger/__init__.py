@@ -1,5 +1,5 @@
-"""The ledger in S3, the source of truth about money: job records, markers, budget, and the names of keys.
+"""The ledger in S3, the source of truth about money: job records, open markers, budgets and bucket keys.
 
-Whether a job may be paid is decided here: `transitions.claim` and `budget`. Add what changes a record to `transitions`.
-Keep out requests to the provider (`i2v.pipeline`).
+`transitions.claim` and `budget` decide whether a job may be paid. Add functions that change a record to `transitions`.
+Keep requests to the provider out (`i2v.pipeline`).
 """

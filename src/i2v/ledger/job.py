@@ -1,15 +1,14 @@
-"""The job's life as a state machine: `JobRecord` and the only functions that may change one.
+"""The job record and its state machine.
 
     ready ─► claimed ─► submitted ─► stored | refused | failed
-               │  ├──► ready      plainly refused, nothing paid
-               │  ├──► refused    400, content         ├──► failed   a fail code in place of a task id
-               │  └──► unknown    answer lost, or lease over without a task id
-    unknown ──► submitted (adopted) | ready (its owner knows that nothing was sent, or a person) | failed (a person)
-    submitted ─► ready (a transient failure, attempts left)          refused, failed ─► ready (a person)
-    ready, failed ─► submitted      a person gave the job up, and then the lost answer, or a callback, came after all
+               │  ├──► ready      rejected, nothing charged
+               │  ├──► refused    400, content         ├──► failed   a fail code instead of a task id
+               │  └──► unknown    answer lost, or lease expired without a task id
+    unknown ──► submitted (adopted) | ready (nothing was sent, or a person) | failed (a person)
+    submitted ─► ready (transient failure, attempts left)            refused, failed ─► ready (a person)
+    ready, failed ─► submitted      a person dropped or resubmitted the job, then the lost answer or a callback arrived
 
-Everything here is pure: a record in, a record out. `i2v.ledger.ledger` reads and writes them, and refuses what
-`check_change` refuses.
+`i2v.ledger.transitions` has the functions that change a record; `i2v.ledger.ledger` reads and writes it. Keep I/O out.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ from i2v.request import Request
 from i2v.s3_uri import S3Uri
 
 Delivery = Literal["poll", "callback"]
-"""How a task's end is heard of: it is asked for, or the provider calls back."""
+"""How i2v learns that a task has ended: it polls, or the provider calls back."""
 FORMAT = 1
 DROPPED_CODE = "dropped"
-"""The code of the reason for which a person gave a job up."""
+"""`Reason.code` of a job that a person dropped."""
 
 
 class JobState(StrEnum):
-    """Where a job stands; the diagram above is the whole truth."""
+    """A job's state; the diagram above shows every transition."""
 
     READY = "ready"
     CLAIMED = "claimed"
@@ -46,8 +45,12 @@ class JobState(StrEnum):
 
     @property
     def is_open(self) -> bool:
-        """Whether money may be under way: somebody has to settle it."""
+        """Whether money may be in flight, so that the job must still be settled."""
         return self in {JobState.CLAIMED, JobState.SUBMITTED, JobState.UNKNOWN}
+
+    def can_become(self, state: JobState) -> bool:
+        """Return whether the diagram allows this transition."""
+        return state in ALLOWED_TRANSITIONS[self]
 
 
 _READY, _CLAIMED, _SUBMITTED, _STORED, _REFUSED, _FAILED, _UNKNOWN = JobState
@@ -67,60 +70,60 @@ class _Model(BaseModel):
 
 
 class Reason(_Model):
-    """Why a job ended or waits for a person: the vendor's or our short code, and a sentence."""
+    """Why a job ended or needs a person: a short code (the provider's or ours) and a sentence."""
 
     code: str
     message: str
 
 
 class JobImage(_Model):
-    """The image version that a job was made for."""
+    """The image version a job was created for."""
 
     label: str
-    """The `s3://` address, or the URL without its query."""
+    """The `s3://` URI, or the URL without its query."""
     name: str
-    """Its name below the videos prefix (`i2v.ledger.keys`)."""
+    """Its folder under the videos prefix (`keys.image_name`)."""
     at: S3Uri
-    """Where its bytes lie for the provider: the object itself, or our copy of a URL's."""
+    """The object the provider fetches: the image itself, or our copy of a URL's content."""
     etag: str
     version_id: str | None = None
     facts: ImageFacts
 
 
 class Attempt(_Model):
-    """One paid submit, or one that may have been paid. Times are UTC, the price US dollars."""
+    """One submit that was charged or possibly charged. Times are UTC."""
 
     number: int
     claim: str
-    """Random, so that a claimant knows its own."""
+    """Random token that identifies the claimant."""
     run_id: str
     claimed_at: datetime
     price_usd: Decimal
     delivery: Delivery = "poll"
     task_id: str | None = None
     other_task_ids: tuple[str, ...] = ()
-    """Task ids that came for this attempt although it had one."""
+    """Task ids received after `task_id` was set."""
     submitted_at: datetime | None = None
     created_at: datetime | None = None
     """The provider's own creation time."""
     ended_at: datetime | None = None
     fail: Reason | None = None
     revived: bool = False
-    """Whether it was given up, and its task came to light after all."""
+    """Whether the attempt was given up before its task id arrived."""
 
     @property
     def task_ids(self) -> frozenset[str]:
-        """All task ids known of this attempt."""
+        """All known task ids."""
         return frozenset(task for task in (self.task_id, *self.other_task_ids) if task)
 
     @property
     def spent_usd(self) -> Decimal:
-        """Its price once the provider answered with a task or a failure, in full also where it failed."""
+        """The full price once the provider returned a task or a failure, else 0."""
         return self.price_usd if self.task_ids or self.fail else ZERO
 
 
 class StoredVideo(_Model):
-    """Where a job's video lies and what was measured in it."""
+    """A job's published files and the video's measurements."""
 
     uri: S3Uri
     poster: S3Uri
@@ -131,11 +134,11 @@ class StoredVideo(_Model):
     height: int
     seconds: float
     flags: tuple[str, ...] = ()
-    """How the delivery differs from the order, in sentences."""
+    """Sentences on how the video differs from the request."""
 
 
 class JobRecord(_Model):
-    """One job as the ledger keeps it. `revision` rises and `writer` is random with each write."""
+    """One job. Each write increments `revision` and sets a random `writer`."""
 
     format: int = FORMAT
     key: str
@@ -149,9 +152,9 @@ class JobRecord(_Model):
     updated_at: datetime
     attempts: tuple[Attempt, ...] = ()
     last_attempt: int = 0
-    """The highest attempt number ever given, also to attempts that were given back unpaid."""
+    """The highest attempt number ever used, including released attempts."""
     extra_attempts: int = 0
-    """Attempts that persons allowed beyond `max_attempts`."""
+    """Attempts that people allowed beyond `max_attempts`."""
     reason: Reason | None = None
     video: StoredVideo | None = None
 
@@ -167,29 +170,24 @@ class JobRecord(_Model):
 
     @property
     def may_have_verdicts(self) -> bool:
-        """Whether an earlier end may have left `.refused.json` or `.failed.json` beside."""
+        """Whether an earlier result may have left a `.refused.json` or `.failed.json`."""
         return self.last_attempt > 1 or any(attempt.revived for attempt in self.attempts)
 
     def at_risk_usd(self, attempt: Attempt) -> Decimal:
-        """What an attempt may have cost without giving a video: failed, or its answer is lost."""
+        """Return the attempt's price if it may have been billed without producing a video, else 0."""
         is_latest = attempt.number == (self.attempt.number if self.attempt else 0)
-        gives_a_video = is_latest and self.state in {JobState.SUBMITTED, JobState.STORED}
-        return ZERO if gives_a_video else attempt.price_usd
+        return ZERO if is_latest and self.state in {JobState.SUBMITTED, JobState.STORED} else attempt.price_usd
 
     def transition(self, state: JobState, **changes: Any) -> JobRecord:
-        """This record in another state.
-
-        Raises:
-            ValueError: the diagram knows no such change.
-        """
-        if state not in ALLOWED_TRANSITIONS[self.state]:
+        """Return this record in another state. Raise `ValueError` if the diagram does not allow it."""
+        if not self.state.can_become(state):
             raise ValueError(f"job {self.key[:12]}: {self.state} cannot become {state}")
         return self.model_copy(update={"state": state, **changes})
 
     def with_attempt(self, attempt: Attempt) -> tuple[Attempt, ...]:
-        """The attempts with this one in place of the one of its number."""
+        """Return the attempts with the one of the same number replaced."""
         return tuple(attempt if old.number == attempt.number else old for old in self.attempts)
 
     def attempt_for_claim(self, claim: str) -> Attempt | None:
-        """The attempt that was claimed under this token, if the record still has it."""
+        """Return the attempt with this claim token, if the record still has it."""
         return next((attempt for attempt in self.attempts if attempt.claim == claim), None)

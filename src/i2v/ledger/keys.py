@@ -1,6 +1,6 @@
-"""What things are called in the bucket. Reconcile decides from these names alone, so they never change lightly.
+"""Names of objects in the bucket. Reconcile relies on them and existing buckets use them: do not change a name.
 
-videos/<name>/<e12>-<r12>.mp4 .jpg .json | .refused.json | .failed.json     the answers to one image version
+videos/<name>/<e12>-<r12>.mp4 .jpg .json | .refused.json | .failed.json     the outputs of one image version
 jobs/<job key>.json  ledger.json  spend.json  open/  runs/  days/  inputs/  tasks/  reports/      the ledger
 """
 
@@ -15,20 +15,20 @@ from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 
 NAME_MAX_BYTES = 900
-RECENT = "recent/"
-NEWEST_FIRST_FROM = 9_999_999_999_999
-"""Unix milliseconds that are far enough away."""
+RECENT_PREFIX = "recent/"
+MAX_UNIX_MILLISECONDS = 9_999_999_999_999
+"""13 digits; a timestamp is subtracted from it, so that listings return the newest name first."""
 RESERVED = ("_s3/", "_url/", "_long/")
-"""First parts of names that an image's key may not have, since they name images from elsewhere."""
+"""Folders for images from outside the images prefix; no image key under the prefix may start with one."""
 
 
 def digest12(text: str) -> str:
-    """Twelve hex digits of sha256."""
+    """Return the first 12 hex digits of the SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def image_name(ref: ImageRef, settings: Settings) -> str:
-    """The folder below the videos prefix in which all answers to an image lie; at most 900 bytes."""
+    """Return the folder under the videos prefix for all outputs of an image, at most 900 bytes long."""
     if ref.uri:
         return object_name(ref.uri, settings)
     host = urlsplit(ref.label).hostname or "unknown"
@@ -36,7 +36,7 @@ def image_name(ref: ImageRef, settings: Settings) -> str:
 
 
 def object_name(uri: S3Uri, settings: Settings) -> str:
-    """The same for an image in S3."""
+    """Return `image_name` of an image in S3."""
     inside = settings.images.holds(uri)
     return _short(uri.key.removeprefix(settings.images.key) if inside else f"_s3/{uri.bucket}/{uri.key}")
 
@@ -46,17 +46,17 @@ def _short(name: str) -> str:
 
 
 def output_uri(settings: Settings, name: str, etag: str, request_digest12: str, ending: str) -> S3Uri:
-    """Where an answer lies; `ending` is `.mp4`, `.jpg`, `.json`, `.refused.json` or `.failed.json`."""
+    """Return the URI of an output; `ending` is `.mp4`, `.jpg`, `.json`, `.refused.json` or `.failed.json`."""
     return settings.videos / f"{name}/{digest12(etag)}-{request_digest12}{ending}"
 
 
 def sibling_uri(video: S3Uri, ending: str) -> S3Uri:
-    """The poster (`.jpg`) or the manifest (`.json`) of a video."""
+    """Return the URI of a video's poster (`.jpg`) or manifest (`.json`)."""
     return S3Uri(video.bucket, video.key.removesuffix(".mp4") + ending)
 
 
 def parse_video_uri(address: str | None, settings: Settings) -> S3Uri | None:
-    """Where a video lies, if it lies where our videos do."""
+    """Parse the URI of a video; `None` if it is not one under the videos prefix."""
     try:
         uri = S3Uri.parse(address or "")
     except ValueError:
@@ -65,60 +65,60 @@ def parse_video_uri(address: str | None, settings: Settings) -> S3Uri | None:
 
 
 def job_uri(settings: Settings, key: str) -> S3Uri:
-    """A job's record."""
+    """Return the URI of a job record."""
     return settings.jobs / f"{key}.json"
 
 
 def open_marker_uri(settings: Settings, name: str, etag: str, key: str) -> S3Uri:
-    """The mark that a job has not ended: an index, never the truth."""
+    """Return the URI of the marker that a job may be open. It is an index only; the record decides."""
     return settings.jobs / f"open/{digest12(name)}-{digest12(etag)}-{key}"
 
 
 def run_uri(settings: Settings, run_id: str) -> S3Uri:
-    """A run's record: its heartbeat, and its report at the end."""
+    """Return the URI of a run's record: its heartbeat, and its report once finished."""
     return settings.jobs / f"runs/{run_id}.json"
 
 
 def descending_timestamp(moment: datetime) -> str:
-    """Thirteen digits that sort the other way round than time does, so that a listing begins with what is new."""
-    return f"{NEWEST_FIRST_FROM - int(moment.timestamp() * 1000):013d}"
+    """Return 13 digits that sort in reverse order of time."""
+    return f"{MAX_UNIX_MILLISECONDS - int(moment.timestamp() * 1000):013d}"
 
 
 def recent_page_uri(settings: Settings, started_at: datetime, run_id: str) -> S3Uri:
-    """The page of what ended in a run."""
-    return settings.jobs / f"{RECENT}{descending_timestamp(started_at)}-{run_id}.json"
+    """Return the URI of the page with a run's recent results."""
+    return settings.jobs / f"{RECENT_PREFIX}{descending_timestamp(started_at)}-{run_id}.json"
 
 
 def run_items_uri(settings: Settings, run_id: str) -> S3Uri:
-    """A run's images as JSON lines, for tables."""
+    """Return the URI of a run's results as JSON Lines, one row per image."""
     return settings.jobs / f"runs/{run_id}.jsonl"
 
 
 def daily_spend_uri(settings: Settings, day: str) -> S3Uri:
-    """The money of one UTC day (`2026-11-22`)."""
+    """Return the URI of the reservations of a UTC day (`2026-11-22`)."""
     return settings.jobs / f"days/{day}.json"
 
 
 def input_uri(settings: Settings, sha256: str) -> S3Uri:
-    """Our copy of an image that was named by URL."""
+    """Return the URI of our copy of an image given by URL."""
     return settings.jobs / f"inputs/{sha256}"
 
 
 def ledger_uri(settings: Settings) -> S3Uri:
-    """The ledger's own page: whose it is, and whether it is paused."""
+    """Return the URI of the ledger's settings: its provider, its account and the pause flag."""
     return settings.jobs / "ledger.json"
 
 
 def spend_uri(settings: Settings) -> S3Uri:
-    """What the last spend report saw: its time and the provider's balance."""
+    """Return the URI of the balance at the last spend report."""
     return settings.jobs / "spend.json"
 
 
 def spend_chart_uri(settings: Settings, day: str) -> S3Uri:
-    """The picture of the spend report of a UTC day."""
+    """Return the URI of the chart in the spend report of a UTC day."""
     return settings.jobs / f"reports/spend-{day}.png"
 
 
 def task_uri(settings: Settings, task_id: str) -> S3Uri:
-    """Which job a task was adopted for, so that no other adopts it too."""
+    """Return the URI of the object that names the job a task was adopted for, so that no other job adopts it."""
     return settings.jobs / f"tasks/{hashlib.sha256(task_id.encode()).hexdigest()}"

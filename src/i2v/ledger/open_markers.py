@@ -1,7 +1,7 @@
-"""Open marks of jobs whose video is stored: `OpenMarkerCleaner` takes many away in one request.
+"""Batched deletion of the open markers of stored jobs: `OpenMarkerCleaner`.
 
-A stored job never opens again, so its mark may stay a while; where a process dies before, reconcile takes it away. What
-puts a mark, and takes one of another end away, is `i2v.ledger.ledger`.
+A stored job never reopens, so its marker may outlive it; if the process dies first, reconcile deletes the marker.
+`Ledger` puts markers, and deletes those of jobs that ended otherwise.
 """
 
 from __future__ import annotations
@@ -17,39 +17,38 @@ from i2v.settings import Settings
 
 log = logging.getLogger(__name__)
 BATCH_SIZE = 100
-"""So many are taken away as soon as they are there; fewer at the run's next heartbeat, or at its end."""
 
 
 class OpenMarkerCleaner:
-    """The marks of one run that are still to be taken away."""
+    """Deletes one run's markers: each full batch at once, the rest on `flush`."""
 
     def __init__(self, storage: Storage, settings: Settings) -> None:
         self._storage = storage
         self._settings = settings
-        self._marks: list[S3Uri] = []
+        self._markers: list[S3Uri] = []
 
     async def add(self, record: JobRecord) -> None:
-        """The mark of a stored job."""
+        """Queue the marker of a stored job."""
         image = record.image
-        self._marks.append(keys.open_marker_uri(self._settings, image.name, image.etag, record.key))
-        if len(self._marks) >= BATCH_SIZE:
+        self._markers.append(keys.open_marker_uri(self._settings, image.name, image.etag, record.key))
+        if len(self._markers) >= BATCH_SIZE:
             await self.flush()
 
     async def flush(self) -> None:
-        """Take away what is there; what fails is left to reconcile."""
-        marks, self._marks = self._marks, []
-        if not marks:
+        """Delete the queued markers; reconcile deletes those that fail."""
+        markers, self._markers = self._markers, []
+        if not markers:
             return
         try:
-            await self._storage.delete_many(marks)
+            await self._storage.delete_many(markers)
         except StorageError as error:
             log.debug("%s", error)
-            await self._remove_singly(marks)
+            await self._delete_one_by_one(markers)
 
-    async def _remove_singly(self, marks: list[S3Uri]) -> None:
-        """Not every server knows how to delete many."""
+    async def _delete_one_by_one(self, markers: list[S3Uri]) -> None:
+        """Delete without `DeleteObjects`, which some servers do not support."""
         try:
-            for mark in marks:
-                await self._storage.delete(mark)
+            for marker in markers:
+                await self._storage.delete(marker)
         except StorageError as error:
-            log.warning("some jobs are stored, and reconcile will take their open marks away: %s", error)
+            log.warning("open markers of stored jobs were not deleted; the next reconcile deletes them: %s", error)

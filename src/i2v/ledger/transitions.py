@@ -1,6 +1,6 @@
-"""The pure functions that may change a job record. Each returns the new record, or `None` where it does not apply.
+"""The pure functions that change a job record. Each returns the new record, or `None` if it does not apply.
 
-`i2v.ledger.ledger` reads and writes the records, and rejects what `validate_change` rejects.
+`Ledger.change` writes what they return, and rejects it if `validate_change` does. The diagram is in `i2v.ledger.job`.
 """
 
 from __future__ import annotations
@@ -9,31 +9,17 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from i2v.ledger.job import (
-    ALLOWED_TRANSITIONS,
-    DROPPED_CODE,
-    Attempt,
-    Delivery,
-    JobImage,
-    JobRecord,
-    JobState,
-    Reason,
-    StoredVideo,
-)
+from i2v.ledger.job import DROPPED_CODE, Attempt, Delivery, JobImage, JobRecord, JobState, Reason, StoredVideo
 
 
 def validate_change(old: JobRecord, new: JobRecord) -> None:
-    """Prove that `new` may follow `old`.
-
-    Raises:
-        ValueError: an illegal state, another identity, or a task id or paid attempt that would be lost.
-    """
-    if new.state != old.state and new.state not in ALLOWED_TRANSITIONS[old.state]:
+    """Raise `ValueError` if `new` has an illegal state or another identity, or loses a task id or billed attempt."""
+    if new.state != old.state and not old.state.can_become(new.state):
         raise ValueError(f"job {old.key[:12]}: {old.state} cannot become {new.state}")
     if (old.key, old.request) != (new.key, new.request):
         raise ValueError(f"job {old.key[:12]}: a record's identity cannot change")
     if new.last_attempt < old.last_attempt or (old.video and new.video != old.video):
-        raise ValueError(f"job {old.key[:12]}: attempts are counted for ever, and a stored video stays as it is")
+        raise ValueError(f"job {old.key[:12]}: `last_attempt` cannot decrease and a stored video cannot change")
     known = {attempt.number: attempt for attempt in new.attempts}
     for attempt in old.attempts:
         if attempt.fail and attempt.number not in known:
@@ -53,7 +39,7 @@ def claim(
     now: datetime,
     delivery: Delivery = "poll",
 ) -> JobRecord | None:
-    """Take a ready job for one POST; `None` where it is not ready. From now on it is the claimant's image's job."""
+    """Claim a ready job for one POST. The record takes the claimant's image."""
     if record.state is not JobState.READY:
         return None
     number = record.last_attempt + 1
@@ -63,25 +49,25 @@ def claim(
 
 
 def release(record: JobRecord, token: str) -> JobRecord | None:
-    """The claimant knows that nothing was paid: ready again, and the attempt never was."""
+    """Remove an attempt that was not charged; the job is ready again."""
     attempt = record.attempt_for_claim(token)
     if attempt is None or attempt.task_ids or record.state not in {JobState.CLAIMED, JobState.UNKNOWN}:
         return None
     rest = tuple(other for other in record.attempts if other is not attempt)
     if attempt is not record.attempt:
         return record.model_copy(update={"attempts": rest})
-    return _back_to_task(record, rest) or record.transition(JobState.READY, attempts=rest, reason=None)
+    return _resume_previous_task(record, rest) or record.transition(JobState.READY, attempts=rest, reason=None)
 
 
-def _back_to_task(record: JobRecord, attempts: tuple[Attempt, ...]) -> JobRecord | None:
-    """Where the attempt before has a task after all, whose answer was given up too early, that is the job's."""
+def _resume_previous_task(record: JobRecord, attempts: tuple[Attempt, ...]) -> JobRecord | None:
+    """Return to the previous attempt if its task id arrived late and the task has not ended."""
     if not attempts or attempts[-1].task_id is None or attempts[-1].ended_at:
         return None
     return record.transition(JobState.SUBMITTED, attempts=attempts, reason=None)
 
 
 def record_task(record: JobRecord, token: str, task_id: str, now: datetime) -> JobRecord | None:
-    """Write down the task id that came for a claim, whatever became of the record meanwhile."""
+    """Record the task id of a claim, in whatever state the job is now."""
     attempt = record.attempt_for_claim(token)
     if attempt is None or task_id in attempt.task_ids:
         return None
@@ -91,13 +77,13 @@ def record_task(record: JobRecord, token: str, task_id: str, now: datetime) -> J
     revived = attempt.revived or attempt.fail is not None
     update = {"task_id": task_id, "submitted_at": now, "ended_at": None, "fail": None, "revived": revived}
     changes: dict[str, Any] = {"attempts": record.with_attempt(attempt.model_copy(update=update))}
-    if attempt is record.attempt and JobState.SUBMITTED in ALLOWED_TRANSITIONS[record.state]:
+    if attempt is record.attempt and record.state.can_become(JobState.SUBMITTED):
         return record.transition(JobState.SUBMITTED, reason=None, **changes)
     return record.model_copy(update=changes)
 
 
 def mark_unknown(record: JobRecord, token: str, reason: Reason) -> JobRecord | None:
-    """The claim's answer is lost, or its lease is over: it may have been paid, and only a fact can tell."""
+    """Mark a claim whose answer is lost, or whose lease expired: it was possibly charged."""
     attempt = record.attempt_for_claim(token)
     if attempt is None or attempt is not record.attempt or record.state is not JobState.CLAIMED:
         return None
@@ -105,46 +91,44 @@ def mark_unknown(record: JobRecord, token: str, reason: Reason) -> JobRecord | N
 
 
 def reject(record: JobRecord, token: str, state: JobState, reason: Reason, now: datetime) -> JobRecord | None:
-    """The POST was answered with no task id but a final word: refused (nothing paid), or failed."""
+    """End a claim whose POST returned a final error and no task id: refused (not charged) or failed."""
     attempt = record.attempt_for_claim(token)
     if state is JobState.REFUSED and record.state is JobState.UNKNOWN:
-        return release(record, token)  # its owner knows now that nothing was paid
-    if (
-        attempt is None
-        or attempt is not record.attempt
-        or attempt.task_ids
-        or state not in ALLOWED_TRANSITIONS[record.state]
-    ):
+        return release(record, token)  # the claimant now knows that nothing was charged
+    if attempt is None or attempt is not record.attempt or attempt.task_ids or not record.state.can_become(state):
         return None
     if state is JobState.REFUSED:
         rest = record.attempts[:-1]
-        return _back_to_task(record, rest) or record.transition(state, attempts=rest, reason=reason)
+        return _resume_previous_task(record, rest) or record.transition(state, attempts=rest, reason=reason)
+    return _fail(record, attempt, state, reason, now)
+
+
+def _fail(record: JobRecord, attempt: Attempt, state: JobState, reason: Reason, now: datetime) -> JobRecord:
     ended = attempt.model_copy(update={"ended_at": now, "fail": reason})
     return record.transition(state, attempts=record.with_attempt(ended), reason=reason)
 
 
 def end_task(record: JobRecord, task_id: str, state: JobState, reason: Reason, now: datetime) -> JobRecord | None:
-    """The provider's status said failed: refused, failed, or ready for another attempt."""
+    """End a task that the provider reports as failed: the job is refused, failed, or ready for another attempt."""
     attempt = record.attempt
-    if record.state is not JobState.SUBMITTED or attempt is None or attempt.task_id != task_id:
+    if attempt is None or attempt.task_id != task_id or record.state is not JobState.SUBMITTED:
         return None
-    ended = attempt.model_copy(update={"ended_at": now, "fail": reason})
-    return record.transition(state, attempts=record.with_attempt(ended), reason=reason)
+    return _fail(record, attempt, state, reason, now)
 
 
 def store(
     record: JobRecord, task_id: str, video: StoredVideo, now: datetime, created_at: datetime | None = None
 ) -> JobRecord | None:
-    """The video is published; `created_at` is the task's creation by the provider's clock."""
+    """Record the published video; `created_at` is the task's creation time by the provider's clock."""
     attempt = record.attempt
-    if record.state is not JobState.SUBMITTED or attempt is None or attempt.task_id != task_id:
+    if attempt is None or attempt.task_id != task_id or record.state is not JobState.SUBMITTED:
         return None
     ended = attempt.model_copy(update={"ended_at": now, "created_at": created_at})
     return record.transition(JobState.STORED, attempts=record.with_attempt(ended), video=video, reason=None)
 
 
 def adopt(record: JobRecord, task_id: str, now: datetime) -> JobRecord | None:
-    """A person found the lost task: the unknown job is submitted under it."""
+    """Set the task of an unknown job that a person found; the job is submitted."""
     if record.state is not JobState.UNKNOWN or record.attempt is None:
         return None
     if any(task_id in attempt.task_ids for attempt in record.attempts):
@@ -153,7 +137,7 @@ def adopt(record: JobRecord, task_id: str, now: datetime) -> JobRecord | None:
 
 
 def awaiting_callback(record: JobRecord, number: int) -> Attempt | None:
-    """The attempt by callback of this number, if its submit was never answered: a callback may name its task."""
+    """Return attempt `number` if it uses callbacks and its answer is lost, so that a callback may name its task."""
     attempt = next((one for one in record.attempts if one.number == number), None)
     if attempt is None or attempt.delivery != "callback" or attempt.task_id is not None:
         return None
@@ -161,9 +145,9 @@ def awaiting_callback(record: JobRecord, number: int) -> Attempt | None:
 
 
 def adopt_from_callback(record: JobRecord, number: int, task_id: str, now: datetime) -> JobRecord | None:
-    """A callback named the task of an attempt that awaits one, and the provider confirmed it.
+    """Record the task that a callback named and the provider confirmed, if the attempt awaits one.
 
-    The newest attempt makes the job submitted; an older one keeps its task, and the job stays as it is.
+    Only a task of the latest attempt changes the job's state.
     """
     attempt = awaiting_callback(record, number)
     if attempt is None or any(task_id in one.task_ids for one in record.attempts):
@@ -172,7 +156,7 @@ def adopt_from_callback(record: JobRecord, number: int, task_id: str, now: datet
 
 
 def resubmit(record: JobRecord, max_attempts: int) -> JobRecord | None:
-    """A person wants it paid again: ready, with one more attempt than its limit left it."""
+    """Make the job ready at a person's request, with at least one attempt left."""
     if record.state not in {JobState.UNKNOWN, JobState.REFUSED, JobState.FAILED}:
         return None
     needed = len(record.attempts) + 1 - max_attempts
@@ -180,13 +164,12 @@ def resubmit(record: JobRecord, max_attempts: int) -> JobRecord | None:
 
 
 def drop(record: JobRecord, reason: Reason, now: datetime) -> JobRecord | None:
-    """A person gives the job up: failed, and not paid again."""
+    """Fail the job at a person's request."""
     if record.state not in {JobState.UNKNOWN, JobState.SUBMITTED} or record.attempt is None:
         return None
-    ended = record.attempt.model_copy(update={"ended_at": now, "fail": reason})
-    return record.transition(JobState.FAILED, attempts=record.with_attempt(ended), reason=reason)
+    return _fail(record, record.attempt, JobState.FAILED, reason, now)
 
 
 def attempts_left(record: JobRecord, max_attempts: int) -> bool:
-    """Whether another attempt may be paid after a transient failure."""
+    """Return whether a transient failure may be followed by another attempt."""
     return len(record.attempts) < max_attempts + record.extra_attempts

@@ -21,8 +21,9 @@ from i2v.apixo.callbacks import is_task_id
 from i2v.apixo.models import TaskStatus
 from i2v.errors import Conflict, NotFound, Rejected, StorageError, UsageError
 from i2v.ledger import keys, transitions
+from i2v.ledger.documents import parse_document
 from i2v.ledger.job import FORMAT, Attempt, JobRecord
-from i2v.ledger.ledger import VersionedRecord, parse_document
+from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline.run import Run
 from i2v.s3.storage import Storage
 from i2v.settings import Settings

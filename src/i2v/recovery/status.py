@@ -27,7 +27,7 @@ MOST_RUNS, MOST_FAILED = 20, 30
 """Runs that are looked through for what failed, newest first, and what is named of it."""
 MOST_ROWS = 50
 CHARS, REASON_CHARS = 100, 300
-LONG_OPEN = "It was paid and is open for over a day. Whether the provider still has it is told by:"
+LONG_OPEN = "Charged, and open for more than a day. Check whether the provider still has it:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +59,13 @@ class LedgerStatus:
 
     @property
     def summary(self) -> str:
-        """In words: `2 need you · 3 wait since 09:12 · $1.86 today`."""
-        words = [f"{len(self.needy):,} {'needs' if len(self.needy) == 1 else 'need'} you"] if self.needy else []
+        """In words: `2 need attention · 3 in progress since 2026-11-22 09:12 · $1.86 today`."""
+        words = [f"{len(self.needy):,} {'needs' if len(self.needy) == 1 else 'need'} attention"] if self.needy else []
         if self.waiting:
             count = len(self.waiting)
-            words.append(
-                f"{count:,} {'waits' if count == 1 else 'wait'} since {_since(self.waiting[0]):%Y-%m-%d %H:%M}"
-            )
+            words.append(f"{count:,} in progress since {_since(self.waiting[0]):%Y-%m-%d %H:%M}")
         words += ["submits are paused"] if self.is_paused else []
-        return " · ".join([*(words or ["nothing waits, nothing needs you"]), f"${money_text(self.today_usd)} today"])
+        return " · ".join([*(words or ["all clear"]), f"${money_text(self.today_usd)} today"])
 
 
 async def read_status(run: Run) -> LedgerStatus:
@@ -100,12 +98,12 @@ def _sort_in(standing: LedgerStatus, record: JobRecord) -> None:
     since = _since(record)
     if record.state is JobState.UNKNOWN:
         advice = advise(_item(record, Outcome.UNKNOWN), record.state)
-        why = record.reason.message if record.reason else "its answer was lost"
+        why = record.reason.message if record.reason else "the answer to its submit was lost"
         standing.needy.append(NeedsAttention(since, record.image.label, "unknown", why, advice or Advice("")))
     elif record.state is JobState.SUBMITTED and standing.at - since > NEEDS_A_PERSON_AFTER:
         advice = Advice(LONG_OPEN, f"i2v jobs show {record.key[:12]}")
         standing.needy.append(
-            NeedsAttention(since, record.image.label, "open too long", "the provider has not ended it", advice)
+            NeedsAttention(since, record.image.label, "open too long", "the provider has not finished it", advice)
         )
     elif record.state.is_open:
         standing.waiting.append(record)
@@ -138,7 +136,7 @@ async def _failed(run: Run) -> list[NeedsAttention]:
 
 def _failed_needy(item: RecentItem) -> NeedsAttention:
     advice = advise(item, JobState.FAILED) or Advice("")
-    return NeedsAttention(item.at, item.image, "failed", item.reason or "no reason is on record", advice)
+    return NeedsAttention(item.at, item.image, "failed", item.reason or "no reason recorded", advice)
 
 
 def status_page(standing: LedgerStatus) -> str:
@@ -148,15 +146,15 @@ def status_page(standing: LedgerStatus) -> str:
 
 
 def _head(standing: LedgerStatus) -> Iterator[str]:
-    yield f"## How things stand, {standing.at:%Y-%m-%d %H:%M} UTC"
-    cap = f", of {_usd(standing.cap_usd)} that a day may cost" if standing.cap_usd is not None else ""
-    yield from ("", f"**Today** {_usd(standing.today_usd)} is spent, or held by runs that are under way{cap}.")
+    yield f"## Status, {standing.at:%Y-%m-%d %H:%M} UTC"
+    cap = f" of the daily cap of {_usd(standing.cap_usd)}" if standing.cap_usd is not None else ""
+    yield from ("", f"**Today** {_usd(standing.today_usd)} spent or reserved by active runs{cap}.")
     if standing.is_paused:
-        yield from ("", f"**All submits are paused**, until somebody types {as_code('i2v resume')}")
+        yield from ("", f"**All submits are paused.** To resume: {as_code('i2v resume')}")
 
 
 def _needy(needy: Sequence[NeedsAttention]) -> Iterator[str]:
-    yield from ("", "### What needs you", "")
+    yield from ("", "### Needs attention", "")
     if not needy:
         yield "Nothing."
         return
@@ -169,21 +167,21 @@ def _needy(needy: Sequence[NeedsAttention]) -> Iterator[str]:
 def _told(needy: NeedsAttention) -> Iterator[str]:
     """An item of a list: in a table a long key leaves the command no room. No line begins with a text of others."""
     yield f"- **{needy.what}** since {_minute(needy.since)}: {as_text(needy.image, CHARS, keep_end=True)}"
-    yield from ("", f"  Why: {as_text(needy.why, REASON_CHARS)}", "")
+    yield from ("", f"  Reason: {as_text(needy.why, REASON_CHARS)}", "")
     command = [as_code(needy.advice.command)] if needy.advice.command else []
     yield from (f"  {' '.join([needy.advice.text, *command])}", "")
 
 
 def _waiting(standing: LedgerStatus) -> Iterator[str]:
-    yield from ("", "### What is waiting, oldest first", "")
+    yield from ("", "### In progress, oldest first", "")
     if not standing.waiting:
         yield "Nothing."
     else:
-        yield from as_table(("since, UTC", "image", "asked", "it is"), map(_row, standing.waiting[:MOST_ROWS]))
+        yield from as_table(("Since (UTC)", "Image", "Request", "State"), map(_row, standing.waiting[:MOST_ROWS]))
     more = max(0, len(standing.waiting) - MOST_ROWS) + standing.marks - standing.looked_at
     if more:
         yield from ("", f"… and {more:,} more: {as_code('i2v jobs --state submitted')}")
-    yield from ("", "Nobody has to do anything about these: whoever comes next takes them up, without paying again.")
+    yield from ("", "No action needed: the next run resumes these at no extra charge.")
 
 
 def _row(record: JobRecord) -> list[str]:

@@ -13,7 +13,7 @@ from i2v.reports.recent import RecentItem
 from i2v.reports.run_report import Outcome
 
 STATE_AT_END = {Outcome.REFUSED: JobState.REFUSED, Outcome.FAILED: JobState.FAILED, Outcome.UNKNOWN: JobState.UNKNOWN}
-"""What the ledger said when the item ended so."""
+"""The job's state when the item ended, by outcome."""
 
 JOB_ADVICE = {
     JobState.READY: ("Not charged. The next run of this image submits it.", ""),
@@ -38,21 +38,21 @@ JOB_ADVICE = {
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """A sentence, and the command that goes with it."""
+    """A sentence and, if there is one, the command to type after it."""
 
     text: str
     command: str = ""
 
 
-IN_PROGRESS = Advice("It is paid and under way. What is ready is stored, without paying again, by:", "i2v reconcile")
+IN_PROGRESS = Advice("Charged and in progress. To store it when it is ready, at no extra charge:", "i2v reconcile")
 
 
 def advise(item: RecentItem, now: JobState | None) -> Advice | None:
-    """What a person can do, by the job's state of now; where that is not known, by how the item ended."""
+    """Return what a person can do, by the job's current state or, if `now` is `None`, by the item's outcome."""
     if item.outcome is Outcome.SUBMITTED:
         return IN_PROGRESS
     if item.outcome is Outcome.NOT_TRIED:
-        return Advice("Nothing is owed. When the cause is gone:", _again(item))
+        return Advice("Not charged. Fix the cause, then run it again:", _run_again(item))
     if item.outcome not in STATE_AT_END:
         return None
     if item.job is None:
@@ -61,18 +61,18 @@ def advise(item: RecentItem, now: JobState | None) -> Advice | None:
     return advice if advice.command else replace(advice, command=f"i2v jobs show {item.job[:12]}")
 
 
-def _again(item: RecentItem) -> str:
+def _run_again(item: RecentItem) -> str:
     flags = ["--mode", "pro"] if item.mode == "pro" else ["--duration", "10"] if item.duration == 10 else []  # noqa: PLR2004 - seconds, as in --duration
     return shlex.join(["i2v", "run", item.image, *flags])
 
 
 def _without_job(item: RecentItem) -> Advice:
     if item.outcome is Outcome.REFUSED:
-        return Advice("Nothing was paid. Put a better image or prompt there, then:", _again(item))
-    return Advice("When the cause is gone:", _again(item))
+        return Advice("Not charged. Replace the image or the prompt, then run it again:", _run_again(item))
+    return Advice("Fix the cause, then run it again:", _run_again(item))
 
 
 def advise_job(state: JobState, key: str) -> Advice:
     """Return what a person can do about a job in this state; no command if there is nothing to do."""
-    words, choice = JOB_ADVICE[state]
-    return Advice(words, f"i2v jobs resolve {key[:12]} {choice}" if choice else "")
+    text, option = JOB_ADVICE[state]
+    return Advice(text, f"i2v jobs resolve {key[:12]} {option}" if option else "")

@@ -1,4 +1,4 @@
-"""A run that is under way as a page of markdown: how far it is, what it cost so far, and when it will end."""
+"""The page of a run in progress, as markdown: how far it is, what it has cost so far and when it should end."""
 
 from __future__ import annotations
 
@@ -10,28 +10,35 @@ from i2v.money import money_text
 from i2v.reports.markdown import as_table, as_text
 from i2v.reports.progress import RunProgress
 
-CHARS = 300
+MAX_CHARS = 300
 
 
-def live_page(tally: RunProgress, spent_usd: Decimal, rendered_seconds: Collection[float]) -> str:
-    """What is known by now; `rendered_seconds` are how long the last jobs rendered."""
+def live_page(progress: RunProgress, spent_usd: Decimal, rendered_seconds: Collection[float]) -> str:
+    """Return the page; `rendered_seconds` are the rendering times of the latest videos."""
     now = datetime.now(UTC)
-    done = f"{tally.done.total():,} of {tally.total or 0:,} images done"
-    lines = [f"## Under way: {done}", "", *as_table(tuple(tally.counts), [[f"{n:,}" for n in tally.counts.values()]])]
-    told = [f"${money_text(spent_usd)} so far", *_foreseen(tally, rendered_seconds, now)]
-    if oldest := tally.oldest:
-        told.append(f"the longest renders since {oldest:%H:%M:%S} UTC")
-    lines += ["", as_text(" · ".join(told), CHARS), "", as_text(f"As of {now:%Y-%m-%d %H:%M:%S} UTC.", CHARS)]
+    counts = progress.counts
+    facts = [f"${money_text(spent_usd)} so far", *_estimate(progress, rendered_seconds, now)]
+    if oldest := progress.oldest:
+        facts.append(f"longest rendering since {oldest:%H:%M:%S} UTC")
+    lines = [
+        f"## In progress: {progress.done.total():,} of {progress.total or 0:,} images done",
+        "",
+        *as_table(tuple(counts), [[f"{count:,}" for count in counts.values()]]),
+        "",
+        as_text(" · ".join(facts), MAX_CHARS),
+        "",
+        as_text(f"Updated {now:%Y-%m-%d %H:%M:%S} UTC.", MAX_CHARS),
+    ]
     return "\n".join(lines) + "\n"
 
 
-def _foreseen(tally: RunProgress, rendered_seconds: Collection[float], now: datetime) -> list[str]:
-    end = tally.expected_end(rendered_seconds)
+def _estimate(progress: RunProgress, rendered_seconds: Collection[float], now: datetime) -> list[str]:
+    end = progress.expected_end(rendered_seconds)
     if end is None:
-        return ["no video has come yet that would tell when it ends"]
+        return ["no estimate until the first video is rendered"]
     mean = sum(rendered_seconds) / len(rendered_seconds)
     minutes = max(1, round((end - now).total_seconds() / 60))
     return [
-        f"expected to end about {end:%H:%M} UTC, in {minutes} min",
-        f"the last {len(rendered_seconds)} videos rendered in {mean:.0f} s",
+        f"expected end {end:%H:%M} UTC, in {minutes} min",
+        f"the last {len(rendered_seconds)} videos rendered in {mean:.0f} s on average",
     ]

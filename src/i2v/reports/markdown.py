@@ -1,7 +1,7 @@
-"""Markdown in which the texts of others stay texts: keys, prompts and the provider's words may hold anything.
+"""Markdown in which the texts of others stay texts: keys, prompts and the provider's messages may contain anything.
 
-Every sign that could mean something within a line is escaped by a backslash, which both of Prefect's UIs understand;
-the older one shows character references as they are written, and a picture in a link only as HTML.
+Special characters are escaped with a backslash, which both of Prefect's UIs support. The V1 UI shows character
+references literally, and needs HTML for an image inside a link.
 """
 
 from __future__ import annotations
@@ -10,46 +10,55 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from urllib.parse import quote
 
-SIGNS = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_[]<>&|~$"})
+ESCAPES = str.maketrans({char: f"\\{char}" for char in "\\`*_[]<>&|~$"})
 BREAK = "<br>"
-"""A new line within a cell."""
-JOINER = "\u200d"
-"""Ties the parts of one emoji together."""
+"""A line break in a cell."""
+NO_BREAK_SPACE = "\u00a0"
+ZERO_WIDTH_SPACE = "\u200b"
+EMOJI_JOINER = "\u200d"
 NOT_IN_CODE = "`|\\"
-"""What a code span in a table cannot hold."""
+"""Characters that a code span in a table cannot contain."""
 SAFE_IN_LINK = ":/?&=%+~,;@-._$"
 
 
-def as_text(text: str, most: int, *, keep_end: bool = False) -> str:
-    """A text of at most so many characters on one line, to be read as it is; `keep_end` cuts in the middle."""
-    return _shown(_cut(_visible(text), most, keep_end=keep_end))
+def as_text(text: str, max_chars: int, *, keep_end: bool = False) -> str:
+    """Return the text escaped, on one line and truncated: at its end, or in the middle with `keep_end`."""
+    return _escaped(_truncated(_printable(text), max_chars, keep_end=keep_end))
 
 
 def as_code(text: str) -> str:
-    """A command to copy; one that no code span can hold stays a text."""
-    if not text or text != _visible(text).strip() or any(sign in text for sign in NOT_IN_CODE):
-        return _shown(_visible(text))
+    """Return a code span, or escaped text if a code span cannot contain it."""
+    if not text or text != _printable(text).strip() or any(char in text for char in NOT_IN_CODE):
+        return _escaped(_printable(text))
     return f"`{text}`"
 
 
 def as_link(label: str, url: str) -> str:
-    """A link; the label is markdown already."""
+    """Return a link; `label` is markdown."""
     return f"[{label}]({quote(url, safe=SAFE_IN_LINK)})"
 
 
-def as_picture(url: str) -> str:
-    """A picture without a title."""
-    return "!" + as_link("", url)
-
-
 def as_linked_image(url: str, target: str, width: int) -> str:
-    """A picture of so many pixels that leads to `target`."""
-    source, leads_to = (escape(quote(each, safe=SAFE_IN_LINK)) for each in (url, target))
-    return f'<a href="{leads_to}"><img src="{source}" width="{width}"></a>'
+    """Return an image `width` pixels wide that links to `target`."""
+    return _linked_image(url, target, f'width="{width}"')
+
+
+def as_image_cell(url: str, target: str, width: int) -> str:
+    """Return the same as a table cell, next to which the other cells' text starts at the top of the row.
+
+    Prefect's V2 UI aligns the cells of a row by their baselines, and an image is a block with large margins: the other
+    cells' text would start below it. An empty first line and a floating image give the cell the baseline of that line.
+    """
+    return ZERO_WIDTH_SPACE + _linked_image(url, target, f'align="left" width="{width}"')
+
+
+def _linked_image(url: str, target: str, attributes: str) -> str:
+    source, href = (escape(quote(each, safe=SAFE_IN_LINK)) for each in (url, target))
+    return f'<a href="{href}"><img src="{source}" {attributes}></a>'
 
 
 def as_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a table whose cells are markdown already."""
+    """Return the lines of a table whose cells are markdown."""
     return [_row(head), _row(["---"] * len(head)), *map(_row, rows)]
 
 
@@ -57,19 +66,19 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _visible(text: str) -> str:
-    """One line: what cannot be seen, or would turn the line around, is shown as `\ufffd`."""
+def _printable(text: str) -> str:
+    """Return the text on one line; invisible characters and those that change its direction become `\ufffd`."""
     return "".join(
-        sign if sign.isprintable() or sign == JOINER else " " if sign.isspace() else "\ufffd" for sign in text
+        char if char.isprintable() or char == EMOJI_JOINER else " " if char.isspace() else "\ufffd" for char in text
     )
 
 
-def _cut(text: str, most: int, *, keep_end: bool) -> str:
-    if len(text) <= most:
+def _truncated(text: str, max_chars: int, *, keep_end: bool) -> str:
+    if len(text) <= max_chars:
         return text
-    end = most * 2 // 3 if keep_end else 0
-    return f"{text[: most - end - 1]}…{text[len(text) - end :]}"
+    end = max_chars * 2 // 3 if keep_end else 0
+    return f"{text[: max_chars - end - 1]}…{text[len(text) - end :]}"
 
 
-def _shown(text: str) -> str:
-    return text.strip().translate(SIGNS)
+def _escaped(text: str) -> str:
+    return text.strip().translate(ESCAPES)

@@ -1,7 +1,7 @@
-"""What ended lately, newest run first: one page a run below `jobs/recent/`, so that nobody has to list the bucket.
+"""Recent results, newest run first: one page per run under `jobs/recent/`, so that viewers need not list the bucket.
 
-Pages are for looking at; the truth stays in the job records. A page is written each minute while its run lives and at
-its end, so of a run that was killed the last minute may be missing here.
+Pages are for display; the job records are the source of truth. A run writes its page every minute and at its end, so
+the page of a killed run may lack its last minute.
 """
 
 from __future__ import annotations
@@ -24,23 +24,22 @@ from i2v.settings import Settings
 
 log = logging.getLogger(__name__)
 RECENT_OUTCOMES = frozenset({Outcome.STORED, Outcome.REFUSED, Outcome.FAILED, Outcome.UNKNOWN})
-"""What is new in the bucket, or needs somebody; what was there already has its place on an older page."""
+"""Outcomes that are new in the bucket or need attention; a cached image is on an older page."""
 
 
 def _in_utc(moment: datetime) -> datetime:
     try:
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except OverflowError:
-        raise ValueError("no time that UTC knows") from None
+        raise ValueError("out of range for UTC") from None
 
 
 UtcTime = Annotated[datetime, AfterValidator(_in_utc)]
-"""A time in UTC, whatever it was written in."""
 Dollars = Annotated[Decimal, Field(ge=0, le=10**9)]
 
 
 class RecentItem(BaseModel):
-    """One image that ended. `at` is UTC, money US dollars, `duration` the seconds that were ordered."""
+    """The result of one image. `duration` is the requested length in seconds."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -56,23 +55,18 @@ class RecentItem(BaseModel):
 
 
 def recent_item(item: ItemReport) -> RecentItem:
-    """An image that has ended just now."""
+    """Return the result of an image that has just ended."""
     request = item.request
     return RecentItem(
-        image=item.image,
-        outcome=item.outcome,
+        **{name: getattr(item, name) for name in ("image", "outcome", "job", "video", "cost_usd", "reason")},
         at=datetime.now(UTC),
-        job=item.job,
-        video=item.video,
         mode=request.mode if request else None,
         duration=request.duration if request else None,
-        cost_usd=item.cost_usd,
-        reason=item.reason,
     )
 
 
 class RecentPage(BaseModel):
-    """What ended in one run, in the order in which it did."""
+    """The results of one run, oldest first."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -82,9 +76,14 @@ class RecentPage(BaseModel):
     label: str | None = None
     items: tuple[RecentItem, ...] = ()
 
+    @property
+    def newest_first(self) -> Sequence[RecentItem]:
+        """The items in reverse order."""
+        return self.items[::-1]
+
 
 class RecentWriter:
-    """Collects for one run."""
+    """Collects the results of one run and writes its page."""
 
     def __init__(
         self, storage: Storage, settings: Settings, run_id: str, started_at: datetime, label: str | None
@@ -96,26 +95,26 @@ class RecentWriter:
         self._merged = False
 
     def add(self, item: ItemReport) -> None:
-        """Take an image up, if it is one to show."""
+        """Add an image if its outcome belongs on the page."""
         if item.outcome in RECENT_OUTCOMES and item.is_new_outcome:
             self._new.append(recent_item(item))
 
     async def write(self) -> None:
-        """Write what is new; a failure is logged, and tried again with the next."""
+        """Write the page if it has new results; a failure is logged, and the next call tries again."""
         if not self._new:
             return
         count = len(self._new)
         try:
-            await self._merge()
+            await self._merge_written_page()
             page = self._page.model_copy(update={"items": (*self._page.items, *self._new[:count])})
             await self._storage.put(self._uri, page.model_dump_json().encode(), content_type="application/json")
         except StorageError as error:
-            log.warning("what ended lately could not be written: %s", error)
+            log.warning("recent results were not written and will be retried: %s", error)
             return
         self._page, self._new = page, self._new[count:]
 
-    async def _merge(self) -> None:
-        """A retry of the run goes on where the page of the first try ends."""
+    async def _merge_written_page(self) -> None:
+        """Start from the page that an earlier try of this run wrote."""
         if self._merged:
             return
         try:
@@ -126,51 +125,34 @@ class RecentWriter:
 
 
 async def list_recent_pages(storage: Storage, settings: Settings, *, after: str = "") -> AsyncIterator[str]:
-    """The names of all runs' pages, newest first; `after` is the name of the last that is known.
-
-    Raises:
-        StorageError: S3 did not answer well.
-    """
-    place = settings.jobs / keys.RECENT
-    start = (place / after).key if after else ""
-    async for entry in storage.list(place, start_after=start):
-        yield entry.uri.key.removeprefix(place.key)
+    """Yield the names of all pages, newest run first, starting after the page named `after`."""
+    folder = settings.jobs / keys.RECENT_PREFIX
+    start = (folder / after).key if after else ""
+    async for entry in storage.list(folder, start_after=start):
+        yield entry.uri.key.removeprefix(folder.key)
 
 
 async def read_recent_page(
     storage: Storage, settings: Settings, name: str, *, limit: int | None = None
 ) -> RecentPage | None:
-    """The page of this name, `None` where there is none that can be read, or it has over `limit` bytes.
-
-    Raises:
-        StorageError: S3 did not answer well.
-    """
-    uri = settings.jobs / keys.RECENT / name
+    """Return a page, or `None` if it is missing, cannot be parsed or has more than `limit` bytes."""
+    uri = settings.jobs / keys.RECENT_PREFIX / name
     try:
         return RecentPage.model_validate_json((await storage.get(uri, limit=limit)).body)
     except (NotFound, ValidationError):
-        log.warning("%s cannot be read, and is left out", uri)
+        log.warning("skipping %s: it cannot be read", uri)
         return None
 
 
 async def read_recent_pages(
     storage: Storage, settings: Settings, *, after: str = ""
 ) -> AsyncIterator[tuple[str, RecentPage]]:
-    """The pages of all runs, newest first, each with its name; `after` is the name of the last that is known.
-
-    Raises:
-        StorageError: S3 did not answer well.
-    """
+    """Yield the names and pages of all runs, newest first, starting after the page named `after`."""
     async for name in list_recent_pages(storage, settings, after=after):
         if page := await read_recent_page(storage, settings, name):
             yield name, page
 
 
 def page_name_at(moment: datetime) -> str:
-    """The name after which pages of runs lie that started at this moment or before."""
+    """Return the name that sorts before the pages of all runs that started at this time or earlier."""
     return keys.descending_timestamp(moment)
-
-
-def items_of(page: RecentPage) -> Sequence[RecentItem]:
-    """The page's items, newest first."""
-    return page.items[::-1]

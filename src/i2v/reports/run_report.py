@@ -1,4 +1,4 @@
-"""What became of each image, and of the money: `Report`, a run's result, its record and what `--json` prints."""
+"""The result of a run: `Report`, with an `ItemReport` for each image. `--json` and the run's record contain it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from i2v.request import Request
 
 
 class Outcome(StrEnum):
-    """How an image ended."""
+    """The result of an image."""
 
     STORED = "stored"
     CACHED = "cached"
@@ -29,16 +29,16 @@ class Outcome(StrEnum):
 
     @property
     def text(self) -> str:
-        """As a person reads it."""
+        """The outcome as shown to people."""
         return {"submitted": "still open", "not_tried": "not tried"}.get(self.value, self.value)
 
 
 FAILING_OUTCOMES = frozenset({Outcome.FAILED, Outcome.UNKNOWN, Outcome.NOT_TRIED, Outcome.SUBMITTED})
-"""Outcomes that end a run Failed; `submitted` only where nothing is to call back."""
+"""Outcomes that end a run as Failed; `submitted` only if the run does not await callbacks."""
 
 
 class ItemReport(BaseModel):
-    """One image's end. `cost_usd` is what this run paid, also where it failed; if planned, what it would pay."""
+    """The result of one image. `cost_usd` is what this run paid, or would pay if the outcome is planned."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -50,30 +50,28 @@ class ItemReport(BaseModel):
     cost_usd: Decimal = ZERO
     reason: str | None = None
     at_risk_usd: Decimal = Field(default=ZERO, exclude=True)
-    """May have been billed without giving a video."""
+    """Possibly billed without producing a video."""
     seconds: float | None = Field(default=None, exclude=True)
-    """From the run's start to the end of this image."""
+    """From the start of the run to the end of this image."""
     flags: tuple[str, ...] = Field(default=(), exclude=True)
     valid: bool = Field(default=True, exclude=True)
-    """Whether the image passed validation, so that it could have been submitted."""
+    """Whether the image passed validation."""
     request: Request | None = Field(default=None, exclude=True)
-    """What was asked of the provider, where that is known."""
     video_sha256: str | None = Field(default=None, exclude=True)
     attached: bool = Field(default=False, exclude=True)
-    """Whether another run had paid, and this one took its job up."""
+    """Whether this run took over a job that another run had paid for."""
     saved_usd: Decimal = Field(default=ZERO, exclude=True)
-    """What it would have cost, had the ledger not had it."""
+    """What it would have cost without the ledger."""
     folder: str = Field(default="", exclude=True)
-    """Of the image, as its answers lie below the videos prefix."""
-
+    """The image's folder under the videos prefix."""
     state: JobState | None = Field(default=None, exclude=True)
-    """What the ledger says of its job, where that is known."""
+    """The job's state, if known."""
     is_new_outcome: bool = Field(default=True, exclude=True)
-    """Whether this run brought it about, and did not find it so."""
+    """Whether this run produced the outcome, rather than found it in the ledger."""
 
     @property
     def row(self) -> dict[str, Any]:
-        """The image's line for tables downstream: it, what was asked, its video, its cost in US dollars."""
+        """The image as a flat object for downstream tables: request, video and cost."""
         request = self.request.model_dump(mode="json") if self.request else {}
         return {
             "image": self.image,
@@ -95,16 +93,16 @@ class Report(BaseModel):
 
     items: tuple[ItemReport, ...] = ()
     stopped: str | None = None
-    """Why the run's submits were stopped early."""
+    """Why the run stopped submitting early."""
     awaits_callbacks: bool = False
 
     def count(self, outcome: Outcome) -> int:
-        """How many images ended so."""
+        """Return how many images have this outcome."""
         return sum(item.outcome is outcome for item in self.items)
 
     @property
     def spent_usd(self) -> Decimal:
-        """What this run paid for attempts that the provider took."""
+        """What this run paid for attempts that the provider accepted."""
         return sum((item.cost_usd for item in self.items if item.outcome is not Outcome.PLANNED), ZERO)
 
     @property
@@ -114,28 +112,28 @@ class Report(BaseModel):
 
     @property
     def at_risk_usd(self) -> Decimal:
-        """What may have been billed without giving a video."""
+        """What was possibly billed without producing a video."""
         return sum((item.at_risk_usd for item in self.items), ZERO)
 
     @property
     def succeeded(self) -> bool:
-        """Whether nothing failed, is unknown, was not tried or is open; refusals are outcomes."""
-        trouble = FAILING_OUTCOMES - {Outcome.SUBMITTED} if self.awaits_callbacks else FAILING_OUTCOMES
-        return not any(item.outcome in trouble for item in self.items)
+        """Whether no image has a failing outcome; refused images do not fail a run."""
+        failing = FAILING_OUTCOMES - {Outcome.SUBMITTED} if self.awaits_callbacks else FAILING_OUTCOMES
+        return not any(item.outcome in failing for item in self.items)
 
     @property
     def nothing_valid(self) -> bool:
-        """Whether no image passed validation, so that nothing could be submitted."""
+        """Whether no image passed validation."""
         return not any(item.valid for item in self.items)
 
     @property
     def summary(self) -> str:
-        """The run in words: `997 stored · 2 refused · 1 unknown · $191.81`."""
+        """One line, e.g. `997 stored · 2 refused · 1 unknown · $191.81`."""
         counts = Counter(item.outcome for item in self.items)
-        words = {outcome: outcome.text for outcome in Outcome}
+        texts = {outcome: outcome.text for outcome in Outcome}
         if self.awaits_callbacks:
-            words[Outcome.SUBMITTED] = "submitted, awaited by callback"
-        parts = [f"{counts[outcome]} {words[outcome]}" for outcome in Outcome if counts[outcome]]
+            texts[Outcome.SUBMITTED] = "submitted, awaiting callback"
+        parts = [f"{counts[outcome]} {texts[outcome]}" for outcome in Outcome if counts[outcome]]
         money = f"${money_text(self.spent_usd)}"
         if counts[Outcome.PLANNED]:
             money = f"would cost ${money_text(self.planned_usd)}"
@@ -143,11 +141,11 @@ class Report(BaseModel):
 
     @property
     def rows_jsonl(self) -> bytes:
-        """The images as JSON lines."""
+        """The rows of all images as JSON Lines."""
         return b"".join(json.dumps(item.row, ensure_ascii=False).encode() + b"\n" for item in self.items)
 
     def for_json(self) -> dict[str, Any]:
-        """The object of `--json`: counts by outcome, sums, and the items; money as numbers."""
+        """Return the object of `--json`: counts by outcome, sums and items, with money as numbers."""
         items = [{**item.model_dump(mode="json"), "cost_usd": float(item.cost_usd)} for item in self.items]
         counts = {outcome.value: self.count(outcome) for outcome in Outcome}
         return {

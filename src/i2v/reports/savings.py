@@ -1,6 +1,6 @@
-"""What runs did not pay for, since the ledger had it: `summarize_savings`, and `read_savings` over all runs.
+"""What the ledger saved: images that cost a run nothing because their job existed already.
 
-A run leaves its own sums in its record, so that nobody has to go through its images again.
+Each run keeps its own sums in its record (`summarize_savings`); `read_savings` reads those of all runs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 
 log = logging.getLogger(__name__)
-READ_AT_ONCE = 64
+CONCURRENT_READS = 64
 CACHED, ATTACHED = "cached", "attached"
 
 
@@ -39,7 +39,7 @@ class Saving(BaseModel):
 
 
 class RunSavings(BaseModel):
-    """Of a run's record what is asked for here."""
+    """The fields of a run's record that the spend report needs."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -48,35 +48,31 @@ class RunSavings(BaseModel):
     saved: tuple[Saving, ...] = ()
 
 
-class _Kind(NamedTuple):
+class _Group(NamedTuple):
     mode: str
     folder: str
     outcome: str
 
 
 def summarize_savings(items: Iterable[ItemReport]) -> tuple[Saving, ...]:
-    """What a run's images would have cost without the ledger, by mode, folder and why they cost nothing."""
-    images: defaultdict[_Kind, int] = defaultdict(int)
-    usd: defaultdict[_Kind, Decimal] = defaultdict(Decimal)
+    """Sum what a run's images would have cost without the ledger, by mode, folder and outcome."""
+    images: defaultdict[_Group, int] = defaultdict(int)
+    usd: defaultdict[_Group, Decimal] = defaultdict(Decimal)
     for item in items:
         if item.saved_usd and item.request:
             mode = f"{item.request.mode} {item.request.duration} s"
-            kind = _Kind(mode, item.folder, ATTACHED if item.attached else CACHED)
-            images[kind] += 1
-            usd[kind] += item.saved_usd
-    return tuple(Saving(**kind._asdict(), images=images[kind], usd=usd[kind]) for kind in sorted(images))
+            group = _Group(mode, item.folder, ATTACHED if item.attached else CACHED)
+            images[group] += 1
+            usd[group] += item.saved_usd
+    return tuple(Saving(**group._asdict(), images=images[group], usd=usd[group]) for group in sorted(images))
 
 
 async def read_savings(storage: Storage, settings: Settings, *, since: datetime) -> AsyncIterator[RunSavings]:
-    """What the runs that ended since then have saved; a record that cannot be read is left out.
-
-    Raises:
-        StorageError: S3 did not answer well.
-    """
+    """Yield the savings of the runs that ended since then, skipping records that cannot be read."""
     entries = storage.list(settings.jobs / "runs/")
     uris = [each.uri async for each in entries if each.last_modified >= since and each.uri.key.endswith(".json")]
-    for start in range(0, len(uris), READ_AT_ONCE):
-        for run in await asyncio.gather(*(_read(storage, uri) for uri in uris[start : start + READ_AT_ONCE])):
+    for start in range(0, len(uris), CONCURRENT_READS):
+        for run in await asyncio.gather(*(_read(storage, uri) for uri in uris[start : start + CONCURRENT_READS])):
             if run and run.saved and run.ended_at:
                 yield run
 
@@ -85,5 +81,5 @@ async def _read(storage: Storage, uri: S3Uri) -> RunSavings | None:
     try:
         return RunSavings.model_validate_json((await storage.get(uri)).body)
     except (NotFound, ValidationError):
-        log.warning("%s cannot be read, and is left out", uri)
+        log.warning("skipping %s: it cannot be read", uri)
         return None

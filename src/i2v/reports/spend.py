@@ -1,7 +1,7 @@
-"""Where the money went: `sum_spend` over the ledger, and whether the provider's balance says the same.
+"""The spend report: `sum_spend` sums the ledger and compares it with the provider's balance.
 
-Only records changed within the window are read: an attempt of the window has changed its record since. They are summed
-as they come, so that a large ledger takes time and no memory. `i2v.reports.spend_page` is how the sums are shown.
+Only records written in the window are read, since every attempt of the window has changed its record. They are summed
+as they arrive, so memory does not grow with the ledger. `i2v.reports.spend_page` shows the report.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from i2v.settings import Settings
 log = logging.getLogger(__name__)
 TOLERANCE_USD = Decimal("0.005")
 CLOCK_SLACK = timedelta(minutes=5)
-"""Hosts' clocks and S3's may differ by so much."""
+"""How far S3's clock may be from the hosts'."""
 MONTH_DAYS = 30
 MAX_AT_RISK = 20
-"""Jobs at risk that are named."""
+"""Jobs at risk that the report lists."""
 
 
 class Group(NamedTuple):
-    """What attempts are summed by. `folder` is the image's, below the images prefix."""
+    """What attempts are grouped by. `folder` is the image's, under the images prefix."""
 
     day: str
     mode: str
@@ -45,24 +45,24 @@ class Group(NamedTuple):
 
 
 class Sums(BaseModel):
-    """Money in US dollars."""
+    """Sums in US dollars."""
 
     attempts: int = 0
     stored_usd: Decimal = ZERO
     at_risk_usd: Decimal = ZERO
     open_usd: Decimal = ZERO
     saved_images: int = 0
-    """Images that cost nothing, since the ledger had their job."""
+    """Images that cost nothing because their job existed already."""
     saved_usd: Decimal = ZERO
     """What they would have cost."""
 
     @property
     def total_usd(self) -> Decimal:
-        """All that was, or may have been, paid."""
+        """Everything charged or possibly charged."""
         return self.stored_usd + self.at_risk_usd + self.open_usd
 
     def add(self, record: JobRecord, attempt: Attempt) -> None:
-        """Count one attempt in full."""
+        """Add an attempt at its full price."""
         self.attempts += 1
         risk = record.at_risk_usd(attempt)
         self.at_risk_usd += risk
@@ -79,7 +79,7 @@ Groups = list[tuple[Group, Sums]]
 
 
 class AtRisk(NamedTuple):
-    """An attempt that may have been billed without giving a video."""
+    """An attempt that was possibly billed without producing a video."""
 
     at: datetime
     job: str
@@ -89,16 +89,16 @@ class AtRisk(NamedTuple):
 
 
 class SpendWindow:
-    """Sums attempts claimed, and runs ended, since a time."""
+    """Sums of the attempts claimed and the runs ended since a time."""
 
     def __init__(self, since: datetime) -> None:
         self.since = since
         self._sums: defaultdict[Group, Sums] = defaultdict(Sums)
         self.at_risk: list[AtRisk] = []
-        """The newest."""
+        """The newest `MAX_AT_RISK`, newest first."""
 
-    def count(self, record: JobRecord) -> None:
-        """Take a job's attempts up."""
+    def add_job(self, record: JobRecord) -> None:
+        """Add a job's attempts."""
         for attempt in record.attempts:
             if attempt.claimed_at >= self.since:
                 self._sums[_group(record, attempt)].add(record, attempt)
@@ -106,8 +106,8 @@ class SpendWindow:
                     found = AtRisk(attempt.claimed_at, record.key, record.image.label, record.state, risk)
                     self.at_risk = sorted([*self.at_risk, found], reverse=True)[:MAX_AT_RISK]
 
-    def save(self, run: RunSavings) -> None:
-        """Take up what a run did not have to pay."""
+    def add_savings(self, run: RunSavings) -> None:
+        """Add what a run did not have to pay."""
         if run.ended_at is None or run.ended_at < self.since:
             return
         for each in run.saved:
@@ -121,12 +121,12 @@ class SpendWindow:
 
 
 def sum_groups(groups: Groups) -> Sums:
-    """All of these together."""
+    """Return the sum of all groups."""
     return sum((sums for _, sums in groups), Sums())
 
 
 class BalanceSnapshot(BaseModel):
-    """`jobs/spend.json`: what the last report saw."""
+    """`jobs/spend.json`: the provider's balance at the last report."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -136,47 +136,47 @@ class BalanceSnapshot(BaseModel):
 
 
 class SpendReport(BaseModel):
-    """The sums of a window, and the balance's word on them."""
+    """The sums of a window, compared with the provider's balance."""
 
     since: datetime
     until: datetime
     groups: Groups
     month: Groups = Field(default=[], exclude=True)
-    """The same of `MONTH_DAYS` UTC days, the last of which is `until`'s."""
+    """The groups of the `MONTH_DAYS` UTC days up to `until`."""
     at_risk: list[AtRisk] = Field(default=[], exclude=True)
     """The newest of the month."""
     balance_usd: Decimal | None = None
     balance_fell_usd: Decimal | None = None
-    """By how much the balance fell since the last report; less than nothing where it was topped up."""
+    """How much the balance fell since the last report; negative after a top-up."""
     ledger_since_last_usd: Decimal | None = None
-    """What the ledger holds of the same time."""
+    """What the ledger charged in the same time."""
 
     @property
     def totals(self) -> Sums:
-        """All groups together."""
+        """The sum of all groups."""
         return sum_groups(self.groups)
 
     @property
     def differs(self) -> bool:
-        """Whether ledger and balance tell different stories."""
+        """Whether the ledger and the balance disagree."""
         if self.balance_fell_usd is None or self.ledger_since_last_usd is None:
             return False
         return abs(self.balance_fell_usd - self.ledger_since_last_usd) > TOLERANCE_USD
 
     @property
     def summary(self) -> str:
-        """The report in words."""
+        """One line with attempts and sums."""
         sums = self.totals
         parts = [f"${money_text(sums.stored_usd)} stored", f"${money_text(sums.at_risk_usd)} at risk"]
         parts += [f"${money_text(sums.open_usd)} open"] if sums.open_usd else []
         parts += [f"${money_text(sums.saved_usd)} saved"] if sums.saved_usd else []
         if self.differs:
             fell, ours = self.balance_fell_usd or ZERO, self.ledger_since_last_usd or ZERO
-            parts.append(f"the balance fell by ${money_text(fell)}, the ledger says ${money_text(ours)}")
+            parts.append(f"balance fell by ${money_text(fell)}, ledger has ${money_text(ours)}")
         return " · ".join(["1 attempt" if sums.attempts == 1 else f"{sums.attempts:,} attempts", *parts])
 
     def for_json(self) -> dict[str, Any]:
-        """The report as plain JSON, money as strings."""
+        """Return the report as plain JSON, with money as strings."""
         return {
             **self.model_dump(mode="json", exclude={"groups"}),
             "groups": [{**group._asdict(), **sums.model_dump(mode="json")} for group, sums in self.groups],
@@ -200,27 +200,20 @@ def _day(moment: datetime) -> str:
 
 
 def month_days(until: datetime) -> list[str]:
-    """The UTC days of the month that ends then, oldest first."""
+    """Return the `MONTH_DAYS` UTC days up to `until`, oldest first."""
     return [_day(until - timedelta(days=back)) for back in range(MONTH_DAYS - 1, -1, -1)]
 
 
 async def sum_spend(
     storage: Storage, settings: Settings, *, days: int, client: ApixoClient | None = None
 ) -> SpendReport:
-    """Sum the last days, and compare with the provider's balance since the last report.
-
-    Args:
-        storage: S3.
-        settings: where the ledger lies.
-        days: the window, in days of 24 hours back from now.
-        client: the provider, to ask its balance; none leaves the balance out.
+    """Sum the last `days` times 24 hours, and compare with the balance since the last report if there is a `client`.
 
     Raises:
-        LedgerError: a record cannot be read by this version.
-        StorageError: S3 did not answer well.
+        LedgerError: a record cannot be parsed.
     """
     now = datetime.now(UTC)
-    last = await _last(storage, settings)
+    last = await _last_snapshot(storage, settings)
     window, month = (
         SpendWindow(now - timedelta(days=days)),
         SpendWindow(datetime.fromisoformat(f"{month_days(now)[0]}T00:00Z")),
@@ -231,40 +224,37 @@ async def sum_spend(
     balance = await _balance(client)
     if balance is None:
         return report
-    await _remember(storage, settings, BalanceSnapshot(at=now, balance_usd=balance))
-    told: dict[str, Decimal] = {"balance_usd": balance}
+    snapshot = BalanceSnapshot(at=now, balance_usd=balance)
+    body = snapshot.model_dump_json(indent=1).encode()
+    await storage.put(keys.spend_uri(settings), body, content_type="application/json")
+    changes: dict[str, Decimal] = {"balance_usd": balance}
     if last:
         ours = sum_groups(since_last.groups).total_usd
-        told |= {"balance_fell_usd": last.balance_usd - balance, "ledger_since_last_usd": ours}
-    return report.model_copy(update=told)
+        changes |= {"balance_fell_usd": last.balance_usd - balance, "ledger_since_last_usd": ours}
+    return report.model_copy(update=changes)
 
 
-async def _read(storage: Storage, settings: Settings, books: Sequence[SpendWindow]) -> None:
-    first = min(book.since for book in books) - CLOCK_SLACK
+async def _read(storage: Storage, settings: Settings, windows: Sequence[SpendWindow]) -> None:
+    first = min(window.since for window in windows) - CLOCK_SLACK
     async for record in Ledger(storage, settings).records(since=first):
-        for book in books:
-            book.count(record)
+        for window in windows:
+            window.add_job(record)
     async for run in read_savings(storage, settings, since=first):
-        for book in books:
-            book.save(run)
+        for window in windows:
+            window.add_savings(run)
 
 
 async def _balance(client: ApixoClient | None) -> Decimal | None:
     try:
         return await client.balance() if client else None
     except ProviderError as error:
-        log.warning("the provider's balance is not known: %s", error)
+        log.warning("the provider did not return its balance: %s", error)
         return None
 
 
-async def _last(storage: Storage, settings: Settings) -> BalanceSnapshot | None:
+async def _last_snapshot(storage: Storage, settings: Settings) -> BalanceSnapshot | None:
     try:
         found = await storage.get(keys.spend_uri(settings))
         return BalanceSnapshot.model_validate_json(found.body)
     except (NotFound, ValidationError):
         return None
-
-
-async def _remember(storage: Storage, settings: Settings, seen: BalanceSnapshot) -> None:
-    body = seen.model_dump_json(indent=1).encode()
-    await storage.put(keys.spend_uri(settings), body, content_type="application/json")

@@ -1,6 +1,6 @@
-"""The spend report's picture: `draw_spend` draws what a month cost, day by day, as a PNG. Pure.
+"""The chart of the spend report: `draw_spend` draws a month's spend by day as a PNG. Pure.
 
-matplotlib takes a second to import, so it is imported where a picture is drawn; it opens no window and asks no screen.
+matplotlib takes a second to import, so it is imported only when a chart is drawn; the Agg canvas needs no display.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ OTHERS_COLOUR = "#a9adb5"
 STORED, OPEN, AT_RISK, SAVED = "#2f9e6e", "#5fb3d4", "#c93a2f", "#8a8f99"
 NAME_CHARS = 20
 INCHES, DOTS_PER_INCH = (8.0, 11.0), 110
-"""As wide as the UI shows it, one chart below the other, so that it can be read there."""
+"""One chart below the other, at the width at which the Prefect UI shows it."""
 Series = dict[str, list[float]]
-"""Dollars of each day, by what they are summed by."""
+"""US dollars of each day, by name."""
 
 
 def draw_spend(groups: Groups, days: Sequence[str]) -> bytes:
-    """A PNG with four charts of the same days: by what came of it, by mode, by folder and by label."""
+    """Return a PNG with four charts of these days: by result, mode, folder and label."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - see above
     from matplotlib.figure import Figure  # noqa: PLC0415 - see above
 
     figure = Figure(figsize=INCHES, dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
     charts = figure.subplots(4, 1, sharex=True)
-    _draw(charts[0], "by what came of it", days, _by_end(groups, days), (STORED, OPEN, AT_RISK))
+    _draw(charts[0], "by result", days, _by_result(groups, days), (STORED, OPEN, AT_RISK))
     _draw_saved(charts[0], groups, days)
     kinds: tuple[tuple[Any, str, Callable[[Group], str]], ...] = (
         (charts[1], "by mode", lambda group: group.mode),
@@ -48,13 +48,13 @@ def draw_spend(groups: Groups, days: Sequence[str]) -> bytes:
     return buffer.getvalue()
 
 
-def _by_end(groups: Groups, days: Sequence[str]) -> Series:
-    ends = {
+def _by_result(groups: Groups, days: Sequence[str]) -> Series:
+    results = {
         "stored": _by_day(groups, lambda sums: sums.stored_usd),
-        "under way": _by_day(groups, lambda sums: sums.open_usd),
+        "in progress": _by_day(groups, lambda sums: sums.open_usd),
         "at risk": _by_day(groups, lambda sums: sums.at_risk_usd),
     }
-    return {name: [float(by_day[day]) for day in days] for name, by_day in ends.items()}
+    return {name: [float(by_day[day]) for day in days] for name, by_day in results.items()}
 
 
 def _by_day(groups: Groups, amount: Callable[[Sums], Decimal]) -> Mapping[str, Decimal]:
@@ -65,16 +65,16 @@ def _by_day(groups: Groups, amount: Callable[[Sums], Decimal]) -> Mapping[str, D
 
 
 def _by(groups: Groups, days: Sequence[str], kind: Callable[[Group], str]) -> Series:
-    place = {day: number for number, day in enumerate(days)}
+    index = {day: number for number, day in enumerate(days)}
     series: defaultdict[str, list[float]] = defaultdict(lambda: [0.0] * len(days))
     for group, sums in groups:
-        if sums.total_usd and group.day in place:
-            series[kind(group)][place[group.day]] += float(sums.total_usd)
+        if sums.total_usd and group.day in index:
+            series[kind(group)][index[group.day]] += float(sums.total_usd)
     return series
 
 
 def _largest(series: Series) -> Series:
-    """The largest few, and the others together."""
+    """Return the largest series, and the sum of the others."""
     names = sorted(series, key=lambda name: (-sum(series[name]), name))
     shown = names[: len(COLOURS)]
     rest = [series[name] for name in names[len(COLOURS) :]]
@@ -83,18 +83,18 @@ def _largest(series: Series) -> Series:
 
 
 def _draw(chart: Axes, title: str, days: Sequence[str], series: Series, colours: Sequence[str]) -> None:
-    below = [0.0] * len(days)
+    bottom = [0.0] * len(days)
     bars = []
     for number, values in enumerate(series.values()):
         colour = colours[number] if number < len(colours) else OTHERS_COLOUR
-        bars.append(chart.bar(range(len(days)), values, bottom=below, color=colour, width=0.8))
-        below = [low + high for low, high in zip(below, values, strict=True)]
-    chart.set_title(f"US dollars a day, {title}", loc="left", fontsize=11, pad=22)
+        bars.append(chart.bar(range(len(days)), values, bottom=bottom, color=colour, width=0.8))
+        bottom = [low + high for low, high in zip(bottom, values, strict=True)]
+    chart.set_title(f"US dollars per day, {title}", loc="left", fontsize=11, pad=22)
     every = max(1, len(days) // 10)
     chart.set_xticks(range(0, len(days), every), [day[5:] for day in days[::every]])
     chart.spines[["top", "right"]].set_visible(False)
-    chart.set_ylim(0, max(1.15 * max(below, default=0), 0.01))
-    _name(chart, bars, series)
+    chart.set_ylim(0, max(1.15 * max(bottom, default=0), 0.01))
+    _add_legend(chart, bars, series)
 
 
 def _draw_saved(chart: Axes, groups: Groups, days: Sequence[str]) -> None:
@@ -105,23 +105,23 @@ def _draw_saved(chart: Axes, groups: Groups, days: Sequence[str]) -> None:
     (line,) = chart.plot(range(len(days)), saved, color=SAVED, marker="o", markersize=3, linewidth=1, linestyle=":")
     chart.set_ylim(0, max(chart.get_ylim()[1], 1.15 * max(saved)))
     handles = [*chart.containers, line]
-    _name(chart, handles, ["stored", "under way", "at risk", "saved, not paid"])
+    _add_legend(chart, handles, ["stored", "in progress", "at risk", "saved"])
 
 
-def _name(chart: Axes, handles: Sequence[Any], names: Iterable[str]) -> None:
-    """Names of others are texts: neither formulas, nor left out for an underscore, nor signs that the font lacks."""
+def _add_legend(chart: Axes, handles: Sequence[Any], names: Iterable[str]) -> None:
+    """Add a legend in which names stay texts: matplotlib would parse `$` and hide names that start with `_`."""
     if not handles:
         return
-    known = [f" {_known(name)}" for name in names]
-    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.02, 0.99), "ncols": len(known)}
-    legend = chart.legend(handles, known, fontsize=8, frameon=False, borderaxespad=0, **place)
+    labels = [f" {_printable(name)}" for name in names]
+    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.02, 0.99), "ncols": len(labels)}
+    legend = chart.legend(handles, labels, fontsize=8, frameon=False, borderaxespad=0, **place)
     for text in legend.get_texts():
         text.set_parse_math(False)
 
 
-def _known(name: str) -> str:
+def _printable(name: str) -> str:
     from matplotlib.font_manager import findfont, get_font  # noqa: PLC0415 - see above
 
-    known = get_font(findfont("DejaVu Sans")).get_charmap()
+    glyphs = get_font(findfont("DejaVu Sans")).get_charmap()
     cut = name if len(name) <= NAME_CHARS else f"…{name[1 - NAME_CHARS :]}"
-    return "".join(sign if ord(sign) in known else "\ufffd" for sign in cut)
+    return "".join(char if ord(char) in glyphs else "\ufffd" for char in cut)

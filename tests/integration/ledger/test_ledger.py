@@ -254,7 +254,7 @@ async def test_a_field_of_tomorrow_does_not_hinder(ledger: Ledger, sandbox: Sand
 
 async def test_a_record_that_is_gone_is_an_error(ledger: Ledger) -> None:
     """Records are never deleted: where one is missing that was there, a person must look."""
-    with pytest.raises(LedgerError, match="no record of job"):
+    with pytest.raises(LedgerError, match="is missing"):
         await ledger.read_existing(KEY)
 
 

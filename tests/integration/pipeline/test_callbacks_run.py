@@ -69,7 +69,7 @@ async def test_a_run_by_callback_ends_when_all_is_submitted(
     fill(sandbox, 3)
     sandbox.put_image("images/bad.jpg", b"no image")
     report = await run_it()
-    assert report.summary == "1 refused · 3 submitted, awaited by callback · $0.576"
+    assert report.summary == "1 refused · 3 submitted, awaiting callback · $0.576"
     assert report.succeeded
     assert provider.status_requests() == {}
     settled = await collect(door, await asyncio.to_thread(door.wait, 3))
@@ -90,7 +90,7 @@ async def test_what_another_run_submitted_is_not_waited_for(
     async with new_run() as other:
         await submit(other, await order_for(other, uri))
     report = await run_it()
-    assert (report.summary, report.succeeded) == ("1 submitted, awaited by callback · $0.00", True)
+    assert (report.summary, report.succeeded) == ("1 submitted, awaiting callback · $0.00", True)
     assert sum(provider.billed().values()) == 1
 
 
@@ -135,7 +135,7 @@ async def test_a_passing_failure_waits_for_whoever_pays(
     assert "the next run of this image pays for another attempt" in (settled.items[0].reason or "")
     assert sum(provider.billed().values()) == 1
     again = await run_it()
-    assert again.summary == "1 submitted, awaited by callback · $0.192"
+    assert again.summary == "1 submitted, awaiting callback · $0.192"
     told = await asyncio.to_thread(door.wait, 2)
     assert told[1].split("/")[1] == "2"
     assert (await collect(door, told)).summary == "1 stored · $0.00"

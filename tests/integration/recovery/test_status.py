@@ -53,7 +53,7 @@ async def test_the_page_tells_what_waits_and_what_needs_a_person(
         standing = await read_status(run)
         page = status_page(standing)
 
-    waits, needs = section(page, "What is waiting"), section(page, "What needs you")
+    waits, needs = section(page, "In progress"), section(page, "Needs attention")
     [row] = [line for line in waits.splitlines() if line.startswith("| 20")]
     assert "waits.jpg" in row
     assert "at the provider" in row
@@ -67,7 +67,7 @@ async def test_the_page_tells_what_waits_and_what_needs_a_person(
     assert re.fullmatch("i2v jobs resolve [0-9a-f]{12} --resubmit", commands["failed"])
     assert "it broke" in told["failed"]
     assert f"since {claimed:%Y-%m-%d %H:%M}" in told["open too long"]
-    assert standing.summary.startswith("3 need you · 1 waits since 20")
+    assert standing.summary.startswith("3 need attention · 1 in progress since 20")
     html = MarkdownIt("commonmark").enable("table").render(page)
     assert [html.count(tag) for tag in ("<img", "<i>", "<a ", "<li>")] == [0, 0, 0, 3]
     assert "a|b ![x](http:evil) &lt;i&gt; # c.jpg" in html
@@ -90,7 +90,7 @@ async def test_what_was_settled_is_gone_from_it(sandbox: Sandbox, provider: Prov
     assert (after.needy, after.is_paused, after.today_usd) == ([], True, day.total_usd)
     assert after.summary == "submits are paused · $0.192 today"
     page = status_page(after)
-    assert f"{as_text('$0.192', 20)} is spent" in page
+    assert f"{as_text('$0.192', 20)} spent" in page
     assert f"of {as_text('$20.00', 20)}" in page
     assert "`i2v resume`" in page
 
@@ -99,7 +99,7 @@ async def test_an_empty_ledger_stands_well(new_run: OpenRun) -> None:
     """Before the first video nothing waits and nothing needs anybody."""
     async with new_run() as run:
         standing = await read_status(run)
-    assert standing.summary == "nothing waits, nothing needs you · $0.00 today"
+    assert standing.summary == "all clear · $0.00 today"
     assert status_page(standing).count("Nothing.") == 2
 
 

@@ -11,7 +11,7 @@ from i2v.inputs.sources import find_items
 from i2v.pipeline.generate import Steps, generate
 from i2v.pipeline.run import Run
 from i2v.reports import recent
-from i2v.reports.recent import items_of, page_name_at, read_recent_pages
+from i2v.reports.recent import page_name_at, read_recent_pages
 from i2v.reports.run_report import Outcome
 from sandbox import Sandbox
 from sandbox.synthetic_images import make_jpeg
@@ -50,7 +50,7 @@ async def test_what_ended_is_found_newest_run_first(sandbox: Sandbox, new_run: O
         "standard",
         6,
     )
-    assert {item.outcome for item in items_of(pages[1])} == {Outcome.STORED, Outcome.REFUSED}
+    assert {item.outcome for item in pages[1].newest_first} == {Outcome.STORED, Outcome.REFUSED}
 
 
 async def test_what_was_refused_before_is_no_news(sandbox: Sandbox, new_run: OpenRun) -> None:

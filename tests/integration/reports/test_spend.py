@@ -61,7 +61,7 @@ async def test_money_that_the_ledger_does_not_know_is_told(
         provider.set_options(balance_usd=Decimal(990))
         report = await sum_spend(run.storage, run.settings, days=1, client=run.client)
     assert report.differs
-    assert "the balance fell by $10.00, the ledger says $0.00" in report.summary
+    assert "balance fell by $10.00, ledger has $0.00" in report.summary
 
 
 async def test_what_the_ledger_spared_is_told(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
@@ -84,7 +84,7 @@ async def test_what_the_ledger_spared_is_told(sandbox: Sandbox, provider: Provid
     }
     assert (report.totals.total_usd, report.totals.saved_usd) == (provider.billed_usd, Decimal("0.960"))
     assert "$0.96 saved" in report.summary
-    assert f"| **saved**: attached or cached, not paid again | **{DOLLAR}0.96**" in spend_page(report)
+    assert f"| **Saved**: attached or cached, not charged again | **{DOLLAR}0.96**" in spend_page(report)
 
 
 async def test_an_empty_ledger_is_a_report(new_run: OpenRun) -> None:

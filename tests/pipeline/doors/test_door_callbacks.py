@@ -52,7 +52,7 @@ async def test_callbacks_become_one_run_and_repeats_do_nothing(
         await soon(lambda: door.get("/healthz").json()["ready"])
         health = door.get("/healthz").json()
         ended = await run_flow(delivery="callback")
-        assert ended.message == "5 submitted, awaited by callback · $0.96"
+        assert ended.message == "5 submitted, awaiting callback · $0.96"
         await soon(lambda: len(_answered(provider)) >= 10)
         runs = await collects(collect)
         state = await reconcile_videos(jobs=[job for run in runs for job in run.parameters["jobs"]], return_state=True)

@@ -38,7 +38,7 @@ async def test_a_flow_by_callback_ends_completed_and_collect_stores(
     for number in range(3):
         sandbox.put_image(f"images/{number}.jpg", make_jpeg(400, 400, seed=number))
     ended = await run_flow(delivery="callback")
-    assert (ended.state.type, ended.message) == (StateType.COMPLETED, "3 submitted, awaited by callback · $0.576")
+    assert (ended.state.type, ended.message) == (StateType.COMPLETED, "3 submitted, awaiting callback · $0.576")
     assert set(ended.outcomes.values()) == {"submitted"}
     told = await asyncio.to_thread(door.wait, 3)
     state = await reconcile_videos(jobs=told, return_state=True)
@@ -74,7 +74,7 @@ def test_the_command_by_callback_ends_with_0_and_says_what_is_awaited(
         said = i2v("run", str(tmp_path), "--prompt", "it moves", "--delivery", "callback", "--json", env=env)
         door.wait(1)
     assert (said.code, said.report["submitted"], said.report["spent_usd"]) == (0, 1, 0.192), said.err
-    assert "1 submitted, awaited by callback" in said.err
+    assert "1 submitted, awaiting callback" in said.err
     assert "the door" in said.err
     assert sandbox.keys("videos/") == []
 

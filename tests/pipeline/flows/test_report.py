@@ -45,7 +45,7 @@ async def test_the_report_has_a_page_with_a_picture(
     billed = as_text(f"${sandbox.provider.billed_usd}", 20)
     assert state.message == "1 attempt · $0.192 stored · $0.00 at risk · $0.192 saved"
     for row in (
-        f"| **paid, or perhaps so** | **{billed}** |",
+        f"| **Charged or possibly charged** | **{billed}** |",
         f"| cats | 1 | {billed} |",
         f"| autumn | 1 | {billed} |",
     ):

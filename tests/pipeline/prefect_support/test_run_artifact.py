@@ -98,7 +98,7 @@ async def test_a_run_is_seen_while_it_lives(
     running = asyncio.ensure_future(run_flow())
     under_way: set[str] = set()
     while not running.done():
-        under_way |= {str(each.data) for each in await artifacts() if str(each.data).startswith("## Under way: ")}
+        under_way |= {str(each.data) for each in await artifacts() if str(each.data).startswith("## In progress: ")}
         await asyncio.sleep(0.1)
     ended = await running
 

@@ -34,5 +34,5 @@ async def test_reconcile_tells_how_things_stand(run_flow: RunFlow, sandbox: Sand
     [item] = lost.report["items"]
     assert len(others) == before
     assert f"`i2v jobs resolve {item['job'][:12]} --adopt TASKID`" in str(newest.data)
-    assert f"**Today** {as_text('$0.192', 20)} is spent" in str(newest.data)
-    assert newest.description == "1 needs you · $0.192 today"
+    assert f"**Today** {as_text('$0.192', 20)} spent" in str(newest.data)
+    assert newest.description == "1 needs attention · $0.192 today"

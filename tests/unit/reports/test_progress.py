@@ -64,9 +64,9 @@ def test_the_end_is_expected_from_the_last_renderings() -> None:
 def test_the_live_page_tells_what_is_asked_of_it() -> None:
     """How many are done and at which step, the money so far, and when it will end."""
     text = live_page(tally_of(6), Decimal("0.384"), [90, 110])
-    assert text.startswith("## Under way: 2 of 6 images done\n")
+    assert text.startswith("## In progress: 2 of 6 images done\n")
     assert "| waiting | rendering | storing | stored | refused |" in text
     assert "| 2 | 1 | 1 | 1 | 1 |" in text
     assert "\\$0.384 so far" in text
-    assert "in 2 min · the last 2 videos rendered in 100 s" in text
-    assert "no video has come yet" in live_page(tally_of(6), Decimal(0), [])
+    assert "in 2 min · the last 2 videos rendered in 100 s on average" in text
+    assert "no estimate until the first video" in live_page(tally_of(6), Decimal(0), [])

@@ -28,7 +28,7 @@ from i2v.request import Request
 
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 PRICE = Decimal("0.192")
-ABOUT = RunPageInfo(report="s3://b-1/jobs/runs/1.json", lines="s3://b-1/jobs/runs/1.jsonl")
+ABOUT = RunPageInfo(report="s3://b-1/jobs/runs/1.json", rows="s3://b-1/jobs/runs/1.jsonl")
 TAGS = {"h2", "h3", "p", "table", "thead", "tbody", "tr", "th", "td", "strong", "code", "a", "img", "br"}
 HOSTILE = (
     "a|b||c",
@@ -58,7 +58,7 @@ class Shown(HTMLParser):
         """Count it, and keep where it leads."""
         self.tags[tag] += 1
         self.targets += [value or "" for name, value in attrs if name in {"href", "src"}]
-        assert {name for name, _ in attrs} <= {"href", "src", "width"}
+        assert {name for name, _ in attrs} <= {"href", "src", "width", "align"}
         if tag in {"td", "th"}:
             self.cells.append("")
         if tag == "strong":
@@ -147,7 +147,7 @@ def test_a_large_run_stays_readable() -> None:
     text = page(*failed, *others)
     rows = shown(text).tags["tr"]
     assert rows == 1 + MAX_ROWS_PER_OUTCOME + 1 + 1 + MAX_VIDEOS
-    assert "… and 460 more failed: 230 of down 0; 230 of down 1" in text
+    assert "… and 460 more failed: 230x down 0; 230x down 1" in text
     assert "… and 475 more" in text
 
 
@@ -170,14 +170,14 @@ def test_a_video_has_its_poster_and_links() -> None:
     about = RunPageInfo(
         images="s3://b-1/images/",
         report=ABOUT.report,
-        lines=ABOUT.lines,
+        rows=ABOUT.rows,
         links_until=datetime(2026, 11, 22, 9, 5, tzinfo=UTC),
     )
     text = run_page(Report(items=(stored,)), about, links)
     html = shown(text)
     assert html.targets == ["https://s3.example/v", "https://s3.example/p?s=1&x=%2F", *links[str(stored.video)][1:]]
     assert html.cells[4] == "stored-0.jpg / it moves"
-    assert html.cells[5].startswith("stored after 7 s · $0.192 / video · manifest")
+    assert html.cells[5].startswith("stored after 7 s / $0.192 / video\u00a0·\u00a0manifest")
     assert "`s3://b-1/jobs/runs/1.jsonl`" in text
     assert "2026-11-22 09:05 UTC" in text
 
@@ -186,7 +186,7 @@ def test_without_links_the_video_is_named() -> None:
     """Where links are off, its place in the bucket is there to be copied."""
     stored = item(Outcome.STORED)
     cell = shown(run_page(Report(items=(stored,)), RunPageInfo(), {})).cells[-1]
-    assert cell.strip() == f"stored after 7 s · $0.00 / {stored.video}"
+    assert cell.strip() == f"stored after 7 s / $0.00 / {stored.video}"
 
 
 def test_what_is_odd_is_among_the_sample() -> None:

@@ -67,10 +67,10 @@ def test_the_page_tells_the_sums() -> None:
         row("2026-11-01", attempts=0, saved_usd="1.50", saved_images=7),
     ]
     page = spend_page(report_of(month))
-    assert line(page, "**paid") == ["0.522", "0.32", "0.522", "0.842"]
-    assert line(page, "at risk") == ["0.33", "0.00", "0.33", "0.33"]
-    assert line(page, "**saved") == ["0.00", "0.00", "0.00", "1.50"]
-    assert line(page, "images that cost nothing") == ["0", "0", "0", "7"]
+    assert line(page, "**Charged") == ["0.522", "0.32", "0.522", "0.842"]
+    assert line(page, "At risk: ") == ["0.33", "0.00", "0.33", "0.33"]
+    assert line(page, "**Saved") == ["0.00", "0.00", "0.00", "1.50"]
+    assert line(page, "Images reused") == ["0", "0", "0", "7"]
     assert (line(page, "cats"), line(page, "dogs")) == (
         ["2", "0.512", "0.00", "1.50"],
         ["1", "0.33", "0.33", "0.00"],
@@ -82,15 +82,15 @@ def test_the_page_tells_the_sums() -> None:
 @pytest.mark.parametrize(
     ("told", "words"),
     [
-        ({}, "did not tell its balance"),
+        ({}, "did not return its balance"),
         ({"balance_usd": "9.81"}, "balance is $9.81.\n"),
         (
             {"balance_usd": "9.81", "balance_fell_usd": "0.192", "ledger_since_last_usd": "0.192"},
-            "fell by $0.192, and the ledger says $0.192: they agree.",
+            "fell by $0.192; the ledger has $0.192. They agree.",
         ),
         (
             {"balance_usd": "9.81", "balance_fell_usd": "-5", "ledger_since_last_usd": "0.192"},
-            "fell by -$5.00, and the ledger says $0.192: **these differ.**",
+            "fell by -$5.00; the ledger has $0.192. **They differ.**",
         ),
     ],
 )

@@ -1,0 +1,61 @@
+"""Reading and conditionally writing the ledger's JSON documents. Keep out what is in them."""
+
+from __future__ import annotations
+
+import json
+from typing import Generic, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from i2v.errors import LedgerError, NotFound
+from i2v.ledger.job import FORMAT
+from i2v.s3.storage import Storage
+from i2v.s3_uri import S3Uri
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Document(NamedTuple, Generic[M]):
+    """A document as it was read. `age_seconds` is by S3's clock."""
+
+    content: M
+    etag: str
+    age_seconds: float
+
+
+async def read_document(storage: Storage, model: type[M], uri: S3Uri) -> Document[M] | None:
+    """Return a document, or `None` if there is none.
+
+    Raises:
+        LedgerError: the document cannot be parsed, or a newer i2v wrote it.
+    """
+    try:
+        found = await storage.get(uri)
+    except NotFound:
+        return None
+    return Document(parse_document(model, found.body, uri), found.etag, found.age_seconds)
+
+
+async def write_document(storage: Storage, document: BaseModel, uri: S3Uri, etag: str | None) -> str:
+    """Replace the version with this etag, or create the document if `etag` is `None`; return the new etag.
+
+    Raises:
+        Conflict: another write came first.
+        StorageError: the document may or may not be written.
+    """
+    body = document.model_dump_json(indent=1).encode()
+    put = await storage.put(uri, body, content_type="application/json", create=etag is None, if_match=etag)
+    return put.etag
+
+
+def parse_document(model: type[M], body: bytes, uri: S3Uri) -> M:
+    """Parse a document after checking its format. Raise `LedgerError` as `read_document` does."""
+    try:
+        data = json.loads(body)
+        if isinstance(data, dict) and isinstance(data.get("format"), int) and data["format"] > FORMAT:
+            raise LedgerError(f"{uri} has format {data['format']}, this i2v reads up to {FORMAT}", "Upgrade i2v")
+        return model.model_validate(data)
+    except (ValueError, ValidationError, RecursionError) as error:
+        raise LedgerError(
+            f"{uri} cannot be read: {type(error).__name__}", "Restore an earlier version; never delete it"
+        ) from None
