@@ -1,13 +1,12 @@
-# What a person types: `make` lists it. A target sets up what it needs in .venv, and does something today or is not here.
-# Plain sh and nothing newer than GNU make 3.81, which macOS still ships.
+# Every command of the project: `make` lists them. A target installs what it needs into .venv first.
+# Plain sh, and nothing newer than GNU make 3.81, which macOS ships.
 
 VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
-PYTEST := $(PY) -m pytest
 PIP    := $(PY) -m pip --disable-pip-version-check --no-input
 
-# Which Python makes .venv: the first of these that is 3.11 to 3.13, or yours: make setup PYTHON=/path/to/python
+# .venv is made with the first of these that is Python 3.11 to 3.13; choose one with: make setup PYTHON=/path/to/python
 PYTHON ?= python3.11 python3.12 python3.13 python3 python
 SUITS  := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
@@ -20,20 +19,22 @@ unexport PYTHONPATH PYTHONHOME
 .NOTPARALLEL:
 .PHONY: help setup demo deploy test check unit integration crash pipeline test-proxy test-ui bench bench-quick lock clean
 
-help: ## list what there is
+help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
-setup: $(READY) ## install everything into .venv; the command is then .venv/bin/i2v
+setup: $(READY) ## install everything into .venv; the command line is .venv/bin/i2v
 
-demo: $(READY) ## let sample photographs land in a bucket and become videos, for free; KEEP=1 leaves it up to be looked at
+demo: $(READY) ## upload sample photos to a local bucket and watch them become videos, free; KEEP=1 keeps everything running
 	@KEEP='$(KEEP)' $(PY) -m sandbox.demo
 
-deploy: $(READY) ## put it on the Prefect server that PREFECT_API_URL names; NOTIFY=slack-webhook/alerts sends alerts
+deploy: $(READY) ## deploy to the Prefect server at PREFECT_API_URL; NOTIFY=slack-webhook/alerts sends alerts to that block
 	@$(PY) -m deployments.setup $(if $(NOTIFY),--notify '$(NOTIFY)')
 
-test: check unit integration crash pipeline ## lint, types and all tests
+test: check ## lint, types and all tests
+	@printf '\n== tests ==\n'
+	@$(PY) -m tests $(ARGS)
 
-check: $(READY) ## lint and types alone
+check: $(READY) ## lint, import rules and types
 	@printf '\n== lint ==\n'
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
@@ -42,61 +43,55 @@ check: $(READY) ## lint and types alone
 	@printf '\n== types ==\n'
 	@$(PY) -m mypy
 
-unit: $(READY) ## the tests that take milliseconds
-	$(call tier,$@)
+unit: $(READY) ## fast tests without servers; one test: make unit ARGS='-k ratio'
+	@$(PY) -m tests $@ $(ARGS)
 
-integration: $(READY) ## the tests against the sandbox, over real sockets
-	$(call tier,$@,-n 4 --dist loadfile)
+integration: $(READY) ## tests against the sandbox, over real sockets
+	@$(PY) -m tests $@ $(ARGS)
 
-crash: $(READY) ## processes killed at every request they make; I2V_CRASH_ROUNDS=50 tries each more often
-	$(call tier,$@,-n 8)
+crash: $(READY) ## kill processes at every request they make; I2V_CRASH_ROUNDS=50 repeats each kill more often
+	@$(PY) -m tests $@ $(ARGS)
 
-pipeline: $(READY) ## the tests with Prefect's own test server
-	$(call tier,$@,-n 2 --dist loadfile)
+pipeline: $(READY) ## tests with a real Prefect server
+	@$(PY) -m tests $@ $(ARGS)
 
-test-proxy: $(READY) ## the door behind a real nginx, which root gets by apt; without nginx, make test skips this
+test-proxy: $(READY) ## test the door behind a real nginx; root installs it with apt; without nginx, make test skips these
 	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; command -v nginx >/dev/null || \
 	  { [ "$$(id -u)" = 0 ] && apt-get -qq update && apt-get -qq -y install --no-install-recommends nginx >/dev/null; } || \
-	  { echo 'There is no nginx. On Debian and Ubuntu: sudo apt install nginx' >&2; exit 1; }
-	$(call tier,pipeline/doors/test_nginx.py)
+	  { echo 'nginx is not installed. On Debian and Ubuntu: sudo apt install nginx' >&2; exit 1; }
+	@$(PY) -m tests pipeline/doors/test_nginx.py $(ARGS)
 
-test-ui: $(READY) ## look at Prefect's UI and the gallery with a real browser; SCREENSHOTS=docs/images keeps what it sees
+test-ui: $(READY) ## test the gallery and Prefect's UI in a real browser; SCREENSHOTS=docs/images saves screenshots there
 	@for name in $${CHROMIUM:-chromium chromium-browser google-chrome}; do \
 	  command -v "$$name" >/dev/null && exit 0; \
 	done; \
 	if [ -n "$$CHROMIUM" ] || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
-	  echo 'It needs Chromium. On Debian: sudo apt install chromium; elsewhere: CHROMIUM=/path/to/yours make test-ui' >&2; \
+	  echo 'Chromium is not installed. On Debian: sudo apt install chromium; elsewhere: CHROMIUM=/path/to/chromium make test-ui' >&2; \
 	  exit 1; \
 	fi; \
-	echo 'Installing chromium, once'; \
+	echo 'Installing Chromium'; \
 	apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null
-	$(call tier,ui)
+	@$(PY) -m tests ui $(ARGS)
 
-bench: $(READY) ## measure, into docs/benchmarks.md: an hour; ONLY=steps,makespan some of it; Linux alone
+bench: $(READY) ## run all benchmarks and update docs/benchmarks.md (an hour, Linux only); ONLY=steps,makespan selects some
 	@$(PY) -m benchmarks $(if $(ONLY),--only $(ONLY))
 
-bench-quick: $(READY) ## the same, small and fast, and only printed: two minutes
+bench-quick: $(READY) ## run small benchmarks and print the results (two minutes)
 	@$(PY) -m benchmarks --quick $(if $(ONLY),--only $(ONLY))
 
-# One tier, in a Prefect home of its own. pytest fails a tier in which it finds no test.
-define tier
-@printf '\n== %s tests ==\n' $(1)
-@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT INT TERM && PREFECT_HOME="$$home" $(PYTEST) tests/$(1) $(2) $(ARGS)
-endef
-
-lock: $(READY) ## write requirements.txt anew from pyproject.toml; UPGRADE=1 takes the newest versions
+lock: $(READY) ## regenerate requirements.txt from pyproject.toml; UPGRADE=1 upgrades to the newest versions
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT INT TERM && \
 	  $(PY) -m venv "$$dir" && "$$dir/bin/python" -m pip install -q --disable-pip-version-check uv && \
 	  "$$dir/bin/uv" pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
 	    --no-header --no-annotate --system-certs $(if $(UPGRADE),--upgrade) --quiet --output-file requirements.txt
-	@echo 'requirements.txt is written; see what changed with: git diff requirements.txt'
+	@echo 'requirements.txt is up to date; see what changed with: git diff requirements.txt'
 
-clean: ## remove .venv, the sandbox's data and every cache
+clean: ## remove .venv, the sandbox's data and all caches
 	rm -rf $(VENV) .sandbox .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamp comes last, so that a set-up that was broken off is made again from nothing. The lock holds all there is, so
-# pip resolves nothing.
+# The stamp is written last, so that an interrupted set-up starts again. The lock lists every package, so pip resolves
+# nothing.
 $(READY): requirements.txt pyproject.toml
 	@found=; bare=; \
 	for python in $(PYTHON); do \
@@ -105,16 +100,16 @@ $(READY): requirements.txt pyproject.toml
 	  found=$$python; break; \
 	done; \
 	if [ -z "$$found" ] && [ -n "$$bare" ]; then \
-	  echo "$$bare cannot make virtual environments. On Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; \
+	  echo "$$bare cannot create virtual environments. On Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; \
 	elif [ -z "$$found" ]; then \
-	  echo 'i2v needs Python 3.11, 3.12 or 3.13, and none was found as: $(PYTHON)' >&2; \
-	  echo 'Install one, or name yours: make setup PYTHON=/path/to/python3.12' >&2; exit 1; \
+	  echo 'i2v needs Python 3.11, 3.12 or 3.13, and found none of: $(PYTHON)' >&2; \
+	  echo 'Install one, or choose one: make setup PYTHON=/path/to/python3.12' >&2; exit 1; \
 	fi; \
 	if [ ! -e $@ ] || ! $(PY) -c '$(SUITS)' >/dev/null 2>&1; then \
-	  echo "Making .venv with $$($$found --version): a minute or two, once"; \
+	  echo "Creating .venv with $$($$found --version), which takes a minute or two"; \
 	  "$$found" -m venv --clear $(VENV) || exit 1; \
 	else \
-	  echo 'Bringing .venv up to date'; \
+	  echo 'Updating .venv'; \
 	fi; \
 	rm -f $@
 	@$(PIP) install --quiet --no-deps --require-hashes -r requirements.txt

@@ -1,4 +1,4 @@
-"""The sandbox behind tollgates for the tests of this tier."""
+"""Fixtures for crash tests: the sandbox behind proxies that can kill the process that sends a request."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ from tests.support.proxied_sandbox import ProxiedSandbox
 
 @pytest.fixture
 def world(sandbox: Sandbox, tmp_path: Path) -> Iterator[ProxiedSandbox]:
-    """The sandbox behind two tollgates; processes leave their logs in the test's own folder."""
+    """Put proxies in front of S3 and the provider; processes write their logs to the test's `tmp_path`."""
     with ProxiedSandbox(sandbox, tmp_path) as world:
         yield world

@@ -1,9 +1,9 @@
-"""Promises 1 and 3 with kill -9: a real process ends at each request it makes, and others take up what it left.
+"""Promises 1 and 3 with kill -9: a real process dies at each request it makes, and other processes finish its work.
 
-`I2V_CRASH_ROUNDS` (10) is how often a run is killed at each of the 20 points that matter: after each kind of request
-that changes the world, and also before those that change a job. Each round has a seed of its own: which of the images
-is hit, how the requests are shuffled, who comes first afterwards. All other points, so before other writes and at what
-only reads, get a fifth of that, and reconcile's a quarter, so that all is done in three minutes on two cores.
+A run is killed `I2V_CRASH_ROUNDS` (3) times at each of the 20 points that change the outcome: after every kind of
+request that writes, and also before those that write a job. All other points get a fifth of that, reconcile's points a
+quarter, each at least one. Every round has its own seed, which decides the image that is hit, the order of simultaneous
+requests, and whether reconcile or another run comes first afterwards.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from tests.support.kill_points import PROVIDER_IMAGE_READ, RECONCILE, RUN, KillP
 from tests.support.kill_rounds import AFTER_LEASE_SECONDS, LOST, SHORT_LEASE, KillRound, run_successfully
 from tests.support.proxied_sandbox import ProxiedSandbox
 
-ROUNDS = int(os.environ.get("I2V_CRASH_ROUNDS", "10"))
+ROUNDS = int(os.environ.get("I2V_CRASH_ROUNDS", "3"))
 KILLS, LONGEST_SECONDS = 5, 0.7
 pytestmark = pytest.mark.timeout(60 + 15 * ROUNDS)
 
 
 @pytest.mark.parametrize(("work", "points"), [("animate", RUN), ("reconcile", RECONCILE)])
 def test_every_request_has_a_name(world: ProxiedSandbox, work: str, points: dict[str, KillPoint]) -> None:
-    """No request that a run or reconcile makes is left out of the points at which it is killed, and none is made up."""
+    """Every request of a run or of reconcile has exactly one kill point, and every kill point occurs."""
     round_ = KillRound(world, work)
     if work == "reconcile":
         leave_open(round_)
@@ -42,7 +42,7 @@ def test_every_request_has_a_name(world: ProxiedSandbox, work: str, points: dict
 
 
 def leave_open(round_: KillRound) -> None:
-    """A run that is killed with three tasks at the provider, and a fourth whose answer is on its way."""
+    """Kill a run that has three tasks at the provider, and a fourth submit whose answer is still on its way."""
     world = round_.world
     world.put(LOST, round_.dice.randrange(1 << 30))
     world.api.add(FaultRule("hold", "POST", body=LOST, when="after"))
@@ -57,7 +57,7 @@ def leave_open(round_: KillRound) -> None:
 
 
 def rounds(points: dict[str, KillPoint], most: int) -> list[tuple[str, When, int]]:
-    """Every point, before and after, and how often it is tried: before most requests the world is as after another."""
+    """List every kill point, before and after its request, with its number of rounds."""
     moments: tuple[When, ...] = ("before", "after")
     return [
         (name, when, most if point.changes_outcome(when) else max(1, most // 5))
@@ -67,13 +67,13 @@ def rounds(points: dict[str, KillPoint], most: int) -> list[tuple[str, When, int
 
 
 def test_enough_points_are_tried_often_enough() -> None:
-    """A run is killed at twenty points at least, at each as often as is asked for."""
+    """A run is killed at 20 points or more for the full number of rounds."""
     assert sum(often == ROUNDS for _, _, often in rounds(RUN, ROUNDS)) >= 20
 
 
 @pytest.mark.parametrize(("name", "when", "often"), rounds(RUN, ROUNDS))
 def test_a_run_killed_at_any_request_pays_once(world: ProxiedSandbox, name: str, when: When, often: int) -> None:
-    """Whatever a run was at when it died, each image is billed once and answered once, or held unknown."""
+    """Wherever a run dies, each image is billed once and gets one result, or is kept as unknown."""
     for seed in range(often):
         round_ = KillRound(world, f"{name} {when} {seed}")
         round_.kill(world.process(), RUN[name], when, seed % RUN[name].times)
@@ -83,7 +83,7 @@ def test_a_run_killed_at_any_request_pays_once(world: ProxiedSandbox, name: str,
 
 @pytest.mark.parametrize(("name", "when", "often"), rounds(RECONCILE, max(1, ROUNDS // 4)))
 def test_reconcile_killed_at_any_request_is_repeated(world: ProxiedSandbox, name: str, when: When, often: int) -> None:
-    """Whatever reconcile was at when it died, the next one ends what is open, and nothing is paid by either."""
+    """Wherever reconcile dies, the next one settles every open job, and neither pays for anything."""
     for seed in range(often):
         round_ = KillRound(world, f"{name} {when} {seed}")
         leave_open(round_)
@@ -94,7 +94,7 @@ def test_reconcile_killed_at_any_request_is_repeated(world: ProxiedSandbox, name
 
 @pytest.mark.parametrize("seed", range(ROUNDS))
 def test_processes_killed_again_and_again_pay_once(world: ProxiedSandbox, seed: int) -> None:
-    """Runs and reconciles that are all killed, at any moment also between two requests, and then let be."""
+    """After five runs and reconciles were killed at random moments, each image is billed at most once."""
     round_ = KillRound(world, f"again and again {seed}")
     for _ in range(KILLS):
         work = round_.dice.choice(("animate", "animate", "reconcile"))

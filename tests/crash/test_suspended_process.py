@@ -1,4 +1,4 @@
-"""Promise 1 for a process that is stopped between claim and POST, for longer than its lease, and then goes on."""
+"""Promise 1 for a process that is suspended between claim and POST for longer than its lease, and then resumes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.proxied_sandbox import ProxiedSandbox
 def test_a_claimant_that_slept_through_its_lease_pays_once(
     world: ProxiedSandbox, claim_to_post_seconds: float, claims: int
 ) -> None:
-    """Others hold its job unknown and pay nothing; awake, it posts while it may, else it gives back and claims anew."""
+    """Others treat its job as unknown; on waking it posts if there is still time, else it releases and claims again."""
     picture = world.put("tom.jpg", 1)
     with start_process(world.process(claim_to_post_seconds=claim_to_post_seconds)) as sleeper:
         rule = world.s3.add(FaultRule("stop", "PUT", RECORD, '"state": ?"claimed"', when="after", pid=sleeper.pid))
