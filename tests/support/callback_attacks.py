@@ -1,4 +1,4 @@
-"""What nobody of ours would send to a door: callbacks that are forged, malformed, replayed or cut short."""
+"""Forged, malformed, replayed and truncated callbacks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from i2v.apixo.callbacks import BODY_LIMIT_BYTES, callback_url
 from i2v.settings import Settings
 
-AT_ONCE = 8
+MAX_CONCURRENT = 8
 METHODS = ("POST", "POST", "POST", "GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND")
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=40)
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=9), inner), max_leaves=9)
@@ -25,7 +25,7 @@ BODIES = st.binary(max_size=400) | (st.fixed_dictionaries({"data": DATA}) | VALU
 
 
 class Attack(NamedTuple):
-    """One request, and the status that it must get."""
+    """One request and its expected status."""
 
     method: str
     address: str
@@ -33,12 +33,12 @@ class Attack(NamedTuple):
     status: int
 
 
-def attacks_on(settings: Settings, jobs: tuple[str, str], task_id: str) -> list[Attack]:
-    """Those that were thought of, against the first of two jobs, whose task is known; the last is a good one."""
+def list_attacks(settings: Settings, jobs: tuple[str, str], task_id: str) -> list[Attack]:
+    """Return attacks on the first of two jobs, whose task id is known. The last request is valid."""
     one, other = (callback_url(settings, job, 1) for job in jobs)
     base, signature = one.rpartition("/")[0], one.rpartition("/")[2]
-    good = json.dumps({"code": 200, "data": {"taskId": task_id, "state": "success"}}).encode()
-    made_up = json.dumps({"data": {"taskId": "task_1"}}).encode()
+    valid = json.dumps({"code": 200, "data": {"taskId": task_id, "state": "success"}}).encode()
+    invented = json.dumps({"data": {"taskId": "task_1"}}).encode()
     wrong = [
         f"{base}/{other.rpartition('/')[2]}",
         f"{base[:-1]}2/{signature}",
@@ -56,13 +56,13 @@ def attacks_on(settings: Settings, jobs: tuple[str, str], task_id: str) -> list[
         callback_url(settings, jobs[0], 2),
     ]
     return [
-        *(Attack("POST", address, good, 404) for address in wrong),
-        *(Attack(method, one, good, 405) for method in ("GET", "PUT", "DELETE", "PATCH", "OPTIONS")),
+        *(Attack("POST", address, valid, 404) for address in wrong),
+        *(Attack(method, one, valid, 405) for method in ("GET", "PUT", "DELETE", "PATCH", "OPTIONS")),
         *(Attack("POST", one, content, 400) for content in _malformed()),
-        Attack("POST", one, made_up, 200),  # nothing is left to do for a task that is not the job's
+        Attack("POST", one, invented, 200),  # valid, but another job's task starts no run
         Attack("POST", one, b" " * (BODY_LIMIT_BYTES + 1), 413),
         Attack("POST", f"{base}/{'0' * 64}", b" " * (BODY_LIMIT_BYTES + 1), 404),
-        Attack("POST", one, good, 200),
+        Attack("POST", one, valid, 200),
     ]
 
 
@@ -73,23 +73,23 @@ def _malformed() -> list[bytes]:
     return [*bodies, '{"data": {"taskId": "täsk\\u0000"}}'.encode(), b'{"data": {"taskId": "\\ud800"}}']
 
 
-async def attack_by_hand(client: httpx.AsyncClient, attacks: list[Attack]) -> None:
-    """Send all, some at once; each must be answered as it says, and in a bare status."""
-    gate = asyncio.Semaphore(AT_ONCE)
+async def send_attacks(client: httpx.AsyncClient, attacks: list[Attack]) -> None:
+    """Send all attacks, and check that each response has the expected status and no body."""
+    slots = asyncio.Semaphore(MAX_CONCURRENT)
 
     async def one(attack: Attack) -> None:
-        async with gate:
-            answer = await client.request(attack.method, attack.address, content=attack.body)
-        shown = (attack.method, attack.address[-80:], attack.body[:60], answer.status_code)
-        assert answer.status_code == attack.status, shown
-        is_below = "/apixo/" in str(answer.request.url)  # `..` leads elsewhere
-        assert answer.content == b"" or not is_below, answer.content
+        async with slots:
+            response = await client.request(attack.method, attack.address, content=attack.body)
+        shown = (attack.method, attack.address[-80:], attack.body[:60], response.status_code)
+        assert response.status_code == attack.status, shown
+        is_below = "/apixo/" in str(response.request.url)  # httpx resolves `..`
+        assert response.content == b"" or not is_below, response.content
 
     await asyncio.gather(*map(one, attacks))
 
 
-def attack_by_chance(count: int, settings: Settings, jobs: tuple[str, str]) -> None:
-    """As many that nobody thought of: wrong parts of an address with any body, and the right one with a wrong body."""
+def send_random_attacks(count: int, settings: Settings, jobs: tuple[str, str]) -> None:
+    """Send random callbacks: wrong URLs with any body, and the right URL with a wrong body."""
     own, other = (callback_url(settings, job, 1).split("/")[-3:] for job in jobs)
     base = str(settings.callback_base_url)
     job = st.sampled_from([own[0], other[0], own[0].upper()]) | st.text(max_size=70)
@@ -104,20 +104,20 @@ def attack_by_chance(count: int, settings: Settings, jobs: tuple[str, str]) -> N
         def attack(parts: list[str], method: str, body: bytes) -> None:
             hypothesis.assume(parts != other)
             path = "/".join(quote(part, safe="", errors="surrogatepass") for part in parts)
-            answer = client.request(method, f"{base}/apixo/{path}", content=body)
-            assert answer.status_code in _expected(parts == own, method), (method, path, body)
+            response = client.request(method, f"{base}/apixo/{path}", content=body)
+            assert response.status_code in _expected(parts == own, method), (method, path, body)
 
         attack()
 
 
-def _expected(is_ours: bool, method: str) -> set[int]:
-    if not is_ours:
+def _expected(is_signed: bool, method: str) -> set[int]:
+    if not is_signed:
         return {404, 405}
-    return {200, 400} if method == "POST" else {405}  # 200 is for a task id that is well made, but not the job's
+    return {200, 400} if method == "POST" else {405}  # 200: a well-formed task id of another job
 
 
-async def cut_short(address: str, count: int) -> None:
-    """The right address, and a connection that ends within the body."""
+async def send_truncated(address: str, count: int) -> None:
+    """Send the right URL, and close the connection within the body."""
     parts = urlsplit(address)
     head = f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Length: 500\r\n\r\n"
     for _ in range(count):

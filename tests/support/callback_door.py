@@ -1,4 +1,4 @@
-"""A real door that takes callbacks, for tests: its settings, the deployment that it starts, and the runs that came."""
+"""A real door with callbacks: its settings, the deployment `collect` and the runs that the door starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from i2v.settings import Settings
 from sandbox import Sandbox
 from sandbox.prefect_server import PrefectServer
 from sandbox.provider import Provider
-from tests.support.door_process import DoorProcess, make_deployment
+from tests.support.door_process import DoorProcess, ensure_deployment
 from tests.support.flow_runs import RunFlow
 from tests.support.settings import MakeSettings
 
@@ -26,20 +26,20 @@ PAGE = 200
 
 @pytest.fixture
 async def collect(prefect_server: PrefectServer) -> AsyncIterator[UUID]:
-    """A deployment `collect`, where the tests see what the door starts; it is gone afterwards, with its runs."""
+    """Create the deployment `collect`, and delete it with its runs after the test."""
     async with get_client() as client:
-        await make_deployment(client)
+        await ensure_deployment(client)
         flow = await client.create_flow_from_name("reconcile")
-        made = await client.create_deployment(flow, "collect", enforce_parameter_schema=False)
-    yield made
+        deployment = await client.create_deployment(flow, "collect", enforce_parameter_schema=False)
+    yield deployment
     async with get_client() as client:
-        for run in await collects(made):
+        for run in await list_collect_runs(deployment):
             await client.delete_flow_run(run.id)
-        await client.delete_deployment(made)
+        await client.delete_deployment(deployment)
 
 
-async def collects(deployment: UUID) -> list[FlowRun]:
-    """All runs of that deployment."""
+async def list_collect_runs(deployment: UUID) -> list[FlowRun]:
+    """Return all runs of the deployment."""
     found: list[FlowRun] = []
     only = DeploymentFilter(id=DeploymentFilterId(any_=[deployment]))
     async with get_client() as client:
@@ -48,13 +48,13 @@ async def collects(deployment: UUID) -> list[FlowRun]:
     return found
 
 
-def told_of(runs: list[FlowRun]) -> list[str]:
-    """What the runs were told, sorted."""
+def jobs_in_runs(runs: list[FlowRun]) -> list[str]:
+    """Return the `jobs` parameters of the runs, sorted."""
     return sorted(job for run in runs for job in run.parameters["jobs"])
 
 
 def free_port() -> int:
-    """One that nobody listens on just now."""
+    """Return a TCP port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -62,7 +62,7 @@ def free_port() -> int:
 
 
 def callback_env(sandbox: Sandbox, base_url: str) -> dict[str, str]:
-    """The variables by which the provider calls this address, which may be private."""
+    """Return the settings that send callbacks to this URL, which may be private."""
     return {
         "I2V_CALLBACK_BASE_URL": base_url,
         "I2V_CALLBACK_SECRET": SECRET,
@@ -74,25 +74,25 @@ def callback_env(sandbox: Sandbox, base_url: str) -> dict[str, str]:
 def env(
     sandbox: Sandbox, child_env: dict[str, str], run_flow: RunFlow, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, str]:
-    """Callbacks are set up, for flows in this process and for the door."""
+    """Turn callbacks on for flows in this process and for the door."""
     port = free_port()
-    ours = callback_env(sandbox, f"http://127.0.0.1:{port}")
-    for name, value in ours.items():
+    callbacks = callback_env(sandbox, f"http://127.0.0.1:{port}")
+    for name, value in callbacks.items():
         monkeypatch.setenv(name, value)
-    return child_env | ours | {"I2V_DOOR_PORT": str(port)}
+    return child_env | callbacks | {"I2V_DOOR_PORT": str(port)}
 
 
 @pytest.fixture
 def settings(env: dict[str, str], make_settings: MakeSettings) -> Settings:
-    """What signs addresses as the flow does."""
+    """The settings that sign callback URLs as the flow does."""
     return make_settings(**{name: value for name, value in env.items() if name.startswith(("I2V_", "APIXO_"))})
 
 
 def open_door(env: dict[str, str], tmp_path: Path) -> DoorProcess:
-    """The real door, at the port that the provider is told."""
+    """Return a door on the port to which callbacks are sent."""
     return DoorProcess(env, tmp_path / "door.log", port=env["I2V_DOOR_PORT"])
 
 
-def addresses(provider: Provider) -> list[str]:
-    """The signed address of each task that was ordered by callback."""
+def callback_urls(provider: Provider) -> list[str]:
+    """Return the signed callback URL of each task."""
     return [str(task.request.callback_url) for task in provider.tasks.values()]

@@ -1,4 +1,4 @@
-"""A small door for tests: takes callbacks on a real socket, verifies them, and keeps what reconcile is to be told."""
+"""`CallbackReceiver`: receive and verify callbacks on a real socket, and keep their hints for `reconcile`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.support.settings import MakeSettings
 SECRET = "a-secret-of-the-tests-that-is-long"
 
 
-class Receiver(ThreadingHTTPServer):
-    """Answers 200 to what is signed, once `open` is set, and 404 to all else."""
+class CallbackReceiver(ThreadingHTTPServer):
+    """Return 200 for signed callbacks, once `open` is set, and 404 for anything else."""
 
     daemon_threads = True
     request_queue_size = 256
@@ -30,42 +30,42 @@ class Receiver(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.open = threading.Event()
         self.open.set()
-        self.told: list[str] = []
+        self.hints: list[str] = []
         self.paths: list[str] = []
         self.settings: Settings | None = None
 
     def env(self, env: dict[str, str]) -> dict[str, str]:
-        """The variables by which the provider is told to call here."""
-        here = f"127.0.0.1:{self.server_port}"
+        """Return the environment with callbacks sent to this server."""
+        address = f"127.0.0.1:{self.server_port}"
         return env | {
-            "I2V_CALLBACK_BASE_URL": f"http://{here}",
+            "I2V_CALLBACK_BASE_URL": f"http://{address}",
             "I2V_CALLBACK_SECRET": SECRET,
-            "I2V_PRIVATE_HOSTS": f"{env['I2V_PRIVATE_HOSTS']},{here}",
+            "I2V_PRIVATE_HOSTS": f"{env['I2V_PRIVATE_HOSTS']},{address}",
         }
 
     def answer(self, path: str, body: bytes) -> int:
-        """Keep what was told."""
+        """Keep the hint and return the status."""
         self.paths.append(path)
         _, _, job, attempt, signature = path.split("/")
         hint = hint_of(body)
         assert self.settings
         if hint is None or not verify(self.settings, job, attempt, signature):
             return 404
-        self.told.append(str(CallbackHint(job, int(attempt), hint.task_id)))
+        self.hints.append(str(CallbackHint(job, int(attempt), hint.task_id)))
         self.open.wait(30)
         return 200
 
     def wait(self, count: int, seconds: float = 30) -> list[str]:
-        """What was told, once it is so much."""
+        """Wait for this many hints and return all."""
         deadline = time.monotonic() + seconds
-        while len(self.told) < count:
-            assert time.monotonic() < deadline, f"only {len(self.told)} of {count} callbacks came"
+        while len(self.hints) < count:
+            assert time.monotonic() < deadline, f"only {len(self.hints)} of {count} callbacks arrived"
             time.sleep(0.005)
-        return list(self.told)
+        return list(self.hints)
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Receiver
+    server: CallbackReceiver
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
@@ -74,13 +74,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - named by the library
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager
-def receiving(make_settings: MakeSettings, env: dict[str, str]) -> Iterator[Receiver]:
-    """A receiver, and in its `settings` those of a run that is called back there."""
-    with Receiver() as server:
+def serve_callbacks(make_settings: MakeSettings, env: dict[str, str]) -> Iterator[CallbackReceiver]:
+    """Run a receiver; its `settings` are those of a run with callbacks to it."""
+    with CallbackReceiver() as server:
         server.settings = make_settings(**server.env(env))
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
@@ -90,13 +90,13 @@ def receiving(make_settings: MakeSettings, env: dict[str, str]) -> Iterator[Rece
         thread.join()
 
 
-def run_of(door: Receiver, **changes: object) -> AbstractAsyncContextManager[Run]:
-    """A run that is called back at the door; keywords change its settings."""
-    assert door.settings
-    return open_run(door.settings.model_copy(update=changes), str(uuid4()))
+def open_callback_run(receiver: CallbackReceiver, **changes: object) -> AbstractAsyncContextManager[Run]:
+    """Open a run with callbacks to the receiver; keywords change its settings."""
+    assert receiver.settings
+    return open_run(receiver.settings.model_copy(update=changes), str(uuid4()))
 
 
-async def collect(door: Receiver, told: list[str] | None = None, **changes: object) -> Report:
-    """What the deployment `collect` does with what was told; with none told, what `reconcile` does."""
-    async with run_of(door, **changes) as run:
-        return await reconcile(run, keys=told)
+async def run_collect(receiver: CallbackReceiver, hints: list[str] | None = None, **changes: object) -> Report:
+    """Do what the deployment `collect` does with these hints; without hints, what `reconcile` does."""
+    async with open_callback_run(receiver, **changes) as run:
+        return await reconcile(run, keys=hints)

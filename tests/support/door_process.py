@@ -1,4 +1,4 @@
-"""A door as a child process, the queue that feeds it, and the runs that it made: what the doors' tests share."""
+"""`DoorProcess`: a real door as a child process. Also its SQS queue, and the flow runs that it starts."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from tests.support.paths import ROOT
 
 ON_IMAGE = "generate/on-image"
 T = TypeVar("T")
-HIDDEN_SECONDS = 5
-PATIENCE_SECONDS = 120.0
-"""A busy machine may take so long for what takes a second."""
+VISIBILITY_SECONDS = 5
+TIMEOUT_SECONDS = 120.0
+"""Generous, because a busy machine takes this long for work of a second."""
 TOKEN = "a-token-of-the-test"
 FIXTURES = ROOT / "tests" / "fixtures" / "notifications"
 
 
 class DoorProcess:
-    """`python -m doors` with this environment. Use it in `with`, which kills what is left."""
+    """`python -m doors` with this environment. Use it in `with`, which kills the process at the end."""
 
     def __init__(self, env: dict[str, str], log: Path, port: str = "0") -> None:
         self._env = env | {"I2V_DOOR_PORT": port, "I2V_DOOR_TOKEN": TOKEN}
@@ -56,82 +56,82 @@ class DoorProcess:
         self._child.wait()
 
     def _find_url(self) -> str:
-        found = re.search(r"listens on (http://\S+)", self.said())
-        assert self._child.poll() is None, self.said()
+        found = re.search(r"listens on (http://\S+)", self.read_log())
+        assert self._child.poll() is None, self.read_log()
         return found[1] if found else ""
 
-    def said(self) -> str:
-        """What it logged."""
+    def read_log(self) -> str:
+        """Return the log."""
         return self._path.read_text()
 
     @property
     def pid(self) -> int:
-        """The child's."""
+        """The process id."""
         return self._child.pid
 
-    def wait(self, seconds: float = PATIENCE_SECONDS) -> int:
-        """Its exit code."""
+    def wait(self, seconds: float = TIMEOUT_SECONDS) -> int:
+        """Wait for the exit code."""
         return self._child.wait(seconds)
 
-    def end(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal and wait; its exit code."""
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and return the exit code."""
         self._child.send_signal(number)
         return self.wait()
 
     def get(self, path: str) -> httpx.Response:
-        """GET from it."""
+        """Send a GET request."""
         return httpx.get(self.url + path, trust_env=False, timeout=30)
 
     def post(self, body: bytes, token: str | None = TOKEN, **headers: str) -> httpx.Response:
-        """POST /s3."""
+        """Send `POST /s3`."""
         bearer = {"Authorization": f"Bearer {token}"} if token is not None else {}
         return httpx.post(f"{self.url}/s3", content=body, headers=bearer | headers, trust_env=False, timeout=30)
 
     def count(self, name: str) -> float:
-        """The sum of a metric's samples."""
+        """Return the sum of a metric's samples."""
         lines = re.findall(rf"^{name}(?:{{.*}})? (\S+)$", self.get("/metrics").text, re.MULTILINE)
         return sum(map(float, lines))
 
 
-def wait_for(ask: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
-    """What `ask` gives as soon as it is something."""
+def wait_for(condition: Callable[[], T], seconds: float = TIMEOUT_SECONDS) -> T:
+    """Return the condition's value as soon as it is true."""
     deadline = time.monotonic() + seconds
-    while not (answer := ask()):
-        assert time.monotonic() < deadline, f"{ask} gave nothing for {seconds} s"
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{condition} was false for {seconds} s"
         time.sleep(0.05)
-    return answer
+    return value
 
 
-async def soon(ask: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
-    """The same, while this loop does other things."""
-    return await asyncio.to_thread(wait_for, ask, seconds)
+async def wait_for_async(condition: Callable[[], T], seconds: float = TIMEOUT_SECONDS) -> T:
+    """Do the same without blocking the event loop."""
+    return await asyncio.to_thread(wait_for, condition, seconds)
 
 
-class Feed:
-    """A queue with a dead-letter queue. The bucket's notifications go to it, unless a test is to tell them itself."""
+class NotificationQueue:
+    """A queue with a dead-letter queue. The bucket sends its notifications there, if `connect_bucket`."""
 
-    def __init__(self, sandbox: Sandbox, *, is_told: bool = True) -> None:
+    def __init__(self, sandbox: Sandbox, *, connect_bucket: bool = True) -> None:
         self._sandbox = sandbox
         self._sqs = sandbox.sqs()
-        self.dead = self._sqs.create_queue(QueueName=f"{sandbox.bucket}-dead")["QueueUrl"]
-        redrive = json.dumps({"deadLetterTargetArn": self._arn(self.dead), "maxReceiveCount": "10"})
-        traits: Any = {"RedrivePolicy": redrive, "VisibilityTimeout": str(HIDDEN_SECONDS)}
-        self.url = self._sqs.create_queue(QueueName=f"{sandbox.bucket}-door", Attributes=traits)["QueueUrl"]
-        told: Any = {"QueueArn": self._arn(self.url), "Events": ["s3:ObjectCreated:*"]}
-        if is_told:
+        self.dead_letter_url = self._sqs.create_queue(QueueName=f"{sandbox.bucket}-dead")["QueueUrl"]
+        redrive = json.dumps({"deadLetterTargetArn": self._arn(self.dead_letter_url), "maxReceiveCount": "10"})
+        attributes: Any = {"RedrivePolicy": redrive, "VisibilityTimeout": str(VISIBILITY_SECONDS)}
+        self.url = self._sqs.create_queue(QueueName=f"{sandbox.bucket}-door", Attributes=attributes)["QueueUrl"]
+        config: Any = {"QueueArn": self._arn(self.url), "Events": ["s3:ObjectCreated:*"]}
+        if connect_bucket:
             sandbox.s3().put_bucket_notification_configuration(
-                Bucket=sandbox.bucket, NotificationConfiguration={"QueueConfigurations": [told]}
+                Bucket=sandbox.bucket, NotificationConfiguration={"QueueConfigurations": [config]}
             )
 
     def _arn(self, url: str) -> str:
         return self._sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
 
     def upload(self, *keys: str) -> list[str]:
-        """Put objects; their addresses."""
+        """Put objects and return their URIs."""
         return [self._sandbox.put_image(key, key.encode()) for key in keys]
 
-    def take(self, url: str) -> list[dict[str, Any]]:
-        """Take all messages out of a queue."""
+    def drain(self, url: str) -> list[dict[str, Any]]:
+        """Receive and delete all messages of a queue."""
         found: list[Any] = []
         while messages := self._sqs.receive_message(
             QueueUrl=url, MaxNumberOfMessages=10, MessageAttributeNames=["All"]
@@ -142,33 +142,33 @@ class Feed:
         return found
 
     def send(self, bodies: list[str]) -> None:
-        """Put messages into the queue."""
+        """Send messages to the queue."""
         for start in range(0, len(bodies), 10):
             entries: Any = [{"Id": str(n), "MessageBody": body} for n, body in enumerate(bodies[start : start + 10])]
             self._sqs.send_message_batch(QueueUrl=self.url, Entries=entries)
 
-    def left(self, url: str | None = None) -> int:
-        """Messages in the queue, hidden or not."""
-        return self._count(url or self.url, "ApproximateNumberOfMessages") + self.taken(url)
+    def count_messages(self, url: str | None = None) -> int:
+        """Count the messages in the queue, visible or hidden."""
+        return self._count(url or self.url, "ApproximateNumberOfMessages") + self.count_hidden(url)
 
-    def taken(self, url: str | None = None) -> int:
-        """Messages that somebody has taken and not deleted."""
+    def count_hidden(self, url: str | None = None) -> int:
+        """Count the messages that were received and not deleted."""
         return self._count(url or self.url, "ApproximateNumberOfMessagesNotVisible")
 
     def _count(self, url: str, name: Any) -> int:
         return int(self._sqs.get_queue_attributes(QueueUrl=url, AttributeNames=[name])["Attributes"][name])
 
 
-def told_of(bucket: str, key: str) -> bytes:
-    """S3's notification of one upload."""
+def s3_notification(bucket: str, key: str) -> bytes:
+    """Return S3's notification for one upload."""
     data = json.loads((FIXTURES / "s3.json").read_bytes())
     data["Records"][0]["s3"]["bucket"]["name"] = bucket
     data["Records"][0]["s3"]["object"]["key"] = key
     return json.dumps(data).encode()
 
 
-async def make_deployment(client: PrefectClient) -> UUID | None:
-    """Register what the door looks for; its id, unless somebody else's was there."""
+async def ensure_deployment(client: PrefectClient) -> UUID | None:
+    """Create the deployment `on-image` and return its id; return `None` if it exists already."""
     try:
         await client.read_deployment_by_name(ON_IMAGE)
     except ObjectNotFound:
@@ -177,8 +177,8 @@ async def make_deployment(client: PrefectClient) -> UUID | None:
     return None
 
 
-async def runs_with(bucket: str) -> list[FlowRun]:
-    """The runs of the deployment that name images of this bucket."""
+async def list_runs(bucket: str) -> list[FlowRun]:
+    """Return the runs of `on-image` with images in this bucket."""
     async with get_client() as client:
         found = await client.read_deployment_by_name(ON_IMAGE)
         runs = await client.read_flow_runs(
@@ -187,13 +187,13 @@ async def runs_with(bucket: str) -> list[FlowRun]:
     return [run for run in runs if any(f"/{bucket}/" in image for image in run.parameters["images"])]
 
 
-async def images_of(bucket: str) -> list[str]:
-    """The images that those runs name, with repetitions, sorted."""
-    return sorted(image for run in await runs_with(bucket) for image in run.parameters["images"])
+async def images_in_runs(bucket: str) -> list[str]:
+    """Return the images of those runs, sorted, with duplicates."""
+    return sorted(image for run in await list_runs(bucket) for image in run.parameters["images"])
 
 
-async def forget_runs() -> None:
-    """Delete the deployment's runs, which a later test's worker would take up."""
+async def delete_runs() -> None:
+    """Delete the deployment's runs, so that no later test's worker runs them."""
     async with get_client() as client:
         found = await client.read_deployment_by_name(ON_IMAGE)
         deployment = DeploymentFilter(id=DeploymentFilterId(any_=[found.id]))

@@ -1,4 +1,4 @@
-"""A gallery to visit: served on a real socket over the sandbox's S3, with what its tests write, count and read."""
+"""A gallery on a real socket over the sandbox's S3: a client, run pages to show, and parsers for the HTML."""
 
 from __future__ import annotations
 
@@ -31,38 +31,38 @@ TOKEN = "a-token-of-the-gallery's-tests"
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
-class Visitor:
-    """A browser, or a script that bears the token."""
+class GalleryClient:
+    """An HTTP client of the gallery."""
 
     def __init__(self, client: httpx.AsyncClient, requests: Counter[str]) -> None:
-        self.client = client
+        self.http = client
         self.requests = requests
-        """What was asked of S3, by operation."""
+        """The gallery's S3 requests by operation."""
 
     async def get(self, path: str = "/gallery", *, token: str | None = TOKEN, **headers: str) -> httpx.Response:
-        """GET, as a script does."""
+        """Send a GET request with the bearer token."""
         bearer = {"Authorization": f"Bearer {token}"} if token else {}
-        return await self.client.get(path, headers=bearer | headers)
+        return await self.http.get(path, headers=bearer | headers)
 
     async def log_in(self, token: str = TOKEN, to: str = "/gallery", **headers: str) -> httpx.Response:
-        """Send the form, as a person does."""
-        return await self.client.post("/gallery/login", data={"token": token, "to": to}, headers=headers)
+        """Submit the login form."""
+        return await self.http.post("/gallery/login", data={"token": token, "to": to}, headers=headers)
 
 
 @asynccontextmanager
-async def visiting(settings: Settings, **changes: Any) -> AsyncIterator[Visitor]:
-    """A gallery on a socket of its own, without the door around it; keywords change the settings."""
+async def open_gallery(settings: Settings, **changes: Any) -> AsyncIterator[GalleryClient]:
+    """Serve a gallery without a door; keywords change the settings."""
     own = settings.model_copy(update={"gallery_token": SecretStr(TOKEN), **changes})
     with Storage() as storage:
         app = Starlette(routes=gallery_routes(own, storage))
         async with _served(app) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
-            yield Visitor(client, counted(storage))
+            yield GalleryClient(client, counted(storage))
 
 
 class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave them to pytest."""
+        """Leave signals to pytest."""
         yield
 
 
@@ -76,17 +76,17 @@ async def _served(app: Starlette) -> AsyncIterator[str]:
         await serving
 
 
-def write_page(
+def write_run_page(
     sandbox: Sandbox, settings: Settings, number: int, images: list[str], at: datetime = NOON, **changes: Any
 ) -> None:
-    """A run's page, as a run leaves it, with a video for each image; later runs have higher numbers."""
-    began = at + timedelta(minutes=number)
+    """Write a run's page with a video for each image; later runs have higher numbers."""
+    started_at = at + timedelta(minutes=number)
     items = tuple(
         RecentItem.model_validate(
             {
                 "image": f"s3://{sandbox.bucket}/images/{image}",
                 "outcome": Outcome.STORED,
-                "at": began,
+                "at": started_at,
                 "video": f"s3://{sandbox.bucket}/videos/{image}/0-0.mp4",
                 "mode": Mode.STANDARD,
                 "duration": 6,
@@ -95,26 +95,26 @@ def write_page(
         )
         for image in images
     )
-    page = RecentPage(run_id=f"run-{number}", started_at=began, items=items)
-    key = keys.recent_page_uri(settings, began, page.run_id).key
+    page = RecentPage(run_id=f"run-{number}", started_at=started_at, items=items)
+    key = keys.recent_page_uri(settings, started_at, page.run_id).key
     sandbox.s3().put_object(Bucket=sandbox.bucket, Key=key, Body=page.model_dump_json().encode())
 
 
-def shown(answer: httpx.Response) -> list[str]:
-    """The names on its cards, in order."""
-    assert answer.status_code == 200, answer.text
-    return [unescape(name) for name in re.findall(r'data-outcome="\w+" data-name="([^"]*)"', answer.text)]
+def card_names(response: httpx.Response) -> list[str]:
+    """Return the names on the cards, in order."""
+    assert response.status_code == 200, response.text
+    return [unescape(name) for name in re.findall(r'data-outcome="\w+" data-name="([^"]*)"', response.text)]
 
 
-def older(answer: httpx.Response) -> str | None:
-    """Where it goes on, if it does."""
-    found = re.search(r'id="older" rel="next" href="([^"]+)"', answer.text)
+def older_link(response: httpx.Response) -> str | None:
+    """Return the link to the next page, if there is one."""
+    found = re.search(r'id="older" rel="next" href="([^"]+)"', response.text)
     return unescape(found[1]) if found else None
 
 
-def links(answer: httpx.Response, image: str) -> tuple[str, str, str]:
-    """The addresses of an image's details, video and poster."""
-    card = answer.text.split(f'data-name="{image}"')[1]
+def card_links(response: httpx.Response, image: str) -> tuple[str, str, str]:
+    """Return the links to an image's details, video and poster."""
+    card = response.text.split(f'data-name="{image}"')[1]
     found = re.search(r'href="([^"]+)" data-details data-video="([^"]+)".*?<img src="([^"]+)"', card, re.DOTALL)
     assert found
     return unescape(found[1]), unescape(found[2]), unescape(found[3])

@@ -1,4 +1,4 @@
-"""A real nginx in front of a door, for tests, by the configuration that is shipped; only its places are others."""
+"""`Nginx`: a real nginx in front of a door, with the shipped configuration and the test's ports and paths."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.support.paths import ROOT
 
 SHIPPED = ROOT / "deployments/nginx.conf"
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
-needs_nginx = pytest.mark.skipif(NGINX is None, reason="there is no nginx on this machine: make test-proxy")
-AROUND = """
+needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed: run make test-proxy")
+NGINX_CONF = """
 daemon off;
 master_process off;
 pid {folder}/nginx.pid;
@@ -38,7 +38,7 @@ http {{
 
 
 class Nginx:
-    """`https://localhost`, with a certificate of an own authority. Use it in `with`, which kills what is left."""
+    """`https://localhost` with a certificate of a test authority. Use it in `with`, which kills it at the end."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -48,33 +48,33 @@ class Nginx:
         self.authority = own_authority(folder, "localhost")[1]
 
     def configure(self, door_url: str) -> None:
-        """Write the shipped configuration down, with the places of this test in it."""
+        """Write the shipped configuration with the test's ports and paths."""
         text = SHIPPED.read_text()
-        for theirs, ours in {
+        for shipped, own in {
             "listen 443 ssl;": f"listen 127.0.0.1:{self._port} ssl;",
             "door.example.com;": "localhost;",
             "/etc/letsencrypt/live/door.example.com/fullchain.pem": f"{self._folder}/leaf.pem",
             "/etc/letsencrypt/live/door.example.com/privkey.pem": f"{self._folder}/leaf.pem",
             "http://127.0.0.1:8410": door_url,
         }.items():
-            assert theirs in text, theirs
-            text = text.replace(theirs, ours)
+            assert shipped in text, shipped
+            text = text.replace(shipped, own)
         (self._folder / "i2v.conf").write_text(text)
-        (self._folder / "nginx.conf").write_text(AROUND.format(folder=self._folder))
+        (self._folder / "nginx.conf").write_text(NGINX_CONF.format(folder=self._folder))
 
     def __enter__(self) -> Self:
         command = [str(NGINX), "-p", str(self._folder), "-e", "error.log", "-c", "nginx.conf"]
-        with (self._folder / "said").open("w") as said:
-            self._child = subprocess.Popen(command, stdout=said, stderr=said)  # noqa: S603 - a real nginx
-        wait_for(self._answers)
+        with (self._folder / "output").open("w") as output:
+            self._child = subprocess.Popen(command, stdout=output, stderr=output)  # noqa: S603 - a real nginx
+        wait_for(self._is_up)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._child.kill()
         self._child.wait()
 
-    def _answers(self) -> bool:
-        assert self._child.poll() is None, (self._folder / "said").read_text()
+    def _is_up(self) -> bool:
+        assert self._child.poll() is None, (self._folder / "output").read_text()
         try:
             with self.client() as client:
                 return client.get("/").status_code == httpx.codes.NOT_FOUND
@@ -82,10 +82,10 @@ class Nginx:
             return False
 
     def client(self) -> httpx.Client:
-        """Who comes from outside, and knows the authority."""
+        """Return a client that trusts the test authority."""
         context = ssl.create_default_context(cafile=str(self.authority))
         return httpx.Client(base_url=self.url, verify=context, trust_env=False, timeout=60)
 
     def logs(self) -> dict[str, str]:
-        """The access log and the error log."""
+        """Return the access log and the error log."""
         return {name: (self._folder / f"{name}.log").read_text() for name in ("access", "error")}

@@ -1,4 +1,4 @@
-"""What the door's metrics tell of the ledger."""
+"""The ledger's gauges at `/metrics`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FACTS = ImageFacts(format="JPEG", width=640, height=480, size=1, sha256="0" * 64
 
 @pytest.fixture
 def registry() -> CollectorRegistry:
-    """Where the gauges are."""
+    """The registry of the gauges."""
     return CollectorRegistry()
 
 
@@ -38,34 +38,34 @@ async def _write(storage: Storage, settings: Settings, key: str, state: JobState
     await storage.put(keys.open_marker_uri(settings, "a.jpg", "e", key), b"")
 
 
-async def _told(gauges: LedgerGauges, registry: CollectorRegistry, seconds: float = 10) -> str:
-    """What a scrape tells once the ledger is read, or after that time."""
+async def _scrape(gauges: LedgerGauges, registry: CollectorRegistry, seconds: float = 10) -> str:
+    """Return the scrape once the ledger is read, or after this time."""
     gauges.refresh()
     for _ in range(int(seconds * 20)):
         await asyncio.sleep(0.05)
-        if "_age_seconds +Inf" not in (told := generate_latest(registry).decode()):
+        if "_age_seconds +Inf" not in (text := generate_latest(registry).decode()):
             break
-    return told
+    return text
 
 
-async def test_gauges_tell_the_ledger(aws: None, settings: Settings, registry: CollectorRegistry) -> None:
-    """Open jobs, unknown ones among them, and the day's money are what the ledger says."""
+async def test_gauges_show_the_ledger(aws: None, settings: Settings, registry: CollectorRegistry) -> None:
+    """The gauges show open jobs, unknown jobs and today's spend from the ledger."""
     with Storage() as storage:
         await _write(storage, settings, "a" * 64, JobState.SUBMITTED)
         await _write(storage, settings, "b" * 64, JobState.SUBMITTED)
         await _write(storage, settings, "c" * 64, JobState.UNKNOWN)
         day = datetime.now(UTC).date().isoformat()
         await DailySpendStore(storage, settings).write(DailySpend(day=day, reserved_usd={"run": Decimal("0.5")}), None)
-        told = await _told(LedgerGauges(storage, settings, registry), registry)
+        text = await _scrape(LedgerGauges(storage, settings, registry), registry)
 
-    assert "i2v_jobs_open 3.0" in told
-    assert "i2v_jobs_unknown 1.0" in told
-    assert "i2v_spent_today_usd 0.5" in told
-    assert "+Inf" not in told.partition("i2v_ledger_age_seconds")[2]
+    assert "i2v_jobs_open 3.0" in text
+    assert "i2v_jobs_unknown 1.0" in text
+    assert "i2v_spent_today_usd 0.5" in text
+    assert "+Inf" not in text.partition("i2v_ledger_age_seconds")[2]
 
 
-async def test_a_scrape_outlives_the_ledger(aws: None, settings: Settings, registry: CollectorRegistry) -> None:
-    """Where S3 cannot be read the scrape is answered all the same, and the age tells."""
+async def test_a_scrape_succeeds_without_the_ledger(aws: None, settings: Settings, registry: CollectorRegistry) -> None:
+    """If the ledger cannot be read, the scrape succeeds and the age shows it."""
     nowhere = settings.model_copy(update={"jobs_prefix": "s3://no-such-bucket/jobs/"})
     with Storage() as storage:
-        assert "i2v_ledger_age_seconds +Inf" in await _told(LedgerGauges(storage, nowhere, registry), registry, 0.5)
+        assert "i2v_ledger_age_seconds +Inf" in await _scrape(LedgerGauges(storage, nowhere, registry), registry, 0.5)

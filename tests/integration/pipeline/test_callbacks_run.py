@@ -20,7 +20,7 @@ from i2v.reports.run_report import Outcome, Report
 from sandbox import Sandbox
 from sandbox.provider import Provider
 from sandbox.synthetic_images import make_jpeg
-from tests.support.callback_receiver import Receiver, collect, receiving, run_of
+from tests.support.callback_receiver import CallbackReceiver, open_callback_run, run_collect, serve_callbacks
 from tests.support.orders import OpenRun, order_for, put_photo
 from tests.support.settings import MakeSettings
 
@@ -30,18 +30,18 @@ RUN_IT = Callable[..., Coroutine[Any, Any, Report]]
 
 
 @pytest.fixture
-def door(sandbox: Sandbox, make_settings: MakeSettings, aws: None) -> Iterator[Receiver]:
+def door(sandbox: Sandbox, make_settings: MakeSettings, aws: None) -> Iterator[CallbackReceiver]:
     """What is called back, and the settings by which it is."""
-    with receiving(make_settings, sandbox.env) as door:
+    with serve_callbacks(make_settings, sandbox.env) as door:
         yield door
 
 
 @pytest.fixture
-def run_it(door: Receiver, sandbox: Sandbox) -> RUN_IT:
+def run_it(door: CallbackReceiver, sandbox: Sandbox) -> RUN_IT:
     """A run over all images, or those named."""
 
     async def run_(delivery: Delivery = "callback", images: str | None = None) -> Report:
-        async with run_of(door) as run:
+        async with open_callback_run(door) as run:
             items = await find_items(images or f"s3://{sandbox.bucket}/images/", run.storage, run.settings)
             asked = RequestOptions(prompt="a slow zoom")
             return (await generate(run, items, asked, Steps(), delivery=delivery))[0]
@@ -63,7 +63,7 @@ def stored_videos(sandbox: Sandbox) -> int:
 
 
 async def test_a_run_by_callback_ends_when_all_is_submitted(
-    sandbox: Sandbox, provider: Provider, door: Receiver, run_it: RUN_IT
+    sandbox: Sandbox, provider: Provider, door: CallbackReceiver, run_it: RUN_IT
 ) -> None:
     """Nothing waits and nothing is asked; what the callbacks tell is then stored, with one question a job."""
     fill(sandbox, 3)
@@ -72,7 +72,7 @@ async def test_a_run_by_callback_ends_when_all_is_submitted(
     assert report.summary == "1 refused · 3 submitted, awaiting callback · $0.576"
     assert report.succeeded
     assert provider.status_requests() == {}
-    settled = await collect(door, await asyncio.to_thread(door.wait, 3))
+    settled = await run_collect(door, await asyncio.to_thread(door.wait, 3))
     assert (settled.count(Outcome.STORED), settled.spent_usd) == (3, Decimal(0))
     assert set(provider.billed().values()) == {1}
     assert set(provider.status_requests().values()) == {1}
@@ -82,7 +82,7 @@ async def test_a_run_by_callback_ends_when_all_is_submitted(
 
 
 async def test_what_another_run_submitted_is_not_waited_for(
-    sandbox: Sandbox, provider: Provider, door: Receiver, run_it: RUN_IT, new_run: OpenRun
+    sandbox: Sandbox, provider: Provider, door: CallbackReceiver, run_it: RUN_IT, new_run: OpenRun
 ) -> None:
     """A job that is under way, whoever told the provider to tell whom, costs nothing and is told as submitted."""
     provider.set_options(render_seconds=60)
@@ -95,7 +95,7 @@ async def test_what_another_run_submitted_is_not_waited_for(
 
 
 async def test_a_poll_run_takes_a_job_by_callback_up_at_once(
-    sandbox: Sandbox, provider: Provider, door: Receiver, run_it: RUN_IT
+    sandbox: Sandbox, provider: Provider, door: CallbackReceiver, run_it: RUN_IT
 ) -> None:
     """It is attached to, polled and stored; the callback that comes then changes nothing."""
     put_photo(sandbox)
@@ -104,33 +104,33 @@ async def test_a_poll_run_takes_a_job_by_callback_up_at_once(
     assert polled.summary == "1 stored · $0.00"
     (key,) = [key for key in sandbox.keys("jobs/") if key.count("/") == 1 and len(key) > 60]
     before = sandbox.read(key)
-    late = await collect(door, await asyncio.to_thread(door.wait, 1))
+    late = await run_collect(door, await asyncio.to_thread(door.wait, 1))
     assert (late.count(Outcome.STORED), sandbox.read(key) == before) == (1, True)
     assert sum(provider.billed().values()) == 1
 
 
 async def test_reconcile_leaves_a_job_to_its_callback_and_then_polls_it(
-    sandbox: Sandbox, provider: Provider, door: Receiver, run_it: RUN_IT
+    sandbox: Sandbox, provider: Provider, door: CallbackReceiver, run_it: RUN_IT
 ) -> None:
     """Its run has ended, but not its patience; once that is over a lost callback is made up for."""
     put_photo(sandbox)
     provider.add_fault(on="callback", kind="lost")
     await run_it()
     provider.wait(lambda: all(task.state == "success" for task in provider.tasks.values()))
-    early = await collect(door)
+    early = await run_collect(door)
     assert (early.items, provider.status_requests()) == ((), {})
-    late = await collect(door, callback_patience_seconds=0.01)
+    late = await run_collect(door, callback_patience_seconds=0.01)
     assert late.summary == "1 stored · $0.00"
 
 
 async def test_a_passing_failure_waits_for_whoever_pays(
-    sandbox: Sandbox, provider: Provider, door: Receiver, run_it: RUN_IT
+    sandbox: Sandbox, provider: Provider, door: CallbackReceiver, run_it: RUN_IT
 ) -> None:
     """Collect never pays: it says that the job failed for now, and the next run pays for another attempt."""
     put_photo(sandbox)
     provider.add_fault(on="task", kind="fails", code="Timeout")
     await run_it()
-    settled = await collect(door, await asyncio.to_thread(door.wait, 1))
+    settled = await run_collect(door, await asyncio.to_thread(door.wait, 1))
     assert [item.outcome for item in settled.items] == [Outcome.NOT_TRIED]
     assert "the next run of this image pays for another attempt" in (settled.items[0].reason or "")
     assert sum(provider.billed().values()) == 1
@@ -138,13 +138,13 @@ async def test_a_passing_failure_waits_for_whoever_pays(
     assert again.summary == "1 submitted, awaiting callback · $0.192"
     told = await asyncio.to_thread(door.wait, 2)
     assert told[1].split("/")[1] == "2"
-    assert (await collect(door, told)).summary == "1 stored · $0.00"
+    assert (await run_collect(door, told)).summary == "1 stored · $0.00"
 
 
 async def test_the_address_is_secret(
     sandbox: Sandbox,
     provider: Provider,
-    door: Receiver,
+    door: CallbackReceiver,
     run_it: RUN_IT,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -160,7 +160,7 @@ async def test_the_address_is_secret(
     provider.add_fault(on="submit", kind="answer", status=400, message=echo, times=None)
     second = await run_it(images=f"s3://{sandbox.bucket}/images/001.jpg")
     assert "is no good" in str(second.items[0].reason)
-    settled = await collect(door, told)
+    settled = await run_collect(door, told)
     signature = path.rpartition("/")[2]
     kept = [
         sandbox.read(key)
@@ -174,7 +174,7 @@ async def test_the_address_is_secret(
 
 
 async def test_a_callback_comes_before_the_submits_own_answer(
-    sandbox: Sandbox, provider: Provider, door: Receiver, run_it: RUN_IT
+    sandbox: Sandbox, provider: Provider, door: CallbackReceiver, run_it: RUN_IT
 ) -> None:
     """The task is taken from the callback and stored; the answer that comes after it finds its work done."""
     put_photo(sandbox)
@@ -182,7 +182,7 @@ async def test_a_callback_comes_before_the_submits_own_answer(
     door.open.clear()
     running = asyncio.create_task(run_it())
     told = await asyncio.to_thread(door.wait, 1)
-    settled = await collect(door, told)
+    settled = await run_collect(door, told)
     assert (settled.summary, running.done()) == ("1 stored · $0.00", False)
     door.open.set()
     report = await running
@@ -191,7 +191,7 @@ async def test_a_callback_comes_before_the_submits_own_answer(
 
 
 async def test_the_same_images_by_poll_and_by_callback_are_paid_and_stored_once(
-    sandbox: Sandbox, provider: Provider, door: Receiver, run_it: RUN_IT
+    sandbox: Sandbox, provider: Provider, door: CallbackReceiver, run_it: RUN_IT
 ) -> None:
     """Twenty images, a run of each kind at the same time, and every callback collected as it comes."""
     fill(sandbox, 20)
@@ -200,12 +200,12 @@ async def test_the_same_images_by_poll_and_by_callback_are_paid_and_stored_once(
     heard = 0
     while not both.done():
         await asyncio.sleep(0.1)
-        if news := door.told[heard:]:
+        if news := door.hints[heard:]:
             heard += len(news)
-            await collect(door, news)
+            await run_collect(door, news)
     polled, called = both.result()
     called_back = sum(1 for task in provider.tasks.values() if task.request.callback_url)
-    await collect(door, await asyncio.to_thread(door.wait, called_back))
+    await run_collect(door, await asyncio.to_thread(door.wait, called_back))
     assert (polled.count(Outcome.STORED) + polled.count(Outcome.CACHED), called.succeeded) == (20, True)
     assert polled.spent_usd + called.spent_usd == 20 * Decimal("0.192")
     assert (len(provider.tasks), set(provider.billed().values())) == (20, {1})
@@ -214,7 +214,7 @@ async def test_the_same_images_by_poll_and_by_callback_are_paid_and_stored_once(
 
 @pytest.mark.timeout(60 + IMAGES)
 async def test_whatever_becomes_of_callbacks_and_answers_each_image_is_billed_once(
-    sandbox: Sandbox, provider: Provider, door: Receiver, run_it: RUN_IT
+    sandbox: Sandbox, provider: Provider, door: CallbackReceiver, run_it: RUN_IT
 ) -> None:
     """A tenth of callbacks and of answers lost, others doubled, forged, early: only who lost both is left, and named.
 
@@ -234,24 +234,24 @@ async def test_whatever_becomes_of_callbacks_and_answers_each_image_is_billed_on
     provider.wait(lambda: all(task.state == "success" for task in provider.tasks.values()))
     provider.wait(lambda: all(provider.request_log.find("callback", task) for task in provider.tasks))
     provider.wait(lambda: all(entry.outcome for entry in provider.request_log.find("callback")))
-    await collect(door, list(door.told))
-    await collect(door, callback_patience_seconds=0.01)
+    await run_collect(door, list(door.hints))
+    await run_collect(door, callback_patience_seconds=0.01)
     silent = {entry.task_id for entry in provider.request_log.find("callback") if entry.outcome == "lost"}
     unanswered = {entry.task_id for entry in provider.request_log.find("submit") if entry.outcome == "lost_answer"}
     assert silent - unanswered, "nothing tests the reconcile"
     assert unanswered - silent, "nothing tests the adoption"
     assert set(provider.billed().values()) == {1}
     assert len(provider.tasks) == IMAGES
-    named = await collect(door, callback_patience_seconds=0.01)
+    named = await run_collect(door, callback_patience_seconds=0.01)
     assert {item.outcome for item in named.items} <= {Outcome.UNKNOWN}
     assert len(named.items) == len(silent & unanswered)
     assert stored_videos(sandbox) == IMAGES - len(silent & unanswered)
     await check_each_has_its_own(door, provider, sandbox)
 
 
-async def check_each_has_its_own(door: Receiver, provider: Provider, sandbox: Sandbox) -> None:
+async def check_each_has_its_own(door: CallbackReceiver, provider: Provider, sandbox: Sandbox) -> None:
     """Each stored job's task is the one that was made of its own image."""
-    async with run_of(door) as run:
+    async with open_callback_run(door) as run:
         records = [record async for record in run.ledger.records()]
     stored = [record for record in records if record.state is JobState.STORED]
     assert len(stored) == stored_videos(sandbox)

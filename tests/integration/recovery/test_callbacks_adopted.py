@@ -23,15 +23,15 @@ from i2v.reports.run_report import Outcome
 from sandbox import Sandbox
 from sandbox.fault_proxy import FaultProxy, FaultRule
 from sandbox.provider import Provider
-from tests.support.callback_receiver import Receiver, collect, receiving, run_of
+from tests.support.callback_receiver import CallbackReceiver, open_callback_run, run_collect, serve_callbacks
 from tests.support.orders import order_for, put_photo
 from tests.support.settings import MakeSettings
 
 
 @pytest.fixture
-def door(sandbox: Sandbox, make_settings: MakeSettings, aws: None) -> Iterator[Receiver]:
+def door(sandbox: Sandbox, make_settings: MakeSettings, aws: None) -> Iterator[CallbackReceiver]:
     """What is called back, and the settings by which it is."""
-    with receiving(make_settings, sandbox.env) as door:
+    with serve_callbacks(make_settings, sandbox.env) as door:
         yield door
 
 
@@ -58,42 +58,42 @@ def record_bytes(sandbox: Sandbox, key: str) -> bytes:
 
 
 async def test_a_lost_answer_is_made_up_for_by_the_callback(
-    sandbox: Sandbox, provider: Provider, door: Receiver
+    sandbox: Sandbox, provider: Provider, door: CallbackReceiver
 ) -> None:
     """The job is unknown until the provider calls; then its video is stored, with one payment and one question."""
-    async with run_of(door) as run:
+    async with open_callback_run(door) as run:
         held, task_id = await lost(run, sandbox, provider)
     told = await asyncio.to_thread(door.wait, 1)
     assert told == [f"{held.record.key}/1/{task_id}"]
-    assert (await collect(door, told)).summary == "1 stored · $0.00"
+    assert (await run_collect(door, told)).summary == "1 stored · $0.00"
     assert (sum(provider.billed().values()), provider.status_requests()) == (1, {task_id: 1})
     assert sandbox.keys("jobs/open/") == []
-    assert (await collect(door, told)).count(Outcome.STORED) == 1
+    assert (await run_collect(door, told)).count(Outcome.STORED) == 1
     assert len(provider.request_log.find("file")) == 1
 
 
 async def test_an_adopted_task_that_still_renders_is_settled_later(
-    sandbox: Sandbox, provider: Provider, door: Receiver
+    sandbox: Sandbox, provider: Provider, door: CallbackReceiver
 ) -> None:
     """A callback that came too early, or out of order, gives the task all the same; it is marked as open."""
     provider.set_options(render_seconds=60)
-    async with run_of(door) as run:
+    async with open_callback_run(door) as run:
         held, task_id = await lost(run, sandbox, provider)
         for mark in await open_marks(run):
             await run.storage.delete(
                 keys.open_marker_uri(run.settings, held.record.image.name, held.record.image.etag, mark)
             )
-    report = await collect(door, [f"{held.record.key}/1/{task_id}"])
+    report = await run_collect(door, [f"{held.record.key}/1/{task_id}"])
     assert [(item.outcome, item.task_id) for item in report.items] == [(Outcome.SUBMITTED, task_id)]
     assert len(sandbox.keys("jobs/open/")) == 1
 
 
 @pytest.mark.parametrize("victim", ["poll", "callback", "adopted"])
 async def test_a_forged_word_never_takes_anothers_task(
-    sandbox: Sandbox, provider: Provider, door: Receiver, victim: str
+    sandbox: Sandbox, provider: Provider, door: CallbackReceiver, victim: str
 ) -> None:
     """Whoever holds one job's address and knows another's task id, however that one got it, attaches nothing."""
-    async with run_of(door) as run:
+    async with open_callback_run(door) as run:
         if victim == "adopted":
             owner, task_id = await lost(run, sandbox, provider, "b.jpg", 2)
             await claim_task(run.storage, run.settings, task_id, owner.record.key, 1)  # and died right after it
@@ -110,14 +110,14 @@ async def test_a_forged_word_never_takes_anothers_task(
     assert ends == [own, task_id]
 
 
-async def test_of_two_jobs_one_adopts_a_task(sandbox: Sandbox, provider: Provider, door: Receiver) -> None:
+async def test_of_two_jobs_one_adopts_a_task(sandbox: Sandbox, provider: Provider, door: CallbackReceiver) -> None:
     """Two collects hear the same task for two jobs in the same moment: exactly one gets it."""
-    async with run_of(door) as run:
+    async with open_callback_run(door) as run:
         one, task_id = await lost(run, sandbox, provider)
         other, _ = await lost(run, sandbox, provider, "b.jpg", 2)
     keys = [one.record.key, other.record.key]
-    await asyncio.gather(*(collect(door, [f"{key}/1/{task_id}"]) for key in keys))
-    async with run_of(door) as run:
+    await asyncio.gather(*(run_collect(door, [f"{key}/1/{task_id}"]) for key in keys))
+    async with open_callback_run(door) as run:
         tasks = Counter([(await run.ledger.read_existing(key)).record.task_id for key in keys])
     assert tasks == {task_id: 1, None: 1}
 
@@ -133,10 +133,10 @@ def aged(record: JobRecord, minutes: float) -> JobRecord:
     "case", ["nobody's task", "older task", "newer task", "another attempt", "by poll", "nothing but the key"]
 )
 async def test_what_does_not_agree_changes_nothing(
-    sandbox: Sandbox, provider: Provider, door: Receiver, case: str
+    sandbox: Sandbox, provider: Provider, door: CallbackReceiver, case: str
 ) -> None:
     """A task that the provider does not know, or of another time, another attempt, or of a job that gave no address."""
-    async with run_of(door) as run:
+    async with open_callback_run(door) as run:
         held, task_id = await lost(run, sandbox, provider, delivery="poll" if case == "by poll" else "callback")
         minutes = {"older task": -2.0, "newer task": 8.0}.get(case, 0.0)
         held = await run.ledger.change(held, lambda record: aged(record, minutes)) or held
@@ -153,10 +153,10 @@ async def test_what_does_not_agree_changes_nothing(
 
 
 async def test_a_status_that_fails_leaves_the_word_to_be_heard_again(
-    sandbox: Sandbox, provider: Provider, door: Receiver
+    sandbox: Sandbox, provider: Provider, door: CallbackReceiver
 ) -> None:
     """While the provider cannot confirm it, the run fails and nothing changes; run again, it adopts."""
-    async with run_of(door) as run:
+    async with open_callback_run(door) as run:
         held, task_id = await lost(run, sandbox, provider)
         told = await asyncio.to_thread(door.wait, 1)
         assert told == [f"{held.record.key}/1/{task_id}"]
@@ -167,10 +167,10 @@ async def test_a_status_that_fails_leaves_the_word_to_be_heard_again(
 
 
 async def test_a_word_for_an_older_attempt_leaves_the_newest_alone(
-    sandbox: Sandbox, provider: Provider, door: Receiver
+    sandbox: Sandbox, provider: Provider, door: CallbackReceiver
 ) -> None:
     """A person had it paid again: the first attempt's task is kept where it belongs, and the second one's is stored."""
-    async with run_of(door) as run:
+    async with open_callback_run(door) as run:
         held, first = await lost(run, sandbox, provider)
         await Resolver(run.storage, run.settings).resubmit(held.record.key)
         again = await submit(run, await ordered(run, sandbox, "a.jpg", 1))
@@ -182,9 +182,9 @@ async def test_a_word_for_an_older_attempt_leaves_the_newest_alone(
     assert (record.state, record.task_id) == (JobState.STORED, second)
 
 
-async def test_a_callback_saves_a_second_payment(sandbox: Sandbox, provider: Provider, door: Receiver) -> None:
+async def test_a_callback_saves_a_second_payment(sandbox: Sandbox, provider: Provider, door: CallbackReceiver) -> None:
     """A person wants it paid again, but the callback comes first: the paid task is taken up, and the run attaches."""
-    async with run_of(door) as run:
+    async with open_callback_run(door) as run:
         held, task_id = await lost(run, sandbox, provider)
         await Resolver(run.storage, run.settings).resubmit(held.record.key)
         await reconcile(run, keys=[f"{held.record.key}/1/{task_id}"])
@@ -193,9 +193,11 @@ async def test_a_callback_saves_a_second_payment(sandbox: Sandbox, provider: Pro
     assert sum(provider.billed().values()) == 1
 
 
-async def test_a_person_and_a_callback_share_the_tasks(sandbox: Sandbox, provider: Provider, door: Receiver) -> None:
+async def test_a_person_and_a_callback_share_the_tasks(
+    sandbox: Sandbox, provider: Provider, door: CallbackReceiver
+) -> None:
     """What a callback adopted no person gives to another job, not even before the record tells of it."""
-    async with run_of(door) as run:
+    async with open_callback_run(door) as run:
         held, task_id = await lost(run, sandbox, provider)
         other, _ = await lost(run, sandbox, provider, "b.jpg", 2)
         await claim_task(run.storage, run.settings, task_id, held.record.key, 1)
@@ -205,9 +207,11 @@ async def test_a_person_and_a_callback_share_the_tasks(sandbox: Sandbox, provide
     assert adopted.task_id == task_id
 
 
-async def test_the_owners_own_answer_wins_no_second_task(sandbox: Sandbox, provider: Provider, door: Receiver) -> None:
+async def test_the_owners_own_answer_wins_no_second_task(
+    sandbox: Sandbox, provider: Provider, door: CallbackReceiver
+) -> None:
     """An answer that names another task than the callback did is kept beside it: neither is lost."""
-    async with run_of(door) as run:
+    async with open_callback_run(door) as run:
         held, task_id = await lost(run, sandbox, provider)
         heard, _ = await Adopter(run).adopt_from_callback(held, [CallbackHint(held.record.key, 1, task_id)])
         token = heard.record.attempts[0].claim
@@ -220,11 +224,11 @@ async def test_the_owners_own_answer_wins_no_second_task(sandbox: Sandbox, provi
 
 @pytest.mark.parametrize("where", ["/jobs/tasks/", "/jobs/open/", "record"])
 async def test_an_adoption_that_dies_is_done_again(
-    sandbox: Sandbox, provider: Provider, door: Receiver, monkeypatch: pytest.MonkeyPatch, where: str
+    sandbox: Sandbox, provider: Provider, door: CallbackReceiver, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """S3 fails at its page, its mark or its record: the run fails, and the same word heard again adopts."""
     monkeypatch.setattr("i2v.recovery.callbacks.PAUSES", ())
-    async with run_of(door) as run:
+    async with open_callback_run(door) as run:
         held, task_id = await lost(run, sandbox, provider)
     told = await asyncio.to_thread(door.wait, 1)
     assert told == [f"{held.record.key}/1/{task_id}"]
@@ -232,21 +236,21 @@ async def test_an_adoption_that_dies_is_done_again(
         path = f"/jobs/{held.record.key}" if where == "record" else where
         proxy.add(FaultRule("fail", "PUT", path, status=403, code="AccessDenied", times=None))
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        failed = await collect(door, told)
+        failed = await run_collect(door, told)
     monkeypatch.setenv("AWS_ENDPOINT_URL", sandbox.aws.url)
     assert [item.outcome for item in failed.items] == [Outcome.FAILED]
-    assert (await collect(door, told)).count(Outcome.STORED) == 1
+    assert (await run_collect(door, told)).count(Outcome.STORED) == 1
     assert (sum(provider.billed().values()), sandbox.keys("jobs/open/")) == (1, [])
 
 
 async def test_what_callbacks_cost_in_s3_requests(
-    sandbox: Sandbox, provider: Provider, door: Receiver, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox, provider: Provider, door: CallbackReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A submit by callback makes the requests of one by poll; an adoption, a listing, a page, a mark and a record."""
     with FaultProxy(sandbox.aws.address) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         costs = []
-        async with run_of(door) as run:
+        async with open_callback_run(door) as run:
             run.tell_count(9)  # so that money is reserved once
             for number, delivery in enumerate(("poll", "callback")):
                 order = await ordered(run, sandbox, f"{number}.jpg", number, delivery)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Callbacks as they are deployed: a real door, a real server and a real worker, and what goes wrong between them."""
+"""Callbacks with a real door, a real Prefect server and a real worker, and with faults between them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from sandbox import Sandbox
 from sandbox.child_process import ChildProcess
 from sandbox.provider import Provider
 from sandbox.synthetic_images import make_jpeg
-from tests.support.callback_door import collects, open_door
 from tests.support.callback_door import env as env  # noqa: PLC0414 - a fixture
-from tests.support.door_process import soon
+from tests.support.callback_door import list_collect_runs, open_door
+from tests.support.door_process import wait_for_async
 from tests.support.flow_runs import FinishedFlowRun, RunFlow
 from tests.support.paths import ROOT
 
 IMAGES = int(os.environ.get("I2V_CALLBACK_IMAGES", "20"))
-"""200 take some minutes: each run of `collect` is a process of its own."""
+"""200 take some minutes: each run of `collect` is a process."""
 PATIENCE_SECONDS = 120 + 3 * IMAGES
 FAULTS = {
     "silent": ("callback", "lost", (0,)),
@@ -38,34 +38,34 @@ FAULTS = {
     "early": ("submit", "after_callback", (7,)),
     "unanswered": ("submit", "lost_answer", (0, 5)),
 }
-"""Of each 10 images one loses its callback and one has it twice, of each 20 one is called back before its submit is
-answered, and two lose that answer; a tenth of those loses both."""
+"""One in 10 images loses its callback, and one in 10 gets it twice. One in 20 gets it before the submit's response, and
+two in 20 lose that response; a tenth of those loses both."""
 
 
 def name_of(number: int) -> str:
-    """An image's name, which says what goes wrong with it."""
+    """Return an image's name, which contains its faults."""
     turns = {"callback": number % 10, "submit": (number // 10 + number) % 20}
     fates = [fate for fate, (on, _, hit) in FAULTS.items() if turns[on] in hit]
-    return f"images/{number:03}-{'-'.join(fates) or 'well'}.jpg"
+    return f"images/{number:03}-{'-'.join(fates) or 'normal'}.jpg"
 
 
-def order_faults(provider: Provider) -> None:
-    """Let each image fare as its name says."""
+def add_faults(provider: Provider) -> None:
+    """Add the faults that the images' names contain."""
     for fate, (on, kind, _) in FAULTS.items():
         provider.add_fault(on=on, kind=kind, image=fate, times=None)
 
 
 @contextmanager
 def worker(env: dict[str, str], log: Path) -> Iterator[None]:
-    """The deployments, as `make deploy` makes them, and a worker that runs them."""
+    """Run `make deploy` and a worker."""
     setup = [sys.executable, "-m", "deployments.setup"]
     subprocess.run(setup, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, check=True)  # noqa: S603 - ours
     with ChildProcess("prefect", "--no-prompt", "worker", "start", "--pool", "i2v", "--limit", "4", env=env, log=log):
         yield
 
 
-async def deployed() -> UUID:
-    """The deployment `collect`, which tries a failed run again at once and not after a minute."""
+async def find_collect() -> UUID:
+    """Return the id of `collect`, and let it retry failed runs at once instead of after a minute."""
     async with get_client() as client:
         found = await client.read_deployment_by_name(COLLECT)
         env = found.job_variables["env"] | {"PREFECT_FLOWS_DEFAULT_RETRY_DELAY_SECONDS": "0"}
@@ -75,10 +75,10 @@ async def deployed() -> UUID:
 
 
 async def all_ended(deployment: UUID) -> list[FlowRun]:
-    """Its runs, once the worker has run them all."""
+    """Return the deployment's runs once all have ended."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
-        runs = await collects(deployment)
+        runs = await list_collect_runs(deployment)
         if runs and all(run.state and run.state.is_final() for run in runs):
             return runs
         assert time.monotonic() < deadline, [(run.name, run.state_name) for run in runs]
@@ -86,13 +86,13 @@ async def all_ended(deployment: UUID) -> list[FlowRun]:
 
 
 def all_delivered(provider: Provider) -> bool:
-    """Whether the provider has told of every task, or given up."""
+    """Return whether every task's callback was delivered or given up."""
     calls = [provider.request_log.find("callback", task) for task in provider.tasks]
     return bool(calls) and all(calls) and all(entry.outcome for entry in provider.request_log.find("callback"))
 
 
 async def run_all(run_flow: RunFlow) -> list[FinishedFlowRun]:
-    """Runs by callback until all is tried: three answers in a row that are lost stop the submits of a run."""
+    """Run with callbacks until every image was tried: three lost responses in a row stop a run's submits."""
     ended = [await run_flow(delivery="callback")]
     while ended[-1].report["not_tried"]:
         ended.append(await run_flow(delivery="callback"))
@@ -100,7 +100,7 @@ async def run_all(run_flow: RunFlow) -> list[FinishedFlowRun]:
 
 
 @pytest.mark.timeout(2 * PATIENCE_SECONDS)
-async def test_each_is_billed_once_and_stored_but_for_who_lost_both(
+async def test_each_job_is_billed_once_and_stored_unless_both_are_lost(
     sandbox: Sandbox,
     provider: Provider,
     run_flow: RunFlow,
@@ -108,20 +108,20 @@ async def test_each_is_billed_once_and_stored_but_for_who_lost_both(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By the real door and worker, and one reconcile: only who lost answer and callback is unknown, and is named."""
+    """After door, worker and one reconcile, only jobs that lost response and callback are unknown, and are reported."""
     names = [name_of(number) for number in range(IMAGES)]
     for number, name in enumerate(names):
         sandbox.put_image(name, make_jpeg(400, 400, seed=number))
     provider.set_options(render="shared", callback_scale=0.01)
-    order_faults(provider)
+    add_faults(provider)
     provider.add_fault(
         on="status", kind="answer", status=401, image="unanswered"
-    )  # a lost task is not confirmed at first
+    )  # the first status request for a lost task fails
     with worker(env, tmp_path / "worker.log"), open_door(env, tmp_path) as door:
-        collect = await deployed()
-        await soon(lambda: door.get("/healthz").json()["ready"], 90)
+        collect = await find_collect()
+        await wait_for_async(lambda: door.get("/healthz").json()["ready"], 90)
         ended = await run_all(run_flow)
-        await soon(lambda: all_delivered(provider), PATIENCE_SECONDS)
+        await wait_for_async(lambda: all_delivered(provider), PATIENCE_SECONDS)
         runs = await all_ended(collect)
     collected = stored(sandbox)
     monkeypatch.setenv("I2V_CALLBACK_PATIENCE_SECONDS", "0.01")
@@ -130,8 +130,8 @@ async def test_each_is_billed_once_and_stored_but_for_who_lost_both(
     silent, unanswered = ({name for name in names if fate in name} for fate in ("silent", "unanswered"))
     both = silent & unanswered
     assert both
-    assert unanswered - both, "nothing tests the adoption"
-    assert silent - both, "nothing tests the reconcile"
+    assert unanswered - both, "no image tests the adoption"
+    assert silent - both, "no image tests reconcile"
     print(f"{len(ended)} runs by callback, {len(runs)} of collect; {len(collected)} stored by them, {state.message}")  # noqa: T201 - shown by -rP
     assert (len(provider.tasks), set(provider.billed().values())) == (IMAGES, {1})
     assert sum(run.run_count for run in runs) == len(runs) + 1
@@ -143,7 +143,7 @@ async def test_each_is_billed_once_and_stored_but_for_who_lost_both(
 
 
 def stored(sandbox: Sandbox) -> set[str]:
-    """The images whose video is there with its manifest."""
+    """Return the images that have a video and a manifest."""
     keys = sandbox.keys("videos/")
     whole = {key.removesuffix(".json") for key in keys if key.endswith(".json")}
     videos = [key for key in keys if key.endswith(".mp4") and key.removesuffix(".mp4") in whole]

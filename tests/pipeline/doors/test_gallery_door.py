@@ -1,4 +1,4 @@
-"""The gallery of a real door: beside the door's own addresses, and nothing of it in the door's log."""
+"""The gallery of a real door, next to the door's other routes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GALLERY_TOKEN = "the-token-of-the-gallery-itself"
 async def test_a_door_shows_what_a_flow_made(
     prefect_server: PrefectServer, child_env: dict[str, str], run_flow: RunFlow, sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    """A run of the flow is in the gallery, its video plays, the door goes on, and its log has no token and no link."""
+    """A flow run's video plays in the gallery, and the door's log contains neither the token nor a signed link."""
     source = ROOT / "samples/rocket.jpg"
     sandbox.put_image("images/rocket.jpg", source.read_bytes())
     assert "1 stored" in (await run_flow()).message
@@ -33,11 +33,11 @@ async def test_a_door_shows_what_a_flow_made(
             [video] = map(unescape, re.findall(r'data-video="([^"]+)"', page.text))
             played = await client.get(video)
         assert door.get("/metrics").status_code == 200
-        said = door.said()
+        log = door.read_log()
 
     assert (closed.status_code, page.status_code) == (401, 200)
     assert (played.status_code, played.headers["content-type"]) == (200, "video/mp4")
     assert 'data-name="rocket.jpg"' in page.text
-    assert "The gallery is on at /gallery" in said
-    assert GALLERY_TOKEN not in said
-    assert "X-Amz" not in said
+    assert "The gallery is on at /gallery" in log
+    assert GALLERY_TOKEN not in log
+    assert "X-Amz" not in log

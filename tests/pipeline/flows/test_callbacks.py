@@ -14,7 +14,7 @@ from i2v.errors import UsageError
 from sandbox import Sandbox
 from sandbox.provider import Provider
 from sandbox.synthetic_images import make_jpeg
-from tests.support.callback_receiver import Receiver, receiving
+from tests.support.callback_receiver import CallbackReceiver, serve_callbacks
 from tests.support.flow_runs import RunFlow
 from tests.support.i2v_command import i2v
 from tests.support.settings import MakeSettings
@@ -23,16 +23,16 @@ from tests.support.settings import MakeSettings
 @pytest.fixture
 def door(
     sandbox: Sandbox, make_settings: MakeSettings, run_flow: RunFlow, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Receiver]:
+) -> Iterator[CallbackReceiver]:
     """What is called back; flows have its settings."""
-    with receiving(make_settings, sandbox.env) as door:
+    with serve_callbacks(make_settings, sandbox.env) as door:
         for name, value in door.env(sandbox.env).items():
             monkeypatch.setenv(name, value)
         yield door
 
 
 async def test_a_flow_by_callback_ends_completed_and_collect_stores(
-    sandbox: Sandbox, provider: Provider, run_flow: RunFlow, door: Receiver
+    sandbox: Sandbox, provider: Provider, run_flow: RunFlow, door: CallbackReceiver
 ) -> None:
     """The state says what is awaited; reconcile with what the callbacks told stores it, and nobody polled."""
     for number in range(3):
@@ -69,7 +69,7 @@ def test_the_command_by_callback_ends_with_0_and_says_what_is_awaited(
 ) -> None:
     """Local files too: put, submitted, and not waited for."""
     (tmp_path / "tom.jpg").write_bytes(make_jpeg(400, 400))
-    with receiving(make_settings, sandbox.env) as door:
+    with serve_callbacks(make_settings, sandbox.env) as door:
         env = door.env(child_env)
         said = i2v("run", str(tmp_path), "--prompt", "it moves", "--delivery", "callback", "--json", env=env)
         door.wait(1)
