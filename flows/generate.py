@@ -13,8 +13,9 @@ from prefect.client.schemas.objects import State
 from pydantic import Field
 
 from i2v.errors import I2vError
+from i2v.inputs.batch_files import BatchRow
 from i2v.inputs.prompts import RequestOptions, check_templates
-from i2v.inputs.sources import BatchRow, find_items
+from i2v.inputs.sources import find_items
 from i2v.pipeline import preflight
 from i2v.pipeline.generate import generate
 from i2v.pipeline.run import open_run

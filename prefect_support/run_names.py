@@ -38,7 +38,7 @@ def _place(items: Sequence[InputItem]) -> str:
 
 
 def _request(items: Sequence[InputItem], default: RequestOptions) -> str:
-    asked = {item.asked.over(default).model_copy(update={"prompt": None}) for item in items}
+    asked = {item.options.over(default).model_copy(update={"prompt": None}) for item in items}
     if len(asked) != 1:
         return "several requests"
     (one,) = asked

@@ -1,4 +1,4 @@
-"""The real command as a child process: `i2v(…)` runs it to its end, and tells what it said."""
+"""Run the real command as a child process: `i2v(…)` returns its exit code and output."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ COMMAND = (sys.executable, "-m", "i2v.cli")
 
 
 @dataclass(frozen=True)
-class Said:
-    """How a command ended."""
+class Result:
+    """The exit code and output of a command."""
 
     code: int
     out: str
@@ -26,35 +26,35 @@ class Said:
 
     @property
     def report(self) -> dict[str, Any]:
-        """The one JSON object that is all of stdout."""
+        """Parse stdout, which must be one JSON object."""
         report: dict[str, Any] = json.loads(self.out)
         return report
 
     @property
     def errors(self) -> list[str]:
-        """What stands behind `error:`."""
+        """Return the lines that start with `error:`."""
         return [line.removeprefix("error: ") for line in self.err.splitlines() if line.startswith("error: ")]
 
 
-def i2v(*words: str, env: Mapping[str, str], folder: Path = ROOT, seconds: float = 100) -> Said:
-    """Run `i2v` with these words in this environment and folder."""
+def i2v(*words: str, env: Mapping[str, str], folder: Path = ROOT, seconds: float = 100) -> Result:
+    """Run `i2v` with these arguments, environment and folder."""
     return _run([*COMMAND, *words], env, folder, seconds)
 
 
-def run_script(script: str, env: Mapping[str, str], seconds: float = 100) -> Said:
-    """Run some lines of Python in the project's root, as a worker would a flow."""
+def run_script(script: str, env: Mapping[str, str], seconds: float = 100) -> Result:
+    """Run Python code in the project's root, as a worker runs a flow."""
     return _run([sys.executable, "-c", script], env, ROOT, seconds)
 
 
-def _run(words: Sequence[str], env: Mapping[str, str], folder: Path, seconds: float) -> Said:
+def _run(words: Sequence[str], env: Mapping[str, str], folder: Path, seconds: float) -> Result:
     ended = subprocess.run(  # noqa: S603 - our own command
         words, env=dict(env), cwd=folder, capture_output=True, text=True, timeout=seconds, check=False
     )
-    return Said(ended.returncode, ended.stdout, ended.stderr)
+    return Result(ended.returncode, ended.stdout, ended.stderr)
 
 
 def bare_env(**variables: str) -> dict[str, str]:
-    """The machine's own environment, with nobody's settings but these."""
+    """Return the environment without any settings but these."""
     outside = ("PREFECT_", "I2V_", "APIXO_", "AWS_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(outside)}
     return {**kept, "COLUMNS": "200", **variables}

@@ -22,7 +22,7 @@ from sandbox.prefect_server import PrefectServer
 from sandbox.provider import ProviderOptions
 from sandbox.synthetic_images import make_jpeg
 from tests.support.door_process import DoorProcess
-from tests.support.i2v_command import Said, bare_env, i2v
+from tests.support.i2v_command import Result, bare_env, i2v
 from tests.support.paths import ROOT
 
 BUCKET = "photographs"
@@ -48,7 +48,7 @@ class World:
     prefect: PrefectServer
     door: DoorProcess
     env: dict[str, str]
-    runs: dict[str, Said]
+    runs: dict[str, Result]
 
     @property
     def s3_host(self) -> str:
@@ -71,7 +71,7 @@ def world() -> Iterator[World]:
             yield World(sandbox, prefect, door, env, runs)
 
 
-def live_a_day(sandbox: Sandbox, env: dict[str, str]) -> dict[str, Said]:
+def live_a_day(sandbox: Sandbox, env: dict[str, str]) -> dict[str, Result]:
     """Runs of every kind of end, and the flows that look at them afterwards."""
     at, first = f"s3://{BUCKET}/images", {}
     _upload(sandbox)

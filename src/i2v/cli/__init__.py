@@ -1,7 +1,7 @@
-"""The command `i2v`: what is typed becomes calls into the library, and what they give becomes words and exit codes.
+"""The command `i2v`. One module per command (`run`, `jobs`, `doctor`, …), registered in `app`.
 
-One file a command (`run`, `estimate`, …), registered in `app`. Importing any of them imports nothing heavy, so that
-`i2v --help` answers at once: library, flow and Prefect are imported inside the commands.
+Import the library, the flow and Prefect inside the commands, so that `i2v --help` answers at once. What commands share
+is in `options`, `images`, `output` and `prefect`. Keep out everything that a flow or a door needs too.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ __all__ = ["end_at_signals", "main"]
 
 
 def main() -> None:
-    """Run the command line and end the process with its exit code."""
+    """Run the command line, and end the process with its exit code."""
     end_at_signals("interrupted: nothing was submitted")
-    os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect's telemetry looks at nothing else, while it is imported
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect's telemetry reads only this, and only when it is imported
     from i2v.cli.app import app
     from i2v.errors import I2vError
 
     try:
         app()
     except I2vError as error:
-        from i2v.cli.output.report_table import tell
+        from i2v.cli.output.console import print_error
 
-        tell(error)
+        print_error(error)
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # such as `i2v jobs | head`
+    except BrokenPipeError:  # for example `i2v jobs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 
-def end_at_signals(words: str) -> None:
-    """From now on Ctrl-C and SIGTERM end the process with these words."""
+def end_at_signals(message: str) -> None:
+    """Make Ctrl-C and SIGTERM end the process with this message."""
 
     def end(number: int, _frame: object) -> None:
-        sys.stderr.write(f"\n{words}\n")
+        sys.stderr.write(f"\n{message}\n")
         sys.exit(128 + number)
 
     for number in (signal.SIGINT, signal.SIGTERM):

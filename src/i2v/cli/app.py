@@ -1,4 +1,4 @@
-"""The typer app: which commands there are, in the order in which one needs them."""
+"""The typer app: the list of commands, in the order of `i2v --help`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from i2v.cli import jobs
 from i2v.cli.doctor import doctor
 from i2v.cli.estimate import estimate
 from i2v.cli.pause import pause, resume
+from i2v.cli.reconcile import EPILOG as RECONCILE_EPILOG
 from i2v.cli.reconcile import reconcile
 from i2v.cli.resolve import resolve
 from i2v.cli.run import EPILOG, run
@@ -22,8 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Settings come from the environment: [bold]APIXO_API_KEY[/], [bold]I2V_BUCKET[/], AWS's own (AWS_PROFILE, "
-    "AWS_ENDPOINT_URL, …), and for your own Prefect server [bold]PREFECT_API_URL[/]. docs/settings.md lists them all.",
+    epilog="Settings are environment variables: [bold]APIXO_API_KEY[/], [bold]I2V_BUCKET[/], AWS's own (AWS_PROFILE, "
+    "AWS_ENDPOINT_URL, …) and, for your own Prefect server, [bold]PREFECT_API_URL[/]. See docs/settings.md.",
 )
 
 
@@ -39,9 +40,9 @@ def _version(wanted: bool) -> None:
 def i2v(
     *, _version: Annotated[bool, typer.Option("--version", callback=_version, help="Print the version.")] = False
 ) -> None:
-    """Turn images into short videos: each is paid once, and the video lies beside the image in your bucket.
+    """Turn images in a bucket into short videos. Each video is charged once and stored in the bucket.
 
-    Start with [bold]i2v doctor[/], see what it would cost with [bold]i2v estimate[/], then [bold]i2v run[/].
+    Start with [bold]i2v doctor[/], see the cost with [bold]i2v estimate[/], then [bold]i2v run[/].
     """
 
 
@@ -50,6 +51,6 @@ app.command()(estimate)
 app.command()(doctor)
 jobs.app.command()(resolve)
 app.add_typer(jobs.app, name="jobs")
-app.command()(reconcile)
+app.command(epilog=RECONCILE_EPILOG)(reconcile)
 app.command()(pause)
 app.command()(resume)

@@ -1,4 +1,4 @@
-"""`i2v doctor`: the checks of `i2v.doctor` and of the Prefect server, as lines that say what to do."""
+"""`i2v doctor`: print the checks of `i2v.doctor` and of the Prefect server."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from i2v.cli import options
+from i2v.errors import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,23 +18,22 @@ STYLES = {"ok": "green", "warning": "yellow", "fault": "bold red"}
 
 
 def doctor(*, as_json: options.Json = False) -> None:
-    """Check that all is well outside, and say what to do about what is not.
+    """Check services and credentials, and print how to fix what is wrong.
 
-    It looks at key and balance, bucket and rights, conditional writes, presigned URLs, the ledger, lifecycle rules,
-    the clock and the Prefect server. It costs nothing and leaves nothing behind. Exit 0, or 1 where something is at
-    fault.
+    Checks the API key and balance, the bucket and its permissions, conditional writes, presigned URLs, the ledger,
+    lifecycle rules, the clock and the Prefect server. No charges; nothing is left behind. Exit code 0, or 1 on a fault.
     """
-    from i2v.cli.output.report_table import print_json
+    from i2v.cli.output.console import print_json
     from i2v.doctor import Level
 
     findings = asyncio.run(_examine())
-    sound = all(finding.level is not Level.FAULT for finding in findings)
+    is_ok = all(finding.level is not Level.FAULT for finding in findings)
     if as_json:
         checks = [{"check": f.check, "level": f.level, "message": f.message, "hint": f.hint} for f in findings]
-        print_json({"ok": sound, "checks": checks})
+        print_json({"ok": is_ok, "checks": checks})
     else:
         _print(findings)
-    sys.exit(0 if sound else 1)
+    sys.exit(ExitCode.OK if is_ok else ExitCode.FAILED)
 
 
 async def _examine() -> list[Finding]:
@@ -42,14 +42,13 @@ async def _examine() -> list[Finding]:
     from i2v.s3.storage import Storage
     from i2v.settings import read_settings
 
-    findings = []
     try:
         settings = read_settings()
     except UsageError as error:
-        findings.append(Finding("settings", Level.FAULT, error.message, error.hint))
+        findings = [Finding("settings", Level.FAULT, error.message, error.hint)]
     else:
         with Storage() as storage:
-            findings += await examine(settings, storage)
+            findings = list(await examine(settings, storage))
     return [*findings, await bounded("prefect", _prefect)]
 
 
@@ -59,9 +58,9 @@ async def _prefect() -> Finding:
 
     address = connection.configured_api()
     if address is None:
-        return Finding("prefect", Level.OK, "no PREFECT_API_URL: each command runs a server of its own meanwhile")
+        return Finding("prefect", Level.OK, "PREFECT_API_URL is not set: i2v run starts a temporary server")
     version = await connection.check_api()
-    return Finding("prefect", Level.OK, f"{address} answers, version {version}")
+    return Finding("prefect", Level.OK, f"{address} responds, version {version}")
 
 
 def _print(findings: Sequence[Finding]) -> None:

@@ -1,9 +1,8 @@
-"""`i2v jobs` and `i2v jobs show`: what the ledger knows, read only."""
+"""`i2v jobs` and `i2v jobs show`: read the ledger. `i2v jobs resolve` is in `resolve`."""
 
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -17,15 +16,16 @@ if TYPE_CHECKING:
 
     from i2v.ledger.job import JobRecord
     from i2v.ledger.ledger import Ledger
+    from i2v.s3.storage import Storage
+    from i2v.settings import Settings
 
-UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 T = TypeVar("T")
-KEY_LEAST_DIGITS = 6
-app = typer.Typer(invoke_without_command=True, help="List the ledger's jobs; `i2v jobs show KEY` tells all about one.")
+KEY_MIN_DIGITS = 6
+app = typer.Typer(invoke_without_command=True, help="List the jobs in the ledger. `i2v jobs show KEY` shows one.")
 
 
 class State(StrEnum):
-    """`i2v.ledger.job.JobState`, named again since that import takes longer than `--help` may."""
+    """A copy of `i2v.ledger.job.JobState`, whose import takes longer than `--help` may."""
 
     READY = "ready"
     CLAIMED = "claimed"
@@ -43,27 +43,27 @@ def jobs(
     state: Annotated[State | None, typer.Option(show_default="all", help="Only jobs in this state.")] = None,
     since: Annotated[
         str | None,
-        typer.Option(metavar="D", show_default="all", help="Only jobs that changed since: 2d, 12h or 2026-11-22."),
+        typer.Option(metavar="D", show_default="all", help="Only jobs changed since 2d or 12h ago, or 2026-11-22."),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """List the ledger's jobs, newest first: one line for each video that was or is to be paid.
+    """List the jobs in the ledger, newest first: one for each video that is charged or will be.
 
-    unknown: the answer to a paid submit was lost; only a person can tell. submitted: still open at the provider.
+    submitted: in progress at the provider. unknown: the response to a submit was lost; see i2v jobs resolve.
     """
     if context.invoked_subcommand:
         return
+    from i2v.cli.output.console import print_json
     from i2v.cli.output.job_table import as_object, print_jobs
-    from i2v.cli.output.report_table import print_json
-    from i2v.ledger.job import JobState
+    from i2v.ledger.ledger import Ledger
 
-    after = moment(since) if since else None
+    after = options.moment(since) if since else None
 
-    async def read(ledger: Ledger) -> list[JobRecord]:
-        wanted = JobState(state) if state else None
-        return [record async for record in ledger.records(since=after) if wanted in {None, record.state}]
+    async def read(storage: Storage, settings: Settings) -> list[JobRecord]:
+        records = Ledger(storage, settings).records(since=after)
+        return [record async for record in records if state is None or record.state.value == state.value]
 
-    records = sorted(_with_ledger(read), key=lambda record: record.created_at, reverse=True)
+    records = sorted(with_storage(read), key=lambda record: record.created_at, reverse=True)
     if as_json:
         print_json({"jobs": [as_object(record) for record in records]})
     else:
@@ -72,60 +72,40 @@ def jobs(
 
 @app.command()
 def show(
-    key: Annotated[str, typer.Argument(help="The job's key, or its beginning of at least 6 digits.")],
+    key: Annotated[str, typer.Argument(help=f"The job's key, or its first digits ({KEY_MIN_DIGITS} or more).")],
     *,
     as_json: options.Json = False,
 ) -> None:
-    """Tell everything about one job, and what to do next."""
+    """Show job details and what to do next."""
+    from i2v.cli.output.console import print_json
     from i2v.cli.output.job_table import as_object, next_step, print_job
-    from i2v.cli.output.report_table import print_json
+    from i2v.ledger.ledger import Ledger
 
-    async def read(ledger: Ledger) -> JobRecord:
-        return (await ledger.read_existing(await find_one(ledger, key))).record
+    async def read(storage: Storage, settings: Settings) -> JobRecord:
+        return await find_job(Ledger(storage, settings), key)
 
-    record = _with_ledger(read)
+    record = with_storage(read)
     if as_json:
         print_json({**as_object(record), "next": next_step(record)})
     else:
         print_job(record)
 
 
-async def find_one(ledger: Ledger, start: str) -> str:
-    """The one job key that begins so.
-
-    Raises:
-        UsageError: none or several do, or it is no beginning of a key.
-        StorageError: S3 did not answer well.
-    """
-    start = start.strip().lower()
-    if len(start) < KEY_LEAST_DIGITS or set(start) - set("0123456789abcdef"):
-        raise UsageError(f"{start!r} is no job key", f"It is hex, and {KEY_LEAST_DIGITS} digits or more: see i2v jobs")
-    found = await ledger.find_keys(start)
-    if not found:
-        raise UsageError(f"No job's key begins with {start}", "See i2v jobs")
-    if len(found) > 1:
-        raise UsageError(f"{len(found)} jobs' keys begin with {start}", "Give more digits")
-    return found[0]
+async def find_job(ledger: Ledger, prefix: str) -> JobRecord:
+    """Return the one job whose key begins with `prefix`; raise `UsageError` if there is none or several."""
+    prefix = prefix.strip().lower()
+    if len(prefix) < KEY_MIN_DIGITS or set(prefix) - set("0123456789abcdef"):
+        raise UsageError(f"{prefix!r} is not a job key", f"Use {KEY_MIN_DIGITS} or more hex digits: see i2v jobs")
+    keys = await ledger.find_keys(prefix)
+    if not keys:
+        raise UsageError(f"No job key begins with {prefix}", "See i2v jobs")
+    if len(keys) > 1:
+        raise UsageError(f"{len(keys)} job keys begin with {prefix}", "Use more digits")
+    return (await ledger.read_existing(keys[0])).record
 
 
-def moment(text: str) -> datetime:
-    """The time that `2d`, `12h` or an ISO date means; without a zone it is UTC.
-
-    Raises:
-        typer.BadParameter: it is none of these.
-    """
-    number, unit = text.strip()[:-1], text.strip()[-1:]
-    try:
-        if unit in UNITS:
-            return datetime.now(UTC) - timedelta(**{UNITS[unit]: float(number)})
-        found = datetime.fromisoformat(text.strip())
-    except (ValueError, OverflowError):
-        raise typer.BadParameter(f"{text!r} is no time; it looks like 2d, 12h or 2026-11-22") from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
-
-
-def _with_ledger(read: Callable[[Ledger], Awaitable[T]]) -> T:
-    from i2v.ledger.ledger import Ledger
+def with_storage(work: Callable[[Storage, Settings], Awaitable[T]]) -> T:
+    """Run `work` with the bucket of the settings."""
     from i2v.s3.storage import Storage
     from i2v.settings import read_settings
 
@@ -134,6 +114,6 @@ def _with_ledger(read: Callable[[Ledger], Awaitable[T]]) -> T:
 
     async def call() -> T:
         with Storage() as storage:
-            return await read(Ledger(storage, settings))
+            return await work(storage, settings)
 
     return asyncio.run(call())

@@ -1,48 +1,61 @@
-"""What several commands take: arguments and options with their help, and what they mean to the library."""
+"""Arguments and options that several commands share, with their help and their parsing."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from i2v.errors import ExitCode
+
 if TYPE_CHECKING:
     from i2v.inputs.prompts import RequestOptions
     from i2v.settings import Settings
 
-MOST_USD = 1_000_000
-"""More than anybody means."""
+EXIT_CODES = "[bold]Exit codes[/]: " + "; ".join(f"{code} {code.meaning}" for code in ExitCode) + "."
+MAX_USD = 1_000_000
+"""A higher amount is a typing error."""
+UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 class Mode(StrEnum):
-    """`i2v.request.Mode`, named again since that import takes longer than `--help` may."""
+    """A copy of `i2v.request.Mode`, whose import takes longer than `--help` may."""
 
     STANDARD = "standard"
     PRO = "pro"
 
 
 class Seconds(StrEnum):
-    """The lengths that the provider makes."""
+    """The lengths of video that the provider offers."""
 
     SIX = "6"
     TEN = "10"
 
 
 def dollars(text: str) -> Decimal:
-    """Read an amount of US dollars.
-
-    Raises:
-        typer.BadParameter: it is none.
-    """
+    """Parse an amount of US dollars."""
     try:
         amount = Decimal(text.strip().removeprefix("$"))
     except InvalidOperation:
         amount = Decimal("NaN")
-    if not amount.is_finite() or not 0 <= amount <= MOST_USD:
-        raise typer.BadParameter(f"{text!r} is no amount of US dollars; it looks like 5 or 0.50")
+    if not amount.is_finite() or not 0 <= amount <= MAX_USD:
+        raise typer.BadParameter(f"{text!r} is not an amount in US dollars; use e.g. 5 or 0.50")
     return amount
+
+
+def moment(text: str) -> datetime:
+    """Parse `2d` or `12h` (ago), or an ISO date or time; without a time zone it is UTC."""
+    number, unit = text.strip()[:-1], text.strip()[-1:]
+    try:
+        if unit in UNITS:
+            return datetime.now(UTC) - timedelta(**{UNITS[unit]: float(number)})
+        found = datetime.fromisoformat(text.strip())
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(f"{text!r} is not a time; use e.g. 2d, 12h or 2026-11-22") from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 Images = Annotated[
@@ -50,35 +63,32 @@ Images = Annotated[
     typer.Argument(
         metavar="IMAGES…",
         show_default=False,
-        help="s3://bucket/key, s3://bucket/prefix/ (all images under it), https URLs, manifests (.csv or .jsonl with "
-        "the columns image, prompt, mode, duration, take), local files and local folders.",
+        help="s3://bucket/key, s3://bucket/prefix/ (all images under it), https URLs, batch files (.csv or .jsonl with "
+        "the columns image, prompt, mode, duration, take), local files and folders.",
     ),
 ]
 Prompt = Annotated[
     str | None,
     typer.Option(
         metavar="TEXT",
-        help="What shall happen, for images that bring no prompt of their own (manifest, metadata, tom.jpg.txt beside "
-        "it). Knows {stem}, {key} and {folder} of the image.",
+        help="Default prompt, for images without one of their own (batch file, object metadata, a file tom.jpg.txt "
+        "beside tom.jpg). May contain {stem}, {key} and {folder} of the image.",
         show_default="I2V_DEFAULT_PROMPT",
     ),
 ]
-ModeOption = Annotated[Mode, typer.Option("--mode", help="standard is 768p of 6 or 10 s, pro is 1080p and always 6 s.")]
-Duration = Annotated[Seconds, typer.Option(help="Seconds of video in standard.")]
-Take = Annotated[int, typer.Option(min=1, metavar="N", help="Above 1: another video of the same, paid once more.")]
+ModeOption = Annotated[Mode, typer.Option("--mode", help="standard: 768p, 6 or 10 s; pro: 1080p, always 6 s.")]
+Duration = Annotated[Seconds, typer.Option(help="Seconds of video in standard mode.")]
+Take = Annotated[int, typer.Option(min=1, metavar="N", help="Above 1: another version of the video, charged again.")]
 MaxSpend = Annotated[
     Decimal | None,
-    typer.Option(metavar="USD", parser=dollars, show_default="no limit", help="The most that this run may spend."),
+    typer.Option(metavar="USD", parser=dollars, show_default="no limit", help="Spending limit of this run."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and everything else on stderr.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of Prefect and of each step.")]
 
 
-def asked(prompt: str | None, mode: Mode, duration: Seconds, take: int, settings: Settings) -> RequestOptions:
-    """What was typed, as the library takes it.
-
-    Raises:
-        UsageError: the prompt that was typed or set has an unknown field.
-    """
+def request_options(prompt: str | None, mode: Mode, duration: Seconds, take: int, settings: Settings) -> RequestOptions:
+    """Return the options as the library takes them, or raise `UsageError` for a prompt with an unknown field."""
     from i2v.inputs.prompts import RequestOptions, check_templates
 
     check_templates(prompt, settings)

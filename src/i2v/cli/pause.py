@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
+from typing import TYPE_CHECKING
 
 from i2v.cli import options
 
+if TYPE_CHECKING:
+    from i2v.s3.storage import Storage
+    from i2v.settings import Settings
+
 
 def pause(*, as_json: options.Json = False) -> None:
-    """Stop all submits of all runs, here and elsewhere, until `i2v resume`.
+    """Stop all submits of all runs, on every machine, until `i2v resume`.
 
-    Runs see it before their next block of submits, at most 32 videos later. What is submitted already is still stored.
+    A run submits at most 32 more videos before it stops. Submitted videos are still stored.
     """
-    _set(True, as_json=as_json)
+    _set_paused(True, as_json=as_json)
 
 
 def resume(*, as_json: options.Json = False) -> None:
-    """Allow submits again after `i2v pause`. What was not tried meanwhile needs a new run."""
-    _set(False, as_json=as_json)
+    """Allow submits again after `i2v pause`. Images that were not tried need a new run."""
+    _set_paused(False, as_json=as_json)
 
 
-def _set(paused: bool, *, as_json: bool) -> None:
-    from i2v.cli.output.report_table import print_json
-    from i2v.settings import read_settings
+def _set_paused(paused: bool, *, as_json: bool) -> None:
+    from i2v.cli.jobs import with_storage
+    from i2v.cli.output.console import print_json
 
-    settings = read_settings()
-    settings.require_bucket()
-
-    async def write() -> bool:
+    async def write(storage: Storage, settings: Settings) -> tuple[str, bool]:
         from i2v.ledger.ledger import Ledger
-        from i2v.s3.storage import Storage
 
-        with Storage() as storage:
-            return await Ledger(storage, settings).set_paused(paused)
+        return str(settings.jobs), await Ledger(storage, settings).set_paused(paused)
 
-    changed = asyncio.run(write())
+    ledger, changed = with_storage(write)
     if as_json:
         print_json({"paused": paused, "changed": changed})
         return
-    words = "paused: no run submits anything now" if paused else "resumed: runs may submit"
-    sys.stdout.write(f"{settings.jobs} {'is' if changed else 'was already'} {words}\n")
+    state = "paused: no run submits anything" if paused else "resumed: runs may submit"
+    sys.stdout.write(f"{ledger} {'is' if changed else 'was already'} {state}\n")

@@ -1,8 +1,7 @@
-"""`i2v jobs resolve`: what only a person can say of jobs. It asks before it does what may cost money."""
+"""`i2v jobs resolve`: decide about jobs that i2v must not decide itself. Asks before it does what may cost money."""
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from i2v.cli import options
-from i2v.cli.jobs import State, find_one
+from i2v.cli.jobs import State, find_job, with_storage
 from i2v.errors import CannotResolve, UsageError
 
 if TYPE_CHECKING:
@@ -18,123 +17,116 @@ if TYPE_CHECKING:
 
     from i2v.ledger.job import JobRecord
     from i2v.recovery.resolve import Resolver
+    from i2v.s3.storage import Storage
     from i2v.settings import Settings
 
-MEANS = {
-    "resubmit": "ready: the next run that wants them pays ${usd} for them",
-    "drop": "given up for good: no video, though they may have been billed (${usd})",
+QUESTIONS = {
+    "resubmit": "{jobs} will be retried: the next run is charged ${usd}.",
+    "drop": "{jobs} will be abandoned without a video; the provider may have charged ${usd}.",
 }
 
 
 def resolve(
     keys: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY…", show_default=False, help="Jobs, by their keys or beginnings of 6 digits."),
+        typer.Argument(metavar="KEY…", show_default=False, help="Job keys, or their first digits (6 or more)."),
     ] = None,
     *,
-    state: Annotated[State | None, typer.Option(help="All jobs in this state; with --all.", show_default=False)] = None,
-    every: Annotated[bool, typer.Option("--all", help="Confirms that --state means all of them.")] = False,
+    state: Annotated[State | None, typer.Option(help="All jobs in this state, with --all.", show_default=False)] = None,
+    every: Annotated[bool, typer.Option("--all", help="Confirm that --state selects all of its jobs.")] = False,
     adopt: Annotated[
         str | None,
-        typer.Option(metavar="TASKID", show_default=False, help="One unknown job is this task of the provider's."),
+        typer.Option(metavar="TASKID", show_default=False, help="Assign the provider's task to one unknown job."),
     ] = None,
     resubmit: Annotated[
-        bool, typer.Option("--resubmit", help="Have unknown, refused or failed jobs paid again by the next run.")
+        bool, typer.Option("--resubmit", help="Retry unknown, refused or failed jobs; the next run is charged again.")
     ] = False,
-    drop: Annotated[bool, typer.Option("--drop", help="Give unknown or submitted jobs up.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    drop: Annotated[bool, typer.Option("--drop", help="Abandon unknown or submitted jobs.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Resolve jobs that i2v may not decide by itself, such as one whose paid submit lost its answer.
+    """Resolve jobs that i2v must not decide itself, such as one whose submit got no response.
 
-    Look into the provider's own list of tasks first. Is the task there: --adopt it, and its video is stored unpaid.
-    Is it not: --resubmit. Nothing is paid by this command itself.
+    Check the provider's task list first. If the task is there, --adopt it: its video is stored without another charge.
+    If it is not there, --resubmit the job. This command itself never submits anything.
     """
-    from i2v.settings import read_settings
-
     _check(keys, state, adopt, every=every, resubmit=resubmit, drop=drop)
-    settings = read_settings()
-    settings.require_bucket()
-    todo = "adopt" if adopt else "resubmit" if resubmit else "drop"
-    records, troubles = asyncio.run(_resolve(settings, keys or (), state, adopt, todo, ask=not yes))
-    _tell(records, troubles, as_json=as_json)
+    action = "adopt" if adopt else "resubmit" if resubmit else "drop"
+
+    async def work(storage: Storage, settings: Settings) -> tuple[list[JobRecord], list[CannotResolve]]:
+        from i2v.recovery.resolve import Resolver
+
+        chosen = await _choose(storage, settings, keys or (), state)
+        if not yes and chosen and action != "adopt":
+            _confirm(chosen, action)
+        resolver, done, errors = Resolver(storage, settings), [], []
+        for record in chosen:
+            try:
+                done.append(await _resolve(resolver, settings, record.key, adopt, action))
+            except CannotResolve as error:
+                errors.append(error)
+        return done, errors
+
+    _print(*with_storage(work), as_json=as_json)
 
 
 def _check(
     keys: list[str] | None, state: State | None, adopt: str | None, *, every: bool, resubmit: bool, drop: bool
 ) -> None:
     if sum((adopt is not None, resubmit, drop)) != 1:
-        raise UsageError("Say one of --adopt TASKID, --resubmit and --drop", "See i2v jobs resolve --help")
+        raise UsageError("Use exactly one of --adopt TASKID, --resubmit and --drop", "See i2v jobs resolve --help")
     if bool(keys) == bool(state):
-        raise UsageError("Name jobs by their keys, or all of a state with --state S --all", "See i2v jobs")
+        raise UsageError("Use either job keys or --state S --all", "See i2v jobs")
     if state and not every:
-        raise UsageError(f"--state {state} means all of them", "Add --all if that is meant")
+        raise UsageError(f"--state {state} selects all of its jobs", "Add --all to confirm")
     if adopt is not None and len(keys or ()) != 1:
-        raise UsageError("One task is one job's", "Name one KEY with --adopt")
+        raise UsageError("--adopt needs exactly one job key", "A task belongs to one job")
 
 
-async def _resolve(
-    settings: Settings, keys: Sequence[str], state: State | None, adopt: str | None, todo: str, *, ask: bool
-) -> tuple[list[JobRecord], list[CannotResolve]]:
+async def _choose(storage: Storage, settings: Settings, keys: Sequence[str], state: State | None) -> list[JobRecord]:
     from i2v.ledger.ledger import Ledger
-    from i2v.recovery.resolve import Resolver
-    from i2v.s3.storage import Storage
 
-    with Storage() as storage:
-        ledger = Ledger(storage, settings)
-        if state:
-            chosen = [record async for record in ledger.records() if record.state.value == state.value]
-        else:
-            chosen = [(await ledger.read_existing(await find_one(ledger, key))).record for key in keys]
-        if ask and chosen and todo != "adopt":
-            _ask(chosen, todo)
-        resolver, done, troubles = Resolver(storage, settings), [], []
-        for record in chosen:
-            try:
-                done.append(await _one(resolver, settings, record.key, adopt, todo))
-            except CannotResolve as error:
-                troubles.append(error)
-        return done, troubles
+    ledger = Ledger(storage, settings)
+    if state:
+        return [record async for record in ledger.records() if record.state.value == state.value]
+    return [await find_job(ledger, key) for key in keys]
 
 
-async def _one(resolver: Resolver, settings: Settings, key: str, adopt: str | None, todo: str) -> JobRecord:
+async def _resolve(resolver: Resolver, settings: Settings, key: str, adopt: str | None, action: str) -> JobRecord:
     if adopt is None:
-        return await (resolver.resubmit(key) if todo == "resubmit" else resolver.drop(key))
+        return await (resolver.resubmit(key) if action == "resubmit" else resolver.drop(key))
     from i2v.apixo.client import ApixoClient
 
     async with ApixoClient(settings) as client:
         return await resolver.adopt(key, adopt, client)
 
 
-def _ask(chosen: Sequence[JobRecord], todo: str) -> None:
-    """Let the person confirm; whoever cannot be asked has to say --yes.
-
-    Raises:
-        UsageError: nobody is there to be asked.
-    """
+def _confirm(chosen: Sequence[JobRecord], action: str) -> None:
+    """Ask for confirmation; abort if the answer is no, or raise `UsageError` if there is no terminal."""
     from i2v.money import money_text
 
     usd = money_text(sum((record.attempts[-1].price_usd for record in chosen if record.attempts), start=Decimal(0)))
     for record in chosen:
         sys.stderr.write(f"{record.key[:12]}  {record.state}  {record.image.name}\n")
-    sys.stderr.write(f"{len(chosen)} jobs will be {MEANS[todo].format(usd=usd)}.\n")
+    jobs = "1 job" if len(chosen) == 1 else f"{len(chosen)} jobs"
+    sys.stderr.write(f"{QUESTIONS[action].format(jobs=jobs, usd=usd)}\n")
     if not sys.stdin.isatty():
-        raise UsageError("Nobody can be asked, since this is no terminal", "Add --yes if that is meant")
-    typer.confirm("Go on?", abort=True, err=True)
+        raise UsageError("Cannot ask for confirmation: stdin is not a terminal", "Add --yes to confirm")
+    typer.confirm("Continue?", abort=True, err=True)
 
 
-def _tell(records: Sequence[JobRecord], troubles: Sequence[CannotResolve], *, as_json: bool) -> None:
+def _print(records: Sequence[JobRecord], errors: Sequence[CannotResolve], *, as_json: bool) -> None:
+    from i2v.cli.output.console import print_error, print_json
     from i2v.cli.output.job_table import as_object, next_step
-    from i2v.cli.output.report_table import print_json, tell
 
-    for error in troubles:
-        tell(error)
+    for error in errors:
+        print_error(error)
     if as_json:
-        print_json({"jobs": [as_object(record) for record in records], "not_resolved": [str(e) for e in troubles]})
+        print_json({"jobs": [as_object(record) for record in records], "not_resolved": [str(e) for e in errors]})
     else:
         for record in records:
             sys.stdout.write(f"{record.key[:12]}  {record.state}  {record.image.name}\n  {next_step(record)}\n")
-        if not records and not troubles:
-            sys.stdout.write("no such jobs\n")
-    if troubles:
+        if not records and not errors:
+            sys.stdout.write("no matching jobs\n")
+    if errors:
         raise typer.Exit(CannotResolve.exit_code)

@@ -1,4 +1,4 @@
-"""`i2v run`: images become videos, by the flow in this process."""
+"""`i2v run`: upload local images, then generate videos with the flow in this process."""
 
 from __future__ import annotations
 
@@ -10,39 +10,37 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from i2v.cli import options
-from i2v.errors import I2vError, Stopped, UsageError
+from i2v.errors import ExitCode, I2vError, Stopped, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from i2v.cli.flow_run import Ending
-    from i2v.cli.local.files import Named
-    from i2v.cli.local.uploads import UploadCandidate
+    from i2v.cli.images.local_files import LocalImage, NamedImages
+    from i2v.cli.images.uploads import UploadCandidate
     from i2v.cli.progress import Progress
     from i2v.inputs.prompts import RequestOptions
+    from i2v.reports.run_report import ItemReport
     from i2v.settings import Settings
 
-EPILOG = """
-[bold]What it costs[/]: standard $0.192 for 6 s and $0.320 for 10 s, pro $0.33. What is already there, or is refused, \
-costs nothing; try --dry-run first.
+EPILOG = f"""
+[bold]What it costs[/]: standard $0.192 for 6 s and $0.320 for 10 s, pro $0.33. Existing videos and refused images \
+cost nothing. Try --dry-run first.
 
 [bold]Examples[/]
 
   i2v run s3://my-bucket/images/ --prompt "slow push in" --max-spend 5
 
-  i2v run photos/ --prompt "a breeze moves {stem}" --dry-run
+  i2v run photos/ --prompt "a breeze moves {{stem}}" --dry-run
 
   i2v run wishes.csv --json > report.json
 
-[bold]Exit codes[/]: 0 all stored, cached, refused or awaited by callback, or a dry run; 1 something failed, is \
-unknown, was not tried or is still open; 2 wrong usage or settings; \
-3 stopped before the first submit (budget, balance, ledger, no valid image); \
-130 Ctrl-C.
+{options.EXIT_CODES}
 """
-PARAMETERS_MAX_BYTES = 200_000
-"""Prefect takes 512 KB of parameters; rows beyond this go into a manifest."""
-STILL_OPEN = "Run the same again to take up what is still open: it is paid, and is not paid twice. See: i2v jobs"
-AWAITED = (
-    "What is submitted is paid and awaited by callback: it is stored when the provider calls the door, or, where no "
-    "call comes, by reconcile. See: i2v jobs"
+STILL_OPEN = "Rerun to resume the open jobs; they are not charged again. See: i2v jobs"
+AWAITING_CALLBACK = (
+    "Submitted videos are charged, and stored when the provider calls back; if no callback comes, reconcile stores "
+    "them. See: i2v jobs"
 )
 
 
@@ -55,28 +53,29 @@ def run(  # noqa: PLR0913 - a command's parameters are its options
     take: options.Take = 1,
     max_spend: options.MaxSpend = None,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Go as far as the money goes, instead of not starting.")
+        bool, typer.Option("--partial", help="Spend up to the limit, instead of not starting if it is too low.")
     ] = False,
     delivery: Annotated[
-        Literal["poll", "callback"], typer.Option(help="callback: submit and end; the provider calls the door.")
+        Literal["poll", "callback"],
+        typer.Option(help="poll: wait for the videos; callback: end after submitting, the provider calls the door."),
     ] = "poll",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Validate and price everything; pay and put nothing.")
+        bool, typer.Option("--dry-run", help="Validate and price the images; no charges, no uploads.")
     ] = False,
     label: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Names the purpose in ledger and manifests.")
+        str | None, typer.Option(metavar="TEXT", help="Purpose of the run, for the ledger and the manifests.")
     ] = None,
     as_json: options.Json = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what Prefect and the steps log.")] = False,
+    verbose: options.Verbose = False,
 ) -> None:
-    """Make a video of each image and store it beside; nothing is ever paid twice.
+    """Generate a video of each image and store it in the bucket. No video is charged twice.
 
-    Local files are put under the images prefix first; an image that is there already is never overwritten.
-    Without PREFECT_API_URL Prefect runs inside this command; with it the run is seen in your Prefect UI.
-    Ctrl-C ends cleanly and says what is still open.
+    Local files are uploaded under the images prefix first; existing objects are never overwritten.
+    Without PREFECT_API_URL, Prefect runs inside this command; with it, the run appears in your Prefect UI.
+    Ctrl-C stops cleanly and lists what is still open.
     """
     from i2v.cli.flow_run import Ending
-    from i2v.cli.local import files
+    from i2v.cli.images.local_files import find
     from i2v.cli.output.console import show_logs, stderr
     from i2v.cli.progress import Progress
     from i2v.pipeline.preflight import check_delivery
@@ -88,10 +87,10 @@ def run(  # noqa: PLR0913 - a command's parameters are its options
     asyncio.run(check_delivery(delivery, settings))
     if not dry_run and not settings.key_block:
         settings.require_key()
-    default = options.asked(prompt, mode, duration, take, settings)
+    default = options.request_options(prompt, mode, duration, take, settings)
     console = stderr()
     show_logs(console, verbose=verbose)
-    choices = {
+    parameters = {
         "prompt": prompt,
         "mode": mode.value,
         "duration": int(duration),
@@ -99,80 +98,110 @@ def run(  # noqa: PLR0913 - a command's parameters are its options
         "max_spend_usd": max_spend,
         "partial": partial,
         "delivery": delivery,
-        "dry_run": dry_run,
         "label": label,
     }
     try:
         with Progress(console) as progress:
-            ending = _run(files.find(images, settings), default, settings, choices, progress, verbose=verbose)
+            named = find(images, settings)
+            if dry_run:
+                ending = _preview(named, default, settings, progress)
+            else:
+                ending = _run(named, default, settings, parameters, progress, verbose=verbose)
     except UsageError:
         raise
-    except I2vError as error:  # all that is raised here comes before the first submit
+    except I2vError as error:  # everything raised here happens before the first submit
         ending = Ending(Report(), Stopped(error.message, error.hint))
     sys.exit(_finish(ending, settings, dry_run=dry_run, as_json=as_json))
 
 
+def _preview(named: NamedImages, default: RequestOptions, settings: Settings, progress: Progress) -> Ending:
+    """Validate and price all images with the library alone; no Prefect, no uploads, no charges."""
+    from i2v.cli.flow_run import Ending
+    from i2v.cli.library_run import run_library
+    from i2v.inputs.sources import find_items
+    from i2v.pipeline.generate import Steps, generate
+    from i2v.pipeline.run import Run
+    from i2v.reports.run_report import Report
+
+    local, refused = asyncio.run(_validate_local(named.local, default, settings, progress))
+    orders = [candidate.order(settings) for candidate in local]
+
+    async def work(run: Run) -> Report:
+        remote = await find_items(named.remote, run.storage, settings) if named.remote else []
+        report, _ = await generate(run, [*remote, *orders, *refused], default, Steps())
+        return report
+
+    report, signal = run_library(work, settings, progress, name="estimate", max_spend_usd=None, dry_run=True)
+    return Ending(report, signal=signal)
+
+
 def _run(
-    named: Named,
+    named: NamedImages,
     default: RequestOptions,
     settings: Settings,
-    choices: dict[str, Any],
+    parameters: dict[str, Any],
     progress: Progress,
     *,
     verbose: bool,
 ) -> Ending:
-    """Local images first, then the flow with all that it can take up; no flow where nothing is left for one."""
-    from i2v.cli.estimate import preview
+    """Upload the valid local images, then run the flow, unless no image is left for it."""
     from i2v.cli.flow_run import Ending, run_flow
-    from i2v.cli.local.remote_images import bring_local, hidden_queries
+    from i2v.cli.images.flow_parameter import within_limit, without_signed_urls
     from i2v.reports.run_report import Report
 
-    dry_run = choices["dry_run"]
-    goods, told = asyncio.run(bring_local(named.local, default, settings, progress, put=not dry_run))
-    if dry_run and goods:
-        told += asyncio.run(preview(settings, (), goods, default, progress)).items
-    with hidden_queries(named.remote) as remote:
-        images = [*remote, *([] if dry_run else _images(goods, settings))]
+    local, refused = asyncio.run(_validate_local(named.local, default, settings, progress))
+    asyncio.run(_upload_local(local, progress))
+    rows = asyncio.run(within_limit([candidate.row for candidate in local], settings))
+    with without_signed_urls(named.remote) as remote:
+        images = [*remote, *rows]
         if not images:
-            return Ending(Report(items=tuple(told)))
-        ending = run_flow({"images": images, **choices}, progress, verbose=verbose)
+            return Ending(Report(items=tuple(refused)))
+        ending = run_flow({"images": images, **parameters}, progress, verbose=verbose)
     report = ending.report or Report()
-    return replace(ending, report=report.model_copy(update={"items": (*report.items, *told)}))
+    return replace(ending, report=report.model_copy(update={"items": (*report.items, *refused)}))
 
 
-def _images(goods: list[UploadCandidate], settings: Settings) -> list[Any]:
-    """Local images as the flow takes them; more than Prefect takes as a parameter go into a manifest."""
-    from i2v.cli.local.uploads import keep_rows
+async def _validate_local(
+    images: Sequence[LocalImage], default: RequestOptions, settings: Settings, progress: Progress
+) -> tuple[list[UploadCandidate], list[ItemReport]]:
+    from i2v.cli.images.uploads import validate
+
+    if images:
+        progress.doing("reading local images", len(images))
+    return await validate(images, default, settings, progress.advance)
+
+
+async def _upload_local(candidates: Sequence[UploadCandidate], progress: Progress) -> None:
+    from i2v.cli.images.uploads import upload
     from i2v.s3.storage import Storage
 
-    rows = [good.row for good in goods]
-    if sum(len(row.model_dump_json()) for row in rows) <= PARAMETERS_MAX_BYTES:
-        return list(rows)
+    if not candidates:
+        return
+    progress.doing("uploading", len({candidate.image.uri for candidate in candidates}))
     with Storage() as storage:
-        return [asyncio.run(keep_rows(storage, settings, rows))]
+        await upload(storage, candidates, progress.advance)
 
 
 def _finish(ending: Ending, settings: Settings, *, dry_run: bool, as_json: bool) -> int:
-    """Say how it ended; the exit code."""
-    from i2v.cli.output.console import stderr
-    from i2v.cli.output.report_table import print_report, tell, tell_nothing_valid
+    """Print how the run ended and return the exit code."""
+    from i2v.cli.output.console import print_error, stderr
+    from i2v.cli.output.report_table import no_valid_image, print_report
     from i2v.reports.run_report import Outcome
 
     if isinstance(ending.error, UsageError):
         raise ending.error
-    assert ending.report is not None  # noqa: S101 - for the type checker: `_run` always gives one
+    assert ending.report is not None  # noqa: S101 - for the type checker: a run always has a report
     console = stderr()
     if ending.address:
         console.print(f"In Prefect: {ending.address}", soft_wrap=True)
-    if ending.error:
-        tell(ending.error)
     print_report(ending.report, settings, as_json=as_json)
+    error = ending.error or (None if ending.signal else no_valid_image(ending.report))
+    if error:
+        print_error(error)
     if ending.report.count(Outcome.SUBMITTED):
-        console.print(AWAITED if ending.report.awaits_callbacks else STILL_OPEN, soft_wrap=True)
+        console.print(AWAITING_CALLBACK if ending.report.awaits_callbacks else STILL_OPEN, soft_wrap=True)
     if ending.signal:
         return 128 + ending.signal
-    if ending.error:
-        return ending.error.exit_code
-    if code := tell_nothing_valid(ending.report):
-        return code
-    return 0 if dry_run or ending.report.succeeded else 1
+    if error:
+        return error.exit_code
+    return ExitCode.OK if dry_run or ending.report.succeeded else ExitCode.FAILED

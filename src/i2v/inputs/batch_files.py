@@ -1,177 +1,179 @@
-"""A manifest: a `.csv` or `.jsonl` that names images and what is asked for each. Bytes to rows, and faults by line.
+"""Parse a batch file: a `.csv` or `.jsonl` that lists images with their prompts. Errors are reported by line.
 
-Where manifests lie and what their rows mean as images is in `i2v.inputs.sources`.
+`i2v.inputs.sources` reads the file and resolves its rows to images.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import StringIO
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from i2v.errors import UsageError
-from i2v.inputs.prompts import AskedDuration, AskedMode, AskedPrompt, AskedTake, RequestOptions
+from i2v.inputs.prompts import OptionalDuration, OptionalMode, OptionalPrompt, OptionalTake, RequestOptions
 from i2v.media.images import shown
 from i2v.request import Mode
 
 SUFFIXES = (".csv", ".jsonl")
-MAX_MANIFEST_BYTES = 100_000_000
-"""Ours: some hundred thousand images with long prompts."""
-FAULTS_SHOWN = 10
+MAX_BATCH_FILE_BYTES = 100_000_000
+"""Our own limit: some hundred thousand images with long prompts."""
+ERRORS_SHOWN = 10
+T = TypeVar("T")
 _HINT = "Columns are image, prompt, mode (standard, pro), duration (6, 10) and take; only image is required"
 
 
 class BatchRow(BaseModel):
-    """An image and what is asked for it; also taken in the flow's parameter `images`.
+    """One image and its request options. The flow's parameter `images` accepts it too.
 
-    `image` is `s3://bucket/key` or an https URL; in a manifest in S3 also a name relative to the manifest's own place.
+    `image` is `s3://bucket/key` or an https URL; in a batch file it may also be a name relative to that file.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     image: str = Field(min_length=1, repr=False)
-    prompt: AskedPrompt = None
-    mode: AskedMode = None
-    duration: AskedDuration = None
-    take: AskedTake = None
+    prompt: OptionalPrompt = None
+    mode: OptionalMode = None
+    duration: OptionalDuration = None
+    take: OptionalTake = None
 
     @model_validator(mode="after")
     def _pro_is_six_seconds(self) -> Self:
         if self.mode is Mode.PRO and self.duration not in (None, 6):
-            raise ValueError("pro is always 6 s: leave duration empty, or ask for standard")
+            raise ValueError("pro is always 6 s: leave duration empty, or use standard")
         return self
 
     @property
-    def asked(self) -> RequestOptions:
-        """What the row says about the request."""
+    def options(self) -> RequestOptions:
+        """Return the row without its image."""
         return RequestOptions(prompt=self.prompt, mode=self.mode, duration=self.duration, take=self.take)
 
 
-class Faults:
-    """What is wrong in one manifest, line by line, so that all of it is told at once."""
+class BatchFile:
+    """The content of a batch file. The suffix of `name` says how to parse it."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, body: bytes) -> None:
         self.name = name
-        self._first: list[str] = []
-        self._count = 0
+        self.body = body
+        self._errors: list[str] = []
 
-    def add(self, line: int, text: str) -> None:
-        """Note a fault; lines are counted from 1."""
-        self._count += 1
-        if self._count <= FAULTS_SHOWN:
-            self._first.append(f"line {line}, {text}")
-
-    def check(self) -> None:
-        """Tell what was noted.
-
-        Raises:
-            UsageError: something was.
-        """
-        if self._count:
-            more = f"; and {self._count - FAULTS_SHOWN:,} more" if self._count > FAULTS_SHOWN else ""
-            raise UsageError(f"Manifest {self.name}: {'; '.join(self._first)}{more}", _HINT)
-
-
-def read_rows(body: bytes, faults: Faults) -> list[tuple[int, BatchRow]]:
-    """The rows of a manifest named `.csv` or `.jsonl`, each with its line. Wrong ones are noted in `faults`, left out.
-
-    Raises:
-        UsageError: nothing can be read from it: no UTF-8, no header, wrong columns, broken quotes, no row.
-    """
-    read = _jsonl_lines if faults.name.lower().endswith(".jsonl") else _csv_lines
-    lines = 0
-    rows = []
-    for lines, (line, fields) in enumerate(read(_text(body, faults.name), faults), 1):  # noqa: B007 - counts them
-        if row := _row(line, fields, faults):
-            rows.append((line, row))
-    if not lines:
-        faults.check()
-        raise UsageError(f"Manifest {faults.name} names no image", _HINT)
-    return rows
-
-
-def _text(body: bytes, name: str) -> str:
-    if not body.strip():
-        raise UsageError(f"Manifest {name} is empty", _HINT)
-    try:
-        return body.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = body.count(b"\n", 0, error.start) + 1
-        raise UsageError(f"Manifest {name}: line {line} is no UTF-8 text", "Save it as UTF-8") from None
-
-
-def _csv_lines(text: str, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.reader(StringIO(text, newline=""), strict=True)
-    try:
-        header = [name.strip().lower() for name in next(reader, [])]
-        _check_header(header, faults.name)
-        end = reader.line_num
-        for values in reader:
-            line, end = end + 1, reader.line_num
-            if len(values) > len(header):
-                faults.add(line, f"{len(values)} values for {len(header)} columns (a comma in a text needs quotes)")
-            elif any(value.strip() for value in values):
-                yield line, {name: value for name, value in zip(header, values, strict=False) if value.strip()}
-    except csv.Error as error:
-        raise UsageError(f"Manifest {faults.name}: line {reader.line_num}: {error}", "See RFC 4180 on quotes") from None
-
-
-def _check_header(header: list[str], name: str) -> None:
-    known = list(BatchRow.model_fields)
-    if unknown := [column for column in header if column not in known]:
-        shape = " (separated by commas?)" if len(header) == 1 else ""
-        raise UsageError(f"Manifest {name}: line 1 has unknown columns {_few(unknown)}{shape}", _HINT)
-    if "image" not in header:
-        raise UsageError(f"Manifest {name}: line 1 has no column image", _HINT)
-    if len(set(header)) < len(header):
-        raise UsageError(f"Manifest {name}: line 1 names a column twice", _HINT)
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(repr(shown(name)[:40]) for name in names[:FAULTS_SHOWN])
-
-
-def _jsonl_lines(text: str, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a local batch file, or raise `UsageError` if that fails."""
         try:
-            fields = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            faults.add(number, f"no JSON: {getattr(error, 'msg', None) or type(error).__name__}")
-            continue
-        if isinstance(fields, dict):
-            yield number, fields
-        else:
-            faults.add(number, 'no JSON object such as {"image": "s3://bucket/key"}')
+            with path.open("rb") as file:
+                return cls(str(path), file.read(MAX_BATCH_FILE_BYTES + 1))
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or "invalid path"
+            raise UsageError(f"Cannot read batch file {path}: {why}", "Check its path and permissions") from None
 
+    def resolve_rows(self, resolve: Callable[[BatchRow], T]) -> list[T]:
+        """Return what `resolve` makes of each row.
 
-def _row(line: int, fields: dict[str, Any], faults: Faults) -> BatchRow | None:
-    try:
-        return BatchRow.model_validate({name: _trimmed(name, value) for name, value in fields.items()})
-    except ValidationError as error:
-        for fault in error.errors(include_url=False):
-            faults.add(line, _fault(fault))
-    return None
+        Raise one `UsageError` that names every wrong line, including those for which `resolve` raises `UsageError`.
+        """
+        resolved, is_empty = [], True
+        for line, fields in self._lines():
+            is_empty = False
+            try:
+                if row := self._row(line, fields):
+                    resolved.append(resolve(row))
+            except UsageError as error:
+                self._add(line, f"column image: {error.message}")
+        if self._errors:
+            hidden = len(self._errors) - ERRORS_SHOWN
+            raise self._error(
+                f": {'; '.join(self._errors[:ERRORS_SHOWN])}" + (f"; and {hidden:,} more" if hidden > 0 else "")
+            )
+        if is_empty:
+            raise self._error(" lists no images")
+        return resolved
+
+    def _add(self, line: int, text: str) -> None:
+        self._errors.append(f"line {line}, {text}")
+
+    def _error(self, text: str, hint: str = _HINT) -> UsageError:
+        return UsageError(f"Batch file {self.name}{text}", hint)
+
+    def _text(self) -> str:
+        if len(self.body) > MAX_BATCH_FILE_BYTES:
+            raise self._error(f" is larger than {MAX_BATCH_FILE_BYTES // 1_000_000} MB", "Split it")
+        if not self.body.strip():
+            raise self._error(" is empty")
+        try:
+            return self.body.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = self.body.count(b"\n", 0, error.start) + 1
+            raise self._error(f": line {line} is not UTF-8", "Save it as UTF-8") from None
+
+    def _lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        return self._jsonl_lines() if self.name.lower().endswith(".jsonl") else self._csv_lines()
+
+    def _csv_lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        reader = csv.reader(StringIO(self._text(), newline=""), strict=True)
+        try:
+            header = [name.strip().lower() for name in next(reader, [])]
+            self._check_header(header)
+            end = reader.line_num
+            for values in reader:
+                line, end = end + 1, reader.line_num
+                if len(values) > len(header):
+                    self._add(line, f"{len(values)} values for {len(header)} columns (quote a value that has a comma)")
+                elif any(value.strip() for value in values):
+                    yield line, {name: value for name, value in zip(header, values, strict=False) if value.strip()}
+        except csv.Error as error:
+            raise self._error(f": line {reader.line_num}: {error}", "Quote values as RFC 4180 describes") from None
+
+    def _check_header(self, header: list[str]) -> None:
+        if unknown := [column for column in header if column not in BatchRow.model_fields]:
+            names = ", ".join(repr(shown(column)[:40]) for column in unknown[:ERRORS_SHOWN])
+            comma = " (separated by commas?)" if len(header) == 1 else ""
+            raise self._error(f": line 1 has unknown columns {names}{comma}")
+        if "image" not in header:
+            raise self._error(": line 1 has no column image")
+        if len(set(header)) < len(header):
+            raise self._error(": line 1 has a duplicate column")
+
+    def _jsonl_lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, line in enumerate(self._text().split("\n"), 1):
+            if not line.strip():
+                continue
+            try:
+                fields = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                self._add(number, f"not JSON: {getattr(error, 'msg', None) or type(error).__name__}")
+                continue
+            if isinstance(fields, dict):
+                yield number, fields
+            else:
+                self._add(number, 'not a JSON object such as {"image": "s3://bucket/key"}')
+
+    def _row(self, line: int, fields: dict[str, Any]) -> BatchRow | None:
+        try:
+            return BatchRow.model_validate({name: _trimmed(name, value) for name, value in fields.items()})
+        except ValidationError as error:
+            for one in error.errors(include_url=False):
+                self._add(line, _in_words(one))
+        return None
 
 
 def _trimmed(name: str, value: object) -> object:
     return value.strip() if isinstance(value, str) and name != "prompt" else value
 
 
-def _fault(fault: Any) -> str:
-    column = fault["loc"][0][:40] if fault["loc"] else "mode"
-    match fault["type"]:
+def _in_words(error: Any) -> str:
+    column = error["loc"][0][:40] if error["loc"] else "mode"
+    match error["type"]:
         case "missing":
             return f"column {column} is missing"
         case "extra_forbidden":
             return f"column {column!r} is unknown"
         case "value_error":
-            return f"column {column}: {fault['msg'].removeprefix('Value error, ')}"
+            return f"column {column}: {error['msg'].removeprefix('Value error, ')}"
         case _:
-            value = "" if column == "image" else f", not {str(fault['input'])[:40]!r}"
-            return f"column {column}: {fault['msg']}{value}"
+            value = "" if column == "image" else f", not {str(error['input'])[:40]!r}"
+            return f"column {column}: {error['msg']}{value}"

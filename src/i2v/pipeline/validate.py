@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict
 from i2v.errors import ImageChanged, Refused, UsageError
 from i2v.inputs.prompts import (
     RequestOptions,
-    asked_in_metadata,
     build_request,
     default_template,
+    metadata_options,
     read_sidecar,
     render_prompt,
 )
@@ -81,7 +81,7 @@ async def resolve_image(run: Run, item: InputItem, default: RequestOptions) -> R
         StorageError: S3 did not answer well.
     """
     ref, name = item.ref, keys.image_name(item.ref, run.settings)
-    asked = item.asked.over(_rendered(run, default, ref))
+    asked = item.options.over(_rendered(run, default, ref))
     if ref.uri is None:
         return ResolvedImage(ref=ref, name=name, asked=asked)
     if item.etag and asked.prompt:
@@ -107,7 +107,7 @@ async def refresh_metadata(run: Run, item: InputItem, seen: ResolvedImage, defau
 
 async def _seen(run: Run, item: InputItem, default: RequestOptions, found: S3Object) -> ResolvedImage:
     ref, uri = item.ref, found.uri
-    asked = item.asked.over(asked_in_metadata(found.metadata, ref.label))
+    asked = item.options.over(metadata_options(found.metadata, ref.label))
     if asked.prompt is None and item.may_have_sidecar:
         asked = asked.over(RequestOptions(prompt=await read_sidecar(run.storage, uri)))
     return ResolvedImage(

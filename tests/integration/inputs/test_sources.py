@@ -1,4 +1,4 @@
-"""What lies in S3 becomes items: prefixes, manifests, sidecars."""
+"""Objects in S3 become items: prefixes, batch files, sidecars."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from i2v.errors import NoBucket, NoImages, Refused, UsageError
-from i2v.inputs.prompts import RequestOptions, asked_in_metadata, encode_metadata, read_sidecar, request_metadata
+from i2v.inputs.metadata_text import encode_metadata
+from i2v.inputs.prompts import RequestOptions, metadata_options, read_sidecar, request_metadata
 from i2v.inputs.sources import InputItem, find_items
 from i2v.media.images import ImageRef
 from i2v.request import Request
@@ -41,7 +42,7 @@ async def _found(sandbox: Sandbox, storage: Storage, settings: Settings, *keys: 
 
 
 async def test_a_prefix_is_all_images_under_it(sandbox: Sandbox, storage: Storage, settings: Settings) -> None:
-    """By their names, without regard to case; sidecars, folder markers and other files are no images."""
+    """Images are found by suffix, ignoring case; sidecars, folder markers and other files are left out."""
     images = ["images/a/b/c.png", "images/a/tom.JPG", "images/tom cat+ü.jpeg", "images/x.jpg", "images/x.jpg.PNG"]
     _put(sandbox, *images, "images/", "images/a/", "images/x.jpg.txt", "images/x.jpg/", "images/x.webp", "images/jpg")
     _put(sandbox, "imagesx.jpg", "other/y.jpg")
@@ -50,27 +51,27 @@ async def test_a_prefix_is_all_images_under_it(sandbox: Sandbox, storage: Storag
     assert await _found(sandbox, storage, settings, "images/a/") == ["images/a/b/c.png", "images/a/tom.JPG"]
 
 
-async def test_a_listing_tells_etag_size_and_sidecar(sandbox: Sandbox, storage: Storage, settings: Settings) -> None:
-    """What is known already need not be asked again, also of an image that was named before."""
+async def test_a_listing_provides_etag_size_and_sidecar(sandbox: Sandbox, storage: Storage, settings: Settings) -> None:
+    """A listed item has its etag and size, even if the image was also named by itself."""
     _put(sandbox, "images/x.jpg", body=b"four")
-    known = InputItem(
+    listed = InputItem(
         ref=ImageRef(uri=S3Uri(sandbox.bucket, "images/x.jpg")),
         etag=sandbox.s3().head_object(Bucket=sandbox.bucket, Key="images/x.jpg")["ETag"].strip('"'),
         size=4,
         may_have_sidecar=False,
     )
 
-    assert await find_items(_at(sandbox, "images/"), storage, settings) == [known]
-    assert await find_items([_at(sandbox, "images/x.jpg"), _at(sandbox, "images/")], storage, settings) == [known]
+    assert await find_items(_at(sandbox, "images/"), storage, settings) == [listed]
+    assert await find_items([_at(sandbox, "images/x.jpg"), _at(sandbox, "images/")], storage, settings) == [listed]
     _put(sandbox, "images/x.jpg.txt", body=b"it moves")
     (beside,) = await find_items(_at(sandbox, "images/"), storage, settings)
     assert beside.may_have_sidecar
 
 
-async def test_our_own_objects_are_no_images(
+async def test_our_own_objects_are_not_images(
     sandbox: Sandbox, storage: Storage, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The whole bucket may be named, and posters, inputs and reserved names are left out, the last with a word."""
+    """A run over the whole bucket skips posters, inputs and reserved names; the last are logged."""
     _put(
         sandbox,
         "videos/x.jpg/a-b.jpg",
@@ -83,11 +84,11 @@ async def test_our_own_objects_are_no_images(
         found = await _found(sandbox, storage, settings, "")
 
     assert found == ["images/x.jpg"]
-    assert "2 objects such as" in caplog.text
+    assert "skipped 2 objects such as" in caplog.text
 
 
 async def test_more_than_a_page_is_listed(sandbox: Sandbox, storage: Storage, settings: Settings) -> None:
-    """S3 tells a thousand at a time, and nothing is lost between."""
+    """A listing of several pages is complete."""
     client = sandbox.s3()
     for number in range(1005):
         client.put_object(Bucket=sandbox.bucket, Key=f"images/{number:04}.jpg", Body=b"x")
@@ -95,64 +96,64 @@ async def test_more_than_a_page_is_listed(sandbox: Sandbox, storage: Storage, se
     assert len(await _found(sandbox, storage, settings, "images/")) == 1005
 
 
-async def test_an_empty_prefix_is_named_with_what_lies_there(
-    sandbox: Sandbox, storage: Storage, settings: Settings
-) -> None:
-    """Exit 3, and the message helps to find out why."""
+async def test_a_prefix_without_images_is_an_error(sandbox: Sandbox, storage: Storage, settings: Settings) -> None:
+    """The error has exit code 3, counts the objects and names the suffixes of images."""
     _put(sandbox, "images/a/", "images/a/readme.txt")
-    with pytest.raises(NoImages, match=r"No image under s3://\S+/images/a/: of 2 objects") as caught:
+    with pytest.raises(NoImages, match=r"No images found under s3://\S+/images/a/ \(2 objects\)") as caught:
         await _found(sandbox, storage, settings, "images/a/")
 
     assert caught.value.exit_code == 3
     assert ".jpg" in caught.value.hint
 
 
-async def test_an_empty_prefix_among_others_is_only_logged(
+async def test_a_prefix_without_images_among_others_is_only_logged(
     sandbox: Sandbox, storage: Storage, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The others are animated."""
+    """The images of the other prefixes are found."""
     _put(sandbox, "images/a/x.jpg")
     with caplog.at_level(logging.WARNING, "i2v.inputs.sources"):
         assert await _found(sandbox, storage, settings, "images/b/", "images/a/") == ["images/a/x.jpg"]
 
-    assert "No image under" in caplog.text
+    assert "No images found under" in caplog.text
 
 
-async def test_a_bucket_that_is_not_there_is_named(storage: Storage, settings: Settings) -> None:
-    """S3's own fault comes through with what to do."""
+async def test_a_missing_bucket_is_an_error(storage: Storage, settings: Settings) -> None:
+    """The error names the bucket."""
     with pytest.raises(NoBucket, match="The bucket of s3://no-such-bucket-here/images/ does not exist"):
         await find_items("s3://no-such-bucket-here/images/", storage, settings)
     with pytest.raises(NoBucket):
         await find_items("s3://no-such-bucket-here/m.csv", storage, settings)
 
 
-async def test_a_manifest_in_s3_may_name_its_neighbours(sandbox: Sandbox, storage: Storage, settings: Settings) -> None:
-    """A name without a scheme is relative to the manifest's own place; every row keeps what it asks."""
+async def test_a_batch_file_in_s3_may_use_relative_names(
+    sandbox: Sandbox, storage: Storage, settings: Settings
+) -> None:
+    """A name without a scheme is relative to the batch file; every row keeps its options."""
     body = f"image,prompt,duration\ntom.jpg,walk,10\nsub/x y.png,,\n{_at(sandbox, 'other/z.jpg')},run,\n"
     _put(sandbox, "images/cats/list.csv", body=body.encode())
 
     assert await find_items(_at(sandbox, "images/cats/list.csv"), storage, settings) == [
         InputItem(
             ref=ImageRef.parse(_at(sandbox, "images/cats/tom.jpg")),
-            asked=RequestOptions(prompt="walk", duration=10),
+            options=RequestOptions(prompt="walk", duration=10),
         ),
         InputItem(ref=ImageRef.parse(_at(sandbox, "images/cats/sub/x y.png"))),
-        InputItem(ref=ImageRef.parse(_at(sandbox, "other/z.jpg")), asked=RequestOptions(prompt="run")),
+        InputItem(ref=ImageRef.parse(_at(sandbox, "other/z.jpg")), options=RequestOptions(prompt="run")),
     ]
 
 
 @pytest.mark.parametrize("name", ["../x.jpg", "/x.jpg", "a//b.jpg", "./x.jpg", "sub/"])
-async def test_a_relative_name_stays_below_its_manifest(
+async def test_a_relative_name_stays_below_its_batch_file(
     sandbox: Sandbox, storage: Storage, settings: Settings, name: str
 ) -> None:
-    """S3 knows no way up, so such a name is a mistake."""
+    """S3 has no parent folders, so `..` and similar names are errors."""
     _put(sandbox, "lists/m.csv", body=f"image\n{name}\n".encode())
-    with pytest.raises(UsageError, match=r"line 2, column image: .* names no object below s3://\S+/lists/"):
+    with pytest.raises(UsageError, match=r"line 2, column image: .* is not a valid key below s3://\S+/lists/"):
         await find_items(_at(sandbox, "lists/m.csv"), storage, settings)
 
 
-async def test_a_manifest_under_a_prefix_is_no_image(sandbox: Sandbox, storage: Storage, settings: Settings) -> None:
-    """It is read only where it is named."""
+async def test_a_batch_file_under_a_prefix_is_not_read(sandbox: Sandbox, storage: Storage, settings: Settings) -> None:
+    """A batch file is read only if it is named itself."""
     _put(sandbox, "images/list.csv", "images/x.jpg", body=b"image\ny.jpg\n")
 
     assert await _found(sandbox, storage, settings, "images/") == ["images/x.jpg"]
@@ -170,22 +171,22 @@ async def test_a_manifest_under_a_prefix_is_no_image(sandbox: Sandbox, storage: 
     ],
 )
 async def test_a_sidecar_is_read(sandbox: Sandbox, storage: Storage, body: bytes, prompt: str | None) -> None:
-    """UTF-8 with or without its mark; an empty one says nothing."""
+    """A sidecar is UTF-8 with or without a byte order mark; an empty one sets no prompt."""
     _put(sandbox, "images/tom.jpg.txt", body=body)
 
     assert await read_sidecar(storage, S3Uri(sandbox.bucket, "images/tom.jpg")) == prompt
 
 
 async def test_no_sidecar_is_no_prompt(sandbox: Sandbox, storage: Storage) -> None:
-    """Most images have none."""
+    """An image without a sidecar has no prompt from it."""
     assert await read_sidecar(storage, S3Uri(sandbox.bucket, "images/tom.jpg")) is None
 
 
 @pytest.mark.parametrize(
     "body", ["müde".encode("latin-1"), "walk".encode("utf-16"), b"x" * 65_537, make_jpeg()], ids=lambda b: str(len(b))
 )
-async def test_a_sidecar_that_is_no_text_is_refused(sandbox: Sandbox, storage: Storage, body: bytes) -> None:
-    """The sidecar is named, and the image is not animated by a guess."""
+async def test_an_unreadable_sidecar_is_refused(sandbox: Sandbox, storage: Storage, body: bytes) -> None:
+    """The error names the sidecar."""
     _put(sandbox, "images/tom.jpg.txt", body=body)
     with pytest.raises(Refused, match=r"images/tom\.jpg\.txt") as caught:
         await read_sidecar(storage, S3Uri(sandbox.bucket, "images/tom.jpg"))
@@ -195,10 +196,10 @@ async def test_a_sidecar_that_is_no_text_is_refused(sandbox: Sandbox, storage: S
 
 @pytest.mark.parametrize("prompt", ["The cat walks.", "Süße Katze, 猫", "two\nlines", "=?utf-8?q?x?=", "a  b"])
 async def test_a_request_in_metadata_survives_s3(sandbox: Sandbox, storage: Storage, prompt: str) -> None:
-    """What is put with an object is what is read with it."""
+    """Metadata that is written with an object is read back unchanged."""
     uri = S3Uri(sandbox.bucket, "images/tom.jpg")
     await storage.put(uri, b"x", metadata=request_metadata(Request(prompt=prompt, take=2)))
     found = await storage.head(uri)
 
-    assert asked_in_metadata(found.metadata) == RequestOptions(prompt=prompt, mode="standard", duration=6, take=2)
+    assert metadata_options(found.metadata) == RequestOptions(prompt=prompt, mode="standard", duration=6, take=2)
     assert found.metadata["prompt"] == encode_metadata(prompt)

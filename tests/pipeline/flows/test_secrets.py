@@ -18,7 +18,7 @@ from sandbox import Sandbox
 from sandbox.prefect_server import PrefectServer
 from sandbox.sandbox import REGION
 from sandbox.synthetic_images import make_jpeg
-from tests.support.i2v_command import Said, i2v, run_script
+from tests.support.i2v_command import Result, i2v, run_script
 from tests.support.secret_search import AllowedLinks, SecretSearch, forms, values_in
 
 pytestmark = pytest.mark.timeout(240)
@@ -63,7 +63,7 @@ def env(child_env: Mapping[str, str], sandbox: Sandbox, credentials: Mapping[str
     sandbox.provider.set_options(api_key="sandbox-key")
 
 
-def _run_everything(sandbox: Sandbox, env: dict[str, str], signed: str) -> list[Said]:
+def _run_everything(sandbox: Sandbox, env: dict[str, str], signed: str) -> list[Result]:
     """Each ending that an image can have, by poll and by callback, and each command that tells of it."""
     for number, name in enumerate(("good", "failed", "unknown", "refused by content", "called back")):
         sandbox.put_image(f"images/{name}.jpg", make_jpeg(400, 400, seed=number), prompt=f"it is {name}")

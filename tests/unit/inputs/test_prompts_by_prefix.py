@@ -24,8 +24,8 @@ PROMPTS = {"cats/": "it purrs", "cats/wild/": "it hunts", "dogs": "it barks"}
         ("https://example.com/cats/tom.jpg", "it moves"),
     ],
 )
-def test_the_longest_prefix_that_fits_gives_the_prompt(make_settings: MakeSettings, image: str, prompt: str) -> None:
-    """It is one of the key below the images prefix; where none fits, and elsewhere, the default prompt holds."""
+def test_the_longest_matching_prefix_gives_the_prompt(make_settings: MakeSettings, image: str, prompt: str) -> None:
+    """Prefixes match the key below the images prefix; otherwise the default prompt applies."""
     settings = make_settings(
         I2V_BUCKET="photos", I2V_PROMPTS_BY_PREFIX=json.dumps(PROMPTS), I2V_DEFAULT_PROMPT="it moves"
     )
@@ -34,7 +34,7 @@ def test_the_longest_prefix_that_fits_gives_the_prompt(make_settings: MakeSettin
 
 
 def test_without_any_prompt_there_is_none(make_settings: MakeSettings) -> None:
-    """No setting invents a prompt."""
+    """Without a setting there is no default prompt."""
     assert default_template(ImageRef.parse("s3://photos/images/a.jpg"), make_settings(I2V_BUCKET="photos")) is None
 
 
@@ -45,13 +45,13 @@ def test_without_any_prompt_there_is_none(make_settings: MakeSettings) -> None:
         ({"I2V_DEFAULT_PROMPT": "a {tail}"}, "I2V_DEFAULT_PROMPT"),
     ],
 )
-def test_a_template_that_cannot_be_filled_is_told_with_its_setting(
+def test_an_invalid_template_is_reported_with_its_setting(
     make_settings: MakeSettings, variables: dict[str, str], setting: str
 ) -> None:
-    """Before any image is looked at, and only where the run has no prompt that stands above it."""
+    """The error names the setting, unless the run has a prompt that overrides it."""
     settings = make_settings(**variables)
 
-    with pytest.raises(UsageError, match=r"\{tail\}, which is not known") as caught:
+    with pytest.raises(UsageError, match=r"unknown field \{tail\}") as caught:
         check_templates(None, settings)
     assert caught.value.message.startswith(f"{setting}: ")
     check_templates("it moves", settings)

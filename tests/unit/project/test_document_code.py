@@ -17,7 +17,7 @@ import typer
 
 from i2v.apixo.models import SubmitAnswer, SubmitBody
 from i2v.cli.app import app
-from i2v.inputs.batch_files import Faults, read_rows
+from i2v.inputs.batch_files import BatchFile
 from i2v.reports.run_report import ItemReport, Outcome, Report
 from i2v.settings import Settings
 from tests.support.documents import CodeBlock, code_blocks, code_lines
@@ -209,11 +209,9 @@ def test_queue_example_holds_valid_policies() -> None:
 def test_batch_file_examples_are_read_without_errors(language: str) -> None:
     """The example batch files on docs/usage.md are valid batch files of two rows."""
     (block,) = code_blocks(language)
-    faults = Faults(f"example.{language}")
-    found = read_rows(block.text.encode(), faults)
-    faults.check()
+    rows = BatchFile(f"example.{language}", block.text.encode()).resolve_rows(lambda row: row)
 
-    assert len(found) == 2
+    assert len(rows) == 2
 
 
 def test_unit_file_example_starts_the_worker() -> None:

@@ -1,7 +1,8 @@
-"""The two streams: results on stdout, all else on stderr, and log lines that stand above a progress bar."""
+"""The two streams: results on stdout, everything else on stderr; and log lines above a progress bar."""
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from typing import TYPE_CHECKING
@@ -9,36 +10,42 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from i2v.errors import UsageError
+from i2v.errors import I2vError, UsageError
 from i2v.logs import JsonLines
 from i2v.settings import read_settings
 
 if TYPE_CHECKING:
     from logging import LogRecord
 
-WIDE = 200
-"""Columns of a table that goes into a file or a pipe."""
+FILE_COLUMNS = 200
+"""The width of a table that is written to a file or a pipe."""
 STYLES = {logging.INFO: "dim", logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "bold red"}
 
 
 def stdout() -> Console:
-    """For results."""
-    return Console(width=None if sys.stdout.isatty() else WIDE, highlight=False, soft_wrap=not sys.stdout.isatty())
+    """Return the console for results."""
+    is_terminal = sys.stdout.isatty()
+    return Console(width=None if is_terminal else FILE_COLUMNS, highlight=False, soft_wrap=not is_terminal)
 
 
 def stderr() -> Console:
-    """For progress, warnings and errors."""
+    """Return the console for progress, warnings and errors."""
     return Console(stderr=True, highlight=False)
 
 
-class LogLines(logging.Handler):
-    """Log records as plain lines on a console. What the report tells anyway is left out.
+def print_error(error: I2vError) -> None:
+    """Print an error and its hint on stderr."""
+    sys.stderr.write(f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
 
-    Args:
-        console: where to.
-        verbose: also what is no warning, and how each step ended.
-        as_json: one object a record.
-    """
+
+def print_json(value: object) -> None:
+    """Print one JSON object on one line of stdout."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+class LogLines(logging.Handler):
+    """Log records as lines on a console: warnings and errors, or everything if `verbose`."""
 
     def __init__(self, console: Console, *, verbose: bool, as_json: bool = False) -> None:
         super().__init__(logging.INFO if verbose else logging.WARNING)
@@ -47,7 +54,7 @@ class LogLines(logging.Handler):
         self._verbose = verbose
 
     def filter(self, record: LogRecord) -> bool:
-        """Leave out what Prefect says at the end of each task and flow run."""
+        """Drop Prefect's line at the end of each run: the report says the same."""
         return self._verbose or not record.getMessage().startswith("Finished in state")
 
     def emit(self, record: LogRecord) -> None:
@@ -63,7 +70,7 @@ class LogLines(logging.Handler):
 
 
 def show_logs(console: Console, *, verbose: bool) -> None:
-    """Let all logs of this process go to the console, in place of where they went."""
+    """Send all logs of this process to the console, and nowhere else."""
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)
@@ -74,4 +81,4 @@ def _wants_json() -> bool:
     try:
         return read_settings().log_format == "json"
     except UsageError:
-        return False  # whoever needs the settings says what is wrong with them
+        return False  # the command itself reports invalid settings

@@ -1,4 +1,4 @@
-"""Jobs of the ledger as a person reads them, and as `--json`."""
+"""Jobs of the ledger, as tables and as `--json`."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from i2v.ledger.job import Attempt, JobRecord, JobState
 from i2v.money import money_text
 from i2v.reports.advice import advise_job
 
-MOST_ROWS = 100
+MAX_ROWS = 100
 STYLES = {JobState.FAILED: "red", JobState.UNKNOWN: "red", JobState.SUBMITTED: "yellow", JobState.CLAIMED: "yellow"}
 STYLES |= {JobState.STORED: "green", JobState.REFUSED: "magenta"}
 
 
 def cost(record: JobRecord) -> Decimal:
-    """US dollars of all attempts, those that failed included."""
+    """Return the cost of all attempts in US dollars, also of failed ones."""
     return sum((attempt.price_usd for attempt in record.attempts), Decimal(0))
 
 
 def as_object(record: JobRecord) -> dict[str, Any]:
-    """The record for `--json`, with money as numbers."""
+    """Return the record for `--json`, with money as numbers."""
     attempts = [{**each.model_dump(mode="json"), "price_usd": float(each.price_usd)} for each in record.attempts]
     return {**record.model_dump(mode="json"), "attempts": attempts, "cost_usd": float(cost(record))}
 
 
 def age(moment: datetime) -> str:
-    """How long ago, in the largest unit that says it."""
+    """Return how long ago it was, in the largest suitable unit."""
     seconds = max(timedelta(0), datetime.now(UTC) - moment).total_seconds()
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * length:
@@ -48,17 +48,17 @@ def next_step(record: JobRecord) -> str:
 
 
 def print_jobs(records: Sequence[JobRecord]) -> None:
-    """The newest as a table, and the totals of all."""
+    """Print the newest jobs as a table, and the totals of all."""
     console = stdout()
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("key", "state", "image", "request", "attempts", "cost", "age", "reason"):
         table.add_column(name, justify="right" if name in {"attempts", "cost", "age"} else "left", overflow="fold")
-    for record in records[:MOST_ROWS]:
+    for record in records[:MAX_ROWS]:
         table.add_row(*_row(record))
     if records:
         console.print(table)
-    if len(records) > MOST_ROWS:
-        console.print(f"… and {len(records) - MOST_ROWS} older: narrow it with --state or --since, or take --json")
+    if len(records) > MAX_ROWS:
+        console.print(f"… and {len(records) - MAX_ROWS} older: filter with --state or --since, or use --json")
     counts = Counter(record.state for record in records)
     words = [f"{counts[state]} {state}" for state in JobState if counts[state]]
     total = money_text(sum((cost(record) for record in records), Decimal(0)))
@@ -67,21 +67,20 @@ def print_jobs(records: Sequence[JobRecord]) -> None:
 
 def _row(record: JobRecord) -> list[Text]:
     reason = record.reason.message if record.reason else ""
-    cells = [
-        record.key[:12],
-        record.state,
-        record.image.name,
-        str(record.request),
-        str(len(record.attempts)),
-        f"${money_text(cost(record))}",
-        age(record.created_at),
-        reason,
+    return [
+        Text(record.key[:12]),
+        Text(record.state, style=STYLES.get(record.state, "")),
+        Text(record.image.name),
+        Text(str(record.request)),
+        Text(str(len(record.attempts))),
+        Text(f"${money_text(cost(record))}"),
+        Text(age(record.created_at)),
+        Text(reason),
     ]
-    return [Text(cell, style=STYLES.get(record.state, "") if number == 1 else "") for number, cell in enumerate(cells)]
 
 
 def print_job(record: JobRecord) -> None:
-    """Everything about one job, a line each, and last what to do."""
+    """Print the details of one job, and what to do next."""
     console = stdout()
     for name, value in _lines(record):
         console.print(Text.assemble((f"{name:>9}  ", "bold"), value), soft_wrap=True)
@@ -91,7 +90,7 @@ def print_job(record: JobRecord) -> None:
 def _lines(record: JobRecord) -> Iterator[tuple[str, str]]:
     facts = record.image.facts
     yield "job", record.key
-    yield "state", f"{record.state}, for {age(record.updated_at)}; made {_when(record.created_at)}"
+    yield "state", f"{record.state}, for {age(record.updated_at)}; created {_when(record.created_at)}"
     if record.reason:
         yield "reason", f"{record.reason.code}: {record.reason.message}"
     yield "image", f"{record.image.label}  ({facts.format}, {facts.width} x {facts.height} px, {facts.size:,} bytes)"
@@ -114,7 +113,7 @@ def _lines(record: JobRecord) -> Iterator[tuple[str, str]]:
 def _attempt(attempt: Attempt) -> str:
     parts = [f"claimed {_when(attempt.claimed_at)}", f"${money_text(attempt.price_usd)}", f"run {attempt.run_id}"]
     parts += ["by callback"] if attempt.delivery == "callback" else []
-    parts += [f"task {', '.join(sorted(attempt.task_ids)) or 'not known'}"]
+    parts += [f"task {', '.join(sorted(attempt.task_ids)) or 'unknown'}"]
     parts += [f"submitted {_when(attempt.submitted_at)}"] if attempt.submitted_at else []
     parts += [f"ended {_when(attempt.ended_at)}"] if attempt.ended_at else []
     parts += [f"failed with {attempt.fail.code}"] if attempt.fail else []

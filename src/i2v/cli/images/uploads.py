@@ -1,0 +1,178 @@
+"""Validate local images and upload them under the images prefix, where a run finds them.
+
+An existing object is never overwritten. `i2v.cli.images.local_files` finds the files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from i2v.cli.images.local_files import LocalImage
+from i2v.errors import Conflict, NotFound, Refused, UsageError
+from i2v.inputs.batch_files import BatchRow
+from i2v.inputs.prompts import (
+    SIDECAR_MAX_BYTES,
+    SIDECAR_SUFFIX,
+    RequestOptions,
+    build_request,
+    default_options,
+    request_metadata,
+    sidecar,
+    sidecar_text,
+)
+from i2v.ledger import keys
+from i2v.ledger.job import JobImage
+from i2v.media.images import MAX_IMAGE_BYTES, ImageFacts, ImageRef, check_image, check_size
+from i2v.pipeline.submit import Order
+from i2v.pricing import price_usd
+from i2v.reports.run_report import ItemReport, Outcome
+from i2v.request import Request
+from i2v.s3.storage import Storage
+from i2v.settings import Settings
+
+AT_ONCE = 8
+"""Files that are decoded or uploaded at once: each may take 20 MB, plus its pixels."""
+OnDone = Callable[[], None]
+"""Called after each file, for a progress bar."""
+
+
+@dataclass(frozen=True, slots=True)
+class UploadCandidate:
+    """A valid local image."""
+
+    image: LocalImage
+    facts: ImageFacts
+    request: Request
+    md5: str
+    """The etag of the uploaded object on most servers."""
+
+    @property
+    def row(self) -> BatchRow:
+        """Return the image as a run's input, with all options set, so that no other place can change them."""
+        return BatchRow(image=str(self.image.uri), **self.request.model_dump())
+
+    def order(self, settings: Settings) -> Order:
+        """Return the order that a run would make of the uploaded image, for a preview."""
+        uri = self.image.uri
+        name = keys.image_name(ImageRef(uri=uri), settings)
+        image = JobImage(label=str(uri), name=name, at=uri, etag=self.facts.sha256, facts=self.facts)
+        price = price_usd(self.request.mode, self.request.duration, settings.prices_usd)
+        return Order(image=image, request=self.request, price_usd=price)
+
+
+async def validate(
+    images: Sequence[LocalImage], default: RequestOptions, settings: Settings, on_done: OnDone
+) -> tuple[list[UploadCandidate], list[ItemReport]]:
+    """Read and validate files as a run would. Return the valid ones, and a report item for each refused one.
+
+    Raises:
+        UsageError: a file cannot be read.
+    """
+    limit = asyncio.Semaphore(AT_ONCE)
+
+    async def one(image: LocalImage) -> UploadCandidate | ItemReport:
+        async with limit:
+            result = await asyncio.to_thread(_validate, image, default, settings)
+        on_done()
+        return result
+
+    results = await asyncio.gather(*map(one, images))
+    valid = [result for result in results if isinstance(result, UploadCandidate)]
+    return valid, [result for result in results if isinstance(result, ItemReport)]
+
+
+def _validate(image: LocalImage, default: RequestOptions, settings: Settings) -> UploadCandidate | ItemReport:
+    try:
+        check_size(image.path.stat().st_size, str(image.path))
+        body = image.path.read_bytes()
+        facts = check_image(body, str(image.path))
+        request = build_request(_options(image, default, settings), ImageRef(uri=image.uri))
+        return UploadCandidate(image, facts, request, hashlib.md5(body, usedforsecurity=False).hexdigest())
+    except Refused as refusal:
+        return ItemReport(image=str(image.uri), outcome=Outcome.REFUSED, reason=str(refusal), valid=False)
+    except OSError as error:
+        raise UsageError(f"Cannot read {image.path}: {error.strerror}", "Check its path and permissions") from None
+
+
+def _options(image: LocalImage, default: RequestOptions, settings: Settings) -> RequestOptions:
+    """Return the options of a file: its batch file row, then its sidecar, then the defaults (see `prompts`)."""
+    options = image.options
+    file = image.path.with_name(image.path.name + SIDECAR_SUFFIX)
+    if options.prompt is None and file.is_file():
+        with file.open("rb") as opened:
+            options = options.over(RequestOptions(prompt=sidecar_text(opened.read(SIDECAR_MAX_BYTES + 1), file)))
+    return options.over(default_options(default, ImageRef(uri=image.uri), settings))
+
+
+async def upload(storage: Storage, candidates: Sequence[UploadCandidate], on_done: OnDone) -> None:
+    """Upload the files that are not there yet. All conflicts are found before the first upload.
+
+    If a file has several requests, the first becomes its metadata.
+
+    Raises:
+        UsageError: another image has the key; it is not overwritten.
+    """
+    files = list({one.image.uri: one for one in reversed(candidates)}.values())[::-1]
+    limit = asyncio.Semaphore(AT_ONCE)
+
+    async def is_uploaded(candidate: UploadCandidate) -> bool:
+        async with limit:
+            return await _is_uploaded(storage, candidate)
+
+    async def put(candidate: UploadCandidate, *, is_there: bool) -> None:
+        async with limit:
+            if not is_there:
+                await _put(storage, candidate)
+            on_done()
+
+    there = await asyncio.gather(*map(is_uploaded, files))
+    await asyncio.gather(*(put(one, is_there=is_there) for one, is_there in zip(files, there, strict=True)))
+
+
+async def _is_uploaded(storage: Storage, candidate: UploadCandidate) -> bool:
+    uri = candidate.image.uri
+    try:
+        found = await storage.head(uri)
+    except NotFound:
+        return False
+    if found.etag == candidate.md5 or (found.size == candidate.facts.size and await _is_equal(storage, candidate)):
+        return True
+    raise UsageError(
+        f"{uri} exists with other content than {candidate.image.path}, and is not overwritten",
+        "Rename your file, or put it into a new folder and name the parent of that folder",
+    )
+
+
+async def _is_equal(storage: Storage, candidate: UploadCandidate) -> bool:
+    body = (await storage.get(candidate.image.uri, limit=MAX_IMAGE_BYTES)).body
+    return hashlib.sha256(body).hexdigest() == candidate.facts.sha256
+
+
+async def _put(storage: Storage, candidate: UploadCandidate) -> None:
+    uri, facts = candidate.image.uri, candidate.facts
+    body = await asyncio.to_thread(candidate.image.path.read_bytes)
+    if hashlib.sha256(body).hexdigest() != facts.sha256:
+        raise UsageError(f"{candidate.image.path} changed while it was read", "Run it again; nothing was charged")
+    metadata = request_metadata(candidate.request)
+    if metadata is None:
+        await _put_sidecar(storage, candidate)
+    try:
+        await storage.put(uri, body, content_type=facts.content_type, metadata=metadata, create=True)
+    except Conflict:
+        await _is_uploaded(storage, candidate)
+
+
+async def _put_sidecar(storage: Storage, candidate: UploadCandidate) -> None:
+    """Upload a prompt that is too long for metadata. It goes first, so that the image is never seen without it."""
+    uri, text = sidecar(candidate.image.uri), candidate.request.prompt.encode()
+    try:
+        await storage.put(uri, text, content_type="text/plain; charset=utf-8", create=True)
+    except Conflict:
+        if (await storage.get(uri)).body != text:
+            raise UsageError(
+                f"{uri} exists with another prompt than that of {candidate.image.path}, and is not overwritten",
+                "Delete or correct it, or shorten the prompt to about 1,500 characters",
+            ) from None
