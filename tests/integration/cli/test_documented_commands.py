@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from sandbox import Sandbox
-from sandbox.pictures import make_jpeg
+from sandbox.synthetic_images import make_jpeg
 from tests.support.documents import code_blocks
 from tests.support.i2v_command import bare_env, i2v
 

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic_core import PydanticUndefined
 
+from deployments import Change
 from i2v.apixo.errors import FailClass, classify_fail_code
 from i2v.cli.run import EPILOG
 from i2v.errors import ExitCode
@@ -90,6 +91,11 @@ def test_readme_lists_the_deployments() -> None:
         (each["name"], each["entrypoint"].partition(":")[0], bool(each.get("schedules"))) for each in deployments
     }
     assert listed == expected
+
+
+def test_deploying_page_names_what_the_setup_prints() -> None:
+    """docs/deploying.md explains each word that `make deploy` prints about an object."""
+    assert [change for change in Change if change.value not in code_spans("docs/deploying.md")] == []
 
 
 def test_readme_lists_the_prices() -> None:
@@ -236,13 +242,23 @@ def _allowed() -> Iterator[tuple[str, set[str]]]:
             )
 
 
+def _users() -> dict[str, set[str]]:
+    """Return the third-party packages of the contracts, each with the modules of the library that may import it."""
+    exceptions = [each for contract in _contracts("forbidden") for each in contract.get("ignore_imports", [])]
+    users: dict[str, set[str]] = {}
+    for module, package in (each.split(" -> ") for each in exceptions):
+        users.setdefault(package, set()).add(module.removesuffix(".**"))
+    return users
+
+
 def test_architecture_has_the_import_rules_of_the_linter() -> None:
     """The tables of import rules are the contracts in pyproject.toml."""
-    packages, library = tables(ARCHITECTURE, "Imports")
+    packages, library, third_party = tables(ARCHITECTURE, "Imports")
     inside = next(_layers(contract) for contract in _contracts("layers") if contract.get("containers") == ["i2v"])
 
     assert {folder.strip("`"): set(_names(imports)) for folder, imports in packages} == dict(_allowed())
     assert [set(_names(modules)) for _, modules in library] == [set(layer) for layer in inside]
+    assert {package: set(_names(users)) for names, users in third_party for package in _names(names)} == _users()
 
 
 def test_contributing_names_every_folder() -> None:
