@@ -21,7 +21,7 @@ from i2v.errors import ExitCode
 from i2v.ledger.job import ALLOWED_TRANSITIONS, JobState
 from i2v.media.images import MAX_IMAGE_BYTES, RATIO_NARROW, RATIO_WIDE, SHORT_SIDE_OVER
 from i2v.pricing import PRICES_USD
-from i2v.reports.run_report import Outcome
+from i2v.reports.run_report import ItemReport, Outcome
 from i2v.settings import Settings
 from tests.support.documents import PAGES, code_lines, code_spans, read_page, rows, tables
 from tests.support.paths import ROOT
@@ -162,6 +162,13 @@ def test_events_page_lists_the_events() -> None:
 
     assert emitted <= listed
     assert {name for name in listed - emitted if name.removeprefix("i2v.job.") not in {*Outcome}} == set()
+
+
+def test_events_page_lists_the_payload_of_an_image() -> None:
+    """docs/events.md lists every field that an event about an image carries."""
+    sentence = read_page("docs/events.md").split("is the image's line of the run's table:")[1].split(".")[0]
+
+    assert _names(sentence) == [*ItemReport(image="s3://b/k", outcome=Outcome.STORED).row, "run_id"]
 
 
 def test_make_targets_in_documents_exist() -> None:
