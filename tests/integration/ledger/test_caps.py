@@ -1,4 +1,4 @@
-"""Promise 6 with real processes: no more is spent than allowed, whoever races, dies or is told to pause."""
+"""Promise 6 with real processes: no more is spent than allowed when runs race, die or are paused."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ from tests.support.settings import MakeSettings
 CENT = Decimal("0.01")
 STANDARD, LONG, PRO = Decimal("0.192"), Decimal("0.320"), Decimal("0.33")
 UNTIL_SUBMITTED = {"I2V_POLL_FIRST_SECONDS": "0.5", "I2V_POLL_DEADLINE_SECONDS": "0.1"}
-"""What is submitted stays open: these tests are about money."""
+"""Submitted jobs stay open: these tests are about money."""
 
 
 @pytest.fixture
 def world(sandbox: Sandbox, tmp_path: Path) -> Iterator[ProxiedSandbox]:
-    """The sandbox behind two tollgates, with a provider that takes its time."""
+    """The sandbox behind two fault proxies, with a slow provider."""
     with ProxiedSandbox(sandbox, tmp_path) as world:
         world.provider.set_options(render_seconds=30)
         yield world
 
 
 def items(ended: list[ProcessResult], outcome: str) -> list[dict[str, Any]]:
-    """The images that ended so, in all these processes."""
+    """Return the images of all processes with this outcome."""
     return [item for each in ended for item in each.report["items"] if item["outcome"] == outcome]
 
 
 def reserved_usd(world: ProxiedSandbox) -> Decimal:
-    """What the days' pages hold."""
+    """Return what is reserved on all days."""
     pages = [DailySpend.model_validate_json(world.sandbox.read(key)) for key in world.sandbox.keys("jobs/days/")]
     return sum((page.total_usd for page in pages), Decimal(0))
 
 
 def test_processes_share_the_daily_cap_to_the_cent(world: ProxiedSandbox) -> None:
-    """Eight processes with a hundred images under a cap for twenty: twenty are billed, eighty named and not tried."""
+    """Eight processes with a hundred images under a cap for twenty: twenty are billed, eighty are not tried."""
     uris = [world.put(f"{number}.jpg", number).uri for number in range(100)]
     env = {**UNTIL_SUBMITTED, "I2V_DAILY_CAP_USD": str(21 * STANDARD - CENT)}
     ended = run_concurrently([world.process(env, images=tuple(uris[first::8]), partial=True) for first in range(8)])
@@ -59,7 +59,7 @@ def test_processes_share_the_daily_cap_to_the_cent(world: ProxiedSandbox) -> Non
 
 
 def test_processes_over_the_same_images_share_the_daily_cap(world: ProxiedSandbox) -> None:
-    """Eight processes that want the same thirty under a cap for six pay six together, and name the others."""
+    """Eight processes that want the same thirty images under a cap for six pay for six together."""
     for number in range(30):
         world.put(f"{number}.jpg", number)
     env = {**UNTIL_SUBMITTED, "I2V_DAILY_CAP_USD": str(6 * STANDARD)}
@@ -70,8 +70,8 @@ def test_processes_over_the_same_images_share_the_daily_cap(world: ProxiedSandbo
     assert len({item["image"] for item in items(ended, "submitted")}) == 6
 
 
-def test_a_run_of_mixed_prices_goes_as_far_as_its_limit(world: ProxiedSandbox) -> None:
-    """Under `max_spend_usd` a partial run pays what fits, and leaves less than the cheapest image that it left."""
+def test_a_partial_run_spends_up_to_its_limit(world: ProxiedSandbox) -> None:
+    """Under `max_spend_usd` it leaves less than the price of the cheapest image that it did not try."""
     orders = [{}, {"prompt": "p", "duration": "10"}, {"prompt": "p", "mode": "pro"}]
     prices = {world.put(f"{n}.jpg", n, **orders[n % 3]).uri: (STANDARD, LONG, PRO)[n % 3] for n in range(30)}
     limit = Decimal("3.00")
@@ -85,8 +85,8 @@ def test_a_run_of_mixed_prices_goes_as_far_as_its_limit(world: ProxiedSandbox) -
     )
 
 
-def test_a_run_that_cannot_be_paid_in_full_does_not_start(world: ProxiedSandbox) -> None:
-    """Without `partial` a limit that is a cent too low pays nothing and names every image."""
+def test_a_run_that_exceeds_its_limit_does_not_start(world: ProxiedSandbox) -> None:
+    """Without `partial`, a limit that is a cent too low pays nothing and reports every image."""
     for number in range(5):
         world.put(f"{number}.jpg", number)
     ended = run_process(world.process(max_spend_usd=5 * STANDARD - CENT))
@@ -96,19 +96,19 @@ def test_a_run_that_cannot_be_paid_in_full_does_not_start(world: ProxiedSandbox)
 
 
 @pytest.mark.parametrize("submits", [1, 2, 3])
-def test_a_run_that_died_keeps_its_limit_when_it_is_retried(world: ProxiedSandbox, submits: int) -> None:
-    """The same flow run, killed after some submits and begun again, spends no more than its limit in both."""
+def test_a_killed_run_keeps_its_limit_when_retried(world: ProxiedSandbox, submits: int) -> None:
+    """The same flow run, killed after some submits and started again, spends no more than its limit in total."""
     for number in range(8):
         world.put(f"{number}.jpg", number)
     limit = 4 * STANDARD
-    errand = world.process({**UNTIL_SUBMITTED, **SHORT_LEASE}, max_spend_usd=limit, partial=True, run_id="the-same")
-    with start_process(errand) as running:
+    process = world.process({**UNTIL_SUBMITTED, **SHORT_LEASE}, max_spend_usd=limit, partial=True, run_id="the-same")
+    with start_process(process) as running:
         world.s3.add(RUN["job-submitted"].kill(running.pid, "after", submits - 1))
         running.begin()
         assert running.wait().code == KILLED
     world.clear_faults()
     assert submits * STANDARD <= world.provider.billed_usd <= limit
-    again = run_process(errand)
+    again = run_process(process)
     assert world.provider.billed_usd <= limit
     assert max(world.bills().values()) == 1
     assert len(again.report["items"]) == 8
@@ -117,15 +117,15 @@ def test_a_run_that_died_keeps_its_limit_when_it_is_retried(world: ProxiedSandbo
 async def test_a_pause_stops_every_run_within_a_block(
     world: ProxiedSandbox, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Paused while they reserve their first block, two runs pay that and name the others; resumed, these are paid."""
+    """Paused during their first block, two runs pay for that block only; after the resume the rest is paid."""
     for name, value in world.sandbox.env.items():
         monkeypatch.setenv(name, value)
     uris = [world.put(f"{number}.jpg", number).uri for number in range(2 * (BLOCK_JOBS + 8))]
-    errands = [world.process(UNTIL_SUBMITTED, images=tuple(uris[first::2])) for first in range(2)]
+    processes = [world.process(UNTIL_SUBMITTED, images=tuple(uris[first::2])) for first in range(2)]
     world.s3.add(FaultRule("delay", "PUT", r"/jobs/days/", when="after", seconds=1, times=None))
-    with Storage() as storage, ThreadPoolExecutor(1) as racing:
+    with Storage() as storage, ThreadPoolExecutor(1) as executor:
         ledger = Ledger(storage, make_settings(**world.env))
-        running = racing.submit(run_concurrently, errands)
+        running = executor.submit(run_concurrently, processes)
         world.provider.wait(lambda: sum("/jobs/days/" in p.target and p.method == "PUT" for p in world.s3.log) == 2)
         await ledger.set_paused(True)
         ended = running.result()
@@ -134,6 +134,6 @@ async def test_a_pause_stops_every_run_within_a_block(
         assert len(items(ended, "submitted") + items(ended, "not_tried")) == len(uris)
         await ledger.set_paused(False)
     world.clear_faults()
-    ended = run_concurrently(errands)
+    ended = run_concurrently(processes)
     assert [each.report["submitted"] for each in ended] == [BLOCK_JOBS + 8] * 2
     assert list(world.bills().values()) == [1] * len(uris)

@@ -1,4 +1,4 @@
-"""What ended lately: pages that a gallery reads, newest run first, and the run's lines for tables."""
+"""Recent results: the pages that the gallery reads, newest run first, and a run's rows as JSON Lines."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from sandbox import Sandbox
 from sandbox.synthetic_images import make_jpeg
 from tests.support.orders import OpenRun, put_photo
 
-ASKED = RequestOptions.model_validate({"prompt": "a slow zoom"})
+OPTIONS = RequestOptions.model_validate({"prompt": "a slow zoom"})
 
 
-async def _animated(run: Run, *names: str) -> None:
+async def _generate(run: Run, *names: str) -> None:
     bucket = run.settings.bucket
     items = await find_items([f"s3://{bucket}/images/{name}" for name in names], run.storage, run.settings)
-    await generate(run, items, ASKED, Steps())
+    await generate(run, items, OPTIONS, Steps())
 
 
-async def test_what_ended_is_found_newest_run_first(sandbox: Sandbox, new_run: OpenRun) -> None:
-    """Each run has one page of what is new or needs somebody; what was cached stays on its older page."""
+async def test_recent_pages_come_newest_run_first(sandbox: Sandbox, new_run: OpenRun) -> None:
+    """Each run has one page with new results; cached images stay on their older page."""
     put_photo(sandbox, "tom.jpg")
     put_photo(sandbox, "ann.jpg", seed=2)
     sandbox.put_image("images/small.jpg", make_jpeg(200, 200))
     async with new_run(run_id="first") as run:
-        await _animated(run, "tom.jpg", "small.jpg")
+        await _generate(run, "tom.jpg", "small.jpg")
     between = datetime.now(UTC)
     async with new_run(run_id="second") as run:
-        await _animated(run, "tom.jpg", "ann.jpg")
+        await _generate(run, "tom.jpg", "ann.jpg")
         pages = [page async for _, page in read_recent_pages(run.storage, run.settings)]
         older = [
             page.run_id async for _, page in read_recent_pages(run.storage, run.settings, after=page_name_at(between))
@@ -53,50 +53,50 @@ async def test_what_ended_is_found_newest_run_first(sandbox: Sandbox, new_run: O
     assert {item.outcome for item in pages[1].newest_first} == {Outcome.STORED, Outcome.REFUSED}
 
 
-async def test_what_was_refused_before_is_no_news(sandbox: Sandbox, new_run: OpenRun) -> None:
-    """Asked for again, an image that validation or the provider has refused is in the report, and not shown again."""
+async def test_an_image_refused_before_is_not_recent_again(sandbox: Sandbox, new_run: OpenRun) -> None:
+    """Requested again, it is in the report and not on the new page."""
     put_photo(sandbox, "nsfw.jpg")
     sandbox.put_image("images/small.jpg", make_jpeg(200, 200))
     sandbox.provider.add_fault(on="task", kind="fails", code="NSFW")
     for run_id in ("first", "second"):
         async with new_run(run_id=run_id) as run:
-            await _animated(run, "nsfw.jpg", "small.jpg")
+            await _generate(run, "nsfw.jpg", "small.jpg")
             pages = [page async for _, page in read_recent_pages(run.storage, run.settings)]
 
     assert sandbox.read_json("jobs/runs/second.json")["report"]["refused"] == 2
     assert [(page.run_id, len(page.items)) for page in pages] == [("first", 2)]
 
 
-async def test_a_retried_run_keeps_what_its_first_try_had(sandbox: Sandbox, new_run: OpenRun) -> None:
-    """The same flow run, taken up again, adds to its page."""
+async def test_a_retried_run_keeps_the_results_of_its_first_try(sandbox: Sandbox, new_run: OpenRun) -> None:
+    """The same flow run adds to its page."""
     for seed, name in enumerate(("tom.jpg", "ann.jpg")):
         put_photo(sandbox, name, seed=seed)
         async with new_run(run_id="one") as run:
-            await _animated(run, name)
+            await _generate(run, name)
             pages = [page async for _, page in read_recent_pages(run.storage, run.settings)]
 
     assert [[item.image.rpartition("/")[2] for item in page.items] for page in pages] == [["tom.jpg", "ann.jpg"]]
 
 
-async def test_a_broken_page_is_left_out(sandbox: Sandbox, new_run: OpenRun) -> None:
-    """A page that cannot be read hides no other."""
+async def test_an_unreadable_page_is_skipped(sandbox: Sandbox, new_run: OpenRun) -> None:
+    """The other pages are still read."""
     put_photo(sandbox)
     sandbox.s3().put_object(Bucket=sandbox.bucket, Key="jobs/recent/0000000000000-x.json", Body=b"{")
     async with new_run(run_id="one") as run:
-        await _animated(run, "tom.jpg")
+        await _generate(run, "tom.jpg")
         pages = [page.run_id async for _, page in recent.read_recent_pages(run.storage, run.settings)]
     assert pages == ["one"]
 
 
-async def test_a_run_leaves_its_images_as_lines(sandbox: Sandbox, new_run: OpenRun) -> None:
-    """Beside the report lie JSON lines with image, prompt, video, its cost and its sha256, for tables downstream."""
+async def test_a_run_writes_one_row_per_image(sandbox: Sandbox, new_run: OpenRun) -> None:
+    """Beside the report is a JSON Lines file with image, prompt, video, cost and SHA-256."""
     put_photo(sandbox, "tom.jpg")
     sandbox.put_image("images/small.jpg", make_jpeg(200, 200))
     async with new_run(run_id="one") as run:
-        await _animated(run, "tom.jpg", "small.jpg")
+        await _generate(run, "tom.jpg", "small.jpg")
 
-    lines = [json.loads(line) for line in sandbox.read("jobs/runs/one.jsonl").splitlines()]
-    stored, refused = lines
+    rows = [json.loads(line) for line in sandbox.read("jobs/runs/one.jsonl").splitlines()]
+    stored, refused = rows
     assert (stored["prompt"], stored["cost_usd"], stored["outcome"]) == ("a slow zoom", 0.192, "stored")
     video = sandbox.read(stored["video"].removeprefix(f"s3://{sandbox.bucket}/"))
     assert stored["sha256"] == hashlib.sha256(video).hexdigest()

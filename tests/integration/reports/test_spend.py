@@ -1,4 +1,4 @@
-"""The spend report reads the ledger, and the balance has to agree with it."""
+"""The spend report sums the ledger and compares it with the provider's balance."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DOLLAR = as_text("$", 9)
 
 
 async def test_the_report_adds_up_to_what_was_billed(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
-    """Stored, at risk and open are all that the emulator billed, and the balance fell by just that."""
+    """Stored, at risk and open add up to what the emulator billed, and the balance fell by exactly that."""
     async with new_run() as run:
         await sum_spend(run.storage, run.settings, days=1, client=run.client)
         await process_order(run, await order_for(run, put_photo(sandbox, "cats/a.jpg", 1)), Steps())
@@ -52,10 +52,10 @@ async def test_the_report_adds_up_to_what_was_billed(sandbox: Sandbox, provider:
     }
 
 
-async def test_money_that_the_ledger_does_not_know_is_told(
+async def test_charges_missing_from_the_ledger_are_reported(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
-    """A balance that fell by more than we submitted is said in words."""
+    """The summary says if the balance fell by more than the ledger has."""
     async with new_run() as run:
         await sum_spend(run.storage, run.settings, days=1, client=run.client)
         provider.set_options(balance_usd=Decimal(990))
@@ -64,8 +64,8 @@ async def test_money_that_the_ledger_does_not_know_is_told(
     assert "balance fell by $10.00, ledger has $0.00" in report.summary
 
 
-async def test_what_the_ledger_spared_is_told(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
-    """Images that were there already, or under way, count as saved at their price, and what a run paid does not."""
+async def test_savings_are_reported(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
+    """Cached and attached images count as saved at their price; images that the run paid for do not."""
     for seed, name in enumerate(("cats/a.jpg", "cats/copy.jpg", "dogs/b.jpg")):
         put_photo(sandbox, name, seed=min(seed, 1) if seed != 1 else 0)
     async with new_run(run_id="dies") as run:
@@ -78,7 +78,7 @@ async def test_what_the_ledger_spared_is_told(sandbox: Sandbox, provider: Provid
         report = await sum_spend(run.storage, run.settings, days=1, client=run.client)
     saved = {(group.folder, group.outcome): sums for group, sums in report.groups if sums.saved_images}
     assert {kind: (sums.saved_images, sums.saved_usd) for kind, sums in saved.items()} == {
-        ("cats", "cached"): (3, Decimal("0.576")),  # the copy at once, and both again
+        ("cats", "cached"): (3, Decimal("0.576")),  # the copy in the first run, and both in the second
         ("dogs", "attached"): (1, Decimal("0.192")),
         ("dogs", "cached"): (1, Decimal("0.192")),
     }
@@ -87,8 +87,8 @@ async def test_what_the_ledger_spared_is_told(sandbox: Sandbox, provider: Provid
     assert f"| **Saved**: attached or cached, not charged again | **{DOLLAR}0.96**" in spend_page(report)
 
 
-async def test_an_empty_ledger_is_a_report(new_run: OpenRun) -> None:
-    """Before the first video there is a report, with nothing in it."""
+async def test_an_empty_ledger_has_a_report(new_run: OpenRun) -> None:
+    """Before the first video there is a report with empty sums."""
     async with new_run() as run:
         report = await sum_spend(run.storage, run.settings, days=366, client=run.client)
     assert (report.month, report.at_risk, report.summary) == ([], [], "0 attempts · $0.00 stored · $0.00 at risk")

@@ -1,4 +1,4 @@
-"""What a spending limit says when it forbids something, and what it counts; its races are in tests/integration."""
+"""Spending limits: their messages and what they count. Races are in tests/integration."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ PRO = Decimal("0.33")
 SETTINGS = SealedSettings(I2V_BUCKET="b-1")
 
 
-def budget(most: str | None = None, cap: str | None = None, jobs: int = BLOCK_JOBS) -> Budget:
-    """A run's budget over an empty ledger."""
+def budget(limit: str | None = None, cap: str | None = None, jobs: int = BLOCK_JOBS) -> Budget:
+    """Return a run's budget over an empty ledger."""
     made = Budget(
         DailySpendStore(MemoryStorage(), SETTINGS),
         "run-1",
-        max_spend_usd=None if most is None else Decimal(most),
+        max_spend_usd=None if limit is None else Decimal(limit),
         daily_cap_usd=None if cap is None else Decimal(cap),
     )
     made.jobs_expected = jobs
     return made
 
 
-async def test_the_runs_own_limit_is_named_with_what_is_left() -> None:
-    """The limit's name, what it has left, what a video costs, and what to do; exit 3."""
-    mine = budget("0.5")
-    await mine.reserve(PRICE)
-    await mine.reserve(PRICE)
+async def test_the_error_names_the_run_limit_and_what_is_left() -> None:
+    """It says what a video costs and what to do; exit 3."""
+    own = budget("0.5")
+    await own.reserve(PRICE)
+    await own.reserve(PRICE)
     with pytest.raises(BudgetExceeded) as caught:
-        await mine.reserve(PRICE)
+        await own.reserve(PRICE)
     assert str(caught.value) == "max_spend_usd has $0.116 left, one video costs $0.192. Raise max_spend_usd"
     assert caught.value.exit_code == 3
 
 
-async def test_the_daily_cap_is_named_and_ends_with_the_day() -> None:
-    """Another day is another cap."""
+async def test_the_error_names_the_daily_cap() -> None:
+    """It says that the next day has a new cap."""
     with pytest.raises(BudgetExceeded) as caught:
         await budget(cap="0.1").reserve(PRICE)
     assert str(caught.value) == (
@@ -48,14 +48,14 @@ async def test_the_daily_cap_is_named_and_ends_with_the_day() -> None:
     )
 
 
-async def test_a_limit_never_has_less_than_nothing_left() -> None:
-    """A cap that was lowered below what is spent has $0 left."""
+async def test_a_limit_below_the_spend_has_nothing_left() -> None:
+    """A cap that was lowered below the spend has $0 left."""
     with pytest.raises(BudgetExceeded, match=r"has \$0.00 left"):
         await budget("-1").reserve(PRICE)
 
 
 @pytest.mark.parametrize(
-    ("most", "cap", "room", "limit"),
+    ("limit", "cap", "available", "name"),
     [
         (None, None, None, "no limit"),
         ("5", None, "5", "max_spend_usd"),
@@ -64,72 +64,72 @@ async def test_a_limit_never_has_less_than_nothing_left() -> None:
         ("2", "3", "2", "max_spend_usd"),
     ],
 )
-async def test_the_tighter_of_two_limits_is_the_room(
-    most: str | None, cap: str | None, room: str | None, limit: str
+async def test_the_lower_of_two_limits_applies(
+    limit: str | None, cap: str | None, available: str | None, name: str
 ) -> None:
-    """And it is the one that is named."""
-    assert await budget(most, cap).available_usd() == (None if room is None else Decimal(room), limit)
+    """Its name is returned with the amount."""
+    assert await budget(limit, cap).available_usd() == (None if available is None else Decimal(available), name)
 
 
-async def test_a_limit_of_nothing_allows_what_is_free() -> None:
-    """A price of 0 is within every limit, and takes no endless block."""
-    mine = budget("0", "0")
+async def test_a_limit_of_zero_allows_free_videos() -> None:
+    """A price of 0 is within every limit and needs no infinite block."""
+    own = budget("0", "0")
     for _ in range(3):
-        await mine.reserve(Decimal(0))
-    assert mine.spent_usd == 0
+        await own.reserve(Decimal(0))
+    assert own.spent_usd == 0
 
 
 @pytest.mark.parametrize("prices", [[PRICE, PRICE, PRO], [PRO, PRICE, PRICE], [PRICE, PRO, PRICE]])
-async def test_a_limit_that_covers_all_prices_exactly_lets_all_through(prices: list[Decimal]) -> None:
-    """Blocks of one price leave no rest that the next price could not use."""
-    mine = budget("0.714", jobs=3)
+async def test_a_limit_that_covers_all_prices_exactly_allows_all(prices: list[Decimal]) -> None:
+    """Blocks of one price leave no rest that the next price cannot use."""
+    own = budget("0.714", jobs=3)
     for price in prices:
-        await mine.reserve(price)
-    assert mine.spent_usd == Decimal("0.714")
+        await own.reserve(price)
+    assert own.spent_usd == Decimal("0.714")
 
 
-async def test_what_was_refused_is_not_asked_again_until_money_comes_back() -> None:
-    """A thousand images behind an empty budget do not read the day's page a thousand times."""
+async def test_a_refusal_is_remembered_until_a_refund() -> None:
+    """A thousand images behind an exhausted budget do not read the document a thousand times."""
     storage = MemoryStorage()
-    asked = 0
+    calls = 0
 
     async def count() -> None:
-        nonlocal asked
-        asked += 1
+        nonlocal calls
+        calls += 1
 
-    mine = Budget(DailySpendStore(storage, SETTINGS), "run-1", max_spend_usd=PRICE, daily_cap_usd=None)
-    mine.before_block = count
-    await mine.reserve(PRICE)
+    own = Budget(DailySpendStore(storage, SETTINGS), "run-1", max_spend_usd=PRICE, daily_cap_usd=None)
+    own.before_block = count
+    await own.reserve(PRICE)
     for _ in range(10):
         with pytest.raises(BudgetExceeded):
-            await mine.reserve(PRICE)
-    assert asked == 2
-    mine.refund(PRICE)
-    await mine.reserve(PRICE)
+            await own.reserve(PRICE)
+    assert calls == 2
+    own.refund(PRICE)
+    await own.reserve(PRICE)
 
 
-async def test_what_came_back_makes_a_dearer_video_possible() -> None:
-    """What is left of the limit and what came back are one purse."""
-    mine = budget("0.5", jobs=1)
-    await mine.reserve(PRICE)
+async def test_a_refund_counts_for_a_more_expensive_video() -> None:
+    """The rest of the limit and the refund add up."""
+    own = budget("0.5", jobs=1)
+    await own.reserve(PRICE)
     with pytest.raises(BudgetExceeded):
-        await mine.reserve(PRO)
-    mine.refund(PRICE)
-    await mine.reserve(PRO)
-    assert mine.spent_usd == PRO
+        await own.reserve(PRO)
+    own.refund(PRICE)
+    await own.reserve(PRO)
+    assert own.spent_usd == PRO
 
 
-async def test_a_cheaper_video_is_still_tried() -> None:
-    """That a pro video is too dear says nothing of a standard one."""
-    mine = budget("0.3")
+async def test_a_cheaper_video_is_still_allowed() -> None:
+    """That a pro video exceeds the limit does not rule out a standard one."""
+    own = budget("0.3")
     with pytest.raises(BudgetExceeded):
-        await mine.reserve(PRO)
-    await mine.reserve(PRICE)
-    assert mine.spent_usd == PRICE
+        await own.reserve(PRO)
+    await own.reserve(PRICE)
+    assert own.spent_usd == PRICE
 
 
-def test_a_days_page_sums_its_runs() -> None:
-    """All that is spent or held, exactly."""
+def test_total_usd_sums_the_runs() -> None:
+    """It is everything spent or reserved, exactly."""
     page = DailySpend(day="2026-11-22", reserved_usd={"a": PRICE, "b": PRO})
     assert page.total_usd == Decimal("0.522")
     assert DailySpend.model_validate_json(page.model_dump_json()) == page

@@ -1,4 +1,4 @@
-"""What things are called in the bucket, also where people and other tools name their images as they like."""
+"""Names of objects in the bucket, for any image key that people and tools may choose."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.support.settings import SealedSettings
 SETTINGS = SealedSettings(I2V_BUCKET="b-1")
 ELSEWHERE = SealedSettings(I2V_BUCKET="b-1", I2V_IMAGES_PREFIX="s3://photos/in/", I2V_VIDEOS_PREFIX="s3://films/out/")
 S3_KEY_MAX_BYTES = 1024
-MOST_PREFIX_BYTES = 80
-"""What 1,024 bytes leave for the videos prefix: 900 for the name, 39 for `/<12>-<12>.refused.json`."""
+MAX_PREFIX_BYTES = 80
+"""What 1,024 bytes leave for the videos prefix, after 900 for the name and 39 for `/<12>-<12>.refused.json`."""
 ENDINGS = (".mp4", ".jpg", ".json", ".refused.json", ".failed.json")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
 PARTS = st.sampled_from(
@@ -35,7 +35,7 @@ IMAGES = st.builds(
 
 
 def name(ref: str | ImageRef, settings: Settings = SETTINGS) -> str:
-    """The folder of an image."""
+    """Return the folder of an image."""
     return keys.image_name(ImageRef.parse(ref) if isinstance(ref, str) else ref, settings)
 
 
@@ -53,30 +53,30 @@ def name(ref: str | ImageRef, settings: Settings = SETTINGS) -> str:
     ],
 )
 def test_a_name_is_the_key_without_the_prefix(image: str, folder: str) -> None:
-    """Below the images prefix the key says it; from elsewhere the bucket is named too. Nothing is tidied up."""
+    """Outside the images prefix the name includes the bucket. Keys are not normalized."""
     assert name(image) == folder
 
 
 def test_a_url_is_named_by_its_host_and_a_hash() -> None:
-    """People see where it came from."""
+    """People see which host it came from."""
     assert re.fullmatch(r"_url/host\.example/[0-9a-f]{16}", name("https://host.example/deep/tom.jpg"))
 
 
-def test_no_secret_of_a_url_comes_into_a_name() -> None:
-    """Userinfo and query neither show nor count: a URL that was signed anew is the same image."""
+def test_credentials_and_query_of_a_url_do_not_change_its_name() -> None:
+    """A URL that was signed again is the same image, and no secret is in its name."""
     signed = {name(f"https://me:secret{n}@host.example/tom.jpg?X-Amz-Signature={n}") for n in range(3)}
     assert signed == {name("https://host.example/tom.jpg")}
 
 
-def test_other_urls_have_other_names() -> None:
-    """Scheme, host, port and path tell images apart."""
+def test_different_urls_have_different_names() -> None:
+    """Scheme, host, port and path distinguish images."""
     urls = ["https://h.example/a", "http://h.example/a", "https://h.example:8443/a", "https://i.example/a"]
     urls += ["https://h.example/a/", "https://h.example/b", "https://h.example/A"]
     assert len({name(url) for url in urls}) == len(urls)
 
 
-def test_a_long_name_is_a_hash() -> None:
-    """At 900 bytes the key is kept, above it is hashed; bytes count, not characters."""
+def test_a_name_over_900_bytes_is_hashed() -> None:
+    """The limit is in bytes, not in characters."""
     assert name("s3://b-1/images/" + "x" * 900) == "x" * 900
     for key in ("x" * 901, "é" * 451, "x" * 1017):
         assert re.fullmatch(r"_long/[0-9a-f]{64}", name("s3://b-1/images/" + key))
@@ -89,7 +89,7 @@ def test_a_long_name_is_a_hash() -> None:
 @example(ImageRef.parse("s3://b-1/images/a/b.jpg"), ImageRef.parse("s3://b-1/images/a//b.jpg"))
 @given(IMAGES, IMAGES)
 def test_names_of_distinct_images_differ(one: ImageRef, two: ImageRef) -> None:
-    """Two objects never share a folder; keys that begin as our own names do are never images."""
+    """Two objects never share a folder; keys with a reserved prefix are never images."""
     both = {name(ref) for ref in (one, two) if not _is_reserved(ref)}
     assert len(both) == len({ref for ref in (one, two) if not _is_reserved(ref)})
 
@@ -99,8 +99,8 @@ def _is_reserved(ref: ImageRef) -> bool:
 
 
 @given(IMAGES, IMAGES, st.sampled_from(ENDINGS), st.sampled_from(ENDINGS))
-def test_no_answer_lies_where_another_images_does(one: ImageRef, two: ImageRef, first: str, second: str) -> None:
-    """Folders may lie in each other (an image may be called like an answer), their files never meet."""
+def test_outputs_of_distinct_images_never_collide(one: ImageRef, two: ImageRef, first: str, second: str) -> None:
+    """Folders may be nested, since an image may be named like an output, but their files differ."""
     if one == two or _is_reserved(one) or _is_reserved(two):
         return
     assert keys.output_uri(SETTINGS, name(one), "e", "0" * 12, first) != keys.output_uri(
@@ -109,8 +109,8 @@ def test_no_answer_lies_where_another_images_does(one: ImageRef, two: ImageRef, 
 
 
 @given(IMAGES, st.sampled_from(ENDINGS))
-def test_a_folder_can_be_read_back_from_its_answers(image: ImageRef, ending: str) -> None:
-    """The last slash ends the name, whatever is in it: reconcile reads listings so."""
+def test_the_folder_is_the_part_of_an_output_key_before_the_last_slash(image: ImageRef, ending: str) -> None:
+    """Reconcile parses listings this way, whatever the name contains."""
     key = keys.output_uri(SETTINGS, name(image), "etag", "0" * 12, ending).key
     assert key.removeprefix("videos/").rpartition("/")[0] == name(image)
 
@@ -125,43 +125,43 @@ def test_a_folder_can_be_read_back_from_its_answers(image: ImageRef, ending: str
     ),
     st.sampled_from(ENDINGS),
 )
-def test_no_key_is_longer_than_s3_takes(image: ImageRef, ending: str) -> None:
-    """An image's key may have 1,024 bytes; those of its answers and marks never have more, up to 80 of prefix."""
-    settings = SealedSettings(I2V_BUCKET="b-1", I2V_VIDEOS_PREFIX="v" * (MOST_PREFIX_BYTES - 1) + "/")
+def test_no_key_exceeds_the_s3_limit(image: ImageRef, ending: str) -> None:
+    """With an image key of up to 1,024 bytes and a prefix of up to 80, outputs and markers fit in 1,024."""
+    settings = SealedSettings(I2V_BUCKET="b-1", I2V_VIDEOS_PREFIX="v" * (MAX_PREFIX_BYTES - 1) + "/")
     folder = name(image, settings)
     assert len(keys.output_uri(settings, folder, "e", "0" * 12, ending).key.encode()) <= S3_KEY_MAX_BYTES
     assert len(keys.open_marker_uri(settings, folder, "e", "k" * 64).key.encode()) <= S3_KEY_MAX_BYTES
 
 
-def test_an_answer_is_named_by_image_version_and_request() -> None:
-    """Another content or another request has other answers; the etag is hashed, so nothing of it can break a key."""
+def test_an_output_is_named_by_image_version_and_request() -> None:
+    """Another content or request has other outputs; the etag is hashed, so it cannot break a key."""
     request = Request(prompt="zoom")
-    answer = keys.output_uri(SETTINGS, "cats/tom.jpg", "a/b", request.digest12, ".mp4")
-    assert re.fullmatch(r"s3://b-1/videos/cats/tom\.jpg/[0-9a-f]{12}-[0-9a-f]{12}\.mp4", str(answer))
+    output = keys.output_uri(SETTINGS, "cats/tom.jpg", "a/b", request.digest12, ".mp4")
+    assert re.fullmatch(r"s3://b-1/videos/cats/tom\.jpg/[0-9a-f]{12}-[0-9a-f]{12}\.mp4", str(output))
     others = [
         keys.output_uri(SETTINGS, "cats/tom.jpg", "a/c", request.digest12, ".mp4"),
         keys.output_uri(SETTINGS, "cats/tom.jpg", "a/b", Request(prompt="pan").digest12, ".mp4"),
         keys.output_uri(SETTINGS, "cats/tom.jpg", "a/b", Request(prompt="zoom", take=2).digest12, ".mp4"),
     ]
-    assert len({answer, *others}) == 4
+    assert len({output, *others}) == 4
 
 
-def test_an_open_mark_tells_image_version_and_job() -> None:
-    """`jobs/open/<n12>-<e12>-<job key>`: reconcile finds the image and the job in the name alone."""
-    mark = keys.open_marker_uri(SETTINGS, "cats/tom.jpg", "e", "k" * 64)
-    assert str(mark) == f"s3://b-1/jobs/open/{keys.digest12('cats/tom.jpg')}-{keys.digest12('e')}-{'k' * 64}"
+def test_an_open_marker_names_image_version_and_job() -> None:
+    """From `jobs/open/<n12>-<e12>-<job key>` reconcile learns the image and the job."""
+    marker = keys.open_marker_uri(SETTINGS, "cats/tom.jpg", "e", "k" * 64)
+    assert str(marker) == f"s3://b-1/jobs/open/{keys.digest12('cats/tom.jpg')}-{keys.digest12('e')}-{'k' * 64}"
 
 
-def test_the_ledgers_places_are_as_designed() -> None:
-    """Others read these: they never change."""
-    places = [
+def test_the_keys_of_the_ledger_are_stable() -> None:
+    """Other tools read these objects: their keys never change."""
+    uris = [
         keys.job_uri(SETTINGS, "k"),
         keys.run_uri(SETTINGS, "r"),
         keys.daily_spend_uri(SETTINGS, "2026-11-22"),
         keys.input_uri(SETTINGS, "5"),
         keys.ledger_uri(SETTINGS),
     ]
-    assert [uri.key for uri in places] == [
+    assert [uri.key for uri in uris] == [
         "jobs/k.json",
         "jobs/runs/r.json",
         "jobs/days/2026-11-22.json",
@@ -170,8 +170,8 @@ def test_the_ledgers_places_are_as_designed() -> None:
     ]
 
 
-def test_images_and_videos_may_lie_in_other_buckets() -> None:
-    """A prefix may name its own bucket, and the main bucket's images are then from elsewhere."""
+def test_images_and_videos_can_be_in_other_buckets() -> None:
+    """A prefix may name its own bucket; images of the main bucket are then outside the prefix."""
     assert name("s3://photos/in/tom.jpg", ELSEWHERE) == "tom.jpg"
     assert name("s3://b-1/images/tom.jpg", ELSEWHERE) == "_s3/b-1/images/tom.jpg"
     assert str(keys.output_uri(ELSEWHERE, "tom.jpg", "e", "r", ".mp4")).startswith("s3://films/out/tom.jpg/")

@@ -1,4 +1,4 @@
-"""A run's page: the texts of others stay texts, the worst stands first, and its size is bounded."""
+"""The run page: texts of others stay texts, the worst outcomes come first, and its size is limited."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ HOSTILE = (
     "<!-- --> <img src=x onerror=alert(1)>",
     "cats/\u202egpj.exe \ud800 \x00 \u2028 \U000e0041",
 )
-MARKS = st.sampled_from([*string.punctuation, "\n", " ", "a", "é", "\\|", "```", "](", "<b>", "&#124;"])
-TEXTS = st.one_of(st.text(max_size=60), st.lists(MARKS, max_size=30).map("".join))
+FRAGMENTS = st.sampled_from([*string.punctuation, "\n", " ", "a", "é", "\\|", "```", "](", "<b>", "&#124;"])
+TEXTS = st.one_of(st.text(max_size=60), st.lists(FRAGMENTS, max_size=30).map("".join))
 
 
-class Shown(HTMLParser):
-    """What a browser would show: the tags, and the texts of the cells."""
+class RenderedPage(HTMLParser):
+    """What a browser shows: tags, link targets and the texts of cells."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Shown(HTMLParser):
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Count it, and keep where it leads."""
+        """Count the tag and keep its target."""
         self.tags[tag] += 1
         self.targets += [value or "" for name, value in attrs if name in {"href", "src"}]
         assert {name for name, _ in attrs} <= {"href", "src", "width", "align"}
@@ -67,33 +67,33 @@ class Shown(HTMLParser):
             self.handle_data(" / ")
 
     def handle_data(self, data: str) -> None:
-        """Belongs to the last cell, and maybe to a word in bold."""
+        """Add the text to the last cell, and to the last bold text if it is empty."""
         if self.strong and not self.strong[-1]:
             self.strong[-1] = data
         if self.cells and data != "\n":
             self.cells[-1] += data
 
 
-def shown(page: str) -> Shown:
-    """A page as it is shown."""
-    return Shown(MARKDOWN.render(page))
+def rendered(page: str) -> RenderedPage:
+    """Render a page."""
+    return RenderedPage(MARKDOWN.render(page))
 
 
-def seen(text: str) -> str:
-    """What is to be read of a text: one line, and a mark for what cannot be seen."""
-    signs = (sign if sign.isprintable() or sign == "\u200d" else " " if sign.isspace() else "\ufffd" for sign in text)
-    return "".join(signs).strip(" ")
+def visible(text: str) -> str:
+    """Return a text on one line, with a replacement for each invisible character."""
+    chars = (char if char.isprintable() or char == "\u200d" else " " if char.isspace() else "\ufffd" for char in text)
+    return "".join(chars).strip(" ")
 
 
 def item(outcome: Outcome, number: int = 0, **more: object) -> ItemReport:
-    """One image that ended so."""
+    """Return one image with this outcome."""
     image = f"s3://b-1/images/{outcome}-{number}.jpg"
     video = f"s3://b-1/videos/{outcome}-{number}.jpg/a-b.mp4" if outcome is Outcome.STORED else None
     return ItemReport.model_validate({"image": image, "outcome": outcome, "video": video, "seconds": 7, **more})
 
 
 def page(*items: ItemReport, links: dict[str, VideoLinks] | None = None) -> str:
-    """The page of a run of these."""
+    """Return the page of a run with these images."""
     return run_page(Report(items=items), ABOUT, links or {})
 
 
@@ -106,18 +106,18 @@ def page(*items: ItemReport, links: dict[str, VideoLinks] | None = None) -> str:
 @example(HOSTILE[6])
 @settings(deadline=None)
 @given(TEXTS)
-def test_a_text_is_shown_as_it_is(text: str) -> None:
-    """In a cell of a table it is read back letter by letter, with no tag and no cell more."""
-    table = shown(f"| a | b |\n| --- | --- |\n| x{as_text(text, 1000)}x | {as_code(text)} |\n")
+def test_text_is_rendered_literally(text: str) -> None:
+    """In a table cell it renders character by character, and adds neither tags nor cells."""
+    table = rendered(f"| a | b |\n| --- | --- |\n| x{as_text(text, 1000)}x | {as_code(text)} |\n")
     assert table.tags - Counter({"code": 1}) == Counter(["table", "thead", "tbody", "tr", "tr", "th", "th", "td", "td"])
-    assert table.cells[2].rstrip("\n") == f"x{seen(text)}x"
-    assert table.cells[3].strip(" \n") == seen(text)
+    assert table.cells[2].rstrip("\n") == f"x{visible(text)}x"
+    assert table.cells[3].strip(" \n") == visible(text)
 
 
 @settings(deadline=None)
 @given(TEXTS, TEXTS, TEXTS, TEXTS)
 def test_no_text_of_others_breaks_the_page(image: str, prompt: str, reason: str, label: str) -> None:
-    """Whatever a key, a prompt, a provider's words or a label hold, the page has its own tags and links alone."""
+    """Whatever a key, prompt, message or label contains, the page has only its own tags and links."""
     request = Request.model_construct(prompt=prompt)
     video = "s3://b-1/videos/a/b.mp4"
     items = [
@@ -125,34 +125,34 @@ def test_no_text_of_others_breaks_the_page(image: str, prompt: str, reason: str,
         *(ItemReport(image=image, outcome=one, reason=reason) for one in (Outcome.FAILED, Outcome.REFUSED)),
     ]
     links = {video: VideoLinks("https://s3.example/p?a=1", "https://s3.example/v?a=1", "https://s3.example/m?a=1")}
-    html = shown(run_page(Report(items=tuple(items), stopped=reason), RunPageInfo(label=label), links))
+    html = rendered(run_page(Report(items=tuple(items), stopped=reason), RunPageInfo(label=label), links))
     assert set(html.tags) <= TAGS
     assert html.tags["tr"] == 1 + 2 + 1 + 1
     assert len(html.cells) == 3 * 5
     assert sorted(html.targets) == sorted([*links[video], "https://s3.example/v?a=1"])
 
 
-def test_what_needs_somebody_stands_first() -> None:
-    """Failed, unknown and refused, then what was not tried, then the videos, in this order."""
+def test_the_worst_outcomes_come_first() -> None:
+    """Failed, unknown, refused, not tried and open images come before the videos."""
     kinds = ("stored", "refused", "submitted", "not_tried", "failed", "unknown")
-    html = shown(page(*(item(Outcome(kind)) for kind in kinds)))
+    html = rendered(page(*(item(Outcome(kind)) for kind in kinds)))
     assert html.strong == ["failed", "unknown", "refused", "not tried", "still open"]
     assert html.cells[-2] == "s3://b-1/images/stored-0.jpg"
 
 
-def test_a_large_run_stays_readable() -> None:
-    """Of a thousand images each kind of trouble has its first rows, the rest is counted with its reasons."""
+def test_a_large_run_has_a_bounded_page() -> None:
+    """Each outcome has its first rows; the rest is counted with its reasons."""
     failed = [item(Outcome.FAILED, n, reason=f"down {n % 2}") for n in range(500)]
     others = [item(Outcome.REFUSED), *(item(Outcome.STORED, n) for n in range(499))]
     text = page(*failed, *others)
-    rows = shown(text).tags["tr"]
+    rows = rendered(text).tags["tr"]
     assert rows == 1 + MAX_ROWS_PER_OUTCOME + 1 + 1 + MAX_VIDEOS
     assert "… and 460 more failed: 230x down 0; 230x down 1" in text
     assert "… and 475 more" in text
 
 
-def test_a_page_has_a_greatest_size() -> None:
-    """Where signed links would make it too large, it goes without them."""
+def test_a_page_over_the_size_limit_has_no_links() -> None:
+    """Presigned links are left out if they make the page too large."""
     items = [item(Outcome.STORED, n) for n in range(MAX_VIDEOS)]
     links = {str(one.video): VideoLinks(*(f"https://s3.example/{kind}" for kind in "pvm")) for one in items}
     long = {video: VideoLinks(*(f"{url}?{'x' * 9000}" for url in urls)) for video, urls in links.items()}
@@ -162,19 +162,19 @@ def test_a_page_has_a_greatest_size() -> None:
 
 
 def test_a_video_has_its_poster_and_links() -> None:
-    """The poster is a picture that leads to the video; both addresses and the ledger's are told."""
+    """The poster links to the video; the page names the report and the rows."""
     stored = item(Outcome.STORED, cost_usd=PRICE, request=Request(prompt="it moves"))
     links = {
         str(stored.video): VideoLinks("https://s3.example/p?s=1&x=%2F", "https://s3.example/v", "https://s3.example/m")
     }
-    about = RunPageInfo(
+    info = RunPageInfo(
         images="s3://b-1/images/",
         report=ABOUT.report,
         rows=ABOUT.rows,
         links_until=datetime(2026, 11, 22, 9, 5, tzinfo=UTC),
     )
-    text = run_page(Report(items=(stored,)), about, links)
-    html = shown(text)
+    text = run_page(Report(items=(stored,)), info, links)
+    html = rendered(text)
     assert html.targets == ["https://s3.example/v", "https://s3.example/p?s=1&x=%2F", *links[str(stored.video)][1:]]
     assert html.cells[4] == "stored-0.jpg / it moves"
     assert html.cells[5].startswith("stored after 7 s / $0.192 / video\u00a0·\u00a0manifest")
@@ -182,15 +182,15 @@ def test_a_video_has_its_poster_and_links() -> None:
     assert "2026-11-22 09:05 UTC" in text
 
 
-def test_without_links_the_video_is_named() -> None:
-    """Where links are off, its place in the bucket is there to be copied."""
+def test_without_links_the_page_has_the_video_uri() -> None:
+    """If links are off, the URI can be copied."""
     stored = item(Outcome.STORED)
-    cell = shown(run_page(Report(items=(stored,)), RunPageInfo(), {})).cells[-1]
+    cell = rendered(run_page(Report(items=(stored,)), RunPageInfo(), {})).cells[-1]
     assert cell.strip() == f"stored after 7 s / $0.00 / {stored.video}"
 
 
-def test_what_is_odd_is_among_the_sample() -> None:
-    """Of many videos those that were flagged are shown, and the others are spread over the run."""
+def test_the_sample_includes_flagged_videos() -> None:
+    """The others are spread over the run."""
     items = [item(Outcome.STORED, n, reason="replaced" if n == 777 else None) for n in range(1000)]
     sample = sample_videos(Report(items=tuple(items)))
     assert sample[0] is items[777]
@@ -198,10 +198,10 @@ def test_what_is_odd_is_among_the_sample() -> None:
     assert sample[-1] in items[950:]
 
 
-def test_each_trouble_says_what_to_type() -> None:
-    """By the job's state where that was seen; where it was not, running again is right and pays nothing twice."""
+def test_each_outcome_has_a_command() -> None:
+    """It depends on the job's state if known; else running again is right and charges nothing twice."""
     job = "a" * 64
-    told = {
+    pages = {
         "unknown": page(item(Outcome.UNKNOWN, job=job, state=JobState.UNKNOWN)),
         "failed": page(item(Outcome.FAILED, job=job, state=JobState.FAILED)),
         "not stored": page(item(Outcome.FAILED, job=job, state=JobState.SUBMITTED)),
@@ -210,7 +210,7 @@ def test_each_trouble_says_what_to_type() -> None:
         "open": page(item(Outcome.SUBMITTED, job=job, state=JobState.SUBMITTED)),
         "not tried": page(item(Outcome.NOT_TRIED, job=job, state=JobState.READY)),
     }
-    commands = {name: text.split("`")[1] for name, text in told.items()}
+    commands = {name: text.split("`")[1] for name, text in pages.items()}
     assert commands == {
         "unknown": "i2v jobs resolve aaaaaaaaaaaa --adopt TASKID",
         "failed": "i2v jobs resolve aaaaaaaaaaaa --resubmit",
@@ -222,7 +222,7 @@ def test_each_trouble_says_what_to_type() -> None:
     }
 
 
-def test_an_odd_address_is_no_code() -> None:
-    """A command that a code span would garble is shown as a text, letter by letter."""
+def test_a_command_with_a_backtick_is_text() -> None:
+    """A command that a code span cannot contain is rendered literally."""
     assert as_code("i2v run 's3://b/a|b`.jpg'") == "i2v run 's3://b/a\\|b\\`.jpg'"
     assert as_link("x", "https://e.example/a b|c)(?s=%2F&t=1") == "[x](https://e.example/a%20b%7Cc%29%28?s=%2F&t=1)"

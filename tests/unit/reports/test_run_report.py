@@ -1,4 +1,4 @@
-"""What a run says of itself: the sentence, the sums and the object of `--json`."""
+"""The run report: its summary, its sums and the object of `--json`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COUNTS = ["stored", "cached", "refused", "failed", "unknown", "submitted", "not_
 
 
 def items(outcome: str, count: int = 1, cost: Decimal = PRICE, risk: Decimal = Decimal(0)) -> list[ItemReport]:
-    """So many images that ended so."""
+    """Return this many images with this outcome."""
     return [
         ItemReport(image=f"s3://b-1/{outcome}{number}.jpg", outcome=Outcome(outcome), cost_usd=cost, at_risk_usd=risk)
         for number in range(count)
@@ -25,7 +25,7 @@ def items(outcome: str, count: int = 1, cost: Decimal = PRICE, risk: Decimal = D
 
 
 def report(*parts: list[ItemReport], **changes: bool) -> Report:
-    """A report of all these."""
+    """Return a report with all these images."""
     return Report.model_validate({"items": tuple(item for part in parts for item in part), **changes})
 
 
@@ -38,14 +38,14 @@ ANY_ITEM = st.builds(
 )
 
 
-def test_the_sentence_is_as_designed() -> None:
-    """997 stored, 2 refused by the provider after they were taken, 1 unknown: the design's own example."""
+def test_the_summary_has_counts_and_cost() -> None:
+    """997 stored, 2 refused by the provider after they were accepted, 1 unknown: the example in the design."""
     ended = report(items("stored", 997), items("refused", 2), items("unknown", cost=Decimal(0), risk=PRICE))
     assert ended.summary == "997 stored · 2 refused · 1 unknown · $191.81"
 
 
 @pytest.mark.parametrize(
-    ("parts", "sentence"),
+    ("parts", "summary"),
     [
         ([], "no images · $0.00"),
         ([items("stored")], "1 stored · $0.192"),
@@ -56,13 +56,13 @@ def test_the_sentence_is_as_designed() -> None:
         ([items("planned", 2, Decimal(0))], "2 planned · would cost $0.00"),
     ],
 )
-def test_the_sentence_names_what_there_is(parts: list[list[ItemReport]], sentence: str) -> None:
-    """Outcomes in a fixed order, none that did not occur, and the money last."""
-    assert report(*parts).summary == sentence
+def test_the_summary_lists_only_outcomes_that_occurred(parts: list[list[ItemReport]], summary: str) -> None:
+    """Outcomes come in a fixed order, and the cost last."""
+    assert report(*parts).summary == summary
 
 
-def test_json_has_the_designed_keys_in_order() -> None:
-    """design.md part 7: scripts rely on exactly these."""
+def test_json_has_the_documented_keys_in_order() -> None:
+    """Scripts rely on exactly these."""
     ended = report(items("stored"), items("unknown", cost=Decimal(0), risk=PRICE)).for_json()
     assert list(ended) == [*COUNTS, "spent_usd", "at_risk_usd", "items"]
     assert list(ended["items"][0]) == ["image", "outcome", "job", "task_id", "video", "cost_usd", "reason"]
@@ -70,14 +70,14 @@ def test_json_has_the_designed_keys_in_order() -> None:
     assert json.loads(json.dumps(ended)) == ended
 
 
-def test_every_outcome_has_a_count_of_its_name() -> None:
-    """Nothing that can happen to an image is left out of the counts."""
+def test_every_outcome_has_a_count() -> None:
+    """The counts cover everything that can happen to an image."""
     assert [outcome.value for outcome in Outcome] == COUNTS
 
 
 @given(st.lists(ANY_ITEM, max_size=30))
-def test_counts_sum_to_the_items_and_money_to_the_cent(found: list[ItemReport]) -> None:
-    """Each image is counted once, and sums are exact, whatever the run was."""
+def test_counts_and_sums_add_up(found: list[ItemReport]) -> None:
+    """Each image is counted once, and sums are exact."""
     made = Report(items=tuple(found))
     as_json = made.for_json()
     assert sum(as_json[name] for name in COUNTS) == len(as_json["items"]) == len(found)
@@ -86,27 +86,27 @@ def test_counts_sum_to_the_items_and_money_to_the_cent(found: list[ItemReport]) 
     assert as_json["at_risk_usd"] == float(sum((item.at_risk_usd for item in found), Decimal(0)))
 
 
-def test_a_thousand_cents_are_ten_dollars() -> None:
-    """Sums are decimal: no cent is lost on the way."""
+def test_sums_are_decimal() -> None:
+    """A thousand cents are exactly ten dollars."""
     assert report(items("stored", 1000, Decimal("0.01"))).for_json()["spent_usd"] == 10.0
 
 
 @pytest.mark.parametrize("outcome", COUNTS)
-def test_a_run_fails_by_what_went_wrong(outcome: str) -> None:
-    """Failed, unknown, not tried and still open fail a run; refusals are outcomes."""
+def test_failing_outcomes_fail_the_run(outcome: str) -> None:
+    """Failed, unknown, not tried and open images fail a run; refused images do not."""
     assert report(items("stored"), items(outcome)).succeeded == (
         outcome not in {"failed", "unknown", "not_tried", "submitted"}
     )
 
 
-def test_what_a_callback_will_end_is_no_trouble() -> None:
-    """Where callbacks come, a submitted image is a good end of the run; an unknown one is not."""
+def test_images_awaiting_callbacks_do_not_fail_the_run() -> None:
+    """An unknown image still does."""
     assert report(items("submitted"), awaits_callbacks=True).succeeded
     assert not report(items("submitted"), items("unknown"), awaits_callbacks=True).succeeded
 
 
-def test_nothing_is_valid_where_all_images_were_refused_unread() -> None:
-    """Exit 3 is told from exit 0 by this: no image could have been submitted."""
+def test_nothing_is_valid_if_no_image_passed_validation() -> None:
+    """This distinguishes exit 3 from exit 0."""
     wrong = [item.model_copy(update={"valid": False}) for item in items("refused", 2, Decimal(0))]
     assert report(wrong).nothing_valid
     assert not report(wrong, items("refused")).nothing_valid
@@ -126,6 +126,6 @@ def test_nothing_is_valid_where_all_images_were_refused_unread() -> None:
         ("1000000", "1000000.00"),
     ],
 )
-def test_money_has_two_digits_and_a_third_where_it_counts(amount: str, text: str) -> None:
-    """Below a dollar a tenth of a cent is said; no amount is written with an exponent."""
+def test_money_has_two_decimals_and_a_third_below_a_dollar(amount: str, text: str) -> None:
+    """No amount has an exponent."""
     assert money_text(Decimal(amount)) == text

@@ -1,4 +1,4 @@
-"""The spend report's page and picture: sums that agree, names that stay texts, and a size that is bounded."""
+"""The spend page and its chart: sums that add up, names that stay texts, and a limited size."""
 
 from __future__ import annotations
 
@@ -34,32 +34,32 @@ HOSTILE = (
 
 
 def row(day: str = TODAY, folder: str = "cats", **sums: str | int) -> tuple[Group, Sums]:
-    """What was summed of one folder on one day."""
+    """Return the sums of one folder on one day."""
     return Group(day, "standard 6 s", folder, "", "stored"), Sums.model_validate({"attempts": 1, **sums})
 
 
 def report_of(month: Groups, **changes: object) -> SpendReport:
-    """The report of noon."""
+    """Return the report at noon."""
     today = [each for each in month if each[0].day == TODAY]
-    told = {"since": NOON - timedelta(days=1), "until": NOON, "groups": today, "month": month, **changes}
-    return SpendReport.model_validate(told)
+    fields = {"since": NOON - timedelta(days=1), "until": NOON, "groups": today, "month": month, **changes}
+    return SpendReport.model_validate(fields)
 
 
 def line(page: str, start: str) -> list[str]:
-    """The cells of the first line of a table that begins so, as numbers where they are dollars."""
+    """Return the cells of the first table row with this start, without dollar signs."""
     [*_, found] = [each for each in page.splitlines()[::-1] if each.startswith(f"| {start}")]
     return [cell.strip(" *\\$").replace(DOLLAR, "") for cell in found.strip("|").split("|")][1:]
 
 
 def colours(picture: bytes) -> int:
-    """How many colours a PNG has, read whole."""
+    """Decode a PNG and return how many colors it has."""
     with Image.open(io.BytesIO(picture), formats=("PNG",)) as image:
         image.load()
         return len(image.convert("RGB").getcolors(1 << 24) or [])
 
 
-def test_the_page_tells_the_sums() -> None:
-    """Today, yesterday and the month each have what was paid, is at risk and was saved, and the kinds add up to it."""
+def test_the_page_has_the_sums() -> None:
+    """Today, yesterday and the month have what was charged, is at risk and was saved, and the parts add up."""
     month = [
         row(stored_usd="0.192"),
         row(folder="dogs", at_risk_usd="0.33"),
@@ -80,7 +80,7 @@ def test_the_page_tells_the_sums() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "words"),
+    ("balance", "text"),
     [
         ({}, "did not return its balance"),
         ({"balance_usd": "9.81"}, "balance is $9.81.\n"),
@@ -94,13 +94,13 @@ def test_the_page_tells_the_sums() -> None:
         ),
     ],
 )
-def test_the_bank_has_its_say(told: dict[str, str], words: str) -> None:
-    """Whether the provider's balance agrees is told, also where it was topped up or did not answer."""
-    assert words.replace("$", DOLLAR) in spend_page(report_of([], **told))
+def test_the_page_compares_the_balance(balance: dict[str, str], text: str) -> None:
+    """It says whether the balance agrees, also after a top-up or without an answer."""
+    assert text.replace("$", DOLLAR) in spend_page(report_of([], **balance))
 
 
-def test_a_picture_that_cannot_be_linked_is_a_chart_in_text() -> None:
-    """Where links are off the UI draws the same thirty days itself; where nothing was paid there is no chart."""
+def test_without_a_link_the_chart_is_mermaid() -> None:
+    """Prefect's UI draws the same thirty days; if nothing was charged there is no chart."""
     chart = spend_page(report_of([row(stored_usd="1.25")]))
     [bars] = re.findall(r"bar \[(.*)\]", chart)
     assert (bars.count(",") + 1, bars.split(", ")[-1], chart.count("```")) == (30, "1.25", 2)
@@ -115,7 +115,7 @@ def test_a_picture_that_cannot_be_linked_is_a_chart_in_text() -> None:
 
 
 def test_names_of_others_stay_texts() -> None:
-    """A folder, a label or an image that looks like markdown, HTML or a formula is shown as it is."""
+    """A folder, label or image that looks like markdown, HTML or a formula is shown literally."""
     risk = AtRisk(NOON, "ab" * 32, HOSTILE[5], JobState.UNKNOWN, Decimal("0.33"))
     month = [row(folder=name, stored_usd="0.192") for name in HOSTILE]
     page = spend_page(report_of(month, at_risk=[risk]))
@@ -128,7 +128,7 @@ def test_names_of_others_stay_texts() -> None:
 
 
 def test_a_large_ledger_has_a_small_page() -> None:
-    """Any number of folders on each of thirty days are one page that Prefect takes, and nothing of the sum is lost."""
+    """Any number of folders fits in one page, and the sums include them all."""
     month = [row(day, f"f{n}", stored_usd="10") for day in month_days(NOON) for n in range(200)]
     page = spend_page(report_of(month))
     assert len(page.encode()) < 20_000
@@ -144,8 +144,8 @@ def _amounts(values: Iterable[str]) -> Groups:
     [[], _amounts(["1000000000"] * 30), [row(saved_usd="5", saved_images=1)]],
     ids=["empty", "huge", "saved alone"],
 )
-def test_a_picture_is_drawn_of_any_month(month: Groups) -> None:
-    """Nothing, a fortune, or savings alone: a PNG of the same size that can be decoded and is not blank."""
+def test_a_chart_is_drawn_for_any_month(month: Groups) -> None:
+    """Without spend, with huge amounts or with savings only, it is a valid PNG that is not blank."""
     picture = draw_spend(month, month_days(NOON))
     with Image.open(io.BytesIO(picture)) as image:
         assert image.size == (880, 1210)
@@ -153,8 +153,8 @@ def test_a_picture_is_drawn_of_any_month(month: Groups) -> None:
     assert len(picture) < 150_000
 
 
-def test_more_money_is_more_ink() -> None:
-    """The bars are the money: with twice the days comes twice its colour, and what is at risk stands on top."""
+def test_more_spend_is_more_color() -> None:
+    """Twice the days have twice the colored area, and the part at risk is stacked on top."""
 
     def ink(month: Groups) -> dict[object, int]:
         with Image.open(io.BytesIO(draw_spend(month, month_days(NOON)))) as image:
