@@ -1,4 +1,4 @@
-"""The gallery in a real browser: what a person sees, hears of and can do, by mouse, keyboard and thumb."""
+"""The gallery in a real browser: what a person sees and can do by mouse, keyboard and touch."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ LOADED = "() => [...document.querySelectorAll('[data-poster]')].every(img => img
 
 
 def names(page: Page) -> list[str]:
-    """The images in the gallery, in order."""
+    """Return the names of the images shown, in order."""
     return [str(card.get_attribute("data-name")) for card in page.locator("#results .card").all()]
 
 
-def plays(page: Page, selector: str) -> None:
-    """Wait until this video moves."""
+def expect_playing(page: Page, selector: str) -> None:
+    """Wait until this video plays."""
     page.wait_for_function(f"() => {{ const v = document.querySelector({selector!r}); return v && ({PLAYS})(v) }}")
 
 
-def test_a_wrong_token_opens_nothing(a_world: World, new_visit: OpenPage) -> None:
-    """Who does not know the token is told so, and sees no image."""
+def test_a_wrong_token_shows_no_image(a_world: World, new_visit: OpenPage) -> None:
+    """The login page says that the token is wrong."""
     page = new_visit().page
     page.goto(f"{a_world.door.url}/gallery")
     page.fill("#token", "guessed")
@@ -35,8 +35,8 @@ def test_a_wrong_token_opens_nothing(a_world: World, new_visit: OpenPage) -> Non
     assert page.locator("img, video, .card").count() == 0
 
 
-def test_posters_load_and_videos_play_under_the_mouse(gallery: ENTER) -> None:
-    """Every stored video has its poster, one plays while the mouse is on it, and a click shows all that is known."""
+def test_posters_load_and_videos_play_on_hover(gallery: ENTER) -> None:
+    """Every stored video has a poster, plays while hovered, and a click opens its details."""
     page = gallery().page
     page.keyboard.press("End")
     for poster in page.locator("[data-poster]").all():
@@ -47,35 +47,35 @@ def test_posters_load_and_videos_play_under_the_mouse(gallery: ENTER) -> None:
     page.evaluate("scrollTo(0, 0)")
     card = page.locator(".card[data-name='trips/coast/coffee.jpg'] .open")
     card.hover()
-    plays(page, ".preview.on")
+    expect_playing(page, ".preview.on")
     keep_screenshot(page, "gallery")
     page.mouse.move(0, 0)
     expect(page.locator(".preview")).to_have_count(0)
 
     card.click()
-    plays(page, "dialog #player")
+    expect_playing(page, "dialog #player")
     expect(page.locator("dialog [data-fact=cost]")).to_contain_text("$0.192")
     expect(page.locator("dialog [data-prompt]")).to_contain_text("steam")
     expect(page.locator("dialog [data-fact='task id'] code")).not_to_be_empty()
     keep_screenshot(page, "gallery-details")
 
 
-def test_what_did_not_work_says_why_and_what_to_type(gallery: ENTER) -> None:
-    """Refused, failed and unknown images have their reason and the command beside them."""
+def test_unsuccessful_images_show_reason_and_command(gallery: ENTER) -> None:
+    """Refused, failed and unknown images show why, and the command that resolves them."""
     page = gallery().page
-    told = {
+    expected = {
         "trips/cats/too-small.png": ("short side must be more than 300 px", "i2v run s3://photographs/images/trips/"),
         "odd/broken.jpg": ("the model gave up", "--resubmit"),
         "odd/lost.jpg": ("It may have been paid", "--adopt TASKID"),
     }
-    for name, (reason, command) in told.items():
+    for name, (reason, command) in expected.items():
         card = page.locator(f".card[data-name='{name}']").first
         expect(card.locator(".reason")).to_contain_text(reason)
         expect(card.locator("[data-command]").last).to_contain_text(command)
 
 
-def test_filters_narrow_what_is_shown(gallery: ENTER) -> None:
-    """Each filter leaves what fits, stands in the address, and can be taken away."""
+def test_filters_narrow_the_results(gallery: ENTER) -> None:
+    """Each filter shows only matches, is part of the URL, and can be cleared."""
     page = gallery().page
     page.select_option("#filter-outcome", "unknown")
     page.click("#filter-go")
@@ -99,17 +99,17 @@ def test_filters_narrow_what_is_shown(gallery: ENTER) -> None:
     assert page.input_value("#filter-day") == str(today - timedelta(days=3))
 
 
-def test_it_works_by_keyboard_alone(gallery: ENTER) -> None:
-    """Tab leads to a video and plays it, Enter opens it, arrows lead on, Escape leads back to where one was."""
+def test_the_gallery_works_by_keyboard(gallery: ENTER) -> None:
+    """Tab plays a video, Enter opens it, arrows move between videos, Escape returns to the same card."""
     page = gallery("/gallery?outcome=stored").page
     for _ in range(20):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.matches('[data-video]')"):
             break
     assert page.evaluate("document.activeElement.matches(':focus-visible')")
-    plays(page, ".preview.on")
+    expect_playing(page, ".preview.on")
     page.keyboard.press("Enter")
-    plays(page, "dialog #player")
+    expect_playing(page, "dialog #player")
     first = page.inner_text("dialog h1")
     page.keyboard.press("ArrowRight")
     page.wait_for_function("before => document.querySelector('dialog h1').innerText !== before", arg=first)
@@ -120,8 +120,8 @@ def test_it_works_by_keyboard_alone(gallery: ENTER) -> None:
     assert page.evaluate("document.activeElement.closest('.card').id") == "card-1"
 
 
-def test_it_fits_a_phone(gallery: ENTER) -> None:
-    """At 375 px nothing is cut or scrolls sideways, what is to be touched is large enough, and a tap plays."""
+def test_the_gallery_fits_a_phone(gallery: ENTER) -> None:
+    """At 375 px nothing is cut off or scrolls sideways, touch targets are large enough, and a tap plays."""
     page = gallery("/gallery?outcome=stored", viewport=PHONE, has_touch=True, is_mobile=True).page
     page.wait_for_selector("#results")
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
@@ -129,7 +129,7 @@ def test_it_fits_a_phone(gallery: ENTER) -> None:
                             ".map(e => e.getBoundingClientRect().height)")  # fmt: skip
     assert min(heights) >= 40
     page.locator(".open").first.tap()
-    plays(page, "dialog #player")
+    expect_playing(page, "dialog #player")
     assert page.evaluate("document.querySelector('dialog').scrollWidth") <= PHONE["width"]
     page.click("#details-close")
     page.evaluate("scrollTo(0, 0)")
@@ -137,8 +137,8 @@ def test_it_fits_a_phone(gallery: ENTER) -> None:
     keep_screenshot(page, "gallery-phone")
 
 
-def test_it_works_without_scripts(gallery: ENTER) -> None:
-    """Where scripts are off, links, forms and the browser's own player do the same."""
+def test_the_gallery_works_without_javascript(gallery: ENTER) -> None:
+    """Links, forms and the browser's own player do the same."""
     page = gallery(java_script_enabled=False).page
     page.select_option("#filter-outcome", "stored")
     page.click("#filter-go")
@@ -149,11 +149,11 @@ def test_it_works_without_scripts(gallery: ENTER) -> None:
     expect(page.locator("#login")).to_be_visible()
 
 
-def test_a_hostile_name_is_a_name(gallery: ENTER) -> None:
-    """An image named like HTML and script is shown letter by letter, on its card and in its details."""
+def test_a_hostile_name_is_shown_literally(gallery: ENTER) -> None:
+    """A name that looks like HTML and script is text on its card and in its details."""
     visit = gallery("/gallery?folder=odd&outcome=stored")
     expect(visit.page.locator(".card .file")).to_have_text(HOSTILE)
     visit.page.locator(".open").click()
-    plays(visit.page, "dialog #player")
+    expect_playing(visit.page, "dialog #player")
     expect(visit.page.locator("dialog h1 .file")).to_have_text(HOSTILE)
     assert visit.page.locator("main img[src='x'], dialog img[src='x']").count() == 0

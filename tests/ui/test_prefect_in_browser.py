@@ -1,4 +1,4 @@
-"""Prefect's UI in a real browser: each question of docs/monitoring.md is answered on its pages, and by nothing else."""
+"""Prefect's UI in a real browser: its pages answer each question of docs/monitoring.md."""
 
 from __future__ import annotations
 
@@ -14,12 +14,18 @@ from tests.support.ui_world import World
 
 WHOLE = "6 images · images/trips/ · standard 6 s"
 TALL = {"width": 1500, "height": 1000}
+TEXT_BESIDE_POSTER = """row => {
+  const range = document.createRange();
+  range.selectNodeContents(row.cells[1]);
+  const text = range.getBoundingClientRect(), poster = row.querySelector("img").getBoundingClientRect();
+  return poster.right < text.left && poster.top < text.bottom && text.top < poster.bottom;
+}"""
 LOADED = "() => document.images.length > 0 && [...document.images].every(img => img.complete && img.naturalWidth > 0)"
 
 
 @pytest.fixture
 def ui(a_world: World, new_visit: OpenPage) -> Page:
-    """A window at the UI's front door, from which it leads to its own choice of UI."""
+    """Open the root page, which redirects to the default UI."""
     page = new_visit(viewport=TALL).page
     page.goto(a_world.prefect.url)
     page.wait_for_url("**/v2/**")
@@ -32,7 +38,7 @@ def go(ui: Page, world: World, path: str) -> None:
 
 
 def open_artifact(ui: Page, world: World, key: str) -> None:
-    """Open the newest page under a key, as a person does."""
+    """Open the newest artifact with this key, by clicks."""
     go(ui, world, "/artifacts")
     ui.get_by_text(key, exact=True).click()
     ui.wait_for_url(f"**/artifacts/key/{key}*")
@@ -42,15 +48,15 @@ def open_artifact(ui: Page, world: World, key: str) -> None:
 
 
 def open_run(ui: Page, world: World, tag: str) -> None:
-    """Open the run over all images that bears this tag."""
+    """Open the run over all images with this tag."""
     go(ui, world, f"/runs?tags={tag}")
     expect(ui.get_by_text(tag, exact=True).first).to_be_visible()
     ui.get_by_role("link", name=WHOLE).last.click()
     ui.wait_for_url("**/runs/flow-run/**")
 
 
-def test_runs_say_what_they_are_about(ui: Page, a_world: World) -> None:
-    """What ran, over which images: each run is named for its images, and its tags are mode, source and label."""
+def test_run_names_and_tags_describe_the_run(ui: Page, a_world: World) -> None:
+    """A run is named after its images, and its tags are mode, source and label."""
     go(ui, a_world, "/runs")
     for name in (WHOLE, "1 image · images/odd/lost.jpg · pro 6 s", "spend of the last day"):
         expect(ui.get_by_role("link", name=name).first).to_be_visible()
@@ -60,24 +66,24 @@ def test_runs_say_what_they_are_about(ui: Page, a_world: World) -> None:
     keep_screenshot(ui, "runs")
 
 
-def test_a_run_tells_how_it_ended(ui: Page, a_world: World) -> None:
-    """What came of it: the final message has counts and money, and says what the command said."""
+def test_the_state_message_is_the_run_summary(ui: Page, a_world: World) -> None:
+    """The final message has counts and cost, like the output of the command."""
     open_run(ui, a_world, "autumn")
     ui.get_by_role("tab", name="Details").click()
-    said = a_world.runs["whole"].err.splitlines()[-1]
-    assert said == "5 stored · 1 refused · $0.96"
-    expect(ui.get_by_text(said, exact=True).first).to_be_visible()
+    summary = a_world.runs["whole"].err.splitlines()[-1]
+    assert summary == "5 stored · 1 refused · $0.96"
+    expect(ui.get_by_text(summary, exact=True).first).to_be_visible()
 
 
-def test_tasks_are_named_for_their_image(ui: Page, a_world: World) -> None:
-    """What became of one image: its tasks bear its name."""
+def test_tasks_are_named_after_their_image(ui: Page, a_world: World) -> None:
+    """The tasks of an image have its name."""
     open_run(ui, a_world, "autumn")
     ui.get_by_role("tab", name="Task Runs").click()
     expect(ui.get_by_text("poll trips/coast/coffee.jpg").first).to_be_visible()
 
 
-def test_a_runs_page_shows_what_was_made_and_why_not(ui: Page, a_world: World) -> None:
-    """Which images were refused and why, and what was made: posters that load, and links to videos that play."""
+def test_the_run_page_shows_reasons_and_videos(ui: Page, a_world: World) -> None:
+    """It has the reason of each refused image, and posters with their text beside them that link to the videos."""
     open_run(ui, a_world, "autumn")
     ui.get_by_role("tab", name="Artifacts").click()
     ui.get_by_role("link", name="i2v-run").first.click()
@@ -90,14 +96,16 @@ def test_a_runs_page_shows_what_was_made_and_why_not(ui: Page, a_world: World) -
     )
     ui.wait_for_function(LOADED)
     links = [str(link.get_attribute("href")) for link in ui.locator("a:has(img)").all()]
-    answers = [httpx.get(link, trust_env=False) for link in links]
-    kinds = {(answer.status_code, answer.headers["content-type"]) for answer in answers}
-    assert (len(answers), kinds) == (5, {(200, "video/mp4")})
+    responses = [httpx.get(link, trust_env=False) for link in links]
+    kinds = {(response.status_code, response.headers["content-type"]) for response in responses}
+    assert (len(responses), kinds) == (5, {(200, "video/mp4")})
+    rows = ui.locator("tr:has(img)").all()
+    assert [row.evaluate(TEXT_BESIDE_POSTER) for row in rows] == [True] * 5
     keep_screenshot(ui, "run-page")
 
 
-def test_the_open_page_tells_what_waits_and_what_to_type(ui: Page, a_world: World) -> None:
-    """What today cost, what waits and since when, what needs a person and what to type: one page under one key."""
+def test_the_status_page_shows_open_jobs_and_commands(ui: Page, a_world: World) -> None:
+    """It has today's spend, open jobs with their time, and what needs attention with its command."""
     open_artifact(ui, a_world, "i2v-open")
     expect(ui.get_by_text("spent or reserved").first).to_contain_text(
         f"${money_text(a_world.sandbox.provider.billed_usd)}"
@@ -106,16 +114,16 @@ def test_the_open_page_tells_what_waits_and_what_to_type(ui: Page, a_world: Worl
     expect(lost.locator("code")).to_have_text(re.compile(r"^i2v jobs resolve [0-9a-f]{12} --adopt TASKID$"))
     broken = ui.get_by_role("listitem").filter(has_text="broken.jpg")
     expect(broken.locator("code")).to_have_text(re.compile(r"--resubmit$"))
-    waits = ui.get_by_role("row").filter(has_text="slow.jpg")
-    expect(waits).to_contain_text(re.compile(r"20\d\d-\d\d-\d\d \d\d:\d\d.*at the provider"))
+    open_row = ui.get_by_role("row").filter(has_text="slow.jpg")
+    expect(open_row).to_contain_text(re.compile(r"20\d\d-\d\d-\d\d \d\d:\d\d.*at the provider"))
     keep_screenshot(ui, "open-page")
 
 
-def test_the_spend_page_has_its_picture(ui: Page, a_world: World) -> None:
-    """What the month cost and for what: sums that are the provider's own, and a picture that the UI shows."""
+def test_the_spend_page_has_sums_and_a_chart(ui: Page, a_world: World) -> None:
+    """The sums are those of the provider, and the UI shows the chart."""
     open_artifact(ui, a_world, "i2v-spend")
-    paid = ui.get_by_role("row").filter(has_text="Charged or possibly charged").first
-    assert paid.get_by_role("cell").nth(1).inner_text() == f"${money_text(a_world.sandbox.provider.billed_usd)}"
+    charged = ui.get_by_role("row").filter(has_text="Charged or possibly charged").first
+    assert charged.get_by_role("cell").nth(1).inner_text() == f"${money_text(a_world.sandbox.provider.billed_usd)}"
     saved = ui.get_by_role("row").filter(has_text="Saved: attached or cached").first
     assert saved.get_by_role("cell").nth(1).inner_text() == "$0.96"
     ui.wait_for_function(LOADED)

@@ -7,7 +7,7 @@ the page of a killed run may lack its last minute.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated
@@ -76,11 +76,6 @@ class RecentPage(BaseModel):
     label: str | None = None
     items: tuple[RecentItem, ...] = ()
 
-    @property
-    def newest_first(self) -> Sequence[RecentItem]:
-        """The items in reverse order."""
-        return self.items[::-1]
-
 
 class RecentWriter:
     """Collects the results of one run and writes its page."""
@@ -142,15 +137,6 @@ async def read_recent_page(
     except (NotFound, ValidationError):
         log.warning("skipping %s: it cannot be read", uri)
         return None
-
-
-async def read_recent_pages(
-    storage: Storage, settings: Settings, *, after: str = ""
-) -> AsyncIterator[tuple[str, RecentPage]]:
-    """Yield the names and pages of all runs, newest first, starting after the page named `after`."""
-    async for name in list_recent_pages(storage, settings, after=after):
-        if page := await read_recent_page(storage, settings, name):
-            yield name, page
 
 
 def page_name_at(moment: datetime) -> str:

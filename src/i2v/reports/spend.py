@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -76,6 +76,12 @@ class Sums(BaseModel):
 
 
 Groups = list[tuple[Group, Sums]]
+GROUPINGS: dict[str, Callable[[Group], str]] = {
+    "mode": lambda group: group.mode,
+    "folder": lambda group: group.folder or "(top)",
+    "label": lambda group: group.label or "(none)",
+}
+"""What pages and charts group by, and the name of a group."""
 
 
 class AtRisk(NamedTuple):
@@ -214,10 +220,8 @@ async def sum_spend(
     """
     now = datetime.now(UTC)
     last = await _last_snapshot(storage, settings)
-    window, month = (
-        SpendWindow(now - timedelta(days=days)),
-        SpendWindow(datetime.fromisoformat(f"{month_days(now)[0]}T00:00Z")),
-    )
+    window = SpendWindow(now - timedelta(days=days))
+    month = SpendWindow(datetime.fromisoformat(f"{month_days(now)[0]}T00:00Z"))
     since_last = SpendWindow(last.at if last and client else now)
     await _read(storage, settings, (window, month, since_last))
     report = SpendReport(since=window.since, until=now, groups=window.groups, month=month.groups, at_risk=month.at_risk)

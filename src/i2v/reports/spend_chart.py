@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from i2v.reports.spend import Group, Groups, Sums
+from i2v.reports.spend import GROUPINGS, Group, Groups
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = ("#3652d9", "#e08a2e", "#2f9e6e", "#b8439b", "#5fb3d4")
-OTHERS_COLOUR = "#a9adb5"
+COLORS = ("#3652d9", "#e08a2e", "#2f9e6e", "#b8439b", "#5fb3d4")
+OTHERS_COLOR = "#a9adb5"
 STORED, OPEN, AT_RISK, SAVED = "#2f9e6e", "#5fb3d4", "#c93a2f", "#8a8f99"
 NAME_CHARS = 20
 INCHES, DOTS_PER_INCH = (8.0, 11.0), 110
@@ -36,58 +36,49 @@ def draw_spend(groups: Groups, days: Sequence[str]) -> bytes:
     charts = figure.subplots(4, 1, sharex=True)
     _draw(charts[0], "by result", days, _by_result(groups, days), (STORED, OPEN, AT_RISK))
     _draw_saved(charts[0], groups, days)
-    kinds: tuple[tuple[Any, str, Callable[[Group], str]], ...] = (
-        (charts[1], "by mode", lambda group: group.mode),
-        (charts[2], "by folder", lambda group: group.folder or "(top)"),
-        (charts[3], "by label", lambda group: group.label or "(none)"),
-    )
-    for chart, title, kind in kinds:
-        _draw(chart, title, days, _largest(_by(groups, days, kind)), COLOURS)
+    for chart, (name, group_name) in zip(charts[1:], GROUPINGS.items(), strict=True):
+        _draw(chart, f"by {name}", days, _largest(_by_name(groups, days, group_name)), COLORS)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
 def _by_result(groups: Groups, days: Sequence[str]) -> Series:
-    results = {
-        "stored": _by_day(groups, lambda sums: sums.stored_usd),
-        "in progress": _by_day(groups, lambda sums: sums.open_usd),
-        "at risk": _by_day(groups, lambda sums: sums.at_risk_usd),
-    }
-    return {name: [float(by_day[day]) for day in days] for name, by_day in results.items()}
+    fields = {"stored": "stored_usd", "in progress": "open_usd", "at risk": "at_risk_usd"}
+    return {name: _daily(groups, days, field) for name, field in fields.items()}
 
 
-def _by_day(groups: Groups, amount: Callable[[Sums], Decimal]) -> Mapping[str, Decimal]:
+def _by_name(groups: Groups, days: Sequence[str], group_name: Callable[[Group], str]) -> Series:
+    members: defaultdict[str, Groups] = defaultdict(list)
+    for group, sums in groups:
+        members[group_name(group)].append((group, sums))
+    series = {name: _daily(found, days, "total_usd") for name, found in members.items()}
+    return {name: values for name, values in series.items() if any(values)}
+
+
+def _daily(groups: Groups, days: Sequence[str], field: str) -> list[float]:
+    """Return the sum of each day; `field` is a field of `Sums`."""
     by_day: defaultdict[str, Decimal] = defaultdict(Decimal)
     for group, sums in groups:
-        by_day[group.day] += amount(sums)
-    return by_day
-
-
-def _by(groups: Groups, days: Sequence[str], kind: Callable[[Group], str]) -> Series:
-    index = {day: number for number, day in enumerate(days)}
-    series: defaultdict[str, list[float]] = defaultdict(lambda: [0.0] * len(days))
-    for group, sums in groups:
-        if sums.total_usd and group.day in index:
-            series[kind(group)][index[group.day]] += float(sums.total_usd)
-    return series
+        by_day[group.day] += getattr(sums, field)
+    return [float(by_day[day]) for day in days]
 
 
 def _largest(series: Series) -> Series:
     """Return the largest series, and the sum of the others."""
     names = sorted(series, key=lambda name: (-sum(series[name]), name))
-    shown = names[: len(COLOURS)]
-    rest = [series[name] for name in names[len(COLOURS) :]]
+    shown = names[: len(COLORS)]
+    rest = [series[name] for name in names[len(COLORS) :]]
     others = {f"{len(rest)} others": [sum(of_day) for of_day in zip(*rest, strict=True)]} if rest else {}
     return {name: series[name] for name in shown} | others
 
 
-def _draw(chart: Axes, title: str, days: Sequence[str], series: Series, colours: Sequence[str]) -> None:
+def _draw(chart: Axes, title: str, days: Sequence[str], series: Series, colors: Sequence[str]) -> None:
     bottom = [0.0] * len(days)
     bars = []
     for number, values in enumerate(series.values()):
-        colour = colours[number] if number < len(colours) else OTHERS_COLOUR
-        bars.append(chart.bar(range(len(days)), values, bottom=bottom, color=colour, width=0.8))
+        color = colors[number] if number < len(colors) else OTHERS_COLOR
+        bars.append(chart.bar(range(len(days)), values, bottom=bottom, color=color, width=0.8))
         bottom = [low + high for low, high in zip(bottom, values, strict=True)]
     chart.set_title(f"US dollars per day, {title}", loc="left", fontsize=11, pad=22)
     every = max(1, len(days) // 10)
@@ -98,8 +89,7 @@ def _draw(chart: Axes, title: str, days: Sequence[str], series: Series, colours:
 
 
 def _draw_saved(chart: Axes, groups: Groups, days: Sequence[str]) -> None:
-    by_day = _by_day(groups, lambda sums: sums.saved_usd)
-    saved = [float(by_day[day]) for day in days]
+    saved = _daily(groups, days, "saved_usd")
     if not any(saved):
         return
     (line,) = chart.plot(range(len(days)), saved, color=SAVED, marker="o", markersize=3, linewidth=1, linestyle=":")

@@ -12,7 +12,7 @@ from operator import itemgetter
 
 from i2v.money import ZERO, money_text
 from i2v.reports.markdown import as_code, as_linked_image, as_table, as_text
-from i2v.reports.spend import AtRisk, Group, Groups, SpendReport, Sums, month_days, sum_groups
+from i2v.reports.spend import GROUPINGS, AtRisk, Group, Groups, SpendReport, Sums, month_days, sum_groups
 
 MAX_ROWS = 12
 """Modes, folders or labels with a row of their own."""
@@ -93,12 +93,7 @@ def _mermaid_chart(report: SpendReport) -> Iterator[str]:
 
 
 def _groups(report: SpendReport) -> Iterator[str]:
-    names: tuple[tuple[str, Callable[[Group], str]], ...] = (
-        ("mode", lambda group: group.mode),
-        ("folder", lambda group: group.folder),
-        ("label", lambda group: group.label),
-    )
-    for name, group_name in names:
+    for name, group_name in GROUPINGS.items():
         if rows := _sum_by(report.month, group_name):
             yield from ("", f"### By {name}, {len(month_days(report.until))} days", "")
             yield from as_table((name.capitalize(), *COLUMNS), _group_rows(rows))
@@ -114,7 +109,7 @@ def _sum_by(groups: Groups, group_name: Callable[[Group], str]) -> list[tuple[st
 
 def _group_rows(rows: Sequence[tuple[str, Sums]]) -> Iterator[Sequence[str]]:
     for name, sums in rows[:MAX_ROWS]:
-        yield [as_text(name, CHARS, keep_end=True) or "(none)", *_cells(sums)]
+        yield [as_text(name, CHARS, keep_end=True), *_cells(sums)]
     if rest := rows[MAX_ROWS:]:
         yield [f"{len(rest):,} others", *_cells(sum((sums for _, sums in rest), Sums()))]
 

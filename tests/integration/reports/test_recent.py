@@ -10,8 +10,7 @@ from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
 from i2v.pipeline.generate import Steps, generate
 from i2v.pipeline.run import Run
-from i2v.reports import recent
-from i2v.reports.recent import page_name_at, read_recent_pages
+from i2v.reports.recent import RecentPage, list_recent_pages, page_name_at, read_recent_page
 from i2v.reports.run_report import Outcome
 from sandbox import Sandbox
 from sandbox.synthetic_images import make_jpeg
@@ -26,6 +25,12 @@ async def _generate(run: Run, *names: str) -> None:
     await generate(run, items, OPTIONS, Steps())
 
 
+async def _read_pages(run: Run, after: str = "") -> list[RecentPage]:
+    names = list_recent_pages(run.storage, run.settings, after=after)
+    pages = [await read_recent_page(run.storage, run.settings, name) async for name in names]
+    return [page for page in pages if page]
+
+
 async def test_recent_pages_come_newest_run_first(sandbox: Sandbox, new_run: OpenRun) -> None:
     """Each run has one page with new results; cached images stay on their older page."""
     put_photo(sandbox, "tom.jpg")
@@ -36,10 +41,8 @@ async def test_recent_pages_come_newest_run_first(sandbox: Sandbox, new_run: Ope
     between = datetime.now(UTC)
     async with new_run(run_id="second") as run:
         await _generate(run, "tom.jpg", "ann.jpg")
-        pages = [page async for _, page in read_recent_pages(run.storage, run.settings)]
-        older = [
-            page.run_id async for _, page in read_recent_pages(run.storage, run.settings, after=page_name_at(between))
-        ]
+        pages = await _read_pages(run)
+        older = [page.run_id for page in await _read_pages(run, after=page_name_at(between))]
 
     assert [page.run_id for page in pages] == ["second", "first"]
     assert older == ["first"]
@@ -50,7 +53,7 @@ async def test_recent_pages_come_newest_run_first(sandbox: Sandbox, new_run: Ope
         "standard",
         6,
     )
-    assert {item.outcome for item in pages[1].newest_first} == {Outcome.STORED, Outcome.REFUSED}
+    assert {item.outcome for item in pages[1].items} == {Outcome.STORED, Outcome.REFUSED}
 
 
 async def test_an_image_refused_before_is_not_recent_again(sandbox: Sandbox, new_run: OpenRun) -> None:
@@ -61,7 +64,7 @@ async def test_an_image_refused_before_is_not_recent_again(sandbox: Sandbox, new
     for run_id in ("first", "second"):
         async with new_run(run_id=run_id) as run:
             await _generate(run, "nsfw.jpg", "small.jpg")
-            pages = [page async for _, page in read_recent_pages(run.storage, run.settings)]
+            pages = await _read_pages(run)
 
     assert sandbox.read_json("jobs/runs/second.json")["report"]["refused"] == 2
     assert [(page.run_id, len(page.items)) for page in pages] == [("first", 2)]
@@ -73,7 +76,7 @@ async def test_a_retried_run_keeps_the_results_of_its_first_try(sandbox: Sandbox
         put_photo(sandbox, name, seed=seed)
         async with new_run(run_id="one") as run:
             await _generate(run, name)
-            pages = [page async for _, page in read_recent_pages(run.storage, run.settings)]
+            pages = await _read_pages(run)
 
     assert [[item.image.rpartition("/")[2] for item in page.items] for page in pages] == [["tom.jpg", "ann.jpg"]]
 
@@ -84,7 +87,7 @@ async def test_an_unreadable_page_is_skipped(sandbox: Sandbox, new_run: OpenRun)
     sandbox.s3().put_object(Bucket=sandbox.bucket, Key="jobs/recent/0000000000000-x.json", Body=b"{")
     async with new_run(run_id="one") as run:
         await _generate(run, "tom.jpg")
-        pages = [page.run_id async for _, page in recent.read_recent_pages(run.storage, run.settings)]
+        pages = [page.run_id for page in await _read_pages(run)]
     assert pages == ["one"]
 
 
