@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -12,6 +13,7 @@ from i2v.ledger.job import FORMAT
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 
+log = logging.getLogger(__name__)
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -34,6 +36,17 @@ async def read_document(storage: Storage, model: type[M], uri: S3Uri) -> Documen
     except NotFound:
         return None
     return Document(parse_document(model, found.body, uri), found.etag, found.age_seconds)
+
+
+async def read_if_valid(storage: Storage, model: type[M], uri: S3Uri, *, limit: int | None = None) -> M | None:
+    """Return a document of less importance, or `None` if it is missing, larger than `limit` or cannot be parsed."""
+    try:
+        return model.model_validate_json((await storage.get(uri, limit=limit)).body)
+    except NotFound:
+        return None
+    except ValidationError:
+        log.warning("skipping %s: it cannot be read", uri)
+        return None
 
 
 async def write_document(storage: Storage, document: BaseModel, uri: S3Uri, etag: str | None) -> str:

@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from i2v.errors import NotFound, StorageError
+from i2v.errors import StorageError
 from i2v.ledger import keys
+from i2v.ledger.documents import read_if_valid
 from i2v.ledger.job import FORMAT
 from i2v.reports.run_report import ItemReport, Outcome
 from i2v.request import Mode
@@ -110,13 +111,9 @@ class RecentWriter:
 
     async def _merge_written_page(self) -> None:
         """Start from the page that an earlier try of this run wrote."""
-        if self._merged:
-            return
-        try:
-            self._page = RecentPage.model_validate_json((await self._storage.get(self._uri)).body)
-        except (NotFound, ValidationError):
-            log.debug("no earlier page at %s", self._uri)
-        self._merged = True
+        if not self._merged:
+            self._page = await read_if_valid(self._storage, RecentPage, self._uri) or self._page
+            self._merged = True
 
 
 async def list_recent_pages(storage: Storage, settings: Settings, *, after: str = "") -> AsyncIterator[str]:
@@ -131,12 +128,7 @@ async def read_recent_page(
     storage: Storage, settings: Settings, name: str, *, limit: int | None = None
 ) -> RecentPage | None:
     """Return a page, or `None` if it is missing, cannot be parsed or has more than `limit` bytes."""
-    uri = settings.jobs / keys.RECENT_PREFIX / name
-    try:
-        return RecentPage.model_validate_json((await storage.get(uri, limit=limit)).body)
-    except (NotFound, ValidationError):
-        log.warning("skipping %s: it cannot be read", uri)
-        return None
+    return await read_if_valid(storage, RecentPage, settings.jobs / keys.RECENT_PREFIX / name, limit=limit)
 
 
 def page_name_at(moment: datetime) -> str:

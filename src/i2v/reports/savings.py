@@ -6,22 +6,19 @@ Each run keeps its own sums in its record (`summarize_savings`); `read_savings` 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
 from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from i2v.errors import NotFound
+from i2v.ledger.documents import read_if_valid
 from i2v.reports.run_report import ItemReport
 from i2v.s3.storage import Storage
-from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 
-log = logging.getLogger(__name__)
 CONCURRENT_READS = 64
 CACHED, ATTACHED = "cached", "attached"
 
@@ -72,14 +69,7 @@ async def read_savings(storage: Storage, settings: Settings, *, since: datetime)
     entries = storage.list(settings.jobs / "runs/")
     uris = [each.uri async for each in entries if each.last_modified >= since and each.uri.key.endswith(".json")]
     for start in range(0, len(uris), CONCURRENT_READS):
-        for run in await asyncio.gather(*(_read(storage, uri) for uri in uris[start : start + CONCURRENT_READS])):
+        reads = (read_if_valid(storage, RunSavings, uri) for uri in uris[start : start + CONCURRENT_READS])
+        for run in await asyncio.gather(*reads):
             if run and run.saved and run.ended_at:
                 yield run
-
-
-async def _read(storage: Storage, uri: S3Uri) -> RunSavings | None:
-    try:
-        return RunSavings.model_validate_json((await storage.get(uri)).body)
-    except (NotFound, ValidationError):
-        log.warning("skipping %s: it cannot be read", uri)
-        return None

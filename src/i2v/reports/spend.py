@@ -13,11 +13,12 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from i2v.apixo.client import ApixoClient
-from i2v.errors import NotFound, ProviderError
+from i2v.errors import ProviderError
 from i2v.ledger import keys
+from i2v.ledger.documents import read_if_valid
 from i2v.ledger.job import FORMAT, Attempt, JobRecord, JobState
 from i2v.ledger.ledger import Ledger
 from i2v.money import ZERO, money_text
@@ -219,7 +220,7 @@ async def sum_spend(
         LedgerError: a record cannot be parsed.
     """
     now = datetime.now(UTC)
-    last = await _last_snapshot(storage, settings)
+    last = await read_if_valid(storage, BalanceSnapshot, keys.spend_uri(settings))
     window = SpendWindow(now - timedelta(days=days))
     month = SpendWindow(datetime.fromisoformat(f"{month_days(now)[0]}T00:00Z"))
     since_last = SpendWindow(last.at if last and client else now)
@@ -253,12 +254,4 @@ async def _balance(client: ApixoClient | None) -> Decimal | None:
         return await client.balance() if client else None
     except ProviderError as error:
         log.warning("the provider did not return its balance: %s", error)
-        return None
-
-
-async def _last_snapshot(storage: Storage, settings: Settings) -> BalanceSnapshot | None:
-    try:
-        found = await storage.get(keys.spend_uri(settings))
-        return BalanceSnapshot.model_validate_json(found.body)
-    except (NotFound, ValidationError):
         return None
