@@ -29,7 +29,7 @@ from prefect.client.orchestration import PrefectClient
 
 from benchmarks.outside import Outside
 from benchmarks.processes import PROC, ROOT, tree
-from sandbox.provider.server import listen
+from sandbox.ports import listen
 
 SECRET = "a-secret-of-the-benchmark"  # noqa: S105 - nobody else's
 PATIENCE_SECONDS = 1800

@@ -51,7 +51,7 @@ def _seconds(moment: str) -> float:
 
 
 def _measure(pipeline: FullStack, number: int) -> Times:
-    box = pipeline.box
+    box = pipeline.sandbox
     box.put_image(f"images/{number}.jpg", make_jpeg(seed=number))
     uploaded = time.time()
     submit = _wait(lambda: box.provider.request_log.find("submit")[number:])[0]

@@ -1,4 +1,4 @@
-"""`python -m sandbox`: the whole box from a shell, until it is stopped."""
+"""`python -m sandbox`: run the sandbox from a shell until it is stopped."""
 
 from __future__ import annotations
 
@@ -13,59 +13,58 @@ from sandbox.provider import ProviderOptions
 from sandbox.sandbox import Sandbox
 
 ABOUT = """\
-Starts a stand-in for the paid provider, S3 and SQS on this machine, and prints what to set to use them.
-Nothing is paid and no model is asked: its videos are synthetic, camera moves over the image they were given."""
-MORE = """\
+Start an emulator of the paid provider, S3 and SQS on this machine, and print the environment variables to use them.
+No charges, no model calls: the videos are synthetic camera moves over each image."""
+EXAMPLES = """\
 examples:
-  python -m sandbox                                  print `export …` lines, run until Ctrl-C
-  python -m sandbox --env-file .sandbox/env          also write KEY=VALUE lines there
+  python -m sandbox                                  print `export …` lines and run until Ctrl-C
+  python -m sandbox --env-file .sandbox/env          also write KEY=VALUE lines to a file
   python -m sandbox --render-seconds 100             take as long as the real provider
-  python -m sandbox --port 8401 --s3-port 8402       the same addresses each time
+  python -m sandbox --port 8401 --s3-port 8402       use the same addresses every time
 
 while it runs, at the provider's address:
-  GET  /_sandbox/journal   GET /_sandbox/tasks       what was asked and billed
-  POST /_sandbox/settings  {"balance_usd": 1}        change it
+  GET  /_sandbox/requests                            list the requests received
+  GET  /_sandbox/tasks                               list the tasks and what was billed
+  POST /_sandbox/options   {"balance_usd": 1}        change options
   POST /_sandbox/faults    {"on": "submit", "kind": "lost_answer"}
-  POST /_sandbox/reset                               forget everything"""
+  POST /_sandbox/reset                               reset everything"""
 
 
-def _money(text: str) -> Decimal:
+def _usd(text: str) -> Decimal:
     try:
         return Decimal(text)
     except InvalidOperation:
-        raise argparse.ArgumentTypeError(f"{text!r} is no amount of US dollars") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not an amount in US dollars; use e.g. 5") from None
 
 
 def _parser() -> argparse.ArgumentParser:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m sandbox", description=ABOUT, epilog=MORE, formatter_class=form)
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m sandbox", description=ABOUT, epilog=EXAMPLES, formatter_class=formatter)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=0, help="the provider's port (default: a free one)")
-    parser.add_argument("--s3-port", type=int, default=0, help="port of S3 and SQS (default: a free one)")
-    parser.add_argument("--bucket", default="i2v-sandbox", help="bucket to make (default: %(default)s)")
-    parser.add_argument(
-        "--data-dir", type=Path, help="keep made videos there, to make none twice (default: a temporary)"
-    )
-    parser.add_argument("--render-seconds", type=float, default=8, help="how long a video takes (default: %(default)s)")
-    parser.add_argument("--balance", type=_money, default=Decimal(100), help="US dollars of play money (default: 100)")
-    parser.add_argument("--fast", action="store_true", help="coarse videos that cost little CPU")
-    parser.add_argument("--shared", action="store_true", help="one video for all images of a size, for load tests")
-    parser.add_argument("--versioning", action="store_true", help="let the bucket keep versions")
-    parser.add_argument("--notifications", action="store_true", help="tell an SQS queue of each new object")
-    parser.add_argument("--print-env", action="store_true", help="print plain KEY=VALUE lines and nothing else")
-    parser.add_argument("--env-file", type=Path, help="write KEY=VALUE lines there, once all is ready")
+    parser.add_argument("--port", type=int, default=0, help="port of the provider (default: a free port)")
+    parser.add_argument("--s3-port", type=int, default=0, help="port of S3 and SQS (default: a free port)")
+    parser.add_argument("--bucket", default="i2v-sandbox", help="bucket to create (default: %(default)s)")
+    parser.add_argument("--data-dir", type=Path, help="folder to cache videos in (default: a temporary folder)")
+    parser.add_argument("--render-seconds", type=float, default=8, help="rendering time (default: %(default)s)")
+    parser.add_argument("--balance", type=_usd, default=Decimal(100), help="account balance in USD (default: 100)")
+    parser.add_argument("--fast", action="store_true", help="render coarse videos that need little CPU")
+    parser.add_argument("--shared", action="store_true", help="use one video for all images of a size (load tests)")
+    parser.add_argument("--versioning", action="store_true", help="turn on bucket versioning")
+    parser.add_argument("--notifications", action="store_true", help="send bucket notifications to an SQS queue")
+    parser.add_argument("--print-env", action="store_true", help="print KEY=VALUE lines and nothing else")
+    parser.add_argument("--env-file", type=Path, help="write KEY=VALUE lines to this file once ready")
     return parser
 
 
 def _sandbox(given: argparse.Namespace) -> Sandbox:
-    dials = ProviderOptions(
+    options = ProviderOptions(
         render_seconds=given.render_seconds,
         balance_usd=given.balance,
         fast=given.fast,
         render="shared" if given.shared else "each",
     )
     return Sandbox(
-        dials,
+        options,
         host=given.host,
         port=given.port,
         s3_port=given.s3_port,
@@ -76,42 +75,43 @@ def _sandbox(given: argparse.Namespace) -> Sandbox:
     )
 
 
-def _announce(box: Sandbox, given: argparse.Namespace) -> None:
-    plain = "".join(f"{name}={value}\n" for name, value in box.env.items())
+def _print_env(sandbox: Sandbox, given: argparse.Namespace) -> None:
+    lines = "".join(f"{name}={value}\n" for name, value in sandbox.env.items())
     if given.env_file:
         given.env_file.parent.mkdir(parents=True, exist_ok=True)
         part = given.env_file.with_suffix(".part")
-        part.write_text(plain)
+        part.write_text(lines)
         part.rename(given.env_file)
     if given.print_env:
-        sys.stdout.write(plain)
+        sys.stdout.write(lines)
     else:
-        exports = "".join(f"export {line}\n" for line in plain.splitlines())
-        sys.stdout.write(f"# {ABOUT.replace(chr(10), chr(10) + '# ')}\n# To use it, set in another shell:\n{exports}")
-        sys.stdout.write(f"# What it billed: {box.provider.url}/_sandbox/tasks   Ctrl-C stops it.\n")
+        exports = "".join(f"export {line}\n" for line in lines.splitlines())
+        about = ABOUT.replace("\n", "\n# ")
+        sys.stdout.write(f"# {about}\n# Set these in another shell:\n{exports}")
+        sys.stdout.write(f"# Tasks and bills: {sandbox.provider.url}/_sandbox/tasks   Press Ctrl-C to stop.\n")
     sys.stdout.flush()
 
 
 def main() -> int:
-    """Run until SIGINT (exit 130) or SIGTERM (0); 2 where it cannot start."""
+    """Run until SIGINT (exit code 130) or SIGTERM (0); return 2 if it cannot start."""
     given = _parser().parse_args()
     stopped = threading.Event()
-    caught: list[int] = []
+    signals: list[int] = []
 
     def stop(number: int, _: object) -> None:
-        caught.append(number)
+        signals.append(number)
         stopped.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     try:
-        with _sandbox(given) as box:
-            _announce(box, given)
+        with _sandbox(given) as sandbox:
+            _print_env(sandbox, given)
             stopped.wait()
     except (OSError, RuntimeError, ValueError) as error:
         sys.stderr.write(f"The sandbox did not start: {error}\n")
         return 2
-    return 130 if caught[0] == signal.SIGINT else 0
+    return 130 if signals[0] == signal.SIGINT else 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""`ChildProcess` runs a Python module as a child process. `python -m sandbox.child_process MODULE …` is that child.
+"""Start and stop Python modules as child processes: `ChildProcess`, and `ServerProcess` for HTTP servers.
 
-The child gets SIGTERM when its parent ends, even by SIGKILL: it reads a pipe whose other end only the parent holds.
+`python -m sandbox.child_process` is the child's side. A child never outlives its parent, even a killed one: it reads a
+pipe whose other end only the parent holds.
 """
 
 from __future__ import annotations
@@ -8,41 +9,54 @@ from __future__ import annotations
 import os
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
+
+import httpx
+
+from sandbox.ports import listen
 
 ROOT = Path(__file__).parent.parent
 LOG_LINES = 15
 STOP_SECONDS = 10
-OUTSIDE = ("PREFECT_", "AWS_", "I2V_", "APIXO_")
+POLL_SECONDS = 0.05
+CREDENTIAL_PREFIXES = ("PREFECT_", "AWS_", "I2V_", "APIXO_")
 
 
 def clean_environment() -> dict[str, str]:
-    """This process' environment without anybody's keys, buckets and servers."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(OUTSIDE)}
+    """Return this process's environment without credentials, buckets and servers."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(CREDENTIAL_PREFIXES)}
 
 
 class ChildProcess:
-    """A running `python -m MODULE ARGUMENTS…`, in the project's root and with this environment alone.
+    """A running `python -m MODULE ARGUMENTS…` in the project's root. It can be started again after it ends.
 
-    `log` takes what it says. It may be started again, after its end or a kill.
+    Args:
+        command: the module and its arguments.
+        env: the child's whole environment.
+        log: the file for its output, truncated at each start.
+        scratch: a folder that the child deletes when its parent ends. With one, the child exits at once when it is
+            stopped; without, it gets SIGTERM and some seconds to shut down.
     """
 
-    def __init__(self, *command: str, env: dict[str, str], log: Path) -> None:
+    def __init__(self, *command: str, env: dict[str, str], log: Path, scratch: Path | None = None) -> None:
         self._command = command
         self._env = env
-        self._path = log
+        self._log = log
+        self._scratch = scratch
 
     def start(self) -> Self:
-        """Start it; does not wait."""
-        with self._path.open("wb") as log:
+        """Start it without waiting."""
+        with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "sandbox.child_process", *self._command],
+                [sys.executable, "-m", "sandbox.child_process", str(self._scratch or ""), *self._command],
                 env=self._env,
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
@@ -60,42 +74,42 @@ class ChildProcess:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return self._process.pid
 
     @property
     def is_running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the process is alive."""
         return self._process.poll() is None
 
-    def said(self) -> str:
-        """All that it said since it was started."""
-        return self._path.read_text(errors="replace")
-
-    def wait_for_output(self, pattern: str, seconds: float = 60) -> re.Match[str]:
-        """Wait until it says something.
-
-        Raises:
-            RuntimeError: it ended, or did not say so; carries its last lines.
-        """
-        deadline = time.monotonic() + seconds
-        while not (found := re.search(pattern, self.said())):
-            if not self.is_running or time.monotonic() > deadline:
-                raise RuntimeError(f"{' '.join(self._command)} did not come up. Its last lines:\n{self.last_lines()}")
-            time.sleep(0.05)
-        return found
+    def output(self) -> str:
+        """Return everything it has printed since the last start."""
+        return self._log.read_text(errors="replace")
 
     def last_lines(self) -> str:
-        """The end of what it said."""
-        return "\n".join(self.said().splitlines()[-LOG_LINES:])
+        """Return the end of its output."""
+        return "\n".join(self.output().splitlines()[-LOG_LINES:])
+
+    def wait_for_output(self, pattern: str, seconds: float = 60) -> re.Match[str]:
+        """Wait for a line of output. Raise `RuntimeError` with its last lines on exit or timeout."""
+        deadline = time.monotonic() + seconds
+        while not (found := re.search(pattern, self.output())):
+            self.check(deadline)
+            time.sleep(POLL_SECONDS)
+        return found
+
+    def check(self, deadline: float) -> None:
+        """Raise `RuntimeError` with the last lines of output if the child has exited or the deadline has passed."""
+        if not self.is_running or time.monotonic() > deadline:
+            raise RuntimeError(f"{' '.join(self._command)} did not start. Its last lines:\n{self.last_lines()}")
 
     def request_stop(self) -> None:
-        """Let it end; does not wait."""
+        """Tell it to stop, without waiting."""
         if self._process.stdin:
             self._process.stdin.close()
 
     def stop(self) -> int:
-        """Ask it to end, make it after a while, and give its exit code."""
+        """Stop it, by SIGKILL after a timeout, and return its exit code."""
         self.request_stop()
         try:
             return self._process.wait(STOP_SECONDS)
@@ -103,23 +117,114 @@ class ChildProcess:
             return self.kill()
 
     def kill(self) -> int:
-        """End it at once (SIGKILL) with what it started in its own session; its exit code."""
+        """Send SIGKILL to it and its session, and return its exit code."""
         os.killpg(self._process.pid, signal.SIGKILL)
         self.request_stop()
         return self._process.wait()
 
 
-def _end_with_parent() -> None:
-    while os.read(0, 1):  # not by sys.stdin, whose lock would be held when the interpreter ends
+class ServerProcess:
+    """An HTTP server in a child process. It can be started again on the same port after `kill`.
+
+    A subclass sets the command, the path that answers once the server is ready, and the environment.
+    """
+
+    COMMAND: ClassVar[tuple[str, ...]]
+    HEALTH_PATH: ClassVar[str]
+    START_SECONDS: ClassVar[float]
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host, self.port = host, port
+
+    def environment(self, scratch: Path) -> dict[str, str]:
+        """Return the child's whole environment; `scratch` is an empty temporary folder."""
+        raise NotImplementedError
+
+    def start(self) -> Self:
+        """Start the server and wait until it answers. Raise `OSError` if its port is taken, `RuntimeError` if it fails.
+
+        Port 0 becomes a free port.
+        """
+        with listen(self.host, self.port) as free:
+            self.host, self.port = free.getsockname()[:2]
+        self._folder = tempfile.TemporaryDirectory(prefix="i2v-sandbox-", ignore_cleanup_errors=True)
+        scratch = Path(self._folder.name)
+        self._child = ChildProcess(
+            *self.COMMAND, env=self.environment(scratch), log=scratch / "output.log", scratch=scratch
+        ).start()
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + self.START_SECONDS
+        while True:
+            try:
+                if httpx.get(f"{self.url}{self.HEALTH_PATH}", trust_env=False).is_success:
+                    return
+            except httpx.TransportError:
+                pass
+            self._child.check(deadline)
+            time.sleep(POLL_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop the server."""
+        self._child.stop()
+        self._folder.cleanup()
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self._child.kill()
+        self._folder.cleanup()
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._child.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process is alive."""
+        return self._child.is_running
+
+    def last_lines(self) -> str:
+        """Return the end of the server's output."""
+        return self._child.last_lines()
+
+    @property
+    def address(self) -> str:
+        """host:port."""
+        return f"{self.host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The server's root URL."""
+        return f"http://{self.address}"
+
+
+def _exit_with_parent(scratch: str) -> None:
+    while os.read(0, 1):  # not sys.stdin: its lock would be held at interpreter exit
         pass
+    if scratch:
+        shutil.rmtree(scratch, ignore_errors=True)
+        os._exit(0)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(STOP_SECONDS)
     os._exit(1)
 
 
 def _run() -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    sys.argv = sys.argv[1:]
+    threading.Thread(target=_exit_with_parent, args=(sys.argv[1],), daemon=True).start()
+    sys.argv = sys.argv[2:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 

@@ -1,7 +1,6 @@
-"""All that runs between bucket and provider, as processes of their own: `FullStack`. Images put there become videos.
+"""`FullStack` runs everything between bucket and provider: Prefect server, deployments, worker and door.
 
-Prefect server, deployments, worker and door are the real ones, started as a person starts them, so nothing of flows,
-doors or deployments is imported here.
+Each part is a real process, started as a user starts it. So import nothing from flows, doors or deployments here.
 """
 
 from __future__ import annotations
@@ -22,35 +21,41 @@ from sandbox.prefect_server import PrefectServer
 from sandbox.sandbox import Sandbox
 
 POOL = "i2v"
-ASK_SECONDS = 60
+REQUEST_SECONDS = 60
 LISTENS = r"listens on (http://[\d.]+:\d+)"
 
 
 class FullStack:
-    """`with Pipeline(box, folder) as pipeline:` starts all; each part can be killed and started again.
+    """`with FullStack(sandbox, folder, {}) as stack:` starts all parts. A test can kill and restart each of them.
 
     Args:
-        box: the sandbox, with a queue that the bucket's notifications go to.
-        folder: where the server's database and the logs lie.
-        more: variables of door, worker and runs.
-        say: hears what is being started.
+        sandbox: a sandbox with bucket notifications.
+        folder: where the server's database and the logs go.
+        extra_env: more variables for door, worker and runs.
+        on_progress: is called with a line for each part that starts.
     """
 
-    def __init__(self, box: Sandbox, folder: Path, more: Mapping[str, str], say: Callable[[str], object] = str) -> None:
-        self.box = box
-        self._say = say
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        folder: Path,
+        extra_env: Mapping[str, str],
+        on_progress: Callable[[str], object] = str,
+    ) -> None:
+        self.sandbox = sandbox
+        self._on_progress = on_progress
         self.server = PrefectServer(home=folder / "server")
-        self._more = {"I2V_DOOR_PORT": "0", "PREFECT_WORKER_QUERY_SECONDS": "1", **more}
+        self._extra_env = {"I2V_DOOR_PORT": "0", "PREFECT_WORKER_QUERY_SECONDS": "1", **extra_env}
         self._folder = folder
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._say("Starting a Prefect server: some 15 s")
+            self._on_progress("Starting a Prefect server (about 15 s)")
             stack.enter_context(self.server)
-            self._say("make deploy: pool, queues, deployments and automations")
-            self.deployed = self.deploy()
-            self._say("Starting a worker and the door")
+            self._on_progress("Running make deploy: pool, queues, deployments and automations")
+            self.deploy_output = self.deploy()
+            self._on_progress("Starting a worker and the door")
             command = ("prefect", "--no-prompt", "worker", "start", "--pool", POOL)
             self.worker = stack.enter_context(ChildProcess(*command, env=self.env, log=self._folder / "worker.log"))
             self.door = stack.enter_context(ChildProcess("doors", env=self.env, log=self._folder / "door.log"))
@@ -59,27 +64,27 @@ class FullStack:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for child in (self.door, self.worker):  # both at once: each takes seconds
+        for child in (self.door, self.worker):  # in parallel: each takes seconds
             child.request_stop()
         self._stack.close()
 
     @property
-    def own_env(self) -> dict[str, str]:
-        """Every variable that a person would set to use the same."""
-        ours = {"PREFECT_API_URL": self.server.api_url, "PREFECT_HOME": str(self._folder / "home"), "DO_NOT_TRACK": "1"}
-        return self.box.env | ours | self._more
+    def user_env(self) -> dict[str, str]:
+        """The variables that a user sets to use the same services."""
+        prefect = {
+            "PREFECT_API_URL": self.server.api_url,
+            "PREFECT_HOME": str(self._folder / "home"),
+            "DO_NOT_TRACK": "1",
+        }
+        return self.sandbox.env | prefect | self._extra_env
 
     @property
     def env(self) -> dict[str, str]:
-        """The whole environment of door, worker and set-up."""
-        return clean_environment() | self.own_env
+        """The whole environment of door, worker and setup."""
+        return clean_environment() | self.user_env
 
     def deploy(self) -> str:
-        """What `make deploy` does and says.
-
-        Raises:
-            RuntimeError: it failed; carries what it said.
-        """
+        """Run `make deploy` and return its output. Raise `RuntimeError` if it fails."""
         command = [sys.executable, "-m", "deployments.setup"]
         done = subprocess.run(command, cwd=ROOT, env=self.env, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -87,20 +92,12 @@ class FullStack:
         return done.stdout
 
     def wait_ready(self) -> None:
-        """Wait until door and worker are up.
-
-        Raises:
-            RuntimeError: one is not; carries its last lines.
-        """
+        """Wait for door and worker. Raise `RuntimeError` with the last lines of one that does not start."""
         self.worker.wait_for_output("Worker '.*' started!")
         self.door_url = self.door.wait_for_output(LISTENS)[1]
 
-    def check(self) -> None:
-        """Prove that all are running.
-
-        Raises:
-            RuntimeError: one is not; carries its last lines.
-        """
+    def check_running(self) -> None:
+        """Raise `RuntimeError` with its last lines if a part has exited."""
         parts: dict[str, PrefectServer | ChildProcess] = {
             "server": self.server,
             "worker": self.worker,
@@ -108,28 +105,24 @@ class FullStack:
         }
         for name, part in parts.items():
             if not part.is_running:
-                raise RuntimeError(f"the {name} has ended. Its last lines:\n{part.last_lines()}")
+                raise RuntimeError(f"the {name} has exited. Its last lines:\n{part.last_lines()}")
 
     def get(self, path: str) -> Any:
-        """Ask the Prefect server."""
-        return self._ask("GET", path)
+        """GET from the Prefect API."""
+        return self._request("GET", path)
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
-        """Ask the Prefect server, or tell it."""
-        return self._ask("POST", path, body)
+        """POST to the Prefect API."""
+        return self._request("POST", path, body)
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """The answer's JSON; a server that has just started, or whose database is busy, is asked again.
-
-        Raises:
-            RuntimeError: it does not answer, or not well.
-        """
-        deadline, url = time.monotonic() + ASK_SECONDS, f"{self.server.api_url}/{path}"
+    def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Return the JSON response. Retry 503, which a starting server or a busy database returns."""
+        deadline, url = time.monotonic() + REQUEST_SECONDS, f"{self.server.api_url}/{path}"
         try:
-            answer = httpx.request(method, url, json=body, trust_env=False, timeout=ASK_SECONDS)
-            while answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE and time.monotonic() < deadline:
+            while True:
+                response = httpx.request(method, url, json=body, trust_env=False, timeout=REQUEST_SECONDS)
+                if response.status_code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
+                    return response.raise_for_status().json()
                 time.sleep(0.5)
-                answer = httpx.request(method, url, json=body, trust_env=False, timeout=ASK_SECONDS)
-            return answer.raise_for_status().json()
         except httpx.HTTPError as error:
-            raise RuntimeError(f"the Prefect server does not answer {path}: {error!r}") from error
+            raise RuntimeError(f"the Prefect server did not answer {path}: {error!r}") from error

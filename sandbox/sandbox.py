@@ -1,4 +1,4 @@
-"""The whole box: `Sandbox` starts the provider emulator, S3 and SQS, and says how to reach them."""
+"""`Sandbox` starts the provider emulator, S3 and SQS, and returns the settings to use them."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
 REGION = "us-east-1"
 ACCESS_KEY, SECRET_KEY = "test", "test"
 VENDOR_RENDER_SECONDS = 100
-"""About what the vendor takes; the poll schedule is shortened as much as the rendering is."""
+"""About what the vendor takes. The poll schedule is scaled down by the same factor as rendering."""
 
 
 class Sandbox:
-    """The outside world on this machine. `with Sandbox() as sandbox:` runs it; it never touches `os.environ`.
+    """The outside world on this machine: `with Sandbox() as sandbox:`. It never touches `os.environ`.
 
     Args:
-        dials: how the provider emulator behaves from the start and after each reset.
+        options: how the provider emulator behaves at start and after each reset.
         host: the address that all servers listen on.
-        port: the emulator's port, `s3_port` that of S3 and SQS; 0 takes a free one.
-        s3_port: see `port`.
-        folder: where made films are kept; a temporary folder by default.
-        bucket: the bucket's name; one of its own by default.
+        port: the emulator's port; 0 picks a free one.
+        s3_port: the port of S3 and SQS; 0 picks a free one.
+        folder: where rendered videos are cached; a temporary folder by default.
+        bucket: the bucket's name; a unique one by default.
         versioning: whether buckets keep versions.
-        notifications: whether an SQS queue is told of each new object.
+        notifications: whether an SQS queue receives a notification for each new object.
     """
 
     def __init__(
         self,
-        dials: ProviderOptions | None = None,
+        options: ProviderOptions | None = None,
         *,
         host: str = "127.0.0.1",
         port: int = 0,
@@ -51,7 +51,7 @@ class Sandbox:
         versioning: bool = False,
         notifications: bool = False,
     ) -> None:
-        self._dials = dials or ProviderOptions()
+        self._options = options or ProviderOptions()
         self._host, self._port, self._folder = host, port, folder
         self._name, self._versioning, self._notifications = bucket, versioning, notifications
         self._stack = ExitStack()
@@ -60,23 +60,18 @@ class Sandbox:
         self.queue_url: str | None = None
 
     def start(self) -> Self:
-        """Start all, with a bucket.
-
-        Raises:
-            OSError: a port is taken.
-            RuntimeError: S3 did not start.
-        """
+        """Start all servers and create a bucket. Raise `OSError` if a port is taken, `RuntimeError` if S3 fails."""
         with ExitStack() as stack:
             stack.enter_context(self.aws)
-            dials = self._dials.model_copy(update={"s3_address": self.aws.address})
-            provider = Provider(dials, host=self._host, port=self._port, folder=self._folder)
+            options = self._options.model_copy(update={"s3_address": self.aws.address})
+            provider = Provider(options, host=self._host, port=self._port, folder=self._folder)
             self.provider = stack.enter_context(provider)
             self.new_bucket(self._name)
             self._stack = stack.pop_all()
         return self
 
     def stop(self) -> None:
-        """End all that was started. May be called twice."""
+        """Stop all servers. Safe to call twice."""
         self._stack.close()
 
     def __enter__(self) -> Self:
@@ -86,35 +81,34 @@ class Sandbox:
         self.stop()
 
     def new_bucket(self, name: str | None = None) -> str:
-        """Make a bucket and use it from now on; older ones stay as they are."""
+        """Create a bucket and switch to it. Older buckets keep their objects."""
         self.bucket = name or f"i2v-{uuid.uuid4().hex[:12]}"
         self.s3().create_bucket(Bucket=self.bucket)
         if self._versioning:
             self.s3().put_bucket_versioning(Bucket=self.bucket, VersioningConfiguration={"Status": "Enabled"})
         if self._notifications:
-            self.queue_url = self._notify()
+            self.queue_url = self._create_queue()
         return self.bucket
 
-    def _notify(self) -> str:
+    def _create_queue(self) -> str:
         queue = self.sqs().create_queue(QueueName=self.bucket)["QueueUrl"]
         arn = self.sqs().get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-        told = {"QueueArn": arn, "Events": ["s3:ObjectCreated:*"]}
-        configuration: Any = {"QueueConfigurations": [told]}
+        configuration: Any = {"QueueConfigurations": [{"QueueArn": arn, "Events": ["s3:ObjectCreated:*"]}]}
         self.s3().put_bucket_notification_configuration(Bucket=self.bucket, NotificationConfiguration=configuration)
         return queue
 
     def reset(self) -> Self:
-        """A new bucket, and an emulator that has forgotten everything but its made films: between two tests."""
+        """Switch to a new bucket and reset the emulator, keeping its rendered videos: for use between two tests."""
         self.provider.reset()
         self.new_bucket()
         return self
 
     def s3(self) -> S3Client:
-        """A boto3 client of the sandbox; one for all threads."""
+        """Return the boto3 S3 client, shared by all threads."""
         return self._s3
 
     def sqs(self) -> SQSClient:
-        """A boto3 client of the sandbox's queues; one for all threads."""
+        """Return the boto3 SQS client, shared by all threads."""
         return self._sqs
 
     @cached_property
@@ -132,33 +126,33 @@ class Sandbox:
         return boto3.session.Session(ACCESS_KEY, SECRET_KEY, region_name=REGION)
 
     def put_image(self, key: str, data: bytes, **metadata: str) -> str:
-        """Put an image into the bucket and return its `s3://` address; `metadata` may hold prompt, mode, duration."""
-        kind = "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"
-        self.s3().put_object(Bucket=self.bucket, Key=key, Body=data, ContentType=kind, Metadata=metadata)
+        """Upload an image and return its `s3://` URI. `metadata` may set prompt, mode and duration."""
+        content_type = "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"
+        self.s3().put_object(Bucket=self.bucket, Key=key, Body=data, ContentType=content_type, Metadata=metadata)
         return f"s3://{self.bucket}/{key}"
 
     def presign(self, uri: str, seconds: int = 3600) -> str:
-        """A URL that anybody may fetch an `s3://` address with, for that long."""
+        """Return a presigned GET URL of an `s3://` URI."""
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         return self.s3().generate_presigned_url("get_object", {"Bucket": bucket, "Key": key}, ExpiresIn=seconds)
 
     def keys(self, prefix: str = "") -> list[str]:
-        """The bucket's keys, sorted."""
+        """Return the bucket's keys, sorted."""
         pages = self.s3().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
         return [item["Key"] for page in pages for item in page.get("Contents", [])]
 
     def read(self, key: str) -> bytes:
-        """An object's bytes."""
+        """Return an object's bytes."""
         return self.s3().get_object(Bucket=self.bucket, Key=key)["Body"].read()
 
     def read_json(self, key: str) -> Any:
-        """An object that holds JSON."""
+        """Return an object parsed as JSON."""
         return json.loads(self.read(key))
 
     @property
     def env(self) -> dict[str, str]:
-        """Every variable to set to use the sandbox. The poll schedule is shortened as the rendering is."""
-        pace = min(1.0, max(self.provider.options.render_seconds, 0.1) / VENDOR_RENDER_SECONDS)
+        """Every environment variable that i2v needs to use the sandbox."""
+        scale = min(1.0, max(self.provider.options.render_seconds, 0.1) / VENDOR_RENDER_SECONDS)
         variables = {
             "APIXO_API_KEY": self.provider.options.api_key,
             "APIXO_BASE_URL": self.provider.base_url,
@@ -169,7 +163,7 @@ class Sandbox:
             "AWS_EC2_METADATA_DISABLED": "true",
             "I2V_BUCKET": self.bucket,
             "I2V_PRIVATE_HOSTS": f"{self.provider.address},{self.aws.address}",
-            "I2V_POLL_FIRST_SECONDS": f"{30 * pace:.3g}",
-            "I2V_POLL_EVERY_SECONDS": f"{10 * pace:.3g}",
+            "I2V_POLL_FIRST_SECONDS": f"{30 * scale:.3g}",
+            "I2V_POLL_EVERY_SECONDS": f"{10 * scale:.3g}",
         }
         return variables | ({"I2V_SQS_QUEUE_URL": self.queue_url} if self.queue_url else {})

@@ -1,7 +1,6 @@
-"""What becomes of an upload, told as it happens: `UploadWatcher`. It knows nothing but what anybody can look at.
+"""`UploadWatcher` uploads images to a running stack and prints each step until all of them are done.
 
-The door's log, Prefect's API, the provider's journal and the bucket are looked at in turn, and each new fact is a line
-with the seconds since the upload.
+It uses only what any user can see: the door's log, Prefect's API, the provider's request log and the bucket.
 """
 
 from __future__ import annotations
@@ -17,106 +16,99 @@ from rich.console import Console
 
 from sandbox.full_stack import FullStack
 
-LOOK_SECONDS = 0.1
-MOST_SECONDS = 300
-DOOR_TOLD = re.compile(r"(\d+) images -> run (.+) \(([0-9a-f-]{36})\)")
-STATES = {"PENDING": "a worker took the run", "RUNNING": "the run began"}
-"""What Prefect says of a run on its way; its end brings words of its own."""
-ENDS = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
-Fact = tuple[str, str]
-"""What makes it one fact, and its words."""
+POLL_SECONDS = 0.1
+TIMEOUT_SECONDS = 300
+DOOR_LOG_LINE = re.compile(r"Started flow run (.+) \(([0-9a-f-]{36})\) with (\d+) images")
+STARTED_STATES = {"PENDING": "a worker picked up the run", "RUNNING": "the run started"}
+FINAL_STATES = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+Step = tuple[str, str]
+"""A unique id, and the line to print."""
 
 
 class UploadWatcher:
-    """One upload after the other into a running pipeline. `photographs` are files, with their prompts beside them."""
+    """Upload the same images once or more. `images` are files; the prompt of each is in a `.txt` file beside it."""
 
-    def __init__(self, pipeline: FullStack, photographs: list[Path], console: Console) -> None:
-        self._pipeline, self._box = pipeline, pipeline.box
-        self._photographs = photographs
-        self._names = {sha256(photograph.read_bytes()).hexdigest(): photograph.name for photograph in photographs}
+    def __init__(self, stack: FullStack, images: list[Path], console: Console) -> None:
+        self._stack, self._sandbox = stack, stack.sandbox
+        self._images = images
+        self._names = {sha256(image.read_bytes()).hexdigest(): image.name for image in images}
         self._console = console
-        self._told: set[str] = set()
+        self._printed: set[str] = set()
         self._states: dict[str, str] = {}
-        """Of this upload's runs."""
-        self._images = 0
-        """In those runs."""
-        self._began = 0.0
+        """The flow runs of this upload."""
+        self._images_in_runs = 0
+        self._started = 0.0
 
     def upload(self) -> bool:
-        """Put the photographs into the bucket, tell what comes of it, and say whether all runs ended well.
+        """Upload the images, print each step, and return whether all flow runs completed.
 
-        Raises:
-            RuntimeError: a part of the pipeline has ended, or nothing more comes of the upload.
+        Raise `RuntimeError` if a part of the stack exits or the runs take too long.
         """
-        self._images, self._states = 0, {}
-        self._began = time.monotonic()
-        self._put()
-        self._say(f"in the bucket: {', '.join(photograph.name for photograph in self._photographs)}")
-        while not self._is_over:
-            self._pipeline.check()
-            if time.monotonic() > self._began + MOST_SECONDS:
-                raise RuntimeError(f"nothing more came of it within {MOST_SECONDS} s")
-            self._look()
-            time.sleep(LOOK_SECONDS)
+        self._images_in_runs, self._states = 0, {}
+        self._started = time.monotonic()
+        self._put_images()
+        self._print(f"uploaded {', '.join(image.name for image in self._images)}")
+        while not self._is_done:
+            self._stack.check_running()
+            if time.monotonic() > self._started + TIMEOUT_SECONDS:
+                raise RuntimeError(f"the upload was not processed within {TIMEOUT_SECONDS} s")
+            self._print_new_steps()
+            time.sleep(POLL_SECONDS)
         return set(self._states.values()) == {"COMPLETED"}
 
-    def _put(self) -> None:
-        for photograph in self._photographs:
-            prompt = photograph.with_name(f"{photograph.name}.txt")
-            if prompt.exists():  # first, so that it lies there when the image is told of
-                self._box.s3().put_object(
-                    Bucket=self._box.bucket, Key=f"images/{prompt.name}", Body=prompt.read_bytes()
-                )
-            self._box.put_image(f"images/{photograph.name}", photograph.read_bytes())
+    def _put_images(self) -> None:
+        for image in self._images:
+            prompt = image.with_name(f"{image.name}.txt")
+            if prompt.exists():  # before the image, whose notification starts the run
+                key = f"images/{prompt.name}"
+                self._sandbox.s3().put_object(Bucket=self._sandbox.bucket, Key=key, Body=prompt.read_bytes())
+            self._sandbox.put_image(f"images/{image.name}", image.read_bytes())
 
     @property
-    def _is_over(self) -> bool:
-        """Whether all that was uploaded is in runs, and all of them have ended."""
-        return self._images >= len(self._photographs) and set(self._states.values()) <= ENDS
+    def _is_done(self) -> bool:
+        return self._images_in_runs >= len(self._images) and set(self._states.values()) <= FINAL_STATES
 
-    def _say(self, words: str) -> None:
-        self._console.print(f"{f'+{time.monotonic() - self._began:.1f} s':>8}  {words}", markup=False, soft_wrap=True)
+    def _print(self, line: str) -> None:
+        seconds = f"+{time.monotonic() - self._started:.1f} s"
+        self._console.print(f"{seconds:>8}  {line}", markup=False, soft_wrap=True)
 
-    def _look(self) -> None:
-        states = {run: self._pipeline.get(f"flow_runs/{run}")["state"] for run in self._open}
+    def _print_new_steps(self) -> None:
+        open_runs = [run for run, state in self._states.items() if state not in FINAL_STATES]
+        states = {run: self._stack.get(f"flow_runs/{run}")["state"] for run in open_runs}
         self._states |= {run: state["type"] for run, state in states.items()}
-        begun, ended = _of_runs(states)
-        for fact, words in (*self._of_door(), *begun, *self._of_provider(), *self._of_bucket(), *ended):
-            if fact not in self._told:
-                self._told.add(fact)
-                self._say(words)
+        started, finished = _run_steps(states)
+        for key, line in (*self._door_steps(), *started, *self._provider_steps(), *self._bucket_steps(), *finished):
+            if key not in self._printed:
+                self._printed.add(key)
+                self._print(line)
 
-    @property
-    def _open(self) -> list[str]:
-        return [run for run, state in self._states.items() if state not in ENDS]
-
-    def _of_door(self) -> Iterator[Fact]:
-        for images, name, run in DOOR_TOLD.findall(self._pipeline.door.said()):
-            if run not in self._told:
+    def _door_steps(self) -> Iterator[Step]:
+        for name, run, images in DOOR_LOG_LINE.findall(self._stack.door.output()):
+            if run not in self._printed:
                 self._states[run] = "SCHEDULED"
-                self._images += int(images)
-            yield run, f"the door told Prefect: run “{name}” of {images} images"
+                self._images_in_runs += int(images)
+            yield run, f'the door started flow run "{name}" with {images} images'
 
-    def _of_provider(self) -> Iterator[Fact]:
-        for task in list(self._box.provider.tasks.values()):
+    def _provider_steps(self) -> Iterator[Step]:
+        for task in list(self._sandbox.provider.tasks.values()):
             if name := self._names.get(task.image_sha256 or ""):
                 yield task.id, f"submitted {name}: {task.id}, ${task.billed_usd}"
 
-    def _of_bucket(self) -> Iterator[Fact]:
-        for key in self._box.keys("videos/"):
+    def _bucket_steps(self) -> Iterator[Step]:
+        for key in self._sandbox.keys("videos/"):
             name = Path(key).parent.name
             if key.endswith(".mp4"):
                 yield key, f"stored    {name}: {key}"
-            elif key.endswith(".refused.json") and key not in self._told:
-                yield key, f"refused   {name}: {self._box.read_json(key)['reason']['message']}"
+            elif key.endswith(".refused.json") and key not in self._printed:
+                yield key, f"refused   {name}: {self._sandbox.read_json(key)['reason']['message']}"
 
 
-def _of_runs(states: dict[str, Any]) -> tuple[list[Fact], list[Fact]]:
-    """What is told of runs before that which they did, and what after it."""
-    begun = [(f"{run} {word}", word) for run, state in states.items() if (word := STATES.get(state["type"]))]
-    ended = [
-        (f"{run} ended", f"the run ended, {state['name']}: {state['message']}")
+def _run_steps(states: dict[str, Any]) -> tuple[list[Step], list[Step]]:
+    """Return the steps to print before the images' steps, and those to print after them."""
+    started = [(f"{run} {line}", line) for run, state in states.items() if (line := STARTED_STATES.get(state["type"]))]
+    finished = [
+        (f"{run} finished", f"the run finished, {state['name']}: {state['message']}")
         for run, state in states.items()
-        if state["type"] in ENDS
+        if state["type"] in FINAL_STATES
     ]
-    return begun, ended
+    return started, finished

@@ -51,7 +51,7 @@ def sandbox(sandbox_server: Sandbox) -> Sandbox:
 
 @pytest.fixture
 def provider(sandbox: Sandbox) -> Provider:
-    """Return the emulator: `.base_url`, `.journal`, `.tasks`, `.billed()`, `.status_requests()`, `.settings(…)`."""
+    """Return the emulator: `.base_url`, `.request_log`, `.tasks`, `.billed()`, `.set_options(…)`."""
     return sandbox.provider
 
 

@@ -1,4 +1,4 @@
-"""The emulator's account: what is on it, and the two limits on how fast it may be used."""
+"""The emulator's account and its rate limit."""
 
 from __future__ import annotations
 
@@ -10,41 +10,33 @@ from sandbox.provider.contract import ApiError
 
 
 class Account:
-    """One account. It is only touched on the emulator's own loop, so nothing can come between look and leap."""
+    """A balance. Use it only on the emulator's event loop, so that check and charge are one step."""
 
     def __init__(self, balance_usd: Decimal) -> None:
         self.balance_usd = balance_usd
         self.billed_usd = Decimal(0)
 
     def charge(self, price_usd: Decimal) -> None:
-        """Take the price.
-
-        Raises:
-            Refusal: 402, there is less on the account.
-        """
+        """Charge a price. Raise `ApiError` 402 if the balance is too low."""
         if self.balance_usd < price_usd:
             raise ApiError(402, f"balance {self.balance_usd} USD is below the price of {price_usd} USD")
         self.balance_usd -= price_usd
         self.billed_usd += price_usd
 
     def refund(self, price_usd: Decimal) -> None:
-        """Give a price back."""
+        """Refund a price."""
         self.balance_usd += price_usd
         self.billed_usd -= price_usd
 
 
 class RateLimit:
-    """Counts submits over the last second."""
+    """Counts the submits of the last second."""
 
     def __init__(self) -> None:
         self._times: deque[float] = deque()
 
     def admit(self, limit: float | None, retry_after: float | None) -> None:
-        """Let one more pass.
-
-        Raises:
-            Refusal: 429, the second is full.
-        """
+        """Count one submit. Raise `ApiError` 429 if there are already `limit` within the last second."""
         if limit is None:
             return
         now = time.monotonic()

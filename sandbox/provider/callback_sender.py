@@ -1,4 +1,4 @@
-"""Brings callbacks: the final status POSTed to the order's `callback_url`, again until answered exactly 200."""
+"""Sends callbacks: POSTs the final status to the submit's `callback_url` until the response is exactly 200."""
 
 from __future__ import annotations
 
@@ -16,53 +16,54 @@ from sandbox.provider.request_log import LogEntry, RequestLog
 from sandbox.provider.tasks import Task
 
 DELAYS = (0, 30, 60, 120)
-"""Seconds before each try; after the last never again."""
-AT_ONCE = 32
+"""Seconds before each attempt. There is no fifth."""
+MAX_CONNECTIONS = 32
 
 Body = dict[str, Any]
 
 
 class CallbackSender:
-    """Delivers for one world. Every try is a journal entry."""
+    """Sends the callbacks of one emulator and logs each attempt."""
 
-    def __init__(self, journal: RequestLog, dials: Callable[[], ProviderOptions]) -> None:
-        self._journal = journal
-        self._dials = dials
-        self._client = httpx.AsyncClient(limits=httpx.Limits(max_connections=AT_ONCE), timeout=None, trust_env=False)  # noqa: S113 - timed in `_post`
+    def __init__(self, request_log: RequestLog, options: Callable[[], ProviderOptions]) -> None:
+        self._request_log = request_log
+        self._options = options
+        limits = httpx.Limits(max_connections=MAX_CONNECTIONS)
+        self._client = httpx.AsyncClient(limits=limits, timeout=None, trust_env=False)  # noqa: S113 - timed in `_post`
 
     async def close(self) -> None:
         """Close all connections."""
         await self._client.aclose()
 
     async def deliver(self, task: Task, body: Body, fault: Fault | None) -> None:
-        """Bring a task's final status, as the fault says."""
+        """Send a task's final status, with the fault applied."""
         kind = fault.kind if fault else ""
         if kind == "lost":
-            self._journal.entries.append(self._entry(task, "lost", kind))
+            self._request_log.entries.append(self._entry(task, "lost", kind))
             return
         if fault and kind == "late":
             await asyncio.sleep(fault.seconds or 0)
         if kind == "forged":
             await self._post(task, _forged(body), kind)
         copies = 2 if kind == "double" else 1
-        await asyncio.gather(*(self._bring(task, body, kind) for _ in range(copies)))
+        await asyncio.gather(*(self._send(task, body, kind) for _ in range(copies)))
         if kind == "disordered":
             await self._post(task, _stale(body), kind)
 
-    async def _bring(self, task: Task, body: Body, kind: str) -> None:
+    async def _send(self, task: Task, body: Body, kind: str) -> None:
         for delay in DELAYS:
-            await asyncio.sleep(delay * self._dials().callback_scale)
+            await asyncio.sleep(delay * self._options().callback_scale)
             if await self._post(task, body, kind) == "200":
                 return
 
     async def _post(self, task: Task, body: Body, kind: str) -> str:
         entry = self._entry(task, "", kind)
-        self._journal.entries.append(entry)
+        self._request_log.entries.append(entry)
         task.callbacks += 1
         try:
-            async with asyncio.timeout(self._dials().callback_answer_seconds):
-                answer = await self._client.post(str(task.request.callback_url), json=body)
-            entry.outcome = str(answer.status_code)
+            async with asyncio.timeout(self._options().callback_answer_seconds):
+                response = await self._client.post(str(task.request.callback_url), json=body)
+            entry.outcome = str(response.status_code)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             entry.outcome = type(error).__name__
         entry.seconds = time.time() - entry.at

@@ -1,6 +1,6 @@
-"""The vendor's contract, read from his documentation and not from our client: what is taken, what is answered.
+"""The vendor's contract, written from the vendor's documentation and not from our client: requests and responses.
 
-Add what the vendor documents; keep out HTTP, time and money's movements.
+Add what the vendor documents; keep out HTTP, time and billing.
 """
 
 from __future__ import annotations
@@ -24,13 +24,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class ApiError(Exception):
-    """The vendor's no to a request.
-
-    Args:
-        code: HTTP status and the envelope's `code`.
-        error: what is wrong, for `data.error`.
-        retry_after: seconds, sent as a header where given.
-    """
+    """An error response. `code` is the HTTP status and the envelope's `code`, `error` goes into `data.error`."""
 
     def __init__(self, code: int, error: str, retry_after: float | None = None) -> None:
         super().__init__(code, error)
@@ -55,7 +49,7 @@ MESSAGES = {
 
 @dataclass(frozen=True)
 class SubmitRequest:
-    """A submit body that was taken. `duration` is what was sent, `seconds` what is made."""
+    """A valid submit. `duration` is the field as sent, `seconds` the length of the video."""
 
     mode: str
     prompt: str
@@ -71,26 +65,22 @@ class SubmitRequest:
 
     @property
     def short_side(self) -> int:
-        """Pixels of the video's shorter side."""
+        """The video's short side in pixels."""
         return SHORT_SIDES[self.mode]
 
 
 def envelope(data: Any, code: int = 200, message: str = "success") -> dict[str, Any]:
-    """The form that every answer has."""
+    """Return the envelope of every response."""
     return {"code": code, "message": message, "data": data}
 
 
 def error_envelope(code: int, error: str, message: str | None = None) -> dict[str, Any]:
-    """The form of an error."""
+    """Return the envelope of an error."""
     return envelope({"error": error}, code, message or MESSAGES.get(code, "Error"))
 
 
 def parse_submit(body: bytes) -> SubmitRequest:
-    """Check a submit body as strictly as the vendor.
-
-    Raises:
-        Refusal: 400, and which field is wrong.
-    """
+    """Validate a submit body as strictly as the vendor. Raise `ApiError` 400 with the invalid field."""
     try:
         document = json.loads(body)
     except ValueError:
@@ -126,13 +116,13 @@ def _callback_url(top: dict[str, Any]) -> str | None:
         if "callback_url" in top:
             raise ApiError(400, "callback_url goes only with request_type callback")
         return None
-    if not _is_url(url) or not _is_private(str(url)):
+    if not _is_url(url) or not _is_secure_or_local(str(url)):
         raise ApiError(400, "callback_url must be an https URL")
     return str(url)
 
 
-def _is_private(url: str) -> bool:
-    """Over https; the sandbox also takes http on this machine itself."""
+def _is_secure_or_local(url: str) -> bool:
+    """Whether it is https. The sandbox also accepts http on loopback."""
     parts = urlsplit(url)
     return parts.scheme == "https" or parts.hostname in LOOPBACK
 

@@ -1,4 +1,4 @@
-"""Every request passes here: its journal entry is opened and closed, and it is held against the scripted faults."""
+"""ASGI middleware around all routes: it logs each request and applies the scripted faults."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ PATHS = {
 
 
 class FaultMiddleware:
-    """Wraps the app. The entry is at `request.state.entry` for the endpoint to fill in."""
+    """Wraps the app. The route fills in the log entry at `request.state.entry`."""
 
-    def __init__(self, app: ASGIApp, world: Emulator) -> None:
+    def __init__(self, app: ASGIApp, emulator: Emulator) -> None:
         self._app = app
-        self._world = world
+        self._emulator = emulator
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Handle one request."""
         path = scope["path"]
         if path.startswith("/_sandbox/"):
             await self._app(scope, receive, send)
@@ -40,54 +40,53 @@ class FaultMiddleware:
         endpoint = next((name for start, name in PATHS.items() if path.startswith(start)), "other")
         entry = LogEntry(endpoint, scope["method"], path)
         scope["state"]["entry"] = entry
-        self._world.request_log.entries.append(entry)
+        self._emulator.request_log.entries.append(entry)
         try:
-            await self._serve(entry, scope, receive, send)
+            await self._handle(entry, scope, receive, send)
         finally:
             entry.seconds = time.time() - entry.at
 
-    async def _serve(self, entry: LogEntry, scope: Scope, receive: Receive, send: Send) -> None:
-        async def noting(message: Message) -> None:
+    async def _handle(self, entry: LogEntry, scope: Scope, receive: Receive, send: Send) -> None:
+        async def logged_send(message: Message) -> None:
             if message["type"] == "http.response.start":
                 entry.outcome = str(message["status"])
             await send(message)
 
-        if not self._world.faults.scripts:
-            await self._app(scope, receive, noting)
+        if not self._emulator.faults.scripted:
+            await self._app(scope, receive, logged_send)
             return
         body = await _read(receive)
-        fault = self._world.faults.strike(self._visit(entry.endpoint, scope, body))
-        again = _Replay(body, receive)
+        fault = self._emulator.faults.next_for(self._fault_target(entry.endpoint, scope, body))
+        replay = _Replay(body, receive)
         if fault is None:
-            await self._app(scope, again, noting)
+            await self._app(scope, replay, logged_send)
             return
         entry.fault = entry.outcome = fault.kind
 
-        async def ended() -> None:
-            await self._world.ended(entry.task_id)
+        async def wait_ended() -> None:
+            await self._emulator.wait_ended(entry.task_id)
 
-        await apply_fault(fault, self._app, scope, again, noting, ended)
+        await apply_fault(fault, self._app, scope, replay, logged_send, wait_ended)
 
-    def _visit(self, endpoint: str, scope: Scope, body: bytes) -> FaultTarget:
+    def _fault_target(self, endpoint: str, scope: Scope, body: bytes) -> FaultTarget:
         if endpoint == "submit":
-            fields = _fields(body)
+            fields = _input_fields(body)
             return FaultTarget(endpoint, None, str(fields.get("prompt", "")), str(fields.get("image_urls", "")))
-        asked = parse_qs(scope["query_string"].decode()).get("taskId", [""])[0]
+        task_id = parse_qs(scope["query_string"].decode()).get("taskId", [""])[0]
         if endpoint == "file":
-            asked = scope["path"].removeprefix("/files/").removesuffix(".mp4")
-        task = self._world.tasks.get(asked)
-        return task.visit(endpoint) if task else FaultTarget(endpoint, asked or None)
+            task_id = scope["path"].removeprefix("/files/").removesuffix(".mp4")
+        task = self._emulator.tasks.get(task_id)
+        return task.fault_target(endpoint) if task else FaultTarget(endpoint, task_id or None)
 
 
 class _Replay:
-    """A request's body once more, for an app that comes second."""
+    """A `receive` that returns a body that was already read, then the rest of the connection's messages."""
 
     def __init__(self, body: bytes, receive: Receive) -> None:
         self._body: bytes | None = body
         self._receive = receive
 
     async def __call__(self) -> Message:
-        """The body first, then what the connection brings."""
         if self._body is None:
             return await self._receive()
         body, self._body = self._body, None
@@ -103,7 +102,7 @@ async def _read(receive: Receive) -> bytes:
     return body
 
 
-def _fields(body: bytes) -> dict[str, Any]:
+def _input_fields(body: bytes) -> dict[str, Any]:
     try:
         fields = json.loads(body)["input"]
     except (ValueError, KeyError, TypeError):

@@ -1,6 +1,6 @@
-"""What goes wrong on order: `Fault` says what, to whom and how often; `ScriptedFaults` is the list of what waits.
+"""Scripted faults: `Fault` says what goes wrong, for which requests and how often; `ScriptedFaults` is the queue.
 
-How each looks on the wire is in `mishaps`; what a task or callback makes of it is in `world` and `courier`.
+`fault_effects` applies those of HTTP responses; `emulator` and `callback_sender` apply those of tasks and callbacks.
 """
 
 from __future__ import annotations
@@ -13,53 +13,53 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Endpoint = Literal["submit", "status", "balance", "file", "image", "task", "callback"]
 
-DONE_FIRST = {
-    "lost_answer": "what was asked is done, then the connection is closed without an answer",
+REQUEST_HANDLED = {
+    "lost_answer": "handle the request, then close the connection without a response",
     "reset_answer": "the same, with a TCP reset",
-    "late": "done, answered after `seconds`",
-    "drip": "done, the answer's body comes in small pieces over `seconds`",
-    "cut": "done, the answer promises more bytes than it brings and ends half way",
-    "garbage": "done, answered 200 with a body that is no JSON",
-    "not_http": "done, answered with bytes that are no HTTP",
-    "empty": "done, answered 200 with an empty body",
-    "html": "done, answered 200 with an HTML page",
+    "late": "respond after `seconds`",
+    "drip": "send the body in small pieces over `seconds`",
+    "cut": "send half of the announced body, then close",
+    "garbage": "respond 200 with a body that is not JSON",
+    "not_http": "respond with bytes that are not HTTP",
+    "empty": "respond 200 with an empty body",
+    "html": "respond 200 with an HTML page",
 }
-NOTHING_DONE = {
-    "answer": "`status` with the vendor's envelope, or with `document` as JSON, or with `body` as it is",
-    "drop": "the connection is closed without an answer",
+REQUEST_NOT_HANDLED = {
+    "answer": "respond `status` with the vendor's envelope, or `document` as JSON, or `body` verbatim",
+    "drop": "close the connection without a response",
     "reset": "the same, with a TCP reset",
-    "hang": "never answered; with `seconds` the connection is dropped then",
+    "hang": "never respond; with `seconds`, close the connection then",
 }
-ON_WIRE = NOTHING_DONE | DONE_FIRST
+HTTP_KINDS = REQUEST_NOT_HANDLED | REQUEST_HANDLED
 KINDS: dict[str, dict[str, str]] = {
-    "submit": ON_WIRE
+    "submit": HTTP_KINDS
     | {
-        "no_task_id": "done, answered 200 without a task id",
-        "fail_code": "nothing done, answered 200 with `code` as fail code in place of a task id",
-        "after_callback": "done, answered once the task's callback was delivered",
+        "no_task_id": "handle the request, respond 200 without a task id",
+        "fail_code": "respond 200 with `code` as fail code instead of a task id, without handling the request",
+        "after_callback": "handle the request, respond after the task's callback was delivered",
     },
-    "status": ON_WIRE | {"expired_url": "a result link that is already over"},
-    "balance": ON_WIRE,
-    "file": ON_WIRE
+    "status": HTTP_KINDS | {"expired_url": "return a result URL that has expired"},
+    "balance": HTTP_KINDS,
+    "file": HTTP_KINDS
     | {
-        "truncated": "the first 70 % of the file, as if that were all",
-        "jpeg": "a JPEG under the video's name and type",
+        "truncated": "send the first 70 % of the file as a complete response",
+        "jpeg": "send a JPEG under the video's name and type",
     },
-    "image": {"fails": "the task fails with `code`", "late": "fetched after `seconds`"},
+    "image": {"fails": "fail the task with `code`", "late": "fetch the image after `seconds`"},
     "task": {
-        "fails": "it fails with `code` and `message` when it would have ended",
-        "state": "while it runs its state is called `state`",
-        "stuck": "it never ends",
-        "bare": "it ends without completeTime and costTime",
-        "wrong_size": "the video's short side is `pixels`",
-        "wrong_length": "the video takes `seconds`",
+        "fails": "fail with `code` and `message` when it is due",
+        "state": "call its state `state` while it runs",
+        "stuck": "never end",
+        "bare": "end without completeTime and costTime",
+        "wrong_size": "make the video's short side `pixels`",
+        "wrong_length": "make the video `seconds` long",
     },
     "callback": {
-        "lost": "never sent",
-        "late": "sent after `seconds`",
-        "double": "sent twice at once",
-        "forged": "before the real one comes one that tells of another task and another file",
-        "disordered": "after the real one comes one that still says processing",
+        "lost": "never send it",
+        "late": "send it after `seconds`",
+        "double": "send it twice at once",
+        "forged": "send one for another task and file first",
+        "disordered": "send an older one, still processing, after it",
     },
 }
 
@@ -67,9 +67,8 @@ KINDS: dict[str, dict[str, str]] = {
 class Fault(BaseModel):
     """One thing that goes wrong: `Fault(on="submit", kind="lost_answer", times=1)`.
 
-    Of the conditions all must hold; `prompt` and `image` are looked for in the order's prompt and image URL.
-    `accepted` decides against the kind's habit whether what was asked is done, so that a submit answered 504 or never
-    may be billed.
+    All conditions must hold; `prompt` and `image` are searched for in the submit's prompt and image URL. `accepted`
+    overrides whether the request is handled: a submit that is answered 504 or never may be billed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,9 +76,9 @@ class Fault(BaseModel):
     on: Endpoint
     kind: str
     times: int | None = Field(default=1, gt=0)
-    """How often; None is always."""
+    """How often to apply it; None is always."""
     skip: int = Field(default=0, ge=0)
-    """How many that match are left in peace first."""
+    """How many matching requests to leave alone first."""
     probability: float = Field(default=1, ge=0, le=1)
     seed: int = 0
     task_id: str | None = None
@@ -93,7 +92,7 @@ class Fault(BaseModel):
     body: str | None = None
     content_type: str = "text/html"
     retry_after: str | None = None
-    """As it is sent: seconds or a date."""
+    """The header's value: seconds or a date."""
     seconds: float | None = Field(default=None, ge=0)
     pixels: int = Field(default=480, gt=0)
     code: str | None = None
@@ -102,26 +101,27 @@ class Fault(BaseModel):
     @model_validator(mode="after")
     def _kind_is_known(self) -> Self:
         if self.kind not in KINDS[self.on]:
-            raise ValueError(f"{self.on} knows no {self.kind!r}, but {', '.join(KINDS[self.on])}")
+            raise ValueError(f"unknown kind {self.kind!r} for {self.on}; use one of {', '.join(KINDS[self.on])}")
         return self
 
     @property
-    def is_done_first(self) -> bool:
-        """Whether what was asked is done although the answer goes wrong."""
-        untouched = self.kind in NOTHING_DONE or self.kind == "fail_code"
-        return not untouched if self.accepted is None else self.accepted
+    def handles_request(self) -> bool:
+        """Whether the request takes effect although its response goes wrong."""
+        if self.accepted is not None:
+            return self.accepted
+        return self.kind not in REQUEST_NOT_HANDLED and self.kind != "fail_code"
 
 
 @dataclass(frozen=True)
 class FaultTarget:
-    """Who comes: what a fault's conditions are held against."""
+    """What a fault's conditions are checked against: a request, task, image or callback."""
 
     endpoint: str
     task_id: str | None = None
     prompt: str = ""
     image: str = ""
 
-    def meets(self, fault: Fault) -> bool:
+    def matches(self, fault: Fault) -> bool:
         """Whether the fault's conditions hold."""
         return (
             fault.on == self.endpoint
@@ -132,37 +132,37 @@ class FaultTarget:
 
 
 class ScriptedFault:
-    """A fault that waits for its time. `hits` counts how often it struck."""
+    """A fault in the queue. `hits` counts how often it was applied."""
 
     def __init__(self, fault: Fault) -> None:
         self.fault = fault
-        self.seen = 0
         self.hits = 0
-        self._dice = random.Random(fault.seed)  # noqa: S311 - chance that can be repeated
+        self._matches = 0
+        self._random = random.Random(fault.seed)  # noqa: S311 - repeatable chance
 
-    def strikes(self, visit: FaultTarget) -> bool:
-        """Whether it is this visit's turn."""
-        if not visit.meets(self.fault) or (self.fault.times is not None and self.hits >= self.fault.times):
+    def triggers(self, target: FaultTarget) -> bool:
+        """Whether to apply it to this target; counts it if so."""
+        if not target.matches(self.fault) or (self.fault.times is not None and self.hits >= self.fault.times):
             return False
-        self.seen += 1
-        if self.seen <= self.fault.skip or self._dice.random() >= self.fault.probability:
+        self._matches += 1
+        if self._matches <= self.fault.skip or self._random.random() >= self.fault.probability:
             return False
         self.hits += 1
         return True
 
 
 class ScriptedFaults:
-    """All scripts, in order; the first that strikes is the one."""
+    """All scripted faults in order; the first that triggers is applied."""
 
     def __init__(self) -> None:
-        self.scripts: list[ScriptedFault] = []
+        self.scripted: list[ScriptedFault] = []
 
     def add(self, fault: Fault) -> ScriptedFault:
-        """Put one at the end of the list."""
-        script = ScriptedFault(fault)
-        self.scripts.append(script)
-        return script
+        """Append a fault."""
+        scripted = ScriptedFault(fault)
+        self.scripted.append(scripted)
+        return scripted
 
-    def strike(self, visit: FaultTarget) -> Fault | None:
-        """What goes wrong with this visit, if anything."""
-        return next((script.fault for script in self.scripts if script.strikes(visit)), None)
+    def next_for(self, target: FaultTarget) -> Fault | None:
+        """Return the fault to apply to this target, if any."""
+        return next((each.fault for each in self.scripted if each.triggers(target)), None)

@@ -1,4 +1,4 @@
-"""Fetches an image by its URL and looks at it by the vendor's rules. Its `ImageError` becomes a failed task."""
+"""Fetches and checks the submitted image by the vendor's rules. An `ImageError` becomes a failed task."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Im
 
 
 class ImageError(Exception):
-    """Why no video can come of it: the vendor's fail code and a message."""
+    """Why the task fails: the vendor's fail code and a message."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(code, message)
@@ -26,11 +26,7 @@ class ImageError(Exception):
 
 
 async def fetch_image(client: httpx.AsyncClient, url: str, s3_address: str | None) -> bytes:
-    """Fetch it as anybody could, with nothing but the URL.
-
-    Raises:
-        ImageFault: not reachable, not a 200, or too large.
-    """
+    """Fetch the image with nothing but its URL. Raise `ImageError` if it is unreachable, not a 200 or too large."""
     if s3_address and urlsplit(url).netloc == s3_address and not _is_signed(url):
         raise ImageError("IMAGE_DOWNLOAD_FAILED", "image URL answered 403: it carries no signature")
     try:
@@ -57,11 +53,7 @@ async def _read(response: httpx.Response) -> bytes:
 
 
 def check_image(data: bytes) -> None:
-    """Hold it against the vendor's rules: JPG or PNG by its bytes, whole, 2:5 < ratio < 5:2, short side > 300 px.
-
-    Raises:
-        ImageFault: one is broken.
-    """
+    """Raise `ImageError` unless this is a whole JPEG or PNG with 2:5 < ratio < 5:2 and a short side over 300 px."""
     width, height = _size(data)
     if not (2 * height < 5 * width and 2 * width < 5 * height):
         raise ImageError("InvalidImageSize", f"image ratio {width}:{height} is not between 2:5 and 5:2")
@@ -75,4 +67,4 @@ def _size(data: bytes) -> tuple[int, int]:
             image.load()
             return image.size
     except UNREADABLE as error:
-        raise ImageError("ImageFormatIncorrect", f"no whole JPG or PNG: {type(error).__name__}") from None
+        raise ImageError("ImageFormatIncorrect", f"not a complete JPG or PNG: {type(error).__name__}") from None

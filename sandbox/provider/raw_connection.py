@@ -1,4 +1,4 @@
-"""The emulator's hold on the real connection, for what HTTP servers do not do by themselves: closing and resetting."""
+"""Access to the TCP connection of a request, for what HTTP servers do not do: closing and resetting it mid-request."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class RawHttpProtocol(H11Protocol):
-    """Uvicorn's HTTP/1.1, with the connection's transport at `scope["state"]["transport"]`."""
+    """Uvicorn's HTTP/1.1 protocol, with the connection's transport in `scope["state"]["transport"]`."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Remember the transport for every request of this connection.
+        """Keep the transport for every request of this connection.
 
-        An answer goes out in two writes, and asyncio leaves Nagle's algorithm on for a socket made by
-        `socket.create_server`: 40 ms a request.
+        Turn off Nagle's algorithm too: asyncio leaves it on for a socket of `socket.create_server`, and a response
+        goes out in two writes, which would cost 40 ms a request.
         """
         super().connection_made(transport)
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -27,36 +27,36 @@ class RawHttpProtocol(H11Protocol):
 
 
 class RawConnection:
-    """One request's connection. Every method ends only when the connection has."""
+    """One request's connection. Every method returns only once the connection is closed."""
 
     def __init__(self, transport: asyncio.Transport, receive: Receive) -> None:
         self._transport = transport
         self._receive = receive
 
-    async def drop(self) -> None:
+    async def close(self) -> None:
         """Close it (FIN)."""
         self._transport.close()
-        await self._gone()
+        await self._wait_closed()
 
     async def reset(self) -> None:
-        """Break it (RST)."""
+        """Reset it (RST)."""
         connection = self._transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self._transport.abort()
-        await self._gone()
+        await self._wait_closed()
 
     async def hang(self, seconds: float | None) -> None:
-        """Say nothing until the other side leaves, or drop it after that time."""
+        """Send nothing until the client disconnects, or close it after that time."""
         try:
-            await asyncio.wait_for(self._gone(), seconds)
+            await asyncio.wait_for(self._wait_closed(), seconds)
         except TimeoutError:
-            await self.drop()
+            await self.close()
 
-    async def say(self, data: bytes) -> None:
+    async def send_and_close(self, data: bytes) -> None:
         """Send raw bytes and close."""
         self._transport.write(data)
-        await self.drop()
+        await self.close()
 
-    async def _gone(self) -> None:
+    async def _wait_closed(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass

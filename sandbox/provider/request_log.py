@@ -1,10 +1,8 @@
-"""What happened at the emulator: one `LogEntry` a request, in order. It only remembers; it decides nothing."""
+"""What the emulator received and sent, in order: one `LogEntry` per request or callback."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -14,8 +12,8 @@ from typing import Any
 class LogEntry:
     """One request or callback. `endpoint` is submit, status, balance, file, image, callback or other.
 
-    `outcome` is the HTTP status that was answered, or what was done instead, such as `drop`; `fault` names a scripted
-    fault that was at work. `seconds` is how long the answer took.
+    `outcome` is the HTTP status of the response, or what happened instead, such as `drop`. `fault` is the kind of the
+    scripted fault that was applied. `seconds` is how long the response took.
     """
 
     endpoint: str
@@ -33,7 +31,7 @@ class LogEntry:
     billed_usd: Decimal = Decimal(0)
 
     def report(self) -> dict[str, Any]:
-        """As JSON, money as a string."""
+        """Return JSON data, with money as a string."""
         return {**asdict(self), "billed_usd": str(self.billed_usd)}
 
 
@@ -44,17 +42,9 @@ class RequestLog:
         self.entries: list[LogEntry] = []
 
     def find(self, endpoint: str, task_id: str | None = None) -> list[LogEntry]:
-        """The entries of one endpoint, and where asked of one task."""
+        """Return the entries of one endpoint, and optionally of one task."""
         return [
             entry
             for entry in list(self.entries)
             if entry.endpoint == endpoint and (task_id is None or entry.task_id == task_id)
         ]
-
-    def count(self, key: Callable[[LogEntry], Any]) -> Counter[Any]:
-        """How many entries there are of each."""
-        return Counter(key(entry) for entry in list(self.entries))
-
-    def clear(self) -> None:
-        """Forget all."""
-        self.entries.clear()

@@ -1,4 +1,4 @@
-"""Starts and stops the emulator: one thread with its own loop and a real socket. `Provider` is its handle."""
+"""`Provider` runs the emulator on a real socket, in a thread with its own event loop."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 
 import uvicorn
 
+from sandbox.ports import BACKLOG, listen
 from sandbox.provider.emulator import Emulator
 from sandbox.provider.fault_middleware import FaultMiddleware
 from sandbox.provider.faults import Fault, ScriptedFault
@@ -26,72 +27,52 @@ from sandbox.provider.routes import API, make_app
 from sandbox.provider.tasks import Task
 
 T = TypeVar("T")
-START_SECONDS = 10
-BACKLOG = 2048
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one.
-
-    Raises:
-        OSError: it cannot be had; names the address.
-    """
-    try:
-        return socket.create_server((host, port), backlog=BACKLOG)
-    except OSError as error:
-        reason = str(error.strerror).split(" (while")[0]
-        raise OSError(f"{host}:{port} cannot be listened on: {reason}") from None
+TIMEOUT_SECONDS = 10
 
 
 class Provider:
-    """A running emulator. Every method may be called from any thread; `with Provider() as provider:` runs it.
+    """A running emulator: `with Provider() as provider:`. Every method is safe to call from any thread.
 
     Args:
-        dials: how it behaves from the start and after each reset.
-        host: where it listens; `port` 0 takes a free one.
-        port: the port.
-        folder: where films are kept; a temporary one by default.
+        options: how it behaves at start and after each reset.
+        host: the address to listen on.
+        port: the port to listen on; 0 picks a free one.
+        folder: where rendered videos are cached; a temporary folder by default.
     """
 
     def __init__(
         self,
-        dials: ProviderOptions | None = None,
+        options: ProviderOptions | None = None,
         *,
         host: str = "127.0.0.1",
         port: int = 0,
         folder: Path | None = None,
     ) -> None:
-        self._first = dials or ProviderOptions()
-        self._place = (host, port)
+        self._initial_options = options or ProviderOptions()
+        self.host, self.port = host, port
         self._folder = folder
         self._stack = ExitStack()
         self._ready = threading.Event()
-        self._error: BaseException | None = None
 
     def start(self) -> Self:
-        """Listen.
-
-        Raises:
-            OSError: the port is taken.
-        """
-        listener = listen(*self._place)
-        folder = self._folder or Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="i2v-films-")))
+        """Listen. Raise `OSError` if the port is taken."""
+        listener = listen(self.host, self.port)
+        folder = self._folder or Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="i2v-videos-")))
         folder.mkdir(parents=True, exist_ok=True)
         self.host, self.port = listener.getsockname()[:2]
         self._thread = threading.Thread(
             target=lambda: asyncio.run(self._serve(listener, folder)), name="sandbox-provider", daemon=True
         )
         self._thread.start()
-        if not self._ready.wait(START_SECONDS):
+        if not self._ready.wait(TIMEOUT_SECONDS):
             raise TimeoutError("the provider emulator did not start")
         return self
 
     async def _serve(self, listener: socket.socket, folder: Path) -> None:
         self._loop = asyncio.get_running_loop()
-        self._world = Emulator(self._first, self.url, folder)
-        app = FaultMiddleware(make_app(self._world), self._world)
+        self._emulator = Emulator(self._initial_options, self.url, folder)
         config = uvicorn.Config(
-            app,
+            FaultMiddleware(make_app(self._emulator), self._emulator),
             http=RawHttpProtocol,
             ws="none",
             lifespan="off",
@@ -105,15 +86,15 @@ class Provider:
         self._server = uvicorn.Server(config)
         self._loop.call_soon(self._ready.set)
         await self._server.serve([listener])
-        await self._world.close()
+        await self._emulator.close()
 
     def stop(self) -> None:
-        """Close every connection and end the thread."""
-        self._loop.call_soon_threadsafe(self._hang_up)
-        self._thread.join(START_SECONDS)
+        """Close all connections and end the thread."""
+        self._loop.call_soon_threadsafe(self._abort_connections)
+        self._thread.join(TIMEOUT_SECONDS)
         self._stack.close()
 
-    def _hang_up(self) -> None:
+    def _abort_connections(self) -> None:
         self._server.should_exit = True
         for connection in list(self._server.server_state.connections):
             connection.transport.abort()
@@ -131,51 +112,46 @@ class Provider:
 
     @property
     def url(self) -> str:
-        """The server's root, where result files lie too."""
+        """The server's root URL."""
         return f"http://{self.address}"
 
     @property
     def base_url(self) -> str:
-        """What `APIXO_BASE_URL` is to be."""
+        """The value of `APIXO_BASE_URL`."""
         return f"{self.url}{API}"
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(START_SECONDS)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(TIMEOUT_SECONDS)
 
-    def _call(self, work: Callable[[], T]) -> T:
-        async def called() -> T:
-            return work()
+    def _call(self, function: Callable[[], T]) -> T:
+        async def call() -> T:
+            return function()
 
-        return self._run(called())
+        return self._run(call())
 
     def reset(self) -> None:
-        """Forget tasks, journal, bills, faults and changed dials; made films stay."""
-        self._run(self._world.reset())
+        """Clear tasks, request log, bills, faults and changed options; keep rendered videos."""
+        self._run(self._emulator.reset())
 
     def set_options(self, **changes: Any) -> ProviderOptions:
-        """Turn dials: `settings(balance_usd=0, render_seconds=5)`.
+        """Change options: `set_options(balance_usd=0, render_seconds=5)`. Raise `ValueError` for an invalid one."""
+        return self._call(lambda: self._emulator.set_options(changes))
 
-        Raises:
-            ValueError: no such dial, or not such a value.
+    def add_fault(self, **fields: Any) -> ScriptedFault:
+        """Script a fault: `add_fault(on="submit", kind="lost_answer")`. `.hits` of the result counts how often it hit.
+
+        Raise `ValueError` with the known kinds for an unknown one.
         """
-        return self._call(lambda: self._world.turn(changes))
-
-    def add_fault(self, **what: Any) -> ScriptedFault:
-        """Script a fault: `fault(on="submit", kind="lost_answer", times=1)`. `.hits` of the answer counts its strikes.
-
-        Raises:
-            ValueError: no such fault; says which there are.
-        """
-        fault = Fault(**what)
-        return self._call(lambda: self._world.faults.add(fault))
+        fault = Fault(**fields)
+        return self._call(lambda: self._emulator.faults.add(fault))
 
     def clear_faults(self) -> None:
-        """From now on nothing goes wrong."""
-        self._call(self._world.faults.scripts.clear)
+        """Remove all scripted faults."""
+        self._call(self._emulator.faults.scripted.clear)
 
     @contextmanager
     def offline(self) -> Iterator[None]:
-        """Meanwhile nobody listens: new connections are refused. Open ones stay."""
+        """Refuse new connections within the block. Open ones stay."""
         self._call(self._stop_listening)
         try:
             yield
@@ -194,52 +170,50 @@ class Provider:
 
     @property
     def options(self) -> ProviderOptions:
-        """How it behaves now."""
-        return self._world.options
+        """The current options."""
+        return self._emulator.options
 
     @property
     def request_log(self) -> RequestLog:
         """Every request since the last reset."""
-        return self._world.request_log
+        return self._emulator.request_log
 
     @property
     def tasks(self) -> dict[str, Task]:
-        """All tasks by their id."""
-        return dict(self._world.tasks)
+        """All tasks by id."""
+        return dict(self._emulator.tasks)
 
     @property
     def balance_usd(self) -> Decimal:
-        """What is on the account."""
-        return self._world.bank.balance_usd
+        """The account's balance."""
+        return self._emulator.account.balance_usd
 
     @property
     def billed_usd(self) -> Decimal:
         """What was billed since the last reset."""
-        return self._world.bank.billed_usd
+        return self._emulator.account.billed_usd
 
     @property
     def videos_rendered(self) -> int:
-        """Videos that were really rendered since the start."""
-        return self._world.studio.made
+        """How many videos were rendered since the start, without those from the cache."""
+        return self._emulator.renderer.rendered
 
     def billed(self) -> Counter[tuple[str | None, str, str, int]]:
-        """How often each (image sha256, prompt, mode, seconds) was billed. Waits until all images are fetched."""
+        """Count the bills by (image sha256, prompt, mode, seconds). Wait until all images are fetched."""
         self.wait(lambda: all(task.fetched for task in self.tasks.values()))
-        orders = [(task.image_sha256, task.request) for task in self.tasks.values()]
-        return Counter((sha256, order.prompt, order.mode, order.seconds) for sha256, order in orders)
+        return Counter(
+            (task.image_sha256, task.request.prompt, task.request.mode, task.request.seconds)
+            for task in self.tasks.values()
+        )
 
     def status_requests(self) -> Counter[str | None]:
-        """How many status requests each task got."""
+        """Count the status requests of each task."""
         return Counter(entry.task_id for entry in self.request_log.find("status"))
 
-    def wait(self, until: Callable[[], bool], seconds: float = START_SECONDS) -> None:
-        """Wait until something holds.
-
-        Raises:
-            TimeoutError: it does not.
-        """
+    def wait(self, until: Callable[[], bool], seconds: float = TIMEOUT_SECONDS) -> None:
+        """Wait until a condition holds. Raise `TimeoutError` if it does not."""
         deadline = time.monotonic() + seconds
         while not until():
             if time.monotonic() > deadline:
-                raise TimeoutError("the emulator did not come to what was waited for")
+                raise TimeoutError(f"the condition did not hold within {seconds:g} s")
             time.sleep(0.005)

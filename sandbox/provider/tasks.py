@@ -1,4 +1,4 @@
-"""One task of the emulator, from acceptance to its end: `Task`. Who moves it on is `sandbox.provider.emulator`."""
+"""One task of the emulator and its status: `Task`. `sandbox.provider.emulator` runs it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from sandbox.provider.faults import Fault, FaultTarget
 
 @dataclass
 class Task:
-    """What was ordered and how far it is. Times are Unix seconds.
+    """A submit and its progress. Times are Unix seconds.
 
-    `fetched` is set once the image was fetched or could not be; `video` once the file is ready.
+    `fetched` is set once fetching the image has succeeded or failed, `video` once the file is ready.
     """
 
     request: SubmitRequest
@@ -38,20 +38,20 @@ class Task:
     callbacks: int = 0
     fault: Fault | None = None
 
-    def visit(self, endpoint: str) -> FaultTarget:
-        """Itself, to be held against the scripted faults."""
+    def fault_target(self, endpoint: str) -> FaultTarget:
+        """Return what scripted faults are checked against."""
         return FaultTarget(endpoint, self.id, self.request.prompt, self.request.image_url)
 
     def succeed(self, video: Path) -> None:
-        """The file is there and the time is over."""
+        """End with a video."""
         self.video, self.state, self.ended = video, "success", time.time()
 
     def fail(self, code: str, message: str) -> None:
-        """It will not become a video."""
+        """End without a video."""
         self.fail_code, self.fail_message, self.state, self.ended = code, message, "failed", time.time()
 
     def status_body(self, result_url: str) -> dict[str, Any]:
-        """The answer to a status request, which a callback carries too."""
+        """Return the body of a status response or callback."""
         kind = self.fault.kind if self.fault else ""
         data: dict[str, Any] = {"taskId": self.id, "state": self.state, "createTime": _milliseconds(self.created)}
         if self.fault and kind == "state" and self.state == "processing":
@@ -67,7 +67,7 @@ class Task:
         return envelope(data)
 
     def report(self) -> dict[str, Any]:
-        """What `GET /_sandbox/tasks` tells of it. The image's URL comes without its query, which is a secret."""
+        """Return JSON data for `GET /_sandbox/tasks`, without the image URL's query, which is a secret."""
         return {
             "task_id": self.id,
             "state": self.state,

@@ -1,4 +1,4 @@
-"""Makes one synthetic mp4 from one image: a slow camera move over it, marked as synthetic. Blocking; CPU only."""
+"""`make_video` renders an mp4 from one image: a slow camera move, marked as synthetic. It blocks."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ MARK = "SYNTHETIC - i2v sandbox"
 COMMENT = "Synthetic video made by the i2v sandbox from a still image; no model and no provider was involved."
 MOVES = ("in", "out", "right", "up")
 MARGIN = 0.14
-"""Share of the picture that the camera may move over."""
+"""The share of the picture that the camera moves over."""
 
 
 @dataclass(frozen=True)
 class VideoSpec:
-    """What is to be made: the shorter side in pixels, the length in seconds, and how finely."""
+    """The video to make: its short side in pixels, its length in seconds, and its quality."""
 
     short_side: int
     seconds: int
@@ -35,63 +35,62 @@ class VideoSpec:
 
     @property
     def still(self) -> int:
-        """How many frames in a row are the same: a fast reel moves once a second."""
+        """How many frames in a row are equal: a fast video moves once a second."""
         return self.rate if self.fast else 1
 
     @property
     def options(self) -> dict[str, str]:
-        """For the encoder."""
+        """Encoder options."""
         return {"preset": "ultrafast", "crf": "36"} if self.fast else {"preset": "superfast", "crf": "23"}
 
     def size(self, width: int, height: int) -> tuple[int, int]:
-        """The frame of an image of that size: its aspect, both sides even."""
+        """Return the frame size for an image of that size: the same aspect ratio, both sides even."""
         scale = self.short_side / min(width, height)
         return round(width * scale / 2) * 2, round(height * scale / 2) * 2
 
 
-def make_video(image: bytes, reel: VideoSpec, path: Path) -> None:
-    """Write an h264 yuv420p mp4 with its index in front (faststart), whole or not at all.
+def make_video(image: bytes, spec: VideoSpec, path: Path) -> None:
+    """Write an h264 yuv420p mp4 with its index in front (faststart), atomically.
 
-    Raises:
-        OSError: the image cannot be read or the file not be written.
+    Raise `OSError` if the image cannot be read or the file cannot be written.
     """
     with Image.open(io.BytesIO(image)) as opened:
         picture = ImageOps.exif_transpose(opened).convert("RGB")
-    size = reel.size(*picture.size)
+    size = spec.size(*picture.size)
     roomy = (round(size[0] * (1 + MARGIN)), round(size[1] * (1 + MARGIN)))
     planes = _planes(picture.resize(roomy, Image.Resampling.BILINEAR, reducing_gap=2))
     part = path.with_suffix(".part")
-    _encode(planes, size, reel, MOVES[sha256(image).digest()[0] % len(MOVES)], part)
+    _encode(planes, size, spec, MOVES[sha256(image).digest()[0] % len(MOVES)], part)
     part.rename(path)
 
 
 def _planes(picture: Image.Image) -> Planes:
-    """Brightness and the two colours in video's range; colours at half size. Moving these is three times as quick."""
+    """Return YUV planes in video range, the colors at half size. Moving planes is three times as fast as moving RGB."""
     bright, blue, red = picture.convert("YCbCr").split()
     half = (picture.width // 2, picture.height // 2)
     bright = bright.point([16 + value * 219 // 255 for value in range(256)])
-    colours = (plane.point([16 + value * 224 // 255 for value in range(256)]).resize(half) for plane in (blue, red))
-    return bright, *colours
+    colors = (plane.point([16 + value * 224 // 255 for value in range(256)]).resize(half) for plane in (blue, red))
+    return bright, *colors
 
 
-def _encode(planes: Planes, size: tuple[int, int], reel: VideoSpec, move: str, path: Path) -> None:
-    total = reel.seconds * reel.rate
+def _encode(planes: Planes, size: tuple[int, int], spec: VideoSpec, move: str, path: Path) -> None:
+    total = spec.seconds * spec.rate
     mark = _planes(_mark(size))
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         container.metadata["comment"] = COMMENT
-        stream = container.add_stream("libx264", rate=reel.rate, options=reel.options)
+        stream = container.add_stream("libx264", rate=spec.rate, options=spec.options)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         stream.codec_context.thread_count = 1
-        for number in range(0, total, reel.still):
+        for number in range(0, total, spec.still):
             frame = _frame(planes, mark, size, _camera(move, number / total))
-            for pts in range(number, min(number + reel.still, total)):
+            for pts in range(number, min(number + spec.still, total)):
                 frame.pts = pts
                 container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
 
 
 def _camera(move: str, time: float) -> Camera:
-    """What the camera sees at `time` from 0 to 1, as shares of the picture: left, top, side. Eased at both ends."""
+    """Return left, top and side of the view at `time` from 0 to 1, as shares of the picture. Eased at both ends."""
     eased = time * time * (3 - 2 * time)
     closest = 1 / (1 + MARGIN)
     zoom = {"in": eased, "out": 1 - eased}.get(move, 1)

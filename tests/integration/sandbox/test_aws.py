@@ -1,4 +1,4 @@
-"""S3 and SQS of the sandbox, and what a test may rely on about them."""
+"""S3 and SQS of the sandbox, and what tests can rely on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.paths import ROOT
 
 
 def test_each_test_has_an_empty_bucket(sandbox: Sandbox) -> None:
-    """A fresh sandbox has a bucket that nobody wrote to, and the older one stays as it was."""
+    """After a reset the bucket is new and empty, and the older one is unchanged."""
     old = sandbox.bucket
     sandbox.put_image("images/a.jpg", b"x", prompt="p")
     assert sandbox.keys() == ["images/a.jpg"]
@@ -30,7 +30,7 @@ def test_each_test_has_an_empty_bucket(sandbox: Sandbox) -> None:
 def test_settings_come_from_the_sandbox_alone(
     sandbox: Sandbox, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Settings of a test name the sandbox's bucket and hosts, whatever the environment holds."""
+    """The settings of a test name the sandbox's bucket and hosts, whatever the environment contains."""
     monkeypatch.setenv("I2V_DEFAULT_PROMPT", "from outside")
     assert settings.bucket == sandbox.bucket
     assert settings.base_url == sandbox.provider.base_url
@@ -39,11 +39,11 @@ def test_settings_come_from_the_sandbox_alone(
 
 
 def test_notifications_reach_the_queue() -> None:
-    """With notifications on, the bucket's queue tells of each new object; with versioning on, objects have versions."""
-    with Sandbox(notifications=True, versioning=True) as box:
-        assert box.s3().put_object(Bucket=box.bucket, Key="images/a b.jpg", Body=b"x")["VersionId"]
-        assert box.queue_url is not None
-        answer = box.sqs().receive_message(QueueUrl=box.queue_url, WaitTimeSeconds=5, MaxNumberOfMessages=10)
+    """With notifications, the queue receives each new object; with versioning, objects have versions."""
+    with Sandbox(notifications=True, versioning=True) as sandbox:
+        assert sandbox.s3().put_object(Bucket=sandbox.bucket, Key="images/a b.jpg", Body=b"x")["VersionId"]
+        assert sandbox.queue_url is not None
+        answer = sandbox.sqs().receive_message(QueueUrl=sandbox.queue_url, WaitTimeSeconds=5, MaxNumberOfMessages=10)
         keys = [
             record["s3"]["object"]["key"]
             for message in answer["Messages"]
@@ -53,7 +53,7 @@ def test_notifications_reach_the_queue() -> None:
 
 
 def test_servers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
-    """Even when the owner is killed, S3 does not stay behind."""
+    """S3 stops even when its owner is killed."""
     start = f"Sandbox(folder=pathlib.Path({str(tmp_path)!r})).start()"
     code = f"import pathlib, time; from sandbox import Sandbox; print({start}.aws.url, flush=True); time.sleep(60)"
     command = [sys.executable, "-c", code]

@@ -1,4 +1,4 @@
-"""What can go wrong with the emulator's callbacks also goes wrong by chance, and together with lost answers."""
+"""Callback faults at random, and combined with lost responses."""
 
 from __future__ import annotations
 
@@ -20,73 +20,75 @@ from tests.integration.sandbox.test_callbacks import receiver as receiver  # noq
 COUNT = 40
 
 
-class Buyer:
-    """Places orders whose callbacks come to the receiver."""
+class FlakySubmitter:
+    """Submits tasks whose callbacks go to the receiver; a response may be lost."""
 
-    def __init__(self, caller: VendorClient, receiver: Receiver, image_url: str) -> None:
-        self.caller = caller
+    def __init__(self, client: VendorClient, receiver: Receiver, image_url: str) -> None:
+        self.client = client
         self.receiver = receiver
         self._fields = {"mode": PRO, "prompt": "p", "image_urls": [image_url]}
 
-    def place(self) -> str | None:
-        """The task id, if it was answered."""
+    def submit(self) -> str | None:
+        """Submit one task and return its id, or None if the response was lost."""
         body = {"request_type": "callback", "callback_url": self.receiver.url, "input": self._fields}
         with suppress(httpx.TransportError):
-            return str(self.caller.post(body).json()["data"]["taskId"])
+            return str(self.client.post(body).json()["data"]["taskId"])
         return None
 
-    def told(self) -> Counter[Any]:
-        """How often each task's callback came, once all are delivered or given up."""
-        provider = self.caller.provider
+    def callbacks(self) -> Counter[Any]:
+        """Count the callbacks of each task, once all are delivered or given up."""
+        provider = self.client.provider
         provider.wait(lambda: all(provider.request_log.find("callback", task) for task in provider.tasks))
         provider.wait(lambda: all(entry.outcome for entry in provider.request_log.find("callback")))
         return Counter(body["data"]["taskId"] for body in self.receiver.bodies)
 
 
 @pytest.fixture
-def buyer(sandbox: Sandbox, provider: Provider, receiver: Receiver) -> Iterator[Buyer]:
-    """A buyer of shared films, so that many cost little."""
+def submitter(sandbox: Sandbox, provider: Provider, receiver: Receiver) -> Iterator[FlakySubmitter]:
+    """Return a submitter of shared videos, which cost little."""
     provider.set_options(callback_scale=0.001, render="shared")
-    with VendorClient(provider) as caller:
-        yield Buyer(caller, receiver, sandbox.presign(sandbox.put_image("images/a.jpg", make_jpeg())))
+    with VendorClient(provider) as client:
+        yield FlakySubmitter(client, receiver, sandbox.presign(sandbox.put_image("images/a.jpg", make_jpeg())))
 
 
-def test_callbacks_are_lost_and_doubled_by_chance(buyer: Buyer, provider: Provider) -> None:
-    """A part of them, each task for itself, and the same part with the same seed."""
+def test_callbacks_are_lost_and_doubled_at_random(submitter: FlakySubmitter, provider: Provider) -> None:
+    """A random share of callbacks is lost or doubled, the same with the same seed."""
     lost = provider.add_fault(on="callback", kind="lost", times=None, probability=0.3, seed=1)
     double = provider.add_fault(on="callback", kind="double", times=None, probability=0.3, seed=2)
     for _ in range(COUNT):
-        buyer.place()
-    provider.wait(lambda: len(buyer.receiver.bodies) == COUNT - lost.hits + double.hits)  # some at a second try
-    told = buyer.told()
-    assert (lost.hits, double.hits) == (COUNT - len(told), sum(count == 2 for count in told.values()))
+        submitter.submit()
+    provider.wait(
+        lambda: len(submitter.receiver.bodies) == COUNT - lost.hits + double.hits
+    )  # some at the second attempt
+    counts = submitter.callbacks()
+    assert (lost.hits, double.hits) == (COUNT - len(counts), sum(count == 2 for count in counts.values()))
     assert 3 <= lost.hits <= 25
     assert 2 <= double.hits <= 25
 
 
-def test_an_answer_is_lost_and_the_callback_comes(buyer: Buyer, provider: Provider) -> None:
-    """The task was accepted and billed, and only the callback tells of it."""
+def test_a_response_is_lost_and_the_callback_arrives(submitter: FlakySubmitter, provider: Provider) -> None:
+    """The task was accepted and billed, and only the callback reports it."""
     provider.add_fault(on="submit", kind="lost_answer")
-    assert buyer.place() is None
-    assert set(buyer.told()) == set(provider.tasks)
+    assert submitter.submit() is None
+    assert set(submitter.callbacks()) == set(provider.tasks)
 
 
-def test_both_the_answer_and_the_callback_are_lost(buyer: Buyer, provider: Provider) -> None:
-    """Nobody is told of a task that was billed."""
+def test_both_the_response_and_the_callback_are_lost(submitter: FlakySubmitter, provider: Provider) -> None:
+    """A billed task can go unreported."""
     provider.add_fault(on="submit", kind="lost_answer")
     provider.add_fault(on="callback", kind="lost")
-    assert buyer.place() is None
-    assert buyer.told() == {}
+    assert submitter.submit() is None
+    assert submitter.callbacks() == {}
     assert sum(provider.billed().values()) == 1
 
 
 @pytest.mark.parametrize(("kind", "count"), [("double", 2), ("late", 1), ("forged", 1), ("disordered", 2), ("lost", 0)])
-def test_the_callback_comes_before_the_answer_and_goes_wrong(
-    buyer: Buyer, provider: Provider, kind: str, count: int
+def test_a_faulty_callback_arrives_before_the_response(
+    submitter: FlakySubmitter, provider: Provider, kind: str, count: int
 ) -> None:
-    """However it is delivered, the answer waits for that."""
+    """The response waits for the delivery, whatever its fault."""
     provider.add_fault(on="submit", kind="after_callback")
     provider.add_fault(on="callback", kind=kind, seconds=0.05)
-    task_id = buyer.place()
-    came = [body["data"]["taskId"] for body in buyer.receiver.bodies]
-    assert came.count(task_id) == count
+    task_id = submitter.submit()
+    received = [body["data"]["taskId"] for body in submitter.receiver.bodies]
+    assert received.count(task_id) == count

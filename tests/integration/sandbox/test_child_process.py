@@ -1,4 +1,4 @@
-"""A module as a process of its own: it can be killed and started again, and never outlives who started it."""
+"""Child processes: they can be killed and restarted, and never outlive their parent."""
 
 from __future__ import annotations
 
@@ -40,27 +40,27 @@ def _is_closed(port: int) -> bool:
     return False
 
 
-def test_a_killed_child_starts_again_as_it_was(tmp_path: Path) -> None:
-    """Killed it is gone at once; started again it listens anew, and what it said before counts no more."""
+def test_a_killed_child_can_be_restarted(tmp_path: Path) -> None:
+    """A killed child is gone at once; restarted, it listens again and its log starts empty."""
     with _child(tmp_path, *SERVER) as child:
         first = child.wait_for_output(LISTENS)[1]
         assert child.kill() == -signal.SIGKILL
         assert _is_closed(int(first))
         child.start()
         assert child.wait_for_output(LISTENS)
-        assert child.said().count("Serving HTTP") == 1
+        assert child.output().count("Serving HTTP") == 1
         assert child.is_running
     assert not child.is_running
 
 
-def test_a_child_that_ends_is_told_with_its_last_words(tmp_path: Path) -> None:
-    """Whoever waits for what never comes hears at once what went wrong instead."""
+def test_a_child_that_exits_is_reported_with_its_last_lines(tmp_path: Path) -> None:
+    """Waiting for output fails at once when the child exits, and says why."""
     with _child(tmp_path, "http.server", "no-port") as child, pytest.raises(RuntimeError, match="no-port"):
         child.wait_for_output(LISTENS)
 
 
-def test_a_child_ends_with_who_started_it(tmp_path: Path) -> None:
-    """Who is killed with -9 can end nothing, and yet nothing is left running."""
+def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
+    """The child stops even when its parent is killed with SIGKILL."""
     command = [sys.executable, "-c", STARTER, str(tmp_path / "log"), *SERVER]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as starter:  # noqa: S603 - our own
         assert starter.stdout

@@ -17,15 +17,15 @@ COMMAND = [sys.executable, "-m", "sandbox"]
 
 
 def is_open(address: str) -> bool:
-    """Whether somebody listens at an http address."""
+    """Whether a server listens at this URL."""
     host, _, port = address.removeprefix("http://").partition("/")[0].partition(":")
     with socket.socket() as probe:
         return probe.connect_ex((host, int(port))) == 0
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_it_tells_what_to_set_and_stops_cleanly(tmp_path: Path, number: int, code: int) -> None:
-    """It prints and writes what to set, says what it is, and a signal ends it with all its servers."""
+def test_it_prints_its_environment_and_stops_cleanly(tmp_path: Path, number: int, code: int) -> None:
+    """It prints and writes the environment variables, and a signal stops it and all its servers."""
     file = tmp_path / "deep" / "env"
     command = [*COMMAND, "--env-file", str(file), "--fast"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own
@@ -34,10 +34,10 @@ def test_it_tells_what_to_set_and_stops_cleanly(tmp_path: Path, number: int, cod
         while not (lines and "Ctrl-C" in lines[-1]):
             lines.append(process.stdout.readline())
         env = dict(line.split("=", 1) for line in file.read_text().splitlines())
-        said = "".join(lines)
-        assert "synthetic" in said
-        assert "Nothing is paid" in said
-        assert f"export APIXO_BASE_URL={env['APIXO_BASE_URL']}\n" in said
+        output = "".join(lines)
+        assert "synthetic" in output
+        assert "No charges" in output
+        assert f"export APIXO_BASE_URL={env['APIXO_BASE_URL']}\n" in output
         key = {"Authorization": f"Bearer {env['APIXO_API_KEY']}"}
         balance = httpx.get(f"{env['APIXO_BASE_URL']}/apikeys/current-balance", headers=key, trust_env=False)
         assert balance.json()["data"] == 100
@@ -49,12 +49,12 @@ def test_it_tells_what_to_set_and_stops_cleanly(tmp_path: Path, number: int, cod
 
 
 @pytest.mark.parametrize("option", ["port", "s3-port"])
-def test_taken_port_is_told_without_a_traceback(option: str) -> None:
-    """A port that is taken ends it with a sentence and exit 2."""
+def test_a_taken_port_is_reported_without_a_traceback(option: str) -> None:
+    """A taken port ends it with one line and exit code 2."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         address = f"127.0.0.1:{port}"
         command = [*COMMAND, f"--{option}", str(port)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603 - our own
     assert done.returncode == 2
-    assert done.stderr == f"The sandbox did not start: {address} cannot be listened on: Address already in use\n"
+    assert done.stderr == f"The sandbox did not start: cannot listen on {address}: Address already in use\n"

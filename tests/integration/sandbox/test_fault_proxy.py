@@ -1,4 +1,4 @@
-"""The tollgate: what passes is untouched, and a toll is taken exactly where it was put."""
+"""The fault proxy: requests pass unchanged, and a rule applies only where it matches."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ BIG = bytes(range(256)) * 40_000
 
 
 @pytest.fixture
-def gate(sandbox: Sandbox) -> Iterator[FaultProxy]:
-    """A gate before the sandbox's S3."""
-    with FaultProxy(sandbox.aws.address) as gate:
-        yield gate
+def proxy(sandbox: Sandbox) -> Iterator[FaultProxy]:
+    """Return a proxy in front of the sandbox's S3."""
+    with FaultProxy(sandbox.aws.address) as proxy:
+        yield proxy
 
 
-def client(gate: FaultProxy, tries: int = 1) -> S3Client:
-    """A boto3 client that goes through the gate."""
+def client(proxy: FaultProxy, tries: int = 1) -> S3Client:
+    """Return a boto3 client that uses the proxy."""
     config = Config(
         signature_version="s3v4",
         s3={"addressing_style": "path"},
         retries={"total_max_attempts": tries, "mode": "standard"},
     )
     session = boto3.session.Session(ACCESS_KEY, SECRET_KEY, region_name=REGION)
-    return session.client("s3", endpoint_url=gate.url, config=config)
+    return session.client("s3", endpoint_url=proxy.url, config=config)
 
 
-def test_objects_pass_as_they_are(sandbox: Sandbox, gate: FaultProxy) -> None:
-    """Bodies of any length, metadata and parts come out as they went in, and HEAD has no body."""
-    s3, bucket, key = client(gate), sandbox.bucket, "a b/ü.bin"
+def test_objects_pass_unchanged(sandbox: Sandbox, proxy: FaultProxy) -> None:
+    """Bodies of any length, metadata and parts pass unchanged, and HEAD has no body."""
+    s3, bucket, key = client(proxy), sandbox.bucket, "a b/ü.bin"
     for body in (b"", b"x", BIG):
         s3.put_object(Bucket=bucket, Key=key, Body=body, Metadata={"prompt": "p"}, ContentType="video/mp4")
         assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == body
@@ -60,43 +60,42 @@ def test_objects_pass_as_they_are(sandbox: Sandbox, gate: FaultProxy) -> None:
     assert sandbox.read("a b/ü.bin") == BIG
     s3.delete_object(Bucket=bucket, Key=key)
     assert sandbox.keys() == []
-    assert [entry.method for entry in gate.log].count("PUT") == 4
+    assert [entry.method for entry in proxy.log].count("PUT") == 4
 
 
-def test_signatures_hold_through_the_gate(sandbox: Sandbox, gate: FaultProxy) -> None:
-    """The Host that was signed is the Host that arrives: a presigned URL works, and one that was changed does not."""
+def test_signatures_stay_valid(sandbox: Sandbox, proxy: FaultProxy) -> None:
+    """The server receives the signed Host: a presigned URL works, and a modified one does not."""
     sandbox.put_image("images/a.jpg", b"x")
     params = {"Bucket": sandbox.bucket, "Key": "images/a.jpg"}
-    url = client(gate).generate_presigned_url("get_object", params)
-    assert url.startswith(gate.url)
+    url = client(proxy).generate_presigned_url("get_object", params)
+    assert url.startswith(proxy.url)
     assert httpx.get(url).content == b"x"
     assert httpx.get(url.replace("Expires=3600", "Expires=3601")).status_code == HTTPStatus.FORBIDDEN
 
 
-def test_chunked_bodies_pass(sandbox: Sandbox, gate: FaultProxy) -> None:
-    """A body that comes in chunks arrives whole."""
+def test_chunked_bodies_pass_unchanged(sandbox: Sandbox, proxy: FaultProxy) -> None:
+    """A chunked body arrives complete."""
     params = {"Bucket": sandbox.bucket, "Key": "chunked"}
-    url = client(gate).generate_presigned_url("put_object", params)
+    url = client(proxy).generate_presigned_url("put_object", params)
     assert httpx.put(url, content=iter([b"one ", b"two ", BIG])).is_success
     assert sandbox.read("chunked") == b"one two " + BIG
 
 
-def test_who_asks_before_sending_a_body_is_answered(gate: FaultProxy) -> None:
-    """`Expect: 100-continue` gets its 100 before any byte of the body is sent."""
-    head = (
-        f"PUT /no-such-bucket/key HTTP/1.1\r\nHost: {gate.address}\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n"
-    )
-    with socket.create_connection((gate.host, gate.port), timeout=5) as connection:
+def test_expect_100_continue_is_answered(proxy: FaultProxy) -> None:
+    """`Expect: 100-continue` gets a 100 before the body is sent."""
+    lines = ("PUT /no-such-bucket/key HTTP/1.1", f"Host: {proxy.address}", "Content-Length: 3", "Expect: 100-continue")
+    head = "".join(f"{line}\r\n" for line in (*lines, ""))
+    with socket.create_connection((proxy.host, proxy.port), timeout=5) as connection:
         connection.sendall(head.encode())
         assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
         connection.sendall(b"abc")
         assert connection.recv(1000).startswith(b"HTTP/1.1 404 ")
 
 
-def test_answers_come_with_the_servers_own_headers(sandbox: Sandbox, gate: FaultProxy) -> None:
-    """Names, spelling and order of an answer's headers are the server's."""
+def test_response_headers_pass_unchanged(sandbox: Sandbox, proxy: FaultProxy) -> None:
+    """The response headers keep their names, spelling and order."""
     path = f"/{sandbox.bucket}?list-type=2"
-    direct, through = (httpx.get(url + path).headers.raw for url in (sandbox.aws.url, gate.url))
+    direct, through = (httpx.get(url + path).headers.raw for url in (sandbox.aws.url, proxy.url))
     assert [name for name, _ in through] == [name for name, _ in direct]
 
 
@@ -105,59 +104,59 @@ def test_answers_come_with_the_servers_own_headers(sandbox: Sandbox, gate: Fault
     ("status", "code"),
     [(500, "InternalError"), (503, "SlowDown"), (403, "AccessDenied"), (409, "ConditionalRequestConflict")],
 )
-def test_a_failure_is_worded_as_s3_does(
-    sandbox: Sandbox, gate: FaultProxy, status: int, code: str, when: Literal["before", "after"], there: list[str]
+def test_a_failure_is_an_s3_error(
+    sandbox: Sandbox, proxy: FaultProxy, status: int, code: str, when: Literal["before", "after"], there: list[str]
 ) -> None:
-    """boto3 reads status and code of a scripted failure; the request was done only where it fails after."""
-    gate.add(FaultRule("fail", "PUT", "key", when=when, status=status, code=code))
+    """boto3 parses status and code of the failure; the request takes effect only with `after`."""
+    proxy.add(FaultRule("fail", "PUT", "key", when=when, status=status, code=code))
     with pytest.raises(ClientError) as failure:
-        client(gate).put_object(Bucket=sandbox.bucket, Key="key", Body=b"x")
+        client(proxy).put_object(Bucket=sandbox.bucket, Key="key", Body=b"x")
     assert failure.value.response["Error"].get("Code") == code
     assert failure.value.response["ResponseMetadata"]["HTTPStatusCode"] == status
     assert sandbox.keys() == there
 
 
 @pytest.mark.parametrize(("when", "there"), [("before", []), ("after", ["key"])])
-def test_a_dropped_connection_brings_no_answer(
-    sandbox: Sandbox, gate: FaultProxy, when: Literal["before", "after"], there: list[str]
+def test_a_dropped_connection_loses_the_response(
+    sandbox: Sandbox, proxy: FaultProxy, when: Literal["before", "after"], there: list[str]
 ) -> None:
-    """The answer is lost, and only after it was done is there something."""
-    gate.add(FaultRule("drop", "PUT", when=when))
+    """The response is lost, and the request takes effect only with `after`."""
+    proxy.add(FaultRule("drop", "PUT", when=when))
     with pytest.raises(HTTPClientError):
-        client(gate).put_object(Bucket=sandbox.bucket, Key="key", Body=b"x")
+        client(proxy).put_object(Bucket=sandbox.bucket, Key="key", Body=b"x")
     assert sandbox.keys() == there
-    assert [(entry.forwarded, entry.answered) for entry in gate.log] == [(when == "after", False)]
+    assert [(entry.forwarded, entry.answered) for entry in proxy.log] == [(when == "after", False)]
 
 
-def test_boto3_gets_412_for_a_write_of_its_own_whose_answer_was_lost(sandbox: Sandbox, gate: FaultProxy) -> None:
-    """What the ledger has to recognise does happen: boto3 repeats a conditional write and loses against itself."""
-    gate.add(FaultRule("drop", "PUT", when="after"))
+def test_boto3_gets_412_for_its_own_write_after_a_lost_response(sandbox: Sandbox, proxy: FaultProxy) -> None:
+    """The case that the ledger must recognize: boto3 repeats a conditional write and conflicts with itself."""
+    proxy.add(FaultRule("drop", "PUT", when="after"))
     with pytest.raises(ClientError) as failure:
-        client(gate, tries=2).put_object(Bucket=sandbox.bucket, Key="key", Body=b"x", IfNoneMatch="*")
+        client(proxy, tries=2).put_object(Bucket=sandbox.bucket, Key="key", Body=b"x", IfNoneMatch="*")
     assert failure.value.response["ResponseMetadata"]["HTTPStatusCode"] == HTTPStatus.PRECONDITION_FAILED
     assert sandbox.read("key") == b"x"
 
 
 @pytest.mark.parametrize(("when", "there"), [("before", []), ("after", ["key"])])
-def test_a_process_is_killed_at_its_request(
-    sandbox: Sandbox, gate: FaultProxy, when: Literal["before", "after"], there: list[str]
+def test_a_process_is_killed_at_a_request(
+    sandbox: Sandbox, proxy: FaultProxy, when: Literal["before", "after"], there: list[str]
 ) -> None:
-    """The process with that id is gone, before its request was passed on or after it was done."""
+    """The process is killed before its request is forwarded, or after the server has handled it."""
     params = {"Bucket": sandbox.bucket, "Key": "key"}
-    url = client(gate).generate_presigned_url("put_object", params)
+    url = client(proxy).generate_presigned_url("put_object", params)
     code = f"import sys, httpx; sys.stdin.readline(); httpx.put({url!r}, content=b'x')"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as process:  # noqa: S603 - our own
-        gate.add(FaultRule("kill", "PUT", when=when, pid=process.pid))
+        proxy.add(FaultRule("kill", "PUT", when=when, pid=process.pid))
         process.communicate(b"go\n")
-    gate.wait_idle()
+    proxy.wait_idle()
     assert process.returncode == -signal.SIGKILL
     assert sandbox.keys() == there
 
 
-def test_a_toll_counts_what_matches(sandbox: Sandbox, gate: FaultProxy) -> None:
-    """Method, path, body, how many pass first and how often: only those that match in all are stopped."""
-    toll = gate.add(FaultRule("fail", "PUT", r"/key\d", "stop", skip=1, times=2, status=403))
-    s3, failed = client(gate), []
+def test_a_rule_applies_only_to_what_matches(sandbox: Sandbox, proxy: FaultProxy) -> None:
+    """Method, target, body, skip and times must all match."""
+    rule = proxy.add(FaultRule("fail", "PUT", r"/key\d", "stop", skip=1, times=2, status=403))
+    s3, failed = client(proxy), []
     for number in range(6):
         for key, body in ((f"key{number}", b"stop"), (f"key{number}", b"go"), (f"other{number}", b"stop")):
             try:
@@ -165,32 +164,32 @@ def test_a_toll_counts_what_matches(sandbox: Sandbox, gate: FaultProxy) -> None:
             except ClientError:
                 failed.append((key, body))
     assert failed == [("key1", b"stop"), ("key2", b"stop")]
-    assert (toll.hits, gate.log[0].status) == (2, HTTPStatus.OK)
-    gate.reset()
-    assert gate.log == []
+    assert (rule.hits, proxy.log[0].status) == (2, HTTPStatus.OK)
+    proxy.reset()
+    assert proxy.log == []
 
 
-def _put_in_vain(url: str) -> None:
+def _put_until_timeout(url: str) -> None:
     with pytest.raises(httpx.ReadTimeout):
         httpx.put(url, content=b"x", timeout=1)
 
 
-def test_a_held_request_waits_for_nobody_else(sandbox: Sandbox, gate: FaultProxy) -> None:
-    """A held request is done and never answered, until whoever asked leaves; others pass meanwhile."""
-    gate.add(FaultRule("hold", "PUT", when="after"))
-    url = client(gate).generate_presigned_url("put_object", {"Bucket": sandbox.bucket, "Key": "key"})
-    waiting = threading.Thread(target=_put_in_vain, args=(url,))
+def test_a_held_request_does_not_block_others(sandbox: Sandbox, proxy: FaultProxy) -> None:
+    """A held request is handled and never answered until the client leaves; others pass meanwhile."""
+    proxy.add(FaultRule("hold", "PUT", when="after"))
+    url = client(proxy).generate_presigned_url("put_object", {"Bucket": sandbox.bucket, "Key": "key"})
+    waiting = threading.Thread(target=_put_until_timeout, args=(url,))
     waiting.start()
     while not sandbox.keys("key"):
         assert waiting.is_alive()
-    assert client(gate).list_objects_v2(Bucket=sandbox.bucket)["KeyCount"] == 1
+    assert client(proxy).list_objects_v2(Bucket=sandbox.bucket)["KeyCount"] == 1
     waiting.join()
-    gate.wait_idle(1)
+    proxy.wait_idle(1)
 
 
-def test_links_lead_back_through_a_gate_that_relinks(sandbox: Sandbox) -> None:
-    """In what such a gate answers, its own address stands for the server's."""
-    with FaultProxy(sandbox.aws.address, rewrite_address=True) as gate:
+def test_links_lead_back_to_a_proxy_that_rewrites_addresses(sandbox: Sandbox) -> None:
+    """Such a proxy replaces the server's address with its own in response bodies."""
+    with FaultProxy(sandbox.aws.address, rewrite_address=True) as proxy:
         sandbox.s3().put_object(Bucket=sandbox.bucket, Key="link", Body=f"see {sandbox.aws.url}/x".encode())
-        url = client(gate).generate_presigned_url("get_object", {"Bucket": sandbox.bucket, "Key": "link"})
-        assert httpx.get(url).text == f"see {gate.url}/x"
+        url = client(proxy).generate_presigned_url("get_object", {"Bucket": sandbox.bucket, "Key": "link"})
+        assert httpx.get(url).text == f"see {proxy.url}/x"

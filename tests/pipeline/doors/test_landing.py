@@ -98,7 +98,7 @@ class Landing:
             pending = self.pending_work()
             idle_checks = 0 if pending else idle_checks + 1
             if time.monotonic() > deadline:
-                raise AssertionError(f"{pending}\n{self.pipeline.worker.said()}\n{self.pipeline.door.said()}")
+                raise AssertionError(f"{pending}\n{self.pipeline.worker.output()}\n{self.pipeline.door.output()}")
             time.sleep(0.7)
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""`KEEP=1 make demo`, run for real: what a person sees, what can be looked at, and that nothing is left behind."""
+"""`KEEP=1 make demo` on real services: its output, its URLs, and that it leaves nothing running."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMES = ["astronaut.png", "coffee.jpg", "deep-field.jpg", "rocket.jpg"]
 
 @pytest.fixture
 async def demo() -> AsyncIterator[Process]:
-    """The demo that stays up, in a session of its own and with nobody's Prefect."""
+    """Start the demo in its own session, without the environment's Prefect settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "sandbox.demo"),
@@ -43,7 +43,7 @@ async def demo() -> AsyncIterator[Process]:
         await child.wait()
 
 
-async def _said_until(demo: Process, last: str) -> str:
+async def _output_until(demo: Process, last: str) -> str:
     assert demo.stdout is not None
     lines: list[str] = []
     async with asyncio.timeout(START_AND_TWO_RUNS_SECONDS):
@@ -55,13 +55,13 @@ async def _said_until(demo: Process, last: str) -> str:
 
 
 def _steps(act: str) -> list[tuple[str, str]]:
-    """What was told of each image, by step and name."""
+    """Return the printed steps of each image, sorted."""
     return sorted(STEP.findall(act))
 
 
 def _ends(act: str) -> Counter[str]:
-    """What the runs said in their ends: a slow upload may make two of them."""
-    ends = re.findall(r"s  the run ended, Completed: (.+)$", act, re.MULTILINE)
+    """Count the outcomes of the runs: a slow upload may start two of them."""
+    ends = re.findall(r"s  the run finished, Completed: (.+)$", act, re.MULTILINE)
     return Counter({word: int(count) for end in ends for count, word in re.findall(r"(\d+) ([a-z]+)", end)})
 
 
@@ -72,32 +72,32 @@ def _is_open(url: str) -> bool:
 
 
 @pytest.mark.timeout(START_AND_TWO_RUNS_SECONDS + 2 * STOP_SECONDS)
-async def test_demo_animates_what_lands_in_the_bucket_and_stays_up(demo: Process) -> None:
-    """Four are stored and one is refused, the same again is free, all of it can be looked at, and Ctrl-C ends it."""
-    said = await _said_until(demo, "export PREFECT_WORKER_QUERY_SECONDS=")
-    assert "its videos are synthetic" in said.replace("\n", " ")
+async def test_the_demo_makes_videos_of_uploads_and_keeps_running(demo: Process) -> None:
+    """Four videos are stored, one image is refused, the second upload is free, all URLs work, and Ctrl-C stops it."""
+    output = await _output_until(demo, "export PREFECT_WORKER_QUERY_SECONDS=")
+    assert "its videos are synthetic" in output.replace("\n", " ")
 
-    _, first, second = re.split("^The photographs are uploaded|^The same again", said, flags=re.MULTILINE)
+    _, first, second = re.split("^Upload the photographs|^Upload them again", output, flags=re.MULTILINE)
     steps = [(step, name) for step in ("stored", "submitted") for name in NAMES]
     assert _steps(first) == [("refused", "cat-too-small.png"), *steps]
     assert (_ends(first), _ends(second)) == ({"stored": 4, "refused": 1}, {"cached": 4, "refused": 1})
     assert _steps(second) == []
     assert all(
-        re.search(r"s  the door told Prefect: run “.+” of [1-5] images$", act, re.MULTILINE) for act in (first, second)
+        re.search(r's  the door started flow run ".+" with [1-5] images$', act, re.MULTILINE) for act in (first, second)
     )
-    assert "First upload:  4 videos billed, $0.768\nSecond upload: $0.00\n" in said
+    assert "First upload:  4 videos billed, $0.768\nSecond upload: $0.00\n" in output
 
-    copies = re.findall(r"^(\S+\.mp4)$", said, re.MULTILINE)
+    copies = re.findall(r"^(\S+\.mp4)$", output, re.MULTILINE)
     assert [Path(copy).stem for copy in copies] == [Path(name).stem for name in NAMES]
     assert {examine_video(ROOT / copy, "")[0].seconds for copy in copies} == {6.0}
 
-    env = dict(re.findall(r"^export (\w+)=(.*)$", said, re.MULTILINE))
-    gallery, token = re.findall(r"^gallery +(\S+) +token: (\w+)$", said, re.MULTILINE)[-1]
+    env = dict(re.findall(r"^export (\w+)=(.*)$", output, re.MULTILINE))
+    gallery, token = re.findall(r"^gallery +(\S+) +token: (\w+)$", output, re.MULTILINE)[-1]
     async with httpx.AsyncClient(trust_env=False, headers={"Authorization": f"Bearer {token}"}) as client:
         shown = (await client.get(gallery)).text
-        told_to_ui = await client.get(env["PREFECT_API_URL"].replace("/api", "/ui-settings"))
+        ui_settings = await client.get(env["PREFECT_API_URL"].replace("/api", "/ui-settings"))
     assert [name for name in (*NAMES, "cat-too-small.png") if name not in shown] == []
-    assert told_to_ui.json()["api_url"] == env["PREFECT_API_URL"]
+    assert ui_settings.json()["api_url"] == env["PREFECT_API_URL"]
 
     demo.send_signal(signal.SIGINT)
     async with asyncio.timeout(STOP_SECONDS):
