@@ -10,8 +10,8 @@ def estimate(
     images: options.Images,
     *,
     prompt: options.Prompt = None,
-    mode: options.ModeOption = options.Mode.STANDARD,
-    duration: options.Duration = options.Seconds.SIX,
+    mode: options.ModeOption = "standard",
+    duration: options.Duration = "6",
     take: options.Take = 1,
     as_json: options.Json = False,
 ) -> None:

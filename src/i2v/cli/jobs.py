@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
@@ -24,23 +23,11 @@ KEY_MIN_DIGITS = 6
 app = typer.Typer(invoke_without_command=True, help="List the jobs in the ledger. `i2v jobs show KEY` shows one.")
 
 
-class State(StrEnum):
-    """A copy of `i2v.ledger.job.JobState`, whose import takes longer than `--help` may."""
-
-    READY = "ready"
-    CLAIMED = "claimed"
-    SUBMITTED = "submitted"
-    STORED = "stored"
-    REFUSED = "refused"
-    FAILED = "failed"
-    UNKNOWN = "unknown"
-
-
 @app.callback()
 def jobs(
     context: typer.Context,
     *,
-    state: Annotated[State | None, typer.Option(show_default="all", help="Only jobs in this state.")] = None,
+    state: Annotated[options.State | None, typer.Option(show_default="all", help="Only jobs in this state.")] = None,
     since: Annotated[
         str | None,
         typer.Option(metavar="D", show_default="all", help="Only jobs changed since 2d or 12h ago, or 2026-11-22."),
@@ -61,7 +48,7 @@ def jobs(
 
     async def read(storage: Storage, settings: Settings) -> list[JobRecord]:
         records = Ledger(storage, settings).records(since=after)
-        return [record async for record in records if state is None or record.state.value == state.value]
+        return [record async for record in records if state is None or record.state == state]
 
     records = sorted(with_storage(read), key=lambda record: record.created_at, reverse=True)
     if as_json:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,21 +17,11 @@ if TYPE_CHECKING:
 EXIT_CODES = "[bold]Exit codes[/]: " + "; ".join(f"{code} {code.meaning}" for code in ExitCode) + "."
 MAX_USD = 1_000_000
 """A higher amount is a typing error."""
+Mode = Literal["standard", "pro"]
+Seconds = Literal["6", "10"]
+State = Literal["ready", "claimed", "submitted", "stored", "refused", "failed", "unknown"]
+"""The values of the library's `Mode`, `Duration` and `JobState`, whose import takes longer than `--help` may."""
 UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
-
-class Mode(StrEnum):
-    """A copy of `i2v.request.Mode`, whose import takes longer than `--help` may."""
-
-    STANDARD = "standard"
-    PRO = "pro"
-
-
-class Seconds(StrEnum):
-    """The lengths of video that the provider offers."""
-
-    SIX = "6"
-    TEN = "10"
 
 
 def dollars(text: str) -> Decimal:

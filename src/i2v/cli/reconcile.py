@@ -40,8 +40,8 @@ def reconcile(  # noqa: PLR0913 - a command's parameters are its options
     ] = None,
     max_spend: options.MaxSpend = None,
     prompt: options.Prompt = None,
-    mode: options.ModeOption = options.Mode.STANDARD,
-    duration: options.Duration = options.Seconds.SIX,
+    mode: options.ModeOption = "standard",
+    duration: options.Duration = "6",
     limit: Annotated[
         int, typer.Option(min=1, metavar="N", help="Settle and generate at most N jobs each, oldest first.")
     ] = 100,

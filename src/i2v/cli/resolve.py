@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from i2v.cli import options
-from i2v.cli.jobs import State, find_job, with_storage
+from i2v.cli.jobs import find_job, with_storage
 from i2v.errors import CannotResolve, UsageError
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ def resolve(
         typer.Argument(metavar="KEY…", show_default=False, help="Job keys, or their first digits (6 or more)."),
     ] = None,
     *,
-    state: Annotated[State | None, typer.Option(help="All jobs in this state, with --all.", show_default=False)] = None,
+    state: Annotated[
+        options.State | None, typer.Option(help="All jobs in this state, with --all.", show_default=False)
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="Confirm that --state selects all of its jobs.")] = False,
     adopt: Annotated[
         str | None,
@@ -71,7 +73,7 @@ def resolve(
 
 
 def _check(
-    keys: list[str] | None, state: State | None, adopt: str | None, *, every: bool, resubmit: bool, drop: bool
+    keys: list[str] | None, state: options.State | None, adopt: str | None, *, every: bool, resubmit: bool, drop: bool
 ) -> None:
     if sum((adopt is not None, resubmit, drop)) != 1:
         raise UsageError("Use exactly one of --adopt TASKID, --resubmit and --drop", "See i2v jobs resolve --help")
@@ -83,12 +85,14 @@ def _check(
         raise UsageError("--adopt needs exactly one job key", "A task belongs to one job")
 
 
-async def _choose(storage: Storage, settings: Settings, keys: Sequence[str], state: State | None) -> list[JobRecord]:
+async def _choose(
+    storage: Storage, settings: Settings, keys: Sequence[str], state: options.State | None
+) -> list[JobRecord]:
     from i2v.ledger.ledger import Ledger
 
     ledger = Ledger(storage, settings)
     if state:
-        return [record async for record in ledger.records() if record.state.value == state.value]
+        return [record async for record in ledger.records() if record.state == state]
     return [await find_job(ledger, key) for key in keys]
 
 

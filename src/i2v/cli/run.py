@@ -13,14 +13,10 @@ from i2v.cli import options
 from i2v.errors import ExitCode, I2vError, Stopped, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from i2v.cli.flow_run import Ending
-    from i2v.cli.images.local_files import LocalImage, NamedImages
-    from i2v.cli.images.uploads import UploadCandidate
+    from i2v.cli.images.local_files import NamedImages
     from i2v.cli.progress import Progress
     from i2v.inputs.prompts import RequestOptions
-    from i2v.reports.run_report import ItemReport
     from i2v.settings import Settings
 
 EPILOG = f"""
@@ -48,8 +44,8 @@ def run(  # noqa: PLR0913 - a command's parameters are its options
     images: options.Images,
     *,
     prompt: options.Prompt = None,
-    mode: options.ModeOption = options.Mode.STANDARD,
-    duration: options.Duration = options.Seconds.SIX,
+    mode: options.ModeOption = "standard",
+    duration: options.Duration = "6",
     take: options.Take = 1,
     max_spend: options.MaxSpend = None,
     partial: Annotated[
@@ -92,7 +88,7 @@ def run(  # noqa: PLR0913 - a command's parameters are its options
     show_logs(console, verbose=verbose)
     parameters = {
         "prompt": prompt,
-        "mode": mode.value,
+        "mode": mode,
         "duration": int(duration),
         "take": take,
         "max_spend_usd": max_spend,
@@ -117,13 +113,14 @@ def run(  # noqa: PLR0913 - a command's parameters are its options
 def _preview(named: NamedImages, default: RequestOptions, settings: Settings, progress: Progress) -> Ending:
     """Validate and price all images with the library alone; no Prefect, no uploads, no charges."""
     from i2v.cli.flow_run import Ending
+    from i2v.cli.images.uploads import validate
     from i2v.cli.library_run import run_library
     from i2v.inputs.sources import find_items
     from i2v.pipeline.generate import Steps, generate
     from i2v.pipeline.run import Run
     from i2v.reports.run_report import Report
 
-    local, refused = asyncio.run(_validate_local(named.local, default, settings, progress))
+    local, refused = asyncio.run(validate(named.local, default, settings, progress))
     orders = [candidate.order(settings) for candidate in local]
 
     async def work(run: Run) -> Report:
@@ -147,10 +144,14 @@ def _run(
     """Upload the valid local images, then run the flow, unless no image is left for it."""
     from i2v.cli.flow_run import Ending, run_flow
     from i2v.cli.images.flow_parameter import within_limit, without_signed_urls
+    from i2v.cli.images.uploads import upload, validate
     from i2v.reports.run_report import Report
+    from i2v.s3.storage import Storage
 
-    local, refused = asyncio.run(_validate_local(named.local, default, settings, progress))
-    asyncio.run(_upload_local(local, progress))
+    local, refused = asyncio.run(validate(named.local, default, settings, progress))
+    if local:
+        with Storage() as storage:
+            asyncio.run(upload(storage, local, progress))
     rows = asyncio.run(within_limit([candidate.row for candidate in local], settings))
     with without_signed_urls(named.remote) as remote:
         images = [*remote, *rows]
@@ -159,27 +160,6 @@ def _run(
         ending = run_flow({"images": images, **parameters}, progress, verbose=verbose)
     report = ending.report or Report()
     return replace(ending, report=report.model_copy(update={"items": (*report.items, *refused)}))
-
-
-async def _validate_local(
-    images: Sequence[LocalImage], default: RequestOptions, settings: Settings, progress: Progress
-) -> tuple[list[UploadCandidate], list[ItemReport]]:
-    from i2v.cli.images.uploads import validate
-
-    if images:
-        progress.doing("reading local images", len(images))
-    return await validate(images, default, settings, progress.advance)
-
-
-async def _upload_local(candidates: Sequence[UploadCandidate], progress: Progress) -> None:
-    from i2v.cli.images.uploads import upload
-    from i2v.s3.storage import Storage
-
-    if not candidates:
-        return
-    progress.doing("uploading", len({candidate.image.uri for candidate in candidates}))
-    with Storage() as storage:
-        await upload(storage, candidates, progress.advance)
 
 
 def _finish(ending: Ending, settings: Settings, *, dry_run: bool, as_json: bool) -> int:

@@ -77,7 +77,8 @@ class BatchFile:
         Raise one `UsageError` that names every wrong line, including those for which `resolve` raises `UsageError`.
         """
         resolved, is_empty = [], True
-        for line, fields in self._lines():
+        lines = self._jsonl_lines() if self.name.lower().endswith(".jsonl") else self._csv_lines()
+        for line, fields in lines:
             is_empty = False
             try:
                 if row := self._row(line, fields):
@@ -109,9 +110,6 @@ class BatchFile:
         except UnicodeDecodeError as error:
             line = self.body.count(b"\n", 0, error.start) + 1
             raise self._error(f": line {line} is not UTF-8", "Save it as UTF-8") from None
-
-    def _lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        return self._jsonl_lines() if self.name.lower().endswith(".jsonl") else self._csv_lines()
 
     def _csv_lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
         reader = csv.reader(StringIO(self._text(), newline=""), strict=True)
@@ -153,16 +151,15 @@ class BatchFile:
                 self._add(number, 'not a JSON object such as {"image": "s3://bucket/key"}')
 
     def _row(self, line: int, fields: dict[str, Any]) -> BatchRow | None:
+        for name, value in fields.items():
+            if isinstance(value, str) and name != "prompt":
+                fields[name] = value.strip()
         try:
-            return BatchRow.model_validate({name: _trimmed(name, value) for name, value in fields.items()})
+            return BatchRow.model_validate(fields)
         except ValidationError as error:
             for one in error.errors(include_url=False):
                 self._add(line, _in_words(one))
         return None
-
-
-def _trimmed(name: str, value: object) -> object:
-    return value.strip() if isinstance(value, str) and name != "prompt" else value
 
 
 def _in_words(error: Any) -> str:

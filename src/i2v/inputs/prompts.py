@@ -14,7 +14,7 @@ Mode, duration and take follow the same order (1, 2, 4). Prompts of 4 to 6 are t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from string import Formatter
 from typing import Annotated
@@ -106,17 +106,13 @@ def default_template(ref: ImageRef, settings: Settings) -> str | None:
 
 def check_templates(prompt: str | None, settings: Settings) -> None:
     """Raise `UsageError` if the run's prompt is an invalid template; without one, check those of the settings."""
-    for name, template in [("", prompt)] if prompt else _setting_templates(settings):
+    templates = {f"I2V_PROMPTS_BY_PREFIX, {prefix!r}: ": text for prefix, text in settings.prompts_by_prefix.items()}
+    templates["I2V_DEFAULT_PROMPT: "] = settings.default_prompt or ""
+    for place, template in ({"": prompt} if prompt else templates).items():
         try:
             _fill(template, dict.fromkeys(FIELDS, ""))
         except UsageError as error:
-            raise UsageError(f"{name}: {error.message}" if name else error.message, error.hint) from None
-
-
-def _setting_templates(settings: Settings) -> Iterator[tuple[str, str]]:
-    for prefix, template in settings.prompts_by_prefix.items():
-        yield f"I2V_PROMPTS_BY_PREFIX, {prefix!r}", template
-    yield "I2V_DEFAULT_PROMPT", settings.default_prompt or ""
+            raise UsageError(f"{place}{error.message}", error.hint) from None
 
 
 def render_prompt(template: str, ref: ImageRef, images: S3Uri) -> str:
@@ -169,15 +165,12 @@ def metadata_options(metadata: Mapping[str, str], label: str = "The image") -> R
     Metadata without a `prompt` is ignored: other tools store their own `mode` (s3fs: the file's permissions).
     Raise `Refused` (`metadata_invalid`) for an invalid value; `label` names the image.
     """
-    values = {
-        name: decode_metadata(metadata[name]) for name in RequestOptions.model_fields if metadata.get(name, "").strip()
-    }
-    if "prompt" not in values:
+    values = {name: decode_metadata(metadata.get(name, "")) for name in RequestOptions.model_fields}
+    if not values["prompt"].strip():
         return RequestOptions()
+    values |= {name: value.strip() for name, value in values.items() if name != "prompt"}
     try:
-        return RequestOptions.model_validate(
-            {name: value if name == "prompt" else value.strip() for name, value in values.items()}
-        )
+        return RequestOptions.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0])

@@ -18,7 +18,6 @@ from i2v.inputs.batch_files import MAX_BATCH_FILE_BYTES, SUFFIXES, BatchFile, Ba
 from i2v.inputs.prompts import SIDECAR_SUFFIX, RequestOptions, sidecar
 from i2v.ledger.keys import RESERVED
 from i2v.media.images import ImageRef, is_text, shown
-from i2v.s3.listing import S3Entry
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
@@ -111,7 +110,16 @@ async def _under_prefix(prefix: S3Uri, storage: Storage, settings: Settings) -> 
     entries = [entry async for entry in storage.list(prefix)]
     named = [entry for entry in entries if entry.uri.key.lower().endswith(IMAGE_SUFFIXES)]
     texts = {entry.uri for entry in entries if entry.uri.key.endswith(SIDECAR_SUFFIX)}
-    items = [_listed(entry, texts) for entry in named if why_no_image(entry.uri, settings) is None]
+    items = [
+        InputItem(
+            ref=ImageRef(uri=entry.uri),
+            etag=entry.etag,
+            size=entry.size,
+            may_have_sidecar=sidecar(entry.uri) in texts,
+        )
+        for entry in named
+        if why_no_image(entry.uri, settings) is None
+    ]
     if not items:
         raise NoImages(
             f"No images found under {prefix} ({len(entries):,} objects)",
@@ -120,12 +128,6 @@ async def _under_prefix(prefix: S3Uri, storage: Storage, settings: Settings) -> 
     if reserved := [entry.uri for entry in named if _is_reserved(entry.uri, settings)]:
         log.warning("skipped %d objects such as %s: this name is reserved", len(reserved), reserved[0])
     return items
-
-
-def _listed(entry: S3Entry, texts: set[S3Uri]) -> InputItem:
-    may_have_sidecar = sidecar(entry.uri) in texts
-    ref = ImageRef(uri=entry.uri)
-    return InputItem(ref=ref, etag=entry.etag, size=entry.size, may_have_sidecar=may_have_sidecar)
 
 
 def _is_reserved(uri: S3Uri, settings: Settings) -> bool:
@@ -148,19 +150,16 @@ def _check_allowed(uri: S3Uri, settings: Settings) -> None:
 
 
 async def _in_batch_file(uri: S3Uri, storage: Storage, settings: Settings) -> list[InputItem]:
-    body = (await storage.get(uri, limit=MAX_BATCH_FILE_BYTES)).body
+    file = BatchFile(str(uri), (await storage.get(uri, limit=MAX_BATCH_FILE_BYTES)).body)
     base = S3Uri(uri.bucket, uri.key[: uri.key.rfind("/") + 1])
-    return await asyncio.to_thread(_resolve, BatchFile(str(uri), body), base, settings)
+    return await asyncio.to_thread(file.resolve_rows, lambda row: _item(row, base, settings))
 
 
 async def _in_local_batch_file(text: str, settings: Settings) -> list[InputItem]:
     if not text.lower().endswith(SUFFIXES):
         raise UsageError(f"{shown(text)!r} is not an S3 URI or https URL", ACCEPTED)
-    return await asyncio.to_thread(lambda: _resolve(BatchFile.read(Path(text)), None, settings))
-
-
-def _resolve(file: BatchFile, base: S3Uri | None, settings: Settings) -> list[InputItem]:
-    return file.resolve_rows(lambda row: _item(row, base, settings))
+    file = await asyncio.to_thread(BatchFile.read, Path(text))
+    return await asyncio.to_thread(file.resolve_rows, lambda row: _item(row, None, settings))
 
 
 def _item(row: BatchRow, base: S3Uri | None, settings: Settings) -> InputItem:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from i2v.cli.images import uploads
 from i2v.cli.images.flow_parameter import within_limit
 from i2v.cli.images.local_files import NamedImages, find
 from i2v.cli.images.uploads import UploadCandidate
+from i2v.cli.progress import Progress
 from i2v.errors import NoImages, UsageError
 from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
@@ -23,6 +26,7 @@ from sandbox import Sandbox
 from sandbox.synthetic_images import make_jpeg, make_png
 from tests.support.settings import SealedSettings
 
+QUIET = Progress(Console(file=io.StringIO()))
 MOVES = RequestOptions(prompt="it moves")
 
 
@@ -53,7 +57,7 @@ async def validate(
     named: NamedImages, settings: Settings, default: RequestOptions = MOVES
 ) -> tuple[list[UploadCandidate], list[ItemReport]]:
     """Return the valid images and the refused ones."""
-    return await uploads.validate(named.local, default, settings, lambda: None)
+    return await uploads.validate(named.local, default, settings, QUIET)
 
 
 def test_images_keep_their_paths_inside_the_folder(tmp_path: Path) -> None:
@@ -153,7 +157,7 @@ async def test_a_file_is_uploaded_with_its_request(
     candidates, _ = await validate(
         find([str(tmp_path)], settings), settings, RequestOptions(prompt="Öl läuft", mode=Mode.PRO)
     )
-    await uploads.upload(storage, candidates, lambda: None)
+    await uploads.upload(storage, candidates, QUIET)
     head = sandbox.s3().head_object(Bucket=sandbox.bucket, Key="images/tom.jpg")
     assert (head["ContentType"], head["Metadata"]["mode"], head["Metadata"]["duration"]) == ("image/png", "pro", "6")
     assert sandbox.read("images/tom.jpg") == make_png(400, 400)
@@ -167,7 +171,7 @@ async def test_a_prompt_too_long_for_metadata_becomes_a_sidecar(
     """A prompt that does not fit into metadata is uploaded as `tom.jpg.txt`."""
     put_file(tmp_path / "tom.jpg")
     candidates, _ = await validate(find([str(tmp_path)], settings), settings, RequestOptions(prompt="ä" * 2000))
-    await uploads.upload(storage, candidates, lambda: None)
+    await uploads.upload(storage, candidates, QUIET)
     assert sandbox.read("images/tom.jpg.txt").decode() == "ä" * 2000
 
 
@@ -178,7 +182,7 @@ async def test_the_same_file_is_not_uploaded_again(
     put_file(tmp_path / "tom.jpg")
     for prompt in ("one", "two"):
         candidates, _ = await validate(find([str(tmp_path)], settings), settings, RequestOptions(prompt=prompt))
-        await uploads.upload(storage, candidates, lambda: None)
+        await uploads.upload(storage, candidates, QUIET)
     head = sandbox.s3().head_object(Bucket=sandbox.bucket, Key="images/tom.jpg")
     assert head["Metadata"]["prompt"] == "one"
 
@@ -195,7 +199,7 @@ async def test_an_existing_image_is_never_overwritten(
     with pytest.raises(
         UsageError, match=r"images/tom\.jpg exists with other content than .*tom\.jpg, and is not overwritten"
     ):
-        await uploads.upload(storage, candidates, lambda: None)
+        await uploads.upload(storage, candidates, QUIET)
     assert (["images/tom.jpg"], there) == (sandbox.keys(), sandbox.read("images/tom.jpg"))
 
 

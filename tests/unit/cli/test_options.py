@@ -6,6 +6,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import get_args
 
 import pytest
 import typer
@@ -13,10 +14,9 @@ from typer.testing import CliRunner
 
 from i2v.cli import options
 from i2v.cli.app import app
-from i2v.cli.jobs import State
 from i2v.cli.options import dollars, moment
 from i2v.ledger.job import JobState
-from i2v.request import Mode
+from i2v.request import Duration, Mode
 
 HEAVY = {"prefect", "boto3", "botocore", "httpx", "av", "PIL", "pydantic"}
 COMMANDS = ("run", "estimate", "jobs", "reconcile", "pause", "resume", "doctor")
@@ -44,9 +44,10 @@ def test_wrong_usage_exits_2(words: list[str]) -> None:
 
 
 def test_the_choices_are_those_of_the_library() -> None:
-    """The modes and states on the command line, copied for speed, are exactly those of the library."""
-    assert [str(mode) for mode in Mode] == [str(mode) for mode in options.Mode]
-    assert [str(state) for state in JobState] == [str(state) for state in State]
+    """The modes, durations and states on the command line, copied for speed, are exactly those of the library."""
+    assert [str(mode) for mode in Mode] == list(get_args(options.Mode))
+    assert [str(seconds) for seconds in get_args(get_args(Duration)[0])] == list(get_args(options.Seconds))
+    assert [str(state) for state in JobState] == list(get_args(options.State))
 
 
 @pytest.mark.parametrize(("text", "amount"), [("5", "5"), ("$0.50", "0.50"), (" 2 ", "2"), ("0", "0")])

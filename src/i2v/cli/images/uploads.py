@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from i2v.cli.images.local_files import LocalImage
+from i2v.cli.progress import Progress
 from i2v.errors import Conflict, NotFound, Refused, UsageError
 from i2v.inputs.batch_files import BatchRow
 from i2v.inputs.prompts import (
@@ -35,8 +38,8 @@ from i2v.settings import Settings
 
 AT_ONCE = 8
 """Files that are decoded or uploaded at once: each may take 20 MB, plus its pixels."""
-OnDone = Callable[[], None]
-"""Called after each file, for a progress bar."""
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,22 +67,22 @@ class UploadCandidate:
 
 
 async def validate(
-    images: Sequence[LocalImage], default: RequestOptions, settings: Settings, on_done: OnDone
+    images: Sequence[LocalImage], default: RequestOptions, settings: Settings, progress: Progress
 ) -> tuple[list[UploadCandidate], list[ItemReport]]:
     """Read and validate files as a run would. Return the valid ones, and a report item for each refused one.
 
-    Raises:
-        UsageError: a file cannot be read.
+    Raise `UsageError` if a file cannot be read.
     """
-    limit = asyncio.Semaphore(AT_ONCE)
+    if not images:
+        return [], []
+    progress.doing("reading local images", len(images))
 
     async def one(image: LocalImage) -> UploadCandidate | ItemReport:
-        async with limit:
-            result = await asyncio.to_thread(_validate, image, default, settings)
-        on_done()
+        result = await asyncio.to_thread(_validate, image, default, settings)
+        progress.advance()
         return result
 
-    results = await asyncio.gather(*map(one, images))
+    results = await _for_each(one, images)
     valid = [result for result in results if isinstance(result, UploadCandidate)]
     return valid, [result for result in results if isinstance(result, ItemReport)]
 
@@ -107,29 +110,32 @@ def _options(image: LocalImage, default: RequestOptions, settings: Settings) -> 
     return options.over(default_options(default, ImageRef(uri=image.uri), settings))
 
 
-async def upload(storage: Storage, candidates: Sequence[UploadCandidate], on_done: OnDone) -> None:
-    """Upload the files that are not there yet. All conflicts are found before the first upload.
+async def upload(storage: Storage, candidates: Sequence[UploadCandidate], progress: Progress) -> None:
+    """Upload the files that are not there yet. If a file has several requests, the first becomes its metadata.
 
-    If a file has several requests, the first becomes its metadata.
-
-    Raises:
-        UsageError: another image has the key; it is not overwritten.
+    Raise `UsageError` if another image has the key; all such conflicts are found before the first upload.
     """
     files = list({one.image.uri: one for one in reversed(candidates)}.values())[::-1]
+    found = await _for_each(partial(_is_uploaded, storage), files)
+    missing = [file for file, is_uploaded in zip(files, found, strict=True) if not is_uploaded]
+    if missing:
+        progress.doing("uploading", len(missing))
+
+    async def one(file: UploadCandidate) -> None:
+        await _put(storage, file)
+        progress.advance()
+
+    await _for_each(one, missing)
+
+
+async def _for_each(work: Callable[[T], Awaitable[R]], things: Sequence[T]) -> list[R]:
     limit = asyncio.Semaphore(AT_ONCE)
 
-    async def is_uploaded(candidate: UploadCandidate) -> bool:
+    async def limited(thing: T) -> R:
         async with limit:
-            return await _is_uploaded(storage, candidate)
+            return await work(thing)
 
-    async def put(candidate: UploadCandidate, *, is_there: bool) -> None:
-        async with limit:
-            if not is_there:
-                await _put(storage, candidate)
-            on_done()
-
-    there = await asyncio.gather(*map(is_uploaded, files))
-    await asyncio.gather(*(put(one, is_there=is_there) for one, is_there in zip(files, there, strict=True)))
+    return await asyncio.gather(*map(limited, things))
 
 
 async def _is_uploaded(storage: Storage, candidate: UploadCandidate) -> bool:
