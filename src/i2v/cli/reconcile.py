@@ -87,7 +87,7 @@ def _require_generate(*, generate: bool, **others: object) -> None:
     """Raise `UsageError` for options that have no effect without --generate."""
     given = [f"--{name.replace('_', '-')}" for name, value in others.items() if value is not None]
     if given and not generate:
-        raise UsageError(f"{' and '.join(given)} only apply to --generate", "Add --generate, or leave them out")
+        raise UsageError(f"{' and '.join(given)} can only be used with --generate", "Add --generate, or leave them out")
 
 
 def _finish(result: ReconcileResult, settings: Settings, *, dry_run: bool, as_json: bool) -> int:
