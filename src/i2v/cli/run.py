@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from i2v.cli.flow_run import Ending
     from i2v.cli.images.local_files import NamedImages
     from i2v.cli.progress import Progress
+    from i2v.inputs.batch_files import BatchRow
     from i2v.inputs.prompts import RequestOptions
     from i2v.settings import Settings
 
@@ -149,10 +150,11 @@ def _run(
     from i2v.s3.storage import Storage
 
     local, refused = asyncio.run(validate(named.local, default, settings, progress))
+    rows: list[str | BatchRow] = []
     if local:
         with Storage() as storage:
             asyncio.run(upload(storage, local, progress))
-    rows = asyncio.run(within_limit([candidate.row for candidate in local], settings))
+            rows = asyncio.run(within_limit([candidate.row for candidate in local], storage, settings))
     with without_signed_urls(named.remote) as remote:
         images = [*remote, *rows]
         if not images:

@@ -94,8 +94,8 @@ async def test_a_job_is_found_by_the_start_of_its_key(sandbox: Sandbox, new_run:
     await generate_all(sandbox, new_run)
     key = json.loads(run_i2v(sandbox, "jobs", "--json").out)["jobs"][0]["key"]
     result = run_i2v(sandbox, "jobs", "show", key[:8])
-    assert (result.code, all(words in result.out for words in (key, PROMPT, "task_", ".mp4", "Done."))) == (0, True)
-    assert json.loads(run_i2v(sandbox, "jobs", "show", key, "--json").out)["next"].startswith("Done.")
+    assert (result.code, all(words in result.out for words in (key, PROMPT, "task_", ".mp4", "Done:"))) == (0, True)
+    assert json.loads(run_i2v(sandbox, "jobs", "show", key, "--json").out)["next"].startswith("Done:")
 
 
 @pytest.mark.parametrize("key", ["abcde", "no-hex", "abcdef123456"])

@@ -222,7 +222,7 @@ async def test_many_rows_become_a_batch_file_that_a_run_reads(
     put_file(tmp_path / "tom.jpg")
     candidates, _ = await validate(find([str(tmp_path)], settings), settings)
     row = candidates[0].row
-    (uri,) = await within_limit([row] * 5000, settings)
+    (uri,) = await within_limit([row] * 5000, storage, settings)
     (item,) = await find_items([uri], storage, settings)
     assert str(uri).startswith(f"s3://{sandbox.bucket}/jobs/inputs/")
     assert (str(candidates[0].image.uri), candidates[0].row.options) == (item.ref.label, item.options)

@@ -38,20 +38,14 @@ def _has_query(image: str | BatchRow) -> bool:
     return not text.startswith("s3://") and "?" in text
 
 
-async def within_limit(rows: Sequence[BatchRow], settings: Settings) -> list[str | BatchRow]:
-    """Return the rows, or the URI of a batch file that holds them if they are too large for a parameter."""
+async def within_limit(rows: Sequence[BatchRow], storage: Storage, settings: Settings) -> list[str | BatchRow]:
+    """Return the rows, or the URI of a batch file with them (under the jobs prefix) if they are too large."""
     body = _as_jsonl(rows)
     if len(body) <= MAX_BYTES:
         return list(rows)
-    with Storage() as storage:
-        return [await put_batch_file(storage, settings, body)]
-
-
-async def put_batch_file(storage: Storage, settings: Settings, body: bytes) -> str:
-    """Put a batch file under the jobs prefix, named by its content, and return its URI."""
     uri = settings.jobs / f"inputs/{hashlib.sha256(body).hexdigest()}.jsonl"
     await storage.put(uri, body, content_type="application/x-ndjson")
-    return str(uri)
+    return [str(uri)]
 
 
 def _as_jsonl(rows: Sequence[BatchRow]) -> bytes:
