@@ -13,8 +13,11 @@ from i2v.cli import options
 from i2v.errors import ExitCode, I2vError, Stopped, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from i2v.cli.flow_run import Ending
     from i2v.cli.images.local_files import NamedImages
+    from i2v.cli.images.uploads import UploadCandidate
     from i2v.cli.progress import Progress
     from i2v.inputs.batch_files import BatchRow
     from i2v.inputs.prompts import RequestOptions
@@ -144,17 +147,12 @@ def _run(
 ) -> Ending:
     """Upload the valid local images, then run the flow, unless no image is left for it."""
     from i2v.cli.flow_run import Ending, run_flow
-    from i2v.cli.images.flow_parameter import within_limit, without_signed_urls
-    from i2v.cli.images.uploads import upload, validate
+    from i2v.cli.images.flow_parameter import without_signed_urls
+    from i2v.cli.images.uploads import validate
     from i2v.reports.run_report import Report
-    from i2v.s3.storage import Storage
 
     local, refused = asyncio.run(validate(named.local, default, settings, progress))
-    rows: list[str | BatchRow] = []
-    if local:
-        with Storage() as storage:
-            asyncio.run(upload(storage, local, progress))
-            rows = asyncio.run(within_limit([candidate.row for candidate in local], storage, settings))
+    rows = asyncio.run(_upload(local, settings, progress)) if local else []
     with without_signed_urls(named.remote) as remote:
         images = [*remote, *rows]
         if not images:
@@ -162,6 +160,17 @@ def _run(
         ending = run_flow({"images": images, **parameters}, progress, verbose=verbose)
     report = ending.report or Report()
     return replace(ending, report=report.model_copy(update={"items": (*report.items, *refused)}))
+
+
+async def _upload(local: Sequence[UploadCandidate], settings: Settings, progress: Progress) -> list[str | BatchRow]:
+    """Upload the images and return them as values of the flow's parameter."""
+    from i2v.cli.images.flow_parameter import within_limit
+    from i2v.cli.images.uploads import upload
+    from i2v.s3.storage import Storage
+
+    with Storage() as storage:
+        await upload(storage, local, progress)
+        return await within_limit([candidate.row for candidate in local], storage, settings)
 
 
 def _finish(ending: Ending, settings: Settings, *, dry_run: bool, as_json: bool) -> int:
