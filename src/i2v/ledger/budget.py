@@ -53,20 +53,12 @@ class DailySpendStore:
         self._settings = settings
 
     async def read(self, day: str) -> tuple[DailySpend, str | None]:
-        """Return a day's document and its etag; an empty one and `None` if there is none.
-
-        Raises:
-            LedgerError: the document cannot be parsed.
-        """
+        """Return a day's document and its etag, or an empty one and `None`. Raise `LedgerError` if it is invalid."""
         found = await read_document(self._storage, DailySpend, keys.daily_spend_uri(self._settings, day))
         return (found.content, found.etag) if found else (DailySpend(day=day), None)
 
     async def write(self, spend: DailySpend, etag: str | None) -> bool:
-        """Replace the version with this etag; return `False` if another write came first.
-
-        Raises:
-            StorageError: the document may or may not be written.
-        """
+        """Replace the version with this etag; return `False` if another write came first."""
         new = spend.model_copy(update={"writer": secrets.token_hex(8)})
         try:
             await write_document(self._storage, new, keys.daily_spend_uri(self._settings, spend.day), etag)
@@ -80,10 +72,7 @@ class Budget:
     """What one flow run may spend, including its retries: its own limit, and its share of the daily cap.
 
     Args:
-        store: the daily reservations.
-        run_id: the run whose entries these are.
-        max_spend_usd: the run's own limit, or `None`.
-        daily_cap_usd: the limit of all runs on one UTC day, or `None`.
+        max_spend_usd, daily_cap_usd: the limits of this run and of all runs on one UTC day, or `None`.
         days: the days on which an earlier try of this run reserved money.
         today: returns the UTC day. Money reserved on one day is not spent on the next.
 
@@ -170,10 +159,9 @@ class Budget:
 
     def lower_limit(self, available_usd: Decimal | None) -> None:
         """Let this run spend at most this much from now on; `None` changes nothing."""
-        if available_usd is None:
-            return
-        limit = self._committed_usd(self._today()) + available_usd
-        self._max_spend = limit if self._max_spend is None else min(limit, self._max_spend)
+        if available_usd is not None:
+            limit = self._committed_usd(self._today()) + available_usd
+            self._max_spend = limit if self._max_spend is None else min(limit, self._max_spend)
 
     async def close(self) -> None:
         """Return the unspent rest. If this raises `StorageError`, the rest counts until the day ends."""

@@ -26,11 +26,7 @@ class Document(NamedTuple, Generic[M]):
 
 
 async def read_document(storage: Storage, model: type[M], uri: S3Uri) -> Document[M] | None:
-    """Return a document, or `None` if there is none.
-
-    Raises:
-        LedgerError: the document cannot be parsed, or a newer i2v wrote it.
-    """
+    """Return a document, or `None` if there is none. Raise as `parse_document` does."""
     try:
         found = await storage.get(uri)
     except NotFound:
@@ -39,7 +35,7 @@ async def read_document(storage: Storage, model: type[M], uri: S3Uri) -> Documen
 
 
 async def read_if_valid(storage: Storage, model: type[M], uri: S3Uri, *, limit: int | None = None) -> M | None:
-    """Return a document of less importance, or `None` if it is missing, larger than `limit` or cannot be parsed."""
+    """Return a document, or `None` if it is missing, has more than `limit` bytes or cannot be parsed."""
     try:
         return model.model_validate_json((await storage.get(uri, limit=limit)).body)
     except NotFound:
@@ -52,9 +48,7 @@ async def read_if_valid(storage: Storage, model: type[M], uri: S3Uri, *, limit: 
 async def write_document(storage: Storage, document: BaseModel, uri: S3Uri, etag: str | None) -> str:
     """Replace the version with this etag, or create the document if `etag` is `None`; return the new etag.
 
-    Raises:
-        Conflict: another write came first.
-        StorageError: the document may or may not be written.
+    Raise `Conflict` if another write came first. After another `StorageError` the document may or may not be written.
     """
     body = document.model_dump_json(indent=1).encode()
     put = await storage.put(uri, body, content_type="application/json", create=etag is None, if_match=etag)
@@ -62,7 +56,7 @@ async def write_document(storage: Storage, document: BaseModel, uri: S3Uri, etag
 
 
 def parse_document(model: type[M], body: bytes, uri: S3Uri) -> M:
-    """Parse a document after checking its format. Raise `LedgerError` as `read_document` does."""
+    """Parse a document. Raise `LedgerError` if it is invalid or a newer i2v wrote it."""
     try:
         data = json.loads(body)
         if isinstance(data, dict) and isinstance(data.get("format"), int) and data["format"] > FORMAT:

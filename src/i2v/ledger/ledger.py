@@ -119,11 +119,7 @@ class Ledger:
         return await self.read_existing(current.record.key)
 
     async def records(self, *, since: datetime | None = None) -> AsyncIterator[JobRecord]:
-        """Yield all records, or those written since then, in the order of their keys.
-
-        Raises:
-            LedgerError: a record cannot be parsed.
-        """
+        """Yield all records, or those written since then, by key. Raise `LedgerError` if one cannot be parsed."""
         job_keys: list[str] = []
         async for entry in self._storage.list(self._settings.jobs, deep=False):
             match = _RECORD_NAME.fullmatch(entry.uri.key.removeprefix(self._settings.jobs.key))
@@ -133,14 +129,9 @@ class Ledger:
             yield found.record
 
     async def read_many(self, job_keys: Sequence[str]) -> AsyncIterator[VersionedRecord]:
-        """Read concurrently and yield the records that exist, in the order given.
-
-        Raises:
-            LedgerError: a record cannot be parsed.
-        """
+        """Yield the records that exist, in the order given. Raise `LedgerError` if one cannot be parsed."""
         for start in range(0, len(job_keys), CONCURRENT_READS):
-            batch = job_keys[start : start + CONCURRENT_READS]
-            for found in await asyncio.gather(*map(self.read, batch)):
+            for found in await asyncio.gather(*map(self.read, job_keys[start : start + CONCURRENT_READS])):
                 if found:
                     yield found
 
