@@ -22,7 +22,7 @@ from tests.support.flow_runs import FinishedFlowRun, RunFlow
 
 @pytest.fixture(scope="session")
 def prefect_server_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the server's database lies, `prefect.db`."""
+    """Return the folder of the server's database, `prefect.db`."""
     return tmp_path_factory.mktemp("prefect-server")
 
 
@@ -30,21 +30,21 @@ def prefect_server_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prefect_server(
     no_outside: None, prefect_server_home: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[PrefectServer]:
-    """The one Prefect server of this worker (some 10 s). Flows that are called in this process run against it."""
+    """Start this worker's Prefect server (about 10 s). Flows called in this process use it."""
     home = tmp_path_factory.mktemp("prefect-home")
     with (
         PrefectServer(home=prefect_server_home) as server,
         temporary_settings({PREFECT_API_URL: server.api_url, PREFECT_HOME: home}),
     ):
         yield server
-        APILogWorker.drain_all()  # or they wait at exit for a server that is gone
+        APILogWorker.drain_all()  # else they wait at exit for a server that is gone
         EventsWorker.drain_all()
-        gc.collect()  # the sockets that Prefect leaves are told of while that is still ignored
+        gc.collect()  # report the sockets that Prefect leaves open while the filter still applies
 
 
 @pytest.fixture(autouse=True)
-def sockets_that_prefect_leaves(request: pytest.FixtureRequest) -> None:
-    """Prefect 3.8 leaves a connection to its server open each time it asks where results go; all others are errors."""
+def ignore_sockets_left_open_by_prefect(request: pytest.FixtureRequest) -> None:
+    """Ignore connections to the server that Prefect 3.8 leaves open when it resolves result storage; no others."""
     if "prefect_server" in request.fixturenames:
         port = request.getfixturevalue("prefect_server").port
         leaves = rf"Exception ignored in.*<socket\.socket .*raddr=\('127\.0\.0\.1', {port}\)>"
@@ -53,17 +53,16 @@ def sockets_that_prefect_leaves(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture
 def child_env(prefect_server: PrefectServer, sandbox: Sandbox, tmp_path: Path) -> dict[str, str]:
-    """The whole environment of a child process that is to use this Prefect server and the sandbox."""
+    """Return the environment of a child process that uses this Prefect server and the sandbox."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     return kept | sandbox.env | {"PREFECT_API_URL": prefect_server.api_url, "PREFECT_HOME": str(tmp_path / "home")}
 
 
 @pytest.fixture
 def run_flow(prefect_server: PrefectServer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> RunFlow:
-    """The flow, in this process against the sandbox.
+    """Run the generate flow in this process against the sandbox: `finished = await run_flow(take=2)`.
 
-    `ended = await run_flow(take=2)`: without `images` it takes all below `images/`. Variables that are set with
-    `monkeypatch` count.
+    Without `images`, it takes all below `images/`. Environment variables set with `monkeypatch` apply.
     """
     for name, value in sandbox.env.items():
         monkeypatch.setenv(name, value)

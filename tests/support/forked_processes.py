@@ -38,12 +38,12 @@ from i2v.settings import read_settings
 
 END_SECONDS = 60
 AWS_SESSION = botocore.session.get_session()
-"""boto3's descriptions of S3, read once before any fork."""
+"""boto3's service descriptions, loaded once before any fork."""
 
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """What a process is to do, with which variables; `folder` takes its log and its temporary files."""
+    """What a process does and with which environment variables; its log and temporary files go to `folder`."""
 
     env: Mapping[str, str]
     folder: Path
@@ -54,12 +54,12 @@ class ProcessSpec:
     max_spend_usd: Decimal | None = None
     partial: bool = False
     claim_to_post_seconds: float = submit.CLAIM_TO_POST_SECONDS
-    """The library's own, but for a test that would wait a minute for it."""
+    """The library's limit, which a test may shorten instead of waiting a minute."""
 
 
 @dataclass(frozen=True)
 class ProcessResult:
-    """How a process ended: -9 is killed. The report is that of `--json`; `error` says why nothing was submitted."""
+    """A finished process: exit code (-9 if killed), log, the report as in `--json`, and the error that stopped it."""
 
     code: int | None
     log: str
@@ -68,7 +68,7 @@ class ProcessResult:
 
 
 class RunningProcess:
-    """A process that waits to be let go, or runs; `with start(errand) as running:` kills what is left of it."""
+    """A process that waits for `begin`, or runs; `with start_process(spec) as running:` kills it at the end."""
 
     def __init__(self, process: ForkServerProcess, line: Connection, log: Path) -> None:
         self._process, self._line, self._log = process, line, log
@@ -81,15 +81,11 @@ class RunningProcess:
         self.kill()
 
     def begin(self) -> None:
-        """Let it begin."""
+        """Let it start its work."""
         self._line.send("go")
 
     def wait(self, seconds: float = END_SECONDS) -> ProcessResult:
-        """Wait for its end, whatever that is; one that takes longer is killed.
-
-        Raises:
-            TimeoutError: so it was.
-        """
+        """Wait for its end; kill it and raise `TimeoutError` if it takes longer."""
         wait([self._line], seconds)
         try:
             told = json.loads(self._line.recv()) if self._line.poll() else {}
@@ -104,21 +100,21 @@ class RunningProcess:
         return ProcessResult(code, log, **told)
 
     def kill(self) -> None:
-        """End it now, if it has not."""
+        """Kill it if it is still alive."""
         self._process.kill()
         self._process.join()
         self._line.close()
 
 
 def fork_context() -> ForkServerContext:
-    """The server that children are forked from; one for the test process, and it ends with that."""
+    """Return the fork server's context; there is one server per test process, and it ends with it."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "tests.support.forkserver_preload"])
     return context
 
 
 def start_process(errand: ProcessSpec) -> RunningProcess:
-    """Fork a process for an errand; it begins when it is let go."""
+    """Fork a process, which waits for `begin`."""
     context = fork_context()
     ours, theirs = context.Pipe()
     log = errand.folder / f"{errand.work}-{errand.run_id}.log"
@@ -129,12 +125,12 @@ def start_process(errand: ProcessSpec) -> RunningProcess:
 
 
 def run_process(errand: ProcessSpec) -> ProcessResult:
-    """Do an errand in a process of its own, to its end."""
+    """Run one process to its end."""
     return run_concurrently([errand])[0]
 
 
 def run_concurrently(errands: Iterable[ProcessSpec]) -> list[ProcessResult]:
-    """Do all these errands at once, each in a process of its own."""
+    """Run all these processes at the same time, to their ends."""
     with ExitStack() as stack:
         racing = [stack.enter_context(start_process(errand)) for errand in errands]
         for running in racing:

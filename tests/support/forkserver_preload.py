@@ -1,6 +1,6 @@
-"""Imported once by the process that the others are forked from: does what every short process would spend its time on.
+"""Imported once by the fork server, so that forked processes do not each load what is the same for all of them.
 
-Only what is read and never changes: modules that are imported late, and boto3's descriptions of S3.
+Keep to what never changes: modules that are otherwise imported late, and boto3's service descriptions.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ async def _look_up() -> None:
             return
 
 
-AWS_SESSION.set_default_client_config(
-    Config(s3={"addressing_style": "path"})
-)  # else i2v has to ask for it with a second client
+AWS_SESSION.set_default_client_config(Config(s3={"addressing_style": "path"}))  # else i2v makes a second client for it
 AWS_SESSION.create_client(
     "s3",
     region_name="us-east-1",

@@ -1,6 +1,6 @@
-"""Turns: code that stops before each operation on S3 until a test says how it ends, in a loop where no sleep lasts.
+"""Deterministic interleaving: pause before every S3 operation until a test decides how it ends, in virtual time.
 
-`SteppedStorage` and `VirtualTimeLoop` know nothing of jobs; the world of the model is in `simulated_world.py`.
+Nothing here knows about jobs; `simulated_world.py` does.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from i2v.s3_uri import S3Uri
 from tests.support.memory_storage import MemoryBucket, MemoryStorage
 
 T = TypeVar("T")
-PROCESS_TASKS: ContextVar[MutableSet[asyncio.Task[Any]]] = ContextVar("owned", default=WeakSet())  # noqa: B039 - nobody's
-"""The tasks of the process that runs: they all end when it is killed."""
+PROCESS_TASKS: ContextVar[MutableSet[asyncio.Task[Any]]] = ContextVar("owned", default=WeakSet())  # noqa: B039 - for tasks of no process
+"""The asyncio tasks of the current process, which all end when it is killed."""
 
 
 class S3Fault(StrEnum):
-    """How one operation on S3 goes wrong."""
+    """How one S3 operation fails."""
 
     FAILS = "fails"
-    """Not done, and an error."""
+    """Not done; raises an error."""
     LOST = "lost"
-    """Done, and an error all the same."""
+    """Done, but raises an error."""
     REPEATED = "repeated"
-    """Done, then repeated by boto3, which gets 412 for its own."""
+    """Done, then retried by boto3, which gets 412 for its own write."""
     BUSY = "busy"
-    """409: another write was under way; not done."""
+    """Not done; 409, since another write is in progress."""
     SLOW = "slow"
-    """Done, and the answer comes later."""
+    """Done; the response arrives later."""
     LATE = "late"
-    """An error, and it is done later, when nobody counts on it."""
+    """Raises an error, and is done later."""
 
 
 class _Jump(selectors.SelectSelector):
-    """Waits for nothing: the time jumps to the next timer."""
+    """A selector that does not wait: time jumps to the next timer."""
 
     now = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
-            raise RuntimeError("all wait for each other for ever")
+            raise RuntimeError("deadlock: every task is waiting")
         self.now += max(timeout, 0.0)
         return []
 
@@ -59,7 +59,7 @@ def _owned_task(loop: asyncio.AbstractEventLoop, coro: Any, **more: Any) -> asyn
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """An event loop in which every sleep is over at once, in the right order."""
+    """An event loop in which sleeps return at once, in the right order."""
 
     def __init__(self) -> None:
         self._jump = _Jump()
@@ -72,24 +72,24 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
 
 class SteppedProcess(Protocol):
-    """Whoever takes turns: a process of the model."""
+    """A process that pauses before every operation."""
 
     late: list[Callable[[], Any]]
-    """Where writes go that are done when nobody counts on them any more."""
+    """Writes that are applied later, after their process has given them up."""
 
     async def wait_for_turn(self, kind: str, uri: S3Uri | None = None) -> Any:
-        """Wait for the turn to do this there, and learn how it ends: `None` for well, else a `S3Fault`."""
+        """Pause before an operation and return its fault, or `None`."""
 
 
 class SteppedStorage(MemoryStorage):
-    """A process's own way to the bucket, on which every operation waits for its turn and may fail."""
+    """One process's storage: every operation pauses first and may fail."""
 
     def __init__(self, bucket: MemoryBucket, process: SteppedProcess) -> None:
         super().__init__(bucket)
         self._process = process
 
     async def turn(self, operation: str, uri: S3Uri, action: Callable[[], T]) -> T:
-        """Wait, then do it as the model says."""
+        """Pause, then do the operation or fail as the test decided."""
         match await self._process.wait_for_turn(operation, uri):
             case None:
                 return action()

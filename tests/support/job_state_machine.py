@@ -57,17 +57,17 @@ RECORD = S3Uri("b-1", f"jobs/{ORDER.key}.json")
 
 
 async def generate_video(process: SimulatedProcess) -> None:
-    """A run that wants the video."""
+    """Do what a run does."""
     await process_order(process.run, process.world.order, STEPS)
 
 
 async def run_reconcile(process: SimulatedProcess) -> None:
-    """Reconcile, as its schedule starts it."""
+    """Do what the scheduled reconcile does."""
     await reconcile(process.run, steps=STEPS)
 
 
 def settle_from_callback(attempt: int, task_id: str) -> Any:
-    """What the door starts when a callback comes."""
+    """Return the work that the door starts when a callback arrives."""
 
     async def settle(process: SimulatedProcess) -> None:
         await reconcile(process.run, keys=[f"{ORDER.key}/{attempt}/{task_id}"], steps=STEPS)
@@ -76,7 +76,7 @@ def settle_from_callback(attempt: int, task_id: str) -> Any:
 
 
 def resolve_by_hand(what: str, task_id: str) -> Any:
-    """Somebody at the command line."""
+    """Return the work of `i2v jobs resolve`."""
 
     async def resolve(process: SimulatedProcess) -> None:
         resolver, key = Resolver(process.run.storage, process.run.settings), ORDER.key
@@ -107,7 +107,7 @@ class JobStateMachine(RuleBasedStateMachine):
         delivery=st.sampled_from(["poll", "callback"]),
     )
     def begin(self, most: int, cap: int | None, seed: int, steps_ahead: list[int], delivery: Delivery = "poll") -> None:
-        """A ledger, and one run or several, which are so many steps ahead."""
+        """Start one to three runs and advance each by its number of steps."""
         self.dice = random.Random(seed)  # noqa: S311 - it ends tasks, and keeps no secret
         variables: dict[str, Any] = {"I2V_MAX_ATTEMPTS": most, **CALLBACKS}
         if cap is not None:
@@ -123,7 +123,7 @@ class JobStateMachine(RuleBasedStateMachine):
                     self.run_until_blocked()
 
     def start(self, work: Any) -> SimulatedProcess:
-        """Start a process and let it come to its first stop."""
+        """Start a process and run it to its first pause."""
 
         async def begin() -> SimulatedProcess:
             process = self.world.start(work)
@@ -133,7 +133,7 @@ class JobStateMachine(RuleBasedStateMachine):
         return self.loop.run_until_complete(begin())
 
     def advance_to(self, process: SimulatedProcess, kind: str, at: str = "") -> None:
-        """Let a process go on, and all be well, until it stands before this there; to its end where it is empty."""
+        """Resume a process without faults until it pauses before this kind of call; empty means to its end."""
         while not (self.next_step(process) == kind and (process.turn is None or process.turn.at.startswith(at))):
             assert self.next_step(process) not in {"", "POST"}
             self.end_tasks("success")
@@ -141,36 +141,36 @@ class JobStateMachine(RuleBasedStateMachine):
             self.run_until_blocked()
 
     def run_alone(self, work: Any) -> None:
-        """Somebody does all of a work while the others wait."""
+        """Run a new process to its end while all others are paused."""
         self.advance_to(self.start(work), "")
 
     def expire_lease(self) -> None:
-        """Reconcile finds a claim that is too old."""
+        """Let the lease expire and reconcile run; the job is then unknown."""
         self.world.bucket.wait(LEASE + 1)
         self.run_alone(run_reconcile)
         assert self.state is JobState.UNKNOWN
 
     @property
     def state(self) -> JobState | None:
-        """Where the job stands in the ledger."""
+        """The job's state in the ledger."""
         record = self.world.record()
         return record.state if record else None
 
     def run_until_blocked(self) -> None:
-        """Let everybody come to a stop."""
+        """Run until every process is paused."""
         self.loop.run_until_complete(self.world.run_until_blocked())
 
     def next_step(self, process: SimulatedProcess) -> str:
-        """What it stands before: POST, status, or an operation on S3; nothing where it has ended."""
+        """Return the kind of call that a process is paused before, or empty if it has ended."""
         return process.turn.kind if process.turn and not process.done else ""
 
     @rule(what=st.sampled_from(EVENTS), data=st.data())
     def something_happens(self, what: str, data: st.DataObject) -> None:
-        """One rule for all, since Hypothesis would leave out whole rules, and most dangers need several."""
+        """Draw the next event. One rule for all, since Hypothesis may disable rules, and most bugs need several."""
         getattr(self, what)(data)
 
     def process_starts(self, data: st.DataObject) -> None:
-        """Another run, reconcile, or a person with `i2v jobs resolve`."""
+        """Start another run, reconcile, or `i2v jobs resolve`."""
         if len(self.world.alive) >= MOST_ALIVE:
             return
         who = data.draw(st.sampled_from(["run", "run", "run", "reconcile", "reconcile", "resubmit", "drop", "adopt"]))
@@ -181,7 +181,7 @@ class JobStateMachine(RuleBasedStateMachine):
         self.start({"run": generate_video, "reconcile": run_reconcile}.get(who) or resolve_by_hand(who, task_id))
 
     def callback_arrives(self, data: st.DataObject) -> None:
-        """The provider calls: a task was made for that attempt, and has ended or not."""
+        """Deliver a callback for a task that may or may not have ended."""
         if not self.world.attempt_of or len(self.world.alive) >= MOST_ALIVE:
             return
         task_id = data.draw(st.sampled_from(sorted(self.world.attempt_of)))
@@ -189,7 +189,7 @@ class JobStateMachine(RuleBasedStateMachine):
         self.start(settle_from_callback(self.world.attempt_of[task_id], task_id))
 
     def process_continues(self, data: st.DataObject) -> None:
-        """A process goes on for some steps, at most to its next POST, and all is well, though not with every task."""
+        """Resume a process for some steps, at most to its next POST, without S3 faults; tasks may fail."""
         process = self.choose_process(data)
         for step in range(data.draw(st.integers(1, 12))):
             match self.next_step(process):
@@ -207,7 +207,7 @@ class JobStateMachine(RuleBasedStateMachine):
             self.run_until_blocked()
 
     def step_fails(self, data: st.DataObject) -> None:
-        """A step goes wrong: an operation on S3, a status, or a POST; whose answer is lost may have been billed."""
+        """Fail one S3 operation, status call or POST; a POST whose answer is lost may have been billed."""
         process = self.choose_process(data)
         match self.next_step(process):
             case "POST":
@@ -220,23 +220,23 @@ class JobStateMachine(RuleBasedStateMachine):
         self.run_until_blocked()
 
     def process_dies(self, data: st.DataObject) -> None:
-        """A process is killed."""
+        """Kill a process."""
         self.kill(self.choose_process(data), billed=data.draw(st.booleans()))
 
     def time_passes(self, data: st.DataObject) -> None:
-        """The server's clock goes on, and a write that its writer gave up arrives, if its condition still holds."""
+        """Advance S3's clock, and apply a write that its process had given up if its condition still holds."""
         self.world.bucket.wait(data.draw(st.sampled_from([1, 100, LEASE + 1])))
         if self.world.late:
             self.world.apply_late_write()
 
     def choose_process(self, data: st.DataObject) -> SimulatedProcess:
-        """Somebody who lives; where nobody does, a run comes."""
+        """Choose a living process; start a run if there is none."""
         if not self.world.alive:
             self.start(generate_video)
         return data.draw(st.sampled_from(self.world.alive))
 
     def answer(self, process: SimulatedProcess, kind: str, *, billed: bool = False) -> None:
-        """The provider answers a POST."""
+        """Answer a POST."""
         if kind not in FREE:
             self.world.maybe_paid += 1
         if kind == "lost" and billed:
@@ -244,18 +244,18 @@ class JobStateMachine(RuleBasedStateMachine):
         process.resume(self.world.bill_for(process) if kind == "task" else NO_TASK[kind])
 
     def end_tasks(self, end: str) -> None:
-        """All tasks that run at the provider come to this end."""
+        """End all running tasks this way."""
         for status in self.world.tasks.values():
             if status["state"] == "processing" and end:
                 status.update(ENDS[end])
 
     def check_put(self, uri: S3Uri, body: bytes) -> None:
-        """The bucket has a new record."""
+        """Check each write of the job's record."""
         if uri == RECORD:
             self.check_write(JobRecord.model_validate_json(body))
 
     def check_write(self, new: JobRecord) -> None:
-        """Each write is legal, rises in revision, keeps every task id, and a stored job stays as it is."""
+        """Check that a write is a legal transition, raises the revision and keeps every task id and stored video."""
         old, self.last = self.last, new
         if old is None:
             assert (new.state, new.revision) == (JobState.CLAIMED, 1)
@@ -278,7 +278,7 @@ class JobStateMachine(RuleBasedStateMachine):
         self.count_allowed(old, new)
 
     def count_allowed(self, old: JobRecord, new: JobRecord) -> None:
-        """What lets a job be paid once more: a person, or a failure that the provider called transient."""
+        """Count what allows another payment: a manual resubmit or a transient failure."""
         if new.state is not JobState.READY or old.state in {JobState.READY, JobState.CLAIMED}:
             return
         if old.state is JobState.SUBMITTED:
@@ -290,7 +290,7 @@ class JobStateMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_more_is_paid_than_allowed(self) -> None:
-        """Payments keep within the attempts of the record, the reservations and the cap."""
+        """Payments stay within the record's attempts, the reservations and the cap."""
         record = self.world.record()
         if record:
             assert self.world.maybe_paid <= self.max_attempts + record.extra_attempts
@@ -300,7 +300,7 @@ class JobStateMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_task_is_dropped(self) -> None:
-        """What a process received is written down by the time it ends."""
+        """Every task id that a process received is in the record by the time it ends."""
         for process in self.world.processes:
             if process.task.done() and not process.killed and process.received:
                 record = self.world.record()
@@ -308,7 +308,7 @@ class JobStateMachine(RuleBasedStateMachine):
                 assert set(process.received) <= task_ids(record)
 
     def teardown(self) -> None:
-        """In the end all go on, or all die at once, and then every job is settled, or waits for a person."""
+        """Let all processes finish, or kill them all, and then check that the job is settled or waits for a person."""
         try:
             if self.dice.random() < POWER_CUT:
                 self.kill_all()
@@ -317,7 +317,7 @@ class JobStateMachine(RuleBasedStateMachine):
             self.kill_all()
 
     def kill(self, process: SimulatedProcess, *, billed: bool = False) -> None:
-        """End a process where it stands; a POST that was under way may have been billed."""
+        """Kill a process; a POST under way may have been billed."""
         if self.next_step(process) == "POST":
             self.world.maybe_paid += 1
             if billed:
@@ -326,12 +326,12 @@ class JobStateMachine(RuleBasedStateMachine):
         self.run_until_blocked()
 
     def kill_all(self) -> None:
-        """Leave nobody behind."""
+        """Kill every living process."""
         for process in self.world.alive:
             self.kill(process)
 
     def settle_everything(self) -> None:
-        """Let all go on without a fault, callbacks and reconcile come by until nothing moves."""
+        """Finish all processes without faults, then deliver callbacks and reconcile until nothing changes."""
         self.run_all_to_end()
         self.deliver_callbacks()
         for _ in range(3):
@@ -345,12 +345,12 @@ class JobStateMachine(RuleBasedStateMachine):
             return
         assert record.state not in {JobState.CLAIMED, JobState.SUBMITTED}, f"{record.state} for ever"
         if record.state is JobState.UNKNOWN:
-            assert self.open_marks(), "an unknown job that reconcile does not name"
+            assert self.open_marks(), "an unknown job without an open marker"
         if not self.manual_actions:
             self.check_nothing_is_thrown_away(record)
 
     def deliver_callbacks(self) -> None:
-        """By callback each task tells of itself in the end: no job stays unknown for whose attempt there is one."""
+        """Deliver a callback for every task; afterwards no job is unknown if its attempt has a task."""
         for task_id, attempt in self.world.attempt_of.items() if self.world.delivery == "callback" else ():
             self.start(settle_from_callback(attempt, task_id))
             self.run_all_to_end()
@@ -359,7 +359,7 @@ class JobStateMachine(RuleBasedStateMachine):
             assert record.attempt.number not in self.world.attempt_of.values()
 
     def check_nothing_is_thrown_away(self, record: JobRecord) -> None:
-        """Where no person decided otherwise, a task that gave a video is stored, and only a failure waits unpaid."""
+        """Check that, without manual actions, every video is stored and only transient failures are retried."""
         ended = {task: self.world.tasks[task] for task in task_ids(record)}
         if ENDS["success"] in ended.values():
             assert record.state is JobState.STORED
@@ -367,11 +367,11 @@ class JobStateMachine(RuleBasedStateMachine):
             assert all(end == ENDS["transient"] for end in ended.values())
 
     def open_marks(self) -> list[S3Uri]:
-        """The marks of jobs that have not ended."""
+        """Return the open markers."""
         return [uri for uri in self.world.bucket.objects if "/open/" in uri.key]
 
     def run_all_to_end(self) -> None:
-        """Let every process come to its end."""
+        """Run every process to its end."""
         for _ in range(400):
             if not self.world.alive:
                 return
@@ -383,9 +383,9 @@ class JobStateMachine(RuleBasedStateMachine):
                 process.resume()
             self.world.bucket.wait(2)
             self.run_until_blocked()
-        raise AssertionError("a process that never ends")
+        raise AssertionError("a process does not end")
 
 
 def task_ids(record: JobRecord) -> set[str]:
-    """All task ids that a record knows."""
+    """Return all task ids in a record."""
     return {task for attempt in record.attempts for task in attempt.task_ids}

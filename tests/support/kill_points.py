@@ -1,6 +1,6 @@
-"""Every kind of request that a run and reconcile make, by name: at each a process can be killed before and after.
+"""Every kind of request that a run and reconcile make, by name: before and after each, a process can be killed.
 
-A request that no point names, and a point that no request meets, fails `test_every_request_has_a_name`.
+A request without a kill point, or a kill point without a request, fails `test_every_request_has_a_name`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from sandbox.fault_proxy import FaultRule, ProxiedRequest
 When = Literal["before", "after"]
 RECORD, SUBMIT = r"/jobs/[0-9a-f]{64}\.json$", r"/generateTask/"
 RECENT_LIST, RUN_LINES = r"/jobs/recent/", r"/jobs/runs/.*\.jsonl$"
-"""What a run leaves to be looked at: nobody decides by it."""
+"""Written for display only; no decision depends on them."""
 
 
 @dataclass(frozen=True)
 class KillPoint:
-    """A kind of request, how it is known, and how often at least it comes in the world that the tests make."""
+    """A kind of request, the rule that recognizes it, and how often it occurs at least in the tests' runs."""
 
     proxy: Literal["s3", "api"]
     rule: FaultRule
@@ -26,11 +26,11 @@ class KillPoint:
 
     @property
     def changes(self) -> bool:
-        """Whether the request changes the world, so that before and after it are not the same to who comes later."""
+        """Whether the request writes."""
         return self.rule.method in {"PUT", "POST", "DELETE"}
 
     def changes_outcome(self, when: When) -> bool:
-        """Whether whoever comes later finds another world than at the moment before; of a job's own steps, both do."""
+        """Whether a kill here leaves a state of its own; for job writes, before and after both do."""
         is_shown_only = self.rule.target in {RECENT_LIST, RUN_LINES}
         return self.changes and not is_shown_only and (when == "after" or self.rule.target in {RECORD, SUBMIT})
 
@@ -39,7 +39,7 @@ class KillPoint:
         return self.rule.matches(proxied)
 
     def kill(self, pid: int, when: When, nth: int) -> FaultRule:
-        """The rule that kills a process at the nth such request, counted from 0."""
+        """Return the rule that kills a process at the nth such request, counted from 0."""
         return replace(self.rule, pid=pid, when=when, skip=nth)
 
 
@@ -54,7 +54,7 @@ def _api(times: int, method: str, target: str) -> KillPoint:
 
 PICTURE = r"/images/[a-z]+\.jpg"
 EACH, GOOD, BAD, LOST, ONCE = 3, 2, 1, 1, 1
-"""Three images go through a whole run, two of them to a video, one to a refusal; the fourth's answer is lost."""
+"""Three images go through a run: two become videos, one is refused. The answer for a fourth is lost."""
 
 SETTLING = {
     "page-read": _s3(ONCE, "GET", r"/jobs/ledger\.json$"),

@@ -1,4 +1,4 @@
-"""One round of a crash: a world, a process that dies in it, those that take up what it left, and what must hold."""
+"""One round of a crash test: kill a process, let others recover, and check the outcome."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ KILLED = -9
 GOOD, BAD, LOST = ("ann.jpg", "bob.jpg"), "eve.jpg", "zed.jpg"
 SHORT_LEASE = {"I2V_LEASE_SECONDS": "0.5", "I2V_RUN_GONE_SECONDS": "0.5"}
 AFTER_LEASE_SECONDS = 1.1
-"""S3 tells times in whole seconds."""
+"""More than the lease, and more than a second, since S3 has times in whole seconds."""
 SHUFFLE_SECONDS = 0.005
 
 
 class KillRound:
-    """A round by its seed: two images that become videos, and one that the provider will refuse."""
+    """A round, reproducible by its seed: two images that become videos, and one that the provider refuses."""
 
     def __init__(self, world: ProxiedSandbox, seed: str) -> None:
         print(seed)  # noqa: T201 - pytest shows it with a failure
         self.world = world
-        self.dice = random.Random(seed)  # noqa: S311 - chance that can be repeated
+        self.dice = random.Random(seed)  # noqa: S311 - reproducible, not secret
         world.reset()
         for name in (*GOOD, BAD):
             world.put(name, self.dice.randrange(1 << 30))
@@ -34,12 +34,12 @@ class KillRound:
         self.jostle()
 
     def jostle(self) -> None:
-        """Shuffle what comes at one time."""
+        """Shuffle requests that arrive at the same time."""
         for proxy in (self.world.s3, self.world.api):
             proxy.set_random_delay(SHUFFLE_SECONDS, self.dice.randrange(1 << 30))
 
     def kill(self, errand: ProcessSpec, point: KillPoint, when: When, nth: int) -> None:
-        """Let a process run into its death at the nth request of that kind."""
+        """Run a process that is killed at the nth request of this kind."""
         proxy = self.world.s3 if point.proxy == "s3" else self.world.api
         with start_process(errand) as running:
             rule = proxy.add(point.kill(running.pid, when, nth))
@@ -48,7 +48,7 @@ class KillRound:
         assert (ended.code, rule.hits) == (KILLED, 1), ended.log
 
     def left(self) -> set[str]:
-        """The names of the images that may be paid or not; a manifest that is there already has its whole video."""
+        """Return the images that may or may not be paid; check that every manifest already has its complete video."""
         self.world.clear_faults()
         self.jostle()
         for picture in self.world.pictures:
@@ -58,7 +58,7 @@ class KillRound:
         return {name for name, state in self.world.states().items() if state in lost}
 
     def recover(self) -> dict[str, Any]:
-        """Let reconcile and another run take up what was left, in any order; the outcomes of that run by image."""
+        """Run reconcile and another run, in either order or at once; return that run's items by image."""
         reconciling, running = self.world.process(SHORT_LEASE, work="reconcile"), self.world.process(SHORT_LEASE)
         match self.dice.choice(("reconcile first", "run first", "both at once")):
             case "reconcile first":
@@ -72,7 +72,7 @@ class KillRound:
         return {item["image"]: item for item in ended.report["items"]}
 
     def check(self, lost: set[str], outcomes: dict[str, Any]) -> None:
-        """Each image was billed once and has its one answer, or is held unknown and says so."""
+        """Check that each image was billed once and has its one result, or is unknown and reported as such."""
         bills, records = self.world.bills(), self.world.records()
         assert max(bills.values(), default=0) <= 1, bills
         assert {record.image.name for record in records.values()} == {p.name for p in self.world.pictures}
@@ -104,7 +104,7 @@ class KillRound:
 
 
 def run_successfully(errand: ProcessSpec) -> ProcessResult:
-    """An errand whose process came to its own good end."""
+    """Run a process and check that it ended without an error."""
     ended = run_process(errand)
     assert (ended.code, ended.error) == (0, ""), ended.log
     return ended

@@ -35,21 +35,21 @@ ODD = (
     "<&>'\".jpg",
     "e\u0301" * 338 + "e.jpg",
 )
-"""Names that tempt whoever reads listings; the last has 1,019 bytes, so that its key has over 1,024 - 7 of them."""
+"""Difficult names; the last has 1,019 bytes, so that its key is close to the limit of 1,024."""
 
 
 def name_of(number: int) -> str:
-    """An image's name below the prefix."""
+    """Return an image's name below the prefix."""
     return ODD[number] if number < len(ODD) else f"{number // 1000:05}/photo {number:07}.jpg"
 
 
 def etag_of(number: int) -> str:
-    """An image's etag."""
+    """Return an image's ETag."""
     return f"{number:032x}"
 
 
 def modified_at(number: int) -> datetime:
-    """When an image was put: later ones first, so that the oldest come last in the listing."""
+    """Return when an image was put: newest first, so that the oldest are last in the listing."""
     return START - timedelta(seconds=number)
 
 
@@ -67,18 +67,18 @@ def _row(key: str, number: int) -> str:
 
 
 class Bucket:
-    """What is in the bucket: `rows` of a prefix, from a position on, and how many there are."""
+    """The bucket's contents: how many keys a prefix has, and its rows from a position on."""
 
     def __init__(self, images: int, each: int) -> None:
         self._images = images
         self._answered = [number for number in range(images) if number % each != each - 1]
 
     def count(self, prefix: str) -> int:
-        """How many keys a prefix has."""
+        """Return how many keys a prefix has."""
         return {"images/": self._images, "videos/": len(self._answered) * len(ENDINGS)}.get(prefix, 0)
 
     def rows(self, prefix: str, start: int, most: int) -> list[str]:
-        """A page of a prefix."""
+        """Return one page of a prefix."""
         positions = range(start, min(start + most, self.count(prefix)))
         if prefix == "images/":
             return [_row(f"images/{name_of(number)}", number) for number in positions]
@@ -87,13 +87,13 @@ class Bucket:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers ListObjectsV2 and nothing else."""
+    """Answer ListObjectsV2 and nothing else."""
 
     protocol_version = "HTTP/1.1"
     bucket: Bucket
 
     def do_GET(self) -> None:
-        """One page."""
+        """Return one page."""
         asked = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
         if "prefix" not in asked:
             self._answer(404, "<Error><Code>NoSuchKey</Code><Message>There is none.</Message></Error>")
@@ -120,12 +120,12 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the server's name for it
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager
 def listing_server(images: int, each: int) -> Iterator[str]:
-    """The server in a process of its own, so that it takes no memory and no interpreter lock here; its address."""
+    """Run the server in a separate process, apart from what is measured here; yield its address."""
     command = [sys.executable, "-m", __spec__.name if __spec__ else __name__, str(images), str(each)]
     root = ROOT
     with subprocess.Popen(  # noqa: S603 - our own module
@@ -138,7 +138,7 @@ def listing_server(images: int, each: int) -> Iterator[str]:
 
 
 def main() -> None:
-    """Serve until the input ends."""
+    """Serve until stdin is closed."""
     images, each = map(int, sys.argv[1:])
     Handler.bucket = Bucket(images, each)
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:

@@ -1,4 +1,4 @@
-"""S3 in memory: `MemoryStorage`, and a `memory_run` over it, for thousands of steps and for unit tests.
+"""S3 in memory: `MemoryStorage`, and `memory_run` on top of it, for unit tests and for thousands of simulated steps.
 
 `tests/integration/s3/test_storage.py` holds it to the contract of the sandbox's S3. Only what the ledger, the budget
 and the reports ask of a `Storage` is here; faults are played by whoever overrides `turn`.
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class MemoryBucket:
-    """The objects and the server's clock, which many storages may share. `on_put` hears of each put at once."""
+    """Objects and the server's clock, shared by any number of storages. `on_put` is called after each put."""
 
     def __init__(self) -> None:
         self.objects: dict[S3Uri, S3Object] = {}
@@ -37,11 +37,11 @@ class MemoryBucket:
         self.on_put: Callable[[S3Uri, bytes], None] = lambda _uri, _body: None
 
     def wait(self, seconds: float) -> None:
-        """Let the server's clock go on."""
+        """Advance the server's clock."""
         self.now += timedelta(seconds=seconds)
 
     def get(self, uri: S3Uri) -> S3Object:
-        """The object as it is served now; like HTTP's, its times are whole seconds."""
+        """Return an object; its times are whole seconds, as in HTTP."""
         if uri not in self.objects:
             raise NotFound(f"{uri} does not exist")
         found = self.objects[uri]
@@ -57,7 +57,7 @@ class MemoryBucket:
         )
 
     def put(self, uri: S3Uri, body: bytes, content_type: str, metadata: Mapping[str, str], condition: str) -> Written:
-        """Write; the condition is an etag, `*` for none there, or empty."""
+        """Write if the condition holds: an ETag, `*` for "must not exist", or empty."""
         if condition == "*" and uri in self.objects:
             raise Conflict(f"PutObject of {uri} failed: another writer was first")
         if condition not in {"", "*", self.get(uri).etag if condition not in {"", "*"} else ""}:
@@ -69,7 +69,7 @@ class MemoryBucket:
         return Written(etag, None)
 
     def list(self, prefix: S3Uri, start_after: str, deep: bool) -> list[S3Entry]:
-        """In the order of the keys' bytes; what has a further `/` is left out unless `deep`."""
+        """List in the byte order of keys; keys with a further `/` only if `deep`."""
         found = [
             S3Entry(uri, one.etag, one.size, one.last_modified)
             for uri, one in self.objects.items()
@@ -79,31 +79,31 @@ class MemoryBucket:
 
 
 class MemoryStorage(Storage):
-    """A `Storage` over a bucket. Every operation goes through `turn`, where a test may delay, fail or lose it."""
+    """A `Storage` over a `MemoryBucket`. Override `turn` to delay or fail operations."""
 
     def __init__(self, bucket: MemoryBucket | None = None) -> None:
         self.bucket = bucket or MemoryBucket()
 
     async def turn(self, operation: str, uri: S3Uri, action: Callable[[], T]) -> T:
-        """Do one operation; `operation` is get, head, put, put if, delete, list or copy."""
+        """Do one operation: get, head, put, put if, delete, list or copy."""
         del operation, uri
         return action()
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing; no connection is open."""
 
     async def call(self, uri: S3Uri, function: Callable[..., T], /, **arguments: Any) -> T:
-        """There is no boto3 here."""
+        """Raise, since there is no boto3 client."""
         raise NotImplementedError(f"{function} of {uri}")
 
     async def get(self, uri: S3Uri, *, limit: int | None = None, version_id: str | None = None) -> S3Object:
-        """Read an object whole."""
+        """Read an object."""
         assert limit is None
         assert version_id is None
         return await self.turn("get", uri, lambda: self.bucket.get(uri))
 
     async def head(self, uri: S3Uri) -> S3Object:
-        """Ask what an object is."""
+        """Read an object's metadata."""
         return await self.turn("head", uri, lambda: self.bucket.get(uri))
 
     async def put(
@@ -117,7 +117,7 @@ class MemoryStorage(Storage):
         if_match: str | None = None,
         sha256: bytes | None = None,
     ) -> Written:
-        """Write an object, perhaps on a condition."""
+        """Write an object, optionally with a condition."""
         condition = "*" if create else if_match or ""
         return await self.turn(
             "put if" if condition else "put",
@@ -126,7 +126,7 @@ class MemoryStorage(Storage):
         )
 
     async def copy(self, source: S3Uri, target: S3Uri, *, if_match: str | None = None) -> None:
-        """Copy with metadata and type."""
+        """Copy an object with its metadata and content type."""
         assert if_match is None
 
         def action() -> None:
@@ -136,28 +136,28 @@ class MemoryStorage(Storage):
         await self.turn("copy", source, action)
 
     async def delete(self, uri: S3Uri) -> None:
-        """Remove an object, if there is one."""
+        """Delete an object if it exists."""
         await self.turn("delete", uri, lambda: self.bucket.objects.pop(uri, None))
 
     async def delete_many(self, uris: Sequence[S3Uri]) -> None:
-        """Remove objects, one after the other."""
+        """Delete objects, one after another."""
         for uri in uris:
             await self.delete(uri)
 
     async def pages(
         self, prefix: S3Uri, *, start_after: str = "", deep: bool = True
     ) -> AsyncGenerator[Sequence[S3Entry], None]:
-        """All objects under a prefix, on one page."""
+        """Yield one page with all objects below a prefix."""
         yield await self.turn("list", prefix, lambda: self.bucket.list(prefix, start_after, deep))
 
     async def presign(self, uri: S3Uri, *, seconds: int, version_id: str | None = None) -> str:
-        """An address that nobody fetches."""
+        """Return a URL that no test fetches."""
         del version_id
         return f"https://{uri.bucket}.example/{uri.key}?expires={seconds}"
 
 
 def memory_run(storage: MemoryStorage, run_id: str = "run-1", *, client: object = None, **variables: Any) -> Run:
-    """A run over a bucket in memory, with `client` for the provider; `variables` are the environment's."""
+    """Make a run over a bucket in memory; `client` stands for the provider, `variables` are environment variables."""
     settings = SealedSettings(**{"I2V_BUCKET": "b-1", "APIXO_API_KEY": "k", **variables})
     budget = Budget(
         DailySpendStore(storage, settings), run_id, max_spend_usd=None, daily_cap_usd=settings.daily_cap_usd
@@ -168,7 +168,7 @@ def memory_run(storage: MemoryStorage, run_id: str = "run-1", *, client: object 
 
 
 async def ready(ledger: Ledger, key: str, image: JobImage, request: Request) -> VersionedRecord:
-    """A job that was claimed once, and given back: its record is there, and nobody has paid."""
+    """Create a job whose record exists and that was never paid."""
     held = await ledger.read_or_new(key, image, request)
     made = await ledger.change(held, lambda job: job)
     assert made

@@ -1,6 +1,6 @@
-"""The sandbox behind two tollgates, and what a test asks of it afterwards: who was billed, what lies in the bucket.
+"""The sandbox behind two fault proxies, and what a test checks afterwards: what was billed, what is in the bucket.
 
-`ProxiedSandbox` is for every test that kills processes, races them or lets storage fail.
+For tests that kill processes, race them or make S3 fail.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PACE = {"render_seconds": 0.1, "render": "shared"}
 
 @dataclass(frozen=True)
 class UploadedImage:
-    """An image in the bucket and the digest of its bytes, by which the emulator knows it."""
+    """An image in the bucket, and the digest of its bytes, by which the emulator identifies it."""
 
     name: str
     uri: str
@@ -34,7 +34,7 @@ class UploadedImage:
 
 
 class ProxiedSandbox:
-    """i2v's way to S3 and to the provider leads through `s3` and `api`. `with Tolled(sandbox, folder) as world:`."""
+    """S3 and the provider, reached through the fault proxies `s3` and `api`."""
 
     def __init__(self, sandbox: Sandbox, folder: Path) -> None:
         self.sandbox, self.folder = sandbox, folder
@@ -59,26 +59,26 @@ class ProxiedSandbox:
         return self.sandbox.provider
 
     def reset(self) -> None:
-        """An empty bucket, an emulator that has forgotten everything, and open proxies."""
+        """Start over with an empty bucket, no tasks and no fault rules."""
         self.clear_faults()
         self.sandbox.reset()
         self.provider.set_options(s3_address=self.s3.address, **PACE)
         self.pictures: list[UploadedImage] = []
 
     def clear_faults(self) -> None:
-        """Let everything pass from now on, and forget what did."""
+        """Remove all fault rules and clear the logs."""
         self.wait_until_idle()
         self.s3.reset()
         self.api.reset()
 
     def wait_until_idle(self) -> None:
-        """Wait until nothing is under way any more."""
+        """Wait until no request is in progress."""
         self.s3.wait_idle()
         self.api.wait_idle()
 
     @property
     def env(self) -> dict[str, str]:
-        """Every variable to set to come through the proxies; one authority is read sooner than all of them."""
+        """All environment variables for processes behind the proxies; one CA certificate loads faster than all."""
         return {
             **self.sandbox.env,
             "APIXO_BASE_URL": self.provider.base_url.replace(self.provider.address, self.api.address),
@@ -90,50 +90,46 @@ class ProxiedSandbox:
         }
 
     def process(self, env: dict[str, str] | None = None, **what: Any) -> ProcessSpec:
-        """Something for a process to do; all images in the bucket, and a run id of its own, unless said otherwise."""
+        """Return the spec of a process: all images in the bucket and a new run id, unless given."""
         self._runs += 1
         given = {"run_id": f"run-{self._runs}", "images": (f"s3://{self.sandbox.bucket}/images/",), **what}
         return ProcessSpec(env={**self.env, **(env or {})}, folder=self.folder, **given)
 
     def put(self, name: str, seed: int, **metadata: str) -> UploadedImage:
-        """Put a small good image."""
+        """Put a small valid image."""
         data = make_jpeg(400, 320, seed=seed)
         uri = self.sandbox.put_image(f"images/{name}", data, **metadata)
         self.pictures.append(UploadedImage(name, uri, hashlib.sha256(data).hexdigest()))
         return self.pictures[-1]
 
     def bills(self) -> Counter[str | None]:
-        """How often each image was billed, by its digest."""
+        """Return how often each image was billed, by digest."""
         bills: Counter[str | None] = Counter()
         for (sha256, *_), times in self.provider.billed().items():
             bills[sha256] += times
         return bills
 
     def task_ids(self, picture: UploadedImage) -> set[str]:
-        """The tasks that the emulator has of an image."""
+        """Return the ids of an image's tasks at the emulator."""
         return {task.id for task in self.provider.tasks.values() if task.image_sha256 == picture.sha256}
 
     def records(self) -> dict[str, JobRecord]:
-        """The ledger's job records by their image's digest."""
+        """Return the ledger's job records by image digest."""
         keys = [key for key in self.sandbox.keys("jobs/") if len(key) == len("jobs/.json") + 64]
         records = [JobRecord.model_validate_json(self.sandbox.read(key)) for key in keys]
         return {record.image.facts.sha256: record for record in records}
 
     def states(self) -> dict[str, JobState]:
-        """Where each job stands, by its image's name."""
+        """Return each job's state by image name."""
         return {record.image.name: record.state for record in self.records().values()}
 
     def published_suffixes(self, picture: UploadedImage) -> list[str]:
-        """The endings of all objects that lie in the image's folder of answers."""
+        """Return the suffixes of all objects in the image's output folder."""
         prefix = f"videos/{picture.name}/"
         return [key.removeprefix(prefix).partition(".")[2] for key in self.sandbox.keys(prefix)]
 
     def read_published(self, picture: UploadedImage) -> dict[str, Any]:
-        """The manifest of the image's one video, which is found whole.
-
-        Raises:
-            AssertionError: there is not exactly one, or its bytes are not those that were measured.
-        """
+        """Return the manifest of the image's only video; check that the video's bytes match it."""
         keys = self.sandbox.keys(f"videos/{picture.name}/")
         assert [key.rpartition(".")[2] for key in keys] == ["jpg", "json", "mp4"], keys
         manifest = json.loads(self.sandbox.read(keys[1]))
@@ -142,5 +138,5 @@ class ProxiedSandbox:
         return dict(manifest)
 
     def open_marks(self) -> set[str]:
-        """The keys of all jobs that carry an open mark."""
+        """Return the keys of all jobs that have an open marker."""
         return {key.rpartition("-")[2] for key in self.sandbox.keys("jobs/open/")}

@@ -1,4 +1,4 @@
-"""The requests that a `Storage` sends, counted by operation."""
+"""Count the requests that a `Storage` sends, by operation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from i2v.s3.storage import Storage
 
 
 def counted(storage: Storage) -> Counter[str]:
-    """Count the requests from now on."""
+    """Return a counter of all requests from now on."""
     requests: Counter[str] = Counter()
     storage.client.meta.events.register("before-send.s3", lambda event_name, **_: requests.update([event_name[15:]]))
     return requests

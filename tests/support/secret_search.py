@@ -1,7 +1,4 @@
-"""Looks for secrets in everything that is kept, in each form that they could take: `SecretSearch`.
-
-A secret that is written down is rarely written as it is: it stands in an address, in a header, in JSON, or in a pickle.
-"""
+"""Search everything that is stored for secrets, in every encoding they could have: `SecretSearch`."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from sandbox import Sandbox
 
 
 def forms(secret: str) -> set[bytes]:
-    """A secret as it may stand somewhere: plain, URL-encoded once or twice, in JSON, hex, base64 at each alignment."""
+    """Return a secret's encodings: plain, URL-encoded once and twice, JSON, hex, base64 at each alignment."""
     plain = secret.encode()
     found = {plain, plain.hex().encode(), json.dumps(secret)[1:-1].encode()}
     for encoded in (quote(secret, safe=""), quote_plus(secret)):
@@ -32,7 +29,7 @@ def forms(secret: str) -> set[bytes]:
 
 
 class AllowedLinks:
-    """The one exception, in artifacts: links to videos and what lies beside, and to the picture of the spend report."""
+    """The one exception, in artifacts: links to videos, posters and manifests, and to the spend report's chart."""
 
     COLUMNS = frozenset({("artifact", "data"), ("artifact_collection", "data")})
 
@@ -45,7 +42,7 @@ class AllowedLinks:
         self.count = 0
 
     def cut(self, table: str, column: str, value: bytes | str) -> bytes | str:
-        """What is left to search."""
+        """Return the value without allowed links, and count those."""
         if (table, column) not in self.COLUMNS or not isinstance(value, str):
             return value
         rest, links = self._link.subn("", value)
@@ -54,10 +51,9 @@ class AllowedLinks:
 
 
 class SecretSearch:
-    """Knows the secrets by name, and collects where they were found.
+    """Search for secrets, given by name, and collect where they were found.
 
-    Args:
-        secrets: each by what it is; they must be long enough to be met by no accident.
+    Each must have at least 16 characters, so that no match is accidental.
     """
 
     def __init__(self, secrets: Mapping[str, str]) -> None:
@@ -67,7 +63,7 @@ class SecretSearch:
         self.looked_at = 0
 
     def look(self, where: str, what: bytes | str) -> None:
-        """Look through one text or file."""
+        """Search one text or file."""
         self.looked_at += 1
         content = what.encode(errors="replace") if isinstance(what, str) else what
         for name, spellings in self._forms.items():
@@ -75,7 +71,7 @@ class SecretSearch:
                 self.found.add((name, where))
 
     def look_in_folder(self, folder: Path) -> None:
-        """Every file below a folder."""
+        """Search every file below a folder."""
         for path in folder.rglob("*"):
             if path.is_file():
                 self.look(f"{folder.name}/{path.relative_to(folder)}", path.read_bytes())
@@ -86,7 +82,7 @@ class SecretSearch:
         but_for: AllowedLinks | None = None,
         earlier: AbstractSet[tuple[str, str, bytes | str]] = frozenset(),
     ) -> None:
-        """Every value of every table, but for what was there earlier; in the file a long one is cut into pages."""
+        """Search every new value of every table; in the file itself, long values are split into pages."""
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
             for table, column, value in _values(database):
                 if (table, column, value) in earlier:
@@ -95,15 +91,15 @@ class SecretSearch:
                 self.look(f"table {table}, column {column}", searched)
 
     def look_in_bucket(self, sandbox: Sandbox) -> None:
-        """Every object of a bucket: its key, its body and its metadata."""
-        for key in sandbox.keys():  # noqa: SIM118 - a bucket is no dict
+        """Search every object of a bucket: key, body and metadata."""
+        for key in sandbox.keys():  # noqa: SIM118 - not a dict
             answer = sandbox.s3().get_object(Bucket=sandbox.bucket, Key=key)
             self.look(f"object {key}", b"\n".join((key.encode(), answer["Body"].read())))
             self.look(f"metadata of {key}", json.dumps(answer["Metadata"]))
 
 
 def values_in(path: Path) -> AbstractSet[tuple[str, str, bytes | str]]:
-    """All that a database holds now."""
+    """Return every value in a database."""
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
         return set(_values(database))
 

@@ -47,23 +47,23 @@ CALLBACKS = {
 
 @dataclass
 class PendingStep:
-    """What a process is about to do, or waits for."""
+    """The call before which a process is paused."""
 
     kind: str
     at: str
-    """The key that it is about, if it is one in the bucket."""
+    """The S3 key, or empty."""
     resume: asyncio.Future[Any]
 
 
 class SteppedClient:
-    """A process's own way to the provider. Its calls end as the model says."""
+    """The provider's client of one process; the state machine decides how each call ends."""
 
     def __init__(self, process: SimulatedProcess) -> None:
         self._process = process
         self.gate = AdaptiveLimiter(8)
 
     async def submit(self, body: SubmitBody, *, timeout: float) -> str:  # noqa: ASYNC109 - the client's own name
-        """The paid call: the model gives a task id or an error."""
+        """Pause before the paid call, then return a task id or raise an error."""
         del timeout
         self._process.world.check_post(self._process, body)
         answer = await self._process.wait_for_turn("POST")
@@ -73,7 +73,7 @@ class SteppedClient:
         return str(answer)
 
     async def status(self, task_id: str) -> TaskStatus:
-        """The free call: the task as it stands, or an error."""
+        """Pause before the free call, then return the task's status or raise an error."""
         if error := await self._process.wait_for_turn("status"):
             raise cast("I2vError", error)
         return self._process.world.status(task_id)
@@ -90,7 +90,7 @@ class SimulatedProcess:
         self.late = world.late
         self.received: list[str] = []
         self.attempt = 0
-        """Of its last POST."""
+        """The attempt of its last POST."""
         self.run = memory_run(
             SteppedStorage(world.bucket, self), self.name, client=SteppedClient(self), **world.variables
         )
@@ -98,16 +98,16 @@ class SimulatedProcess:
         self.task = asyncio.ensure_future(self._live(work))
         self.tasks = {self.task}
         self.heartbeats: set[asyncio.Task[Any]] = set()
-        """It beats without taking turns."""
+        """The heartbeat's tasks, which do not pause."""
 
     @property
     def name(self) -> str:
-        """Its run's id."""
+        """The id of its run."""
         return f"run-{self.number}"
 
     @property
     def done(self) -> bool:
-        """Whether it has ended, in whatever way."""
+        """Whether it has ended or was killed."""
         return self.killed or self.task.done()
 
     async def _live(self, work: Callable[[SimulatedProcess], Awaitable[None]]) -> None:
@@ -123,7 +123,7 @@ class SimulatedProcess:
             self.world.transition.set()
 
     async def wait_for_turn(self, kind: str, uri: S3Uri | None = None) -> Any:
-        """Wait for the turn and learn how it ends; a killed process goes no further."""
+        """Pause until `resume`, and return how the call ends; a killed process never resumes."""
         if self.killed:
             raise asyncio.CancelledError
         if asyncio.current_task() in self.heartbeats:
@@ -136,13 +136,13 @@ class SimulatedProcess:
             self.turn = None
 
     def resume(self, how: object = None) -> None:
-        """Let it do what it stopped at."""
+        """Let the paused call continue."""
         assert self.turn is not None
         self.turn.resume.set_result(how)
         self.turn = None
 
     def kill(self) -> None:
-        """End it as kill -9 does: where it stands, with nothing more done."""
+        """End it as kill -9 does, without any further call."""
         self.killed = True
         for task in self.tasks:
             task.add_done_callback(lambda _: self.world.transition.set())
@@ -159,40 +159,40 @@ class SimulatedWorld:
     tasks: dict[str, dict[str, str]] = field(default_factory=dict)
     late: list[Callable[[], Any]] = field(default_factory=list)
     maybe_paid: int = 0
-    """POSTs that were accepted, or may have been."""
+    """How many POSTs were accepted, or may have been."""
     delivery: Delivery = "poll"
     attempt_of: dict[str, int] = field(default_factory=dict)
-    """For which attempt a task was billed, where that is known."""
+    """The attempt that each task was billed for, if known."""
     early_tasks: dict[str, str] = field(default_factory=dict)
-    """Tasks of POSTs whose answer is still out."""
+    """Tasks of POSTs that have no answer yet, by process."""
     allowed: int = 1
-    """Payments that a person or a transient failure allows; the first is free to come."""
+    """How many payments are allowed: one, plus one per transient failure or manual resubmit."""
     transition: asyncio.Event = field(default_factory=asyncio.Event)
     numbers: Any = field(default_factory=count)
 
     @property
     def order(self) -> Order:
-        """What every run wants."""
+        """The order of every run."""
         return replace(ORDER, delivery=self.delivery)
 
     @property
     def posting(self) -> list[SimulatedProcess]:
-        """Who waits for the answer to a POST."""
+        """The processes that wait for the answer to a POST."""
         return [process for process in self.alive if process.turn and process.turn.kind == "POST"]
 
     @property
     def alive(self) -> list[SimulatedProcess]:
-        """Processes that have not ended."""
+        """The processes that have not ended."""
         return [process for process in self.processes if not process.done]
 
     def start(self, work: Callable[[SimulatedProcess], Awaitable[None]]) -> SimulatedProcess:
-        """Start a process; it runs to its first stop when the loop does."""
+        """Start a process; it runs to its first pause once the loop runs."""
         process = SimulatedProcess(self, next(self.numbers), work)
         self.processes.append(process)
         return process
 
     async def run_until_blocked(self) -> None:
-        """Run until every living process stands at a stop."""
+        """Run until every living process is paused."""
         while self._anybody_moves():
             self.transition.clear()
             await self.transition.wait()
@@ -207,12 +207,12 @@ class SimulatedWorld:
         )
 
     def apply_late_write(self) -> None:
-        """Do one of the writes that were given up; what is conditional may lose."""
+        """Apply the oldest write that its process had given up; a conditional one may fail."""
         with suppress(I2vError):
             self.late.pop(0)()
 
     def check_post(self, process: SimulatedProcess, body: SubmitBody) -> None:
-        """A POST begins: it must be claimed, reserved, and not one too many; who is called back is told the attempt."""
+        """Check that a POST is claimed, reserved and allowed, and that its callback URL names the attempt."""
         record = self.record()
         assert record is not None, "a POST without a record"
         process.attempt = max(one.number for one in record.attempts if one.run_id == process.name)
@@ -225,28 +225,28 @@ class SimulatedWorld:
         assert self.reserved() >= under_way * PRICE, "a POST that was not reserved"
 
     def record(self) -> JobRecord | None:
-        """The job as the bucket has it."""
+        """Return the job's record in the bucket."""
         found = self.bucket.objects.get(S3Uri("b-1", f"jobs/{ORDER.key}.json"))
         return JobRecord.model_validate_json(found.body) if found else None
 
     def days(self) -> list[Decimal]:
-        """What each day's page holds, in US dollars; there are two where midnight passes meanwhile."""
+        """Return the total of each day's page in US dollars; there are two if midnight has passed."""
         pages = [one.body for uri, one in self.bucket.objects.items() if "/days/" in uri.key]
         return [DailySpend.model_validate_json(page).total_usd for page in pages]
 
     def reserved(self) -> Decimal:
-        """All that the day pages hold, in US dollars."""
+        """Return the total of all day pages in US dollars."""
         return sum(self.days(), Decimal(0))
 
     def status(self, task_id: str) -> TaskStatus:
-        """What the provider says of a task."""
+        """Return a task's status."""
         if task_id not in self.tasks:
             raise BadAnswer(f"no task {task_id}", code="404")
         now = round(datetime.now(UTC).timestamp() * 1000)
         return TaskStatus.model_validate({"taskId": task_id, "createTime": now, **self.tasks[task_id]})
 
     def bill(self, process: SimulatedProcess | None = None) -> str:
-        """One more task, which runs; of this process's POST."""
+        """Create a running task, for this process's POST, and return its id."""
         task_id = f"task_{next(self.numbers)}"
         self.tasks[task_id] = {"state": "processing"}
         if process:
@@ -254,19 +254,19 @@ class SimulatedWorld:
         return task_id
 
     def bill_early(self) -> str:
-        """The task that a person finds at the provider: of a POST that waits for its answer, else of who knows what."""
+        """Create a task before its POST is answered, or an unrelated one if no POST is waiting; return its id."""
         task_id = self.bill(self.posting[0] if self.posting else None)
         if self.posting:
             self.early_tasks[self.posting[0].name] = task_id
         return task_id
 
     def bill_for(self, process: SimulatedProcess) -> str:
-        """The task of a POST that is answered now."""
+        """Return the task id with which a POST is answered."""
         return self.early_tasks.pop(process.name, "") or self.bill(process)
 
 
 async def model_store(run: Run, held: VersionedRecord, status: TaskStatus) -> VersionedRecord:
-    """What `i2v.pipeline.store.store` does to bucket and ledger, without a film."""
+    """Do to bucket and ledger what the real store step does, without a video."""
     del status
     mp4, jpg, text = (
         keys.output_uri(run.settings, IMAGE.name, IMAGE.etag, REQUEST.digest12, ending)
