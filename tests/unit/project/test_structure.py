@@ -10,6 +10,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -36,9 +37,20 @@ def _files(folder: Path = ROOT) -> Iterator[str]:
 
 
 FILES = list(_files())
-TREES = {file: ast.parse((ROOT / file).read_text()) for file in FILES if file.endswith(".py")}
-FLOWS = {Path(file).stem for file in TREES if file.startswith("flows/")} - {"__init__"}
-LIBRARY_AND_FLOWS = [file for file in TREES if not file.startswith(("tests/", "benchmarks/"))]
+
+
+@cache
+def _trees() -> dict[str, ast.Module]:
+    """Parse every Python file; not at import, since every pytest worker imports this module."""
+    return {file: ast.parse((ROOT / file).read_text()) for file in FILES if file.endswith(".py")}
+
+
+def _flows() -> set[str]:
+    return {Path(file).stem for file in FILES if file.startswith("flows/")} - {"__init__"}
+
+
+def _outside_tests() -> list[str]:
+    return [file for file in FILES if file.endswith(".py") and not file.startswith(("tests/", "benchmarks/"))]
 
 
 def _imported_packages(node: ast.AST) -> set[str]:
@@ -88,7 +100,7 @@ def _lines_with(pattern: re.Pattern[str]) -> list[str]:
 
 def test_the_command_line_imports_flows_only_inside_a_function() -> None:
     """The library can be imported, the command line included, where the flows are not on the path."""
-    command_line = {file: tree for file, tree in TREES.items() if file.startswith("src/i2v/cli/")}
+    command_line = {file: tree for file, tree in _trees().items() if file.startswith("src/i2v/cli/")}
     assert any("flows" in _imported_packages(node) for tree in command_line.values() for node in ast.walk(tree))
 
     at_import = {
@@ -102,14 +114,14 @@ def test_the_command_line_imports_flows_only_inside_a_function() -> None:
 
 def test_no_module_has_a_vague_name() -> None:
     """A module's name says what is in it."""
-    assert "src/i2v/errors.py" in TREES
+    assert "src/i2v/errors.py" in _trees()
 
-    assert [file for file in TREES if VAGUE_NAMES & {Path(part).stem for part in Path(file).parts}] == []
+    assert [file for file in _trees() if VAGUE_NAMES & {Path(part).stem for part in Path(file).parts}] == []
 
 
 def test_no_package_has_too_many_modules() -> None:
     """A package holds at most 15 modules, so that a reader can take it in at a glance."""
-    modules = Counter(str(Path(file).parent) for file in LIBRARY_AND_FLOWS if not file.endswith("__init__.py"))
+    modules = Counter(str(Path(file).parent) for file in _outside_tests() if not file.endswith("__init__.py"))
     assert "src/i2v/ledger" in modules
 
     assert {package for package, count in modules.items() if count > MOST_MODULES} <= STILL_LARGER
@@ -117,7 +129,7 @@ def test_no_package_has_too_many_modules() -> None:
 
 def test_few_files_are_long() -> None:
     """Hardly any file outside the tests is longer than 250 lines."""
-    lengths = {file: len((ROOT / file).read_text().splitlines()) for file in LIBRARY_AND_FLOWS}
+    lengths = {file: len((ROOT / file).read_text().splitlines()) for file in _outside_tests()}
     long = {file: length for file, length in lengths.items() if length > LONG_FILE_LINES}
 
     assert len(long) <= MOST_LONG_FILES, long
@@ -125,17 +137,17 @@ def test_few_files_are_long() -> None:
 
 def test_flows_hold_no_classes() -> None:
     """Prefect loads a flow's file under a module name of its own, so a class in it would exist twice."""
-    flows = [file for file in TREES if file.startswith("flows/")]
+    flows = [file for file in _trees() if file.startswith("flows/")]
     assert flows
 
-    assert [file for file in flows if any(isinstance(node, ast.ClassDef) for node in ast.walk(TREES[file]))] == []
+    assert [file for file in flows if any(isinstance(node, ast.ClassDef) for node in ast.walk(_trees()[file]))] == []
 
 
 def test_no_flow_is_named_like_a_package() -> None:
     """Prefect puts `flows/` first on the path, where a file named like a package would shadow it."""
-    assert FLOWS
+    assert _flows()
 
-    assert set() == FLOWS & {*PACKAGES, *sys.stdlib_module_names, *packages_distributions()}
+    assert set() == _flows() & {*PACKAGES, *sys.stdlib_module_names, *packages_distributions()}
 
 
 def test_no_file_names_a_package_registry() -> None:
@@ -150,7 +162,7 @@ def test_no_file_names_a_path_of_one_machine() -> None:
 
 def test_nothing_reads_the_environment_at_import() -> None:
     """Settings are read when first needed, so that importing a module neither fails nor freezes them."""
-    modules = {file: tree for file, tree in TREES.items() if not file.startswith("tests/")}
+    modules = {file: tree for file, tree in _trees().items() if not file.startswith("tests/")}
     assert any(_reads_environment(node) for tree in modules.values() for node in ast.walk(tree))
 
     assert [file for file, tree in modules.items() if any(map(_reads_environment, _runs_at_import(tree)))] == []
