@@ -62,7 +62,8 @@ def child_env(prefect_server: PrefectServer, sandbox: Sandbox, tmp_path: Path) -
 def run_flow(prefect_server: PrefectServer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> RunFlow:
     """Return a function that runs the generate flow in this process, against the sandbox.
 
-    `finished = await run_flow(take=2)`: without `images`, it takes all below `images/`. Environment variables set with `monkeypatch` apply.
+    `finished = await run_flow(take=2)`: without `images`, it takes all below `images/`. Environment variables set with
+    `monkeypatch` apply.
     """
     for name, value in sandbox.env.items():
         monkeypatch.setenv(name, value)
