@@ -12,7 +12,7 @@ from i2v.errors import ExitCode
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from i2v.doctor import Finding
+    from i2v.doctor.findings import Finding
 
 STYLES = {"ok": "green", "warning": "yellow", "fault": "bold red"}
 
@@ -24,7 +24,7 @@ def doctor(*, as_json: options.Json = False) -> None:
     lifecycle rules, the clock and the Prefect server. No charges; nothing is left behind. Exit code 0, or 1 on a fault.
     """
     from i2v.cli.output.console import print_json
-    from i2v.doctor import Level
+    from i2v.doctor.findings import Level
 
     findings = asyncio.run(_examine())
     is_ok = all(finding.level is not Level.FAULT for finding in findings)
@@ -37,7 +37,8 @@ def doctor(*, as_json: options.Json = False) -> None:
 
 
 async def _examine() -> list[Finding]:
-    from i2v.doctor import Finding, Level, bounded, examine
+    from i2v.doctor.checks import examine
+    from i2v.doctor.findings import Finding, Level, run_check
     from i2v.errors import UsageError
     from i2v.s3.storage import Storage
     from i2v.settings import read_settings
@@ -49,12 +50,12 @@ async def _examine() -> list[Finding]:
     else:
         with Storage() as storage:
             findings = list(await examine(settings, storage))
-    return [*findings, await bounded("prefect", _prefect)]
+    return [*findings, await run_check("prefect", _prefect)]
 
 
 async def _prefect() -> Finding:
     from i2v.cli.prefect import connection
-    from i2v.doctor import Finding, Level
+    from i2v.doctor.findings import Finding, Level
 
     address = connection.configured_api()
     if address is None:

@@ -1,4 +1,4 @@
-"""The doctor finds what is wrong outside, says what to do, costs nothing and leaves nothing behind."""
+"""`i2v doctor` finds what is wrong outside and says what to do; it is free and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 import boto3
 import pytest
 
-from i2v.doctor import Finding, Level, examine, takes_away
+from i2v.doctor.bucket import is_removed_by
+from i2v.doctor.checks import examine
+from i2v.doctor.findings import Finding, Level
 from i2v.ledger.ledger import Ledger
 from i2v.s3.client import s3_client
 from i2v.s3.storage import Storage, Written
@@ -24,8 +26,8 @@ from tests.support.settings import MakeSettings
 JOBS = S3Uri("b", "jobs/")
 
 
-async def found(settings: Settings, storage: Storage) -> dict[str, Finding]:
-    """The findings by their checks."""
+async def findings_of(settings: Settings, storage: Storage) -> dict[str, Finding]:
+    """The findings by name of check."""
     return {finding.check: finding for finding in await examine(settings, storage)}
 
 
@@ -48,7 +50,7 @@ def refusing(sandbox: Sandbox, *rules: FaultRule) -> Iterator[Storage]:
             yield storage
 
 
-class Careless(Storage):
+class UnconditionalStorage(Storage):
     """A server that ignores conditions, as some do."""
 
     async def put(
@@ -62,110 +64,112 @@ class Careless(Storage):
         if_match: str | None = None,
         sha256: bytes | None = None,
     ) -> Written:
-        """Put whatever is there."""
+        """Put without a condition."""
         del create, if_match, sha256
         return await super().put(uri, body, content_type=content_type, metadata=metadata)
 
 
-async def test_a_sound_world_has_no_fault_and_keeps_no_trace(
+async def test_a_working_setup_has_no_fault_and_is_left_clean(
     sandbox: Sandbox, settings: Settings, storage: Storage
 ) -> None:
     """Every check is ok, nothing is billed, and the bucket is as empty as before."""
-    findings = await found(settings, storage)
+    findings = await findings_of(settings, storage)
     assert {Level.OK} == {finding.level for finding in findings.values()}, findings
     assert len(findings) == 12
     assert (sandbox.keys(), sum(sandbox.provider.billed().values())) == ([], 0)
 
 
-async def test_a_wrong_key_is_a_fault_and_the_rest_is_examined(
+async def test_a_wrong_key_is_a_fault_and_the_other_checks_run(
     sandbox: Sandbox, make_settings: MakeSettings, storage: Storage
 ) -> None:
-    """One fault hides no other, and the key itself is not shown."""
-    findings = await found(make_settings(**{**sandbox.env, "APIXO_API_KEY": "sk-wrong"}), storage)
+    """One fault does not stop the other checks, and the key is not shown."""
+    findings = await findings_of(make_settings(**{**sandbox.env, "APIXO_API_KEY": "sk-wrong"}), storage)
     assert (findings["key"].level, findings["conditional writes"].level) == (Level.FAULT, Level.OK)
     assert "sk-wrong" not in str(findings)
 
 
-async def test_a_balance_that_buys_nothing_is_a_warning(sandbox: Sandbox, settings: Settings, storage: Storage) -> None:
-    """Somebody adds balance before the run."""
+async def test_a_balance_below_the_cheapest_video_is_a_warning(
+    sandbox: Sandbox, settings: Settings, storage: Storage
+) -> None:
+    """The hint says to add balance."""
     sandbox.provider.set_options(balance_usd="0.1")
-    finding = (await found(settings, storage))["key"]
+    finding = (await findings_of(settings, storage))["key"]
     assert (Level.WARNING, "add balance" in finding.hint) == (finding.level, True)
 
 
-async def test_a_bucket_that_is_not_there_is_named(
-    sandbox: Sandbox, make_settings: MakeSettings, storage: Storage
-) -> None:
-    """The likeliest mistake is said in words."""
-    findings = await found(make_settings(**{**sandbox.env, "I2V_BUCKET": "not-there"}), storage)
+async def test_a_missing_bucket_is_named(sandbox: Sandbox, make_settings: MakeSettings, storage: Storage) -> None:
+    """The finding names the bucket and the setting."""
+    findings = await findings_of(make_settings(**{**sandbox.env, "I2V_BUCKET": "not-there"}), storage)
     assert findings["bucket"] == Finding(
         "bucket", Level.FAULT, "the bucket not-there does not exist", "Check I2V_BUCKET and the region"
     )
 
 
-async def test_a_right_that_runs_need_is_a_fault(sandbox: Sandbox, settings: Settings) -> None:
-    """Who may not write the ledger learns which right is missing where."""
+async def test_a_missing_permission_that_runs_need_is_a_fault(sandbox: Sandbox, settings: Settings) -> None:
+    """The hint says which permission is missing under which prefix."""
     with refusing(
         sandbox, FaultRule("fail", "PUT", "/jobs/doctor/", status=403, code="AccessDenied", times=None)
     ) as storage:
-        finding = (await found(settings, storage))["rights jobs"]
-    assert (finding.level, finding.hint) == (Level.FAULT, "Grant the credentials put there")
+        finding = (await findings_of(settings, storage))["rights jobs"]
+    assert (finding.level, finding.hint) == (Level.FAULT, "Grant the credentials permission to put there")
 
 
-async def test_a_right_that_runs_can_do_without_is_a_warning(sandbox: Sandbox, settings: Settings) -> None:
-    """Images may lie where i2v may only read."""
+async def test_a_missing_permission_that_runs_do_not_need_is_a_warning(sandbox: Sandbox, settings: Settings) -> None:
+    """Read access to the images is enough for a run."""
     with refusing(
         sandbox, FaultRule("fail", "PUT", "/images/", status=403, code="AccessDenied", times=None)
     ) as storage:
-        assert (await found(settings, storage))["rights images"].level is Level.WARNING
+        assert (await findings_of(settings, storage))["rights images"].level is Level.WARNING
 
 
 async def test_a_server_that_ignores_conditions_is_a_fault(sandbox: Sandbox, settings: Settings) -> None:
-    """The ledger would rest on nothing there."""
-    with Careless(sandbox.s3()) as storage:
-        finding = (await found(settings, storage))["conditional writes"]
+    """The ledger relies on conditional writes."""
+    with UnconditionalStorage(sandbox.s3()) as storage:
+        finding = (await findings_of(settings, storage))["conditional writes"]
     assert (finding.level, finding.message) == (Level.FAULT, "the S3 server ignores IfNoneMatch")
     assert sandbox.keys() == []
 
 
-async def test_a_presigned_url_that_gives_other_bytes_is_a_fault(sandbox: Sandbox, settings: Settings) -> None:
-    """The provider would see something else than was checked."""
+async def test_a_presigned_url_that_does_not_work_is_a_fault(sandbox: Sandbox, settings: Settings) -> None:
+    """The provider could not fetch the image."""
     with refusing(
         sandbox, FaultRule("fail", "GET", "X-Amz-Signature", status=403, code="AccessDenied", times=None)
     ) as storage:
-        assert (await found(settings, storage))["presigned URL"].level is Level.FAULT
+        assert (await findings_of(settings, storage))["presigned URL"].level is Level.FAULT
 
 
-async def test_a_private_s3_under_a_public_provider_is_a_warning(
+async def test_a_private_s3_with_a_public_provider_is_a_warning(
     sandbox: Sandbox, make_settings: MakeSettings, storage: Storage
 ) -> None:
-    """The provider fetches images from the internet, where nobody reaches this machine."""
+    """The provider fetches images over the internet and cannot reach a private address."""
     public = make_settings(**{**sandbox.env, "APIXO_BASE_URL": "https://1.1.1.1/api/v1", "APIXO_API_KEY": ""})
-    finding = (await found(public, storage))["presigned URL"]
+    finding = (await findings_of(public, storage))["presigned URL"]
     assert (Level.WARNING, "private address" in finding.message) == (finding.level, True)
 
 
 async def test_another_accounts_ledger_is_a_fault(
     sandbox: Sandbox, make_settings: MakeSettings, settings: Settings, storage: Storage
 ) -> None:
-    """A sandbox's ledger is not taken under a real key."""
+    """A ledger of another account is not used."""
     await Ledger(storage, settings).prepare()
     other = make_settings(**{**sandbox.env, "I2V_ACCOUNT_LABEL": "other"})
-    assert (await found(other, storage))["ledger"].level is Level.FAULT
+    assert (await findings_of(other, storage))["ledger"].level is Level.FAULT
 
 
 async def test_a_paused_ledger_is_a_warning(settings: Settings, storage: Storage) -> None:
-    """Who wonders why nothing is submitted finds it here."""
+    """The hint says how to resume."""
     await Ledger(storage, settings).set_paused(True)
-    finding = (await found(settings, storage))["ledger"]
-    assert (finding.level, finding.hint) == (Level.WARNING, "Go on with: i2v resume")
+    finding = (await findings_of(settings, storage))["ledger"]
+    assert (finding.level, finding.hint) == (Level.WARNING, "Resume them with: i2v resume")
 
 
-async def test_a_rule_over_the_ledger_is_a_fault(sandbox: Sandbox, settings: Settings, storage: Storage) -> None:
-    """Expired records would be paid again."""
+async def test_a_lifecycle_rule_over_the_ledger_is_a_fault(
+    sandbox: Sandbox, settings: Settings, storage: Storage
+) -> None:
+    """The finding names the rule."""
     rule: Any = {"ID": "tidy", "Status": "Enabled", "Filter": {"Prefix": ""}, "Expiration": {"Days": 30}}
     sandbox.s3().put_bucket_lifecycle_configuration(Bucket=sandbox.bucket, LifecycleConfiguration={"Rules": [rule]})
-    finding = (await found(settings, storage))["lifecycle"]
+    finding = (await findings_of(settings, storage))["lifecycle"]
     assert (Level.FAULT, "'tidy'" in finding.message) == (finding.level, True)
 
 
@@ -173,7 +177,7 @@ EXPIRES = {"Status": "Enabled", "Bucket": "b", "Expiration": {"Days": 1}}
 
 
 @pytest.mark.parametrize(
-    ("rule", "taken"),
+    ("rule", "is_removed"),
     [
         ({"Filter": {"Prefix": ""}}, True),
         ({"Prefix": "jobs/"}, True),
@@ -190,13 +194,13 @@ EXPIRES = {"Status": "Enabled", "Bucket": "b", "Expiration": {"Days": 1}}
         ({"Filter": {"And": {"Prefix": "", "Tags": [{"Key": "temporary", "Value": "1"}]}}}, False),
     ],
 )
-def test_a_rule_is_judged_by_what_it_reaches(rule: dict[str, Any], taken: bool) -> None:
-    """Rules that pass the ledger by raise no alarm, and no others do."""
-    assert takes_away({**EXPIRES, **rule}, JOBS) is taken
+def test_a_rule_counts_if_it_covers_ledger_objects(rule: dict[str, Any], is_removed: bool) -> None:
+    """Only enabled rules that expire or archive objects under the prefix count."""
+    assert is_removed_by({**EXPIRES, **rule}, JOBS) is is_removed
 
 
-def test_the_command_exits_0_where_all_is_well(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A script can ask whether all is well."""
+def test_the_command_exits_0_without_faults(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """`--json` reports ok, and every check."""
     home = str(tmp_path_factory.mktemp("home"))
     said = i2v("doctor", "--json", env=bare_env(**sandbox.env, PREFECT_HOME=home))
     checks = json.loads(said.out)
@@ -204,7 +208,7 @@ def test_the_command_exits_0_where_all_is_well(sandbox: Sandbox, tmp_path_factor
 
 
 def test_the_command_exits_1_at_a_fault(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Without any setting it says which are missing, and still looks at what it can."""
+    """Without settings, it names the missing ones and runs the checks that do not need them."""
     said = i2v("doctor", env=bare_env(PREFECT_HOME=str(tmp_path_factory.mktemp("home"))))
     assert said.code == 1
     assert [line.split()[:2] for line in said.out.splitlines()[::2]] == [

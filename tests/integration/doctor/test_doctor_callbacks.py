@@ -1,4 +1,4 @@
-"""The doctor looks whether callbacks can come: by the very address that the provider gets."""
+"""`i2v doctor` checks callbacks at the address that the provider uses."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from i2v.doctor import Checks, Finding, Level, bounded
-from i2v.s3.storage import Storage
+from i2v.doctor.checks import check_callback_address
+from i2v.doctor.findings import Finding, Level, run_check
 from sandbox import Sandbox
 from tests.support.settings import MakeSettings
 
@@ -33,7 +33,7 @@ class _Health(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    """host:port of something that answers `/i2v/healthz` with what the test says."""
+    """host:port of a server that answers `/i2v/healthz` as the test says."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Health) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
@@ -43,13 +43,13 @@ def address() -> Iterator[str]:
 
 
 async def finding(make_settings: MakeSettings, sandbox: Sandbox, **variables: str) -> Finding:
-    """What the doctor finds of callbacks."""
-    with Storage(sandbox.s3()) as storage:
-        return await bounded("callbacks", Checks(make_settings(**sandbox.env | variables), storage).callbacks)
+    """Run the check of callbacks."""
+    settings = make_settings(**sandbox.env | variables)
+    return await run_check("callbacks", lambda: check_callback_address(settings))
 
 
-async def test_callbacks_that_are_off_are_no_fault(make_settings: MakeSettings, sandbox: Sandbox) -> None:
-    """Runs poll, and the finding says how to turn callbacks on."""
+async def test_callbacks_may_be_off(make_settings: MakeSettings, sandbox: Sandbox) -> None:
+    """The finding says how to turn callbacks on."""
     found = await finding(make_settings, sandbox)
     assert (found.level, "I2V_CALLBACK_BASE_URL" in found.message) == (Level.OK, True)
 
@@ -60,14 +60,14 @@ async def test_callbacks_that_are_off_are_no_fault(make_settings: MakeSettings, 
         ("https://door.example", "", "SECRET, which is not set"),
         ("", SECRET, "BASE_URL, which is not set"),
         ("https://door.example", "short", "too short"),
-        ("http://127.0.0.1:1", SECRET, "no public https"),
-        ("https://127.0.0.1:1", SECRET, "no public https"),
+        ("http://127.0.0.1:1", SECRET, "is not a public https"),
+        ("https://127.0.0.1:1", SECRET, "is not a public https"),
     ],
 )
-async def test_settings_that_cannot_work_are_a_fault(
+async def test_unusable_settings_are_a_fault(
     make_settings: MakeSettings, sandbox: Sandbox, base: str, secret: str, word: str
 ) -> None:
-    """A half setting, a weak secret, an address that the provider cannot reach: each with what to do."""
+    """A missing variable, a short secret and a private address are faults, each with a hint."""
     set_ = {"I2V_CALLBACK_BASE_URL": base, "I2V_CALLBACK_SECRET": secret}
     found = await finding(make_settings, sandbox, **{name: value for name, value in set_.items() if value})
     assert (found.level, word in found.message, bool(found.hint)) == (Level.FAULT, True, True), found
@@ -84,7 +84,7 @@ async def test_settings_that_cannot_work_are_a_fault(
         (b'{"live": true, "ready": false}', 503, Level.FAULT),
     ],
 )
-async def test_the_door_is_asked_by_the_address_of_callbacks(
+async def test_the_door_must_answer_at_the_callback_address(
     make_settings: MakeSettings,
     sandbox: Sandbox,
     address: str,
@@ -93,7 +93,7 @@ async def test_the_door_is_asked_by_the_address_of_callbacks(
     status: int,
     level: Level,
 ) -> None:
-    """It must answer 200 and say that it lives; a proxy's own page, or a door that is down, is a fault."""
+    """Only a 200 that says `live` passes; a proxy's own page or a door that is not ready is a fault."""
     monkeypatch.setattr(_Health, "body", body)
     monkeypatch.setattr(_Health, "status", status)
     found = await finding(
@@ -107,8 +107,8 @@ async def test_the_door_is_asked_by_the_address_of_callbacks(
     assert ("is not ready" in found.message) is (status == 503)
 
 
-async def test_a_door_that_is_not_there_is_a_fault(make_settings: MakeSettings, sandbox: Sandbox) -> None:
-    """Nobody listens: it says so, and that nothing is lost by it."""
+async def test_an_unreachable_door_is_a_fault(make_settings: MakeSettings, sandbox: Sandbox) -> None:
+    """The hint says that reconcile polls until the door is back."""
     found = await finding(
         make_settings,
         sandbox,

@@ -1,0 +1,93 @@
+"""All checks (`examine`), and those of the provider's account, the ledger and callbacks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import suppress
+from http import HTTPStatus
+
+from i2v.apixo.callbacks import check_callbacks
+from i2v.apixo.client import ApixoClient
+from i2v.doctor.bucket import BucketChecks, check_bucket
+from i2v.doctor.findings import Check, Finding, Level, run_check
+from i2v.errors import FetchError, UsageError
+from i2v.ledger.ledger import Ledger, provider_host
+from i2v.net.fetcher import Fetcher
+from i2v.pricing import price_usd
+from i2v.request import Mode
+from i2v.s3.storage import Storage
+from i2v.settings import Settings
+
+HEALTH_LIMIT_BYTES = 1 << 16
+
+
+async def examine(settings: Settings, storage: Storage) -> list[Finding]:
+    """Run all checks that the settings allow, concurrently."""
+    checks: dict[str, Check] = {"key": lambda: check_key(settings), "bucket": lambda: check_bucket(settings, storage)}
+    with suppress(UsageError):  # which the bucket's check reports
+        settings.require_bucket()
+        checks |= BucketChecks(settings, storage).by_name() | {"ledger": lambda: check_ledger(settings, storage)}
+    checks["callbacks"] = lambda: check_callback_address(settings)
+    return list(await asyncio.gather(*(run_check(name, check) for name, check in checks.items())))
+
+
+async def check_key(settings: Settings) -> Finding:
+    """Check that the provider accepts the key, and that the balance buys a video."""
+    async with ApixoClient(settings) as client:
+        balance = await client.balance(tries=2)
+    cheapest = price_usd(Mode.STANDARD, 6, settings.prices_usd)
+    message = f"{provider_host(settings)} accepts the key; the balance is ${balance}"
+    if balance < cheapest:
+        return Finding("key", Level.WARNING, message, f"The cheapest video costs ${cheapest}: add balance")
+    return Finding("key", Level.OK, message)
+
+
+async def check_ledger(settings: Settings, storage: Storage) -> Finding:
+    """Check that the ledger belongs to this provider account and is not paused."""
+    info = await Ledger(storage, settings).read_info()
+    if info is None:
+        return Finding("ledger", Level.OK, f"{settings.jobs} is empty: the first run creates the ledger")
+    host, account = provider_host(settings), settings.account_label
+    if (info.host, info.account) != (host, account):
+        message = (
+            f"{settings.jobs} belongs to {info.host}, account {info.account!r}, not to {host}, account {account!r}"
+        )
+        return Finding("ledger", Level.FAULT, message, "Use a bucket or I2V_JOBS_PREFIX of its own for each account")
+    if info.paused:
+        return Finding("ledger", Level.WARNING, "submits are paused", "Resume them with: i2v resume")
+    return Finding("ledger", Level.OK, f"{settings.jobs} belongs to {info.host}, account {info.account!r}")
+
+
+async def check_callback_address(settings: Settings) -> Finding:
+    """Check that callbacks are off, or that secrets and address are usable and the door answers there."""
+    base = settings.callback_base_url
+    if base is None and not settings.callback_secrets:
+        message = "off: runs poll; I2V_CALLBACK_BASE_URL and I2V_CALLBACK_SECRET turn them on"
+        return Finding("callbacks", Level.OK, message)
+    await check_callbacks(settings)
+    async with Fetcher(settings) as fetcher:
+        try:
+            response = await fetcher.fetch_bytes(f"{base}/healthz", limit=HEALTH_LIMIT_BYTES)
+        except FetchError as error:
+            return _unreachable_door(error)
+    if not _is_live(response.body):
+        hint = "Check I2V_CALLBACK_BASE_URL and the proxy's routes"
+        return Finding("callbacks", Level.FAULT, f"{base}/healthz is not answered by the door", hint)
+    return Finding("callbacks", Level.OK, f"the door answers at {base}, the provider's address for callbacks")
+
+
+def _unreachable_door(error: FetchError) -> Finding:
+    if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        hint = "Read /healthz on the door's own host: it says what is wrong"
+        return Finding("callbacks", Level.FAULT, f"the door is not ready: {error.message}", hint)
+    hint = "Start python -m doors and its proxy; until then, reconcile polls jobs without a callback"
+    return Finding("callbacks", Level.FAULT, f"the door cannot be reached: {error.message}", hint)
+
+
+def _is_live(body: bytes) -> bool:
+    try:
+        health = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(health, dict) and health.get("live") is True
