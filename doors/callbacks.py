@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 from doors.batcher import Batcher, BatcherClosed
 from doors.flow_run_starter import FlowRunStarter
 from doors.request_body import BodyError, read_body
-from i2v.apixo.callbacks import BODY_LIMIT_BYTES, PATH, hint_of, verify
+from i2v.apixo.callbacks import BODY_LIMIT_BYTES, PATH, callback_task_id, verify
 from i2v.errors import I2vError
 from i2v.ledger import transitions
 from i2v.ledger.job import JobRecord, JobState
@@ -124,12 +124,12 @@ class Callbacks:
         except BodyError as error:
             is_slow = error.status is HTTPStatus.REQUEST_TIMEOUT
             return CallbackOutcome.TOO_SLOW if is_slow else CallbackOutcome.TOO_LARGE
-        hint = hint_of(body)
-        if hint is None:
+        task_id = callback_task_id(body)
+        if task_id is None:
             return CallbackOutcome.NOT_JSON
         try:
             async with asyncio.timeout(RUN_TIMEOUT_SECONDS):
-                return await self._submit(CallbackHint(job, int(attempt), hint.task_id))
+                return await self._submit(CallbackHint(job, int(attempt), task_id))
         except (TimeoutError, BatcherClosed):
             return CallbackOutcome.LATER
 

@@ -24,7 +24,7 @@ from doors.health import OFF, STARTING, Health
 from doors.ledger_gauges import LedgerGauges
 from doors.sqs_queue import SqsQueue
 from doors.sqs_receiver import STOP_SECONDS, SqsReceiver
-from i2v.apixo.callbacks import half_set_fault
+from i2v.apixo.callbacks import callback_settings_error
 from i2v.errors import UsageError
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
@@ -49,7 +49,7 @@ def check_settings(settings: Settings) -> None:
     """Raise `UsageError` naming the variable if the settings are not enough for a door."""
     settings.require_bucket()
     prefect_api_url()
-    if fault := half_set_fault(settings):
+    if fault := callback_settings_error(settings):
         raise fault
     if not (settings.sqs_queue_url or settings.door_token or settings.callback_secrets):
         raise UsageError(

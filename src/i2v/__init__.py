@@ -1,5 +1,4 @@
-"""i2v: images land in an S3 bucket, short videos of them appear beside, and none is paid twice.
+"""i2v turns images in an S3 bucket into short videos, and never pays twice for one.
 
-This package is the library: it knows S3, the ledger and the provider, and nothing of Prefect. The flows that use it lie
-in `flows/` at the project's root.
+This package is the library: S3, the ledger and the provider, without Prefect. The flows that use it are in `flows/`.
 """

@@ -1,4 +1,4 @@
-"""How this process takes memory from the system: `limit_malloc_arenas`. Linux with glibc; elsewhere nothing changes."""
+"""Memory of a process with many threads: `limit_malloc_arenas`. Has an effect on Linux with glibc only."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ M_ARENA_MAX = -8
 
 
 def limit_malloc_arenas() -> None:
-    """Let new threads use the heaps that are there, unless MALLOC_ARENA_MAX says otherwise.
+    """Make threads share one malloc arena, unless MALLOC_ARENA_MAX is set.
 
-    glibc gives each thread a heap of its own, up to eight a core, and what is free in one is of no use to another.
-    Python's threads seldom take memory at the same time, so nobody waits.
+    glibc creates up to eight arenas per core, and memory that is free in one cannot be used by another. Python's
+    threads rarely allocate at the same time, so they do not wait for each other.
     """
     if "MALLOC_ARENA_MAX" not in os.environ:
-        with suppress(OSError, AttributeError, TypeError):  # there is no such library, or no such function in it
+        with suppress(OSError, AttributeError, TypeError):  # another C library
             ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)

@@ -22,13 +22,9 @@ PRICES_USD = {
 
 
 def price_usd(mode: Mode, duration: int, overrides: Mapping[str, Decimal]) -> Decimal:
-    """US dollars for one attempt at a video; pro is always 6 s, whatever is asked.
-
-    Raises:
-        ValueError: no video of this duration is sold.
-    """
+    """Return the US dollars of one attempt; pro always has 6 s. Raise ValueError for other durations."""
     seconds = PRO_SECONDS if mode is Mode.PRO else duration
     listed = PRICES_USD.get(f"{mode}-{seconds}")
     if listed is None:
-        raise ValueError(f"the provider sells no {mode} video of {duration} s, only {', '.join(PRICES_USD)}")
+        raise ValueError(f"the provider offers no {mode} video of {duration} s, only {', '.join(PRICES_USD)}")
     return overrides.get(f"{mode}-{seconds}", listed)

@@ -1,7 +1,4 @@
-"""What is asked of the provider for an image: `Request`.
-
-The image itself is in `i2v.media.images`, the two together in `i2v.ledger.job`.
-"""
+"""What a video is requested with: `Request`. Together with an image it is a job (`i2v.ledger.job`)."""
 
 from __future__ import annotations
 
@@ -30,21 +27,21 @@ def _seconds(value: object) -> object:
 
 
 Duration = Annotated[Literal[6, 10], BeforeValidator(_seconds)]
-"""Seconds of video; also taken as a string, as the provider does."""
+"""Seconds of video; a string is accepted too."""
 
 
 def clean_prompt(text: str) -> str:
-    r"""The prompt as it is sent and hashed: NFC, `\n` line ends, trimmed."""
+    r"""Return the prompt as it is sent and hashed: NFC, `\n` line ends, trimmed."""
     return unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n")).strip()
 
 
 def canonical_json(value: object) -> bytes:
-    """One spelling for equal values, so that their hashes are equal."""
+    """Return JSON that is equal for equal values, so that it can be hashed."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 class Request(BaseModel):
-    """One order: mode, seconds, prompt and take. `take` above 1 asks for another video of the same."""
+    """Mode, duration, prompt and take. A `take` above 1 requests another video of the same."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -64,11 +61,11 @@ class Request(BaseModel):
 
     @property
     def digest12(self) -> str:
-        """Twelve hex digits that name the request in the bucket."""
+        """Twelve hex digits that stand for the request in key names."""
         return hashlib.sha256(canonical_json(self.model_dump(mode="json"))).hexdigest()[:12]
 
     def job_key(self, image_sha256: str) -> str:
-        """The job's identity: 64 hex digits over model, request and the image's content."""
+        """Return the job key: 64 hex digits over model, request and image content."""
         parts = {"model": MODEL, **self.model_dump(mode="json"), "image_sha256": image_sha256}
         return hashlib.sha256(canonical_json(parts)).hexdigest()
 

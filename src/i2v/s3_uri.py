@@ -1,4 +1,4 @@
-"""Where things lie in S3: `S3Uri`, one object or one prefix. What those places mean is in `i2v.ledger.keys`."""
+"""An object or a prefix in S3: `S3Uri`. How keys are named is in `i2v.ledger.keys`."""
 
 from __future__ import annotations
 
@@ -12,33 +12,29 @@ _URI = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9._-]{1,61}[a-z0-9])/(?P<key>.
 
 
 class S3Uri(NamedTuple):
-    """An object, or where `key` is empty or ends in `/` a prefix. Pydantic models take and keep it as its string."""
+    """An object, or a prefix if `key` is empty or ends in `/`. A string in pydantic models' JSON."""
 
     bucket: str
     key: str
 
     @classmethod
     def parse(cls, text: str) -> S3Uri:
-        """Read `s3://bucket/key`.
-
-        Raises:
-            ValueError: the text has another form.
-        """
+        """Parse `s3://bucket/key`; raise ValueError if the text has another form."""
         match = _URI.fullmatch(text)
         if match is None:
-            raise ValueError(f"{text!r} is no S3 address; it looks like s3://bucket/key")
+            raise ValueError(f"{text!r} is not an S3 URI; use s3://bucket/key")
         return cls(match["bucket"], match["key"])
 
     @property
     def is_prefix(self) -> bool:
-        """Whether this names all objects below it instead of one."""
+        """Whether this is a prefix instead of one object."""
         return not self.key or self.key.endswith("/")
 
     def __truediv__(self, name: str) -> S3Uri:
         return S3Uri(self.bucket, self.key + name)
 
     def holds(self, other: S3Uri) -> bool:
-        """Whether `other` lies under this prefix."""
+        """Return whether `other` is under this prefix."""
         return self.bucket == other.bucket and other.key.startswith(self.key)
 
     def __str__(self) -> str:

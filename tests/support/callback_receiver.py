@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from uuid import uuid4
 
-from i2v.apixo.callbacks import hint_of, verify
+from i2v.apixo.callbacks import callback_task_id, verify
 from i2v.pipeline.run import Run, open_run
 from i2v.recovery.callbacks import CallbackHint
 from i2v.recovery.reconcile import reconcile
@@ -47,11 +47,11 @@ class CallbackReceiver(ThreadingHTTPServer):
         """Keep the hint and return the status."""
         self.paths.append(path)
         _, _, job, attempt, signature = path.split("/")
-        hint = hint_of(body)
+        task_id = callback_task_id(body)
         assert self.settings
-        if hint is None or not verify(self.settings, job, attempt, signature):
+        if task_id is None or not verify(self.settings, job, attempt, signature):
             return 404
-        self.hints.append(str(CallbackHint(job, int(attempt), hint.task_id)))
+        self.hints.append(str(CallbackHint(job, int(attempt), task_id)))
         self.open.wait(30)
         return 200
 

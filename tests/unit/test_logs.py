@@ -1,4 +1,4 @@
-"""Log lines for machines: one object each, with what it is about."""
+"""JSON log lines: one object each, with image, job and task."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOG = logging.getLogger("i2v.pipeline.poll")
 
 @pytest.fixture
 def stream() -> Iterator[io.StringIO]:
-    """What `LOG` writes, as it is shaped for machines."""
+    """The JSON lines that `LOG` writes."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     LOG.addHandler(handler)
@@ -27,8 +27,8 @@ def stream() -> Iterator[io.StringIO]:
     LOG.removeHandler(handler)
 
 
-def test_a_line_is_an_object_that_names_its_image_job_and_task(stream: io.StringIO) -> None:
-    """Time, level, message and what it is about can be read by a machine, also where the message has line breaks."""
+def test_a_line_is_an_object_with_image_job_and_task(stream: io.StringIO) -> None:
+    """A line has time, level, message and context, also if the message has line breaks."""
     LOG.warning("%s:\nrendered", "tom.jpg", extra=log_context("s3://b-1/images/tom.jpg", "a" * 64, "task_1"))
     (line,) = stream.getvalue().splitlines()
     told = json.loads(line)
@@ -43,8 +43,8 @@ def test_a_line_is_an_object_that_names_its_image_job_and_task(stream: io.String
     }
 
 
-def test_a_fault_has_its_traceback(stream: io.StringIO) -> None:
-    """What broke is in the object, and what is not known is left out."""
+def test_an_exception_has_its_traceback(stream: io.StringIO) -> None:
+    """The object has the traceback, and no empty fields."""
     try:
         int("no")
     except ValueError:
@@ -54,8 +54,8 @@ def test_a_fault_has_its_traceback(stream: io.StringIO) -> None:
     assert "job" not in told
 
 
-def test_the_command_writes_objects_if_asked_to() -> None:
-    """A line is one object on one line however narrow the console is, and no markup in it is obeyed."""
+def test_the_command_writes_json_lines() -> None:
+    """An object is one line on a narrow console too, and markup in it is not interpreted."""
     stream = io.StringIO()
     record = logging.LogRecord("i2v", logging.WARNING, "", 0, "[red]%s[/]", ("x" * 300,), None)
     LogLines(Console(file=stream, width=40), verbose=False, as_json=True).emit(record)

@@ -1,4 +1,4 @@
-"""How memory is taken from the system: one heap for all threads, and no library before it is needed."""
+"""Memory of a process: one malloc arena for all threads, and no library before it is needed."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ libc.fflush(out)
 
 
 def heaps(how: str) -> int:
-    """How many heaps a process has in which so many threads took memory at once."""
+    """Count the arenas of a process in which several threads allocate at once."""
     command = [sys.executable, "-c", CHILD.format(how=how)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env={})  # noqa: S603 - our own text
     return done.stdout.count("<heap nr=")
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc's")
-def test_threads_limit_malloc_arenas() -> None:
-    """Threads take no heaps of their own, as they would without it."""
+def test_threads_share_an_arena() -> None:
+    """With `limit_malloc_arenas` threads create no arenas of their own."""
     assert heaps("shared") == 1 < heaps("apart")
 
 
-def test_a_run_begins_without_ffmpeg() -> None:
-    """FFmpeg's libraries are not loaded before there is a video to examine."""
+def test_a_run_starts_without_ffmpeg() -> None:
+    """FFmpeg's libraries are loaded with the first video only."""
     code = "import sys, i2v.pipeline.generate; print('i2v.pipeline.store' in sys.modules, 'av' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 - as above
     assert done.stdout.split() == ["True", "False"]

@@ -15,20 +15,20 @@ from i2v.settings import Settings, read_settings
     ("mode", "duration", "usd"),
     [(Mode.STANDARD, 6, "0.192"), (Mode.STANDARD, 10, "0.320"), (Mode.PRO, 6, "0.33"), (Mode.PRO, 10, "0.33")],
 )
-def test_prices_are_the_vendors(mode: Mode, duration: int, usd: str, make_settings: Callable[..., Settings]) -> None:
-    """Standard is $0.032 a second, pro $0.33 a task, exactly."""
+def test_prices_are_the_providers(mode: Mode, duration: int, usd: str, make_settings: Callable[..., Settings]) -> None:
+    """Standard costs $0.032 per second, pro $0.33 per task."""
     assert price_usd(mode, duration, make_settings().prices_usd) == Decimal(usd)
 
 
-def test_what_is_not_sold_has_no_price(make_settings: Callable[..., Settings]) -> None:
-    """A duration that the vendor does not offer is an error, not a guess."""
-    with pytest.raises(ValueError, match="sells no standard video of 7 s"):
+def test_an_unknown_duration_has_no_price(make_settings: Callable[..., Settings]) -> None:
+    """A duration that the provider does not offer is a ValueError."""
+    with pytest.raises(ValueError, match="offers no standard video of 7 s"):
         price_usd(Mode.STANDARD, 7, make_settings().prices_usd)
 
 
 @pytest.mark.parametrize("price", ['"0.2"', "0.2"])
 def test_a_setting_overrides_a_price(price: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An override holds for its name alone, without float noise."""
+    """An override applies to its name only, and is exact."""
     monkeypatch.setenv("I2V_PRICES_USD", f'{{"standard-6": {price}}}')
     settings = read_settings()
     assert price_usd(Mode.STANDARD, 6, settings.prices_usd) == Decimal("0.2")
@@ -36,7 +36,7 @@ def test_a_setting_overrides_a_price(price: str, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reason"),
     [
         ('{"standard-7": "1"}', "standard-6, standard-10, pro-6"),
         ('{"pro-6": "-1"}', "pro-6"),
@@ -47,9 +47,9 @@ def test_a_setting_overrides_a_price(price: str, monkeypatch: pytest.MonkeyPatch
         ("cheap", "not valid JSON"),
     ],
 )
-def test_a_price_that_cannot_be_meant_is_refused(text: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An unknown name, a negative price, not a number, not JSON: a usage error that names the setting and the fault."""
+def test_an_invalid_price_is_refused(text: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unknown name, a negative or non-numeric price or invalid JSON is a UsageError that says so."""
     monkeypatch.setenv("I2V_PRICES_USD", text)
     with pytest.raises(UsageError, match="I2V_PRICES_USD") as caught:
         read_settings()
-    assert told in str(caught.value)
+    assert reason in str(caught.value)

@@ -1,4 +1,4 @@
-"""What is asked of the provider, and the job key that it makes with the image."""
+"""A request, and the job key of a request with an image."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ IMAGE = "0123456789abcdef" * 4
     ],
     ids=["blanks", "line ends", "accents", "wide blanks", "inside", "ohm"],
 )
-def test_a_prompt_is_sent_trimmed_with_plain_line_ends_and_composed(given_: str, sent: str) -> None:
-    """Spellings that look alike are one prompt, and so one job."""
+def test_a_prompt_is_normalized(given_: str, sent: str) -> None:
+    """Prompts that differ only in blanks, line ends or Unicode composition are the same job."""
     assert Request(prompt=given_).prompt == sent
     assert Request(prompt=given_).job_key(IMAGE) == Request(prompt=sent).job_key(IMAGE)
 
 
 @given(st.text(max_size=200))
-def test_cleaning_a_prompt_twice_changes_nothing(text: str) -> None:
-    """What was cleaned is clean: no carriage return, no blank at either end, NFC."""
+def test_normalizing_twice_changes_nothing(text: str) -> None:
+    """A normalized prompt is NFC, without carriage returns or blanks at its ends."""
     cleaned = clean_prompt(text)
     assert clean_prompt(cleaned) == cleaned
     assert "\r" not in cleaned
@@ -43,14 +43,14 @@ def test_cleaning_a_prompt_twice_changes_nothing(text: str) -> None:
 
 
 def test_the_job_key_never_changes() -> None:
-    """Every record in every ledger lies under such a key: if this fails, all paid videos would be paid again."""
+    """A job key is stable: if it changed, all videos would be paid for again."""
     request = Request(mode=Mode.STANDARD, duration=10, prompt="Käfer\nkrabbelt", take=2)
     assert request.job_key(IMAGE) == "19e45c84b8784436bd714fab550f386a311469de619f607f15b3363a3880000a"
     assert request.digest12 == "d373a49a6f24"
 
 
 def test_the_default_request_is_standard_of_six_seconds() -> None:
-    """The cheapest video is what one gets unasked."""
+    """The default is the cheapest video."""
     assert Request(prompt="zoom").model_dump(mode="json") == {
         "mode": "standard",
         "duration": 6,
@@ -59,8 +59,8 @@ def test_the_default_request_is_standard_of_six_seconds() -> None:
     }
 
 
-def test_everything_in_a_request_makes_another_job() -> None:
-    """Mode, seconds, prompt, take and the image's content each make a job of its own."""
+def test_each_field_of_a_request_changes_the_job_key() -> None:
+    """Mode, duration, prompt, take and image content are all part of the job key."""
     first = Request(prompt="zoom")
     requests = [first, *(first.model_copy(update=change) for change in ({"duration": 10}, {"take": 2}))]
     requests += [Request(prompt="zoom", mode=Mode.PRO), Request(prompt="Zoom")]
@@ -70,14 +70,14 @@ def test_everything_in_a_request_makes_another_job() -> None:
 
 
 @pytest.mark.parametrize("seconds", ["6", "10", " 10 ", 6, 10])
-def test_seconds_may_be_a_string(seconds: object) -> None:
-    """The provider takes "6" and "10" too, and manifests and metadata know nothing else."""
+def test_a_duration_may_be_a_string(seconds: object) -> None:
+    """Batch files and object metadata have strings only."""
     assert Request.model_validate({"prompt": "zoom", "duration": seconds}).duration == int(str(seconds))
 
 
 @pytest.mark.parametrize("seconds", [5, 0, -6, "5", "six", "6.0", "", None, 6.5, "٦٠"])
-def test_other_seconds_are_refused(seconds: object) -> None:
-    """Only 6 and 10 are sold."""
+def test_other_durations_are_refused(seconds: object) -> None:
+    """The provider offers only 6 and 10 seconds."""
     with pytest.raises(ValidationError, match="duration"):
         Request.model_validate({"prompt": "zoom", "duration": seconds})
 
@@ -85,7 +85,7 @@ def test_other_seconds_are_refused(seconds: object) -> None:
 @pytest.mark.parametrize("duration", [6, 10, "10", 7, None])
 @pytest.mark.parametrize("mode", ["pro", Mode.PRO])
 def test_pro_is_always_six_seconds(duration: object, mode: object) -> None:
-    """The provider ignores the seconds of pro, so that two jobs of one video cannot come of them."""
+    """The provider ignores the duration of pro, so it must not make another job."""
     request = Request.model_validate({"prompt": "zoom", "mode": mode, "duration": duration})
     assert request.duration == 6
     assert request.job_key(IMAGE) == Request(prompt="zoom", mode=Mode.PRO).job_key(IMAGE)
@@ -104,24 +104,24 @@ def test_pro_is_always_six_seconds(duration: object, mode: object) -> None:
         ({"prompt": "x", "seed": 1}, "seed"),
     ],
 )
-def test_what_is_no_request_is_refused_by_its_field(wrong: dict[str, object], field: str) -> None:
-    """An empty or endless prompt, an unknown mode or an unknown field never comes to the provider."""
+def test_an_invalid_request_names_its_field(wrong: dict[str, object], field: str) -> None:
+    """An empty or too long prompt, an unknown mode or an unknown field is refused."""
     with pytest.raises(ValidationError) as caught:
         Request.model_validate(wrong)
     assert [error["loc"] for error in caught.value.errors()] == [(field,)]
 
 
-def test_a_prompt_may_be_as_long_as_the_limit_once_it_is_trimmed() -> None:
-    """What is cut off does not count."""
+def test_the_length_limit_applies_to_the_trimmed_prompt() -> None:
+    """Blanks that are trimmed do not count."""
     assert len(Request(prompt=f"  {'x' * PROMPT_MAX_CHARS}\n").prompt) == PROMPT_MAX_CHARS
 
 
-def test_a_request_is_said_in_a_word() -> None:
-    """Logs and run names say what is ordered."""
+def test_a_request_as_text() -> None:
+    """Logs and run names show mode, duration and take."""
     assert str(Request(prompt="x", duration=10)) == "standard 10 s"
     assert str(Request(prompt="x", mode=Mode.PRO, take=3)) == "pro 6 s take 3"
 
 
-def test_equal_values_have_one_spelling() -> None:
-    """The order of keys does not count, and letters stay letters."""
+def test_equal_values_have_equal_json() -> None:
+    """The order of keys does not matter, and non-ASCII letters are not escaped."""
     assert canonical_json({"b": "ä", "a": 1}) == canonical_json({"a": 1, "b": "ä"}) == '{"a":1,"b":"ä"}'.encode()

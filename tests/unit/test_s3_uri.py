@@ -1,4 +1,4 @@
-"""S3 addresses as they are typed, kept and compared."""
+"""S3 URIs: parsing, storing and comparing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KEYS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
 class Place(BaseModel):
-    """A model that keeps an address."""
+    """A model with an S3 URI."""
 
     at: S3Uri
 
@@ -30,8 +30,8 @@ class Place(BaseModel):
         ("s3://my.bucket_1/ä", ("my.bucket_1", "ä")),
     ],
 )
-def test_an_address_is_bucket_and_key_as_they_are(text: str, uri: tuple[str, str]) -> None:
-    """Nothing in a key is decoded, tidied or cut."""
+def test_a_uri_is_split_into_bucket_and_key(text: str, uri: tuple[str, str]) -> None:
+    """A key is neither decoded nor normalized."""
     assert S3Uri.parse(text) == S3Uri(*uri)
     assert str(S3Uri.parse(text)) == text
 
@@ -51,22 +51,22 @@ def test_an_address_is_bucket_and_key_as_they_are(text: str, uri: tuple[str, str
         "s3://-b/a",
     ],
 )
-def test_what_is_no_address_is_refused(text: str) -> None:
-    """The message shows what was given and what it should look like."""
-    with pytest.raises(ValueError, match="looks like s3://bucket/key"):
+def test_an_invalid_uri_is_refused(text: str) -> None:
+    """The message shows the text and an example."""
+    with pytest.raises(ValueError, match="use s3://bucket/key"):
         S3Uri.parse(text)
 
 
 @given(KEYS)
-def test_any_key_comes_back(key: str) -> None:
+def test_any_key_round_trips(key: str) -> None:
     """Parsing is the inverse of printing."""
     uri = S3Uri("b-1", key)
     assert S3Uri.parse(str(uri)) == uri
     assert Place.model_validate_json(Place(at=uri).model_dump_json()).at == uri
 
 
-def test_a_model_keeps_it_as_text() -> None:
-    """Records in the ledger hold readable addresses, and take nothing else for one."""
+def test_a_model_stores_a_uri_as_text() -> None:
+    """A URI is a string in JSON, and an invalid one is refused."""
     assert Place(at=S3Uri("b-1", "a")).model_dump(mode="json") == {"at": "s3://b-1/a"}
     assert Place.model_validate({"at": "s3://b-1/a"}).at == S3Uri("b-1", "a")
     for wrong in ("b-1/a", 7, None, ("b-1", "a")):
@@ -75,12 +75,12 @@ def test_a_model_keeps_it_as_text() -> None:
 
 
 def test_a_prefix_is_empty_or_ends_in_a_slash() -> None:
-    """Everything else is one object."""
+    """Any other key is one object."""
     assert [S3Uri("b-1", key).is_prefix for key in ("", "a/", "a", "a/b")] == [True, True, False, False]
 
 
-def test_a_prefix_holds_what_lies_under_it() -> None:
-    """By its letters, in its bucket; a name that only begins alike lies elsewhere."""
+def test_a_prefix_contains_what_is_under_it() -> None:
+    """Containment is by bucket and by the start of the key."""
     images = S3Uri("b-1", "images/")
     assert images.holds(images / "a.jpg")
     assert images.holds(images)
@@ -90,5 +90,5 @@ def test_a_prefix_holds_what_lies_under_it() -> None:
 
 
 def test_a_slash_appends() -> None:
-    """Names are put behind a prefix as they are."""
+    """A name is appended to a prefix unchanged."""
     assert S3Uri("b-1", "videos/") / "a.jpg/x.mp4" == S3Uri("b-1", "videos/a.jpg/x.mp4")

@@ -1,7 +1,7 @@
-"""The only place that speaks HTTP with the provider: `ApixoClient`.
+"""The HTTP client of the provider: `ApixoClient`.
 
-A submit is one POST and never repeated here; reads are repeated a few times. What an answer means is in `errors`, what
-it says in `models`; when to submit or poll is the caller's.
+A submit is exactly one POST; status and balance requests are retried. What an answer means is in `errors`, the
+contract in `models`. When to submit or poll is the caller's decision.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Self, TypeVar
 
 import httpx
 
-from i2v.apixo.answers import Answer, shown
+from i2v.apixo.answers import Answer, redact
 from i2v.apixo.errors import LOST_HINT, accepted_task, bad_answer, read_error
 from i2v.apixo.models import SubmitBody, TaskStatus, task_status
 from i2v.errors import AnswerLost, BadAnswer, Busy, NothingSent, Rejected, UsageError
@@ -32,17 +32,17 @@ STATUS_PATH = f"/statusTask/{MODEL}"
 BALANCE_PATH = "/apikeys/current-balance"
 
 SUBMIT_SECONDS = 120.0
-"""A submit's time in all, from the ledger's rule; httpx's own timeouts start anew with every byte."""
+"""Total time of a submit, set by the ledger's lease; httpx's own timeouts restart with every byte."""
 READ_SECONDS = 30.0
-"""The same for one try of a status or balance request."""
+"""Total time of one attempt of a status or balance request."""
 CONNECT_SECONDS = 15.0
 IDLE_SECONDS = 1.0
-"""A connection that was idle for longer is not used, since the server may just be closing it."""
+"""A connection that was idle longer is not reused, since the server may be closing it."""
 BODY_LIMIT_BYTES = 1 << 20
 REFUSAL_BODY_SECONDS = 5.0
-"""How long the words of a 429 are waited for, which is a plain refusal without them."""
-TRIES = 5
-TRY_WITHIN_SECONDS = 60.0
+"""How long to wait for the body of a 429, which is a refusal without it too."""
+READ_ATTEMPTS = 5
+RETRY_WITHIN_SECONDS = 60.0
 BACKOFF_FIRST_SECONDS = 0.5
 BACKOFF_MOST_SECONDS = 10.0
 
@@ -53,15 +53,15 @@ _NOT_CONNECTED = (
     httpx.UnsupportedProtocol,
     httpx.InvalidURL,
 )
-_CONNECT_HINT = "Check the network and APIXO_BASE_URL; nothing was sent, so nothing was paid"
+_CONNECT_HINT = "Check the network and APIXO_BASE_URL; nothing was sent, so nothing was charged"
 T = TypeVar("T")
 
 
 class _Transport(httpx.AsyncBaseTransport):
-    """Each POST has a connection of its own, reads share a pool.
+    """Each POST opens its own connection; GETs share a pool.
 
-    A server may close a kept connection just as it is used again, and then nobody can tell whether it read the request:
-    measured, 2 of 1,000 submits became false unknowns. A handshake costs less.
+    A server may close a kept-alive connection just as it is reused, and then it is unknown whether it read the request:
+    2 of 1,000 submits became unknown that way. A handshake costs less.
     """
 
     def __init__(self, connections: int) -> None:
@@ -87,30 +87,30 @@ class _Transport(httpx.AsyncBaseTransport):
 
 
 class ApixoClient:
-    """The provider, over one HTTP client: `async with ApixoClient(settings) as client:`.
+    """The provider's API: `async with ApixoClient(settings) as client:`.
 
-    No proxy is taken from the environment, since one that repeats a request would pay twice; certificates are
-    (`SSL_CERT_FILE`, `SSL_CERT_DIR`). No redirect is followed.
+    Ignores proxies of the environment, since one that repeats a request would pay twice, but uses its certificates
+    (`SSL_CERT_FILE`, `SSL_CERT_DIR`). Follows no redirects.
 
     Args:
-        settings: key, base URL and the number of connections.
-        transport: another way to the provider than the network.
+        settings: key, base URL and number of connections.
+        transport: replaces the network, for tests and benchmarks.
 
     Attributes:
-        gate: as wide as the settings allow connections. Hold it around `submit`; `status` and `balance` take it
-            themselves, so never hold it there.
+        limiter: admits as many requests as there are connections. Hold it around `submit`; `status` and `balance`
+            acquire it themselves.
 
     Raises:
-        UsageError: the key is not set, or cannot be one.
+        UsageError: the key is not set or not valid in a header.
     """
 
     def __init__(self, settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         quiet_http_logs()
-        self._key = _usable_key(settings)
+        self._key = _valid_key(settings)
         self._base_url = settings.base_url
-        self.gate = AdaptiveLimiter(settings.max_connections)
+        self.limiter = AdaptiveLimiter(settings.max_connections)
         self._transport = transport or _Transport(settings.max_connections)
-        self._patience = {"timeout": _timeouts(READ_SECONDS).as_dict()}
+        self._extensions = {"timeout": _timeouts(READ_SECONDS).as_dict()}
         self._http = httpx.AsyncClient(
             headers={
                 "Authorization": f"Bearer {self._key}",
@@ -133,24 +133,21 @@ class ApixoClient:
         await self._http.aclose()
 
     async def submit(self, body: SubmitBody, *, timeout: float = SUBMIT_SECONDS) -> str:  # noqa: ASYNC109 — it is total
-        """Order one video with exactly one POST; the caller holds the gate and the job's claim.
+        """Submit one video with exactly one POST, and return its task id; from then on it is charged.
 
-        Cancelled from outside, it leaves the claim without an answer, as a crash would.
+        The caller holds the limiter and the job's claim. A cancel leaves the claim without an answer, like a crash.
 
         Args:
-            body: what is ordered.
-            timeout: seconds in all.
-
-        Returns:
-            The task id: it is paid from here on.
+            body: the submit.
+            timeout: total seconds.
 
         Raises:
-            NothingSent: no connection came about; safe to send again.
-            Busy: refused for now, nothing paid.
-            Rejected: refused for good, nothing paid.
-            AccountRejected: refused for every image, nothing paid.
-            TaskRejected: a fail code in place of a task id.
-            AnswerLost: all else; it may have been paid.
+            NothingSent: no connection; safe to send again.
+            Busy: refused for now; not charged.
+            Rejected: this request is not accepted; not charged.
+            AccountRejected: no request of this account is accepted; not charged.
+            TaskRejected: a fail code instead of a task id.
+            AnswerLost: anything else; it may be charged.
         """
         label = f"POST {SUBMIT_PATH}"
         request = self._submit_request(label, body, timeout)
@@ -159,44 +156,33 @@ class ApixoClient:
                 answer = await self._exchange(request, label)
         except _NOT_CONNECTED as error:
             raise self._nothing_sent(label, error) from None
-        except Exception as error:  # noqa: BLE001 — whatever went wrong, the POST may have arrived
-            raise AnswerLost(f"{label} got no answer: {self._told(error)}", LOST_HINT, type(error).__name__) from None
+        except Exception as error:  # noqa: BLE001 — after any other error, the POST may have arrived
+            raise AnswerLost(
+                f"{label} got no answer: {self._describe(error)}", LOST_HINT, type(error).__name__
+            ) from None
         try:
             task_id = accepted_task(answer)
         except Busy:
             self._slow_down_after(answer)
             raise
-        self.gate.recover()
+        self.limiter.recover()
         return task_id
 
-    async def status(self, task_id: str, *, tries: int = TRIES, within: float = TRY_WITHIN_SECONDS) -> TaskStatus:
-        """Ask how a task stands; free, and tried again.
-
-        Args:
-            task_id: the provider's, opaque.
-            tries: how often it is asked at most.
-            within: seconds from the first try after which no further one starts.
+    async def status(
+        self, task_id: str, *, tries: int = READ_ATTEMPTS, within: float = RETRY_WITHIN_SECONDS
+    ) -> TaskStatus:
+        """Request the status of a task. Free, and retried: up to `tries` attempts that start `within` so many seconds.
 
         Raises:
             AccountRejected: 401, 402, 403.
             Rejected: 400, 404.
-            Busy: still refused for now after the last try.
-            NothingSent: no connection came about.
-            BadAnswer: no answer, or one that breaks the contract.
+            Busy, NothingSent, BadAnswer: the last attempt was refused, had no connection, or no valid answer.
         """
         params = {"taskId": task_id}
         return await self._read(STATUS_PATH, params, lambda answer: task_status(answer, task_id), tries, within)
 
-    async def balance(self, *, tries: int = TRIES, within: float = TRY_WITHIN_SECONDS) -> Decimal:
-        """The account's balance in US dollars, exact; free, and tried again.
-
-        Raises:
-            AccountRejected: 401, 402, 403.
-            Rejected: 400, 404.
-            Busy: still refused for now after the last try.
-            NothingSent: no connection came about.
-            BadAnswer: no answer, or one that breaks the contract.
-        """
+    async def balance(self, *, tries: int = READ_ATTEMPTS, within: float = RETRY_WITHIN_SECONDS) -> Decimal:
+        """Return the account's balance in US dollars. Free; retried and raises like `status`."""
         return await self._read(BALANCE_PATH, {}, _balance, tries, within)
 
     async def _read(
@@ -205,36 +191,38 @@ class ApixoClient:
         end = float("inf")
         for number in range(1, tries + 1):
             try:
-                async with self.gate:
-                    end = min(end, time.monotonic() + within)  # the wait at the gate does not count
+                async with self.limiter:
+                    end = min(end, time.monotonic() + within)  # the wait for the limiter does not count
                     return await self._read_once(path, params, parse)
             except (Busy, NothingSent, BadAnswer) as error:
-                pause = _pause(number, error.retry_after)
+                pause = _backoff(number, error.retry_after)
                 if number >= tries or time.monotonic() + pause > end:
                     raise
             await asyncio.sleep(pause)
-        raise ValueError(f"{tries} tries ask nothing")
+        raise ValueError("tries must be at least 1")
 
     async def _read_once(self, path: str, params: dict[str, str], parse: Callable[[Answer], T]) -> T:
         label = f"GET {path}"
         try:
             url, headers = self._base_url + path, self._http.headers
-            request = httpx.Request("GET", url, params=params or None, headers=headers, extensions=self._patience)
+            request = httpx.Request("GET", url, params=params or None, headers=headers, extensions=self._extensions)
             async with asyncio.timeout(READ_SECONDS):
-                response = await self._transport.handle_async_request(request)  # what a client adds takes a third
+                response = await self._transport.handle_async_request(
+                    request
+                )  # httpx.AsyncClient would add a third of the CPU
                 answer = await self._read_to_end(response, label)
         except _NOT_CONNECTED as error:
             raise self._nothing_sent(label, error) from None
-        except Exception as error:  # noqa: BLE001 — the transport raises more than it lists, and asking is free
-            hint = "It is asked again; if it stays so, check the network and APIXO_BASE_URL"
-            raise BadAnswer(f"{label} got no answer: {self._told(error)}", hint, type(error).__name__) from None
+        except Exception as error:  # noqa: BLE001 — the transport raises more than it documents, and a retry is free
+            hint = "It is retried; if that does not help, check the network and APIXO_BASE_URL"
+            raise BadAnswer(f"{label} got no answer: {self._describe(error)}", hint, type(error).__name__) from None
         failure = read_error(answer)
         if failure is not None:
             self._slow_down_after(answer)
             raise failure
-        found = parse(answer)
-        self.gate.recover()
-        return found
+        result = parse(answer)
+        self.limiter.recover()
+        return result
 
     def _submit_request(self, label: str, body: SubmitBody, seconds: float) -> httpx.Request:
         url = self._base_url + SUBMIT_PATH
@@ -243,7 +231,7 @@ class ApixoClient:
         except httpx.InvalidURL as error:
             raise self._nothing_sent(label, error) from None
         except ValueError as error:  # such as half a surrogate pair in the prompt
-            raise Rejected(f"{label} cannot be written: {type(error).__name__}", "Correct the prompt") from None
+            raise Rejected(f"{label} cannot be encoded: {type(error).__name__}", "Correct the prompt") from None
 
     async def _exchange(self, request: httpx.Request, label: str) -> Answer:
         return await self._read_to_end(await self._http.send(request, stream=True), label)
@@ -256,45 +244,45 @@ class ApixoClient:
         return Answer(label, response.status_code, body, response.headers, self._key)
 
     def _nothing_sent(self, label: str, error: Exception) -> NothingSent:
-        return NothingSent(f"{label} found no connection: {self._told(error)}", _CONNECT_HINT, type(error).__name__)
+        return NothingSent(f"{label} could not connect: {self._describe(error)}", _CONNECT_HINT, type(error).__name__)
 
-    def _told(self, error: Exception) -> str:
-        words = shown(str(error), self._key).rstrip(".")  # a sentence goes on after it
-        return f"{type(error).__name__}: {words}" if words else type(error).__name__
+    def _describe(self, error: Exception) -> str:
+        text = redact(str(error), self._key).rstrip(".")  # the caller continues the sentence
+        return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
     def _slow_down_after(self, answer: Answer) -> None:
         if answer.status == httpx.codes.TOO_MANY_REQUESTS:
-            self.gate.slow_down()
+            self.limiter.slow_down()
 
 
 def _timeouts(seconds: float) -> httpx.Timeout:
-    """Such that a connection that does not come about ends as that, before the time in all is over."""
+    """Return timeouts such that a failed connection ends as a connect error, before the total time is over."""
     connect = min(CONNECT_SECONDS, seconds / 4)
     return httpx.Timeout(seconds, connect=connect, pool=connect)
 
 
 async def _body(response: httpx.Response) -> bytes:
     if response.status_code != httpx.codes.TOO_MANY_REQUESTS:
-        return await _limited(response)
-    with contextlib.suppress(Exception):  # a 429 is a refusal, whatever becomes of its words
+        return await _read_limited(response)
+    with contextlib.suppress(Exception):  # a 429 is a refusal, with or without its body
         async with asyncio.timeout(REFUSAL_BODY_SECONDS):
-            return await _limited(response)
+            return await _read_limited(response)
     return b""
 
 
-async def _limited(response: httpx.Response) -> bytes:
+async def _read_limited(response: httpx.Response) -> bytes:
     body = bytearray()
     async for chunk in response.aiter_bytes():
         body += chunk
         if len(body) > BODY_LIMIT_BYTES:
-            raise ValueError(f"a body of more than {BODY_LIMIT_BYTES} bytes")
+            raise ValueError(f"the body is larger than {BODY_LIMIT_BYTES} bytes")
     return bytes(body)
 
 
-def _usable_key(settings: Settings) -> str:
+def _valid_key(settings: Settings) -> str:
     key = settings.require_key().get_secret_value().strip()
     if not key.isascii() or not key.isprintable() or " " in key or not key:
-        raise UsageError("APIXO_API_KEY holds characters that no key has", "Set it again, without quotes or spaces")
+        raise UsageError("APIXO_API_KEY has characters that are not valid in a key", "Set it without quotes or spaces")
     return key
 
 
@@ -305,7 +293,7 @@ def _balance(answer: Answer) -> Decimal:
     return Decimal(data)
 
 
-def _pause(number: int, retry_after: float | None) -> float:
+def _backoff(number: int, retry_after: float | None) -> float:
     longest: float = min(BACKOFF_MOST_SECONDS, BACKOFF_FIRST_SECONDS * 2 ** (number - 1))
     jitter = random.uniform(0.5, 1.0) * longest  # noqa: S311 — spreads requests, hides nothing
     return jitter if retry_after is None else retry_after + jitter / 2

@@ -1,7 +1,7 @@
-"""What an answer of the provider means for the money: fail codes by class, HTTP answers as errors of `i2v.errors`.
+"""What an answer of the provider means for the money: classes of fail codes, and answers as `i2v.errors`.
 
-Pure: no I/O and no retries. A new fail code goes into `_CODES`, a new status into `_STATUS`. What is not listed is
-taken for the dearest: a submit's answer may have been lost, a fail code is unknown.
+Add a fail code to `_CODES`, a status to `_STATUS`. No I/O and no retries here. What is not listed counts as the
+costliest case: the answer to a submit is lost, a fail code is unknown.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from i2v.errors import (
 
 
 class FailClass(StrEnum):
-    """What a fail code says can be done."""
+    """What can be done about a fail code."""
 
     CONTENT = "content"
-    """Moderation says no: another prompt or image."""
+    """Rejected by moderation: change the prompt or image."""
     INPUT = "input"
     """The prompt or image breaks a rule: change it."""
     TRANSIENT = "transient"
-    """It may work the next time."""
+    """The same request may work later."""
     ACCOUNT = "account"
-    """Nothing of this account will work now."""
+    """No request of this account works now."""
     FETCH = "fetch"
-    """The provider could not read the image's URL: failed, and not the image's fault."""
+    """The provider could not download the image; the image itself may be fine."""
     UNKNOWN = "unknown"
-    """Not listed, or says nothing: never tried again by itself."""
+    """Not listed, or without a clear meaning: never retried automatically."""
 
 
 _CODES = {
@@ -45,7 +45,7 @@ _CODES = {
         SensitiveContentDetected InputImageSensitiveContentDetected InputOutputSensitiveContentDetected""",
     FailClass.INPUT: """PromptInvalid ImageFormatIncorrect InvalidImageSize PROMPT_TOO_LONG INVALID_PROMPT
         IMAGE_TOO_LARGE UNSUPPORTED_FORMAT PromptLengthExceeded""",
-    # "Unknown error" is a code of the vendor, to be tried again by its own advice
+    # "Unknown error" is one of the provider's codes; docs/provider.md advises a retry
     FailClass.TRANSIENT: "RateLimited Timeout UnknownError PROCESSING_TIMEOUT MODEL_UNAVAILABLE",
     FailClass.ACCOUNT: "InsufficientBalance INSUFFICIENT_CREDITS",
     FailClass.FETCH: "INVALID_IMAGE_URL IMAGE_DOWNLOAD_FAILED",
@@ -53,16 +53,16 @@ _CODES = {
 }
 
 
-def _plain(code: str) -> str:
+def _normalize(code: str) -> str:
     return re.sub(r"[\s_-]+", "", code).casefold()
 
 
-_CLASS_OF = {_plain(code): kind for kind, codes in _CODES.items() for code in codes.split()}
+_CLASS_OF = {_normalize(code): kind for kind, codes in _CODES.items() for code in codes.split()}
 
 
 def classify_fail_code(code: str) -> FailClass:
-    """The class of a fail code of either vocabulary, whatever its case, spaces, underscores and hyphens."""
-    return _CLASS_OF.get(_plain(code), FailClass.UNKNOWN)
+    """Return the class of a fail code of either vocabulary; case, spaces, underscores and hyphens do not matter."""
+    return _CLASS_OF.get(_normalize(code), FailClass.UNKNOWN)
 
 
 _CONTENT = re.compile(
@@ -76,11 +76,10 @@ _CONTENT = re.compile(
 _ACCOUNT = re.compile(r"account|api[\W_]*key|balance|credit|quota|permission|subscription|billing", re.IGNORECASE)
 
 
-def _about_content(said: Envelope) -> bool:
-    named = {classify_fail_code(text) for text in (said.fail_code, *said.told.split(": "))}
-    if FailClass.CONTENT in named:
+def _is_about_content(envelope: Envelope) -> bool:
+    if FailClass.CONTENT in map(classify_fail_code, (envelope.fail_code, *envelope.text.split(": "))):
         return True
-    text = f"{said.fail_code} {said.told}"
+    text = f"{envelope.fail_code} {envelope.text}"
     return bool(_CONTENT.search(text)) and not _ACCOUNT.search(text)
 
 
@@ -90,95 +89,95 @@ class _Meaning(NamedTuple):
 
 
 LOST_HINT = (
-    "It may have been paid, so it is never sent again by itself; look for it on the provider's site,"
+    "It may be charged, so it is not sent again automatically; look for the task on the provider's site,"
     " then resolve the job with: i2v jobs resolve"
 )
 _CONTENT_HINT = "Change the prompt or the image"
-_SLOWER = "It is tried again, more slowly"
+_RETRY_HINT = "It is retried at a lower rate"
 _STATUS = {
-    400: _Meaning(Rejected, "Correct the prompt, the image or the mode; the same again will be refused again"),
+    400: _Meaning(Rejected, "Correct the prompt, the image or the mode; the same request will be rejected again"),
     401: _Meaning(AccountRejected, "Check APIXO_API_KEY: it is missing, mistyped or revoked"),
     402: _Meaning(AccountRejected, "Add balance to the provider's account, or use another APIXO_API_KEY"),
     403: _Meaning(
         AccountRejected, "Check the key's permission for the model, the balance and the route (APIXO_PROVIDER)"
     ),
-    404: _Meaning(Rejected, "Check APIXO_BASE_URL, and the task id if one was asked for"),
-    429: _Meaning(Busy, _SLOWER),
-    500: _Meaning(Busy, _SLOWER),
-    502: _Meaning(Busy, _SLOWER),
-    503: _Meaning(Busy, _SLOWER),
-    504: _Meaning(Busy, _SLOWER),
+    404: _Meaning(Rejected, "Check APIXO_BASE_URL, and the task id of a status request"),
+    429: _Meaning(Busy, _RETRY_HINT),
+    500: _Meaning(Busy, _RETRY_HINT),
+    502: _Meaning(Busy, _RETRY_HINT),
+    503: _Meaning(Busy, _RETRY_HINT),
+    504: _Meaning(Busy, _RETRY_HINT),
 }
 _OK = 200
 _TOO_MANY = 429
 _REFUSALS = frozenset({400, 401, 402, 403, 404})
-_BUSY_IF_SAID_TWICE = frozenset({500, 502, 503})
+_BUSY_IF_CODE_AGREES = frozenset({500, 502, 503})
 _BY_CLASS = {
     FailClass.CONTENT: _Meaning(ContentRejected, _CONTENT_HINT),
     FailClass.INPUT: _Meaning(Rejected, "Correct the prompt or the image"),
     FailClass.ACCOUNT: _STATUS[402],
-    FailClass.FETCH: _Meaning(TaskRejected, "The provider could not fetch the image: check with i2v doctor"),
+    FailClass.FETCH: _Meaning(TaskRejected, "The provider could not fetch the image; check with: i2v doctor"),
     FailClass.TRANSIENT: _Meaning(TaskRejected, LOST_HINT),
     FailClass.UNKNOWN: _Meaning(TaskRejected, LOST_HINT),
 }
 
 
 def accepted_task(answer: Answer) -> str:
-    """The task id that a submit's answer holds.
+    """Return the task id in the answer to a submit.
 
     Raises:
-        Busy: refused for now, nothing paid: 429, or 500, 502, 503 in an envelope with the same code.
-        Rejected: refused for good, nothing paid; ContentRejected where it is about content.
-        AccountRejected: refused whatever the image, nothing paid.
-        TaskRejected: a fail code came in place of a task id.
-        AnswerLost: all else; it may have been paid.
+        Busy: 429, or 500, 502, 503 in an envelope with the same code; not charged.
+        Rejected: the request is not accepted, not charged; ContentRejected if it is about content.
+        AccountRejected: no request of this account is accepted; not charged.
+        TaskRejected: a fail code instead of a task id.
+        AnswerLost: anything else; it may be charged.
     """
-    said = answer.envelope
+    envelope = answer.envelope
     if answer.status == _TOO_MANY:
         raise _refused(answer, _STATUS[_TOO_MANY])
-    if said is None:
-        raise _lost(answer, "which is not the vendor's JSON")
-    if said.task_id:
-        if _OK <= answer.status < 300 and said.code in {_OK, None}:  # noqa: PLR2004 — all of 2xx
-            return said.task_id
-        raise _lost(answer, f"but with the task id {said.task_id}")
-    raise _submit_error(answer, said)
+    if envelope is None:
+        raise _lost(answer, "not a JSON object")
+    if envelope.task_id:
+        if _OK <= answer.status < 300 and envelope.code in {_OK, None}:  # noqa: PLR2004 — all of 2xx
+            return envelope.task_id
+        raise _lost(answer, f"although with the task id {envelope.task_id}")
+    raise _submit_error(answer, envelope)
 
 
-def _submit_error(answer: Answer, said: Envelope) -> ProviderError:
-    code = said.code if answer.status == _OK else answer.status
+def _submit_error(answer: Answer, envelope: Envelope) -> ProviderError:
+    code = envelope.code if answer.status == _OK else answer.status
     if answer.status == _OK and code == _OK:
-        if said.fail_code:
-            return _refused(answer, _BY_CLASS[classify_fail_code(said.fail_code)])
+        if envelope.fail_code:
+            return _refused(answer, _BY_CLASS[classify_fail_code(envelope.fail_code)])
         return _lost(answer, "without a task id")
-    if not said.whole:
-        return _lost(answer, "which is not the vendor's envelope")
-    if code in _REFUSALS and said.code != _OK:
-        return _refused(answer, _refusal(code, said))
-    if answer.status in _BUSY_IF_SAID_TWICE and said.code == answer.status:
+    if not envelope.is_complete:
+        return _lost(answer, "without the provider's code and message")
+    if code in _REFUSALS and envelope.code != _OK:
+        return _refused(answer, _refusal(code, envelope))
+    if answer.status in _BUSY_IF_CODE_AGREES and envelope.code == answer.status:
         return _refused(answer, _STATUS[answer.status])
-    return _lost(answer, f"with the code {said.code}")
+    return _lost(answer, f"with the code {envelope.code}")
 
 
-def _refusal(code: int, said: Envelope) -> _Meaning:
-    """What 400 to 404 mean; a fail code says it better than the number where it has a class."""
-    if code in {400, 403} and _about_content(said):
+def _refusal(code: int, envelope: Envelope) -> _Meaning:
+    """Return what 400 to 404 mean; a fail code with a class is more specific than the status."""
+    if code in {400, 403} and _is_about_content(envelope):
         return _BY_CLASS[FailClass.CONTENT]
-    kind = classify_fail_code(said.fail_code)
+    kind = classify_fail_code(envelope.fail_code)
     if code in {400, 404} and kind in {FailClass.ACCOUNT, FailClass.FETCH}:
         return _BY_CLASS[kind]
     return _STATUS[code]
 
 
 def read_error(answer: Answer) -> ProviderError | None:
-    """What keeps the answer to a free call (status, balance) from being read; None if nothing does.
+    """Return the error in the answer to a status or balance request, or None.
 
-    Here the status alone decides, with or without an envelope: asking again costs nothing.
+    The status alone decides, with or without an envelope, because these requests are free.
     """
-    said = answer.envelope
-    if answer.status == _OK and said is None:
-        return bad_answer(answer, "which is not the vendor's JSON")
-    code = said.code if answer.status == _OK and said else answer.status
+    envelope = answer.envelope
+    if answer.status == _OK and envelope is None:
+        return bad_answer(answer, "not a JSON object")
+    code = envelope.code if answer.status == _OK and envelope else answer.status
     if code == _OK:
         return None
     meaning = _STATUS.get(code or 0)
@@ -186,24 +185,24 @@ def read_error(answer: Answer) -> ProviderError | None:
 
 
 def bad_answer(answer: Answer, why: str) -> BadAnswer:
-    """An answer to a free call that breaks the contract, and how."""
-    hint = "It is asked again; if it stays so, check APIXO_BASE_URL"
-    return BadAnswer(f"{answer}, {answer.shown(why)}", hint, str(answer.status), answer.retry_after)
+    """Return the error for an answer to a status or balance request that breaks the contract."""
+    hint = "It is retried; if that does not help, check APIXO_BASE_URL"
+    return BadAnswer(f"{answer}, {answer.redact(why)}", hint, str(answer.status), answer.retry_after)
 
 
 def _refused(answer: Answer, meaning: _Meaning) -> ProviderError:
-    said = answer.envelope
-    words = answer.shown(said.told) if said else ""
-    fail_code = answer.shown(said.fail_code) if said else ""
-    number = said.code if said and answer.status == _OK else answer.status
+    envelope = answer.envelope
+    text = answer.redact(envelope.text) if envelope else ""
+    fail_code = answer.redact(envelope.fail_code) if envelope else ""
+    number = envelope.code if envelope and answer.status == _OK else answer.status
     what = " ".join(str(part) for part in (number if number != _OK else "", fail_code) if part)
-    message = f"{answer.request} was refused with {what}" + (f": {words}" if words else "")
+    message = f"{answer.request} returned {what}" + (f": {text}" if text else "")
     return meaning.error(message, meaning.hint, fail_code or str(number), answer.retry_after, number or 0)
 
 
 def _lost(answer: Answer, why: str) -> AnswerLost:
-    said = answer.envelope
-    words = answer.shown(said.told) if said else ""
-    message = f"{answer}, {why}" + (f": {words}" if words else "")
-    code = (answer.shown(said.fail_code) if said else "") or str(answer.status)
+    envelope = answer.envelope
+    text = answer.redact(envelope.text) if envelope else ""
+    message = f"{answer}, {why}" + (f": {text}" if text else "")
+    code = (answer.redact(envelope.fail_code) if envelope else "") or str(answer.status)
     return AnswerLost(message, LOST_HINT, code, answer.retry_after)

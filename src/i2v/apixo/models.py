@@ -1,6 +1,6 @@
-"""The vendor's contract, word for word: what a submit sends and answers, what a status says.
+"""The provider's contract: the bodies of a submit, its answer and a status (docs/provider.md).
 
-A field here has the vendor's name as its alias. What an answer means for the money is in `errors`.
+Each field has the provider's name, or has it as its alias. What an answer means for the money is in `errors`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _WIRE_MODES: dict[Mode, WireMode] = {Mode.STANDARD: "standard-image-to-video", M
 
 
 class _Contract(BaseModel):
-    """Frozen, deaf to fields it does not know, and silent about its input, which may be a signed URL."""
+    """Frozen; ignores unknown fields, and hides its input in errors, since it may be a signed URL."""
 
     model_config = ConfigDict(
         frozen=True, extra="ignore", hide_input_in_errors=True, populate_by_name=True, serialize_by_alias=True
@@ -39,7 +39,7 @@ class _Contract(BaseModel):
 
 
 class SubmitInput(_Contract):
-    """The `input` of a submit: exactly one image URL; `duration` with standard only, where it must be."""
+    """The `input` of a submit. Standard requires `duration`; pro ignores it."""
 
     mode: WireMode
     prompt: StrictStr = Field(min_length=1)
@@ -54,7 +54,7 @@ class SubmitInput(_Contract):
 
 
 class SubmitBody(_Contract):
-    """The body of a submit; `callback_url` with `callback` only, where it must be."""
+    """The body of a submit. `callback_url` is required with `callback`, and allowed only there."""
 
     request_type: Literal["async", "callback"] = "async"
     callback_url: StrictStr | None = Field(default=None, repr=False)
@@ -64,24 +64,24 @@ class SubmitBody(_Contract):
     @model_validator(mode="after")
     def _callback_needs_its_url(self) -> Self:
         if (self.request_type == "callback") != bool(self.callback_url):
-            raise ValueError("callback_url belongs to request_type callback, and there it is required")
+            raise ValueError("callback_url is required with request_type callback, and allowed only there")
         return self
 
     def wire(self) -> dict[str, Any]:
-        """What is sent: without the fields that are not set."""
+        """Return the JSON that is sent, without the fields that are not set."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
 def submit_body(
     request: Request, image_url: str, *, callback_url: str | None = None, route: str | None = None
 ) -> SubmitBody:
-    """The body that orders one video.
+    """Return the body of a submit for one video.
 
     Args:
-        request: mode, seconds and prompt; pro leaves the seconds out, since the vendor ignores them.
+        request: mode, duration and prompt; with pro, the duration is left out.
         image_url: where the provider can fetch the image.
-        callback_url: where the provider shall post the end; None to poll.
-        route: the vendor's `provider` (auto, value, official); None leaves it to the vendor.
+        callback_url: where the provider posts the final status; None to poll.
+        route: the `provider` field (auto, value, official); None lets the provider choose.
     """
     standard = request.mode is Mode.STANDARD
     return SubmitBody(
@@ -104,7 +104,7 @@ class TaskReference(_Contract):
 
 
 class SubmitAnswer(_Contract):
-    """The answer to a submit that was accepted."""
+    """The answer to an accepted submit."""
 
     code: Literal[200] = 200
     message: StrictStr = "success"
@@ -112,7 +112,7 @@ class SubmitAnswer(_Contract):
 
 
 class TaskState(StrEnum):
-    """A task's state. A word of the vendor's that is not known is still running."""
+    """A task's state. Any state but `success` and `failed` counts as running."""
 
     RUNNING = "running"
     SUCCESS = "success"
@@ -120,18 +120,18 @@ class TaskState(StrEnum):
 
 
 def _urls(value: object) -> tuple[str, ...]:
-    """The URLs in `resultJson`, a string that holds JSON; nothing usable is an empty tuple."""
+    """Return the http(s) URLs in `resultJson`, a string that contains JSON."""
     if isinstance(value, tuple):
         return value
     try:
-        found = json.loads(value) if isinstance(value, str) else value
+        result = json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):
         return ()
-    urls = found.get("resultUrls") if isinstance(found, dict) else None
-    return tuple(url.strip() for url in urls if _usable(url)) if isinstance(urls, list) else ()
+    urls = result.get("resultUrls") if isinstance(result, dict) else None
+    return tuple(url.strip() for url in urls if _is_http_url(url)) if isinstance(urls, list) else ()
 
 
-def _usable(url: object) -> bool:
+def _is_http_url(url: object) -> bool:
     return isinstance(url, str) and url.strip().lower().startswith(("https://", "http://"))
 
 
@@ -146,7 +146,7 @@ def _milliseconds(value: object) -> int | None:
         return None
 
 
-def _moment(value: object) -> datetime | None:
+def _timestamp(value: object) -> datetime | None:
     if isinstance(value, datetime):
         return value
     number = _milliseconds(value)
@@ -158,38 +158,38 @@ def _moment(value: object) -> datetime | None:
 
 def _not_blank(text: str) -> str:
     if not text.strip():
-        raise ValueError("it is empty")
+        raise ValueError("must not be empty")
     return text
 
 
-Word = Annotated[StrictStr, AfterValidator(_not_blank)]
-Moment = Annotated[datetime | None, BeforeValidator(_moment)]
-"""UTC, from Unix milliseconds. None if absent, and if nonsense: a paid video is not lost to a bad clock."""
+NonBlank = Annotated[StrictStr, AfterValidator(_not_blank)]
+Timestamp = Annotated[datetime | None, BeforeValidator(_timestamp)]
+"""UTC, from Unix milliseconds; None if absent or invalid, so that a bad time does not lose a paid video."""
 
 
 class TaskStatus(_Contract):
     """The `data` of a status answer, or of a callback.
 
     Attributes:
-        raw_state: the vendor's own word for the state.
-        result_urls: where the videos are; never empty on success. Short-lived and perhaps signed.
-        cost_ms: the vendor's processing time.
+        raw_state: the state as the provider sent it.
+        result_urls: URLs of the videos, never empty on success; they expire and may be signed.
+        cost_ms: processing time in milliseconds.
     """
 
-    task_id: Word = Field(alias="taskId")
-    raw_state: Word = Field(alias="state")
+    task_id: NonBlank = Field(alias="taskId")
+    raw_state: NonBlank = Field(alias="state")
     result_urls: Annotated[tuple[str, ...], BeforeValidator(_urls)] = Field(default=(), alias="resultJson", repr=False)
     fail_code: Annotated[str, BeforeValidator(lambda v: "" if v is None else str(v))] = Field("", alias="failCode")
     fail_message: Annotated[str, BeforeValidator(lambda v: "" if v is None else str(v))] = Field("", alias="failMsg")
-    created_at: Moment = Field(default=None, alias="createTime")
-    completed_at: Moment = Field(default=None, alias="completeTime")
+    created_at: Timestamp = Field(default=None, alias="createTime")
+    completed_at: Timestamp = Field(default=None, alias="completeTime")
     cost_ms: Annotated[int | None, BeforeValidator(_milliseconds)] = Field(default=None, alias="costTime")
 
     @property
     def state(self) -> TaskState:
-        """Running, success or failed."""
-        word = self.raw_state.strip().lower()
-        return TaskState(word) if word in {TaskState.SUCCESS, TaskState.FAILED} else TaskState.RUNNING
+        """The state, with unknown ones as running."""
+        name = self.raw_state.strip().lower()
+        return TaskState(name) if name in {TaskState.SUCCESS, TaskState.FAILED} else TaskState.RUNNING
 
     @model_validator(mode="after")
     def _success_has_a_video(self) -> Self:
@@ -199,25 +199,21 @@ class TaskStatus(_Contract):
 
 
 def task_status(answer: Answer, task_id: str) -> TaskStatus:
-    """Read the answer to a status request for this task.
-
-    Raises:
-        BadAnswer: it breaks the contract, or is about another task.
-    """
+    """Parse the answer to a status request; raise BadAnswer if it breaks the contract or is for another task."""
     data = answer.envelope.data if answer.envelope else None
     if not isinstance(data, dict):
         raise bad_answer(answer, "without an object in data")
     try:
         status = TaskStatus.model_validate(data)
     except ValidationError as error:
-        raise bad_answer(answer, _first_fault(error)) from None
+        raise bad_answer(answer, _first_error(error)) from None
     if status.task_id != task_id:
-        raise bad_answer(answer, "about another task than the one asked for")
-    words = {name: answer.shown(getattr(status, name)) for name in ("raw_state", "fail_code", "fail_message")}
-    return status.model_copy(update=words)
+        raise bad_answer(answer, "for another task than the requested one")
+    redacted = {name: answer.redact(getattr(status, name)) for name in ("raw_state", "fail_code", "fail_message")}
+    return status.model_copy(update=redacted)
 
 
-def _first_fault(error: ValidationError) -> str:
-    fault = error.errors(include_input=False, include_url=False, include_context=False)[0]
-    where = ".".join(str(part) for part in fault["loc"])
-    return f"{where}: {fault['msg']}" if where else fault["msg"]
+def _first_error(error: ValidationError) -> str:
+    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else first["msg"]

@@ -162,7 +162,7 @@ async def _claim_and_post(
     run: Run, held: VersionedRecord, order: Order, image_url: str
 ) -> tuple[VersionedRecord | None, Decimal]:
     """The job as it is now and what may have been paid for it; no job where another was faster."""
-    async with run.client.gate:
+    async with run.client.limiter:
         _check_may_submit(run)
         token, started = secrets.token_hex(8), _now()  # before the mark: one that grew old may be taken away
         await run.ledger.put_open_marker(order.image, order.key)
@@ -240,7 +240,7 @@ async def _without_task(
         log.warning(
             "%s (job %s): the answer to a paid request is lost: %s", order.name, order.key[:12], error, extra=said
         )
-        run.client.gate.slow_down()
+        run.client.limiter.slow_down()
         if run.unknowns.fault():
             run.stop_submits("unknowns", "three answers in a row were lost: the provider or the network is not well")
         return await _write_end(

@@ -1,4 +1,4 @@
-"""Real sockets play every ending that a request can have: what it means, and how many requests came."""
+"""Every way a request can end, on real sockets: which error it raises, and how many requests were sent."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ MakeSettings = Callable[..., Settings]
 
 @pytest.fixture
 def make_client(make_settings: MakeSettings) -> Callable[..., ApixoClient]:
-    """A client of this base URL; other variables as they are given."""
+    """Make a client for a base URL and other variables."""
 
     def make(url: str, **variables: Any) -> ApixoClient:
         return ApixoClient(make_settings(APIXO_API_KEY=KEY, APIXO_BASE_URL=url, **variables))
@@ -60,7 +60,7 @@ MakeClient = Callable[..., ApixoClient]
 
 @pytest.fixture
 def authority(tmp_path: Path) -> tuple[ssl.SSLContext, Path]:
-    """A server's context and the authority that vouches for it."""
+    """A server's TLS context, and the certificate of the authority that signed it."""
     return own_authority(tmp_path, "127.0.0.1")
 
 
@@ -68,7 +68,7 @@ def _refusal(status: int, message: str = "words", **data: str) -> Play:
     return send_json(status, {"code": status, "message": message, "data": data or None})
 
 
-def _said(code: int, message: str = "words", **data: str) -> Play:
+def _answer(code: int, message: str = "words", **data: str) -> Play:
     return send_json(200, {"code": code, "message": message, "data": data or None})
 
 
@@ -82,7 +82,7 @@ async def _client_of(
 
 async def _submit_error(client: ApixoClient, seconds: float = 5) -> ProviderError:
     with pytest.raises(ProviderError) as caught:
-        async with client.gate:
+        async with client.limiter:
             await client.submit(BODY, timeout=seconds)
     return caught.value
 
@@ -102,13 +102,13 @@ ENDINGS: dict[str, tuple[Play, type[ProviderError], float]] = {
     "503 of another code": (send_json(503, {"code": 500, "message": "x"}), AnswerLost, 5),
     "200 garbage": (send(200, b"\x00\xffgarbage"), AnswerLost, 5),
     "200 empty": (send(200), AnswerLost, 5),
-    "200 without a task id": (_said(200), AnswerLost, 5),
+    "200 without a task id": (_answer(200), AnswerLost, 5),
     "200 with a broken compression": (send(200, b"not gzip", Content_Encoding="gzip"), AnswerLost, 5),
     "301": (send(301, b"", Location="/elsewhere"), AnswerLost, 5),
     "307": (send(307, b"", Location="/elsewhere"), AnswerLost, 5),
     "401 HTML": (send(401, HTML), AnswerLost, 5),
-    "200 with a content fail code": (_said(200, failCode="NSFW"), ContentRejected, 5),
-    "200 with an unknown fail code": (_said(200, failCode="Odd"), TaskRejected, 5),
+    "200 with a content fail code": (_answer(200, failCode="NSFW"), ContentRejected, 5),
+    "200 with an unknown fail code": (_answer(200, failCode="Odd"), TaskRejected, 5),
     "400": (_refusal(400), Rejected, 5),
     "400 for content": (_refusal(400, "Prohibited content detected"), ContentRejected, 5),
     "401": (_refusal(401), AccountRejected, 5),
@@ -133,23 +133,23 @@ async def _raw(exchange: Any, raw: bytes) -> None:
 
 
 @pytest.mark.parametrize(("play", "kind", "seconds"), ENDINGS.values(), ids=ENDINGS.keys())
-async def test_each_ending_of_a_submit_means_one_thing_and_one_request(
+async def test_each_end_of_a_submit_is_one_error_after_one_request(
     play: Play, kind: type[ProviderError], seconds: float, make_client: MakeClient
 ) -> None:
-    """Whatever the server does, the error is the one that the rules say, and exactly one POST reached it."""
+    """Each answer or failure raises its error, and exactly one POST was sent."""
     async with _client_of(make_client, play) as (server, client):
         began = time.monotonic()
         error = await _submit_error(client, seconds)
         assert type(error) is kind
         assert len(server.requests) == 1
         assert time.monotonic() - began < seconds + 1
-        assert client.gate.inside == 0
+        assert client.limiter.inside == 0
     for secret in (KEY, "hush"):
         assert secret not in str(error)
 
 
-async def test_an_accepted_submit_is_its_task_id(make_client: MakeClient) -> None:
-    """One POST with key, version and JSON body on the wire, and the id that came back."""
+async def test_an_accepted_submit_returns_its_task_id(make_client: MakeClient) -> None:
+    """One POST with key, User-Agent and JSON body returns the task id."""
     async with _client_of(make_client, ACCEPTED) as (server, client):
         assert await client.submit(BODY) == "task_1"
         (seen,) = server.requests
@@ -161,14 +161,14 @@ async def test_an_accepted_submit_is_its_task_id(make_client: MakeClient) -> Non
 
 
 async def test_a_reset_before_the_body_was_read_is_a_lost_answer(make_client: MakeClient) -> None:
-    """The server may have read enough: it is not called unsent."""
+    """A reset is AnswerLost, since the server may have read the request."""
     async with _client_of(make_client, reset, read_body=False) as (server, client):
         assert type(await _submit_error(client)) is AnswerLost
         assert len(server.requests) == 1
 
 
 async def test_a_refused_connection_sent_nothing(make_client: MakeClient) -> None:
-    """Nobody listens there: safe to send again."""
+    """A refused connection is NothingSent."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         async with make_client(f"http://127.0.0.1:{free.getsockname()[1]}") as client:
@@ -176,47 +176,45 @@ async def test_a_refused_connection_sent_nothing(make_client: MakeClient) -> Non
 
 
 async def test_an_unknown_host_sent_nothing(make_client: MakeClient) -> None:
-    """A name that is not known: safe to send again."""
+    """A host name that does not resolve is NothingSent."""
     async with make_client("https://nobody.invalid/api/v1") as client:
         assert type(await _submit_error(client, 30)) is NothingSent
 
 
 async def test_a_failed_handshake_sent_nothing(make_client: MakeClient) -> None:
-    """No TLS on the other side: no connection came about."""
+    """A failed TLS handshake is NothingSent."""
     async with running(send(200)) as server, make_client(server.url.replace("http:", "https:")) as client:
         assert type(await _submit_error(client)) is NothingSent
         assert server.requests == []
 
 
-async def test_a_certificate_of_nobodys_sent_nothing(
+async def test_an_untrusted_certificate_sent_nothing(
     make_client: MakeClient, authority: tuple[ssl.SSLContext, Path]
 ) -> None:
-    """A certificate that is not trusted ends before the first byte of the request."""
+    """An untrusted certificate ends the connection before the request."""
     async with running(ACCEPTED, context=authority[0]) as server, make_client(server.url) as client:
         assert type(await _submit_error(client)) is NothingSent
         assert server.requests == []
 
 
-async def test_a_certificate_of_the_environments_authority_is_trusted(
+async def test_ssl_cert_file_is_trusted(
     make_client: MakeClient, authority: tuple[ssl.SSLContext, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`SSL_CERT_FILE` names the authority of a network with its own."""
+    """A certificate signed by the authority in `SSL_CERT_FILE` is trusted."""
     monkeypatch.setenv("SSL_CERT_FILE", str(authority[1]))
     async with running(ACCEPTED, context=authority[0]) as server, make_client(server.url) as client:
         assert await client.submit(BODY) == "task_1"
 
 
-async def test_a_connection_that_never_comes_about_sent_nothing(make_client: MakeClient) -> None:
-    """A handshake that hangs ends as a connect timeout, well before the time in all is over."""
+async def test_a_hanging_handshake_sent_nothing(make_client: MakeClient) -> None:
+    """A hanging handshake ends as a connect timeout, well before the total time is over."""
     async with running(hang) as server, make_client(server.url.replace("http:", "https:")) as client:
         assert type(await _submit_error(client, 2)) is NothingSent
         assert server.requests == []
 
 
-async def test_no_proxy_of_the_environment_comes_between(
-    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`HTTP_PROXY` is not used: a proxy that repeats a request would pay twice."""
+async def test_no_proxy_of_the_environment_is_used(make_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`HTTP_PROXY` is ignored, since a proxy that repeats a request would pay twice."""
     async with running(send(502)) as proxy, running(ACCEPTED) as server:
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
             monkeypatch.setenv(name, proxy.url)
@@ -233,20 +231,20 @@ def _closing(play: Play, seconds: float) -> Play:
     return answer_then_close
 
 
-async def test_a_connection_closed_while_idle_makes_no_false_unknown(make_client: MakeClient) -> None:
-    """The server closes kept connections just as they may be used again: all of 300 submits are still accepted."""
+async def test_an_idle_connection_that_closes_loses_no_answer(make_client: MakeClient) -> None:
+    """All of 300 submits are accepted by a server that closes connections just as they may be reused."""
     async with _client_of(make_client, _closing(ACCEPTED, 0.0005), I2V_MAX_CONNECTIONS=4) as (server, client):
 
         async def one() -> str:
-            async with client.gate:
+            async with client.limiter:
                 return await client.submit(BODY)
 
         assert await asyncio.gather(*(one() for _ in range(300))) == ["task_1"] * 300
         assert len(server.requests) == 300
 
 
-async def test_a_submit_uses_no_connection_that_was_used_before(make_client: MakeClient) -> None:
-    """Neither another submit's nor a status request's, however fresh."""
+async def test_a_submit_opens_its_own_connection(make_client: MakeClient) -> None:
+    """A submit reuses no connection of another submit or of a status request."""
     async with _client_of(make_client, _either) as (server, client):
         await client.status("t")
         for _ in range(3):
@@ -254,8 +252,8 @@ async def test_a_submit_uses_no_connection_that_was_used_before(make_client: Mak
         assert [seen.connection for seen in server.requests] == [1, 2, 3, 4]
 
 
-async def test_a_reads_connection_is_kept_but_not_beyond_a_second(make_client: MakeClient) -> None:
-    """At once again: the same connection. After more than a second: a new one, although the old is still open."""
+async def test_a_status_reuses_a_connection_for_a_second(make_client: MakeClient) -> None:
+    """A connection is reused at once, and not after more than a second of idling."""
     async with _client_of(make_client, _either) as (server, client):
         await client.status("t")
         await client.status("t")
@@ -265,34 +263,34 @@ async def test_a_reads_connection_is_kept_but_not_beyond_a_second(make_client: M
         assert server.connections == 2
 
 
-async def test_a_status_over_a_closed_connection_is_asked_again(make_client: MakeClient) -> None:
-    """A kept connection that the server closes between two status requests costs nothing but time."""
+async def test_a_status_over_a_closed_connection_is_retried(make_client: MakeClient) -> None:
+    """A status request is retried if the server has closed its connection."""
     async with _client_of(make_client, _closing(_either, 0.0005)) as (_, client):
         for _ in range(20):
             assert (await client.status("t")).state is TaskState.RUNNING
 
 
-async def test_an_endless_body_is_cut_off_by_its_size(make_client: MakeClient) -> None:
-    """More than a mebibyte is no answer, long before the time is over."""
+async def test_a_body_has_a_size_limit(make_client: MakeClient) -> None:
+    """A body of more than 1 MiB is AnswerLost, long before the timeout."""
     async with _client_of(make_client, pour(200)) as (_, client):
         began = time.monotonic()
         assert "1048576 bytes" in str(await _submit_error(client, 60))
         assert time.monotonic() - began < 5
 
 
-async def test_a_429_narrows_the_gate_and_carries_the_time_to_wait(make_client: MakeClient) -> None:
-    """Retry-After in seconds or as a date comes with the error; the whole process slows down."""
+async def test_a_429_slows_down_and_carries_retry_after(make_client: MakeClient) -> None:
+    """The error has the seconds of Retry-After, and the limiter admits fewer requests."""
     moment = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
     plays = [send(429, HTML, Retry_After="7"), send(429, HTML, Retry_After=moment), send(429, HTML)]
     async with _client_of(make_client, *plays, I2V_MAX_CONNECTIONS=8) as (_, client):
         assert (await _submit_error(client)).retry_after == 7
-        assert client.gate.allowed == 4
+        assert client.limiter.allowed == 4
         assert (await _submit_error(client)).retry_after == pytest.approx(60, abs=3)
         assert (await _submit_error(client)).retry_after is None
 
 
-async def test_cancelling_a_submit_is_not_an_answer(make_client: MakeClient) -> None:
-    """Cancelled from outside it ends at once as cancelled, after one request, and leaves the gate free."""
+async def test_a_cancelled_submit_raises_cancelled(make_client: MakeClient) -> None:
+    """A cancel ends the submit at once, after one request, and frees the limiter."""
     async with _client_of(make_client, hang) as (server, client):
         task = asyncio.create_task(_submit_error(client))
         await server.asked.wait()
@@ -300,7 +298,7 @@ async def test_cancelling_a_submit_is_not_an_answer(make_client: MakeClient) -> 
         with pytest.raises(asyncio.CancelledError):
             await task
         assert len(server.requests) == 1
-        assert client.gate.inside == 0
+        assert client.limiter.inside == 0
 
 
 def _status(state: str, **data: object) -> Play:
@@ -312,8 +310,8 @@ def _status(state: str, **data: object) -> Play:
     [reset, hang_up, send(502, HTML), send(504), send(200, HTML), _refusal(500), _refusal(429), _status("success")],
     ids=["reset", "closed", "502", "504", "garbage", "500", "429", "success without a video"],
 )
-async def test_a_status_that_fails_is_asked_again(first: Play, make_client: MakeClient) -> None:
-    """Asking is free: after one failure of any passing kind the second answer counts."""
+async def test_a_failed_status_is_retried(first: Play, make_client: MakeClient) -> None:
+    """After one transient failure of any kind, the second answer is returned."""
     async with _client_of(make_client, first, _status("processing")) as (server, client):
         assert (await client.status("t")).state is TaskState.RUNNING
         assert len(server.requests) == 2
@@ -328,18 +326,16 @@ async def test_a_status_that_fails_is_asked_again(first: Play, make_client: Make
         (send(404, HTML), Rejected),
     ],
 )
-async def test_a_status_that_is_refused_is_not_asked_again(
-    play: Play, kind: type[ProviderError], make_client: MakeClient
-) -> None:
-    """401, 403 and 404 come at once and name the request; what they mean for the job is the poller's."""
+async def test_a_refused_status_is_not_retried(play: Play, kind: type[ProviderError], make_client: MakeClient) -> None:
+    """401, 403 and 404 are raised at once and name the request."""
     async with _client_of(make_client, play) as (server, client):
         with pytest.raises(kind, match="GET /statusTask/hailuo-2-3-fast"):
             await client.status("t")
         assert len(server.requests) == 1
 
 
-async def test_a_status_gives_up_in_the_end(make_client: MakeClient) -> None:
-    """After so many tries, or when the next would come too late, the last error is raised."""
+async def test_a_status_request_gives_up(make_client: MakeClient) -> None:
+    """The last error is raised after `tries` attempts, or if the next would start too late."""
     async with _client_of(make_client, send(502, HTML)) as (server, client):
         with pytest.raises(Busy):
             await client.status("t", tries=2)
@@ -349,8 +345,8 @@ async def test_a_status_gives_up_in_the_end(make_client: MakeClient) -> None:
         assert len(server.requests) == 3
 
 
-async def test_a_status_waits_as_long_as_it_is_asked_to(make_client: MakeClient) -> None:
-    """Retry-After of 1 s is waited for; one beyond the time in all is handed to the caller at once."""
+async def test_a_status_honors_retry_after(make_client: MakeClient) -> None:
+    """A Retry-After of 1 s is waited for; one beyond `within` is raised at once."""
     async with _client_of(make_client, send(429, Retry_After="1"), _status("processing")) as (_, client):
         began = time.monotonic()
         await client.status("t")
@@ -364,7 +360,7 @@ async def test_a_status_waits_as_long_as_it_is_asked_to(make_client: MakeClient)
 
 @pytest.mark.parametrize("task_id", ["a/b?c=d&e", "../x", "ä +%41#", "32a1"])
 async def test_a_task_id_is_opaque(task_id: str, make_client: MakeClient) -> None:
-    """Whatever characters it has, it arrives as it is, and only as the parameter."""
+    """A task id with any characters arrives unchanged, as the parameter only."""
     async with _client_of(make_client, _refusal(404)) as (server, client):
         with pytest.raises(Rejected):
             await client.status(task_id)
@@ -375,24 +371,24 @@ async def test_a_task_id_is_opaque(task_id: str, make_client: MakeClient) -> Non
 
 
 async def test_the_balance_is_exact(make_client: MakeClient) -> None:
-    """A bare number of US dollars, to the last digit of its text."""
+    """The balance keeps all digits of the answer."""
     text = b'{"code": 200, "message": "success", "data": 74.8700000000000000001}'
-    async with _client_of(make_client, send(200, text), _said(200)) as (server, client):
+    async with _client_of(make_client, send(200, text), _answer(200)) as (server, client):
         assert await client.balance() == Decimal("74.8700000000000000001")
         assert server.requests[0].target == "/apikeys/current-balance"
 
 
 @pytest.mark.parametrize("data", [None, "74.87", True, {"balance": 1}])
-async def test_a_balance_that_is_no_number_is_an_error(data: object, make_client: MakeClient) -> None:
-    """A wrong type is a clear error that names the request."""
+async def test_a_balance_that_is_not_a_number_is_an_error(data: object, make_client: MakeClient) -> None:
+    """A balance of the wrong type is a BadAnswer that names the request."""
     play = send_json(200, {"code": 200, "message": "success", "data": data})
     async with _client_of(make_client, play) as (_, client):
         with pytest.raises(BadAnswer, match=r"GET /apikeys/current-balance .* without a number"):
             await client.balance(tries=1)
 
 
-async def test_a_balance_refused_by_key_or_network_says_which(make_client: MakeClient) -> None:
-    """401 is about the account, no connection about the network."""
+async def test_a_balance_error_names_its_cause(make_client: MakeClient) -> None:
+    """401 is AccountRejected, and no connection is NothingSent."""
     async with _client_of(make_client, _refusal(401)) as (_, client):
         with pytest.raises(AccountRejected, match="APIXO_API_KEY"):
             await client.balance()
@@ -404,14 +400,14 @@ async def test_a_balance_refused_by_key_or_network_says_which(make_client: MakeC
 
 
 async def test_a_base_url_with_a_path_is_kept(make_client: MakeClient) -> None:
-    """`…/api/v1` stays in front of every path."""
+    """The base URL keeps its path."""
     async with running(ACCEPTED) as server, make_client(f"{server.url}/api/v1/") as client:
         await client.submit(BODY)
         assert server.requests[0].target == "/api/v1/generateTask/hailuo-2-3-fast"
 
 
 async def test_no_log_holds_a_url_or_the_key(make_client: MakeClient, caplog: pytest.LogCaptureFixture) -> None:
-    """At the most talkative level, neither the libraries nor we log an address, the key or a task id."""
+    """At DEBUG level, no log has a URL, the key or a task id."""
     caplog.set_level(logging.DEBUG)
     async with _client_of(make_client, ACCEPTED, _status("processing")) as (_, client):
         await client.submit(BODY)
@@ -421,20 +417,20 @@ async def test_no_log_holds_a_url_or_the_key(make_client: MakeClient, caplog: py
 
 
 @pytest.mark.parametrize("key", ["sk a", "sk\nb", "schlüssel", " "])
-def test_a_key_that_cannot_be_one_is_refused_at_the_start(key: str, make_settings: MakeSettings) -> None:
-    """A key that would break the header is a usage error, not a thousand lost answers; it is not shown."""
+def test_an_invalid_key_is_refused_at_the_start(key: str, make_settings: MakeSettings) -> None:
+    """A key that is not valid in a header is a UsageError that does not show it."""
     with pytest.raises(UsageError, match="APIXO_API_KEY") as caught:
         ApixoClient(make_settings(APIXO_API_KEY=key))
     assert key.strip() == "" or key not in str(caught.value)
 
 
-def test_a_line_end_after_the_key_is_forgiven(make_settings: MakeSettings) -> None:
-    """A key read from a file with its last line end works."""
-    assert ApixoClient(make_settings(APIXO_API_KEY=f"{KEY}\n")).gate.allowed == 24
+def test_a_line_end_after_the_key_is_ignored(make_settings: MakeSettings) -> None:
+    """A key with a trailing line end works."""
+    assert ApixoClient(make_settings(APIXO_API_KEY=f"{KEY}\n")).limiter.allowed == 24
 
 
-async def test_hundreds_at_once_are_never_more_than_the_gate_is_wide(make_client: MakeClient) -> None:
-    """300 submits and 300 statuses through a gate of 4: never more than 4 under way, and each was asked once."""
+async def test_the_limiter_bounds_concurrent_requests(make_client: MakeClient) -> None:
+    """Of 300 submits and 300 status requests at most 4 run at a time, and each is sent once."""
     under_way = most = 0
 
     async def counted(exchange: Any) -> None:
@@ -448,7 +444,7 @@ async def test_hundreds_at_once_are_never_more_than_the_gate_is_wide(make_client
     async with _client_of(make_client, counted, I2V_MAX_CONNECTIONS=4) as (server, client):
 
         async def one(number: int) -> None:
-            async with client.gate:
+            async with client.limiter:
                 await client.submit(BODY)
             await client.status(f"t{number}")
 

@@ -92,7 +92,7 @@ async def test_what_waits_at_the_gate_is_never_sent(
         items = await find_items(f"s3://{sandbox.bucket}/images/", run.storage, run.settings)
         running = asyncio.create_task(generate(run, items, RequestOptions(prompt="a slow zoom"), Steps()))
         await posting(provider, 1)
-        while len(run.client.gate._waiters) < IMAGES - 1:  # noqa: SLF001, ASYNC110 - nobody else can see who waits
+        while len(run.client.limiter._waiters) < IMAGES - 1:  # noqa: SLF001, ASYNC110 - nobody else can see who waits
             await asyncio.sleep(0.01)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):

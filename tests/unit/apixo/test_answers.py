@@ -1,3 +1,5 @@
+"""Answers of the provider: Retry-After, envelopes and redaction."""
+
 from __future__ import annotations
 
 from datetime import UTC, datetime
@@ -5,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from i2v.apixo.answers import Answer, retry_after, shown
+from i2v.apixo.answers import Answer, redact, retry_after
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -32,8 +34,8 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
         ("Fri, 02 Jan 99999 03:05:05 GMT", None),
     ],
 )
-def test_retry_after_is_seconds_or_a_date_or_nothing(header: str | None, seconds: float | None) -> None:
-    """Numbers and HTTP dates give seconds from now, never below 0; absent and nonsense give None."""
+def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | None) -> None:
+    """Numbers and HTTP dates give seconds from now, at least 0; an absent or invalid header gives None."""
     assert retry_after(header, NOW) == seconds
 
 
@@ -45,18 +47,18 @@ def test_decimals_are_exact() -> None:
 
 
 @pytest.mark.parametrize("body", [b'{"data": NaN}', b'{"data": 1e99999999999999999999}', b"", b"\x00", b'"x"', b"{"])
-def test_what_is_no_json_object_has_no_envelope(body: bytes) -> None:
-    """Garbage of any kind is no envelope and no crash."""
+def test_only_a_json_object_has_an_envelope(body: bytes) -> None:
+    """A body that is not a JSON object gives no envelope and no exception."""
     assert Answer("GET /x", 200, body).envelope is None
 
 
-def test_a_short_secret_does_not_eat_the_message() -> None:
-    """A key of three characters is no key, and is not searched for."""
-    assert shown("a bad day", "a") == "a bad day"
+def test_a_short_secret_is_not_replaced() -> None:
+    """A key of fewer than four characters is not searched for."""
+    assert redact("a bad day", "a") == "a bad day"
 
 
-def test_neither_headers_nor_key_are_in_the_repr() -> None:
-    """An answer that ends in a log shows no secret."""
+def test_the_repr_has_neither_headers_nor_key() -> None:
+    """An answer in a log shows no secret."""
     answer = Answer("GET /x", 200, b"", {"set-cookie": "session=1"}, "sk-secret")
     assert "session" not in repr(answer)
     assert "sk-secret" not in repr(answer)

@@ -1,4 +1,4 @@
-"""The callback's address and body: signed, verified, and believed no further than a hint."""
+"""The callback URL and body: signed, verified, and used only as a hint."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from i2v.apixo.callbacks import Hint, callback_url, check_callbacks, hide_signatures, hint_of, verify
+from i2v.apixo.callbacks import callback_task_id, callback_url, check_callbacks, hide_signatures, verify
 from i2v.errors import UsageError
 from i2v.recovery.callbacks import CallbackHint, read_entry
 from i2v.settings import Settings
@@ -20,44 +20,44 @@ OLD, NEW = "the-old-secret-of-many", "the-new-secret-of-many"
 BASE = "https://door.example/i2v"
 
 
-def made(secret: str = NEW, base: str | None = BASE, **more: str) -> Settings:
+def settings_with(secret: str = NEW, base: str | None = BASE, **more: str) -> Settings:
     """Settings with callbacks."""
     variables: dict[str, Any] = {"I2V_CALLBACK_SECRET": secret, "I2V_CALLBACK_BASE_URL": base, **more}
     return SealedSettings(**{name: value for name, value in variables.items() if value})
 
 
 async def public(_host: str, _port: int) -> list[str]:
-    """Every name is at a public address."""
+    """Resolve every name to a public address."""
     return ["1.1.1.1"]
 
 
 async def inside(_host: str, _port: int) -> list[str]:
-    """Every name is at a private address."""
+    """Resolve every name to a private address."""
     return ["10.0.0.7"]
 
 
 async def nowhere(_host: str, _port: int) -> list[str]:
-    """No name is known."""
+    """Resolve no name."""
     raise OSError("not known")
 
 
 def signature_of(settings: Settings, job: str = JOB, attempt: int = 1) -> str:
-    """The last part of the address."""
+    """The last part of the URL."""
     return callback_url(settings, job, attempt).rpartition("/")[2]
 
 
-def test_an_address_names_job_and_attempt_and_is_signed() -> None:
-    """`/apixo/{job}/{attempt}/{signature}` below the base URL, the signature an HMAC-SHA256 in hex."""
-    url = callback_url(made(), JOB, 2)
+def test_a_callback_url_names_job_and_attempt_and_is_signed() -> None:
+    """The path is `/apixo/{job}/{attempt}/{signature}`, the signature an HMAC-SHA256 in hex."""
+    url = callback_url(settings_with(), JOB, 2)
     assert url.startswith(f"{BASE}/apixo/{JOB}/2/")
-    assert len(signature_of(made())) == 64
-    assert verify(made(), JOB, "1", signature_of(made()))
+    assert len(signature_of(settings_with())) == 64
+    assert verify(settings_with(), JOB, "1", signature_of(settings_with()))
     assert NEW not in url
 
 
-def test_a_signature_is_for_one_job_and_one_attempt() -> None:
-    """Neither another job's nor another attempt's signature will do, nor the same number spelt otherwise."""
-    signature = signature_of(made())
+def test_a_signature_is_valid_for_one_job_and_one_attempt() -> None:
+    """A signature of another job or attempt fails, and so does another spelling of the same number."""
+    signature = signature_of(settings_with())
     for job, attempt in (
         (OTHER, "1"),
         (JOB, "2"),
@@ -67,38 +67,38 @@ def test_a_signature_is_for_one_job_and_one_attempt() -> None:
         (JOB, "1 "),
         (JOB.upper(), "1"),
     ):
-        assert not verify(made(), job, attempt, signature)
-    assert not verify(made(), JOB, "1", signature[:-1])
-    assert not verify(made(), JOB, "1", signature.upper())
+        assert not verify(settings_with(), job, attempt, signature)
+    assert not verify(settings_with(), JOB, "1", signature[:-1])
+    assert not verify(settings_with(), JOB, "1", signature.upper())
 
 
-def test_a_secret_can_be_changed_while_callbacks_are_awaited() -> None:
-    """The first signs, all verify; one that is gone verifies no more."""
-    both = made(f"{NEW},{OLD}")
-    assert signature_of(both) == signature_of(made(NEW))
-    assert verify(both, JOB, "1", signature_of(made(OLD)))
-    assert not verify(made(NEW), JOB, "1", signature_of(made(OLD)))
+def test_a_secret_can_be_rotated_while_callbacks_are_pending() -> None:
+    """The first secret signs, all verify; a removed one no longer verifies."""
+    both = settings_with(f"{NEW},{OLD}")
+    assert signature_of(both) == signature_of(settings_with(NEW))
+    assert verify(both, JOB, "1", signature_of(settings_with(OLD)))
+    assert not verify(settings_with(NEW), JOB, "1", signature_of(settings_with(OLD)))
 
 
 def test_nothing_verifies_without_a_secret() -> None:
-    """A door without secrets believes nobody, and a run without them makes no address."""
+    """Without secrets no signature is valid and no URL can be made."""
     none = SealedSettings(I2V_CALLBACK_BASE_URL=BASE)
-    assert not verify(none, JOB, "1", signature_of(made()))
+    assert not verify(none, JOB, "1", signature_of(settings_with()))
     with pytest.raises(UsageError, match="not set up"):
         callback_url(none, JOB, 1)
 
 
 @given(job=st.text(), attempt=st.text(), signature=st.text(min_size=0, max_size=70))
-def test_no_text_is_too_strange_to_verify(job: str, attempt: str, signature: str) -> None:
-    """Whatever comes in is no signature of ours, and raises nothing."""
-    assert not verify(made(), job, attempt, signature)
-    assert not verify(made(), JOB, "1", signature)
+def test_arbitrary_text_never_verifies(job: str, attempt: str, signature: str) -> None:
+    """Arbitrary text is not a valid signature and raises nothing."""
+    assert not verify(settings_with(), job, attempt, signature)
+    assert not verify(settings_with(), JOB, "1", signature)
 
 
 @pytest.mark.parametrize("signature", ["", "0" * 10_000_000, "\ud800" * 64, "é" * 64, "\0" * 64])
-def test_no_signature_is_too_long_or_too_odd(signature: str) -> None:
-    """Huge, unicode, half surrogates, zeros."""
-    assert not verify(made(), JOB, "1", signature)
+def test_an_odd_signature_never_verifies(signature: str) -> None:
+    """Huge signatures, Unicode, lone surrogates and zero bytes raise nothing."""
+    assert not verify(settings_with(), JOB, "1", signature)
 
 
 def body_of(data: object) -> bytes:
@@ -106,10 +106,10 @@ def body_of(data: object) -> bytes:
     return json.dumps({"code": 200, "message": "success", "data": data}).encode()
 
 
-def test_a_body_tells_its_task_and_nothing_else() -> None:
-    """State, URLs and times are not even read."""
-    told = hint_of(body_of({"taskId": "task_1", "state": "success", "resultJson": "{}", "createTime": 1}))
-    assert told == Hint("task_1")
+def test_a_body_gives_its_task_id() -> None:
+    """The task id is all that is read from a callback."""
+    body = body_of({"taskId": "task_1", "state": "success", "resultJson": "{}", "createTime": 1})
+    assert callback_task_id(body) == "task_1"
 
 
 @pytest.mark.parametrize(
@@ -138,33 +138,33 @@ def test_a_body_tells_its_task_and_nothing_else() -> None:
     ],
     ids=range(20),
 )
-def test_a_body_that_is_none_tells_nothing(body: bytes) -> None:
-    """Too large, too deep, no JSON, no object, no task id that could be one."""
-    assert hint_of(body) is None
+def test_an_invalid_body_has_no_task_id(body: bytes) -> None:
+    """A body that is too large, too deep, not a JSON object or without a valid task id gives None."""
+    assert callback_task_id(body) is None
 
 
 @given(st.binary())
 def test_no_body_raises(body: bytes) -> None:
-    """Whatever bytes come in."""
-    assert hint_of(body) is None
+    """Arbitrary bytes give None."""
+    assert callback_task_id(body) is None
 
 
 @pytest.mark.parametrize(
     ("outside", "resolve", "word"),
     [
-        (made(base=None), public, "I2V_CALLBACK_BASE_URL, which is not set"),
-        (made(secret=""), public, "I2V_CALLBACK_SECRET, which is not set"),
-        (made(secret="short"), public, "too short"),
-        (made(secret=f"{NEW},short"), public, "too short"),
-        (made(base="http://door.example"), public, "not https"),
-        (made(base="https://10.0.0.1"), inside, "no public address"),
-        (made(base="https://door.example"), inside, "no public address"),
-        (made(base="https://u:p@door.example"), public, "user name"),
-        (made(base="https://door.example/?a=b"), public, "query"),
+        (settings_with(base=None), public, "I2V_CALLBACK_BASE_URL, which is not set"),
+        (settings_with(secret=""), public, "I2V_CALLBACK_SECRET, which is not set"),
+        (settings_with(secret="short"), public, "too short"),
+        (settings_with(secret=f"{NEW},short"), public, "too short"),
+        (settings_with(base="http://door.example"), public, "not https"),
+        (settings_with(base="https://10.0.0.1"), inside, "no public address"),
+        (settings_with(base="https://door.example"), inside, "no public address"),
+        (settings_with(base="https://u:p@door.example"), public, "user name"),
+        (settings_with(base="https://door.example/?a=b"), public, "query"),
     ],
 )
-async def test_callbacks_that_cannot_come_are_refused(outside: Settings, resolve: Any, word: str) -> None:
-    """Before anything is paid, with what is wrong, and without the secret."""
+async def test_unusable_callback_settings_are_refused(outside: Settings, resolve: Any, word: str) -> None:
+    """The error has a hint and does not show the secret."""
     with pytest.raises(UsageError, match=word) as refused:
         await check_callbacks(outside, resolve)
     assert refused.value.hint
@@ -175,38 +175,38 @@ async def test_callbacks_that_cannot_come_are_refused(outside: Settings, resolve
 @pytest.mark.parametrize(
     ("outside", "resolve"),
     [
-        (made(), public),
-        (made(), nowhere),
-        (made(base="http://10.0.0.1:81", I2V_PRIVATE_HOSTS="10.0.0.1:81"), inside),
+        (settings_with(), public),
+        (settings_with(), nowhere),
+        (settings_with(base="http://10.0.0.1:81", I2V_PRIVATE_HOSTS="10.0.0.1:81"), inside),
     ],
 )
-async def test_callbacks_that_can_come_are_taken(outside: Settings, resolve: Any) -> None:
-    """Public https, a name that only the provider may know, and a private host that is allowed."""
+async def test_usable_callback_settings_are_accepted(outside: Settings, resolve: Any) -> None:
+    """Public https, a name that does not resolve here, and an allowed private host are accepted."""
     await check_callbacks(outside, resolve)
 
 
-def test_a_repeated_address_loses_its_signature() -> None:
-    """The provider's words may repeat the address, also encoded or cut short; what is shown never has the signature."""
-    url = callback_url(made(), JOB, 1)
+def test_a_repeated_callback_url_loses_its_signature() -> None:
+    """The signature is removed from a text that repeats the URL, also encoded or cut short."""
+    url = callback_url(settings_with(), JOB, 1)
     encoded = url.replace("/", "%2F")
     for text in (url, url[:-30], encoded, f"invalid callback_url '{url}': no"):
-        shown = hide_signatures(text)
-        assert signature_of(made())[:8] not in shown
-        assert JOB in shown
+        hidden = hide_signatures(text)
+        assert signature_of(settings_with())[:8] not in hidden
+        assert JOB in hidden
     assert hide_signatures("nothing to hide") == "nothing to hide"
 
 
-def test_an_entry_names_a_job_or_what_was_told_of_it() -> None:
-    """`KEY`, or `KEY/ATTEMPT/TASKID`, where the task id may hold anything but what hides."""
-    told = CallbackHint(JOB, 3, "task/with/slashes")
+def test_an_entry_is_a_job_key_or_a_hint() -> None:
+    """`KEY` and `KEY/ATTEMPT/TASKID` are parsed; a task id may contain slashes."""
+    hint = CallbackHint(JOB, 3, "task/with/slashes")
     assert read_entry(JOB) == (JOB, None)
-    assert read_entry(str(told)) == (JOB, told)
+    assert read_entry(str(hint)) == (JOB, hint)
 
 
 @pytest.mark.parametrize(
     "text", ["", "abc", JOB + "/", f"{JOB}/1", f"{JOB}/0/t", f"{JOB}/x/t", f"{JOB}/1/", f"{JOB}/1/a\nb"]
 )
-def test_what_names_no_job_is_refused(text: str) -> None:
-    """A mistyped parameter is told as such, before anything is asked."""
+def test_an_invalid_entry_is_refused(text: str) -> None:
+    """A mistyped parameter is a UsageError."""
     with pytest.raises(UsageError, match="names no job"):
         read_entry(text)

@@ -1,3 +1,5 @@
+"""Each answer of the provider means exactly one thing for the money."""
+
 from __future__ import annotations
 
 import json
@@ -59,8 +61,8 @@ def _error(answer: Answer) -> ProviderError:
         (FailClass.UNKNOWN, "GENERATION_FAILED SomethingNew 1001"),
     ],
 )
-def test_both_vocabularies_of_fail_codes_are_classed(kind: FailClass, codes: str) -> None:
-    """Every fail code that the vendor names has its class, and any other is unknown."""
+def test_each_known_fail_code_has_its_class(kind: FailClass, codes: str) -> None:
+    """Every documented fail code has its class, and any other is unknown."""
     assert {classify_fail_code(code) for code in codes.split()} == {kind}
 
 
@@ -68,12 +70,12 @@ def test_both_vocabularies_of_fail_codes_are_classed(kind: FailClass, codes: str
     "code", ["Unknown error", "unknown_error", "UNKNOWN-ERROR", "UnknownError", " unknown  ERROR "]
 )
 def test_case_spaces_underscores_and_hyphens_do_not_matter(code: str) -> None:
-    """However it is spelled, a fail code is the same."""
+    """Another spelling of a fail code has the same class."""
     assert classify_fail_code(code) is FailClass.TRANSIENT
 
 
-def test_no_code_is_unknown() -> None:
-    """A failure without a code is not tried again by itself."""
+def test_an_empty_fail_code_is_unknown() -> None:
+    """A failure without a code is not retried automatically."""
     assert classify_fail_code("") is FailClass.UNKNOWN
 
 
@@ -88,19 +90,19 @@ def test_no_code_is_unknown() -> None:
     ],
 )
 def test_a_task_id_in_hand_is_never_dropped(answer: Answer) -> None:
-    """Accepted with a task id is accepted, whatever stands beside it or is missing."""
+    """A success with a task id is accepted, whatever else is there or missing."""
     assert accepted_task(answer) == "task_1"
 
 
 CASES: list[tuple[type[ProviderError], str, Answer]] = [
-    # refused for now, nothing paid
+    # refused for now, not charged
     (Busy, "429", _submit(429, _envelope(429))),
     (Busy, "429", _submit(429, HTML)),
     (Busy, "429", _submit(429)),
     (Busy, "500", _submit(500, _envelope(500))),
     (Busy, "502", _submit(502, _envelope(502))),
     (Busy, "503", _submit(503, _envelope(503))),
-    # refused for good, nothing paid
+    # this request is not accepted, not charged
     (Rejected, "400", _submit(400, _envelope(400, "Invalid request", error="Missing required field: input.prompt"))),
     (Rejected, "404", _submit(404, _envelope(404))),
     (Rejected, "PromptInvalid", _submit(400, _envelope(400, failCode="PromptInvalid"))),
@@ -111,7 +113,7 @@ CASES: list[tuple[type[ProviderError], str, Answer]] = [
     (ContentRejected, "400", _submit(400, _envelope(400, "Invalid request", error="rejected by content moderation"))),
     (AccountRejected, "InsufficientBalance", _submit(400, _envelope(400, failCode="InsufficientBalance"))),
     (TaskRejected, "INVALID_IMAGE_URL", _submit(400, _envelope(400, failCode="INVALID_IMAGE_URL"))),
-    # refused for every image, nothing paid
+    # no request of this account is accepted, not charged
     (AccountRejected, "401", _submit(401, _envelope(401, "Invalid API key"))),
     (AccountRejected, "402", _submit(402, _envelope(402, "Insufficient balance"))),
     (AccountRejected, "403", _submit(403, _envelope(403, "No permission for this model"))),
@@ -193,7 +195,7 @@ CASES: list[tuple[type[ProviderError], str, Answer]] = [
 def test_an_answer_to_a_submit_means_exactly_one_thing_for_the_money(
     kind: type[ProviderError], code: str, answer: Answer
 ) -> None:
-    """Each answer is the error that the rules say, names its request and code, and says what to do."""
+    """Each answer raises its error, which names the request and the code and has a hint."""
     error = _error(answer)
     assert type(error) is kind
     assert error.code == code
@@ -201,26 +203,26 @@ def test_an_answer_to_a_submit_means_exactly_one_thing_for_the_money(
     assert error.hint
 
 
-def test_what_may_be_paid_is_never_called_safe_to_repeat() -> None:
-    """Of all answers, only plain refusals for now are retryable: 429, and 500, 502, 503 said twice."""
+def test_only_plain_refusals_are_retryable() -> None:
+    """Only 429, and 500, 502, 503 with the same code in the envelope, are retryable."""
     retried = {(answer.status, bool(answer.envelope)) for _, _, answer in CASES if _error(answer).retryable}
     assert retried == {(429, True), (429, False), (500, True), (502, True), (503, True)}
 
 
-def test_a_lost_answer_names_the_task_id_that_came_with_it() -> None:
-    """A person can adopt a task whose answer contradicted itself."""
+def test_a_lost_answer_names_its_task_id() -> None:
+    """The message has the task id, so that the task can be adopted."""
     assert "task_1" in str(_error(_submit(500, _envelope(500, taskId="task_1"))))
 
 
-def test_the_time_to_wait_comes_with_the_refusal() -> None:
-    """Retry-After in seconds is carried by the error."""
+def test_a_refusal_carries_retry_after() -> None:
+    """The error has the seconds of Retry-After."""
     assert _error(_submit(429, b"", **{"retry-after": "7"})).retry_after == 7
     assert _error(_submit(503, _envelope(503), **{"retry-after": "2.5"})).retry_after == 2.5
     assert _error(_submit(429)).retry_after is None
 
 
-def test_the_vendors_words_are_shown_without_a_secret() -> None:
-    """The message is the vendor's, on one line, short, without key, signed query, password or control characters."""
+def test_the_providers_text_is_redacted() -> None:
+    """The message is one short line without key, URL query, password or control characters."""
     words = (
         "no\x1b[31m\nway sk-secret-key https://b.example/i.jpg?X-Amz-Signature=abc&y=1 https://u:pw@c.example/z"
         " Bearer abcdef X-Amz-Credential=AKIA " + "long " * 200
@@ -233,7 +235,7 @@ def test_the_vendors_words_are_shown_without_a_secret() -> None:
 
 
 def test_errors_survive_pickling() -> None:
-    """Code and time to wait are still there on the other side of a process."""
+    """A pickled error keeps its code and retry_after."""
     error = _error(_submit(429, b"", **{"retry-after": "7"}))
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301 — our own bytes
     assert (copy.code, copy.retry_after, str(copy)) == (error.code, 7, str(error))
@@ -262,8 +264,8 @@ def test_errors_survive_pickling() -> None:
         (Answer("GET /s", 520, HTML), BadAnswer),
     ],
 )
-def test_an_answer_to_a_free_call_is_judged_by_its_status(answer: Answer, kind: type[ProviderError] | None) -> None:
-    """Asking again costs nothing, so no envelope is asked for: 429 and 5xx are busy, 401 to 404 final, all else bad."""
+def test_a_status_or_balance_answer_is_judged_by_its_status(answer: Answer, kind: type[ProviderError] | None) -> None:
+    """Without an envelope too, 429 and 5xx are Busy, 401 to 404 are final, and anything else is BadAnswer."""
     error = read_error(answer)
     assert type(error) is (kind or type(None))
     assert error is None or "GET /s" in str(error)

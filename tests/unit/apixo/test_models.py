@@ -45,20 +45,20 @@ def _success(**other: object) -> dict[str, object]:
         ),
     ],
 )
-def test_what_we_send_is_the_vendors_example(name: str, body: SubmitBody) -> None:
-    """A body on the wire equals the published one, field by field, with nothing beside."""
+def test_a_submit_is_the_published_example(name: str, body: SubmitBody) -> None:
+    """The JSON of a submit equals the published example."""
     assert body.wire() == _example(name)
     assert SubmitBody.model_validate(_example(name)) == body
 
 
 def test_the_route_is_sent_only_when_configured() -> None:
-    """`provider` is in the body exactly if it is set."""
+    """`provider` is in the body only if it is set."""
     assert submit_body(Request(prompt=PROMPT), IMAGE, route="value").wire()["provider"] == "value"
     assert "provider" not in submit_body(Request(prompt=PROMPT), IMAGE, route="").wire()
 
 
 def test_a_duration_may_be_a_string() -> None:
-    """`"6"` and `"10"` are taken as 6 and 10, as the vendor does."""
+    """`"6"` and `"10"` are accepted, as the provider accepts them."""
     wire = _example("submit_standard")
     wire["input"]["duration"] = "10"
     assert SubmitBody.model_validate(wire).input.duration == 10
@@ -77,14 +77,14 @@ def test_a_duration_may_be_a_string() -> None:
         {"callback_url": IMAGE, "input": {"mode": "pro-image-to-video", "prompt": "x", "image_urls": [IMAGE]}},
     ],
 )
-def test_a_body_that_the_vendor_refuses_cannot_be_made(wrong: dict[str, Any]) -> None:
-    """Unsupported mode, missing or wrong duration, none or two images, no prompt, callback without its URL: refused."""
+def test_an_invalid_submit_cannot_be_built(wrong: dict[str, Any]) -> None:
+    """A wrong mode, duration, number of images, prompt or callback URL is refused."""
     with pytest.raises(ValidationError):
         SubmitBody.model_validate(wrong)
 
 
-def test_neither_a_body_nor_its_error_shows_a_signed_url() -> None:
-    """The image's URL, the callback's and the result's are in no repr and no validation error."""
+def test_no_repr_or_error_shows_a_signed_url() -> None:
+    """The URLs of image, callback and result are in no repr and no validation error."""
     body = submit_body(Request(prompt=PROMPT), f"{IMAGE}?sig=1", callback_url="https://d.example/c?hmac=2")
     assert "sig" not in repr(body)
     assert "hmac" not in repr(body)
@@ -96,14 +96,14 @@ def test_neither_a_body_nor_its_error_shows_a_signed_url() -> None:
 
 
 def test_the_answer_to_a_submit_holds_the_task_id() -> None:
-    """The published answer is read, and written again as it was."""
+    """The published answer is parsed, and serialized unchanged."""
     answer = SubmitAnswer.model_validate(_example("submit_answer"))
     assert answer.data.task_id == TASK
     assert answer.model_dump() == _example("submit_answer")
 
 
 def test_a_published_processing_status_is_running() -> None:
-    """Processing: created at the published time, no result, no end."""
+    """`processing` has a creation time, but neither result nor end."""
     status = task_status(_answer(_example("status_processing")["data"]), TASK)
     assert (status.state, status.raw_state) == (TaskState.RUNNING, "processing")
     assert status.created_at == datetime(2024, 1, 1, tzinfo=UTC)
@@ -111,7 +111,7 @@ def test_a_published_processing_status_is_running() -> None:
 
 
 def test_a_published_success_has_its_video() -> None:
-    """Success: the URL out of the string in `resultJson`, times in UTC, cost in milliseconds."""
+    """`success` has the URL in `resultJson`, times in UTC and the processing time."""
     status = task_status(_answer(_example("status_success")["data"]), TASK)
     assert status.state is TaskState.SUCCESS
     assert status.result_urls == ("https://file.apixo.ai/video.mp4",)
@@ -120,33 +120,33 @@ def test_a_published_success_has_its_video() -> None:
 
 
 def test_a_published_failure_has_code_and_message() -> None:
-    """Failed: the vendor's code and words."""
+    """`failed` has the fail code and message."""
     status = task_status(_answer(_example("status_failed")["data"]), TASK)
     assert (status.state, status.fail_code) == (TaskState.FAILED, "SensitiveContent")
     assert status.fail_message == "Content violates usage policy"
 
 
 @pytest.mark.parametrize("word", ["pending", "processing_r2", "queued", "succeeded?", "running"])
-def test_a_state_that_is_not_known_is_still_running(word: str) -> None:
-    """Any word but `success` and `failed` is running, and the vendor's word is kept."""
+def test_an_unknown_state_counts_as_running(word: str) -> None:
+    """Any state but `success` and `failed` is running, and the original is kept."""
     status = task_status(_answer({"taskId": TASK, "state": word}), TASK)
     assert (status.state, status.raw_state) == (TaskState.RUNNING, word)
 
 
-def test_a_result_that_is_already_an_object_is_read_too() -> None:
-    """`resultJson` may be the object itself instead of a string that holds it."""
+def test_a_result_may_be_an_object() -> None:
+    """`resultJson` may be an object instead of a string that contains one."""
     status = task_status(_answer(_success(resultJson={"resultUrls": ["https://cdn.apixo.ai/a.mp4"]})), TASK)
     assert status.result_urls == ("https://cdn.apixo.ai/a.mp4",)
 
 
-def test_fields_that_are_not_known_are_passed_over() -> None:
-    """A new field of the vendor's breaks nothing."""
+def test_unknown_fields_are_ignored() -> None:
+    """A new field in a status does not break it."""
     assert task_status(_answer(_success(model="x", credits={"a": 1})), TASK).state is TaskState.SUCCESS
 
 
 @pytest.mark.parametrize("value", [None, "soon", True, -1, 10**30, {}, ""])
 def test_a_paid_video_is_not_lost_to_a_bad_time(value: object) -> None:
-    """Times that are absent or nonsense are None; the video is still delivered."""
+    """Absent or invalid times are None, and the video is still delivered."""
     status = task_status(_answer(_success(createTime=value, completeTime=value, costTime=None)), TASK)
     assert status.result_urls
     assert (status.created_at, status.completed_at, status.cost_ms) == (None, None, None)
@@ -160,7 +160,7 @@ def test_a_paid_video_is_not_lost_to_a_bad_time(value: object) -> None:
         ({"taskId": 5, "state": "processing"}, "taskId"),
         ({"taskId": TASK, "state": 5}, "state"),
         ({"taskId": TASK, "state": ""}, "state"),
-        ({"taskId": "task_other", "state": "processing"}, "another task"),
+        ({"taskId": "task_other", "state": "processing"}, "for another task"),
         ({"taskId": TASK, "state": "success"}, "without a usable URL"),
         ({"taskId": TASK, "state": "success", "resultJson": ""}, "without a usable URL"),
         ({"taskId": TASK, "state": "success", "resultJson": "{"}, "without a usable URL"),
@@ -174,8 +174,8 @@ def test_a_paid_video_is_not_lost_to_a_bad_time(value: object) -> None:
         ("processing", "without an object"),
     ],
 )
-def test_a_status_that_breaks_the_contract_is_an_error_that_names_the_request(data: object, fault: str) -> None:
-    """Missing field, wrong type, another task, success without a video: BadAnswer with method, path and fault."""
+def test_a_status_that_breaks_the_contract_is_a_bad_answer(data: object, fault: str) -> None:
+    """BadAnswer names the method, the path and the broken rule."""
     with pytest.raises(BadAnswer, match=fault) as caught:
         task_status(_answer(data), TASK)
     assert "GET /statusTask/hailuo-2-3-fast" in str(caught.value)
