@@ -16,10 +16,8 @@ from i2v.errors import ImageChanged, Refused, UsageError
 from i2v.inputs.prompts import (
     RequestOptions,
     build_request,
-    default_template,
-    metadata_options,
-    read_sidecar,
-    render_prompt,
+    default_options,
+    options_of_object,
 )
 from i2v.inputs.sources import InputItem
 from i2v.ledger import keys
@@ -81,7 +79,7 @@ async def resolve_image(run: Run, item: InputItem, default: RequestOptions) -> R
         StorageError: S3 did not answer well.
     """
     ref, name = item.ref, keys.image_name(item.ref, run.settings)
-    asked = item.options.over(_rendered(run, default, ref))
+    asked = item.options.over(default_options(default, ref, run.settings))
     if ref.uri is None:
         return ResolvedImage(ref=ref, name=name, asked=asked)
     if item.etag and asked.prompt:
@@ -106,24 +104,15 @@ async def refresh_metadata(run: Run, item: InputItem, seen: ResolvedImage, defau
 
 
 async def _seen(run: Run, item: InputItem, default: RequestOptions, found: S3Object) -> ResolvedImage:
-    ref, uri = item.ref, found.uri
-    asked = item.options.over(metadata_options(found.metadata, ref.label))
-    if asked.prompt is None and item.may_have_sidecar:
-        asked = asked.over(RequestOptions(prompt=await read_sidecar(run.storage, uri)))
+    ref, has_sidecar = item.ref, item.may_have_sidecar
+    asked = await options_of_object(item.options, ref, found.metadata, run.storage, may_have_sidecar=has_sidecar)
     return ResolvedImage(
         ref=ref,
         name=keys.image_name(ref, run.settings),
-        asked=asked.over(_rendered(run, default, ref)),
+        asked=asked.over(default_options(default, ref, run.settings)),
         etag=found.etag,
         version_id=found.version_id,
     )
-
-
-def _rendered(run: Run, default: RequestOptions, ref: ImageRef) -> RequestOptions:
-    template = default.prompt or default_template(ref, run.settings)
-    if template is None:
-        return default
-    return default.model_copy(update={"prompt": render_prompt(template, ref, run.settings.images)})
 
 
 async def validate_image(run: Run, seen: ResolvedImage) -> ValidationResult:

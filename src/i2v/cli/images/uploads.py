@@ -144,17 +144,16 @@ async def _is_uploaded(storage: Storage, candidate: UploadCandidate) -> bool:
         found = await storage.head(uri)
     except NotFound:
         return False
-    if found.etag == candidate.md5 or (found.size == candidate.facts.size and await _is_equal(storage, candidate)):
+    if found.etag == candidate.md5:
         return True
+    if found.size == candidate.facts.size:
+        body = (await storage.get(uri, limit=MAX_IMAGE_BYTES)).body
+        if hashlib.sha256(body).hexdigest() == candidate.facts.sha256:
+            return True
     raise UsageError(
         f"{uri} exists with other content than {candidate.image.path}, and is not overwritten",
         "Rename your file, or put it into a new folder and name the parent of that folder",
     )
-
-
-async def _is_equal(storage: Storage, candidate: UploadCandidate) -> bool:
-    body = (await storage.get(candidate.image.uri, limit=MAX_IMAGE_BYTES)).body
-    return hashlib.sha256(body).hexdigest() == candidate.facts.sha256
 
 
 async def _put(storage: Storage, candidate: UploadCandidate) -> None:

@@ -28,7 +28,6 @@ class FlowRunFacts(NamedTuple):
     """What the server must have recorded when a run ends."""
 
     flow_run_id: UUID
-    name: str
     task_runs: int
 
 
@@ -51,7 +50,7 @@ def facts_of_this_flow_run() -> FlowRunFacts | None:
     if context is None or context.flow_run is None:
         return None
     counters = [key for key in context.task_run_dynamic_keys.values() if isinstance(key, int)]
-    return FlowRunFacts(context.flow_run.id, context.flow_run.name, sum(counters) + len(counters))
+    return FlowRunFacts(context.flow_run.id, sum(counters) + len(counters))
 
 
 def ui_address(flow_run_id: UUID) -> str | None:
