@@ -11,7 +11,9 @@ from i2v.inputs.prompts import (
     RequestOptions,
     build_request,
     check_templates,
+    default_options,
     metadata_options,
+    options_of_object,
     render_prompt,
     request_metadata,
     sidecar,
@@ -19,6 +21,7 @@ from i2v.inputs.prompts import (
 from i2v.media.images import ImageRef
 from i2v.request import Mode, Request
 from i2v.s3_uri import S3Uri
+from tests.support.memory_storage import MemoryStorage
 from tests.support.settings import MakeSettings
 
 IMAGES = S3Uri("bucket", "images/")
@@ -141,6 +144,28 @@ def test_the_higher_place_wins_field_by_field() -> None:
     flow = RequestOptions(prompt="sleep", mode=Mode.STANDARD, duration=6, take=3)
 
     assert row.over(metadata).over(flow) == RequestOptions(prompt="walk", mode=Mode.PRO, duration=10, take=3)
+
+
+PLACES = ("row", "metadata", "sidecar", "run", "prefix", "settings")
+
+
+@pytest.mark.parametrize("first", range(len(PLACES)))
+async def test_the_prompt_comes_from_the_first_place_that_has_one(make_settings: MakeSettings, first: int) -> None:
+    """The order is batch file row, metadata, sidecar, the run's prompt, prompt by prefix, default prompt."""
+    prompts = {place: place if number >= first else None for number, place in enumerate(PLACES)}
+    by_prefix = f'{{"cats/": "{prompts["prefix"]}"}}' if prompts["prefix"] else "{}"
+    settings = make_settings(
+        I2V_BUCKET="bucket", I2V_PROMPTS_BY_PREFIX=by_prefix, I2V_DEFAULT_PROMPT=prompts["settings"] or ""
+    )
+    storage = MemoryStorage()
+    if prompts["sidecar"]:
+        await storage.put(S3Uri("bucket", "images/cats/tom.cat.jpg.txt"), b"sidecar")
+
+    row, metadata = RequestOptions(prompt=prompts["row"]), {"prompt": prompts["metadata"] or ""}
+    options = await options_of_object(row, TOM, metadata, storage)
+    options = options.over(default_options(RequestOptions(prompt=prompts["run"]), TOM, settings))
+
+    assert options.prompt == PLACES[first]
 
 
 @pytest.mark.parametrize("blank", ["", "  ", "\n"])
