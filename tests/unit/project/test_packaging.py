@@ -1,4 +1,4 @@
-"""What is shipped is what is said: dependencies, lock, wheel, licences, samples and the README's settings."""
+"""What is shipped: pins and lock, the wheel, the licences page and the sample photos."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOCKED = re.compile(
 
 
 def _direct() -> list[Requirement]:
-    """What pyproject.toml asks for, the development groups included."""
+    """Return every requirement in pyproject.toml, development groups included."""
     lines = chain(CONFIG["project"]["dependencies"], *CONFIG["dependency-groups"].values())
     return [Requirement(line) for line in lines if isinstance(line, str)]  # the others include a group
 
@@ -36,14 +36,14 @@ def _is_next_major(specifier: Specifier, requirement: Requirement) -> bool:
     return specifier.operator == "<" and [specifier.version] == [str(major) for major in majors]
 
 
-def _shuts_out(requirement: Requirement) -> bool:
-    """Whether it excludes a version for a reason of its own."""
+def _excludes_versions(requirement: Requirement) -> bool:
+    """Whether it excludes versions below the next major one."""
     return any(each.operator != ">=" and not _is_next_major(each, requirement) for each in requirement.specifier)
 
 
-def test_every_version_shut_out_has_its_reason() -> None:
-    """Who wants to lift a pin reads beside it why it is there."""
-    pins = [requirement for requirement in _direct() if _shuts_out(requirement)]
+def test_every_pin_has_its_reason() -> None:
+    """Every pin has its reason beside it in pyproject.toml."""
+    pins = [requirement for requirement in _direct() if _excludes_versions(requirement)]
     assert {"fastapi", "ministack"} <= {pin.name for pin in pins}
 
     without = [pin.name for pin in pins if not re.search(rf'"{pin.name}\W[^"]*",\s*# \w', PYPROJECT)]
@@ -51,12 +51,12 @@ def test_every_version_shut_out_has_its_reason() -> None:
 
 
 def test_lock_holds_every_dependency_with_hashes() -> None:
-    """What is installed is exactly what was tested, byte for byte."""
+    """The lock holds every direct dependency at an allowed version, and a hash for every file."""
     text = (ROOT / "requirements.txt").read_text()
     lines = list(LOCKED.finditer(text))
     locked = {canonicalize_name(found["name"]): found["version"] for found in lines}
     assert len(locked) > len(_direct())
-    assert len(lines) == len(re.findall(r"^[^\s#-]", text, re.MULTILINE)), "a line without a version or a hash"
+    assert len(lines) == len(re.findall(r"^[^\s#-]", text, re.MULTILINE)), "a line has no version or no hash"
 
     unmet = [
         str(wanted)
@@ -68,7 +68,7 @@ def test_lock_holds_every_dependency_with_hashes() -> None:
 
 
 def test_wheel_holds_the_library_alone(tmp_path: Path) -> None:
-    """Flows, tasks and the sandbox run from the project's root: their names would clash with anybody's."""
+    """The wheel holds i2v alone: flows, tasks and the sandbox run from the checkout, under names too generic to ship."""
     wheel = next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"]))
     names = zipfile.ZipFile(wheel).namelist()
     files = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*") if path.is_file()}
@@ -80,7 +80,7 @@ def test_wheel_holds_the_library_alone(tmp_path: Path) -> None:
 
 
 def test_licences_page_names_every_direct_dependency() -> None:
-    """Who passes the project on finds each package's terms on one page."""
+    """The licences page lists every direct dependency."""
     words = set(re.findall(r"[\w-]+", (ROOT / "docs/licences.md").read_text().lower()))
     names = {canonicalize_name(requirement.name) for requirement in _direct()}
     assert "av" in names
@@ -95,7 +95,7 @@ def _samples() -> dict[str, tuple[int, int]]:
 
 
 def test_samples_are_those_their_readme_names() -> None:
-    """Each sample photograph has its source and licence beside it, and each sidecar prompt its photograph."""
+    """Each sample photo is listed with its source and license, and each sidecar prompt has a photo."""
     files = {path.name for path in (ROOT / "samples").iterdir()} - {"README.md"}
     photographs = {name for name in files if not name.endswith(".txt")}
     assert len(photographs) == 5
@@ -106,7 +106,7 @@ def test_samples_are_those_their_readme_names() -> None:
 
 @pytest.mark.parametrize(("name", "pixels"), _samples().items())
 def test_sample_is_taken_unless_it_is_named_too_small(name: str, pixels: tuple[int, int]) -> None:
-    """Four samples keep the provider's rules, and the fifth misses one by a pixel."""
+    """Four samples meet the provider's rules; the fifth is one pixel too small."""
     with Image.open(ROOT / "samples" / name, formats=("JPEG", "PNG")) as image:
         image.load()
         width, height = image.size
