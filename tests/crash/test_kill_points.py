@@ -25,7 +25,7 @@ KILLS, LONGEST_SECONDS = 5, 0.7
 pytestmark = pytest.mark.timeout(60 + 15 * ROUNDS)
 
 
-@pytest.mark.parametrize(("work", "points"), [("animate", RUN), ("reconcile", RECONCILE)])
+@pytest.mark.parametrize(("work", "points"), [("generate", RUN), ("reconcile", RECONCILE)])
 def test_every_request_has_a_name(world: ProxiedSandbox, work: str, points: dict[str, KillPoint]) -> None:
     """Every request of a run or of reconcile has exactly one kill point, and every kill point occurs."""
     round_ = KillRound(world, work)
@@ -52,7 +52,7 @@ def leave_open(round_: KillRound) -> None:
         world.provider.wait(
             lambda: len(world.provider.tasks) == len(under_way) and sorted(world.states().values()) == under_way
         )
-    assert round_.left() == {LOST}
+    assert round_.possibly_paid() == {LOST}
     time.sleep(AFTER_LEASE_SECONDS)
 
 
@@ -77,7 +77,7 @@ def test_a_run_killed_at_any_request_pays_once(world: ProxiedSandbox, name: str,
     for seed in range(often):
         round_ = KillRound(world, f"{name} {when} {seed}")
         round_.kill(world.process(), RUN[name], when, seed % RUN[name].times)
-        lost = round_.left()
+        lost = round_.possibly_paid()
         round_.check(lost, round_.recover())
 
 
@@ -88,7 +88,7 @@ def test_reconcile_killed_at_any_request_is_repeated(world: ProxiedSandbox, name
         round_ = KillRound(world, f"{name} {when} {seed}")
         leave_open(round_)
         round_.kill(world.process(SHORT_LEASE, work="reconcile"), RECONCILE[name], when, seed % RECONCILE[name].times)
-        assert round_.left() <= {LOST}
+        assert round_.possibly_paid() <= {LOST}
         round_.check({LOST}, round_.recover())
 
 
@@ -97,9 +97,9 @@ def test_processes_killed_again_and_again_pay_once(world: ProxiedSandbox, seed: 
     """After five runs and reconciles were killed at random moments, each image is billed at most once."""
     round_ = KillRound(world, f"again and again {seed}")
     for _ in range(KILLS):
-        work = round_.dice.choice(("animate", "animate", "reconcile"))
+        work = round_.dice.choice(("generate", "generate", "reconcile"))
         with start_process(world.process(SHORT_LEASE, work=work)) as running:
             running.begin()
             time.sleep(round_.dice.uniform(0, LONGEST_SECONDS))
-    lost = round_.left()
+    lost = round_.possibly_paid()
     round_.check(lost, round_.recover())

@@ -48,9 +48,9 @@ class ProcessSpec:
     env: Mapping[str, str]
     folder: Path
     run_id: str
-    work: Literal["animate", "reconcile"] = "animate"
+    work: Literal["generate", "reconcile"] = "generate"
     images: str | tuple[str, ...] = ()
-    asked: RequestOptions = field(default_factory=lambda: RequestOptions(prompt="a slow zoom"))
+    options: RequestOptions = field(default_factory=lambda: RequestOptions(prompt="a slow zoom"))
     max_spend_usd: Decimal | None = None
     partial: bool = False
     claim_to_post_seconds: float = submit.CLAIM_TO_POST_SECONDS
@@ -70,8 +70,8 @@ class ProcessResult:
 class RunningProcess:
     """A process that waits for `begin`, or runs; `with start_process(spec) as running:` kills it at the end."""
 
-    def __init__(self, process: ForkServerProcess, line: Connection, log: Path) -> None:
-        self._process, self._line, self._log = process, line, log
+    def __init__(self, process: ForkServerProcess, pipe: Connection, log: Path) -> None:
+        self._process, self._pipe, self._log = process, pipe, log
         self.pid = process.pid or 0
 
     def __enter__(self) -> Self:
@@ -82,28 +82,28 @@ class RunningProcess:
 
     def begin(self) -> None:
         """Let it start its work."""
-        self._line.send("go")
+        self._pipe.send("begin")
 
     def wait(self, seconds: float = END_SECONDS) -> ProcessResult:
         """Wait for its end; kill it and raise `TimeoutError` if it takes longer."""
-        wait([self._line], seconds)
+        wait([self._pipe], seconds)
         try:
-            told = json.loads(self._line.recv()) if self._line.poll() else {}
+            result = json.loads(self._pipe.recv()) if self._pipe.poll() else {}
         except (EOFError, ConnectionResetError):
-            told = {}
-        self._process.join(seconds if told else 5)
+            result = {}
+        self._process.join(seconds if result else 5)
         code = self._process.exitcode
         self.kill()
         log = self._log.read_text() if self._log.exists() else ""
         if code is None:
             raise TimeoutError(f"a process did not end in {seconds} s:\n{log}")
-        return ProcessResult(code, log, **told)
+        return ProcessResult(code, log, **result)
 
     def kill(self) -> None:
         """Kill it if it is still alive."""
         self._process.kill()
         self._process.join()
-        self._line.close()
+        self._pipe.close()
 
 
 def fork_context() -> ForkServerContext:
@@ -113,45 +113,45 @@ def fork_context() -> ForkServerContext:
     return context
 
 
-def start_process(errand: ProcessSpec) -> RunningProcess:
+def start_process(spec: ProcessSpec) -> RunningProcess:
     """Fork a process, which waits for `begin`."""
     context = fork_context()
     ours, theirs = context.Pipe()
-    log = errand.folder / f"{errand.work}-{errand.run_id}.log"
-    process = context.Process(target=_work, args=(errand, theirs, log), daemon=True)
+    log = spec.folder / f"{spec.work}-{spec.run_id}.log"
+    process = context.Process(target=_work, args=(spec, theirs, log), daemon=True)
     process.start()
     theirs.close()
     return RunningProcess(process, ours, log)
 
 
-def run_process(errand: ProcessSpec) -> ProcessResult:
+def run_process(spec: ProcessSpec) -> ProcessResult:
     """Run one process to its end."""
-    return run_concurrently([errand])[0]
+    return run_concurrently([spec])[0]
 
 
-def run_concurrently(errands: Iterable[ProcessSpec]) -> list[ProcessResult]:
+def run_concurrently(specs: Iterable[ProcessSpec]) -> list[ProcessResult]:
     """Run all these processes at the same time, to their ends."""
     with ExitStack() as stack:
-        racing = [stack.enter_context(start_process(errand)) for errand in errands]
-        for running in racing:
+        processes = [stack.enter_context(start_process(spec)) for spec in specs]
+        for running in processes:
             running.begin()
-        return [running.wait() for running in racing]
+        return [running.wait() for running in processes]
 
 
-def _work(errand: ProcessSpec, line: Connection, log: Path) -> None:
+def _work(spec: ProcessSpec, pipe: Connection, log: Path) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.environ.update(errand.env)
-    tempfile.tempdir = str(errand.folder)
+    os.environ.update(spec.env)
+    tempfile.tempdir = str(spec.folder)
     sys.stderr = log.open("a", buffering=1)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
-    submit.CLAIM_TO_POST_SECONDS = errand.claim_to_post_seconds
-    line.recv()
+    submit.CLAIM_TO_POST_SECONDS = spec.claim_to_post_seconds
+    pipe.recv()
     try:
-        report, stopped = asyncio.run(_do(errand))
-        told = {"report": report.for_json(), "error": str(stopped or "")}
+        report, stopped = asyncio.run(_do(spec))
+        result = {"report": report.for_json(), "error": str(stopped or "")}
     except I2vError as error:
-        told = {"error": str(error)}
-    line.send(json.dumps(told))
+        result = {"error": str(error)}
+    pipe.send(json.dumps(result))
 
 
 def _end_with_parent() -> None:
@@ -161,10 +161,10 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-async def _do(errand: ProcessSpec) -> tuple[Report, Stopped | None]:
+async def _do(spec: ProcessSpec) -> tuple[Report, Stopped | None]:
     settings, storage = read_settings(), Storage(session=boto3.Session(botocore_session=AWS_SESSION))
-    async with open_run(settings, errand.run_id, max_spend_usd=errand.max_spend_usd, storage=storage) as run_process:
-        if errand.work == "reconcile":
-            return await reconcile(run_process), None
-        items = await find_items(list(errand.images), run_process.storage, run_process.settings)
-        return await generate(run_process, items, errand.asked, Steps(), partial=errand.partial)
+    async with open_run(settings, spec.run_id, max_spend_usd=spec.max_spend_usd, storage=storage) as run:
+        if spec.work == "reconcile":
+            return await reconcile(run), None
+        items = await find_items(list(spec.images), run.storage, run.settings)
+        return await generate(run, items, spec.options, Steps(), partial=spec.partial)

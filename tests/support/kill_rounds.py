@@ -31,26 +31,26 @@ class KillRound:
         for name in (*GOOD, BAD):
             world.put(name, self.dice.randrange(1 << 30))
         world.provider.add_fault(on="task", kind="fails", code="NSFW", image=BAD, times=None)
-        self.jostle()
+        self.shuffle_requests()
 
-    def jostle(self) -> None:
+    def shuffle_requests(self) -> None:
         """Shuffle requests that arrive at the same time."""
         for proxy in (self.world.s3, self.world.api):
             proxy.set_random_delay(SHUFFLE_SECONDS, self.dice.randrange(1 << 30))
 
-    def kill(self, errand: ProcessSpec, point: KillPoint, when: When, nth: int) -> None:
+    def kill(self, spec: ProcessSpec, point: KillPoint, when: When, nth: int) -> None:
         """Run a process that is killed at the nth request of this kind."""
         proxy = self.world.s3 if point.proxy == "s3" else self.world.api
-        with start_process(errand) as running:
+        with start_process(spec) as running:
             rule = proxy.add(point.kill(running.pid, when, nth))
             running.begin()
             ended = running.wait()
         assert (ended.code, rule.hits) == (KILLED, 1), ended.log
 
-    def left(self) -> set[str]:
+    def possibly_paid(self) -> set[str]:
         """Return the images that may or may not be paid; check that every manifest already has its complete video."""
         self.world.clear_faults()
-        self.jostle()
+        self.shuffle_requests()
         for picture in self.world.pictures:
             if "json" in self.world.published_suffixes(picture):
                 self.world.read_published(picture)
@@ -103,8 +103,8 @@ class KillRound:
             assert {manifest["task_id"]} == self.world.task_ids(picture)
 
 
-def run_successfully(errand: ProcessSpec) -> ProcessResult:
+def run_successfully(spec: ProcessSpec) -> ProcessResult:
     """Run a process and check that it ended without an error."""
-    ended = run_process(errand)
+    ended = run_process(spec)
     assert (ended.code, ended.error) == (0, ""), ended.log
     return ended

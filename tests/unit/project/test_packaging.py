@@ -68,7 +68,7 @@ def test_lock_holds_every_dependency_with_hashes() -> None:
 
 
 def test_wheel_holds_the_library_alone(tmp_path: Path) -> None:
-    """The wheel holds i2v alone: flows, tasks and the sandbox run from the checkout, under names too generic to ship."""
+    """The wheel holds i2v alone; flows, tasks and the sandbox run from the checkout."""
     wheel = next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"]))
     names = zipfile.ZipFile(wheel).namelist()
     files = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*") if path.is_file()}
