@@ -13,7 +13,8 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 
-from prefect_support.flow_states import run_step, send_library_logs
+from prefect_support.logging_setup import send_library_logs
+from prefect_support.task_states import run_step
 
 log = logging.getLogger("i2v.benchmark")
 

@@ -20,7 +20,7 @@ import boto3
 from benchmarks.processes import forget_peak, now_mb, peak_mb, run_child
 from benchmarks.table import Table, middle
 from i2v.pipeline.run import open_run
-from i2v.recovery.missing import Search, taken_versions
+from i2v.recovery.missing import MissingSearch, versions_with_outcome
 from i2v.settings import Settings
 from tests.support.listing_server import ENDINGS, START, listing_server
 
@@ -60,7 +60,7 @@ def row(images: int, trials: int) -> Sequence[str | float]:
 async def search() -> int:
     """How many images have no answer."""
     async with open_run(Settings(I2V_BUCKET="big"), "listing", dry_run=True) as run:
-        search = Search(run, await taken_versions(run), datetime(1970, 1, 1, tzinfo=UTC), START)
+        search = MissingSearch(run, await versions_with_outcome(run), datetime(1970, 1, 1, tzinfo=UTC), START)
         return len(await search.next_batch(100))
 
 

@@ -14,11 +14,13 @@ from benchmarks.transfer_bare import timed
 from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
 from i2v.ledger.ledger import VersionedRecord
+from i2v.pipeline.context import RunContext
 from i2v.pipeline.generate import Steps, prepare
+from i2v.pipeline.order import Order
 from i2v.pipeline.poll import poll
-from i2v.pipeline.run import Run, open_run
+from i2v.pipeline.run import open_run
 from i2v.pipeline.store import store
-from i2v.pipeline.submit import Order, submit
+from i2v.pipeline.submit import submit
 from i2v.settings import read_settings
 
 
@@ -35,9 +37,9 @@ async def ours() -> dict[str, float]:
         return await timed(work[1:])
 
 
-async def stored(run: Run, held: VersionedRecord) -> Awaitable[VersionedRecord]:
+async def stored(run: RunContext, held: VersionedRecord) -> Awaitable[VersionedRecord]:
     """The rest of a job's way, once its video is ready."""
-    held, status = await poll(run, held)
+    held, status, _ = await poll(run, held)
     if status is None:
         raise RuntimeError("a video is not ready")
     return store(run, held, status)

@@ -20,25 +20,30 @@ from prefect import flow
 from prefect.events.clients import PrefectEventsClient
 from prefect.events.worker import EventsWorker
 
-from i2v.apixo.models import TaskStatus
 from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import InputItem, find_items
 from i2v.ledger.ledger import VersionedRecord
+from i2v.pipeline.context import RunContext
 from i2v.pipeline.generate import Steps, generate
-from i2v.pipeline.run import Run, open_run
+from i2v.pipeline.poll import PollResult
+from i2v.pipeline.run import open_run
 from i2v.settings import read_settings
-from tasks import STEPS
+from prefect_support.task_states import as_steps
+from tasks.poll import poll
+from tasks.store import store
+from tasks.submit import submit
+from tasks.validate import validate
 
 
 class Crowd:
-    """A run whose images all wait. `await full` until they do, `run.interrupt()` lets them go."""
+    """A run whose images all wait. `await full` until they do, `run.brake.interrupt()` lets them go."""
 
     def __init__(self, items: Sequence[InputItem], steps: Steps) -> None:
         self._items = items
         self._steps = steps
         self._left = len(items)
         self.full = asyncio.Event()
-        self.run: Run | None = None
+        self.run: RunContext | None = None
         self.life = asyncio.create_task(self._live())
 
     async def _live(self) -> None:
@@ -47,7 +52,7 @@ class Crowd:
                 self.run, self._items, RequestOptions(prompt="it moves"), replace(self._steps, poll=self._poll)
             )
 
-    async def _poll(self, run: Run, held: VersionedRecord) -> tuple[VersionedRecord, TaskStatus | None]:
+    async def _poll(self, run: RunContext, held: VersionedRecord) -> PollResult:
         self._left -= 1
         if not self._left:
             self.full.set()
@@ -56,7 +61,7 @@ class Crowd:
     async def end(self) -> None:
         """Stop waiting."""
         if self.run:
-            self.run.interrupt()
+            self.run.brake.interrupt()
         await self.life
 
 
@@ -90,7 +95,9 @@ async def measure(few: int, many: int, *, with_prefect: bool) -> dict[str, float
     crowds, held, begin = [], [], 0
     for number in (1, few, many):
         some = items[begin : begin + number]
-        crowds.append(FlowCrowd(some, STEPS) if with_prefect else Crowd(some, Steps()))
+        crowds.append(
+            FlowCrowd(some, as_steps(validate, submit, poll, store)) if with_prefect else Crowd(some, Steps())
+        )
         begin += number
         await asyncio.sleep(0)
         await crowds[-1].full.wait()

@@ -1,7 +1,7 @@
-"""Pages among Prefect's artifacts: `create_page`. Whoever makes one says what is on it, and under which key.
+"""Create and update Prefect artifacts: `create_page`, `update_artifact`.
 
-Prefect repeats the first text of an artifact with a key in its event feed, so what bears signed links comes with an
-update; and as its client tells the feed of each update with all its text, `update_artifact` asks the server itself.
+Prefect repeats the first text of an artifact with a key in its event feed. So signed links come with an update, sent as
+a plain PATCH: Prefect's client would emit an event with the whole text for it.
 """
 
 from __future__ import annotations
@@ -15,27 +15,25 @@ from prefect.client.orchestration import PrefectClient, get_client
 log = logging.getLogger(__name__)
 
 
-async def create_page(key: str, text: str, *, about: str, with_links: str | None = None) -> None:
-    """Put a page under a key, where earlier ones stay; a page is never worth a run, so a failure is logged alone.
+async def create_page(key: str, text: str, *, description: str, with_links: str | None = None) -> None:
+    """Create a markdown artifact under a key, where earlier ones stay. A failure is logged and never fails a run.
 
     Args:
-        key: what the Artifacts page lists it under.
         text: the page without signed links.
-        about: the page in a sentence.
-        with_links: the page as it shall be in the end.
+        with_links: the page as it should be in the end.
     """
     try:
         async with get_client() as client:
-            page = await MarkdownArtifact(key=key, markdown=text, description=about).acreate(client)
+            page = await MarkdownArtifact(key=key, markdown=text, description=description).acreate(client)
             if with_links:
                 await update_artifact(client, page.id, data=with_links)
-    except Exception as error:  # noqa: BLE001 - what Prefect answers may repeat the page, so its kind alone is logged
-        log.warning("the page %s was not made: %s", key, type(error).__name__)
+    except Exception as error:  # noqa: BLE001 - Prefect's message may repeat the page, so only its type is logged
+        log.warning("artifact %s was not created: %s", key, type(error).__name__)
 
 
 async def update_artifact(
     client: PrefectClient, artifact: UUID, *, data: str | float, description: str | None = None
 ) -> None:
-    """Replace what an artifact says, without an event."""
+    """Replace the data of an artifact without an event."""
     changes = {"data": data} | ({"description": description} if description else {})
     await client.request("PATCH", "/artifacts/{id}", path_params={"id": artifact}, json=changes)

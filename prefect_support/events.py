@@ -1,6 +1,6 @@
-"""The events that a run emits: `EventEmitter`. Automations match them; docs/events.md lists them.
+"""The Prefect events that a run emits: `EventEmitter`. Automations match them; docs/events.md lists them.
 
-Nothing here waits for Prefect or may fail a run: an event is handed to Prefect's own worker and forgotten.
+Emitting never waits for Prefect and never fails a run: Prefect's own worker sends the events.
 """
 
 from __future__ import annotations
@@ -11,55 +11,56 @@ from typing import Any
 from prefect.events import emit_event
 
 from i2v.ledger.job import JobRecord
-from i2v.pipeline.run import Run
+from i2v.pipeline.context import RunContext
+from i2v.pipeline.events import Event, ImageDone, JobSubmitted, RunEnded
 from i2v.reports.run_report import ItemReport, Outcome, Report
 
 log = logging.getLogger(__name__)
-TOLD = {Outcome.STORED, Outcome.REFUSED, Outcome.FAILED, Outcome.UNKNOWN}
-"""What became of an image that is an event; what was there already, or was not tried, is in the run's own."""
+EMITTED = {Outcome.STORED, Outcome.REFUSED, Outcome.FAILED, Outcome.UNKNOWN}
+"""Outcomes that are an event each; the others are in the run's own event."""
 
 
 class EventEmitter:
-    """Emits events for one run; a dry run has none."""
+    """Emits the events of one run; a dry run has none."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunContext) -> None:
         self._run = run
 
-    def opened(self, run: Run) -> None:
-        """Nothing has happened yet."""
+    def on_event(self, event: Event) -> None:
+        """Emit the Prefect event for a library event, if there is one."""
+        match event:
+            case JobSubmitted(record):
+                self._submitted(record)
+            case ImageDone(item) if item.outcome in EMITTED and item.is_new_outcome:
+                self._done(item)
+            case RunEnded(report) if report.items:
+                self._finished(report)
+            case _:
+                pass
 
-    def counted(self, images: int) -> None:
-        """The run's end tells how many."""
-
-    def step(self, step: str, job: str) -> None:
-        """Steps are task runs."""
-
-    def submitted(self, record: JobRecord) -> None:
-        """A job was paid."""
+    def _submitted(self, record: JobRecord) -> None:
         attempt = record.attempt
-        paid = {"task_id": record.task_id, "cost_usd": float(attempt.price_usd) if attempt else 0.0}
-        self._emit("i2v.job.submitted", f"i2v.job.{record.key}", record.image.label, paid)
+        payload = {"task_id": record.task_id, "cost_usd": float(attempt.price_usd) if attempt else 0.0}
+        self._emit("i2v.job.submitted", f"i2v.job.{record.key}", record.image.label, payload)
 
-    def done(self, item: ItemReport) -> None:
-        """An image has ended."""
-        if item.outcome not in TOLD or not item.is_new_outcome:
-            return
+    def _done(self, item: ItemReport) -> None:
         resource = f"i2v.job.{item.job}" if item.job else f"i2v.image.{item.image}"
-        told = {**item.row, "run_id": self._run.run_id}
-        self._emit(f"i2v.job.{item.outcome}", resource, item.image, told)
+        self._emit(f"i2v.job.{item.outcome}", resource, item.image, {**item.row, "run_id": self._run.run_id})
 
-    def ended(self, report: Report) -> None:
-        """The run has its report; and the day's cap may be nearly spent."""
-        if not report.items:
-            return
+    def _finished(self, report: Report) -> None:
         counts = {outcome.value: count for outcome in Outcome if (count := report.count(outcome))}
-        told = {"sentence": report.summary, "counts": counts, "spent_usd": float(report.spent_usd)}
-        told |= {"at_risk_usd": float(report.at_risk_usd), "label": self._run.record.label}
-        self._emit("i2v.run.finished", f"i2v.run.{self._run.run_id}", report.summary, told)
+        payload = {
+            "sentence": report.summary,
+            "counts": counts,
+            "spent_usd": float(report.spent_usd),
+            "at_risk_usd": float(report.at_risk_usd),
+            "label": self._run.label,
+        }
+        self._emit("i2v.run.finished", f"i2v.run.{self._run.run_id}", report.summary, payload)
         if near := self._run.budget.near_cap_usd:
             spent, cap = near
-            told = {"spent_usd": float(spent), "cap_usd": float(cap)}
-            self._emit("i2v.budget.near", self._ledger, str(self._run.settings.jobs), told)
+            payload = {"spent_usd": float(spent), "cap_usd": float(cap)}
+            self._emit("i2v.budget.near", self._ledger, str(self._run.settings.jobs), payload)
 
     @property
     def _ledger(self) -> str:
@@ -76,5 +77,5 @@ class EventEmitter:
                 related=related if resource != self._ledger else [],
                 payload=payload,
             )
-        except Exception as error:  # noqa: BLE001 - an event is never worth a run
-            log.debug("event %s was not sent: %r", event, error)
+        except Exception as error:  # noqa: BLE001 - an event must never fail a run
+            log.debug("event %s was not emitted: %r", event, error)

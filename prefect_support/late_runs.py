@@ -1,7 +1,7 @@
-"""A scheduled run that comes later than its interval: the next one was already due, so it ends as `Skipped`.
+"""Late scheduled runs: one that starts when the next one is already due ends as `Skipped`.
 
-After a downtime every run that was missed starts at once; one of them is enough. A run that a person starts, or starts
-again, is never skipped.
+After a downtime Prefect starts every missed run at once; one of them is enough. A run that a person starts or retries
+is never skipped.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.schedules import SCHEDULE_TYPES
 from prefect.context import FlowRunContext
-from prefect.server.schemas.schedules import SCHEDULE_TYPES as SCHEDULES_WITH_DATES
+from prefect.server.schemas.schedules import SCHEDULE_TYPES as SERVER_SCHEDULE_TYPES
 from prefect.states import Completed
 from pydantic import TypeAdapter
 
 SKIPPED = "Skipped"
-A_MOMENT = timedelta(seconds=1)
+ONE_SECOND = timedelta(seconds=1)
 
 
 async def skipped_if_late(now: datetime | None = None) -> State[Any] | None:
-    """The last state of a run that comes too late; None where it is to run."""
+    """Return the last state of a run that is too late, `None` for one that should run."""
     context = FlowRunContext.get()
     run = context.flow_run if context else None
     if run is None or not _is_scheduled(run):
@@ -32,34 +32,34 @@ async def skipped_if_late(now: datetime | None = None) -> State[Any] | None:
     due = await _next_after(run, scheduled)
     if due is None or due > now:
         return None
-    return Completed(name=SKIPPED, message=_told(scheduled, now, due))
+    return Completed(name=SKIPPED, message=_message(scheduled, now, due))
 
 
 def _is_scheduled(run: FlowRun) -> bool:
-    """Whether the schedule started it, and nobody has since started it again."""
+    """Return whether a schedule started the run, and no person has retried it."""
     return run.auto_scheduled and run.run_count <= 1
 
 
 async def _next_after(run: FlowRun, scheduled: datetime) -> datetime | None:
-    """When the next run was due, by the schedule that made this one; of several active ones the first to come."""
+    """Return when the next run was due, by the schedule that created this one or else by the earliest active one."""
     if run.deployment_id is None:
         return None
     async with get_client() as client:
         schedules = await client.read_deployment_schedules(run.deployment_id)
     own = run.created_by.id if run.created_by else None
-    fitting = [each for each in schedules if each.id == own] or [each for each in schedules if each.active]
-    dates = [date for each in fitting if (date := await _date_after(each.schedule, scheduled))]
+    candidates = [each for each in schedules if each.id == own] or [each for each in schedules if each.active]
+    dates = [date for each in candidates if (date := await _date_after(each.schedule, scheduled))]
     return min(dates, default=None)
 
 
 async def _date_after(schedule: SCHEDULE_TYPES, scheduled: datetime) -> datetime | None:
-    """Prefect's own reckoning, which only the server's twin of the schedule has."""
-    twin: Any = TypeAdapter(SCHEDULES_WITH_DATES).validate_python(schedule.model_dump())
-    dates = await twin.get_dates(n=1, start=scheduled + A_MOMENT)
+    """Return the next date by Prefect's own calculation, which only the server's type of a schedule has."""
+    server_schedule: Any = TypeAdapter(SERVER_SCHEDULE_TYPES).validate_python(schedule.model_dump())
+    dates = await server_schedule.get_dates(n=1, start=scheduled + ONE_SECOND)
     return dates[0] if dates else None
 
 
-def _told(scheduled: datetime, now: datetime, due: datetime) -> str:
+def _message(scheduled: datetime, now: datetime, due: datetime) -> str:
     times = [time.astimezone(UTC) for time in (scheduled, now, due)]
     words = "%H:%M" if len({time.date() for time in times}) == 1 else "%Y-%m-%d %H:%M"
     first, second, third = (time.strftime(words) for time in times)

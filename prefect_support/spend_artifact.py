@@ -1,4 +1,4 @@
-"""The spend report in Prefect's UI: `publish_spend` makes its page, with a picture that lies beside the ledger."""
+"""The spend report in Prefect's UI: the artifact `i2v-spend`, with a chart that is stored beside the ledger."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ KEY = "i2v-spend"
 
 
 async def publish_spend(storage: Storage, settings: Settings, report: SpendReport) -> None:
-    """Put the report's page on the Artifacts page of Prefect's UI, where earlier ones stay under the same key."""
-    picture = await _picture(storage, settings, report)
-    with_links = spend_page(report, picture) if picture else None
-    await create_page(KEY, spend_page(report), about=report.summary, with_links=with_links)
+    """Create the artifact; earlier ones stay under the same key."""
+    chart = await _chart_url(storage, settings, report)
+    with_links = spend_page(report, chart) if chart else None
+    await create_page(KEY, spend_page(report), description=report.summary, with_links=with_links)
 
 
-async def _picture(storage: Storage, settings: Settings, report: SpendReport) -> str | None:
-    """A link to the month's picture; none where links are off, there is nothing to draw, or S3 does not take it."""
+async def _chart_url(storage: Storage, settings: Settings, report: SpendReport) -> str | None:
+    """Store the month's chart and return a presigned link; `None` if links are off or there is nothing to draw."""
     month = sum_groups(report.month)
     if not settings.link_seconds or not (month.total_usd or month.saved_usd):
         return None
@@ -36,5 +36,5 @@ async def _picture(storage: Storage, settings: Settings, report: SpendReport) ->
         await storage.put(uri, await asyncio.to_thread(draw_spend, report.month, days), content_type="image/png")
         return await storage.presign(uri, seconds=settings.link_seconds)
     except I2vError as error:
-        log.warning("the picture of the spend report was not put: %s", error)
+        log.warning("the spend chart was not stored: %s", error)
         return None

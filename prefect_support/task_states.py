@@ -1,76 +1,156 @@
-"""How the end of a step is called in Prefect's UI, where Prefect has no word of its own, and what is told with it.
+"""How a step runs as a Prefect task: when it is retried, what its last state is called, and what it returns.
 
-A state named here carries what the step gave, also a failed one: `flow_states.outcome` hands it on. Never for a task
-that Prefect caches, but for `validate`, whose plain value is the same from both.
+A state that is named here carries the step's value, also a Failed one; `as_steps` passes the value on. No cache policy
+for such a task: Prefect would rename the state to `Cached`. `validate` alone is cached, since it returns a plain value.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import ContextVar
+from typing import Any, TypeVar
 
-from prefect.client.schemas.objects import State
+from prefect import Task
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.states import Completed, Failed
+from prefect.utilities.annotations import quote
 
 from i2v.apixo.models import TaskStatus
+from i2v.errors import I2vError
 from i2v.ledger.job import JobRecord, JobState
 from i2v.ledger.ledger import VersionedRecord
 from i2v.money import money_text
-from i2v.pipeline.run import Run
-from i2v.pipeline.validate import ValidationResult
+from i2v.pipeline.context import RunContext
+from i2v.pipeline.generate import Steps
+from i2v.pipeline.order import Order
+from i2v.pipeline.poll import PollResult
+from i2v.pipeline.validate import ResolvedImage, ValidationResult
 
-REFUSED, CACHED, ATTACHED, UNKNOWN, AGAIN, STILL_OPEN = "Refused", "Cached", "Attached", "Unknown", "Again", "Open"
+T = TypeVar("T")
+StepTask = Task[Any, Coroutine[Any, Any, Any]]
+REFUSED, CACHED, ATTACHED, UNKNOWN, RETRY, STILL_OPEN = "Refused", "Cached", "Attached", "Unknown", "Again", "Open"
+RETRIES: dict[str, Any] = {"retries": 2, "retry_delay_seconds": [2, 8], "retry_jitter_factor": 0.5}
+"""For the free steps, with `is_transient`. `submit` has none: only the ledger decides about a second submit."""
+_SHOWN = {"id", "type", "name", "timestamp", "state_details"}
 
 
-def validated(checked: ValidationResult) -> State[Any] | dict[str, Any]:
-    """Refused by its validation, or a plain value."""
-    value = checked.model_dump(mode="json")
-    return value if checked.facts else Completed(name=REFUSED, message=checked.refusal, data=value)
+def is_transient(_task: Any, _task_run: TaskRun, state: State[Any]) -> bool:
+    """Return whether Prefect may retry a free step: its error can go away by itself, and the run goes on."""
+    context = TaskRunContext.get()
+    run: RunContext | None = context.parameters.get("run") if context else None
+    interrupted = run is not None and run.brake.interrupted
+    return isinstance(state.data, I2vError) and state.data.retryable and not interrupted
 
 
-def submitted(run: Run, held: VersionedRecord) -> State[Any]:
-    """Paid just now, or taken up as it was found."""
-    record, attempt = held.record, held.record.attempt
+async def to_state(step: Awaitable[T], name: Callable[[T], State[Any]]) -> State[Any]:
+    """Await a step and name its last state; an expected error becomes a Failed state that carries it."""
+    try:
+        return name(await step)
+    except I2vError as error:
+        return Failed(message=error.message, data=error)
+
+
+class _Predecessor(State[Any]):
+    """The state that a step waits for, so that the UI draws an image's steps in a row."""
+
+    def result(self, *_: Any, **__: Any) -> None:
+        """Return nothing: Prefect would read the result in a thread."""
+
+
+_PREDECESSOR: ContextVar[_Predecessor | None] = ContextVar("predecessor", default=None)
+"""The last step of the current image; each image is an asyncio task with a context of its own."""
+
+
+async def run_step(step: StepTask, *args: Any) -> Any:
+    """Run a step and return its value, or raise the `I2vError` that it raised.
+
+    An image's steps are linked explicitly: Prefect would link them by `id()` of their values, and link strangers.
+    """
+    run: Any = step
+    predecessor = _PREDECESSOR.get()
+    waits = [predecessor] if predecessor else None
+    state: State[Any] = await run(*map(quote, args), wait_for=waits, return_state=True)
+    if context := FlowRunContext.get():
+        context.run_results.clear()  # Prefect keeps the state of each result until the flow ends, to link by it
+    if state.is_completed():
+        _PREDECESSOR.set(_Predecessor.model_validate(state.model_dump(include=_SHOWN)))
+    value = await state.aresult(raise_on_failure=False)
+    if isinstance(value, BaseException):
+        raise value
+    return value
+
+
+def as_steps(validate: StepTask, submit: StepTask, poll: StepTask, store: StepTask) -> Steps:
+    """Return the pipeline's steps, each run as a Prefect task."""
+
+    async def run_validate(run: RunContext, image: ResolvedImage) -> ValidationResult:
+        return ValidationResult.model_validate(await run_step(validate, run, image))
+
+    async def run_submit(run: RunContext, order: Order) -> VersionedRecord:
+        job: VersionedRecord = await run_step(submit, run, order)
+        return job
+
+    async def run_poll(run: RunContext, job: VersionedRecord) -> PollResult:
+        result: PollResult = await run_step(poll, run, job)
+        return result
+
+    async def run_store(run: RunContext, job: VersionedRecord, status: TaskStatus) -> VersionedRecord:
+        stored: VersionedRecord = await run_step(store, run, job, status)
+        return stored
+
+    return Steps(run_validate, run_submit, run_poll, run_store)
+
+
+def validated(validation: ValidationResult) -> State[Any] | dict[str, Any]:
+    """Return a plain value for a valid image, which Prefect may cache; `Refused` for another."""
+    value = validation.model_dump(mode="json")
+    return value if validation.facts else Completed(name=REFUSED, message=validation.refusal, data=value)
+
+
+def submitted(run: RunContext, job: VersionedRecord) -> State[Any]:
+    """Return `Completed` for a job that was paid now, `Attached` or `Cached` for one that was found."""
+    record, attempt = job.record, job.record.attempt
     paid = attempt is not None and attempt.run_id == run.run_id
     match record.state:
         case JobState.STORED if not paid:
-            return Completed(name=CACHED, message=f"its video is there: {_video(record)}", data=held)
+            return Completed(name=CACHED, message=f"stored already: {_video(record)}", data=job)
         case JobState.STORED:
-            return Completed(message=f"its video is there: {_video(record)}", data=held)
+            return Completed(message=f"stored already: {_video(record)}", data=job)
         case JobState.SUBMITTED if attempt and paid:
-            return Completed(message=f"paid ${money_text(attempt.price_usd)}: task {record.task_id}", data=held)
+            return Completed(message=f"paid ${money_text(attempt.price_usd)}: task {record.task_id}", data=job)
         case JobState.SUBMITTED:
-            return Completed(name=ATTACHED, message=f"paid by another run: task {record.task_id}", data=held)
+            return Completed(name=ATTACHED, message=f"paid by another run: task {record.task_id}", data=job)
         case _:
-            return _ended(held, held)
+            return _ended(job, job)
 
 
-def polled(run: Run, held: VersionedRecord, status: TaskStatus | None) -> State[Any]:
-    """The task has ended, or the wait for it."""
-    asked = run.polls.pop(held.record.key, 0)
-    polls = "1 poll" if asked == 1 else f"{asked} polls"
-    if status:
+def polled(result: PollResult) -> State[Any]:
+    """Return `Completed` for a rendered video, `Open` for one that still renders, otherwise the job's end."""
+    polls = "1 poll" if result.polls == 1 else f"{result.polls} polls"
+    if status := result.status:
         took = f"rendered in {status.cost_ms / 1000:.0f} s" if status.cost_ms is not None else "rendered"
-        return Completed(message=f"{took}, {polls}", data=(held, status))
-    if held.record.state is JobState.SUBMITTED:
-        return Completed(name=STILL_OPEN, message=f"still rendering after {polls}", data=(held, None))
-    return _ended(held, (held, None))
+        return Completed(message=f"{took}, {polls}", data=result)
+    if result.job.record.state is JobState.SUBMITTED:
+        return Completed(name=STILL_OPEN, message=f"still rendering after {polls}", data=result)
+    return _ended(result.job, result)
 
 
-def stored(held: VersionedRecord) -> State[Any]:
-    """The video is in the bucket."""
-    return Completed(message=_video(held.record), data=held)
+def stored(job: VersionedRecord) -> State[Any]:
+    """Return `Completed` with the video's address and measurements."""
+    return Completed(message=_video(job.record), data=job)
 
 
-def _ended(held: VersionedRecord, value: Any) -> State[Any]:
-    """A job that is not to become a video, or not yet."""
-    reason = held.record.reason.message if held.record.reason else held.record.state.value
-    match held.record.state:
+def _ended(job: VersionedRecord, value: Any) -> State[Any]:
+    """Return the state of a job that does not become a video, or not yet."""
+    reason = job.record.reason.message if job.record.reason else job.record.state.value
+    match job.record.state:
         case JobState.REFUSED:
             return Completed(name=REFUSED, message=reason, data=value)
         case JobState.READY:
-            return Completed(name=AGAIN, message="another attempt follows", data=value)
+            return Completed(name=RETRY, message="another attempt follows", data=value)
         case JobState.STORED:
-            return Completed(name=CACHED, message=f"its video is there: {_video(held.record)}", data=value)
+            return Completed(name=CACHED, message=f"stored already: {_video(job.record)}", data=value)
         case JobState.UNKNOWN | JobState.CLAIMED:
             return Failed(name=UNKNOWN, message=reason, data=value)
         case _:

@@ -1,4 +1,4 @@
-"""Step 3: wait for a task by the vendor's schedule, in one task run however often it asks."""
+"""Step 3, free: wait for a rendering on the provider's schedule, in one task run however often it polls."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 
 from i2v.ledger.ledger import VersionedRecord
-from i2v.pipeline import poll as library
-from i2v.pipeline.run import Run
-from prefect_support.flow_states import to_state
-from prefect_support.task_states import polled
+from i2v.pipeline import poll as pipeline
+from i2v.pipeline.context import RunContext
+from prefect_support.task_states import RETRIES, is_transient, polled, to_state
 
 
 @task(
-    name="poll", task_run_name="poll {held.record.image.name}", cache_policy=NO_CACHE, persist_result=False, retries=0
+    name="poll",
+    task_run_name="poll {job.record.image.name}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retry_condition_fn=is_transient,
+    **RETRIES,
 )
-async def poll(run: Run, held: VersionedRecord) -> State[Any]:
+async def poll(run: RunContext, job: VersionedRecord) -> State[Any]:
     """Wait until the job's task has ended or the deadline has passed."""
-    return await to_state(library.poll(run, held), lambda ended: polled(run, *ended))
+    return await to_state(pipeline.poll(run, job), polled)

@@ -1,4 +1,4 @@
-"""Step 4: bring the video into the bucket, whole, and last its manifest."""
+"""Step 4, free: download a rendered video, check that it is complete, and publish it with its manifest."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from prefect.client.schemas.objects import State
 
 from i2v.apixo.models import TaskStatus
 from i2v.ledger.ledger import VersionedRecord
-from i2v.pipeline import store as library
-from i2v.pipeline.run import Run
-from prefect_support.flow_states import to_state
-from prefect_support.task_states import stored
+from i2v.pipeline import store as pipeline
+from i2v.pipeline.context import RunContext
+from prefect_support.task_states import RETRIES, is_transient, stored, to_state
 
 
 @task(
-    name="store", task_run_name="store {held.record.image.name}", cache_policy=NO_CACHE, persist_result=False, retries=0
+    name="store",
+    task_run_name="store {job.record.image.name}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retry_condition_fn=is_transient,
+    **RETRIES,
 )
-async def store(run: Run, held: VersionedRecord, status: TaskStatus) -> State[Any]:
-    """Download, check and publish the video of a task that has succeeded."""
-    return await to_state(library.store(run, held, status), stored)
+async def store(run: RunContext, job: VersionedRecord, status: TaskStatus) -> State[Any]:
+    """Download, check and publish the video of a task that succeeded."""
+    return await to_state(pipeline.store(run, job, status), stored)

@@ -1,4 +1,4 @@
-"""Step 1, free: read an image whole and judge it, once for each version of an object."""
+"""Step 1, free: read an image whole and validate it, once per version of an object."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ from prefect import task
 from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
 
-from i2v.pipeline import validate as library
-from i2v.pipeline.run import Run
-from i2v.pipeline.validate import ResolvedImage
-from prefect_support.task_states import validated
+from i2v.pipeline.context import RunContext
+from i2v.pipeline.validate import RULES, ResolvedImage, validate_image
+from prefect_support.task_states import RETRIES, is_transient, validated
 
 
-def version_of(_context: TaskRunContext, parameters: dict[str, Any]) -> str | None:
-    """The cache's key: bucket, key and etag of an object, and the rules' version. A URL has no version."""
-    seen: ResolvedImage = parameters["seen"]
-    if seen.ref.uri is None or seen.etag is None:
+def image_version(_context: TaskRunContext, parameters: dict[str, Any]) -> str | None:
+    """Return the cache key: bucket, key and etag of an object, and the version of the rules. A URL has none."""
+    image: ResolvedImage = parameters["image"]
+    if image.ref.uri is None or image.etag is None:
         return None
-    version = f"{library.RULES} {seen.ref.uri} {seen.etag}"
+    version = f"{RULES} {image.ref.uri} {image.etag}"
     return f"i2v-image-{hashlib.sha256(version.encode()).hexdigest()}"
 
 
 @task(
     name="validate",
-    task_run_name="validate {seen.name}",
-    cache_key_fn=version_of,
+    task_run_name="validate {image.name}",
+    cache_key_fn=image_version,
     persist_result=True,
-    cache_result_in_memory=False,  # nobody asks twice in a run: 4 KB an image
+    cache_result_in_memory=False,  # a run reads no result twice: 4 KB an image
     result_serializer="json",
+    retry_condition_fn=is_transient,
+    **RETRIES,
 )
-async def validate(run: Run, seen: ResolvedImage) -> State[Any] | dict[str, Any]:
-    """Validate one image. Return a `ValidationResult` as plain JSON, which Prefect may cache."""
-    return validated(await library.validate_image(run, seen))
+async def validate(run: RunContext, image: ResolvedImage) -> State[Any] | dict[str, Any]:
+    """Validate one image; return a `ValidationResult` as plain JSON, which Prefect may cache."""
+    return validated(await validate_image(run, image))

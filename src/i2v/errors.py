@@ -65,7 +65,8 @@ class I2vError(Exception):
     """
 
     exit_code: ClassVar[ExitCode] = ExitCode.FAILED
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
+    """Whether the same call may succeed later."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message, hint)
@@ -168,6 +169,8 @@ class NotFound(StorageError):
 class ImageChanged(StorageError):
     """The image was replaced after it was checked; nothing was charged."""
 
+    retryable = False
+
 
 class Conflict(StorageError):
     """A conditional write failed: another writer was first."""
@@ -188,6 +191,7 @@ class FetchError(I2vError):
         self.args = (message, hint, status, forbidden)
         self.status = status
         self.forbidden = forbidden
+        self.retryable = not forbidden and (status in {0, 429} or status >= 500)  # noqa: PLR2004
 
 
 class BrokenVideo(I2vError):

@@ -9,7 +9,8 @@ from uuid import uuid4
 
 import pytest
 
-from i2v.pipeline.run import Run, open_run
+from i2v.pipeline.context import RunContext
+from i2v.pipeline.run import open_run
 from i2v.settings import Settings
 from sandbox import Sandbox
 from tests.support.orders import OpenRun
@@ -30,7 +31,7 @@ def new_run(settings: Settings, aws: None) -> OpenRun:
     @asynccontextmanager
     async def opened(
         *, run_id: str = "", max_spend_usd: Decimal | None = None, **changes: object
-    ) -> AsyncIterator[Run]:
+    ) -> AsyncIterator[RunContext]:
         own = settings.model_copy(update=changes)
         async with open_run(own, run_id or str(uuid4()), max_spend_usd=max_spend_usd) as run:
             yield run

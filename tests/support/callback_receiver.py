@@ -10,7 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from uuid import uuid4
 
 from i2v.apixo.callbacks import callback_task_id, verify
-from i2v.pipeline.run import Run, open_run
+from i2v.pipeline.context import RunContext
+from i2v.pipeline.run import open_run
 from i2v.recovery.callbacks import CallbackHint
 from i2v.recovery.reconcile import reconcile
 from i2v.reports.run_report import Report
@@ -90,7 +91,7 @@ def serve_callbacks(make_settings: MakeSettings, env: dict[str, str]) -> Iterato
         thread.join()
 
 
-def open_callback_run(receiver: CallbackReceiver, **changes: object) -> AbstractAsyncContextManager[Run]:
+def open_callback_run(receiver: CallbackReceiver, **changes: object) -> AbstractAsyncContextManager[RunContext]:
     """Open a run with callbacks to the receiver; keywords change its settings."""
     assert receiver.settings
     return open_run(receiver.settings.model_copy(update=changes), str(uuid4()))
@@ -99,4 +100,4 @@ def open_callback_run(receiver: CallbackReceiver, **changes: object) -> Abstract
 async def run_collect(receiver: CallbackReceiver, hints: list[str] | None = None, **changes: object) -> Report:
     """Do what the deployment `collect` does with these hints; without hints, what `reconcile` does."""
     async with open_callback_run(receiver, **changes) as run:
-        return await reconcile(run, keys=hints)
+        return await reconcile(run, entries=hints)

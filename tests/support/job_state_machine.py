@@ -70,7 +70,7 @@ def settle_from_callback(attempt: int, task_id: str) -> Any:
     """Return the work that the door starts when a callback arrives."""
 
     async def settle(process: SimulatedProcess) -> None:
-        await reconcile(process.run, keys=[f"{ORDER.key}/{attempt}/{task_id}"], steps=STEPS)
+        await reconcile(process.run, entries=[f"{ORDER.key}/{attempt}/{task_id}"], steps=STEPS)
 
     return settle
 

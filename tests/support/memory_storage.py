@@ -13,11 +13,12 @@ from typing import Any, TypeVar, cast
 
 from i2v.apixo.client import ApixoClient
 from i2v.errors import Conflict, NotFound
-from i2v.ledger.budget import Budget, DailySpendStore
 from i2v.ledger.job import JobImage
 from i2v.ledger.ledger import Ledger, VersionedRecord
+from i2v.ledger.run_record import RunRecord
 from i2v.net.fetcher import Fetcher
-from i2v.pipeline.run import Run, RunRecord
+from i2v.pipeline.context import RunContext
+from i2v.pipeline.run import make_context
 from i2v.request import Request
 from i2v.s3.listing import S3Entry
 from i2v.s3.objects import S3Object
@@ -157,15 +158,12 @@ class MemoryStorage(Storage):
         return f"https://{uri.bucket}.example/{uri.key}?expires={seconds}"
 
 
-def memory_run(storage: MemoryStorage, run_id: str = "run-1", *, client: object = None, **variables: Any) -> Run:
+def memory_run(storage: MemoryStorage, run_id: str = "run-1", *, client: object = None, **variables: Any) -> RunContext:
     """Make a run over a bucket in memory; `client` stands for the provider, `variables` are environment variables."""
     settings = SealedSettings(**{"I2V_BUCKET": "b-1", "APIXO_API_KEY": "k", **variables})
-    budget = Budget(
-        DailySpendStore(storage, settings), run_id, max_spend_usd=None, daily_cap_usd=settings.daily_cap_usd
-    )
     now = datetime.now(UTC)
     record = RunRecord(run_id=run_id, started_at=now, touched_at=now)
-    return Run(settings, storage, cast("ApixoClient", client), cast("Fetcher", None), budget, record, dry_run=False)
+    return make_context(settings, storage, cast("ApixoClient", client), cast("Fetcher", None), record)
 
 
 async def ready(ledger: Ledger, key: str, image: JobImage, request: Request) -> VersionedRecord:

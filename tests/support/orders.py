@@ -7,17 +7,17 @@ from contextlib import AbstractAsyncContextManager
 
 from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
-from i2v.pipeline.run import Run
-from i2v.pipeline.submit import Order
-from i2v.pipeline.validate import make_order, make_request, resolve_image, validate_image
+from i2v.pipeline.context import RunContext
+from i2v.pipeline.order import Order, make_order, make_request
+from i2v.pipeline.validate import resolve_image, validate_image
 from sandbox import Sandbox
 from sandbox.synthetic_images import make_jpeg
 
-OpenRun = Callable[..., AbstractAsyncContextManager[Run]]
+OpenRun = Callable[..., AbstractAsyncContextManager[RunContext]]
 """Type of the `new_run` fixture of `tests/integration`."""
 
 
-async def order_for(run: Run, uri: str, prompt: str = "a slow zoom", **options: object) -> Order:
+async def order_for(run: RunContext, uri: str, prompt: str = "a slow zoom", **options: object) -> Order:
     """Return the order of one image after the real validation; options are fields of `RequestOptions`."""
     (item,) = await find_items(uri, run.storage, run.settings)
     resolved = await resolve_image(run, item, RequestOptions.model_validate({"prompt": prompt, **options}))

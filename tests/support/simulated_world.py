@@ -23,9 +23,10 @@ from i2v.ledger.job import Delivery, JobImage, JobRecord, StoredVideo
 from i2v.ledger.ledger import VersionedRecord
 from i2v.media.images import ImageFacts
 from i2v.net.limiter import AdaptiveLimiter
+from i2v.pipeline.context import RunContext
 from i2v.pipeline.generate import Steps
-from i2v.pipeline.run import Run
-from i2v.pipeline.submit import Order
+from i2v.pipeline.order import Order
+from i2v.pipeline.run import close_run, end_run
 from i2v.reports.run_report import Report
 from i2v.request import Request
 from i2v.s3_uri import S3Uri
@@ -114,13 +115,13 @@ class SimulatedProcess:
         PROCESS_TASKS.set(self.tasks)
         try:
             with suppress(I2vError):
-                await self.run.start()
+                await self.run.heartbeat.start()
                 self.heartbeats = self.tasks - {self.task}
                 await work(self)
-            await self.run.end(Report())
+            await end_run(self.run, Report())
         finally:
-            await self.run.close()
-            self.world.transition.set()
+            await close_run(self.run)
+            self.world.progressed.set()
 
     async def wait_for_turn(self, kind: str, uri: S3Uri | None = None) -> Any:
         """Pause until `resume`, and return how the call ends; a killed process never resumes."""
@@ -129,7 +130,7 @@ class SimulatedProcess:
         if asyncio.current_task() in self.heartbeats:
             return None
         self.turn = PendingStep(kind, uri.key if uri else "", asyncio.get_running_loop().create_future())
-        self.world.transition.set()
+        self.world.progressed.set()
         try:
             return await self.turn.resume
         finally:
@@ -145,7 +146,7 @@ class SimulatedProcess:
         """End it as kill -9 does, without any further call."""
         self.killed = True
         for task in self.tasks:
-            task.add_done_callback(lambda _: self.world.transition.set())
+            task.add_done_callback(lambda _: self.world.progressed.set())
             task.cancel()
 
 
@@ -167,7 +168,7 @@ class SimulatedWorld:
     """Tasks of POSTs that have no answer yet, by process."""
     allowed: int = 1
     """How many payments are allowed: one, plus one per transient failure or manual resubmit."""
-    transition: asyncio.Event = field(default_factory=asyncio.Event)
+    progressed: asyncio.Event = field(default_factory=asyncio.Event)
     numbers: Any = field(default_factory=count)
 
     @property
@@ -194,8 +195,8 @@ class SimulatedWorld:
     async def run_until_blocked(self) -> None:
         """Run until every living process is paused."""
         while self._anybody_moves():
-            self.transition.clear()
-            await self.transition.wait()
+            self.progressed.clear()
+            await self.progressed.wait()
         for process in self.processes:
             if not process.killed and process.task.done():
                 process.task.result()
@@ -265,7 +266,7 @@ class SimulatedWorld:
         return self.early_tasks.pop(process.name, "") or self.bill(process)
 
 
-async def model_store(run: Run, held: VersionedRecord, status: TaskStatus) -> VersionedRecord:
+async def model_store(run: RunContext, held: VersionedRecord, status: TaskStatus) -> VersionedRecord:
     """Do to bucket and ledger what the real store step does, without a video."""
     del status
     mp4, jpg, text = (
@@ -278,7 +279,7 @@ async def model_store(run: Run, held: VersionedRecord, status: TaskStatus) -> Ve
     task_id, now = held.record.task_id or "", datetime.now(UTC)
     stored = await run.ledger.change(held, lambda record: transitions.store(record, task_id, video, now))
     if stored:
-        await run.ended_marks.add(stored.record)
+        await run.stored_markers.add(stored.record)
     return stored or await run.ledger.read_existing(held.record.key)
 
 

@@ -1,4 +1,4 @@
-"""A run of the library in this process, without Prefect: ended cleanly at a Ctrl-C, as the flow is."""
+"""Run the library in this process, without Prefect. Ctrl-C ends it cleanly."""
 
 from __future__ import annotations
 
@@ -8,26 +8,19 @@ from decimal import Decimal
 from typing import TypeVar
 from uuid import uuid4
 
-from i2v.cli import end_at_signals, flow_run
+from i2v.cli import end_at_signals
+from i2v.cli.flow_run import RunMonitor
 from i2v.cli.progress import Progress
-from i2v.pipeline.run import WATCHER, Run, open_run
-from i2v.reports.run_report import Report
+from i2v.pipeline.context import RunContext
+from i2v.pipeline.events import LISTENER
+from i2v.pipeline.run import open_run
 from i2v.settings import Settings
 
 T = TypeVar("T")
 
 
-class Watch(flow_run.Watch):
-    """Follows a run of which Prefect knows nothing."""
-
-    def ended(self, report: Report) -> None:
-        """Keep the report."""
-        self.report = report
-        self._progress.ended(report)
-
-
 def run_library(
-    work: Callable[[Run], Awaitable[T]],
+    work: Callable[[RunContext], Awaitable[T]],
     settings: Settings,
     progress: Progress,
     *,
@@ -35,19 +28,15 @@ def run_library(
     max_spend_usd: Decimal | None,
     dry_run: bool,
 ) -> tuple[T, int]:
-    """What the work gave, and the number of the signal that interrupted it, 0 for none.
-
-    Raises:
-        I2vError: what the work, or opening the run, raised.
-    """
-    watch = Watch(progress)
+    """Return the result of the work, and the number of the signal that interrupted it, 0 for none."""
+    monitor = RunMonitor(progress)
 
     async def opened() -> T:
-        WATCHER.set(watch)
+        LISTENER.set(monitor)
         run_id = f"{name}-{uuid4()}"
         async with open_run(settings, run_id, max_spend_usd=max_spend_usd, dry_run=dry_run) as run:
             return await work(run)
 
-    given = asyncio.run(opened())
+    result = asyncio.run(opened())
     end_at_signals("interrupted")
-    return given, watch.signal
+    return result, monitor.signal

@@ -120,14 +120,14 @@ def _preview(named: NamedImages, default: RequestOptions, settings: Settings, pr
     from i2v.cli.images.uploads import validate
     from i2v.cli.library_run import run_library
     from i2v.inputs.sources import find_items
+    from i2v.pipeline.context import RunContext
     from i2v.pipeline.generate import Steps, generate
-    from i2v.pipeline.run import Run
     from i2v.reports.run_report import Report
 
     local, refused = asyncio.run(validate(named.local, default, settings, progress))
     orders = [candidate.order(settings) for candidate in local]
 
-    async def work(run: Run) -> Report:
+    async def work(run: RunContext) -> Report:
         remote = await find_items(named.remote, run.storage, settings) if named.remote else []
         report, _ = await generate(run, [*remote, *orders, *refused], default, Steps())
         return report

@@ -1,6 +1,6 @@
-"""From images to videos: `generate` prepares all images of a run, sees that they can be paid, and brings each home.
+"""Generate videos for a batch of images: prepare each, check that the money suffices, and run each to its outcome.
 
-The four steps are given as `Steps`: the library's own, or an orchestrator's tasks around them.
+The order of the steps is here; the steps are passed in as `Steps`: the library's own, or Prefect tasks around them.
 """
 
 from __future__ import annotations
@@ -17,37 +17,36 @@ from i2v.inputs.sources import InputItem
 from i2v.ledger.job import Delivery, JobState
 from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline import outcomes, preflight
-from i2v.pipeline.poll import poll
-from i2v.pipeline.run import Run
-from i2v.pipeline.store import publish_outputs, put_verdict, refusal, store
-from i2v.pipeline.submit import Order, submit
-from i2v.pipeline.validate import (
-    ResolvedImage,
-    ValidationResult,
-    make_order,
-    make_request,
-    refresh_metadata,
-    resolve_image,
-    validate_image,
-)
+from i2v.pipeline.context import RunContext
+from i2v.pipeline.events import ImageDone, JobRendered
+from i2v.pipeline.order import Order, make_order, make_request
+from i2v.pipeline.poll import PollResult, poll
+from i2v.pipeline.publish import publish_outputs
+from i2v.pipeline.run import end_run
+from i2v.pipeline.store import store
+from i2v.pipeline.submit import submit
+from i2v.pipeline.validate import ResolvedImage, ValidationResult, refresh_metadata, resolve_image, validate_image
+from i2v.pipeline.verdicts import put_verdict, refusal
 from i2v.reports.run_report import ItemReport, Report
 
 log = logging.getLogger(__name__)
+Prepared = Order | ItemReport
+"""An image that may be paid for, or the line of one that may not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """What is done to an image, in this order. Each may raise what the library's own step of that name raises."""
+    """What happens to an image, in this order. Each may raise what the library's own step of that name raises."""
 
-    validate: Callable[[Run, ResolvedImage], Awaitable[ValidationResult]] = validate_image
-    submit: Callable[[Run, Order], Awaitable[VersionedRecord]] = submit
-    poll: Callable[[Run, VersionedRecord], Awaitable[tuple[VersionedRecord, TaskStatus | None]]] = poll
-    store: Callable[[Run, VersionedRecord, TaskStatus], Awaitable[VersionedRecord]] = store
+    validate: Callable[[RunContext, ResolvedImage], Awaitable[ValidationResult]] = validate_image
+    submit: Callable[[RunContext, Order], Awaitable[VersionedRecord]] = submit
+    poll: Callable[[RunContext, VersionedRecord], Awaitable[PollResult]] = poll
+    store: Callable[[RunContext, VersionedRecord, TaskStatus], Awaitable[VersionedRecord]] = store
 
 
 async def generate(
-    run: Run,
-    items: Sequence[InputItem | Order | ItemReport],
+    run: RunContext,
+    items: Sequence[InputItem | Prepared],
     default: RequestOptions,
     steps: Steps,
     *,
@@ -55,16 +54,15 @@ async def generate(
     settled: Sequence[ItemReport] = (),
     delivery: Delivery = "poll",
 ) -> tuple[Report, Stopped | None]:
-    """Make a video of each image, or in a dry run foresee what would be made.
+    """Generate a video of each image and end the run; in a dry run, report what would be generated.
 
     Args:
-        run: the flow run; its `dry_run` says whether anything is paid.
-        items: what to animate; what is prepared already is not looked at again.
-        default: what is asked for images that bring nothing of their own.
-        steps: what is done to each image.
-        partial: whether to go as far as the money goes.
-        settled: what the run did before, which its record tells too.
-        delivery: `poll` waits for the videos; with `callback` nothing waits, and the provider calls the door.
+        items: images; what is prepared already is not prepared again.
+        default: the options of images that bring none.
+        steps: what happens to each image.
+        partial: spend up to the limit, instead of not starting where the money does not suffice for all.
+        settled: lines of the run's earlier work, for its record.
+        delivery: `poll` waits for the videos; `callback` ends once everything is submitted.
 
     Returns:
         The report of `items`, and the error that stopped the run before its first submit, if one did.
@@ -76,159 +74,160 @@ async def generate(
     paused = False
     if not run.dry_run:
         paused = (await run.ledger.prepare()).paused
-        preflight.warn_of_short_credentials(run)
-    run.tell_count(len(settled) + len(items))
-    prepared = [asyncio.ensure_future(prepare(run, item, default, steps)) for item in items]
-    unready = set(prepared)
-    for each in prepared:
-        each.add_done_callback(unready.discard)
+        preflight.warn_of_expiring_credentials(run)
+    run.set_image_count(len(settled) + len(items))
+    preparing = [asyncio.ensure_future(prepare(run, item, default, steps)) for item in items]
+    unfinished = set(preparing)
+    for task in preparing:
+        task.add_done_callback(unfinished.discard)
     try:
-        stopped = None if run.dry_run else await _secure_money(run, prepared, partial=partial, paused=paused)
-        ends = [_end(run, each, steps, delivery) for each in prepared]
-        prepared.clear()  # an ended task keeps its context, in which an orchestrator remembers the image's first step
-        reports = await asyncio.gather(*ends)
+        stopped = None if run.dry_run else await _check_funds(run, preparing, partial=partial, paused=paused)
+        endings = [_run_image(run, task, steps, delivery) for task in preparing]
+        preparing.clear()  # a finished task keeps its context, in which Prefect stores the image's first step
+        lines = await asyncio.gather(*endings)
     finally:
-        for each in unready:
-            each.cancel()
-    stopped_by = run.stopped.message if run.stopped else None
-    report = Report(items=tuple(reports), stopped=stopped_by, awaits_callbacks=delivery == "callback")
-    await run.end(report.model_copy(update={"items": (*settled, *report.items)}))
+        for task in unfinished:
+            task.cancel()
+    stopped_by = run.brake.stopped.message if run.brake.stopped else None
+    report = Report(items=tuple(lines), stopped=stopped_by, awaits_callbacks=delivery == "callback")
+    await end_run(run, report.model_copy(update={"items": (*settled, *report.items)}))
     return report, stopped
 
 
-async def _secure_money(
-    run: Run, prepared: Sequence[asyncio.Future[Order | ItemReport]], *, partial: bool, paused: bool
+async def _check_funds(
+    run: RunContext, preparing: Sequence[asyncio.Future[Prepared]], *, partial: bool, paused: bool
 ) -> Stopped | None:
-    """Stop a run that cannot be paid in full. Where even the worst case can, nobody waits for all to be validated."""
+    """Stop a run that cannot be paid. If even the worst case can be, do not wait until all images are validated."""
     try:
         room, limit = await preflight.room_usd(run)
-        if paused or (room is not None and preflight.worst_case_usd(run, len(prepared)) > room):
-            orders = [order for order in await asyncio.gather(*prepared) if isinstance(order, Order)]
-            prices = await preflight.still_to_pay(run, orders)
+        if paused or (room is not None and preflight.worst_case_usd(run, len(preparing)) > room):
+            orders = [order for order in await asyncio.gather(*preparing) if isinstance(order, Order)]
+            prices = await preflight.unpaid_prices(run, orders)
             if prices and paused:
                 await run.ledger.raise_if_paused()
             preflight.check_money(prices, room, limit, partial=partial)
             run.budget.lower_limit(room)
     except StorageError as error:
-        return _stop(run, LedgerError(f"The ledger cannot be read: {error.message}", error.hint))
+        return _stop(run, LedgerError(f"Cannot read the ledger: {error.message}", error.hint))
     except Stopped as error:
         return _stop(run, error)
     return None
 
 
-def _stop(run: Run, error: Stopped) -> Stopped:
-    run.stop_submits("stopped", error.message)
+def _stop(run: RunContext, error: Stopped) -> Stopped:
+    run.brake.stop("stopped", error.message)
     return error
 
 
-async def prepare(
-    run: Run, item: InputItem | Order | ItemReport, default: RequestOptions, steps: Steps
-) -> Order | ItemReport:
-    """Look at an image, validate it and price its request; nothing is paid here. What is prepared stays as it is."""
+async def prepare(run: RunContext, item: InputItem | Prepared, default: RequestOptions, steps: Steps) -> Prepared:
+    """Resolve and validate an image and price its request; nothing is paid. What is prepared already is returned."""
     if not isinstance(item, InputItem):
         return item
     try:
-        async with run.preparing:
-            run.refuse_if_interrupted()
+        async with run.limits.preparing:
+            run.brake.check_interrupt()
             try:
                 return await _prepare(run, item, default, steps)
             except ImageChanged:
                 return await _prepare(run, item.unlisted, default, steps)
-    except Exception as error:  # noqa: BLE001 - every image ends by itself
+    except Exception as error:  # noqa: BLE001 - one image's error must not end the others
         return outcomes.of_error(run, item.ref.label, expected(error, item.ref.label))
 
 
-async def _prepare(run: Run, item: InputItem, default: RequestOptions, steps: Steps) -> Order | ItemReport:
-    seen = await resolve_image(run, item, default)
-    if not seen.is_listed:
-        make_request(seen)  # what cannot be asked for is not read
-    checked = await steps.validate(run, seen)
-    seen = await refresh_metadata(run, item, seen, default)
-    request = make_request(seen)
-    if checked.facts:
-        return make_order(run, seen, checked, request)
-    refused = outcomes.refused(run, seen, checked, request)
-    if run.dry_run or await put_verdict(run, refusal(seen, checked, request), is_lasting=True):
-        return refused
-    return refused.model_copy(update={"is_new_outcome": False})
+async def _prepare(run: RunContext, item: InputItem, default: RequestOptions, steps: Steps) -> Prepared:
+    image = await resolve_image(run, item, default)
+    if not image.is_listed:
+        make_request(image)  # an image without a valid request is not read
+    validation = await steps.validate(run, image)
+    image = await refresh_metadata(run, item, image, validation, default)
+    request = make_request(image)
+    if validation.facts:
+        return make_order(run, image, validation, request)
+    line = outcomes.refused(run, image, validation, request)
+    if run.dry_run:
+        return line
+    verdict = refusal(image, validation, request)
+    is_new = await put_verdict(run.storage, run.settings, verdict, keep_existing=True)
+    return line.model_copy(update={"is_new_outcome": is_new})
 
 
-async def _end(run: Run, prepared: asyncio.Future[Order | ItemReport], steps: Steps, delivery: Delivery) -> ItemReport:
-    """One image from its order to its end, whatever that is."""
-    order = await prepared
-    del prepared  # what it remembers of the image's first steps
+async def _run_image(
+    run: RunContext, preparing: asyncio.Future[Prepared], steps: Steps, delivery: Delivery
+) -> ItemReport:
+    """Take one image from its order to its outcome."""
+    order = await preparing
+    del preparing  # and with it the context of the image's first step
     if isinstance(order, ItemReport):
-        report = order
+        line = order
     else:
         try:
             order = replace(order, delivery=delivery)
-            report = await (outcomes.preview(run, order) if run.dry_run else process_order(run, order, steps))
-        except Exception as error:  # noqa: BLE001 - every image ends by itself
-            report = outcomes.of_error(run, order.image.label, expected(error, order.image.label), order)
-    run.tell_done(report)
-    return report
+            line = await (outcomes.preview(run, order) if run.dry_run else process_order(run, order, steps))
+        except Exception as error:  # noqa: BLE001 - one image's error must not end the others
+            line = outcomes.of_error(run, order.image.label, expected(error, order.image.label), order)
+    run.emit(ImageDone(line))
+    return line
 
 
 def expected(error: Exception, label: str) -> I2vError:
-    """The error as one of ours. Another is a fault of i2v itself: it is logged whole and ends this image alone."""
+    """Return the error as an `I2vError`; log any other with its traceback, since it is a bug of i2v."""
     if isinstance(error, I2vError):
         return error
-    log.error("%s: a fault in i2v", label, exc_info=error)
-    return I2vError(f"A fault in i2v: {type(error).__name__}: {error}", "Please report it with the log")
+    log.error("%s: internal error", label, exc_info=error)
+    return I2vError(f"Internal error: {type(error).__name__}: {error}", "Please report it with the log")
 
 
-async def process_order(run: Run, order: Order, steps: Steps) -> ItemReport:
-    """Submit, poll and store until the job has ended, then give this image its answers; by callback, submit alone.
+async def process_order(run: RunContext, order: Order, steps: Steps) -> ItemReport:
+    """Submit the order, and run its job to completion; a later error is reported together with the job.
 
     Raises:
-        I2vError: the first step failed, so that this run knows of no job. What fails later is told with the job.
+        I2vError: the submit failed, so that this run has no job for the image.
     """
-    async with run.job_lock(order.key), run.in_flight:
-        held = await steps.submit(run, order)
+    async with run.job_lock(order.key), run.limits.in_flight:
+        job = await steps.submit(run, order)
         try:
-            return await run_to_completion(run, order, held, steps)
-        except Exception as error:  # noqa: BLE001 - what was paid is told whatever happens after it
-            newest = await _newest(run, held)
+            return await run_to_completion(run, order, job, steps)
+        except Exception as error:  # noqa: BLE001 - what was paid must be reported whatever happens after it
+            newest = await _newest(run, job)
             return outcomes.of_failed_job(run, order, newest.record, expected(error, order.image.label))
 
 
-async def _newest(run: Run, held: VersionedRecord) -> VersionedRecord:
+async def _newest(run: RunContext, job: VersionedRecord) -> VersionedRecord:
     try:
-        return await run.ledger.read_existing(held.record.key)
+        return await run.ledger.read_existing(job.record.key)
     except I2vError:
-        return held
+        return job
 
 
-async def run_to_completion(run: Run, order: Order, held: VersionedRecord, steps: Steps) -> ItemReport:
-    """Submit, poll and store until the job has ended; then publish the outputs of this image."""
-    cached = held.record.state is JobState.STORED and not _has_just_paid(run, held)
-    is_new_outcome = not _had_ended(run, held)
-    is_new = False
-    while order.delivery == "poll" and held.record.state in {JobState.SUBMITTED, JobState.READY}:
-        if held.record.state is JobState.READY:
-            await run.sleep(run.settings.poll_every_seconds)
-            held = await steps.submit(run, order)
+async def run_to_completion(run: RunContext, order: Order, job: VersionedRecord, steps: Steps) -> ItemReport:
+    """Poll, store, and submit again after a transient failure, until the job has ended; then publish the outputs."""
+    cached = job.record.state is JobState.STORED and not _was_paid_here(run, job)
+    is_new = not _ended_before(run, job)
+    just_stored = False
+    while order.delivery == "poll" and job.record.state in {JobState.SUBMITTED, JobState.READY}:
+        if job.record.state is JobState.READY:
+            await run.brake.sleep(run.settings.poll_every_seconds)
+            job = await steps.submit(run, order)
             continue
-        held, status = await steps.poll(run, held)
+        job, status, _ = await steps.poll(run, job)
         if status:
-            run.tell_rendered(status.cost_ms)
-            held = await steps.store(run, held, status)
-            is_new = True
-        elif held.record.state is JobState.SUBMITTED:
+            run.emit(JobRendered(None if status.cost_ms is None else status.cost_ms / 1000))
+            job = await steps.store(run, job, status)
+            just_stored = True
+        elif job.record.state is JobState.SUBMITTED:
             break
-    video = await publish_outputs(run, held.record, order.image, is_new=is_new)
-    return outcomes.of_job(run, order, held.record, video, cached=cached).model_copy(
-        update={"is_new_outcome": is_new_outcome}
-    )
+    video = await publish_outputs(run, job.record, order.image, just_stored=just_stored)
+    line = outcomes.of_job(run, order, job.record, video, cached=cached)
+    return line.model_copy(update={"is_new_outcome": is_new})
 
 
-def _had_ended(run: Run, held: VersionedRecord) -> bool:
-    """Whether an earlier run has told of this refusal or failure. What is unknown is told again: it needs a person."""
-    is_ended = held.record.state in {JobState.REFUSED, JobState.FAILED}
-    return is_ended and all(attempt.run_id != run.run_id for attempt in held.record.attempts)
+def _ended_before(run: RunContext, job: VersionedRecord) -> bool:
+    """Return whether an earlier run has reported this refusal or failure. An unknown job is reported again."""
+    is_ended = job.record.state in {JobState.REFUSED, JobState.FAILED}
+    return is_ended and all(attempt.run_id != run.run_id for attempt in job.record.attempts)
 
 
-def _has_just_paid(run: Run, held: VersionedRecord) -> bool:
-    """Whether the video is this run's own, which a callback brought home before the submit was answered."""
-    attempt = held.record.attempt
+def _was_paid_here(run: RunContext, job: VersionedRecord) -> bool:
+    """Return whether this run paid for the video, which a callback had stored before the submit was answered."""
+    attempt = job.record.attempt
     return attempt is not None and attempt.delivery == "callback" and attempt.run_id == run.run_id

@@ -8,8 +8,8 @@ from decimal import Decimal
 from i2v.errors import I2vError, NotTried, Refused
 from i2v.ledger.job import JobRecord, JobState
 from i2v.money import ZERO
-from i2v.pipeline.run import Run
-from i2v.pipeline.submit import Order
+from i2v.pipeline.context import RunContext
+from i2v.pipeline.order import Order
 from i2v.pipeline.validate import ResolvedImage, ValidationResult
 from i2v.reports.run_report import ItemReport, Outcome
 from i2v.request import Request
@@ -26,8 +26,8 @@ OUTCOMES = {
 }
 
 
-def of_job(run: Run, order: Order, record: JobRecord, video: S3Uri | None, *, cached: bool) -> ItemReport:
-    """What became of an image whose job is known. What this run paid for a job counts once, at its first image."""
+def of_job(run: RunContext, order: Order, record: JobRecord, video: S3Uri | None, *, cached: bool) -> ItemReport:
+    """Report an image whose job is known. What this run paid for a job counts once, at its first image."""
     paid, at_risk = _money(run, record)
     attached = not cached and bool(record.attempts) and all(one.run_id != run.run_id for one in record.attempts)
     is_free = not paid and (cached or (attached and record.state in {JobState.SUBMITTED, JobState.STORED}))
@@ -51,8 +51,8 @@ def of_job(run: Run, order: Order, record: JobRecord, video: S3Uri | None, *, ca
     )
 
 
-def of_error(run: Run, image: str, error: I2vError, order: Order | None = None) -> ItemReport:
-    """What became of an image that an error stopped before it had a job of its own to tell of."""
+def of_error(run: RunContext, image: str, error: I2vError, order: Order | None = None) -> ItemReport:
+    """Report an image that an error stopped before this run had a job for it."""
     outcome = Outcome.FAILED
     if isinstance(error, Refused):
         outcome = Outcome.REFUSED
@@ -69,61 +69,58 @@ def of_error(run: Run, image: str, error: I2vError, order: Order | None = None) 
     )
 
 
-def of_failed_job(run: Run, order: Order, record: JobRecord, error: I2vError) -> ItemReport:
-    """What became of an image whose job this run had taken up when an error came: what was paid is told."""
+def of_failed_job(run: RunContext, order: Order, record: JobRecord, error: I2vError) -> ItemReport:
+    """Report an image whose job was under way in this run when an error came, with what was paid."""
     line = of_job(run, order, record, None, cached=False)
-    told = of_error(run, order.image.label, error, order)
-    return line.model_copy(update={"outcome": told.outcome, "reason": told.reason})
+    failure = of_error(run, order.image.label, error, order)
+    return line.model_copy(update={"outcome": failure.outcome, "reason": failure.reason})
 
 
-def refused(run: Run, seen: ResolvedImage, checked: ValidationResult, request: Request) -> ItemReport:
-    """An image that validation refused; nothing was paid."""
+def refused(run: RunContext, image: ResolvedImage, validation: ValidationResult, request: Request) -> ItemReport:
+    """Report an image that validation refused; nothing was paid."""
     return ItemReport(
-        image=seen.ref.label,
+        image=image.ref.label,
         outcome=Outcome.REFUSED,
-        reason=checked.refusal,
+        reason=validation.refusal,
         valid=False,
         seconds=_seconds(run),
         request=request,
     )
 
 
-async def preview(run: Run, order: Order) -> ItemReport:
-    """What a run would make of a valid image, paying nothing and changing nothing.
-
-    Raises:
-        StorageError: the ledger cannot be read.
-    """
-    held = await run.ledger.read(order.key)
-    if held is None or held.record.state is JobState.READY:
-        cost = order.price_usd if run.account_once(order.key) else ZERO
+async def preview(run: RunContext, order: Order) -> ItemReport:
+    """Report what a run would do with a valid image; pay nothing and change nothing."""
+    job = await run.ledger.read(order.key)
+    if job is None or job.record.state is JobState.READY:
+        cost = order.price_usd if run.charge_once(order.key) else ZERO
         planned = Outcome.PLANNED
         return ItemReport(image=order.image.label, outcome=planned, job=order.key, cost_usd=cost, request=order.request)
-    video = held.record.video.uri if held.record.video else None
-    return of_job(run, order, held.record, video, cached=held.record.state is JobState.STORED)
+    video = job.record.video.uri if job.record.video else None
+    return of_job(run, order, job.record, video, cached=job.record.state is JobState.STORED)
 
 
-def _money(run: Run, record: JobRecord) -> tuple[Decimal, Decimal]:
-    mine = [attempt for attempt in record.attempts if attempt.run_id == run.run_id]
-    if not run.account_once(record.key):
+def _money(run: RunContext, record: JobRecord) -> tuple[Decimal, Decimal]:
+    """Return what this run paid for a job, and how much of it is at risk; zero after the first call."""
+    own = [attempt for attempt in record.attempts if attempt.run_id == run.run_id]
+    if not run.charge_once(record.key):
         return ZERO, ZERO
-    spent = sum((attempt.spent_usd for attempt in mine), ZERO)
-    return spent, sum((record.at_risk_usd(attempt) for attempt in mine), ZERO)
+    spent = sum((attempt.spent_usd for attempt in own), ZERO)
+    return spent, sum((record.at_risk_usd(attempt) for attempt in own), ZERO)
 
 
 def _reason(record: JobRecord) -> str | None:
     if record.reason:
         return record.reason.message
     if record.state is JobState.SUBMITTED and record.attempt and record.attempt.delivery == "callback":
-        return "awaited by callback; if none comes, reconcile asks the provider"
+        return "waiting for the callback; without one, reconcile polls the provider"
     if record.state is JobState.SUBMITTED:
-        return "still open at the provider; the next run or reconcile takes it up without paying again"
+        return "still open at the provider; the next run or reconcile resumes it without paying again"
     if record.state is JobState.CLAIMED:
-        return "how its submit ended could not be written into the ledger: it is unknown once its lease is over"
+        return "the end of its submit could not be recorded: it becomes unknown once its lease is over"
     if record.video and record.video.flags:
         return "; ".join(record.video.flags)
     return None
 
 
-def _seconds(run: Run) -> float:
-    return (datetime.now(UTC) - run.record.started_at).total_seconds()
+def _seconds(run: RunContext) -> float:
+    return (datetime.now(UTC) - run.started_at).total_seconds()

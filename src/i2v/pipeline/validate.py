@@ -1,6 +1,6 @@
-"""The step that costs nothing: `resolve_image` at an image, `validate_image` it whole, and make an `Order` of it.
+"""Step 1, free: resolve what an image is and what is requested for it, and validate its bytes.
 
-Only what comes through here may be paid for.
+Only an image that passes here may be paid for.
 """
 
 from __future__ import annotations
@@ -8,152 +8,149 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from dataclasses import replace
+from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 
-from i2v.errors import ImageChanged, Refused, UsageError
-from i2v.inputs.prompts import (
-    RequestOptions,
-    build_request,
-    default_options,
-    options_of_object,
-)
+from i2v.errors import ImageChanged, Refused
+from i2v.inputs.prompts import RequestOptions, default_options, options_of_object
 from i2v.inputs.sources import InputItem
 from i2v.ledger import keys
-from i2v.ledger.job import JobImage
 from i2v.logs import log_context
 from i2v.media.images import MAX_IMAGE_BYTES, ImageFacts, ImageRef, check_image, check_size
-from i2v.pipeline.run import Run
-from i2v.pipeline.submit import Order
-from i2v.pricing import price_usd
-from i2v.request import Request
-from i2v.s3.objects import S3Object
+from i2v.pipeline.context import RunContext
 from i2v.s3_uri import S3Uri
 
 log = logging.getLogger(__name__)
 URL_READ_BYTES = 3 * MAX_IMAGE_BYTES
-"""An image of a URL is read so far, so that one that is too large is refused with its size."""
+"""How much of an image's URL is read at most, so that one that is too large is refused with its size."""
 RULES = 1
-"""Rises when a rule of validation changes, so that no result of earlier rules is taken from a cache."""
+"""Raise it when a validation rule changes, so that no cached result of earlier rules is used."""
 
 
 class ResolvedImage(BaseModel):
-    """An image version, and what is asked for it; not yet read. Of a URL only reading tells the etag.
-
-    Of a listed one `refresh_metadata` tells version and metadata, and with them all that is asked.
-    """
+    """An image version and what is requested for it. Its bytes are not read yet; a URL has no etag before that."""
 
     model_config = ConfigDict(frozen=True)
 
     ref: ImageRef
     name: str
-    asked: RequestOptions
+    options: RequestOptions
     etag: str | None = None
     version_id: str | None = None
     is_listed: bool = False
-    """Whether only a listing was asked so far."""
+    """Whether only a listing is known of it: `refresh_metadata` adds the version and the metadata."""
+
+
+class ObjectMetadata(BaseModel):
+    """What reading an object returned besides its bytes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: str
+    """The run that read it: a cached result of another run may be out of date."""
+    metadata: dict[str, str]
+    version_id: str | None
 
 
 class ValidationResult(BaseModel):
-    """What validation found: facts, or why the image is refused. A plain value, so that it may be cached."""
+    """The facts of a valid image, or why it is refused. A plain value, which Prefect may cache."""
 
     model_config = ConfigDict(frozen=True)
 
     etag: str
     at: S3Uri
+    """Where the provider fetches the image: the object itself, or our copy of a URL's bytes."""
     facts: ImageFacts | None = None
     refusal: str | None = None
     rule: str = ""
+    read: ObjectMetadata | None = None
 
 
-async def resolve_image(run: Run, item: InputItem, default: RequestOptions) -> ResolvedImage:
-    """Ask S3 what an image is and gather what is asked for it: manifest, metadata, sidecar, then a default.
+async def resolve_image(run: RunContext, item: InputItem, default: RequestOptions) -> ResolvedImage:
+    """Look up an image and the options of its request: batch file, metadata, sidecar, then the default.
 
-    One that was listed, and has a prompt in any case, is not asked for: reading it whole tells as much.
+    A listed image that has a prompt in any case needs no request of its own: validation reads it anyway.
 
     Raises:
-        NotFound: there is no such image.
-        Refused: its sidecar cannot be read as a prompt.
-        UsageError: the run's prompt names an unknown field.
-        StorageError: S3 did not answer well.
+        NotFound: the image does not exist.
+        Refused: its sidecar is not a valid prompt.
+        UsageError: the default prompt names an unknown field.
     """
     ref, name = item.ref, keys.image_name(item.ref, run.settings)
-    asked = item.options.over(default_options(default, ref, run.settings))
+    options = item.options.over(default_options(default, ref, run.settings))
     if ref.uri is None:
-        return ResolvedImage(ref=ref, name=name, asked=asked)
-    if item.etag and asked.prompt:
-        return ResolvedImage(ref=ref, name=name, asked=asked, etag=item.etag, is_listed=True)
-    return await _seen(run, item, default, await run.storage.head(ref.uri))
+        return ResolvedImage(ref=ref, name=name, options=options)
+    if item.etag and options.prompt:
+        return ResolvedImage(ref=ref, name=name, options=options, etag=item.etag, is_listed=True)
+    found = await run.storage.head(ref.uri)
+    options = await _options(run, item, default, found.metadata)
+    return ResolvedImage(ref=ref, name=name, options=options, etag=found.etag, version_id=found.version_id)
 
 
-async def refresh_metadata(run: Run, item: InputItem, seen: ResolvedImage, default: RequestOptions) -> ResolvedImage:
-    """Of a listed image that was checked, what only asking for it tells. What `resolve_image` asked for stays as it is.
+async def refresh_metadata(
+    run: RunContext, item: InputItem, image: ResolvedImage, validation: ValidationResult, default: RequestOptions
+) -> ResolvedImage:
+    """Add to a listed image its version and the options in its metadata; any other image is returned unchanged.
 
     Raises:
-        ImageChanged: it is no longer what was checked.
-        NotFound, Refused, StorageError: as `resolve_image`.
+        ImageChanged: the object is no longer the one that was validated.
     """
-    if not seen.is_listed or item.ref.uri is None:
-        return seen
-    found = run.read.pop(item.ref.uri, None)  # there is none where a cache knew the verdict
-    found = found or await run.storage.head(item.ref.uri)
-    if found.etag != seen.etag:
-        raise _changed(seen)
-    return await _seen(run, item, default, found)
+    if not image.is_listed or item.ref.uri is None:
+        return image
+    read = validation.read
+    if read is None or read.run_id != run.run_id:
+        found = await run.storage.head(item.ref.uri)
+        if found.etag != image.etag:
+            raise _changed(image)
+        read = ObjectMetadata(run_id=run.run_id, metadata=dict(found.metadata), version_id=found.version_id)
+    options = await _options(run, item, default, read.metadata)
+    return image.model_copy(update={"options": options, "version_id": read.version_id, "is_listed": False})
 
 
-async def _seen(run: Run, item: InputItem, default: RequestOptions, found: S3Object) -> ResolvedImage:
+async def _options(
+    run: RunContext, item: InputItem, default: RequestOptions, metadata: Mapping[str, str]
+) -> RequestOptions:
     ref, has_sidecar = item.ref, item.may_have_sidecar
-    asked = await options_of_object(item.options, ref, found.metadata, run.storage, may_have_sidecar=has_sidecar)
-    return ResolvedImage(
-        ref=ref,
-        name=keys.image_name(ref, run.settings),
-        asked=asked.over(default_options(default, ref, run.settings)),
-        etag=found.etag,
-        version_id=found.version_id,
-    )
+    options = await options_of_object(item.options, ref, metadata, run.storage, may_have_sidecar=has_sidecar)
+    return options.over(default_options(default, ref, run.settings))
 
 
-async def validate_image(run: Run, seen: ResolvedImage) -> ValidationResult:
-    """Read an image whole and judge it. A URL's bytes are put beside the ledger, where the provider fetches them.
+async def validate_image(run: RunContext, image: ResolvedImage) -> ValidationResult:
+    """Read an image whole and validate it. A URL's bytes are copied beside the ledger for the provider.
 
     Raises:
-        FetchError: the URL could not be fetched, or may not be.
-        ImageChanged: it is another one than was looked at.
-        StorageError: S3 did not answer well.
+        FetchError: the URL could not be fetched, or must not be.
+        ImageChanged: the object is not the one that was resolved.
+        StorageError: S3 failed.
     """
-    async with run.reading:
-        uri = seen.ref.uri
-        checked = await (_check_url(run, seen) if uri is None else _check_object(run, seen, uri))
-    log.info("%s: %s", seen.name, checked.refusal or "valid", extra=log_context(seen.ref.label))
-    return checked
+    async with run.limits.reading:
+        uri = image.ref.uri
+        result = await (_validate_url(run, image) if uri is None else _validate_object(run, image, uri))
+    log.info("%s: %s", image.name, result.refusal or "valid", extra=log_context(image.ref.label))
+    return result
 
 
-async def _check_object(run: Run, seen: ResolvedImage, uri: S3Uri) -> ValidationResult:
-    found = await run.storage.get(uri, limit=MAX_IMAGE_BYTES, version_id=seen.version_id)
-    if found.etag != seen.etag:
-        raise _changed(seen)
-    if seen.is_listed:
-        run.read[uri] = replace(found, body=b"")
-    return await _judge(found.body, seen.ref.label, found.etag, uri, found.size)
+async def _validate_object(run: RunContext, image: ResolvedImage, uri: S3Uri) -> ValidationResult:
+    found = await run.storage.get(uri, limit=MAX_IMAGE_BYTES, version_id=image.version_id)
+    if found.etag != image.etag:
+        raise _changed(image)
+    result = await _check(found.body, image.ref.label, found.etag, uri, found.size)
+    read = ObjectMetadata(run_id=run.run_id, metadata=dict(found.metadata), version_id=found.version_id)
+    return result.model_copy(update={"read": read}) if image.is_listed else result
 
 
-def _changed(seen: ResolvedImage) -> ImageChanged:
-    return ImageChanged(f"{seen.ref.label} changed while it was read", "Run again: nothing was paid")
-
-
-async def _check_url(run: Run, seen: ResolvedImage) -> ValidationResult:
-    fetched = await run.fetcher.fetch_bytes(seen.ref.url or "", limit=URL_READ_BYTES)
+async def _validate_url(run: RunContext, image: ResolvedImage) -> ValidationResult:
+    fetched = await run.fetcher.fetch_bytes(image.ref.url or "", limit=URL_READ_BYTES)
     digest = hashlib.sha256(fetched.body).hexdigest()
     at = keys.input_uri(run.settings, digest)
-    checked = await _judge(fetched.body, seen.ref.label, digest, at, len(fetched.body))
-    if checked.facts and not run.dry_run:
-        await run.storage.put(at, fetched.body, content_type=checked.facts.content_type)
-    return checked
+    result = await _check(fetched.body, image.ref.label, digest, at, len(fetched.body))
+    if result.facts and not run.dry_run:
+        await run.storage.put(at, fetched.body, content_type=result.facts.content_type)
+    return result
 
 
-async def _judge(body: bytes, label: str, etag: str, at: S3Uri, size: int) -> ValidationResult:
+async def _check(body: bytes, label: str, etag: str, at: S3Uri, size: int) -> ValidationResult:
     try:
         check_size(size, label)
         facts = await asyncio.to_thread(check_image, body, label)
@@ -162,28 +159,5 @@ async def _judge(body: bytes, label: str, etag: str, at: S3Uri, size: int) -> Va
     return ValidationResult(etag=etag, at=at, facts=facts)
 
 
-def make_request(seen: ResolvedImage) -> Request:
-    """What is asked of the provider for this image.
-
-    Raises:
-        Refused: the prompt is missing or too long.
-    """
-    try:
-        return build_request(seen.asked, seen.ref)
-    except UsageError as error:
-        raise Refused(error.message, error.hint, "request") from None
-
-
-def make_order(run: Run, seen: ResolvedImage, checked: ValidationResult, request: Request) -> Order:
-    """Price a valid image's request."""
-    assert checked.facts is not None  # noqa: S101 - for the type checker: refused images do not come here
-    image = JobImage(
-        label=seen.ref.label,
-        name=seen.name,
-        at=checked.at,
-        etag=checked.etag,
-        version_id=seen.version_id,
-        facts=checked.facts,
-    )
-    price = price_usd(request.mode, request.duration, run.settings.prices_usd)
-    return Order(image=image, request=request, price_usd=price, label=run.record.label)
+def _changed(image: ResolvedImage) -> ImageChanged:
+    return ImageChanged(f"{image.ref.label} changed while it was read", "Run again: nothing was paid")

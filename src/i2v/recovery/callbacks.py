@@ -1,9 +1,8 @@
-"""A callback's word for an attempt whose submit was never answered: `Adopter` gives it its task, if all agree.
+"""Adopt a lost task from a callback: `CallbackAdopter` gives an attempt whose submit was not answered its task id.
 
-A forger may hold one valid address, and know other jobs' task ids. So a task is adopted only where the provider's
-status confirms it, it was created within the attempt's own claim, and no other job has it: neither in a record (all
-that were written since that claim are read) nor by another adoption (a page for each, made by a conditional write).
-Submits cost nothing more for this: task ids that an answer brought lie in the records.
+A forger may hold one valid callback URL and know other jobs' task ids. So a task is adopted only if the provider's
+status confirms it, it was created within the attempt's claim, and no other job has it: neither a record (all that were
+written since the claim are read) nor another adoption (one object per task, created by a conditional write).
 """
 
 from __future__ import annotations
@@ -24,23 +23,23 @@ from i2v.ledger import keys, transitions
 from i2v.ledger.documents import parse_document
 from i2v.ledger.job import FORMAT, Attempt, JobRecord
 from i2v.ledger.ledger import VersionedRecord
-from i2v.pipeline.run import Run
+from i2v.pipeline.context import RunContext
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
 
 log = logging.getLogger(__name__)
 TOLERANCE = timedelta(seconds=60)
 """Between the provider's clock and ours."""
-CLOCKS = timedelta(minutes=15)
-"""Between S3's clock and ours: with more, S3 refuses our requests."""
-PAUSES = (1.0, 4.0, 16.0)
-"""Seconds before each further try to write a paid task down; after them the run fails, and can be run again."""
+CLOCK_SKEW = timedelta(minutes=15)
+"""Between S3's clock and ours; S3 rejects requests beyond that."""
+RETRY_SECONDS = (1.0, 4.0, 16.0)
+"""Before each further try to record a paid task; after them the run fails, and can be run again."""
 _ENTRY = re.compile(r"([0-9a-f]{64})(?:/([1-9][0-9]{0,8})/(.+))?")
 
 
 @dataclass(frozen=True, slots=True)
 class CallbackHint:
-    """What a callback told: an attempt of a job has ended, and its task is called so. As text: `KEY/ATTEMPT/TASKID`."""
+    """What a callback claims: this attempt of this job has this task. As text: `KEY/ATTEMPT/TASKID`."""
 
     key: str
     attempt: int
@@ -50,8 +49,8 @@ class CallbackHint:
         return f"{self.key}/{self.attempt}/{self.task_id}"
 
 
-def read_entry(text: str) -> tuple[str, CallbackHint | None]:
-    """A job key and, where the text names attempt and task too, what was told of it.
+def parse_job_entry(text: str) -> tuple[str, CallbackHint | None]:
+    """Return the job key and, where the text has attempt and task too, the hint.
 
     Raises:
         UsageError: it is neither `KEY` nor `KEY/ATTEMPT/TASKID`.
@@ -59,12 +58,12 @@ def read_entry(text: str) -> tuple[str, CallbackHint | None]:
     match = _ENTRY.fullmatch(text)
     if match is None or (match[3] is not None and not is_task_id(match[3])):
         shown = text[:80].encode("unicode_escape").decode()
-        raise UsageError(f"{shown!r} names no job", "A job is named by its key, 64 hex digits, or KEY/ATTEMPT/TASKID")
+        raise UsageError(f"{shown!r} is not a job", "Name a job by its key, 64 hex characters, or KEY/ATTEMPT/TASKID")
     return match[1], CallbackHint(match[1], int(match[2]), match[3]) if match[3] else None
 
 
 class TaskPage(BaseModel):
-    """`jobs/tasks/<sha256 of the task id>`: which attempt adopted a task."""
+    """`jobs/tasks/<sha256 of the task id>`: the attempt that adopted a task."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -75,107 +74,105 @@ class TaskPage(BaseModel):
 
 
 async def claim_task(storage: Storage, settings: Settings, task_id: str, key: str, attempt: int) -> TaskPage:
-    """Adopt a task for this attempt, if nobody has; the page of whoever has it then.
+    """Claim a task for this attempt; return the page of the attempt that has it.
 
     Raises:
-        LedgerError: what lies there is no page that this version can read.
-        StorageError: S3 did not answer well.
+        LedgerError: the existing page is not one that this version can read.
     """
     uri = keys.task_uri(settings, task_id)
-    mine = TaskPage(job=key, attempt=attempt, task_id=task_id)
+    own = TaskPage(job=key, attempt=attempt, task_id=task_id)
     while True:
         try:
-            await storage.put(uri, mine.model_dump_json().encode(), content_type="application/json", create=True)
+            await storage.put(uri, own.model_dump_json().encode(), content_type="application/json", create=True)
         except Conflict:
             try:
                 return parse_document(TaskPage, (await storage.get(uri)).body, uri)
             except NotFound:
-                await asyncio.sleep(0.1)  # 409: another write was under way, and came to nothing
+                await asyncio.sleep(0.1)  # 409: another write was under way and failed
                 continue
-        return mine
+        return own
 
 
-class Adopter:
-    """Adopts for one run; it looks through the ledger once for all callbacks of the run."""
+class CallbackAdopter:
+    """Adopts tasks for one run. It scans the ledger once for all callbacks of the run."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunContext) -> None:
         self._run = run
         self._lock = asyncio.Lock()
-        self._since: datetime | None = None
+        self._scanned_since: datetime | None = None
         self._owners: dict[str, str] = {}
 
     async def adopt_from_callback(
-        self, held: VersionedRecord, told: Sequence[CallbackHint]
+        self, job: VersionedRecord, hints: Sequence[CallbackHint]
     ) -> tuple[VersionedRecord, TaskStatus | None]:
-        """Give attempts the tasks that callbacks named, where they await one and all agree; else nothing changes.
+        """Give each attempt that waits for a callback its task, where everything agrees; otherwise change nothing.
 
         Returns:
-            The job, and the status of its task, if that was adopted just now.
+            The job, and the status of its task if that was adopted just now.
 
         Raises:
-            ProviderError: the task could not be asked for, so that nothing is known of it yet.
-            LedgerError: a record cannot be read, so that it is not known whose the task is.
-            StorageError: S3 did not answer well.
+            ProviderError: the status request failed, so nothing is known of the task yet.
+            LedgerError: a record cannot be read, so the task's owner is not known.
         """
-        current = None
-        for one in told:
-            attempt = transitions.awaiting_callback(held.record, one.attempt)
-            status = await self._confirmed(attempt, one) if attempt else None
-            if attempt and status and await self._is_free(attempt, one):
-                held = await self._write(held, one)
-                current = status
-        return held, current if current and current.task_id == held.record.task_id else None
+        adopted = None
+        for hint in hints:
+            attempt = transitions.awaiting_callback(job.record, hint.attempt)
+            status = await self._confirmed(attempt, hint) if attempt else None
+            if attempt and status and await self._is_free(attempt, hint):
+                job = await self._record(job, hint)
+                adopted = status
+        return job, adopted if adopted and adopted.task_id == job.record.task_id else None
 
-    async def _confirmed(self, attempt: Attempt, told: CallbackHint) -> TaskStatus | None:
-        """The provider's status of the task, if it knows it and made it for this attempt."""
+    async def _confirmed(self, attempt: Attempt, hint: CallbackHint) -> TaskStatus | None:
+        """Return the task's status, if the provider knows it and created it within the attempt's claim."""
         try:
-            status = await self._run.client.status(told.task_id)
+            status = await self._run.client.status(hint.task_id)
         except Rejected as error:
-            log.warning("job %s: a callback named task %s: %s", told.key[:12], told.task_id, error.message)
+            log.warning("job %s: a callback named task %s: %s", hint.key[:12], hint.task_id, error.message)
             return None
         lease = timedelta(seconds=self._run.settings.lease_seconds)
         first, last = attempt.claimed_at - TOLERANCE, attempt.claimed_at + lease + TOLERANCE
         if status.created_at is None or not first <= status.created_at <= last:
-            log.warning("job %s: task %s was not made for it: its time is another", told.key[:12], told.task_id)
+            log.warning("job %s: task %s was not created during its claim", hint.key[:12], hint.task_id)
             return None
         return status
 
-    async def _is_free(self, attempt: Attempt, told: CallbackHint) -> bool:
-        """Whether no other job has the task; from now on no other can adopt it."""
-        owner = (await self._recorded(attempt.claimed_at - TOLERANCE - CLOCKS)).get(told.task_id, told.key)
-        if owner == told.key:
-            page = await claim_task(self._run.storage, self._run.settings, told.task_id, told.key, told.attempt)
-            if (page.job, page.attempt) == (told.key, told.attempt):
+    async def _is_free(self, attempt: Attempt, hint: CallbackHint) -> bool:
+        """Claim the task for this attempt; return whether no other job has it."""
+        owner = (await self._recorded_owners(attempt.claimed_at - TOLERANCE - CLOCK_SKEW)).get(hint.task_id, hint.key)
+        if owner == hint.key:
+            page = await claim_task(self._run.storage, self._run.settings, hint.task_id, hint.key, hint.attempt)
+            if (page.job, page.attempt) == (hint.key, hint.attempt):
                 return True
             owner = page.job
-        log.error("job %s: a callback named task %s, which is job %s's", told.key[:12], told.task_id, owner[:12])
+        log.error("job %s: a callback named task %s of job %s", hint.key[:12], hint.task_id, owner[:12])
         return False
 
-    async def _recorded(self, since: datetime) -> dict[str, str]:
-        """The job of each task id in the records that were written since then."""
+    async def _recorded_owners(self, since: datetime) -> dict[str, str]:
+        """Return the job key by task id, of all records written since then."""
         async with self._lock:
-            if self._since is None or since < self._since:
-                found: dict[str, str] = {}
+            if self._scanned_since is None or since < self._scanned_since:
+                owners: dict[str, str] = {}
                 async for record in self._run.ledger.records(since=since):
-                    found |= {task: record.key for attempt in record.attempts for task in attempt.task_ids}
-                self._since, self._owners = since, found
+                    owners |= {task: record.key for attempt in record.attempts for task in attempt.task_ids}
+                self._scanned_since, self._owners = since, owners
             return self._owners
 
-    async def _write(self, held: VersionedRecord, told: CallbackHint) -> VersionedRecord:
-        """Mark the job as open, and write its task down."""
+    async def _record(self, job: VersionedRecord, hint: CallbackHint) -> VersionedRecord:
+        """Put the open marker and record the task id."""
 
         def edit(record: JobRecord) -> JobRecord | None:
-            return transitions.adopt_from_callback(record, told.attempt, told.task_id, datetime.now(UTC))
+            return transitions.adopt_from_callback(record, hint.attempt, hint.task_id, datetime.now(UTC))
 
-        for pause in (*PAUSES, None):
+        for seconds in (*RETRY_SECONDS, None):
             try:
-                await self._run.ledger.put_open_marker(held.record.image, told.key)
-                heard = await self._run.ledger.change(held, edit)
-                log.info("job %s: a callback brought its task %s", told.key[:12], told.task_id)
-                return heard or await self._run.ledger.read_existing(told.key)
+                await self._run.ledger.put_open_marker(job.record.image, hint.key)
+                adopted = await self._run.ledger.change(job, edit)
+                log.info("job %s: adopted task %s from a callback", hint.key[:12], hint.task_id)
+                return adopted or await self._run.ledger.read_existing(hint.key)
             except StorageError as error:
-                log.warning("job %s: PAID task %s is not yet written down: %s", told.key, told.task_id, error)
-                if pause is None:
+                log.warning("job %s: PAID task %s is not recorded yet: %s", hint.key, hint.task_id, error)
+                if seconds is None:
                     raise
-                await self._run.sleep(pause)
+                await self._run.brake.sleep(seconds)
         raise AssertionError("the last try returns or raises")

@@ -1,8 +1,8 @@
-"""Which images have no answer: found from listings alone, whatever order a server lists in, in little memory.
+"""Find images without an outcome: by listings alone, in any order of the server, in little memory.
 
-An image version is its name and etag. It has an answer where its folder holds a manifest, a refusal or a failure for
-that etag (a video alone is none: its manifest comes last), and is under way where an open mark names it. What is then
-done about the others is in `i2v.recovery.backfill`.
+An image version is its name and etag. It has an outcome where its folder holds a manifest, a refusal or a failure for
+that etag (a video alone does not count: its manifest comes last), and is under way where an open marker names it.
+`i2v.recovery.backfill` decides what to generate.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ from datetime import datetime
 
 from i2v.inputs.sources import IMAGE_SUFFIXES
 from i2v.ledger import keys
-from i2v.pipeline.run import Run
+from i2v.pipeline.context import RunContext
 from i2v.s3.listing import S3Entry
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 
-_ANSWER = re.compile(r"(?P<e12>[0-9a-f]{12})-[0-9a-f]{12}(?:\.refused|\.failed)?\.json")
-_MARK = re.compile(r"(?P<version>[0-9a-f]{12}-[0-9a-f]{12})-[0-9a-f]{64}")
+_OUTCOME = re.compile(r"(?P<e12>[0-9a-f]{12})-[0-9a-f]{12}(?:\.refused|\.failed)?\.json")
+_MARKER = re.compile(r"(?P<version>[0-9a-f]{12}-[0-9a-f]{12})-[0-9a-f]{64}")
 BUCKETS = 65_521
-"""A prime, so that images of one content, whose versions end alike, lie on all buckets."""
+"""A prime, so that the versions of images with one content, which end alike, spread over all buckets."""
 AGE = tuple[datetime, str]
-"""When an image was last written, and its key: the order in which images are taken."""
+"""When an image was last written, and its key: the order in which images are generated."""
 
 
 def version_of(name: str, etag: str) -> str:
-    """`<n12>-<e12>`: an image version as its open mark names it."""
+    """Return `<n12>-<e12>`, as an open marker names an image version."""
     return f"{keys.digest12(name)}-{keys.digest12(etag)}"
 
 
 class Versions:
-    """A set of image versions in some 25 bytes each; a `set` of texts takes six times that.
+    """A set of image versions in about 25 bytes each; a `set` of strings takes six times that.
 
-    Of each version's 96 bits 64 are kept, on buckets that are searched from end to end: fifteen on each for a million
-    versions. The chance that one of a million images is taken for another is one in ten million.
+    It keeps 64 of each version's 96 bits in hash buckets: 15 in each for a million versions. The chance that one of a
+    million images is mistaken for another is one in ten million.
     """
 
     def __init__(self) -> None:
         self.buckets: dict[int, array[int]] = {}
 
     def add(self, version: str) -> None:
-        """Put a version in."""
+        """Add a version."""
         bits = self._bits(version)
         bucket = self.buckets.get(bits % BUCKETS)
         if bucket is None:
@@ -64,46 +64,38 @@ class Versions:
         return int(version[:12], 16) << 16 ^ int(version[13:], 16)
 
 
-def answered_version(key: str) -> str | None:
-    """The image version that an object below the videos prefix is an answer to; None for what is no answer."""
+def version_with_outcome(key: str) -> str | None:
+    """Return the image version that an object below the videos prefix is the outcome of, `None` if it is not one."""
     name, _, file = key.rpartition("/")
-    match = _ANSWER.fullmatch(file)
+    match = _OUTCOME.fullmatch(file)
     return f"{keys.digest12(name)}-{match['e12']}" if match and name else None
 
 
 def image_version(entry: S3Entry, settings: Settings) -> str:
-    """The version of an image that a listing told of."""
+    """Return the version of a listed image."""
     return version_of(keys.object_name(entry.uri, settings), entry.etag)
 
 
-async def taken_versions(run: Run) -> Versions:
-    """All versions that are under way or have an answer.
+async def versions_with_outcome(run: RunContext) -> Versions:
+    """Return all versions that are under way or have an outcome. Raise `NotTried` if the run is interrupted.
 
-    Marks come first: a job that ends meanwhile loses its mark only after its answer is there.
-
-    Raises:
-        NotTried: the run was interrupted.
-        StorageError: S3 could not be listed.
+    Markers are listed first: a job that ends in between loses its marker only after its outcome is written.
     """
     taken, videos = Versions(), len(run.settings.videos.key)
-    marks = run.settings.jobs / "open/"
-    async for page in _pages(run, marks):
+    markers = run.settings.jobs / "open/"
+    async for page in _pages(run, markers):
         for entry in page:
-            if match := _MARK.fullmatch(entry.uri.key[len(marks.key) :]):
+            if match := _MARKER.fullmatch(entry.uri.key[len(markers.key) :]):
                 taken.add(match["version"])
     async for page in _pages(run, run.settings.videos):
         for entry in page:
-            if version := answered_version(entry.uri.key[videos:]):
+            if version := version_with_outcome(entry.uri.key[videos:]):
                 taken.add(version)
     return taken
 
 
-async def is_taken(run: Run, entry: S3Entry) -> bool:
-    """Whether an image version is under way or has an answer by now, by two short listings.
-
-    Raises:
-        StorageError: S3 could not be listed.
-    """
+async def has_outcome(run: RunContext, entry: S3Entry) -> bool:
+    """Return whether an image version is under way or has an outcome by now; takes two short listings."""
     version, name = image_version(entry, run.settings), keys.object_name(entry.uri, run.settings)
     places = {
         run.settings.jobs / f"open/{version}-": len(run.settings.jobs.key) + len("open/"),
@@ -112,50 +104,46 @@ async def is_taken(run: Run, entry: S3Entry) -> bool:
     for place, skipped in places.items():
         async for found in run.storage.list(place):
             rest = found.uri.key[skipped:]
-            if _MARK.fullmatch(rest) or answered_version(rest) == version:
+            if _MARKER.fullmatch(rest) or version_with_outcome(rest) == version:
                 return True
     return False
 
 
 @dataclass
-class Search:
-    """The images that are missing an answer, oldest first, a batch at a time.
+class MissingSearch:
+    """Finds the images without an outcome that were last written from `since` until `until`, oldest first, in batches.
 
     Args:
-        run: the flow run.
-        taken: what is under way or has an answer.
-        since: what was last written before is left alone; `until` likewise what was written after.
-        until: see `since`.
+        taken: the versions that are under way or have an outcome.
     """
 
-    run: Run
+    run: RunContext
     taken: Versions
     since: datetime
     until: datetime
     reserved: list[S3Uri] = field(default_factory=list)
-    """Objects under the images prefix whose names begin like our own."""
+    """Objects under the images prefix whose keys start with a reserved name."""
     unsettled: int = 0
-    """Images that are younger than `until`, and so left to the door."""
+    """Images that are younger than `until`: they are left to the door."""
     _after: AGE | None = None
 
     async def next_batch(self, most: int) -> list[S3Entry]:
-        """The next oldest, at most so many; each batch lists all images anew, and none comes twice.
+        """Return the next oldest, at most `most`. Each batch lists all images again; none is returned twice.
 
         Raises:
-            NotTried: the run was interrupted.
-            StorageError: S3 could not be listed.
+            NotTried: the run is interrupted.
         """
         found: list[S3Entry] = []
         self.reserved, self.unsettled = [], 0
         async for page in _pages(self.run, self.run.settings.images):
-            found += filter(self._is_wanted, page)
+            found += filter(self._is_missing, page)
             if len(found) >= 2 * most:
                 found = _oldest(found, most)
         found = _oldest(found, most)
         self._after = _age(found[-1]) if found else self._after
         return found
 
-    def _is_wanted(self, entry: S3Entry) -> bool:
+    def _is_missing(self, entry: S3Entry) -> bool:
         if not entry.uri.key.lower().endswith(IMAGE_SUFFIXES) or entry.last_modified < self.since:
             return False
         if entry.uri.key.startswith(keys.RESERVED, len(self.run.settings.images.key)):
@@ -176,8 +164,8 @@ def _oldest(entries: Collection[S3Entry], most: int) -> list[S3Entry]:
     return sorted(entries, key=_age)[:most]
 
 
-async def _pages(run: Run, prefix: S3Uri) -> AsyncIterator[Sequence[S3Entry]]:
+async def _pages(run: RunContext, prefix: S3Uri) -> AsyncIterator[Sequence[S3Entry]]:
     async with aclosing(run.storage.pages(prefix)) as pages:
         async for page in pages:
-            run.refuse_if_interrupted()
+            run.brake.check_interrupt()
             yield page

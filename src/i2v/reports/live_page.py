@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -13,11 +12,11 @@ from i2v.reports.progress import RunProgress
 MAX_CHARS = 300
 
 
-def live_page(progress: RunProgress, spent_usd: Decimal, rendered_seconds: Collection[float]) -> str:
-    """Return the page; `rendered_seconds` are the rendering times of the latest videos."""
+def live_page(progress: RunProgress, spent_usd: Decimal) -> str:
+    """Return the page."""
     now = datetime.now(UTC)
     counts = progress.counts
-    facts = [f"${money_text(spent_usd)} so far", *_estimate(progress, rendered_seconds, now)]
+    facts = [f"${money_text(spent_usd)} so far", *_estimate(progress, now)]
     if oldest := progress.oldest:
         facts.append(f"longest rendering since {oldest:%H:%M:%S} UTC")
     lines = [
@@ -32,8 +31,8 @@ def live_page(progress: RunProgress, spent_usd: Decimal, rendered_seconds: Colle
     return "\n".join(lines) + "\n"
 
 
-def _estimate(progress: RunProgress, rendered_seconds: Collection[float], now: datetime) -> list[str]:
-    end = progress.expected_end(rendered_seconds)
+def _estimate(progress: RunProgress, now: datetime) -> list[str]:
+    end, rendered_seconds = progress.expected_end, progress.render_seconds
     if end is None:
         return ["no estimate until the first video is rendered"]
     mean = sum(rendered_seconds) / len(rendered_seconds)

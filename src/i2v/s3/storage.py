@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Self, TypeVar
 
@@ -182,6 +184,14 @@ class Storage:
     async def delete(self, uri: S3Uri) -> None:
         """Delete an object; it need not exist."""
         await self.call(uri, self.client.delete_object, Bucket=uri.bucket, Key=uri.key)
+
+    async def server_time(self, prefix: S3Uri) -> datetime:
+        """Return the time by S3's own clock, which `last_modified` in listings goes by."""
+        answer = await self.call(
+            prefix, self.client.list_objects_v2, Bucket=prefix.bucket, Prefix=prefix.key, MaxKeys=1
+        )
+        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        return parsedate_to_datetime(date) if date else datetime.now(UTC)
 
     async def delete_many(self, uris: Sequence[S3Uri]) -> None:
         """Delete up to 1,000 objects of one bucket in one request; they need not exist.

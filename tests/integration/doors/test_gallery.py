@@ -12,8 +12,8 @@ from doors.gallery.listing import MAX_RUNS, PAGE_SIZE, RUN_PAGE_LIMIT_BYTES
 from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
 from i2v.ledger import keys
+from i2v.pipeline.context import RunContext
 from i2v.pipeline.generate import Steps, generate
-from i2v.pipeline.run import Run
 from i2v.recovery.resolve import Resolver
 from i2v.reports.recent import RecentItem, RecentPage
 from i2v.reports.run_report import Outcome
@@ -26,7 +26,7 @@ from tests.support.gallery_client import NOON, card_links, card_names, older_lin
 from tests.support.orders import OpenRun, put_photo
 
 
-async def _generate(run: Run, *files: str, prompt: str = "a slow zoom") -> None:
+async def _generate(run: RunContext, *files: str, prompt: str = "a slow zoom") -> None:
     bucket = run.settings.bucket
     items = await find_items([f"s3://{bucket}/images/{name}" for name in files], run.storage, run.settings)
     await generate(run, items, RequestOptions.model_validate({"prompt": prompt}), Steps())

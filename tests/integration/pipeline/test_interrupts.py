@@ -11,8 +11,8 @@ from i2v.errors import NotTried
 from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
 from i2v.ledger.job import JobRecord, JobState
+from i2v.ledger.run_record import RunRecord
 from i2v.pipeline.generate import Steps, generate
-from i2v.pipeline.run import RunRecord
 from i2v.pipeline.submit import submit
 from sandbox import Sandbox
 from sandbox.provider import Provider
@@ -110,7 +110,7 @@ async def test_an_interrupted_run_says_what_is_open(
         items = await find_items(f"s3://{sandbox.bucket}/images/", run.storage, run.settings)
         running = asyncio.create_task(generate(run, items, RequestOptions(prompt="a slow zoom"), Steps()))
         await posting(provider, IMAGES)
-        run.interrupt()
+        run.brake.interrupt()
         report, stopped = await running
     assert stopped is None
     assert {item.task_id for item in report.items} == set(provider.tasks)
@@ -143,7 +143,7 @@ async def test_an_interrupted_run_does_not_wait_for_another_runs_claim(
         order = await order_for(first, uri)
         submitting = asyncio.create_task(submit(first, order))
         await posting(provider, 1)
-        second.interrupt()
+        second.brake.interrupt()
         with pytest.raises(NotTried, match="another run"):
             await asyncio.wait_for(submit(second, order), LATE_SECONDS)
         assert not submitting.done()

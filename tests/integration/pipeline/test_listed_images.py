@@ -6,9 +6,9 @@ import pytest
 
 from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import InputItem, find_items
+from i2v.pipeline.context import RunContext
 from i2v.pipeline.generate import Steps, prepare
-from i2v.pipeline.run import Run
-from i2v.pipeline.submit import Order
+from i2v.pipeline.order import Order
 from i2v.pipeline.validate import ResolvedImage, ValidationResult, validate_image
 from sandbox import Sandbox
 from sandbox.synthetic_images import make_jpeg
@@ -17,13 +17,13 @@ from tests.support.orders import OpenRun, put_photo
 DEFAULT = RequestOptions(prompt="the run's", mode="standard", duration=6)
 
 
-async def listed(run: Run, sandbox: Sandbox) -> InputItem:
+async def listed(run: RunContext, sandbox: Sandbox) -> InputItem:
     """The one image of the bucket."""
     (item,) = await find_items(f"s3://{sandbox.bucket}/images/", run.storage, run.settings)
     return item
 
 
-async def ordered(run: Run, item: InputItem, steps: Steps | None = None) -> Order:
+async def ordered(run: RunContext, item: InputItem, steps: Steps | None = None) -> Order:
     """What would be paid for."""
     order = await prepare(run, item, DEFAULT, steps or Steps())
     assert isinstance(order, Order), order
@@ -55,7 +55,7 @@ async def test_a_listed_image_has_its_own_prompt(
     if text:
         client.put_object(Bucket=sandbox.bucket, Key="images/tom.jpg.txt", Body=text.encode())
 
-    async def cached(run: Run, seen: ResolvedImage) -> ValidationResult:
+    async def cached(run: RunContext, seen: ResolvedImage) -> ValidationResult:
         return ValidationResult.model_validate((await validate_image(run, seen)).model_dump(mode="json"))
 
     async with new_run() as run:
@@ -64,13 +64,12 @@ async def test_a_listed_image_has_its_own_prompt(
             first = await ordered(run, item, Steps(validate=cached))
             known = ValidationResult(etag=first.image.etag, at=first.image.at, facts=first.image.facts)
 
-            async def from_cache(run: Run, seen: ResolvedImage) -> ValidationResult:
+            async def from_cache(run: RunContext, seen: ResolvedImage) -> ValidationResult:
                 return known
 
             order = await ordered(run, item, Steps(validate=from_cache))
         else:
             order = await ordered(run, item)
-        assert run.read == {}
     assert (order.request.prompt, order.request.duration) == (prompt, duration)
 
 

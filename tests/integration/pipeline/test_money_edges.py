@@ -14,8 +14,8 @@ import pytest
 from i2v.errors import NotTried
 from i2v.ledger import keys
 from i2v.ledger.budget import DailySpend, today_utc
+from i2v.ledger.run_record import RunRecord
 from i2v.pipeline.generate import Steps, process_order
-from i2v.pipeline.run import RunRecord
 from i2v.pipeline.submit import submit
 from i2v.reports.run_report import ItemReport, Outcome
 from sandbox import Sandbox
@@ -160,7 +160,7 @@ async def test_a_retry_after_midnight_knows_of_yesterday(
         await first.storage.put(keys.run_uri(first.settings, "late"), record.model_dump_json().encode())
         await first.storage.put(keys.daily_spend_uri(first.settings, YESTERDAY), page.model_dump_json().encode())
     async with new_run(run_id="late", max_spend_usd=4 * PRICE) as run:
-        run.tell_count(2)
+        run.set_image_count(2)
         await submit(run, await order_for(run, put_photo(sandbox)))
         assert RunRecord.model_validate(sandbox.read_json("jobs/runs/late.json")).days == (YESTERDAY, today_utc())
     async with new_run(run_id="late", max_spend_usd=3 * PRICE) as run:

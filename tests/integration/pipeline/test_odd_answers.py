@@ -15,7 +15,7 @@ from i2v.ledger import keys, transitions
 from i2v.ledger.budget import today_utc
 from i2v.ledger.job import JobState
 from i2v.pipeline.generate import Steps, process_order
-from i2v.pipeline.run import open_run
+from i2v.pipeline.run import end_run, open_run
 from i2v.pipeline.submit import submit
 from i2v.recovery.reconcile import reconcile
 from i2v.reports.run_report import Outcome, Report
@@ -59,10 +59,10 @@ async def test_a_day_page_that_is_broken_at_the_end_costs_no_report(
 ) -> None:
     """Money that cannot be given back is a warning: the run ends with its report in the ledger."""
     async with new_run(run_id="broken") as run:
-        run.tell_count(5)
+        run.set_image_count(5)
         line = await process_order(run, await order_for(run, put_photo(sandbox)), Steps())
         await run.storage.put(keys.daily_spend_uri(run.settings, today_utc()), b"{")
-        await run.end(Report(items=(line,)))
+        await end_run(run, Report(items=(line,)))
     record = sandbox.read_json("jobs/runs/broken.json")
     assert record["report"]["stored"] == 1
 

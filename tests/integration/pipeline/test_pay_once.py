@@ -13,11 +13,13 @@ from i2v.inputs.sources import find_items
 from i2v.ledger import keys, transitions
 from i2v.ledger.job import JobState, Reason
 from i2v.ledger.ledger import VersionedRecord
+from i2v.pipeline.context import RunContext
 from i2v.pipeline.generate import Steps, generate
+from i2v.pipeline.order import Order
 from i2v.pipeline.poll import poll
-from i2v.pipeline.run import Run
-from i2v.pipeline.store import NotDelivered, publish_outputs, store
-from i2v.pipeline.submit import Order, record_task_id, submit
+from i2v.pipeline.publish import publish_outputs
+from i2v.pipeline.store import NotDelivered, store
+from i2v.pipeline.submit import record_task_id, submit
 from sandbox import Sandbox
 from sandbox.provider import Provider
 from tests.support.orders import OpenRun, order_for, put_photo
@@ -25,10 +27,10 @@ from tests.support.orders import OpenRun, order_for, put_photo
 PRICE = Decimal("0.192")
 
 
-async def bring(run: Run, order: Order) -> VersionedRecord:
+async def bring(run: RunContext, order: Order) -> VersionedRecord:
     """One image through submit, poll and store."""
     held = await submit(run, order)
-    held, status = await poll(run, held)
+    held, status, _ = await poll(run, held)
     return await store(run, held, status) if status else held
 
 
@@ -247,7 +249,7 @@ async def test_the_deadline_ends_the_wait_and_not_the_job(
     uri = put_photo(sandbox)
     provider.set_options(render_seconds=2)
     async with new_run(poll_deadline_seconds=0.2) as run:
-        held, status = await poll(run, await submit(run, await order_for(run, uri)))
+        held, status, _ = await poll(run, await submit(run, await order_for(run, uri)))
         assert (held.record.state, status) == (JobState.SUBMITTED, None)
     async with new_run() as run:
         held = await bring(run, await order_for(run, uri))
@@ -320,7 +322,7 @@ async def test_an_image_replaced_under_way_is_flagged(sandbox: Sandbox, provider
     """Without versions the provider may have seen other bytes than were checked: the manifest says so."""
     uri = put_photo(sandbox)
     async with new_run() as run:
-        held, status = await poll(run, await submit(run, await order_for(run, uri)))
+        held, status, _ = await poll(run, await submit(run, await order_for(run, uri)))
         put_photo(sandbox, seed=99)
         assert status
         held = await store(run, held, status)

@@ -199,7 +199,7 @@ async def test_what_stays_broken_costs_nothing_twice(
         case.check_told(end)
         if case.point == "job-submitted":
             (task_id,) = case.world.task_ids(case.picture)
-            assert f"PAID task {task_id} is not yet written down, trying again" in caplog.text
+            assert f"PAID task {task_id} is not recorded yet, retrying" in caplog.text
     await asyncio.sleep(AFTER_LEASE_SECONDS)
     await asyncio.gather(*(case.reconcile() for case in cases))
     for case, end in await run_all(cases, "second"):
@@ -218,7 +218,7 @@ async def test_a_task_id_outlives_an_s3_that_is_gone(make_cases: MakeCases, capl
     end = await running
     (task_id,) = world.provider.tasks
     assert gone.hits == gone.times
-    assert f"PAID task {task_id} is not yet written down, trying again" in caplog.text
+    assert f"PAID task {task_id} is not recorded yet, retrying" in caplog.text
     assert isinstance(end, ItemReport)
     assert (end.outcome, end.task_id) == (Outcome.STORED, task_id)
     case.check_ended()

@@ -32,7 +32,7 @@ async def test_a_replaced_image_is_handed_over_as_it_was_checked(
     async with new_run() as run:
         order = await order_for(run, uri)
         put_photo(versioned, seed=2)
-        held, status = await poll(run, await submit(run, order))
+        held, status, _ = await poll(run, await submit(run, order))
         assert status
         held = await store(run, held, status)
     assert order.image.facts.sha256 == checked
@@ -49,7 +49,7 @@ async def test_a_deleted_image_is_handed_over_as_it_was_checked(
     async with new_run() as run:
         order = await order_for(run, uri)
         versioned.s3().delete_object(Bucket=versioned.bucket, Key="images/tom.jpg")
-        held, status = await poll(run, await submit(run, order))
+        held, status, _ = await poll(run, await submit(run, order))
         assert status
         held = await store(run, held, status)
     assert held.record.state is JobState.STORED
@@ -65,7 +65,7 @@ async def test_the_image_that_is_compared_at_the_end_is_the_one_handed_over(
         await ready(run.ledger, order.key, order.image, order.request)
         held = await submit(run, await order_for(run, second))
         put_photo(sandbox, "b.jpg", 77)
-        held, status = await poll(run, held)
+        held, status, _ = await poll(run, held)
         assert status
         held = await store(run, held, status)
     assert held.record.image.label == second

@@ -17,11 +17,12 @@ import pytest
 from i2v.errors import UsageError
 from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
+from i2v.pipeline.context import RunContext
 from i2v.pipeline.generate import Steps, generate
-from i2v.pipeline.run import Run, open_run
+from i2v.pipeline.run import open_run
 from i2v.pipeline.submit import submit
 from i2v.recovery.backfill import BackfillOptions, ReconcileResult, backfill_options, reconcile_and_backfill
-from i2v.recovery.missing import Search, taken_versions
+from i2v.recovery.missing import MissingSearch, versions_with_outcome
 from i2v.reports.run_report import Outcome, Report
 from i2v.s3.listing import S3Entry
 from i2v.s3.storage import Storage
@@ -60,7 +61,7 @@ def names(sandbox: Sandbox, *numbers: int) -> list[str]:
     return [f"{number}.jpg" for number in numbers]
 
 
-async def animated(run: Run, *uris: str, prompt: str = "another prompt") -> Report:
+async def animated(run: RunContext, *uris: str, prompt: str = "another prompt") -> Report:
     """Generate these by an ordinary run."""
     items = await find_items(list(uris), run.storage, run.settings)
     report, _ = await generate(run, items, RequestOptions(prompt=prompt), Steps())
@@ -177,7 +178,7 @@ async def test_young_images_are_left_to_the_door(
     wanted = backfill_options(settings, asked, generate=True, since=LONG_AGO, max_spend_usd=Decimal(1))
     assert wanted == BackfillOptions(LONG_AGO, asked, timedelta(minutes=2))
     ended = await caught_up(new_run, wanted)
-    assert (generated(ended), ended.summary) == ({}, "nothing is open, and no image is without an answer")
+    assert (generated(ended), ended.summary) == ({}, "nothing is open, and every image has an outcome")
 
 
 class Meanwhile(Storage):
@@ -219,7 +220,7 @@ async def test_what_changes_after_the_listing_is_left_alone(
 
     async with open_run(settings, "meanwhile", storage=Meanwhile(happens)) as run:
         ended = await reconcile_and_backfill(run, ALL)
-    assert (ended.summary, ended.succeeded) == ("nothing is open, and no image is without an answer", True)
+    assert (ended.summary, ended.succeeded) == ("nothing is open, and every image has an outcome", True)
     assert provider.billed().total() == 1
 
 
@@ -227,9 +228,9 @@ async def test_an_interrupted_search_ends_at_once(sandbox: Sandbox, provider: Pr
     """A person's Ctrl-C during the search ends it: nothing is looked at, and nothing is paid."""
     names(sandbox, 1)
     async with new_run() as run:
-        run.interrupt()
+        run.brake.interrupt()
         ended = await reconcile_and_backfill(run, ALL)
-    assert ended.summary == "not all was looked at: interrupted"
+    assert ended.summary == "stopped before all images were checked: interrupted"
     assert (generated(ended), provider.billed().total()) == ({}, 0)
 
 
@@ -245,7 +246,7 @@ def test_to_generate_needs_a_time_and_a_limit(settings: Settings, given: dict[st
 
 
 @asynccontextmanager
-async def listed(images: int, each: int, environment: pytest.MonkeyPatch) -> AsyncIterator[Run]:
+async def listed(images: int, each: int, environment: pytest.MonkeyPatch) -> AsyncIterator[RunContext]:
     """A run over a made-up bucket of so many images, of which every `each`-th has no answer."""
     for name, value in {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "DEFAULT_REGION": "us-east-1"}.items():
         environment.setenv(f"AWS_{name}", value)
@@ -259,7 +260,7 @@ async def test_ten_are_found_among_many(monkeypatch: pytest.MonkeyPatch) -> None
     """Ten of some thousand images (I2V_LISTED_IMAGES for more) are found, oldest first, also beside odd names."""
     images = int(os.environ.get("I2V_LISTED_IMAGES", "3000"))
     async with listed(images, images // 10, monkeypatch) as run:
-        search = Search(run, await taken_versions(run), LONG_AGO, START)
+        search = MissingSearch(run, await versions_with_outcome(run), LONG_AGO, START)
         found = [entry.uri.key for entry in await search.next_batch(100)]
     assert found == [f"images/{name_of(number)}" for number in range(images - 1, 0, -images // 10)]
     assert len(search.taken) == images - 10

@@ -14,10 +14,11 @@ from i2v.errors import CannotResolve
 from i2v.ledger import keys, transitions
 from i2v.ledger.job import Delivery, JobRecord, JobState
 from i2v.ledger.ledger import VersionedRecord
-from i2v.pipeline.run import Run
-from i2v.pipeline.submit import Order, submit
-from i2v.recovery.callbacks import Adopter, CallbackHint, claim_task
-from i2v.recovery.reconcile import open_marks, reconcile, settle_open
+from i2v.pipeline.context import RunContext
+from i2v.pipeline.order import Order
+from i2v.pipeline.submit import submit
+from i2v.recovery.callbacks import CallbackAdopter, CallbackHint, claim_task
+from i2v.recovery.reconcile import list_open_markers, reconcile, settle_open
 from i2v.recovery.resolve import Resolver
 from i2v.reports.run_report import Outcome
 from sandbox import Sandbox
@@ -35,13 +36,18 @@ def door(sandbox: Sandbox, make_settings: MakeSettings, aws: None) -> Iterator[C
         yield door
 
 
-async def ordered(run: Run, sandbox: Sandbox, name: str, seed: int, delivery: Delivery = "callback") -> Order:
+async def ordered(run: RunContext, sandbox: Sandbox, name: str, seed: int, delivery: Delivery = "callback") -> Order:
     """The order of a new image."""
     return replace(await order_for(run, put_photo(sandbox, name, seed)), delivery=delivery)
 
 
 async def lost(
-    run: Run, sandbox: Sandbox, provider: Provider, name: str = "a.jpg", seed: int = 1, delivery: Delivery = "callback"
+    run: RunContext,
+    sandbox: Sandbox,
+    provider: Provider,
+    name: str = "a.jpg",
+    seed: int = 1,
+    delivery: Delivery = "callback",
 ) -> tuple[VersionedRecord, str]:
     """A job that is unknown, and the task that was billed for it."""
     known = set(provider.tasks)
@@ -79,7 +85,7 @@ async def test_an_adopted_task_that_still_renders_is_settled_later(
     provider.set_options(render_seconds=60)
     async with open_callback_run(door) as run:
         held, task_id = await lost(run, sandbox, provider)
-        for mark in await open_marks(run):
+        for mark in await list_open_markers(run):
             await run.storage.delete(
                 keys.open_marker_uri(run.settings, held.record.image.name, held.record.image.etag, mark)
             )
@@ -103,9 +109,9 @@ async def test_a_forged_word_never_takes_anothers_task(
             task_id = owner.record.task_id or ""
         held, own = await lost(run, sandbox, provider)
         before = record_bytes(sandbox, held.record.key)
-        await settle_open(run, keys=[f"{held.record.key}/1/{task_id}"])
+        await settle_open(run, entries=[f"{held.record.key}/1/{task_id}"])
         assert record_bytes(sandbox, held.record.key) == before
-        await settle_open(run, keys=[f"{held.record.key}/1/{own}", f"{owner.record.key}/1/{task_id}"])
+        await settle_open(run, entries=[f"{held.record.key}/1/{own}", f"{owner.record.key}/1/{task_id}"])
         ends = [(await run.ledger.read_existing(one.record.key)).record.task_id for one in (held, owner)]
     assert ends == [own, task_id]
 
@@ -146,7 +152,7 @@ async def test_what_does_not_agree_changes_nothing(
             "nothing but the key": held.record.key,
         }.get(case, f"{held.record.key}/1/{task_id}")
         before = record_bytes(sandbox, held.record.key)
-        report = await reconcile(run, keys=[told])
+        report = await reconcile(run, entries=[told])
     assert [item.outcome for item in report.items] == [Outcome.UNKNOWN]
     assert record_bytes(sandbox, held.record.key) == before
     assert sandbox.keys("jobs/tasks/") == []
@@ -161,9 +167,9 @@ async def test_a_status_that_fails_leaves_the_word_to_be_heard_again(
         told = await asyncio.to_thread(door.wait, 1)
         assert told == [f"{held.record.key}/1/{task_id}"]
         provider.add_fault(on="status", kind="answer", status=401)
-        failed = await settle_open(run, keys=told)
+        failed = await settle_open(run, entries=told)
         assert [item.outcome for item in failed] == [Outcome.FAILED]
-        assert [item.outcome for item in await settle_open(run, keys=told)] == [Outcome.STORED]
+        assert [item.outcome for item in await settle_open(run, entries=told)] == [Outcome.STORED]
 
 
 async def test_a_word_for_an_older_attempt_leaves_the_newest_alone(
@@ -176,7 +182,7 @@ async def test_a_word_for_an_older_attempt_leaves_the_newest_alone(
         again = await submit(run, await ordered(run, sandbox, "a.jpg", 1))
         second = again.record.task_id
         await asyncio.to_thread(door.wait, 2)
-        await settle_open(run, keys=[f"{held.record.key}/1/{first}", f"{held.record.key}/2/{second}"])
+        await settle_open(run, entries=[f"{held.record.key}/1/{first}", f"{held.record.key}/2/{second}"])
         record = (await run.ledger.read_existing(held.record.key)).record
     assert [attempt.task_id for attempt in record.attempts] == [first, second]
     assert (record.state, record.task_id) == (JobState.STORED, second)
@@ -187,7 +193,7 @@ async def test_a_callback_saves_a_second_payment(sandbox: Sandbox, provider: Pro
     async with open_callback_run(door) as run:
         held, task_id = await lost(run, sandbox, provider)
         await Resolver(run.storage, run.settings).resubmit(held.record.key)
-        await reconcile(run, keys=[f"{held.record.key}/1/{task_id}"])
+        await reconcile(run, entries=[f"{held.record.key}/1/{task_id}"])
         again = await submit(run, await ordered(run, sandbox, "a.jpg", 1))
     assert again.record.task_id == task_id
     assert sum(provider.billed().values()) == 1
@@ -213,7 +219,7 @@ async def test_the_owners_own_answer_wins_no_second_task(
     """An answer that names another task than the callback did is kept beside it: neither is lost."""
     async with open_callback_run(door) as run:
         held, task_id = await lost(run, sandbox, provider)
-        heard, _ = await Adopter(run).adopt_from_callback(held, [CallbackHint(held.record.key, 1, task_id)])
+        heard, _ = await CallbackAdopter(run).adopt_from_callback(held, [CallbackHint(held.record.key, 1, task_id)])
         token = heard.record.attempts[0].claim
         merged = await run.ledger.change(
             heard, lambda job: transitions.record_task(job, token, "task_late", job.updated_at)
@@ -227,7 +233,7 @@ async def test_an_adoption_that_dies_is_done_again(
     sandbox: Sandbox, provider: Provider, door: CallbackReceiver, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """S3 fails at its page, its mark or its record: the run fails, and the same word heard again adopts."""
-    monkeypatch.setattr("i2v.recovery.callbacks.PAUSES", ())
+    monkeypatch.setattr("i2v.recovery.callbacks.RETRY_SECONDS", ())
     async with open_callback_run(door) as run:
         held, task_id = await lost(run, sandbox, provider)
     told = await asyncio.to_thread(door.wait, 1)
@@ -251,7 +257,7 @@ async def test_what_callbacks_cost_in_s3_requests(
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         costs = []
         async with open_callback_run(door) as run:
-            run.tell_count(9)  # so that money is reserved once
+            run.set_image_count(9)  # so that money is reserved once
             for number, delivery in enumerate(("poll", "callback")):
                 order = await ordered(run, sandbox, f"{number}.jpg", number, delivery)  # type: ignore[arg-type]
                 await run.budget.reserve(order.price_usd)
@@ -260,7 +266,7 @@ async def test_what_callbacks_cost_in_s3_requests(
                 costs.append(len(proxy.log) - before)
             held, task_id = await lost(run, sandbox, provider, "lost.jpg", 7)
             before = len(proxy.log)
-            await Adopter(run).adopt_from_callback(held, [CallbackHint(held.record.key, 1, task_id)])
+            await CallbackAdopter(run).adopt_from_callback(held, [CallbackHint(held.record.key, 1, task_id)])
             adoption = Counter(entry.method for entry in proxy.log[before:])
     assert costs[0] == costs[1]
     assert adoption == {"GET": 1 + 3, "PUT": 3}, "one listing, the three records of these minutes, and three writes"

@@ -8,7 +8,7 @@ from decimal import Decimal
 from i2v.ledger import transitions
 from i2v.ledger.job import JobState
 from i2v.pipeline.submit import submit
-from i2v.recovery.reconcile import open_marks, reconcile
+from i2v.recovery.reconcile import list_open_markers, reconcile
 from i2v.reports.run_report import Outcome
 from sandbox import Sandbox
 from sandbox.provider import Provider
@@ -35,7 +35,7 @@ async def test_a_living_runs_job_is_left_alone(sandbox: Sandbox, provider: Provi
     """A run whose record is fresh polls its own jobs."""
     uri = put_photo(sandbox)
     async with new_run() as living:
-        await living.touch()
+        await living.heartbeat.touch()
         order = await order_for(living, uri)
         await submit(living, order)
         async with new_run() as run:
@@ -88,7 +88,7 @@ async def test_an_end_that_was_not_told_is_told(sandbox: Sandbox, provider: Prov
         held = await submit(dead, await order_for(dead, uri))
     assert held.record.state is JobState.REFUSED
     async with new_run() as run:
-        assert list(await open_marks(run)) == [held.record.key]
+        assert list(await list_open_markers(run)) == [held.record.key]
         await reconcile(run)
-        assert await open_marks(run) == {}
+        assert await list_open_markers(run) == {}
     assert [key for key in sandbox.keys("videos/") if key.endswith(".refused.json")]

@@ -7,9 +7,10 @@ import pytest
 from i2v.errors import CannotResolve
 from i2v.ledger.job import JobState
 from i2v.ledger.ledger import VersionedRecord
+from i2v.pipeline.context import RunContext
 from i2v.pipeline.generate import Steps, process_order
-from i2v.pipeline.run import Run
-from i2v.pipeline.submit import Order, record_task_id, submit
+from i2v.pipeline.order import Order
+from i2v.pipeline.submit import record_task_id, submit
 from i2v.recovery.reconcile import reconcile
 from i2v.recovery.resolve import Resolver
 from i2v.reports.run_report import Outcome
@@ -18,12 +19,12 @@ from sandbox.provider import Provider
 from tests.support.orders import OpenRun, order_for, put_photo
 
 
-def resolver(run: Run) -> Resolver:
+def resolver(run: RunContext) -> Resolver:
     """A person at the ledger of this run."""
     return Resolver(run.storage, run.settings)
 
 
-async def lost(run: Run, sandbox: Sandbox, provider: Provider) -> tuple[Order, VersionedRecord]:
+async def lost(run: RunContext, sandbox: Sandbox, provider: Provider) -> tuple[Order, VersionedRecord]:
     """A job whose answer was lost although it was billed."""
     order = await order_for(run, put_photo(sandbox))
     provider.add_fault(on="submit", kind="lost_answer")
@@ -113,7 +114,7 @@ async def test_a_dropped_job_whose_task_comes_after_all_loses_its_verdict(
         (task,) = provider.tasks.values()
         await record_task_id(run, held, held.record.attempts[-1].claim, task.id)
         provider.wait(lambda: task.state == "success")
-        await reconcile(run, keys=[held.record.key])
+        await reconcile(run, entries=[held.record.key])
     assert sorted(key.rpartition(".")[2] for key in sandbox.keys("videos/")) == ["jpg", "json", "mp4"]
     assert not [key for key in sandbox.keys("videos/") if "failed" in key]
 

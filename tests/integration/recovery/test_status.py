@@ -11,9 +11,9 @@ from markdown_it import MarkdownIt
 
 from i2v.ledger.budget import DailySpendStore, today_utc
 from i2v.ledger.ledger import Ledger
+from i2v.pipeline.events import ImageDone
 from i2v.pipeline.generate import Steps, process_order
 from i2v.pipeline.submit import submit
-from i2v.recovery import status as module
 from i2v.recovery.resolve import Resolver
 from i2v.recovery.status import read_status, status_page
 from i2v.reports.markdown import as_text
@@ -37,7 +37,8 @@ async def test_the_page_tells_what_waits_and_what_needs_a_person(
     async with new_run() as run:
         await process_order(run, await order_for(run, put_photo(sandbox, "stored.jpg", 1)), Steps())
         provider.add_fault(on="task", kind="fails", code="Weird", message="it broke")
-        run.tell_done(await process_order(run, await order_for(run, put_photo(sandbox, "failed.jpg", 2)), Steps()))
+        line = await process_order(run, await order_for(run, put_photo(sandbox, "failed.jpg", 2)), Steps())
+        run.emit(ImageDone(line))
         provider.add_fault(on="submit", kind="lost_answer")
         lost = await submit(run, await order_for(run, put_photo(sandbox, HOSTILE, 3), mode="pro"))
         provider.set_options(render_seconds=600)
@@ -50,8 +51,8 @@ async def test_the_page_tells_what_waits_and_what_needs_a_person(
     sandbox.s3().put_object(Bucket=sandbox.bucket, Key=f"jobs/{record.key}.json", Body=aged.model_dump_json().encode())
 
     async with new_run() as run:
-        standing = await read_status(run)
-        page = status_page(standing)
+        status = await read_status(run)
+        page = status_page(status)
 
     waits, needs = section(page, "In progress"), section(page, "Needs attention")
     [row] = [line for line in waits.splitlines() if line.startswith("| 20")]
@@ -67,7 +68,7 @@ async def test_the_page_tells_what_waits_and_what_needs_a_person(
     assert re.fullmatch("i2v jobs resolve [0-9a-f]{12} --resubmit", commands["failed"])
     assert "it broke" in told["failed"]
     assert f"since {claimed:%Y-%m-%d %H:%M}" in told["open too long"]
-    assert standing.summary.startswith("3 need attention · 1 in progress since 20")
+    assert status.summary.startswith("3 need attention · 1 in progress since 20")
     html = MarkdownIt("commonmark").enable("table").render(page)
     assert [html.count(tag) for tag in ("<img", "<i>", "<a ", "<li>")] == [0, 0, 0, 3]
     assert "a|b ![x](http:evil) &lt;i&gt; # c.jpg" in html
@@ -77,7 +78,8 @@ async def test_what_was_settled_is_gone_from_it(sandbox: Sandbox, provider: Prov
     """Who types the command does not find the job there again; money, cap and pause are those of the ledger."""
     async with new_run() as run:
         provider.add_fault(on="task", kind="fails", code="Weird", message="it broke")
-        run.tell_done(await process_order(run, await order_for(run, put_photo(sandbox, "failed.jpg", 2)), Steps()))
+        line = await process_order(run, await order_for(run, put_photo(sandbox, "failed.jpg", 2)), Steps())
+        run.emit(ImageDone(line))
     async with new_run() as run:
         before = await read_status(run)
         [key] = [match[1] for name in sandbox.keys("jobs/") if (match := re.fullmatch(r"jobs/(\w{64})\.json", name))]
@@ -86,8 +88,8 @@ async def test_what_was_settled_is_gone_from_it(sandbox: Sandbox, provider: Prov
         day, _ = await DailySpendStore(run.storage, run.settings).read(today_utc())
         run.settings = run.settings.model_copy(update={"daily_cap_usd": Decimal(20)})
         after = await read_status(run)
-    assert (len(before.needy), before.is_paused, before.today_usd) == (1, False, Decimal("0.192"))
-    assert (after.needy, after.is_paused, after.today_usd) == ([], True, day.total_usd)
+    assert (len(before.needs_attention), before.is_paused, before.today_usd) == (1, False, Decimal("0.192"))
+    assert (after.needs_attention, after.is_paused, after.today_usd) == ([], True, day.total_usd)
     assert after.summary == "submits are paused · $0.192 today"
     page = status_page(after)
     assert f"{as_text('$0.192', 20)} spent" in page
@@ -98,24 +100,24 @@ async def test_what_was_settled_is_gone_from_it(sandbox: Sandbox, provider: Prov
 async def test_an_empty_ledger_stands_well(new_run: OpenRun) -> None:
     """Before the first video nothing waits and nothing needs anybody."""
     async with new_run() as run:
-        standing = await read_status(run)
-    assert standing.summary == "all clear · $0.00 today"
-    assert status_page(standing).count("Nothing.") == 2
+        status = await read_status(run)
+    assert status.summary == "all clear · $0.00 today"
+    assert status_page(status).count("Nothing.") == 2
 
 
 async def test_it_costs_little_however_much_is_open(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of many open jobs the oldest are read, the others are counted, and the page says so."""
-    monkeypatch.setattr(module, "MOST_OPEN", 3)
+    monkeypatch.setattr("i2v.recovery.status.MOST_OPEN", 3)
     provider.set_options(render_seconds=600)
     async with new_run() as run:
         for seed in range(9):
             await submit(run, await order_for(run, put_photo(sandbox, f"{seed}.jpg", seed)))
         requests = counted(run.storage)
-        standing = await read_status(run)
-    assert (len(standing.waiting), standing.marks) == (3, 9)
-    assert "… and 6 more: `i2v jobs --state submitted`" in status_page(standing)
+        status = await read_status(run)
+    assert (len(status.waiting), status.markers) == (3, 9)
+    assert "… and 6 more: `i2v jobs --state submitted`" in status_page(status)
     assert requests["ListObjectsV2"] == 2
     assert (
         5 <= requests["GetObject"] <= 2 + 3 + 2

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
+from i2v.pipeline.context import RunContext
 from i2v.pipeline.generate import Steps, generate
-from i2v.pipeline.run import Run
 from i2v.reports.recent import RecentPage, list_recent_pages, page_name_at, read_recent_page
 from i2v.reports.run_report import Outcome
 from sandbox import Sandbox
@@ -19,13 +19,13 @@ from tests.support.orders import OpenRun, put_photo
 OPTIONS = RequestOptions.model_validate({"prompt": "a slow zoom"})
 
 
-async def _generate(run: Run, *names: str) -> None:
+async def _generate(run: RunContext, *names: str) -> None:
     bucket = run.settings.bucket
     items = await find_items([f"s3://{bucket}/images/{name}" for name in names], run.storage, run.settings)
     await generate(run, items, OPTIONS, Steps())
 
 
-async def _read_pages(run: Run, after: str = "") -> list[RecentPage]:
+async def _read_pages(run: RunContext, after: str = "") -> list[RecentPage]:
     names = list_recent_pages(run.storage, run.settings, after=after)
     pages = [await read_recent_page(run.storage, run.settings, name) async for name in names]
     return [page for page in pages if page]

@@ -40,7 +40,7 @@ async def test_what_is_missing_is_generated_once(sandbox: Sandbox, provider: Pro
     dry = await reconcile(**given, dry_run=True)
     first, again = await reconcile(**given), await reconcile(**given)
     assert (dry.message, first.message) == ("1 planned · would cost $0.192", "1 stored · $0.192")
-    assert again.message == "nothing is open, and no image is without an answer"
+    assert again.message == "nothing is open, and every image has an outcome"
     assert [ended.state.is_completed() for ended in (dry, first, again)] == [True, True, True]
     assert provider.billed().total() == 1
     run_id = first.state.state_details.flow_run_id

@@ -12,7 +12,7 @@ from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import InputItem
 from i2v.media.images import ImageRef
 from i2v.request import Mode
-from prefect_support.run_names import run_name, tags_of
+from prefect_support.run_names import run_name, run_tags
 from sandbox import Sandbox
 from sandbox.prefect_server import PrefectServer
 from sandbox.provider import Provider
@@ -135,4 +135,4 @@ def test_a_name_says_where_and_what(images: list[str], asked: RequestOptions, na
 def test_the_source_of_a_run_is_a_tag(tags: list[str], scheduled: bool, source: str) -> None:
     """By hand, by a schedule, by the bucket or by a callback."""
     run = FlowRun.model_construct(flow_id=UUID(int=0), tags=tags, auto_scheduled=scheduled)
-    assert set(tags_of(run, Mode.PRO, "spring")) == {*tags, source, "pro", "spring"}
+    assert set(run_tags(run, Mode.PRO, "spring")) == {*tags, source, "pro", "spring"}

@@ -81,7 +81,7 @@ async def test_what_is_taken_up_is_not_called_paid(
     state, words = (await ends_of(attached, 5))["submit tom.jpg"]
     assert (state, words.partition(":")[0]) == ("Attached", "paid by another run")
     state, words = (await ends_of(cached, 3))["submit tom.jpg"]
-    assert (state, words.partition(":")[0]) == ("Cached", "its video is there")
+    assert (state, words.partition(":")[0]) == ("Cached", "stored already")
     assert [attached.message, cached.message] == ["1 stored · 1 refused · $0.00", "1 cached · 1 refused · $0.00"]
     verdicts = [(await ends_of(ended, count))["validate small.jpg"][0] for ended, count in ((left, 4), (cached, 3))]
     assert verdicts == ["Refused", "Cached"]

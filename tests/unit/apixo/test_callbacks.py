@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from i2v.apixo.callbacks import callback_task_id, callback_url, check_callbacks, hide_signatures, verify
 from i2v.errors import UsageError
-from i2v.recovery.callbacks import CallbackHint, read_entry
+from i2v.recovery.callbacks import CallbackHint, parse_job_entry
 from i2v.settings import Settings
 from tests.support.settings import SealedSettings
 
@@ -199,8 +199,8 @@ def test_a_repeated_callback_url_loses_its_signature() -> None:
 def test_an_entry_is_a_job_key_or_a_hint() -> None:
     """`KEY` and `KEY/ATTEMPT/TASKID` are parsed; a task id may contain slashes."""
     hint = CallbackHint(JOB, 3, "task/with/slashes")
-    assert read_entry(JOB) == (JOB, None)
-    assert read_entry(str(hint)) == (JOB, hint)
+    assert parse_job_entry(JOB) == (JOB, None)
+    assert parse_job_entry(str(hint)) == (JOB, hint)
 
 
 @pytest.mark.parametrize(
@@ -208,5 +208,5 @@ def test_an_entry_is_a_job_key_or_a_hint() -> None:
 )
 def test_an_invalid_entry_is_refused(text: str) -> None:
     """A mistyped parameter is a UsageError."""
-    with pytest.raises(UsageError, match="names no job"):
-        read_entry(text)
+    with pytest.raises(UsageError, match="is not a job"):
+        parse_job_entry(text)

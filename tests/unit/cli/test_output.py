@@ -12,6 +12,7 @@ from i2v.cli.output.job_table import age
 from i2v.cli.output.report_table import MAX_ROWS, no_valid_image, print_report
 from i2v.cli.progress import Progress
 from i2v.ledger.job import JobState
+from i2v.pipeline.events import ImageDone, ImagesCounted, StepStarted
 from i2v.reports.advice import advise_job
 from i2v.reports.run_report import ItemReport, Outcome, Report
 from i2v.settings import Settings
@@ -71,10 +72,10 @@ def test_one_valid_image_is_no_error() -> None:
 def test_progress_counts_jobs_by_step() -> None:
     """The bar shows how many images wait, are being rendered and have ended, each once."""
     progress = Progress(Console(file=io.StringIO()))
-    progress.counted(4)
+    progress.on_event(ImagesCounted(4))
     for step, job in (("rendering", "a"), ("rendering", "b"), ("rendering", "a"), ("storing", "b")):
-        progress.step(step, job)
-    progress.done(_item(1, Outcome.STORED, job="b"))
+        progress.on_event(StepStarted(step, job))
+    progress.on_event(ImageDone(_item(1, Outcome.STORED, job="b")))
     assert progress.words == "2 waiting · 1 rendering · 1 stored"
 
 
@@ -83,6 +84,6 @@ def test_without_a_terminal_there_is_no_bar() -> None:
     stream = io.StringIO()
     with Progress(Console(file=stream)) as progress:
         progress.doing("uploading", 3)
-        progress.counted(3)
-        progress.done(_item(1, Outcome.STORED))
+        progress.on_event(ImagesCounted(3))
+        progress.on_event(ImageDone(_item(1, Outcome.STORED)))
     assert stream.getvalue() == "uploading: 3 (0 s)\n"

@@ -13,8 +13,8 @@ from i2v.ledger import transitions
 from i2v.ledger.job import JobRecord, JobState, Reason
 from i2v.media.images import ImageRef
 from i2v.pipeline import outcomes
-from i2v.pipeline.run import Run
-from i2v.pipeline.submit import Order
+from i2v.pipeline.context import RunContext
+from i2v.pipeline.order import Order
 from i2v.pipeline.validate import ResolvedImage, ValidationResult
 from i2v.reports.run_report import Outcome
 from i2v.request import Request
@@ -75,13 +75,13 @@ CASES = [
 
 
 @pytest.fixture
-def run() -> Run:
+def run() -> RunContext:
     """The run whose report it is."""
     return memory_run(MemoryStorage())
 
 
 @pytest.mark.parametrize(("record", "outcome", "paid", "at_risk"), CASES, ids=[case[1] for case in CASES])
-def test_a_job_becomes_a_line(run: Run, record: JobRecord, outcome: str, paid: int, at_risk: int) -> None:
+def test_a_job_becomes_a_line(run: RunContext, record: JobRecord, outcome: str, paid: int, at_risk: int) -> None:
     """Every attempt that was taken counts in full; at risk is what gave no video, or whose answer is lost."""
     line = outcomes.of_job(run, ORDER, record, None, cached=False)
     assert (line.outcome, line.cost_usd, line.at_risk_usd) == (outcome, paid * PRICE, at_risk * PRICE)
@@ -93,33 +93,33 @@ def test_every_state_has_an_outcome() -> None:
     assert set(outcomes.OUTCOMES) == set(JobState)
 
 
-def test_what_another_run_paid_costs_this_run_nothing(run: Run) -> None:
+def test_what_another_run_paid_costs_this_run_nothing(run: RunContext) -> None:
     """Attached and then stored is `stored` at cost 0."""
     line = outcomes.of_job(run, ORDER, stored(submitted(claimed(run_id="run-0"))), VIDEO.uri, cached=False)
     assert (line.outcome, line.cost_usd, line.at_risk_usd) == (Outcome.STORED, NOTHING, NOTHING)
 
 
-def test_only_this_runs_attempts_are_its_own(run: Run) -> None:
+def test_only_this_runs_attempts_are_its_own(run: RunContext) -> None:
     """One attempt of another run failed, ours made the video: ours is paid once and not at risk."""
     mixed = submitted(claimed(ended(submitted(claimed(run_id="run-0")), JobState.READY)), "task_2")
     line = outcomes.of_job(run, ORDER, stored(mixed), VIDEO.uri, cached=False)
     assert (line.cost_usd, line.at_risk_usd) == (PRICE, NOTHING)
 
 
-def test_equal_images_share_a_cost(run: Run) -> None:
+def test_equal_images_share_a_cost(run: RunContext) -> None:
     """Two images of one content are one job: its price is told once, at the first."""
     job = stored(submitted(claimed()))
     lines = [outcomes.of_job(run, ORDER, job, VIDEO.uri, cached=False) for _ in range(3)]
     assert [line.cost_usd for line in lines] == [PRICE, NOTHING, NOTHING]
 
 
-def test_a_cached_video_says_so(run: Run) -> None:
+def test_a_cached_video_says_so(run: RunContext) -> None:
     """It was there before, and the line still names it."""
     line = outcomes.of_job(run, ORDER, stored(submitted(claimed(run_id="run-0"))), VIDEO.uri, cached=True)
     assert (line.outcome, line.video) == (Outcome.CACHED, str(VIDEO.uri))
 
 
-def test_a_line_tells_why(run: Run) -> None:
+def test_a_line_tells_why(run: RunContext) -> None:
     """The provider's word, that it is still open, or how the delivery differs; nothing where all is well."""
     flagged = stored(submitted(claimed()))
     flagged = flagged.model_copy(update={"video": VIDEO.model_copy(update={"flags": ("one", "two")})})
@@ -140,7 +140,7 @@ def test_a_line_tells_why(run: Run) -> None:
         (FetchError("404 at https://h.example/a"), "failed"),
     ],
 )
-def test_an_error_becomes_a_line(run: Run, error: FetchError, outcome: str) -> None:
+def test_an_error_becomes_a_line(run: RunContext, error: FetchError, outcome: str) -> None:
     """What stopped an image is its reason, with the hint; an image without an order was not valid."""
     line = outcomes.of_error(run, "s3://b-1/a.jpg", error)
     assert (line.outcome, line.reason, line.job, line.cost_usd) == (outcome, str(error), None, NOTHING)
@@ -148,22 +148,22 @@ def test_an_error_becomes_a_line(run: Run, error: FetchError, outcome: str) -> N
     assert outcomes.of_error(run, "s3://b-1/a.jpg", error, ORDER).valid
 
 
-def test_what_was_paid_is_told_where_a_later_step_failed(run: Run) -> None:
+def test_what_was_paid_is_told_where_a_later_step_failed(run: RunContext) -> None:
     """The error is the reason, the money is the job's."""
     line = outcomes.of_failed_job(run, ORDER, submitted(claimed()), FetchError("the disk is full"))
     assert (line.outcome, line.reason, line.cost_usd, line.task_id) == ("failed", "the disk is full", PRICE, "task_1")
 
 
-def test_a_refused_image_is_told_with_its_rule(run: Run) -> None:
+def test_a_refused_image_is_told_with_its_rule(run: RunContext) -> None:
     """Validation's own words, at no cost and without a job."""
-    seen = ResolvedImage(ref=ImageRef.parse("s3://b-1/images/a.jpg"), name="a.jpg", asked=RequestOptions(), etag="e")
+    seen = ResolvedImage(ref=ImageRef.parse("s3://b-1/images/a.jpg"), name="a.jpg", options=RequestOptions(), etag="e")
     line = outcomes.refused(
         run, seen, ValidationResult(etag="e", at=S3Uri("b-1", "images/a.jpg"), refusal="too small"), Request(prompt="x")
     )
     assert (line.outcome, line.reason, line.job, line.valid) == ("refused", "too small", None, False)
 
 
-async def test_a_dry_run_plans_only_what_is_unpaid(run: Run) -> None:
+async def test_a_dry_run_plans_only_what_is_unpaid(run: RunContext) -> None:
     """A new job would cost its price, once for equal images; nothing is written."""
     lines = [await outcomes.preview(run, ORDER) for _ in range(2)]
     assert [(line.outcome, line.cost_usd) for line in lines] == [("planned", PRICE), ("planned", NOTHING)]
@@ -171,7 +171,7 @@ async def test_a_dry_run_plans_only_what_is_unpaid(run: Run) -> None:
     assert run.storage.bucket.objects == {}
 
 
-async def test_a_dry_run_knows_what_is_there(run: Run) -> None:
+async def test_a_dry_run_knows_what_is_there(run: RunContext) -> None:
     """What is stored, open or refused is told as it is, at no cost."""
     held = await run.ledger.read_or_new(ORDER.key, IMAGE, ORDER.request)
     mine = "another"

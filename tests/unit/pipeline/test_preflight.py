@@ -10,7 +10,7 @@ import pytest
 from i2v.errors import AccountRejected, BadAnswer, BalanceTooLow, BudgetExceeded, I2vError, NothingSent, Stopped
 from i2v.ledger import transitions
 from i2v.pipeline import preflight
-from i2v.pipeline.submit import Order
+from i2v.pipeline.order import Order
 from i2v.request import Mode, Request
 from tests.support.memory_storage import MemoryStorage, memory_run, ready
 from tests.unit.ledger.test_job import IMAGE
@@ -88,13 +88,13 @@ async def test_a_provider_that_knows_us_not_stops_the_run(error: I2vError) -> No
 
 
 async def test_a_balance_that_cannot_be_read_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """Our own limits still hold, and the log says that the balance is not known."""
+    """Our own limits still hold, and the log says that the cannot read the provider's balance."""
     run = memory_run(MemoryStorage(), client=Bank(BadAnswer("no number")), I2V_DAILY_CAP_USD="5")
     assert await preflight.room_usd(run) == (Decimal(5), "I2V_DAILY_CAP_USD")
-    assert "balance is not known" in caplog.text
+    assert "cannot read the provider's balance" in caplog.text
 
 
-async def test_only_what_nobody_paid_is_still_to_pay() -> None:
+async def test_only_what_nobody_paid_is_unpaid_prices() -> None:
     """New and ready jobs cost; equal images are one job; what is claimed, submitted or ended costs nothing more."""
     run = memory_run(MemoryStorage())
     orders = [Order(IMAGE, Request(prompt=f"zoom {number}"), PRICE) for number in range(3)]
@@ -103,7 +103,7 @@ async def test_only_what_nobody_paid_is_still_to_pay() -> None:
     await run.ledger.change(
         held, lambda job: transitions.claim(job, token="A", run_id="r", image=IMAGE, price_usd=PRICE, now=NOW)
     )
-    assert await preflight.still_to_pay(run, [*orders, orders[0], orders[2]]) == [PRICE, PRICE]
+    assert await preflight.unpaid_prices(run, [*orders, orders[0], orders[2]]) == [PRICE, PRICE]
 
 
 def test_the_worst_case_is_the_dearest_video() -> None:
@@ -111,7 +111,7 @@ def test_the_worst_case_is_the_dearest_video() -> None:
     assert preflight.worst_case_usd(memory_run(MemoryStorage()), 10) == Decimal("3.30")
     dear = memory_run(MemoryStorage(), I2V_PRICES_USD='{"standard-10": "1.5"}')
     assert preflight.worst_case_usd(dear, 2) == 3
-    assert {mode for mode, _ in preflight.DEAREST} == set(Mode)
+    assert {mode for mode, _ in preflight.PRODUCTS} == set(Mode)
 
 
 def test_no_limit_has_less_than_nothing_left() -> None:

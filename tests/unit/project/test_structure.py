@@ -98,20 +98,6 @@ def _lines_with(pattern: re.Pattern[str]) -> list[str]:
     ]
 
 
-def test_the_command_line_imports_flows_only_inside_a_function() -> None:
-    """The library can be imported, the command line included, where the flows are not on the path."""
-    command_line = {file: tree for file, tree in _trees().items() if file.startswith("src/i2v/cli/")}
-    assert any("flows" in _imported_packages(node) for tree in command_line.values() for node in ast.walk(tree))
-
-    at_import = {
-        file
-        for file, tree in command_line.items()
-        for node in _runs_at_import(tree)
-        if "flows" in _imported_packages(node)
-    }
-    assert at_import == set()
-
-
 def test_no_module_has_a_vague_name() -> None:
     """A module's name says what is in it."""
     assert "src/i2v/errors.py" in _trees()

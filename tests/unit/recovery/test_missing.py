@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from i2v.errors import NotTried
 from i2v.ledger import keys
 from i2v.media.images import ImageRef
-from i2v.recovery.missing import Search, Versions, answered_version, is_taken, taken_versions, version_of
+from i2v.recovery.missing import (
+    MissingSearch,
+    Versions,
+    has_outcome,
+    version_of,
+    version_with_outcome,
+    versions_with_outcome,
+)
 from i2v.s3.listing import S3Entry
 from i2v.s3.objects import S3Object
 from i2v.s3_uri import S3Uri
@@ -83,7 +90,7 @@ def missing(storage: MemoryStorage, most: int = 1000, *, since: datetime = OLD, 
 
     async def find() -> list[str]:
         run = memory_run(storage)
-        search = Search(run, await taken_versions(run), since, until)
+        search = MissingSearch(run, await versions_with_outcome(run), since, until)
         found: list[S3Entry] = []
         while batch := await search.next_batch(most):
             found += batch
@@ -94,7 +101,7 @@ def missing(storage: MemoryStorage, most: int = 1000, *, since: datetime = OLD, 
 
 def missing_batch(storage: MemoryStorage, most: int) -> list[S3Entry]:
     """The first batch."""
-    search = Search(memory_run(storage), Versions(), OLD, NOW)
+    search = MissingSearch(memory_run(storage), Versions(), OLD, NOW)
     return asyncio.run(search.next_batch(most))
 
 
@@ -134,7 +141,7 @@ def test_exactly_what_has_no_answer_and_no_mark_is_missing(
 )
 def test_what_is_no_answer_answers_nothing(key: str) -> None:
     """A video without its manifest, a poster and a stranger's file leave the image missing."""
-    assert answered_version(key) is None
+    assert version_with_outcome(key) is None
 
 
 def test_a_replaced_image_is_missing_again() -> None:
@@ -161,7 +168,7 @@ def test_what_is_no_image_is_never_missing(name: str) -> None:
 def test_what_is_left_out_is_counted() -> None:
     """Names like our own, and images too young, are told of."""
     storage = bucket({Version("_s3/b/x.jpg", "1"): OLD, Version("new.jpg", "1"): NOW + timedelta(seconds=1)})
-    search = Search(memory_run(storage), Versions(), OLD, NOW)
+    search = MissingSearch(memory_run(storage), Versions(), OLD, NOW)
     assert asyncio.run(search.next_batch(10)) == []
     assert ([uri.key for uri in search.reserved], search.unsettled) == (["images/_s3/b/x.jpg"], 1)
 
@@ -174,15 +181,15 @@ def test_a_second_look_sees_what_came_meanwhile(kind: str) -> None:
     entry = S3Entry(S3Uri(BUCKET, "images/x.jpg"), "1", 1, OLD)
     for version, found in ((image, True), (replaced, False), (tempting, False)):
         key = version.mark if kind == "mark" else version.answer(kind)
-        assert asyncio.run(is_taken(memory_run(bucket({image: OLD}, [key])), entry)) is found
+        assert asyncio.run(has_outcome(memory_run(bucket({image: OLD}, [key])), entry)) is found
 
 
 def test_an_interrupted_search_lists_no_further() -> None:
     """Ctrl-C ends the search within a page, not after a million keys."""
     run = memory_run(bucket({Version("x.jpg", "1"): OLD}, [Version("x.jpg", "1").answer(".json")]))
-    search = Search(run, Versions(), OLD, NOW)
-    run.interrupt()
-    for listing in (taken_versions(run), search.next_batch(1)):
+    search = MissingSearch(run, Versions(), OLD, NOW)
+    run.brake.interrupt()
+    for listing in (versions_with_outcome(run), search.next_batch(1)):
         with pytest.raises(NotTried):
             asyncio.run(listing)
 

@@ -1,0 +1,54 @@
+"""Logging in a flow's process: the library's lines go to Prefect, and Prefect's own lines are not said twice."""
+
+from __future__ import annotations
+
+import logging
+
+from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
+
+from i2v.errors import I2vError
+from i2v.logs import use_json_lines
+from i2v.settings import Settings
+
+
+def send_library_logs() -> None:
+    """Send what the library logs to Prefect, with the task run that it belongs to."""
+    _plain_lines_without_terminal()
+    log = logging.getLogger("i2v")
+    log.setLevel(logging.INFO)
+    if not any(isinstance(handler, APILogHandler) for handler in log.handlers):
+        log.addHandler(APILogHandler())
+        logging.getLogger("prefect.task_runs").addFilter(_is_not_redundant)
+
+
+def _plain_lines_without_terminal() -> None:
+    """Replace Prefect's console handler, whose layout for terminals takes half of its CPU, where there is none."""
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if isinstance(handler, PrefectConsoleHandler) and not handler.console.is_terminal:
+            plain = logging.StreamHandler(handler.stream)
+            plain.setLevel(handler.level)
+            plain.setFormatter(handler.formatter)
+            plain.filters = handler.filters[:]
+            root.removeHandler(handler)
+            root.addHandler(plain)
+
+
+def format_logs(settings: Settings) -> None:
+    """Write this process's own output as JSON lines, if the settings say so."""
+    if settings.log_format == "json":
+        use_json_lines([logging.getLogger(), logging.getLogger("prefect")])
+
+
+def _is_not_redundant(record: logging.LogRecord) -> bool:
+    """Drop Prefect's lines that repeat a task run's state, with or without traceback; keep the one of a retry.
+
+    That a step succeeded is its state; one line per step would be half of all that a run logs, and costs CPU on both
+    sides.
+    """
+    message = record.getMessage()
+    if message.startswith("Task run failed with ") and " - Retry " in message:
+        return True
+    expected = bool(record.exc_info) and isinstance(record.exc_info[1], I2vError)  # type: ignore[index]
+    repeats = "Task run failed with state: ", *(() if record.levelno > logging.INFO else ("Finished in state ",))
+    return not expected and not message.startswith(repeats)

@@ -1,0 +1,66 @@
+"""The record of one run, `jobs/runs/<run id>.json`: its heartbeat while it lives, its report at the end.
+
+Reconcile reads it to know whether a run still works on its jobs. Who writes it is `i2v.pipeline.heartbeat`.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from i2v.errors import LedgerError, NotFound, StorageError
+from i2v.ledger import keys
+from i2v.ledger.job import FORMAT
+from i2v.s3.storage import Storage
+from i2v.settings import Settings
+
+
+class Saving(BaseModel):
+    """Images of one run that were not charged; `usd` is what they would have cost."""
+
+    model_config = ConfigDict(frozen=True)
+
+    mode: str
+    folder: str
+    outcome: str
+    images: int
+    usd: Decimal
+
+
+class RunRecord(BaseModel):
+    """A run as the ledger knows it. `touched_at` is its last heartbeat; with `ended_at` it no longer owns jobs."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: int = FORMAT
+    run_id: str
+    started_at: datetime
+    touched_at: datetime
+    ended_at: datetime | None = None
+    days: tuple[str, ...] = ()
+    """The UTC days on which the run has reserved money."""
+    label: str | None = None
+    saved: tuple[Saving, ...] = ()
+    report: dict[str, Any] | None = None
+
+
+async def read_or_new(storage: Storage, settings: Settings, run_id: str, label: str | None) -> RunRecord:
+    """Return the record to start with: a new one, which keeps start and days of an earlier try of the same run.
+
+    Raises:
+        LedgerError: the record exists and cannot be read.
+    """
+    uri, now = keys.run_uri(settings, run_id), datetime.now(UTC)
+    new = RunRecord(run_id=run_id, started_at=now, touched_at=now, label=label)
+    try:
+        earlier = RunRecord.model_validate_json((await storage.get(uri)).body)
+    except NotFound:
+        return new
+    except ValidationError:
+        raise LedgerError(f"{uri} is not a valid run record", "Restore it from a backup; do not delete it") from None
+    except StorageError as error:
+        raise LedgerError(f"Cannot read the ledger: {error.message}", error.hint) from None
+    return new.model_copy(update={"days": earlier.days, "started_at": earlier.started_at})

@@ -1,0 +1,146 @@
+"""What a step needs of its run: `RunContext`. `i2v.pipeline.run` opens and closes it.
+
+Add a resource that steps share. Keep out logic: what a step does is in its own module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypeVar
+
+from i2v.apixo.client import ApixoClient
+from i2v.ledger.budget import Budget
+from i2v.ledger.ledger import Ledger
+from i2v.ledger.open_markers import OpenMarkerCleaner
+from i2v.net.fetcher import Fetcher
+from i2v.pipeline.brake import Brake
+from i2v.pipeline.events import Event, EventListener, ImagesCounted, RunOpened
+from i2v.pipeline.heartbeat import Heartbeat
+from i2v.s3.storage import Storage
+from i2v.settings import Settings
+
+log = logging.getLogger(__name__)
+PREPARERS = 16
+"""Images that are resolved and validated at once. Prefect's event queue holds 10,000 events; more would be dropped."""
+READERS = 8
+"""Images that are read and decoded at once: each takes up to 20 MB and its pixels."""
+STORERS = 16
+"""Videos that are stored at once: more take more memory and are not faster."""
+T = TypeVar("T")
+
+
+class ShieldedWork:
+    """Work near money that no cancellation may cut short."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await the work; where the caller is cancelled it goes on, and `finish` waits for it."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return await asyncio.shield(task)
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.debug("shielded work ended with %r", error)
+
+    async def finish(self) -> None:
+        """Wait for all of it, also while being cancelled."""
+        cancelled: asyncio.CancelledError | None = None
+        while self._tasks:
+            try:
+                await asyncio.wait(set(self._tasks))  # unlike gather, it does not cancel what it waits for
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled:
+            raise cancelled
+
+
+class Limits:
+    """How much of a run is under way at once."""
+
+    def __init__(self, in_flight: int) -> None:
+        self.in_flight = asyncio.Semaphore(in_flight)
+        self.preparing = asyncio.Semaphore(PREPARERS)
+        self.reading = asyncio.Semaphore(READERS)
+        self.storing = asyncio.Semaphore(STORERS)
+
+
+@dataclass(slots=True)
+class RunContext:
+    """One run: its resources, its brake, and who listens to it."""
+
+    settings: Settings
+    storage: Storage
+    ledger: Ledger
+    budget: Budget
+    fetcher: Fetcher
+    heartbeat: Heartbeat
+    stored_markers: OpenMarkerCleaner
+    api: ApixoClient | None
+    dry_run: bool
+    brake: Brake = field(default_factory=Brake)
+    shielded: ShieldedWork = field(default_factory=ShieldedWork)
+    limits: Limits = field(init=False)
+    _listeners: list[EventListener] = field(default_factory=list)
+    _charged: set[str] = field(default_factory=set)
+    _job_locks: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+
+    def __post_init__(self) -> None:
+        """Size the limits by the settings."""
+        self.limits = Limits(self.settings.max_in_flight)
+
+    @property
+    def run_id(self) -> str:
+        """The flow run's id, which is also the ledger's name of this run."""
+        return self.heartbeat.record.run_id
+
+    @property
+    def label(self) -> str | None:
+        """The purpose that the caller named."""
+        return self.heartbeat.record.label
+
+    @property
+    def started_at(self) -> datetime:
+        """When the first try of this run started."""
+        return self.heartbeat.record.started_at
+
+    @property
+    def client(self) -> ApixoClient:
+        """The provider's API. Raise `UsageError` if there is no key, as a dry run may lack one."""
+        self.settings.require_key()
+        assert self.api is not None  # noqa: S101 - open_run makes one wherever there is a key
+        return self.api
+
+    def emit(self, event: Event) -> None:
+        """Pass an event to all listeners."""
+        for listener in self._listeners:
+            listener.on_event(event)
+
+    def add_listener(self, listener: EventListener) -> None:
+        """Let one more listener follow from now on."""
+        self._listeners.append(listener)
+        listener.on_event(RunOpened(self))
+
+    def set_image_count(self, count: int) -> None:
+        """Announce how many images the run has; no more jobs than that are reserved ahead."""
+        self.budget.jobs_expected = count
+        self.emit(ImagesCounted(count))
+
+    def charge_once(self, job_key: str) -> bool:
+        """Return whether this job's cost is not yet in the report; equal images share a job that is paid once."""
+        first = job_key not in self._charged
+        self._charged.add(job_key)
+        return first
+
+    def job_lock(self, job_key: str) -> asyncio.Lock:
+        """Return the lock that lets one image at a time work on a job, so that equal images pay and store once."""
+        return self._job_locks[job_key]

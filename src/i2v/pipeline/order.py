@@ -1,0 +1,58 @@
+"""An order: one valid image with its priced request. `i2v.pipeline.submit` may pay for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+from i2v.errors import Refused, UsageError
+from i2v.inputs.prompts import build_request
+from i2v.ledger.job import Delivery, JobImage
+from i2v.pipeline.context import RunContext
+from i2v.pipeline.validate import ResolvedImage, ValidationResult
+from i2v.pricing import price_usd
+from i2v.request import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What may become a job."""
+
+    image: JobImage
+    request: Request
+    price_usd: Decimal
+    label: str | None = None
+    delivery: Delivery = "poll"
+
+    @property
+    def key(self) -> str:
+        """The job's key."""
+        return self.request.job_key(self.image.facts.sha256)
+
+    @property
+    def name(self) -> str:
+        """The image's name, which people know."""
+        return self.image.name
+
+
+def make_request(image: ResolvedImage) -> Request:
+    """Return the request for this image. Raise `Refused` if its prompt is missing or too long."""
+    try:
+        return build_request(image.options, image.ref)
+    except UsageError as error:
+        raise Refused(error.message, error.hint, "request") from None
+
+
+def make_order(run: RunContext, image: ResolvedImage, validation: ValidationResult, request: Request) -> Order:
+    """Price the request of a valid image."""
+    assert validation.facts is not None  # noqa: S101 - for the type checker: refused images do not get here
+    job_image = JobImage(
+        label=image.ref.label,
+        name=image.name,
+        at=validation.at,
+        etag=validation.etag,
+        version_id=image.version_id,
+        facts=validation.facts,
+    )
+    price = price_usd(request.mode, request.duration, run.settings.prices_usd)
+    return Order(image=job_image, request=request, price_usd=price, label=run.label)

@@ -1,0 +1,183 @@
+"""Publish the outputs of a job: video, poster and manifest, or a verdict. The manifest comes last.
+
+`publish_video` puts a new video; `publish_outputs` gives an image its outputs from a job that has ended, also where
+another image with the same content paid for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from i2v.apixo.models import TaskStatus
+from i2v.errors import Conflict, NotFound
+from i2v.ledger import keys
+from i2v.ledger.job import JobImage, JobRecord, JobState, StoredVideo
+from i2v.ledger.ledger import provider_host
+from i2v.media.video_facts import VideoFacts, deviations
+from i2v.money import ZERO
+from i2v.pipeline.context import RunContext
+from i2v.pipeline.verdicts import job_verdict, put_verdict, remove_verdicts
+from i2v.request import MODEL, canonical_json
+from i2v.s3_uri import S3Uri
+
+log = logging.getLogger(__name__)
+MANIFEST_FORMAT = 1
+
+
+async def publish_video(
+    run: RunContext, record: JobRecord, path: Path, facts: VideoFacts, poster: bytes, status: TaskStatus
+) -> StoredVideo:
+    """Put a complete video, its poster, and last its manifest."""
+    image = record.image
+    flags = (*deviations(facts, record.request), *await _changed_flags(run, image))
+    for flag in flags:
+        log.warning("%s: %s", image.name, flag)
+    video = StoredVideo(
+        uri=_output_uri(run, record, image, ".mp4"),
+        poster=_output_uri(run, record, image, ".jpg"),
+        manifest=_output_uri(run, record, image, ".json"),
+        sha256=facts.sha256,
+        size=facts.size,
+        width=facts.width,
+        height=facts.height,
+        seconds=facts.seconds,
+        flags=flags,
+    )
+    await _put_video(run, path, video, record)
+    await run.storage.put(video.poster, poster, content_type="image/jpeg")
+    await _put_manifest(run, record, image, video.manifest, manifest(run, record, video, status, facts))
+    return video
+
+
+def _output_uri(run: RunContext, record: JobRecord, image: JobImage, ending: str) -> S3Uri:
+    return keys.output_uri(run.settings, image.name, image.etag, record.request.digest12, ending)
+
+
+async def _changed_flags(run: RunContext, image: JobImage) -> tuple[str, ...]:
+    """Flag an object that was replaced: the provider may have fetched other bytes than were validated."""
+    if image.version_id or run.settings.jobs.holds(image.at):
+        return ()
+    try:
+        now = await run.storage.head(image.at)
+    except NotFound:
+        return ("the image was deleted while its video was made",)
+    return () if now.etag == image.etag else ("the image was replaced while its video was made",)
+
+
+async def _put_video(run: RunContext, path: Path, video: StoredVideo, record: JobRecord) -> None:
+    """Put the video where none is, or over what a store left that died before its manifest."""
+    metadata = {"job": record.key, "task": record.task_id or "", "sha256": video.sha256}
+
+    async def put(if_match: str | None = None) -> None:
+        await run.storage.put_file(
+            video.uri,
+            path,
+            sha256=video.sha256,
+            content_type="video/mp4",
+            metadata=metadata,
+            if_match=if_match,
+        )
+
+    try:
+        await put()
+    except Conflict:
+        try:
+            existing = await run.storage.head(video.uri)
+        except NotFound:  # S3 answers 409 also while another write is under way
+            return await put()
+        if existing.metadata.get("sha256") != video.sha256:
+            await put(if_match=existing.etag)
+
+
+async def _put_manifest(
+    run: RunContext, record: JobRecord, image: JobImage, uri: S3Uri, manifest: dict[str, Any]
+) -> None:
+    await run.storage.put(uri, canonical_json(manifest), content_type="application/json")
+    if record.may_have_verdicts:
+        await remove_verdicts(run.storage, run.settings, image, record.request)
+
+
+def manifest(
+    run: RunContext, record: JobRecord, video: StoredVideo, status: TaskStatus | None, facts: VideoFacts | None
+) -> dict[str, Any]:
+    """Return what stands beside a video: its lineage, request, cost and measurements."""
+    attempt = record.attempt
+    return {
+        "format": MANIFEST_FORMAT,
+        "job": record.key,
+        "image": record.image.model_dump(mode="json"),
+        "request": {"model": MODEL, **record.request.model_dump(mode="json")},
+        "label": record.label,
+        "provider": provider_host(run.settings),
+        "task_id": record.task_id,
+        "cost_usd": str(sum((a.price_usd for a in record.attempts), ZERO)),
+        "attempts": len(record.attempts),
+        "run_id": attempt.run_id if attempt else None,
+        "submitted_at": attempt.submitted_at.isoformat() if attempt and attempt.submitted_at else None,
+        "rendering_ms": status.cost_ms if status else None,
+        "stored_at": datetime.now(UTC).isoformat(),
+        "video": {**video.model_dump(mode="json"), **(facts.model_dump(mode="json") if facts else {})},
+    }
+
+
+async def publish_outputs(
+    run: RunContext, record: JobRecord, image: JobImage, *, just_stored: bool = False
+) -> S3Uri | None:
+    """Give an image the outputs of a job that has ended; return where its video is, if the job is stored.
+
+    Args:
+        just_stored: the job's own video was put a moment ago, so it need not be looked up.
+
+    Raises:
+        NotFound: the job's video is no longer in the bucket.
+    """
+    if record.state is JobState.STORED and record.video:
+        return await _publish_stored(run, record, record.video, image, just_stored=just_stored)
+    if record.state in {JobState.REFUSED, JobState.FAILED} and record.reason:
+        await put_verdict(run.storage, run.settings, job_verdict(record, image, record.reason))
+        await run.ledger.delete_open_marker(record)
+    return None
+
+
+async def _publish_stored(
+    run: RunContext, record: JobRecord, video: StoredVideo, image: JobImage, *, just_stored: bool
+) -> S3Uri:
+    target = _output_uri(run, record, image, ".mp4")
+    if target == video.uri:
+        if not just_stored:
+            await _require_video(run, video.uri)
+        return target
+    manifest_uri = _output_uri(run, record, image, ".json")
+    try:
+        await run.storage.head(manifest_uri)
+    except NotFound:
+        await _copy(run, record, video, image, target)
+    return target
+
+
+async def _require_video(run: RunContext, uri: S3Uri) -> None:
+    try:
+        await run.storage.head(uri)
+    except NotFound:
+        raise NotFound(
+            f"The stored video {uri} no longer exists", "Restore it, or order another of the same image with --take 2"
+        ) from None
+
+
+async def _copy(run: RunContext, record: JobRecord, video: StoredVideo, image: JobImage, target: S3Uri) -> None:
+    """Copy the video for an equal image at another key, free of charge, with a manifest of its own."""
+    await _require_video(run, video.uri)
+    poster, manifest_uri = _output_uri(run, record, image, ".jpg"), _output_uri(run, record, image, ".json")
+    await run.storage.copy(video.uri, target)
+    await run.storage.copy(video.poster, poster)
+    copied = video.model_copy(update={"uri": target, "poster": poster, "manifest": manifest_uri})
+    value = {
+        **manifest(run, record, copied, None, None),
+        "image": image.model_dump(mode="json"),
+        "copied_from": str(video.uri),
+        "cost_usd": "0",
+    }
+    await _put_manifest(run, record, image, manifest_uri, value)
