@@ -73,7 +73,7 @@ test-ui: $(READY) ## test the gallery and Prefect's UI in a real browser; SCREEN
 	apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null
 	@$(PY) -m tests ui $(ARGS)
 
-bench: $(READY) ## run all benchmarks and update docs/benchmarks.md (an hour, Linux only); ONLY=steps,makespan selects some
+bench: $(READY) ## run all benchmarks and update benchmarks/README.md (an hour, Linux only); ONLY=steps,makespan selects some
 	@$(PY) -m benchmarks $(if $(ONLY),--only $(ONLY))
 
 bench-quick: $(READY) ## run small benchmarks and print the results (two minutes)

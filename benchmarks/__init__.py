@@ -1,1 +1,1 @@
-"""Scripts that print numbers, each run by hand: `python -m benchmarks.NAME`. What must hold is in `tests`."""
+"""What i2v costs: each module measures one question. README.md has the results."""

@@ -1,7 +1,7 @@
-"""The floor: what a user would write without i2v, as good as we can make it. `python -m benchmarks.floor`, by itself.
+"""The floor: the best script that a user would write without i2v. `python -m benchmarks.floor` runs it.
 
-List, presign, submit, poll, download, put: httpx behind a gate of 24, boto3 in threads. No ledger, no checks, no
-resume, no UI; it pays twice when it is run twice, and loses what it paid for when it dies.
+It lists, presigns, submits, polls, downloads and uploads, with httpx behind a semaphore and boto3 in threads. It has no
+ledger, checks, resume or UI: it pays twice if it runs twice, and loses paid videos if it dies.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from botocore.config import Config
 MODEL = "hailuo-2-3-fast"
 CONNECTIONS = 24
 THREADS = 24
-LINK_SECONDS = 7200
+PRESIGN_SECONDS = 7200
 
 
 class Floor:
@@ -32,7 +32,7 @@ class Floor:
         self.every = float(os.environ["I2V_POLL_EVERY_SECONDS"])
         config = Config(max_pool_connections=THREADS, s3={"addressing_style": "path"})
         self.s3: Any = boto3.client("s3", config=config)
-        self.gate = asyncio.Semaphore(CONNECTIONS)
+        self.limit = asyncio.Semaphore(CONNECTIONS)
         self.threads = ThreadPoolExecutor(THREADS)
         self.http = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {os.environ['APIXO_API_KEY']}"},
@@ -40,47 +40,52 @@ class Floor:
             timeout=60,
             trust_env=False,
         )
-        self.lag: list[float] = []
+        self.store_seconds: list[float] = []
+
+    def keys(self) -> list[str]:
+        """Return the keys of all images."""
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix="images/")
+        return [item["Key"] for page in pages for item in page["Contents"]]
 
     async def run(self) -> int:
-        """All images at once."""
-        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix="images/")
-        keys = [item["Key"] for page in pages for item in page["Contents"]]
-        await asyncio.gather(*map(self.one, keys))
+        """Process all images concurrently."""
+        keys = self.keys()
+        await asyncio.gather(*map(self.process, keys))
         await self.http.aclose()
         return len(keys)
 
-    async def one(self, key: str) -> None:
-        """One image to its video."""
-        url = await self.finished(await self.submit(key))
-        told = time.time()
-        await self.bring(url, f"videos/{key.removeprefix('images/')}.mp4")
-        self.lag.append(time.time() - told)
+    async def process(self, key: str) -> None:
+        """Make one image's video."""
+        url = await self.poll(await self.submit(key))
+        begun = time.time()
+        await self.store(url, f"videos/{key.removeprefix('images/')}.mp4")
+        self.store_seconds.append(time.time() - begun)
 
     async def submit(self, key: str) -> str:
-        """Its task id."""
-        link = self.s3.generate_presigned_url("get_object", {"Bucket": self.bucket, "Key": key}, ExpiresIn=LINK_SECONDS)
-        asked = {"mode": "standard-image-to-video", "prompt": "it moves", "image_urls": [link], "duration": 6}
-        async with self.gate:
-            answer = await self.http.post(f"{self.api}/generateTask/{MODEL}", json={"input": asked})
-        task: str = answer.raise_for_status().json()["data"]["taskId"]
-        return task
+        """Submit an image and return its task id."""
+        params = {"Bucket": self.bucket, "Key": key}
+        url = self.s3.generate_presigned_url("get_object", params, ExpiresIn=PRESIGN_SECONDS)
+        fields = {"mode": "standard-image-to-video", "prompt": "it moves", "image_urls": [url], "duration": 6}
+        async with self.limit:
+            response = await self.http.post(f"{self.api}/generateTask/{MODEL}", json={"input": fields})
+        task_id: str = response.raise_for_status().json()["data"]["taskId"]
+        return task_id
 
-    async def finished(self, task: str) -> str:
-        """The address of its video."""
+    async def poll(self, task_id: str) -> str:
+        """Wait for a task and return its result URL."""
         await asyncio.sleep(self.first)
         while True:
-            async with self.gate:
-                answer = await self.http.get(f"{self.api}/statusTask/{MODEL}", params={"taskId": task})
-            data = answer.raise_for_status().json()["data"]
+            async with self.limit:
+                response = await self.http.get(f"{self.api}/statusTask/{MODEL}", params={"taskId": task_id})
+            data = response.raise_for_status().json()["data"]
             if data["state"] == "success":
                 url: str = json.loads(data["resultJson"])["resultUrls"][0]
                 return url
             await asyncio.sleep(self.every)
 
-    async def bring(self, url: str, key: str) -> None:
-        """Download and put."""
-        async with self.gate:
+    async def store(self, url: str, key: str) -> None:
+        """Download a video and upload it."""
+        async with self.limit:
             video = (await self.http.get(url)).raise_for_status().content
 
         def put() -> None:
@@ -90,13 +95,13 @@ class Floor:
 
 
 def main() -> None:
-    """Run once and print what it took."""
+    """Run once and print a JSON object."""
     from benchmarks.processes import peak_mb  # noqa: PLC0415 - the script itself needs nothing of ours
 
     floor, begun = Floor(), time.monotonic()
-    videos = asyncio.run(floor.run())
-    told = {"videos": videos, "run_seconds": time.monotonic() - begun, "peak_mb": peak_mb(), "lag": floor.lag}
-    print(json.dumps(told))
+    videos, seconds = asyncio.run(floor.run()), time.monotonic() - begun
+    result = {"videos": videos, "run_seconds": seconds, "peak_mb": peak_mb(), "store_seconds": floor.store_seconds}
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""A flow that makes so many task runs, events or log lines and nothing else: `benchmarks.prefect_alone` runs it."""
+"""A flow that makes only task runs, events or log lines: the child of `benchmarks.prefect_cost`."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import sys
 from dataclasses import dataclass
@@ -21,19 +20,19 @@ log = logging.getLogger("i2v.benchmark")
 
 @dataclass(frozen=True)
 class Named:
-    """What a task run is called after."""
+    """What a task run is named after."""
 
     name: str
 
 
 @task(name="step", task_run_name="step {image.name}", cache_policy=NO_CACHE, persist_result=False, retries=0)
-async def step(run: Any, image: Named) -> Named:  # noqa: ARG001 - as the real steps have it
-    """As thin as ours."""
+async def step(run: Any, image: Named) -> Named:  # noqa: ARG001 - the signature of the real steps
+    """As thin as the real steps."""
     return image
 
 
-async def one(kind: str, number: int) -> None:
-    """One of a kind."""
+async def make(kind: str, number: int) -> None:
+    """Make one of a kind."""
     name = f"{number:05}.jpg"
     if kind == "task run":
         await run_step(step, None, Named(name))
@@ -49,18 +48,16 @@ async def one(kind: str, number: int) -> None:
 
 
 @flow(name="benchmark")
-async def many(kind: str, number: int) -> None:
-    """All at once, as a run's images are."""
+async def make_many(kind: str, count: int) -> None:
+    """Make them concurrently, like the images of a run."""
     send_library_logs()
-    await asyncio.gather(*(one(kind, each) for each in range(number)))
+    await asyncio.gather(*(make(kind, each) for each in range(count)))
 
 
 def main() -> None:
     """Run once."""
-    kind, number = sys.argv[1], int(sys.argv[2])
-    work: Any = many(kind, number)
+    work: Any = make_many(sys.argv[1], int(sys.argv[2]))
     asyncio.run(work)
-    print(json.dumps({"kind": kind, "number": number}))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""Where a run's CPU goes: `StepMeter` gives each slice of the event loop, and each call in a thread, to a step.
+"""`StepMeter` attributes the CPU of the event loop and of threads to the step that uses it.
 
-A step is a context variable, so whatever a step starts (tasks, threads) counts as its own. What the loop does between
-is `loop`.
+The step is a context variable, so tasks and threads that a step starts count as its own. `loop` is the time between.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from typing import Any
 
 from i2v.pipeline.generate import Steps
 
-STEP: ContextVar[str] = ContextVar("step", default="the run itself")
+STEP: ContextVar[str] = ContextVar("step", default="the run")
 
 
 class StepMeter:
-    """CPU seconds by step, in the event loop and in threads. Install it in a running loop."""
+    """CPU seconds by step, in the event loop and in threads."""
 
     def __init__(self) -> None:
         self.loop: defaultdict[str, float] = defaultdict(float)
@@ -31,20 +30,20 @@ class StepMeter:
         self._now, self._since = "loop", 0.0
 
     def install(self) -> None:
-        """Meter every task and every default thread from now on."""
+        """Meter every task and default thread of the running loop."""
         loop = asyncio.get_running_loop()
         self._since = time.thread_time()
         loop.set_task_factory(self._make_task)
         loop.set_default_executor(MeteredThreads(self, 16))
 
     def switch(self, step: str) -> None:
-        """What was used since the last switch belongs to the step before."""
+        """Add the CPU since the last switch to the previous step, and start another one."""
         now = time.thread_time()
         self.loop[self._now] += now - self._since
         self._now, self._since = step, now
 
     def add(self, step: str, seconds: float) -> None:
-        """A thread has worked for a step."""
+        """Add a thread's CPU to a step."""
         with self._lock:
             self.threads[step] += seconds
 
@@ -53,7 +52,7 @@ class StepMeter:
 
     @coroutine
     def _metered(self, work: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
-        send: Callable[[], Any] = lambda: work.send(None)  # noqa: E731 - it changes with what comes back
+        send: Callable[[], Any] = lambda: work.send(None)  # noqa: E731 - replaced below
         while True:
             self.switch(STEP.get())
             try:
@@ -64,13 +63,13 @@ class StepMeter:
                 self.switch("loop")
             try:
                 yield awaited
-            except BaseException as error:  # noqa: BLE001 - a cancellation is passed on too
+            except BaseException as error:  # noqa: BLE001 - forwards cancellation too
                 send = lambda error=error: work.throw(error)  # type: ignore[misc]  # noqa: E731 - as above
             else:
                 send = lambda: work.send(None)  # noqa: E731 - as above
 
     def steps(self, steps: Steps) -> Steps:
-        """The same steps, metered."""
+        """Return the same steps, metered."""
         return Steps(*(self._step(name, getattr(steps, name)) for name in ("validate", "submit", "poll", "store")))
 
     def _step(self, name: str, step: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -87,14 +86,14 @@ class StepMeter:
 
 
 class MeteredThreads(ThreadPoolExecutor):
-    """Threads whose CPU counts for the step that gave them work."""
+    """Threads whose CPU counts for the step that submits the work."""
 
     def __init__(self, meter: StepMeter, threads: int) -> None:
         super().__init__(threads)
         self._meter = meter
 
     def submit(self, work: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
-        """Work for the step of whoever asks."""
+        """Run work for the current step."""
         step = STEP.get()
 
         def metered() -> Any:

@@ -1,68 +1,69 @@
-"""Where the CPU of a run goes, step by step, in the library alone: `python -m benchmarks.steps --images 300`."""
+"""CPU of a run by step, in the library alone. `python -m benchmarks.steps` is the child: one run without Prefect."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+import asyncio
+import json
+import time
 from typing import Any
+from uuid import uuid4
 
-from benchmarks.outside import Outside
 from benchmarks.processes import run_child
-from benchmarks.table import Table, middle
+from benchmarks.report import Row, Table, middle
+from benchmarks.servers import Servers
+from benchmarks.step_meter import MeteredThreads, StepMeter
+from i2v.inputs.prompts import RequestOptions
+from i2v.inputs.sources import find_items
+from i2v.pipeline.generate import Steps, generate
+from i2v.pipeline.run import open_run
+from i2v.s3.client import THREADS
+from i2v.s3.storage import Storage
+from i2v.settings import read_settings
 
 FASTER = 10
-STEPS = ("the run itself", "validate", "submit", "poll", "store", "loop")
-ABOUT = (
-    "Milliseconds of CPU a video, without Prefect, the images of one run together; medians. `the run itself` looks at "
-    "images (HEAD, sidecar) and writes reports; `loop` is the event loop between them."
+STEPS = ("the run", "validate", "submit", "poll", "store", "loop")
+NOTES = (
+    "Milliseconds of CPU a video, without Prefect, all images concurrently; medians. `the run` resolves images (HEAD, "
+    "sidecar) and writes reports; `loop` is the event loop between the steps."
 )
 
 
-def measure(outside: Outside, images: int) -> dict[str, Any]:
-    """One run."""
-    outside.fresh(images, render_seconds=60 / FASTER, render_jitter=0.3, file_bytes=3_000_000)
-    env = outside.env(I2V_POLL_FIRST_SECONDS=str(30 / FASTER), I2V_POLL_EVERY_SECONDS=str(10 / FASTER))
-    return run_child("benchmarks.library_run", env=env).said
+def run(servers: Servers, images: int, trials: int) -> list[Table]:
+    """Measure some runs."""
+    done: list[dict[str, Any]] = []
+    for _ in range(trials):
+        servers.reset(images, render_seconds=60 / FASTER, render_jitter=0.3, file_bytes=3_000_000)
+        done.append(run_child("benchmarks.steps", env=servers.env(faster=FASTER)).output)
+
+    def cpu_ms(side: str, step: str) -> float:
+        return middle(each[side].get(step, 0.0) for each in done) / images * 1000
+
+    rows: list[Row] = [(step, cpu_ms("loop", step), cpu_ms("threads", step)) for step in STEPS]
+    total = middle(each["cpu"] for each in done) / images * 1000
+    rows.append(
+        ("all (and what belongs to no step)", total, total - sum(float(cell) for row in rows for cell in row[1:]))
+    )
+    return [Table(f"CPU by step: {images:,} images, {trials} trials", ("step", "loop", "threads"), rows, NOTES)]
 
 
-def run(outside: Outside, images: int, trials: int) -> list[Table]:
-    """Measure and tell."""
-    done = [measure(outside, images) for _ in range(trials)]
-    return [
-        Table(
-            f"CPU by step: {images:,} images, {trials} trials", ("step", "loop", "threads"), _steps(done, images), ABOUT
-        ),
-        Table("S3 requests of the library by kind", ("request", "a video", "ms of CPU each"), _requests(done, images)),
-    ]
-
-
-def _steps(done: list[dict[str, Any]], images: int) -> list[Sequence[str | float]]:
-    def each(side: str, step: str) -> float:
-        return middle(said[side].get(step, 0.0) for said in done) / images * 1000
-
-    rows: list[Sequence[str | float]] = [(step, each("loop", step), each("threads", step)) for step in STEPS]
-    total = middle(said["cpu"] - said["import_cpu"] for said in done) / images * 1000
-    known = sum(float(cell) for row in rows for cell in row[1:])
-    return [*rows, ("all (and what no step owns)", total, total - known)]
-
-
-def _requests(done: list[dict[str, Any]], images: int) -> list[Sequence[str | float]]:
-    first = done[0]
-    return [
-        (name, count / images, middle(said["s3_cpu"][name] / said["s3_count"][name] for said in done) * 1000)
-        for name, count in sorted(first["s3_count"].items(), key=lambda each: -each[1])
-    ]
+async def run_library() -> StepMeter:
+    """Make videos of all images in the bucket of the environment."""
+    meter, settings, storage = StepMeter(), read_settings(), Storage()
+    storage._threads = MeteredThreads(meter, THREADS)  # noqa: SLF001 - the same threads, metered
+    meter.install()
+    async with open_run(settings, str(uuid4()), storage=storage) as opened:
+        items = await find_items(str(settings.images), storage, settings)
+        work = generate(opened, items, RequestOptions(prompt="it moves"), meter.steps(Steps()))
+        await asyncio.create_task(work)
+    meter.switch("loop")
+    return meter
 
 
 def main() -> None:
-    """Print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=300)
-    parser.add_argument("--trials", type=int, default=3)
-    asked = parser.parse_args()
-    with Outside() as outside:
-        for table in run(outside, asked.images, asked.trials):
-            print(table, end="\n\n")
+    """Run once and print a JSON object."""
+    imports = time.process_time()
+    meter = asyncio.run(run_library())
+    print(json.dumps({"loop": meter.loop, "threads": meter.threads, "cpu": time.process_time() - imports}))
 
 
 if __name__ == "__main__":

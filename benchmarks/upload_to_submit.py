@@ -1,100 +1,67 @@
-"""From an upload to its paid submit: through SQS, door, Prefect server and worker. Prints one JSON object.
-
-    python -m benchmarks.upload_to_submit --uploads 20 --look-every 10
-
-One image at a time lands in the bucket, at no certain moment; the submit is the entry in the provider's own journal.
-`--look-every` is how often the worker asks for runs: Prefect's own setting is 10 s. The parts are medians too: until
-the door has told Prefect, until a worker's process runs the flow, and until the provider has the submit.
-"""
+"""From an upload to its paid submit, through SQS, door, Prefect server and worker, one image at a time."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
-import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from benchmarks.report import Row, Table, middle
+from benchmarks.servers import Servers
 from sandbox import Sandbox
 from sandbox.full_stack import FullStack
 from sandbox.provider import ProviderOptions
 from sandbox.synthetic_images import make_jpeg
 
-PATIENCE_SECONDS = 300.0
+WORKER_QUERY_SECONDS = 10
+"""Prefect's default."""
+TIMEOUT_SECONDS = 300.0
+RUN = {"deployments": {"name": {"any_": ["on-image"]}}, "sort": "START_TIME_DESC", "limit": 1}
+Times = tuple[float, float, float]
 
 
-class Times(NamedTuple):
-    """Of one image, in seconds since its upload had ended."""
-
-    told: float
-    began: float
-    submitted: float
-
-
-def _wait(until: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (found := until()):
+def _wait_for(find: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not (found := find()):
         if time.monotonic() > deadline:
-            raise TimeoutError("nothing came of an upload")
+            raise TimeoutError("the upload was not submitted")
         time.sleep(0.05)
     return found
 
 
-def _seconds(moment: str) -> float:
-    return datetime.fromisoformat(moment).timestamp()
-
-
-def _measure(pipeline: FullStack, number: int) -> Times:
-    box = pipeline.sandbox
-    box.put_image(f"images/{number}.jpg", make_jpeg(seed=number))
+def measure(stack: FullStack, number: int) -> Times:
+    """Return the seconds from the upload until the flow run is created, until it starts, and until the submit."""
+    stack.sandbox.put_image(f"images/{number}.jpg", make_jpeg(seed=number))
     uploaded = time.time()
-    submit = _wait(lambda: box.provider.request_log.find("submit")[number:])[0]
-    wanted = {"deployments": {"name": {"any_": ["on-image"]}}, "sort": "START_TIME_DESC", "limit": 1}
-    run = _wait(lambda: [run for run in pipeline.post("flow_runs/filter", wanted) if run["state_type"] == "COMPLETED"])[
-        0
-    ]
-    return Times(_seconds(run["created"]) - uploaded, _seconds(run["start_time"]) - uploaded, submit.at - uploaded)
+    log = stack.sandbox.provider.request_log
+    submit = _wait_for(lambda: log.find("submit")[number:])[0]
+    (run,) = _wait_for(lambda: [run for run in stack.post("flow_runs/filter", RUN) if run["state_type"] == "COMPLETED"])
+    created, started = (datetime.fromisoformat(run[name]).timestamp() for name in ("created", "start_time"))
+    return created - uploaded, started - uploaded, submit.at - uploaded
 
 
-def _told(times: Sequence[Times], look_every: float) -> dict[str, Any]:
-    submitted = [each.submitted for each in times]
-    return {
-        "uploads": len(times),
-        "worker_looks_every_seconds": look_every,
-        "median_seconds": round(statistics.median(submitted), 1),
-        "worst_seconds": round(max(submitted), 1),
-        "of_it_until_prefect_was_told": round(statistics.median(each.told for each in times), 1),
-        "then_until_the_flow_ran": round(statistics.median(each.began - each.told for each in times), 1),
-        "then_until_the_submit": round(statistics.median(each.submitted - each.began for each in times), 1),
-    }
-
-
-def main() -> int:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--uploads", type=int, default=20)
-    parser.add_argument("--look-every", type=float, default=10, help="PREFECT_WORKER_QUERY_SECONDS")
-    asked = parser.parse_args()
-    more = {"I2V_DEFAULT_PROMPT": "it moves", "PREFECT_WORKER_QUERY_SECONDS": str(asked.look_every)}
-    dials = ProviderOptions(render_seconds=0.2, fast=True)
+def run(_: Servers, uploads: int) -> list[Table]:
+    """Upload images at random moments."""
+    extra_env = {"I2V_DEFAULT_PROMPT": "it moves", "PREFECT_WORKER_QUERY_SECONDS": str(WORKER_QUERY_SECONDS)}
+    options = ProviderOptions(render_seconds=0.2, fast=True)
+    times: list[Times] = []
     with (
         tempfile.TemporaryDirectory() as folder,
-        Sandbox(dials, notifications=True) as box,
-        FullStack(box, Path(folder), more) as pipeline,
+        Sandbox(options, notifications=True) as sandbox,
+        FullStack(sandbox, Path(folder), extra_env) as stack,
     ):
-        times = []
-        for number in range(asked.uploads):
-            times.append(_measure(pipeline, number))
-            time.sleep(random.uniform(0, asked.look_every))  # noqa: S311 - no certain moment
-    print(json.dumps(_told(times, asked.look_every), indent=1))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        for number in range(uploads):
+            times.append(measure(stack, number))
+            time.sleep(random.uniform(0, WORKER_QUERY_SECONDS))  # noqa: S311 - a random moment of the worker's interval
+    rows: list[Row] = [
+        ("upload to submit", middle(each[2] for each in times), max(each[2] for each in times)),
+        ("until the flow run is created", middle(each[0] for each in times), ""),
+        ("until it starts", middle(each[1] - each[0] for each in times), ""),
+        ("until the submit", middle(each[2] - each[1] for each in times), ""),
+    ]
+    notes = f"Seconds, from {uploads} uploads. The worker polls every {WORKER_QUERY_SECONDS} s."
+    return [Table("Upload to submit", ("", "median", "maximum"), rows, notes)]

@@ -28,8 +28,8 @@ def put_images(sandbox: Sandbox, number: int) -> dict[str, str]:
 def test_a_video_in_flight_takes_little(sandbox: Sandbox) -> None:
     """One video more that renders takes some tens of KB."""
     env = put_images(sandbox, 1 + FEW + MANY) | {"I2V_POLL_FIRST_SECONDS": "1000"}
-    told = run_child("benchmarks.waiting_memory", str(FEW), str(MANY), env=env)
-    assert 1 < told.said["bytes_each"] / 1000 < WAITING_KB
+    result = run_child("tests.support.waiting_memory", str(FEW), str(MANY), env=env)
+    assert 1 < result.output["bytes_each"] / 1000 < WAITING_KB
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it is read from /proc")
@@ -37,8 +37,8 @@ def test_a_large_video_is_never_in_memory(sandbox: Sandbox) -> None:
     """A video of 60 MB is stored in at most 32 MB more than a small one was."""
     env = put_images(sandbox, 2)
     sandbox.provider.set_options(file_bytes=VIDEO_BYTES, render_seconds=0, render="shared")
-    told = run_child("benchmarks.transfer_i2v", env=env)
+    result = run_child("benchmarks.transfer_sides", "i2v", env=env)
     video, _ = sorted(key for key in sandbox.keys("videos/") if key.endswith(".mp4"))
     head = sandbox.s3().head_object(Bucket=sandbox.bucket, Key=video)
     assert head["ContentLength"] == VIDEO_BYTES
-    assert told.said["more_mb"] < STORING_MB
+    assert result.output["more_mb"] < STORING_MB

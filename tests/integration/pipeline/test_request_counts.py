@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.wire import beyond_answers, kinds
+from benchmarks.request_kinds import kinds, overhead
 from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
 from i2v.pipeline.generate import Steps, generate
@@ -23,7 +23,7 @@ NEW_VIDEO = {
     "GET image by the provider": 1,
     "GET job record": 1,  # is it under way, or paid?
     "PUT job record": 3,  # claimed, submitted, stored
-    "PUT open mark": 1,
+    "PUT open marker": 1,
     "PUT video": 1,
     "PUT poster": 1,
     "PUT manifest": 1,
@@ -67,7 +67,7 @@ async def test_what_a_video_asks_of_s3(sandbox: Sandbox, proxy: FaultProxy, new_
     """A new video makes the requests of S3 that its promises need, one that is there only looks, and no other rise."""
     put_photo(sandbox, "0.jpg", 0)
     alone = await animated(new_run, sandbox, proxy, "1 stored")
-    assert beyond_answers(Counter(NEW_VIDEO)) == 6
+    assert overhead(Counter(NEW_VIDEO)) == 6
 
     for number in range(1, IMAGES + 1):
         put_photo(sandbox, f"{number}.jpg", number)

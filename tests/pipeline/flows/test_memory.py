@@ -24,5 +24,5 @@ def test_a_video_in_flight_takes_little_with_prefect(
         sandbox.put_image(f"images/{each:03}.jpg", picture + b"%d" % each)
     home = {"PREFECT_API_URL": prefect_server.api_url, "PREFECT_HOME": str(tmp_path)}
     env = sandbox.env | home | {"I2V_POLL_FIRST_SECONDS": "1000", "PATH": os.environ["PATH"]}
-    told = run_child("benchmarks.waiting_memory", str(FEW), str(MANY), "--prefect", env=env)
-    assert 10 < told.said["bytes_each"] / 1000 < WAITING_KB
+    result = run_child("tests.support.waiting_memory", str(FEW), str(MANY), "--prefect", env=env)
+    assert 10 < result.output["bytes_each"] / 1000 < WAITING_KB

@@ -15,7 +15,7 @@ from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogHandler
 
-from benchmarks.requests_made import IDS
+from benchmarks.requests import IDS
 from sandbox import Sandbox
 from sandbox.prefect_server import PrefectServer
 from sandbox.synthetic_images import make_jpeg

@@ -1,8 +1,8 @@
-"""What a video costs in memory while it renders: `python -m benchmarks.waiting_memory FEW MANY`, by the environment.
+"""Memory per video while it renders: `python -m tests.support.waiting_memory FEW MANY [--prefect]` prints JSON.
 
-Three runs in one process submit one image of the bucket, then FEW and then MANY others, all of which render until it
-has measured. Prints one JSON object: bytes that Python holds for each of the MANY beyond FEW, so that what a run takes
-for itself is not in it. The library alone, and with `--prefect` as flow runs whose steps are Prefect's tasks.
+Three runs in one process submit one image, then FEW and then MANY others; none finishes before the measurement. The
+result is the bytes of Python objects for each of the MANY beyond FEW, so the memory of a run itself is not included.
+`--prefect` measures flow runs instead of the library alone.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import gc
 import json
+import sys
 import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
@@ -35,18 +36,18 @@ from tasks.submit import submit
 from tasks.validate import validate
 
 
-class Crowd:
-    """A run whose images all wait. `await full` until they do, `run.brake.interrupt()` lets them go."""
+class WaitingRun:
+    """A run whose images all wait for their videos. `all_waiting` is set once they do."""
 
     def __init__(self, items: Sequence[InputItem], steps: Steps) -> None:
         self._items = items
         self._steps = steps
         self._left = len(items)
-        self.full = asyncio.Event()
+        self.all_waiting = asyncio.Event()
         self.run: RunContext | None = None
-        self.life = asyncio.create_task(self._live())
+        self.task = asyncio.create_task(self._execute())
 
-    async def _live(self) -> None:
+    async def _execute(self) -> None:
         async with open_run(read_settings(), str(uuid4())) as self.run:
             await generate(
                 self.run, self._items, RequestOptions(prompt="it moves"), replace(self._steps, poll=self._poll)
@@ -55,71 +56,72 @@ class Crowd:
     async def _poll(self, run: RunContext, held: VersionedRecord) -> PollResult:
         self._left -= 1
         if not self._left:
-            self.full.set()
+            self.all_waiting.set()
         return await self._steps.poll(run, held)
 
     async def end(self) -> None:
-        """Stop waiting."""
+        """Stop the run."""
         if self.run:
             self.run.brake.interrupt()
-        await self.life
+        await self.task
 
 
-class FlowCrowd(Crowd):
-    """The same as a flow run of Prefect's."""
+class WaitingFlowRun(WaitingRun):
+    """The same as a flow run."""
 
-    async def _live(self) -> None:
-        live = super()._live
+    async def _execute(self) -> None:
+        execute = super()._execute
 
-        @flow(name="crowd")
-        async def crowd() -> None:
-            await live()
+        @flow(name="waiting")
+        async def waiting() -> None:
+            await execute()
 
-        await crowd()
+        await waiting()
 
 
-async def told() -> None:
-    """Until Prefect has sent all events; those that its client keeps, in case they come not through, are no video's."""
-    await asyncio.to_thread(EventsWorker.instance()._queue.join)  # noqa: SLF001 - Prefect's own way ends the worker too
+async def flush_events() -> None:
+    """Wait until Prefect has sent all events, and drop those that its client keeps until they are confirmed."""
+    await asyncio.to_thread(EventsWorker.instance()._queue.join)  # noqa: SLF001 - the public way stops the worker too
     for each in gc.get_objects():
         if isinstance(each, PrefectEventsClient):
             each._unconfirmed_events.clear()  # noqa: SLF001 - up to 700 events, whatever is in flight
 
 
 async def measure(few: int, many: int, *, with_prefect: bool) -> dict[str, float]:
-    """All three, one after the other."""
+    """Start the three runs one after the other."""
     settings = read_settings()
-    async with open_run(settings, "finds", dry_run=True) as finder:
+    async with open_run(settings, "listing", dry_run=True) as finder:
         items = await find_items(str(settings.images), finder.storage, settings)
     tracemalloc.start()
-    crowds, held, begin = [], [], 0
+    runs, held, begin = [], [], 0
     for number in (1, few, many):
         some = items[begin : begin + number]
-        crowds.append(
-            FlowCrowd(some, as_steps(validate, submit, poll, store)) if with_prefect else Crowd(some, Steps())
+        runs.append(
+            WaitingFlowRun(some, as_steps(validate, submit, poll, store)) if with_prefect else WaitingRun(some, Steps())
         )
         begin += number
         await asyncio.sleep(0)
-        await crowds[-1].full.wait()
+        await runs[-1].all_waiting.wait()
         if with_prefect:
             await asyncio.sleep(1)
-            await told()
+            await flush_events()
         gc.collect()
         held.append(tracemalloc.get_traced_memory()[0])
-    for crowd in crowds:
-        await crowd.end()
+    for run in runs:
+        await run.end()
     one, two, three = held
     return {"bytes_each": ((three - two) - (two - one)) / (many - few)}
 
 
 def main() -> None:
-    """Measure and print."""
+    """Print the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("few", type=int)
     parser.add_argument("many", type=int)
     parser.add_argument("--prefect", action="store_true")
-    asked = parser.parse_args()
-    print(json.dumps(asyncio.run(measure(asked.few, asked.many, with_prefect=asked.prefect))))
+    given = parser.parse_args()
+    result = asyncio.run(measure(given.few, given.many, with_prefect=given.prefect))
+    sys.stdout.write(json.dumps(result))
 
 
 if __name__ == "__main__":

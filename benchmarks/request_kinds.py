@@ -1,4 +1,4 @@
-"""What goes over the wire: requests by kind, as a proxy between i2v and each server saw them."""
+"""Classifies the S3 requests that a fault proxy logged."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ KINDS = (
     (r"GET /[^/]+/images/[^?]+\.txt", "GET sidecar"),
     (r"GET /[^/]+/images/[^?]+\?.*X-Amz-Signature", "GET image by the provider"),
     (r"GET /[^/]+/images/", "GET image"),
-    (r"GET /[^/]+/?\?", "list"),
-    (r"(\w+) /[^/]+/jobs/open/", r"\1 open mark"),
-    (r"POST /[^/]+/?\?delete", "DELETE open marks"),
-    (r"(\w+) /[^/]+/jobs/days/", r"\1 day's page"),
-    (r"(\w+) /[^/]+/jobs/runs/", r"\1 run's record"),
+    (r"GET /[^/]+/?\?", "LIST"),
+    (r"(\w+) /[^/]+/jobs/open/", r"\1 open marker"),
+    (r"POST /[^/]+/?\?delete", "DELETE open markers"),
+    (r"(\w+) /[^/]+/jobs/days/", r"\1 day record"),
+    (r"(\w+) /[^/]+/jobs/runs/", r"\1 run record"),
     (r"(\w+) /[^/]+/jobs/recent/", r"\1 recent"),
-    (r"(\w+) /[^/]+/jobs/ledger\.json", r"\1 ledger's page"),
+    (r"(\w+) /[^/]+/jobs/ledger\.json", r"\1 ledger document"),
     (r"(\w+) /[^/]+/jobs/[0-9a-f]{64}\.json", r"\1 job record"),
     (r"(\w+) /[^/]+/videos/[^?]+\.mp4(?:$|\?)", r"\1 video"),
     (r"(\w+) /[^/]+/videos/[^?]+\.jpg(?:$|\?)", r"\1 poster"),
     (r"(\w+) /[^/]+/videos/[^?]+\.(?:refused|failed)\.json", r"\1 verdict"),
     (r"(\w+) /[^/]+/videos/[^?]+\.json", r"\1 manifest"),
 )
-"""What a request to S3 is for; the first that fits."""
-ANSWERS = frozenset({"GET image", "GET image by the provider", "PUT video", "PUT poster", "PUT manifest"})
-"""What a video needs whoever makes it."""
+"""The purpose of a request; the first pattern that matches."""
+IMAGE_AND_OUTPUTS = frozenset({"GET image", "GET image by the provider", "PUT video", "PUT poster", "PUT manifest"})
+"""What every video needs, whatever makes it."""
 
 
-def kind(proxied: ProxiedRequest) -> str:
-    """What one request to S3 is for; method and path where it is for nothing that is known."""
-    line = f"{proxied.method} {proxied.target}"
+def kind(request: ProxiedRequest) -> str:
+    """Return the purpose of one request, or its method and path if it is unknown."""
+    line = f"{request.method} {request.target}"
     for pattern, name in KINDS:
         if match := re.match(pattern, line):
             return match.expand(name)
@@ -42,10 +42,10 @@ def kind(proxied: ProxiedRequest) -> str:
 
 
 def kinds(log: Iterable[ProxiedRequest]) -> Counter[str]:
-    """How many requests of each kind there were."""
+    """Count requests by kind."""
     return Counter(map(kind, log))
 
 
-def beyond_answers(counts: Counter[str]) -> int:
-    """Requests apart from those that every video needs."""
-    return sum(number for name, number in counts.items() if name not in ANSWERS)
+def overhead(counts: Counter[str]) -> int:
+    """Count the requests that not every video needs."""
+    return sum(number for name, number in counts.items() if name not in IMAGE_AND_OUTPUTS)

@@ -1,0 +1,45 @@
+"""Memory of a flow run's process while many videos render.
+
+Each number of videos has its own process, with Prefect and the vendor's schedule. No video finishes: once the last one
+is submitted, the benchmark waits a while, measures, and kills the process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from benchmarks.processes import peak_mb, resident_mb, started
+from benchmarks.report import Row, Table
+from benchmarks.servers import Servers
+
+RENDER_SECONDS = 7200
+REST_SECONDS = 20
+SUBMIT_SECONDS = 1800
+SIDE_PX = 640
+
+
+def measure(servers: Servers, count: int) -> tuple[float, float]:
+    """Return resident and peak MB with that many videos in flight. Raise `RuntimeError` if the run stops early."""
+    servers.reset(count, side_px=SIDE_PX, render_seconds=RENDER_SECONDS)
+    with started("benchmarks.flow_run", env=servers.env()) as child:
+        deadline = time.monotonic() + SUBMIT_SECONDS
+        while (submitted := len(servers.requests("submit"))) < count:
+            if child.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{submitted} of {count} videos were submitted")
+            time.sleep(1)
+        time.sleep(REST_SECONDS)
+        return resident_mb(child.pid), peak_mb(child.pid)
+
+
+def run(servers: Servers, counts: Sequence[int]) -> list[Table]:
+    """Measure each number of videos."""
+    rows: list[Row] = []
+    before: tuple[int, float] | None = None
+    for count in counts:
+        resident, peak = measure(servers, count)
+        each_kb = (resident - before[1]) / (count - before[0]) * 1024 if before else ""
+        rows.append((count, resident, peak, each_kb))
+        before = count, resident
+    head = ("in flight", "resident, MB", "peak, MB", "KB per extra video")
+    return [Table("A flow run's process while all its videos render", head, rows)]
