@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from enum import StrEnum
 from http import HTTPStatus
+from typing import Self
 
 from prometheus_client import CollectorRegistry, Counter
 from starlette.requests import Request
@@ -46,31 +47,26 @@ PATH_PARTS = 3
 
 
 class CallbackOutcome(StrEnum):
-    """What happened to a callback; the metric's label."""
+    """What happened to a callback: the metric's label, and the HTTP status of the response, which has no body."""
 
-    TAKEN = "taken"
-    REPEATED = "repeated"
-    OFF = "off"
-    WRONG_METHOD = "wrong_method"
-    WRONG_SIGNATURE = "wrong_signature"
-    TOO_LARGE = "too_large"
-    TOO_SLOW = "too_slow"
-    NOT_JSON = "not_json"
-    UNKNOWN_JOB = "unknown_job"
-    LATER = "later"
+    status: HTTPStatus
 
-    @property
-    def status(self) -> HTTPStatus:
-        """The HTTP status of the response, which has no body."""
-        return {
-            CallbackOutcome.TAKEN: HTTPStatus.OK,
-            CallbackOutcome.REPEATED: HTTPStatus.OK,
-            CallbackOutcome.WRONG_METHOD: HTTPStatus.METHOD_NOT_ALLOWED,
-            CallbackOutcome.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            CallbackOutcome.TOO_SLOW: HTTPStatus.REQUEST_TIMEOUT,
-            CallbackOutcome.NOT_JSON: HTTPStatus.BAD_REQUEST,
-            CallbackOutcome.LATER: HTTPStatus.SERVICE_UNAVAILABLE,
-        }.get(self, HTTPStatus.NOT_FOUND)
+    def __new__(cls, label: str, status: HTTPStatus) -> Self:
+        """Store the status beside the label."""
+        member = str.__new__(cls, label)
+        member._value_, member.status = label, status
+        return member
+
+    TAKEN = "taken", HTTPStatus.OK
+    REPEATED = "repeated", HTTPStatus.OK
+    OFF = "off", HTTPStatus.NOT_FOUND
+    WRONG_METHOD = "wrong_method", HTTPStatus.METHOD_NOT_ALLOWED
+    WRONG_SIGNATURE = "wrong_signature", HTTPStatus.NOT_FOUND
+    TOO_LARGE = "too_large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    TOO_SLOW = "too_slow", HTTPStatus.REQUEST_TIMEOUT
+    NOT_JSON = "not_json", HTTPStatus.BAD_REQUEST
+    UNKNOWN_JOB = "unknown_job", HTTPStatus.NOT_FOUND
+    LATER = "later", HTTPStatus.SERVICE_UNAVAILABLE
 
 
 class Callbacks:

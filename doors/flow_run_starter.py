@@ -101,35 +101,26 @@ class FlowRunStarter:
             raise translated from error
 
     def _translate(self, error: Exception) -> I2vError:
-        if isinstance(error, httpx.HTTPStatusError):
-            return self._translate_response(error.response)
-        if isinstance(error, ObjectNotFound):
-            return self._not_deployed()
-        return PrefectUnavailable(
-            f"Prefect cannot be reached at {prefect_api_url()} ({type(error).__name__})",
-            "Check PREFECT_API_URL and the server; the door retries and loses nothing",
-        )
-
-    def _translate_response(self, response: httpx.Response) -> I2vError:
-        status = response.status_code
-        if status == HTTPStatus.NOT_FOUND:
-            return self._not_deployed()
+        status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else None
+        if isinstance(error, ObjectNotFound) or status == HTTPStatus.NOT_FOUND:
+            self._id = None
+            message = f"Deployment {self._deployment} does not exist at {prefect_api_url()}"
+            return RunRejected(message, "Create it: make deploy")
+        if not isinstance(error, httpx.HTTPStatusError):
+            return PrefectUnavailable(
+                f"Prefect cannot be reached at {prefect_api_url()} ({type(error).__name__})",
+                "Check PREFECT_API_URL and the server; the door retries and loses nothing",
+            )
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             return RunRejected(f"Prefect returned {status}", "Check PREFECT_API_KEY or PREFECT_API_AUTH_STRING")
         if status in {HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY}:
             return RunRejected(
                 f"The deployment {self._deployment} rejects the parameters ({status}): "
-                f"{response.text[:MAX_ERROR_CHARS]}",
+                f"{error.response.text[:MAX_ERROR_CHARS]}",
                 "It was deployed from another version: run make deploy",
             )
         return PrefectUnavailable(
             f"Prefect returned {status}", "Check the server's log; the door retries and loses nothing"
-        )
-
-    def _not_deployed(self) -> RunRejected:
-        self._id = None
-        return RunRejected(
-            f"Deployment {self._deployment} does not exist at {prefect_api_url()}", "Create it: make deploy"
         )
 
     async def watch(self) -> None:

@@ -37,10 +37,5 @@ class Health:
 
     def for_json(self) -> dict[str, object]:
         """Return the body of `/healthz`."""
-        return {
-            "live": True,
-            "ready": self.is_ready,
-            "queue": self.queue,
-            "prefect": self.prefect,
-            "callbacks": self.callbacks,
-        }
+        details = {"queue": self.queue, "prefect": self.prefect, "callbacks": self.callbacks}
+        return {"live": True, "ready": self.is_ready, **details}

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote_plus
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
 from i2v.errors import I2vError
 from i2v.inputs.sources import IMAGE_SUFFIXES, why_no_image
@@ -80,49 +80,40 @@ class Notification:
     dropped: Counter[DropReason] = field(default_factory=Counter)
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-
-class _Object(_Model):
+class _Object(BaseModel):
     key: str
     etag: str = Field(default="", validation_alias=AliasChoices("eTag", "etag"))
     sequencer: str = ""
 
 
-class _Bucket(_Model):
+class _Bucket(BaseModel):
     name: str
 
 
-class _Entity(_Model):
+class _Entity(BaseModel):
     bucket: _Bucket
     object: _Object
 
 
-class _Record(_Model):
+class _Record(BaseModel):
     source: str = Field(default="", validation_alias="eventSource")
     event: str = Field(validation_alias="eventName")
     time: str = Field(default="", validation_alias="eventTime")
     s3: _Entity
 
 
-class _Records(_Model):
+class _Records(BaseModel):
     records: list[_Record] = Field(min_length=1, validation_alias="Records")
 
 
-class _EventBridgeEvent(_Model):
+class _EventBridgeEvent(BaseModel):
     kind: str = Field(validation_alias="detail-type")
     time: str = ""
     detail: _Entity
 
 
-class _Event(NamedTuple):
-    created: bool
-    deleted: bool
-    uri: S3Uri
-    etag: str
-    sequencer: str
-    time: str
+_Kind = Literal["created", "deleted", "other"]
+EVENTBRIDGE_KINDS: dict[str, _Kind] = {"Object Created": "created", "Object Deleted": "deleted"}
 
 
 def parse_notification(payload: bytes, settings: Settings) -> Notification:
@@ -141,12 +132,11 @@ def parse_notification(payload: bytes, settings: Settings) -> Notification:
     if data.get("Event") == "s3:TestEvent":
         notification.dropped[DropReason.TEST_EVENT] += 1
         return notification
-    for event in _events(data):
-        if reason := _drop_reason(event, settings):
+    for kind, image in _events(data):
+        if reason := _drop_reason(kind, image.uri, settings):
             notification.dropped[reason] += 1
         else:
-            sequencer = event.sequencer or event.time  # some servers send no sequencer
-            notification.images.append(NewImage(*event.uri, event.etag, sequencer, _unix_time(event.time)))
+            notification.images.append(image)
     return notification
 
 
@@ -173,13 +163,17 @@ def _load_json(text: bytes | str) -> dict[str, Any]:
     return data
 
 
-def _events(data: dict[str, Any]) -> Iterator[_Event]:
+def _events(data: dict[str, Any]) -> Iterator[tuple[_Kind, NewImage]]:
     try:
         if data.get("source") == "aws.s3":
-            yield _from_eventbridge(_EventBridgeEvent.model_validate(data))
+            event = _EventBridgeEvent.model_validate(data)
+            yield EVENTBRIDGE_KINDS.get(event.kind, "other"), _image(event.detail, event.detail.object.key, event.time)
             return
         for record in _Records.model_validate(data).records:
-            yield _from_record(record)
+            key = record.s3.object.key
+            # Ceph does not URL-encode keys
+            image = _image(record.s3, key if record.source == "ceph:s3" else _decode(key), record.time)
+            yield _record_kind(record.event.removeprefix("s3:")), image
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -189,21 +183,13 @@ def _events(data: dict[str, Any]) -> Iterator[_Event]:
         ) from None
 
 
-def _from_record(record: _Record) -> _Event:
-    name = record.event.removeprefix("s3:")
-    key = record.s3.object.key
-    if record.source != "ceph:s3":  # Ceph does not URL-encode keys
-        key = _decode(key)
-    is_deletion = name.startswith(("ObjectRemoved", "LifecycleExpiration", "ObjectLifecycle:Expiration"))
-    return _event(record.s3, key, record.time, name.startswith("ObjectCreated"), is_deletion)
+def _record_kind(event: str) -> _Kind:
+    if event.startswith(("ObjectRemoved", "LifecycleExpiration", "ObjectLifecycle:Expiration")):
+        return "deleted"
+    return "created" if event.startswith("ObjectCreated") else "other"
 
 
-def _from_eventbridge(event: _EventBridgeEvent) -> _Event:
-    created, deleted = event.kind == "Object Created", event.kind == "Object Deleted"
-    return _event(event.detail, event.detail.object.key, event.time, created, deleted)
-
-
-def _event(entity: _Entity, key: str, time: str, created: bool, deleted: bool) -> _Event:
+def _image(entity: _Entity, key: str, time: str) -> NewImage:
     try:
         size = len(key.encode())
     except UnicodeEncodeError:
@@ -212,8 +198,8 @@ def _event(entity: _Entity, key: str, time: str, created: bool, deleted: bool) -
         raise InvalidNotification(
             "The notification names an impossible key", f"Keys have 1 to {MAX_KEY_BYTES} bytes of UTF-8 without NUL"
         )
-    found = entity.object
-    return _Event(created, deleted, S3Uri(entity.bucket.name, key), found.etag.strip('"'), found.sequencer, time)
+    sequencer = entity.object.sequencer or time  # some servers send no sequencer
+    return NewImage(entity.bucket.name, key, entity.object.etag.strip('"'), sequencer, _unix_time(time))
 
 
 def _decode(key: str) -> str:
@@ -225,11 +211,10 @@ def _decode(key: str) -> str:
         ) from None
 
 
-def _drop_reason(event: _Event, settings: Settings) -> DropReason | None:
-    uri = event.uri
+def _drop_reason(kind: _Kind, uri: S3Uri, settings: Settings) -> DropReason | None:
     checks = {
-        DropReason.DELETION: event.deleted,
-        DropReason.OTHER_EVENT: not event.created,
+        DropReason.DELETION: kind == "deleted",
+        DropReason.OTHER_EVENT: kind == "other",
         DropReason.FOLDER: uri.is_prefix,
         DropReason.OWN_OBJECT: settings.videos.holds(uri) or settings.jobs.holds(uri),
         DropReason.OTHER_PREFIX: not settings.images.holds(uri),

@@ -112,10 +112,7 @@ class SqsQueue:
     async def extend_visibility(self, messages: Sequence[Message], seconds: int) -> None:
         """Hide up to ten messages for so long from now on. Messages that no longer exist are ignored."""
         visible_at = time.monotonic() + seconds
-        entries = [
-            {"Id": str(number), "ReceiptHandle": message.receipt, "VisibilityTimeout": seconds}
-            for number, message in enumerate(messages)
-        ]
+        entries = [entry | {"VisibilityTimeout": seconds} for entry in _entries(messages)]
         await self._call(self._client.change_message_visibility_batch, QueueUrl=self.url, Entries=entries)
         for message in messages:
             message.visible_at = visible_at
@@ -123,10 +120,7 @@ class SqsQueue:
     async def delete(self, messages: Sequence[Message]) -> None:
         """Delete messages. One that cannot be deleted is delivered again."""
         for start in range(0, len(messages), BATCH_SIZE):
-            entries = [
-                {"Id": str(number), "ReceiptHandle": message.receipt}
-                for number, message in enumerate(messages[start : start + BATCH_SIZE])
-            ]
+            entries = _entries(messages[start : start + BATCH_SIZE])
             response = await self._call(self._client.delete_message_batch, QueueUrl=self.url, Entries=entries)
             if failed := response.get("Failed"):
                 raise QueueError(
@@ -149,6 +143,10 @@ class SqsQueue:
         )
         await self.delete([message])
         return True
+
+
+def _entries(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    return [{"Id": str(number), "ReceiptHandle": message.receipt} for number, message in enumerate(messages)]
 
 
 def _translate(error: ClientError | BotoCoreError, url: str) -> QueueError:

@@ -35,24 +35,18 @@ class _ManifestModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class ManifestImage(_ManifestModel):
-    """The image at the time of the request."""
-
+class _ManifestImage(_ManifestModel):
     at: S3Uri | None = None
     etag: str | None = None
 
 
-class ManifestRequest(_ManifestModel):
-    """The request."""
-
+class _ManifestRequest(_ManifestModel):
     model: str | None = None
     prompt: str | None = None
     take: Count | None = None
 
 
-class ManifestVideo(_ManifestModel):
-    """The video's measurements."""
-
+class _ManifestVideo(_ManifestModel):
     width: Count | None = None
     height: Count | None = None
     seconds: Annotated[float, Field(ge=0, le=10**6)] | None = None
@@ -65,8 +59,8 @@ class ManifestVideo(_ManifestModel):
 class Manifest(_ManifestModel):
     """The manifest beside a video."""
 
-    image: ManifestImage = ManifestImage()
-    request: ManifestRequest = ManifestRequest()
+    image: _ManifestImage = _ManifestImage()
+    request: _ManifestRequest = _ManifestRequest()
     label: str | None = None
     task_id: str | None = None
     cost_usd: Dollars | None = None
@@ -76,7 +70,7 @@ class Manifest(_ManifestModel):
     rendering_ms: Count | None = None
     stored_at: UtcTime | None = None
     copied_from: str | None = None
-    video: ManifestVideo = ManifestVideo()
+    video: _ManifestVideo = _ManifestVideo()
 
 
 class Fact(NamedTuple):
@@ -203,7 +197,7 @@ def format_minute(at: datetime) -> str:
     return f"{at:%-d %b %Y, %H:%M} UTC"
 
 
-def _size(video: ManifestVideo) -> str:
+def _size(video: _ManifestVideo) -> str:
     return f"{video.width} x {video.height} px" if video.width and video.height else ""
 
 
@@ -211,5 +205,5 @@ def _seconds(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds:.3g} s" if seconds < 10 else f"{seconds:,.0f} s"  # noqa: PLR2004 - short
 
 
-def _bytes(video: ManifestVideo) -> str:
+def _bytes(video: _ManifestVideo) -> str:
     return f"{video.size / 1e6:.1f} MB" if video.size else ""

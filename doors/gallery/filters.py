@@ -93,14 +93,12 @@ class Filters:
         )
 
     @property
-    def first_name(self) -> str:
-        """The page name after which all matching pages sort."""
-        return recent.page_name_at(_midnight(self.day) + timedelta(days=1)) if self.day else ""
-
-    @property
-    def last_name(self) -> str:
-        """The page name before which all matching pages sort."""
-        return recent.page_name_at(_midnight(self.day) - LONGEST_RUN) if self.day else "~"
+    def page_range(self) -> tuple[str, str]:
+        """The two page names between which all matching pages sort."""
+        if self.day is None:
+            return "", "~"
+        midnight = datetime.combine(self.day, time(), UTC)
+        return recent.page_name_at(midnight + timedelta(days=1)), recent.page_name_at(midnight - LONGEST_RUN)
 
 
 def name_of(image: str, settings: Settings) -> str:
@@ -111,10 +109,6 @@ def name_of(image: str, settings: Settings) -> str:
 def folder_of(image: str, settings: Settings) -> str:
     """Return the folder part of an image's display name."""
     return name_of(image, settings).rpartition("/")[0]
-
-
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, time(), UTC)
 
 
 def _choice(kind: type[E], text: str, what: str, errors: list[str]) -> E | None:

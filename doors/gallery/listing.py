@@ -100,9 +100,10 @@ class GalleryReader:
     async def _list_runs(self, filters: Filters, after: Cursor | None) -> tuple[list[str], bool]:
         """Return the names of the run pages to read, and whether there are no more."""
         names = [after.page] if after and after.number else []
-        start = max(after.page if after else "", filters.first_name)
+        first, last = filters.page_range
+        start = max(after.page if after else "", first)
         async for name in list_recent_pages(self._storage, self._settings, after=start):
-            if name > filters.last_name:
+            if name > last:
                 break
             if len(names) == MAX_RUNS:
                 return names, False

@@ -158,7 +158,8 @@ def test_a_url_holds_the_whole_view(filters: Filters, after: Cursor | None) -> N
 def test_an_invalid_filter_is_reported(query: dict[str, str]) -> None:
     """Each invalid value in a URL is reported and ignored."""
     found = Filters.parse(query)
-    assert found.first_name < found.last_name
+    first, last = found.page_range
+    assert first < last
     wrong = [name for name in ("mode", "day", "outcome") if query.get(name, "").strip() and not getattr(found, name)]
     assert len(found.errors) == len(wrong)
 
