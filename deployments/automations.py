@@ -14,7 +14,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import StateType
 from prefect.events import DeploymentTriggerTypes
 from prefect.events.actions import ActionTypes, ChangeFlowRunState, DoNothing, SendNotification
-from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 from pydantic import TypeAdapter
 
@@ -146,25 +146,15 @@ async def set_up_automation(client: PrefectClient, desired: AutomationCore) -> S
     if len(existing) > 1:
         return SetupResult(Change.KEPT, target, f"it exists {len(existing)} times; delete the duplicates in the UI")
     found = existing[0]
-    desired = _with_user_choices(desired, found)
-    if _comparable(found) == _comparable(desired):
-        return SetupResult(Change.UNCHANGED, target, "" if found.enabled else "disabled by a user")
-    await client.update_automation(found.id, _for_update(desired))
-    return SetupResult(Change.UPDATED, target)
-
-
-def _for_update(automation: AutomationCore) -> AutomationCore:
-    """Return a copy that the server accepts: without owner, and with every field set.
-
-    The client omits default values, and an action without its `type` would become another action.
-    """
-    return AutomationCore.model_validate(automation.model_dump(mode="json", exclude={"owner_resource"}))
-
-
-def _with_user_choices(desired: AutomationCore, found: Automation) -> AutomationCore:
     does_nothing = all(isinstance(action, DoNothing) for action in desired.actions)
     actions = found.actions if does_nothing else desired.actions
-    return desired.model_copy(update={"enabled": found.enabled, "actions": actions})
+    desired = desired.model_copy(update={"enabled": found.enabled, "actions": actions})
+    if _comparable(found) == _comparable(desired):
+        return SetupResult(Change.UNCHANGED, target, "" if found.enabled else "disabled by a user")
+    # The server rejects the owner. Validating sets every field: the client omits defaults, e.g. an action's type.
+    complete = AutomationCore.model_validate(desired.model_dump(mode="json", exclude={"owner_resource"}))
+    await client.update_automation(found.id, complete)
+    return SetupResult(Change.UPDATED, target)
 
 
 def _comparable(automation: AutomationCore) -> dict[str, Any]:

@@ -19,22 +19,16 @@ async def set_up_blocks(client: PrefectClient) -> list[SetupResult]:
 
 
 async def _register(client: PrefectClient, block_type: type[Block]) -> SetupResult:
-    target = f"block type {block_type.get_block_type_slug()}"
-    has_type, has_schema = await _find(client, block_type)
-    if has_type and has_schema:
-        return SetupResult(Change.UNCHANGED, target)
-    await block_type.aregister_type_and_schema(client=client)
-    return SetupResult(Change.UPDATED if has_type else Change.CREATED, target)
-
-
-async def _find(client: PrefectClient, block_type: type[Block]) -> tuple[bool, bool]:
-    """Return whether the server has the type, and whether it has the current schema."""
+    change = Change.UNCHANGED
     try:
         await client.read_block_type_by_slug(block_type.get_block_type_slug())
     except ObjectNotFound:
-        return False, False
-    try:
-        await client.read_block_schema_by_checksum(block_type._calculate_schema_checksum())  # noqa: SLF001 - no public API
-    except ObjectNotFound:
-        return True, False
-    return True, True
+        change = Change.CREATED
+    else:
+        try:
+            await client.read_block_schema_by_checksum(block_type._calculate_schema_checksum())  # noqa: SLF001 - no public API
+        except ObjectNotFound:
+            change = Change.UPDATED
+    if change is not Change.UNCHANGED:
+        await block_type.aregister_type_and_schema(client=client)
+    return SetupResult(change, f"block type {block_type.get_block_type_slug()}")

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import yaml
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
-from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound
@@ -144,7 +143,9 @@ async def _update_schedule(
     client: PrefectClient, found: DeploymentResponse, desired: DeploymentScheduleCreate
 ) -> str | None:
     """Update a schedule's time, never whether it is active; return a description of the change."""
-    existing = next((each for each in found.schedules if _is_same(each, desired)), None)
+    # `prefect deploy` creates schedules without a slug; compare those by their time
+    same = (s for s in found.schedules if s.slug == desired.slug or (s.slug is None and s.schedule == desired.schedule))
+    existing = next(same, None)
     if existing is None:
         await client.create_deployment_schedules(found.id, [desired])
     elif existing.schedule != desired.schedule or existing.slug != desired.slug:
@@ -152,8 +153,3 @@ async def _update_schedule(
     else:
         return None
     return f"schedule {desired.slug}"
-
-
-def _is_same(found: DeploymentSchedule, desired: DeploymentScheduleCreate) -> bool:
-    """Compare by slug; a schedule without one, as `prefect deploy` creates it, by its time."""
-    return found.slug == desired.slug or (found.slug is None and found.schedule == desired.schedule)

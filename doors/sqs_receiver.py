@@ -9,6 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any
 
 from doors.batcher import BatcherClosed
 from doors.door import Door
@@ -39,7 +42,7 @@ class SqsReceiver:
         """Receive until `stop` is called; return when every received message is handled."""
         renewing = asyncio.create_task(self._renew_visibility())
         try:
-            self._start_loop()
+            _spawn(self._loop(is_first=True), self._loops)
             await self._stopping.wait()
             _, late = await asyncio.wait(self._loops, timeout=STOP_SECONDS)
             for loop in late:
@@ -53,11 +56,6 @@ class SqsReceiver:
         """Stop receiving."""
         self._stopping.set()
 
-    def _start_loop(self) -> None:
-        loop = asyncio.create_task(self._loop(is_first=not self._loops))
-        self._loops.add(loop)
-        loop.add_done_callback(self._loops.discard)
-
     async def _loop(self, *, is_first: bool) -> None:
         delay = 1.0
         while not self._stopping.is_set():
@@ -66,35 +64,24 @@ class SqsReceiver:
                 messages = await self._receive()
             except QueueError as error:
                 self._door.health.update("queue", str(error))
-                await self._pause(delay)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), delay)
                 delay = min(MAX_DELAY_SECONDS, delay * 2)
                 continue
             delay = 1.0
             self._door.health.update("queue", OK)
             if messages:
-                self._handle_soon(messages)
+                _spawn(self._handle(messages), self._handlers)
             if len(messages) == BATCH_SIZE and len(self._loops) < MAX_LOOPS and not self._stopping.is_set():
-                self._start_loop()
+                _spawn(self._loop(is_first=False), self._loops)
             elif len(messages) < BATCH_SIZE and not is_first:
                 return
-
-    async def _pause(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            return
 
     async def _receive(self) -> list[Message]:
         if not self._visibility_seconds:
             self._visibility_seconds = (await self._queue.read_attributes()).visibility_seconds
             self._door.health.update("queue", OK)  # an empty queue takes 20 s to answer the first receive
         return await self._queue.receive(self._visibility_seconds)
-
-    def _handle_soon(self, messages: list[Message]) -> None:
-        handler = asyncio.create_task(self._handle(messages))
-        self._handlers.add(handler)
-        handler.add_done_callback(self._handlers.discard)
 
     async def _handle(self, messages: list[Message]) -> None:
         self._in_progress.update(messages)
@@ -156,3 +143,9 @@ class SqsReceiver:
             )
             if errors := [result for result in results if isinstance(result, BaseException)]:
                 log.warning("%d messages may be delivered twice, which is harmless: %s", len(due), errors[0])
+
+
+def _spawn(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+    task = asyncio.create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
