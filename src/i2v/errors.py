@@ -13,6 +13,7 @@ I2vError                     `message` says what happened, `hint` what to do, `e
 ├── RunFailed                the run has failed, unknown or not tried images; `report` has them
 ├── Refused                  this image or prompt can never work; an outcome, not charged
 ├── StorageError             an S3 request failed
+│   ├── AccessDenied            the credentials are missing or do not allow it
 │   ├── NoBucket                the bucket does not exist
 │   ├── NotFound                the object does not exist
 │   ├── ImageChanged            the image was replaced after it was checked
@@ -152,6 +153,12 @@ class StorageError(I2vError):
     """An S3 request failed."""
 
     retryable = True
+
+
+class AccessDenied(StorageError):
+    """The credentials are missing or do not allow the request."""
+
+    retryable = False
 
 
 class NoBucket(StorageError):

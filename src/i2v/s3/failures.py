@@ -9,7 +9,7 @@ from http import HTTPStatus
 
 from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, NoCredentialsError
 
-from i2v.errors import Conflict, NoBucket, NotFound, StorageError
+from i2v.errors import AccessDenied, Conflict, NoBucket, NotFound, StorageError
 from i2v.s3_uri import S3Uri
 
 _CONDITIONAL = {"PutObject", "CopyObject", "DeleteObject"}
@@ -22,7 +22,7 @@ def to_storage_error(error: Exception, uri: S3Uri, endpoint: str) -> StorageErro
         case ClientError():
             return _from_response(error, uri)
         case NoCredentialsError():
-            return StorageError(
+            return AccessDenied(
                 f"No AWS credentials found for {uri}", "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
             )
         case EndpointConnectionError():
@@ -48,7 +48,7 @@ def _from_response(error: ClientError, uri: S3Uri) -> StorageError:
     if status == HTTPStatus.NOT_FOUND:
         return NotFound(f"{uri} does not exist")
     if status == HTTPStatus.FORBIDDEN:
-        return StorageError(
+        return AccessDenied(
             f"S3 denied {operation} of {uri} ({code})", "Check the credentials and their permissions: i2v doctor"
         )
     named = str(status) if code == str(status) else f"{status} {code}"

@@ -37,7 +37,7 @@ def fill(sandbox: Sandbox, count: int) -> list[str]:
 async def test_a_read_that_fails_ends_its_image_and_is_not_cached(
     sandbox: Sandbox, provider: Provider, proxy: FaultProxy, run_flow: RunFlow
 ) -> None:
-    """S3 refuses one image once: the others are stored, and the next run validates that one and stores it."""
+    """S3 denies one image once: the others are stored, and the next run validates and stores it."""
     zero, one, two = fill(sandbox, 3)
     proxy.add(FaultRule("fail", "GET", r"/images/1\.jpg$", status=403, code="RequestTimeTooSkewed"))
     ended = await run_flow()
