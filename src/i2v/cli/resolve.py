@@ -38,7 +38,7 @@ def resolve(
     every: Annotated[bool, typer.Option("--all", help="Confirm that --state selects all of its jobs.")] = False,
     adopt: Annotated[
         str | None,
-        typer.Option(metavar="TASKID", show_default=False, help="Assign the provider's task to one unknown job."),
+        typer.Option(metavar="TASKID", show_default=False, help="Assign the provider's task to an unknown job."),
     ] = None,
     resubmit: Annotated[
         bool, typer.Option("--resubmit", help="Retry unknown, refused or failed jobs; the next run is charged again.")

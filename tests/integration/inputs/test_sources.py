@@ -64,8 +64,8 @@ async def test_a_listing_provides_etag_size_and_sidecar(sandbox: Sandbox, storag
     assert await find_items(_at(sandbox, "images/"), storage, settings) == [listed]
     assert await find_items([_at(sandbox, "images/x.jpg"), _at(sandbox, "images/")], storage, settings) == [listed]
     _put(sandbox, "images/x.jpg.txt", body=b"it moves")
-    (beside,) = await find_items(_at(sandbox, "images/"), storage, settings)
-    assert beside.may_have_sidecar
+    (item,) = await find_items(_at(sandbox, "images/"), storage, settings)
+    assert item.may_have_sidecar
 
 
 async def test_our_own_objects_are_not_images(
