@@ -14,7 +14,8 @@ ESCAPES = str.maketrans({char: f"\\{char}" for char in "\\`*_[]<>&|~$"})
 BREAK = "<br>"
 """A line break in a cell."""
 NO_BREAK_SPACE = "\u00a0"
-ZERO_WIDTH_SPACE = "\u200b"
+WORD_JOINER = "\u2060"
+"""Has no width. Prefect's raw view marks a zero-width space with an image, but not this character."""
 EMOJI_JOINER = "\u200d"
 NOT_IN_CODE = "`|\\"
 """Characters that a code span in a table cannot contain."""
@@ -49,7 +50,7 @@ def as_image_cell(url: str, target: str, width: int) -> str:
     Prefect's V2 UI aligns the cells of a row by their baselines, and an image is a block with large margins: the other
     cells' text would start below it. An empty first line and a floating image give the cell the baseline of that line.
     """
-    return ZERO_WIDTH_SPACE + _linked_image(url, target, f'align="left" width="{width}"')
+    return WORD_JOINER + _linked_image(url, target, f'align="left" width="{width}"')
 
 
 def _linked_image(url: str, target: str, attributes: str) -> str:
