@@ -93,6 +93,11 @@ def tables(page: str, heading: str) -> list[list[list[str]]]:
     ]
 
 
+def names_in(cell: str) -> list[str]:
+    """Return the texts set as `code` in a cell of a table."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
 def rows(page: str, heading: str) -> list[list[str]]:
     """Return the rows of all tables below a heading."""
     return [row for table in tables(page, heading) for row in table]

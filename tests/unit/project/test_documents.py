@@ -1,13 +1,11 @@
-"""Facts in the documentation match the code: deployments, settings, prices, exit codes, commands, states, imports.
+"""Facts in the documentation match the code: deployments, settings, prices, exit codes, events.
 
-Links are in `test_document_links`, code blocks in `test_document_code`.
+Links are in `test_document_links`, code blocks in `test_document_code`, the rest in `test_architecture_page`.
 """
 
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -18,15 +16,13 @@ from deployments import Change
 from i2v.apixo.errors import FailClass, classify_fail_code
 from i2v.cli.run import EPILOG
 from i2v.errors import ExitCode
-from i2v.ledger.job import ALLOWED_TRANSITIONS, JobState
 from i2v.media.images import MAX_IMAGE_BYTES, RATIO_NARROW, RATIO_WIDE, SHORT_SIDE_OVER
 from i2v.pricing import PRICES_USD
 from i2v.reports.run_report import ItemReport, Outcome
 from i2v.settings import Settings
-from tests.support.documents import PAGES, code_lines, code_spans, read_page, rows, tables
+from tests.support.documents import PAGES, code_lines, code_spans, names_in, read_page, rows, tables
 from tests.support.paths import ROOT
 
-ARCHITECTURE = "docs/architecture.md"
 NOT_OURS = {
     "PREFECT_API_DATABASE_CONNECTION_URL",
     "PREFECT_API_URL",
@@ -44,10 +40,6 @@ TEST_SCALE = {
     name for path in (ROOT / "tests").rglob("*.py") for name in re.findall(r"\"(I2V_[A-Z_]+)\"", path.read_text())
 }
 """Variables that tests read, such as how often to repeat a race."""
-
-
-def _names(cell: str) -> list[str]:
-    return re.findall(r"`([^`]+)`", cell)
 
 
 def _default_text(value: object) -> str:
@@ -123,7 +115,7 @@ def test_provider_page_states_the_limits_of_the_code() -> None:
 
 def test_provider_page_names_fail_codes_that_the_code_knows() -> None:
     """Each fail code on docs/provider.md is classified by the client, and the test finds both vocabularies."""
-    codes = [code for cell, _ in rows("docs/provider.md", "Fail codes") for code in _names(cell)]
+    codes = [code for cell, _ in rows("docs/provider.md", "Fail codes") for code in names_in(cell)]
     second = [
         span
         for span in code_spans("docs/provider.md")
@@ -148,7 +140,7 @@ def test_errors_page_lists_the_exit_codes() -> None:
 
 def test_usage_page_lists_the_outcomes() -> None:
     """docs/usage.md explains every outcome that an image can have."""
-    assert [_names(outcome)[0] for outcome, _ in tables("docs/usage.md", "Output")[1]] == [
+    assert [names_in(outcome)[0] for outcome, _ in tables("docs/usage.md", "Output")[1]] == [
         each.value for each in Outcome
     ]
 
@@ -157,7 +149,7 @@ def test_events_page_lists_the_events() -> None:
     """docs/events.md lists the events that runs emit."""
     source = (ROOT / "prefect_support/events.py").read_text()
     emitted = set(re.findall(r"\"(i2v\.(?:job|run|budget)\.[a-z.]+[a-z])\"", source))
-    listed = {_names(row[0])[0] for row in rows("docs/events.md", "Events")}
+    listed = {names_in(row[0])[0] for row in rows("docs/events.md", "Events")}
     assert emitted
 
     assert emitted <= listed
@@ -168,7 +160,7 @@ def test_events_page_lists_the_payload_of_an_image() -> None:
     """docs/events.md lists every field that an event about an image carries."""
     sentence = read_page("docs/events.md").split("is the image's line of the run's table:")[1].split(".")[0]
 
-    assert _names(sentence) == [*ItemReport(image="s3://b/k", outcome=Outcome.STORED).row, "run_id"]
+    assert names_in(sentence) == [*ItemReport(image="s3://b/k", outcome=Outcome.STORED).row, "run_id"]
 
 
 def test_make_targets_in_documents_exist() -> None:
@@ -190,84 +182,6 @@ def test_variables_in_documents_exist() -> None:
     assert named - known == set()
 
 
-def test_architecture_draws_the_legal_transitions() -> None:
-    """The state diagram has exactly the transitions that the ledger accepts."""
-    drawn = set(re.findall(r"^ +(\w+) --> (\w+): \w", read_page(ARCHITECTURE), re.MULTILINE))
-    legal = {(old.value, new.value) for old, news in ALLOWED_TRANSITIONS.items() for new in news}
-    assert drawn
-
-    assert drawn == legal
-    assert {state for pair in drawn for state in pair} == {state.value for state in JobState}
-
-
-def test_architecture_names_files_that_exist() -> None:
-    """Every file and folder that docs/architecture.md names exists."""
-    folders = r"(?:src|tests|flows|tasks|prefect_support|sandbox|doors|deployments|benchmarks)/[\w/]*"
-    named = {span for span in code_spans(ARCHITECTURE) if re.fullmatch(rf"[\w/]+\.py|{folders}", span)}
-    assert len(named) > 60
-
-    assert [span for span in named if not ((ROOT / span).exists() or (ROOT / "src/i2v" / span).exists())] == []
-
-
-def test_architecture_describes_every_package() -> None:
-    """docs/architecture.md describes every folder of the project and every package of the library."""
-    packages = {path.parent for path in (ROOT / "src/i2v").glob("*/__init__.py")}
-    described = {span.strip("/") for span in code_spans(ARCHITECTURE)}
-    assert packages
-
-    assert {path.relative_to(ROOT).as_posix() for path in packages} - described == set()
-    assert {path.parent.name for path in ROOT.glob("*/__init__.py")} - described == set()
-
-
-def _contracts(kind: str) -> list[dict[str, Any]]:
-    config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
-    found = [contract for contract in config["contracts"] if contract["type"] == kind]
-    assert found, f"pyproject.toml has no contract of type {kind}"
-    return found
-
-
-def _layers(contract: dict[str, Any]) -> list[list[str]]:
-    return [[name.strip() for name in layer.split("|")] for layer in contract["layers"]]
-
-
-def _allowed() -> Iterator[tuple[str, set[str]]]:
-    """Yield each top-level package and what the contracts let it import."""
-    top = next(_layers(contract) for contract in _contracts("layers") if "containers" not in contract)
-    forbidden = _contracts("forbidden")
-    for number, names in enumerate(top[:-1]):
-        for name in names:
-            below = {lower for layer in top[number + 1 :] for lower in layer}
-            yield (
-                name,
-                below
-                - {
-                    module
-                    for each in forbidden
-                    if name in each["source_modules"]
-                    for module in each["forbidden_modules"]
-                },
-            )
-
-
-def _users() -> dict[str, set[str]]:
-    """Return the third-party packages of the contracts, each with the modules of the library that may import it."""
-    exceptions = [each for contract in _contracts("forbidden") for each in contract.get("ignore_imports", [])]
-    users: dict[str, set[str]] = {}
-    for module, package in (each.split(" -> ") for each in exceptions):
-        users.setdefault(package, set()).add(module.removesuffix(".**"))
-    return users
-
-
-def test_architecture_has_the_import_rules_of_the_linter() -> None:
-    """The tables of import rules are the contracts in pyproject.toml."""
-    packages, library, third_party = tables(ARCHITECTURE, "Imports")
-    inside = next(_layers(contract) for contract in _contracts("layers") if contract.get("containers") == ["i2v"])
-
-    assert {folder.strip("`"): set(_names(imports)) for folder, imports in packages} == dict(_allowed())
-    assert [set(_names(modules)) for _, modules in library] == [set(layer) for layer in inside]
-    assert {package: set(_names(users)) for names, users in third_party for package in _names(names)} == _users()
-
-
 def test_contributing_names_every_folder() -> None:
     """CONTRIBUTING.md has a row for each top-level folder that holds files of the project."""
     ignored = {"build", "dist", "node_modules"}
@@ -276,7 +190,7 @@ def test_contributing_names_every_folder() -> None:
         for path in ROOT.iterdir()
         if path.is_dir() and not path.name.startswith(".") and path.name not in ignored and any(path.glob("*"))
     }
-    assert {_names(row[0])[0].strip("/") for row in rows("CONTRIBUTING.md", "Where things go")} == folders
+    assert {names_in(row[0])[0].strip("/") for row in rows("CONTRIBUTING.md", "Where things go")} == folders
 
 
 def test_index_lists_every_page() -> None:
