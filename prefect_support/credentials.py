@@ -1,15 +1,15 @@
-"""Where a run's secrets come from: the environment, or the Prefect blocks that two settings name.
+"""Credentials of a run: from the environment, or from the Prefect blocks that two settings name.
 
-Blocks are loaded inside the run, so that no parameter, state or result ever holds what is in them. The block type of
-the provider's key is here, `deployments.setup` registers it; for S3 it is Prefect's well-known AWS credentials.
+Blocks are loaded inside the run, so that no parameter, state or result ever holds their values. The block type of the
+provider's key is here, and `make deploy` registers it; for S3 it is Prefect's own AWS credentials.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import boto3
-from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
+from botocore.credentials import AssumeRoleCredentialFetcher, CredentialProvider, DeferredRefreshableCredentials
 from botocore.session import get_session
 from prefect.blocks.core import Block
 from pydantic import Field, SecretStr
@@ -34,7 +34,7 @@ class ApixoKey(Block):
 
 
 class RunSettings(NamedTuple):
-    """What `open_run` takes; close the storage, or hand it on to who does."""
+    """What `open_run` takes. Close the storage, or pass it on."""
 
     settings: Settings
     storage: Storage
@@ -44,7 +44,7 @@ async def read_run_settings() -> RunSettings:
     """Read the environment, and the blocks that it names.
 
     Raises:
-        UsageError: a variable has a value that cannot be meant, or a block is not there or cannot be used.
+        UsageError: a variable is invalid, or a block does not exist or cannot be used.
     """
     settings = read_settings()
     session = await _aws_session(settings.aws_block) if settings.aws_block else None
@@ -55,27 +55,30 @@ async def read_run_settings() -> RunSettings:
 
 
 async def _load(kind: type[B], name: str, variable: str) -> B:
-    called = f"{variable}={name}: the block {kind.get_block_type_slug()}/{name}"
+    block = f"{variable}={name}: the block {kind.get_block_type_slug()}/{name}"
     try:
         return await kind.aload(name)
-    except ValueError:  # Prefect's word for a missing document, and pydantic's for one that does not fit
+    except ValueError:  # Prefect raises it for a missing document, pydantic for an invalid one
         raise UsageError(
-            f"{called} does not exist, or lacks a field",
-            f"Make it in Prefect's UI under Blocks, of type {kind.get_block_type_name()!r} (make deploy registers it)",
+            f"{block} does not exist, or lacks a field",
+            f"Create it in Prefect's UI under Blocks, of type {kind.get_block_type_name()!r} "
+            "(make deploy registers the type)",
         ) from None
-    except Exception as error:  # noqa: BLE001 - whatever it was, its own words could hold a value
-        raise UsageError(f"{called} could not be read: {type(error).__name__}", "Is the Prefect server well?") from None
+    except Exception as error:  # noqa: BLE001 - whatever it is, its message could contain a secret
+        raise UsageError(
+            f"{block} could not be read: {type(error).__name__}", "Check that the Prefect server responds"
+        ) from None
 
 
 async def _aws_session(name: str) -> boto3.Session:
-    """Our own session from the block's credentials: prefect-aws keeps clients whose assumed role has run out."""
-    from prefect_aws.credentials import AwsCredentials  # noqa: PLC0415 - 0.7 s, which only who names a block pays
+    """Create a session from the block. prefect-aws's own clients keep an assumed role's expired credentials."""
+    from prefect_aws.credentials import AwsCredentials  # noqa: PLC0415 - 0.7 s, only where a block is named
 
     block = await _load(AwsCredentials, name, "I2V_AWS_CREDENTIALS_BLOCK")
     if block.aws_client_parameters.endpoint_url:
         raise UsageError(
-            f"I2V_AWS_CREDENTIALS_BLOCK={name}: the block names an endpoint, which is not read",
-            "Set AWS_ENDPOINT_URL in the worker's environment, and clear it in the block",
+            f"I2V_AWS_CREDENTIALS_BLOCK={name}: the block's endpoint URL is not used",
+            "Set AWS_ENDPOINT_URL in the worker's environment, and clear the endpoint URL in the block",
         )
     secret = block.aws_secret_access_key
     session = boto3.Session(
@@ -85,15 +88,28 @@ async def _aws_session(name: str) -> boto3.Session:
         profile_name=block.profile_name,
         region_name=block.region_name,
     )
-    return _assuming(session, block) if block.assume_role_arn else session
+    return _assume_role(session, block) if block.assume_role_arn else session
 
 
-def _assuming(session: boto3.Session, block: AwsCredentials) -> boto3.Session:
-    """The same with an assumed role that is assumed anew before it runs out: a run may outlive an hour."""
-    source = session._session  # noqa: SLF001 - boto3 has no public way to credentials that refresh themselves
+class _AssumedRole(CredentialProvider):
+    """Credentials of an assumed role, renewed before they expire: a run may take longer than an hour."""
+
+    METHOD = "assume-role"
+
+    def __init__(self, fetcher: AssumeRoleCredentialFetcher) -> None:
+        super().__init__()
+        self._fetcher = fetcher
+
+    def load(self) -> DeferredRefreshableCredentials:
+        """Return credentials that are fetched at first use."""
+        return DeferredRefreshableCredentials(self._fetcher.fetch_credentials, self.METHOD)
+
+
+def _assume_role(session: boto3.Session, block: AwsCredentials) -> boto3.Session:
+    """Return a session whose credentials are those of the block's role."""
     extra = {"RoleSessionName": "i2v", **block.assume_role_kwargs.get_params_override()}
     role = str(block.assume_role_arn)
-    fetcher = AssumeRoleCredentialFetcher(source.create_client, source.get_credentials(), role, extra_args=extra)
-    core: Any = get_session()
-    core._credentials = DeferredRefreshableCredentials(fetcher.fetch_credentials, "assume-role")  # noqa: SLF001 - as above
+    fetcher = AssumeRoleCredentialFetcher(session.client, session.get_credentials(), role, extra_args=extra)
+    core = get_session()
+    core.get_component("credential_provider").providers.insert(0, _AssumedRole(fetcher))
     return boto3.Session(botocore_session=core, region_name=block.region_name)

@@ -42,7 +42,7 @@ asyncio.run(sleep())
 
 
 @pytest.fixture(autouse=True)
-def collect_garbage(sockets_that_prefect_leaves: None) -> Iterator[None]:
+def collect_garbage(ignore_sockets_left_open_by_prefect: None) -> Iterator[None]:
     """Collect sockets that Prefect leaves open while their warnings are ignored, not during a later test."""
     yield
     gc.collect()

@@ -31,7 +31,7 @@ HELD: list[tuple[str | None, str, str | None]] = []
 
 
 @pytest.fixture(autouse=True)
-def collected(sockets_that_prefect_leaves: None) -> Iterator[None]:
+def collected(ignore_sockets_left_open_by_prefect: None) -> Iterator[None]:
     """What Prefect leaves is found while it is ignored, and not in a later test."""
     yield
     gc.collect()
@@ -130,14 +130,14 @@ async def test_a_block_that_is_not_there_is_told_with_what_to_do(name: str, sand
     await ApixoKey.adelete(name)
     with pytest.raises(UsageError, match=f"I2V_APIXO_KEY_BLOCK={name}.*apixo-key/{name} does not exist") as caught:
         await read_run_settings()
-    assert "under Blocks, of type 'APIXO key' (make deploy registers it)" in caught.value.hint
+    assert "under Blocks, of type 'APIXO key' (make deploy registers the type)" in caught.value.hint
 
 
 async def test_an_endpoint_in_the_block_is_not_ignored_in_silence(name: str, sandbox: Sandbox) -> None:
     """Whoever wrote it there is told that it belongs into the environment."""
     await _save(name, sandbox, aws_client_parameters=AwsClientParameters(endpoint_url="http://127.0.0.1:9"))
 
-    with pytest.raises(UsageError, match="names an endpoint, which is not read") as caught:
+    with pytest.raises(UsageError, match="endpoint URL is not used") as caught:
         await read_run_settings()
     assert "AWS_ENDPOINT_URL" in caught.value.hint
 

@@ -27,7 +27,7 @@ EVERY = timedelta(seconds=2)
 
 
 @pytest.fixture(autouse=True)
-def collected(sockets_that_prefect_leaves: None) -> Iterator[None]:
+def collected(ignore_sockets_left_open_by_prefect: None) -> Iterator[None]:
     """What Prefect leaves is found while it is ignored, and not in a later test."""
     yield
     gc.collect()
