@@ -16,12 +16,13 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, Self
 
 import httpx
 
-from sandbox.ports import listen
+from sandbox.server import Server, listen
 
 ROOT = Path(__file__).parent.parent
 LOG_LINES = 15
@@ -123,7 +124,7 @@ class ChildProcess:
         return self._process.wait()
 
 
-class ServerProcess:
+class ServerProcess(ChildProcess, Server):
     """An HTTP server in a child process. It can be started again on the same port after `kill`.
 
     A subclass sets the command, the path that answers once the server is ready, and the environment.
@@ -135,6 +136,7 @@ class ServerProcess:
 
     def __init__(self, host: str, port: int) -> None:
         self.host, self.port = host, port
+        self._command = self.COMMAND
 
     def environment(self, scratch: Path) -> dict[str, str]:
         """Return the child's whole environment; `scratch` is an empty temporary folder."""
@@ -148,67 +150,35 @@ class ServerProcess:
         with listen(self.host, self.port) as free:
             self.host, self.port = free.getsockname()[:2]
         self._folder = tempfile.TemporaryDirectory(prefix="i2v-sandbox-", ignore_cleanup_errors=True)
-        scratch = Path(self._folder.name)
-        self._child = ChildProcess(
-            *self.COMMAND, env=self.environment(scratch), log=scratch / "output.log", scratch=scratch
-        ).start()
+        self._scratch = Path(self._folder.name)
+        self._log, self._env = self._scratch / "output.log", self.environment(self._scratch)
+        super().start()
         try:
-            self._wait_until_ready()
+            self._wait_until_ready(time.monotonic() + self.START_SECONDS)
         except BaseException:
             self.stop()
             raise
         return self
 
-    def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + self.START_SECONDS
+    def _wait_until_ready(self, deadline: float) -> None:
         while True:
-            try:
+            with suppress(httpx.TransportError):
                 if httpx.get(f"{self.url}{self.HEALTH_PATH}", trust_env=False).is_success:
                     return
-            except httpx.TransportError:
-                pass
-            self._child.check(deadline)
+            self.check(deadline)
             time.sleep(POLL_SECONDS)
 
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Stop the server."""
-        self._child.stop()
+    def stop(self) -> int:
+        """Stop it, by SIGKILL after a timeout, and return its exit code."""
+        code = super().stop()
         self._folder.cleanup()
+        return code
 
-    def kill(self) -> None:
-        """Send SIGKILL."""
-        self._child.kill()
+    def kill(self) -> int:
+        """Send SIGKILL to it and its session, and return its exit code."""
+        code = super().kill()
         self._folder.cleanup()
-
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        return self._child.pid
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the process is alive."""
-        return self._child.is_running
-
-    def last_lines(self) -> str:
-        """Return the end of the server's output."""
-        return self._child.last_lines()
-
-    @property
-    def address(self) -> str:
-        """host:port."""
-        return f"{self.host}:{self.port}"
-
-    @property
-    def url(self) -> str:
-        """The server's root URL."""
-        return f"http://{self.address}"
+        return code
 
 
 def _exit_with_parent(scratch: str) -> None:

@@ -22,7 +22,7 @@ from typing import Literal, Self
 import h11
 
 from sandbox.http_messages import Message, receive, send
-from sandbox.ports import BACKLOG, listen
+from sandbox.server import BACKLOG, Server, listen
 
 TIMEOUT_SECONDS = 10
 POLL_SECONDS = 0.005
@@ -93,7 +93,7 @@ class ProxiedRequest:
         return f"{self.method} {self.target.partition('?')[0]} {self.status or 'no response'}"
 
 
-class FaultProxy:
+class FaultProxy(Server):
     """A running proxy in front of a server. Every method is safe to call from any thread.
 
     Args:
@@ -129,22 +129,6 @@ class FaultProxy:
         """Close all connections and end the thread."""
         self._loop.call_soon_threadsafe(self._stopped.set)
         self._thread.join(TIMEOUT_SECONDS)
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    @property
-    def address(self) -> str:
-        """host:port."""
-        return f"{self.host}:{self.port}"
-
-    @property
-    def url(self) -> str:
-        """The proxy's root URL, to use instead of the server's."""
-        return f"http://{self.address}"
 
     def add(self, rule: FaultRule) -> FaultRule:
         """Add a rule. If several apply, they run in order until one ends the request."""

@@ -16,7 +16,6 @@ from typing import Any, Self, TypeVar
 
 import uvicorn
 
-from sandbox.ports import BACKLOG, listen
 from sandbox.provider.emulator import Emulator
 from sandbox.provider.fault_middleware import FaultMiddleware
 from sandbox.provider.faults import Fault, ScriptedFault
@@ -25,12 +24,13 @@ from sandbox.provider.raw_connection import RawHttpProtocol
 from sandbox.provider.request_log import RequestLog
 from sandbox.provider.routes import API, make_app
 from sandbox.provider.tasks import Task
+from sandbox.server import BACKLOG, Server, listen
 
 T = TypeVar("T")
 TIMEOUT_SECONDS = 10
 
 
-class Provider:
+class Provider(Server):
     """A running emulator: `with Provider() as provider:`. Every method is safe to call from any thread.
 
     Args:
@@ -98,22 +98,6 @@ class Provider:
         self._server.should_exit = True
         for connection in list(self._server.server_state.connections):
             connection.transport.abort()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    @property
-    def address(self) -> str:
-        """host:port."""
-        return f"{self.host}:{self.port}"
-
-    @property
-    def url(self) -> str:
-        """The server's root URL."""
-        return f"http://{self.address}"
 
     @property
     def base_url(self) -> str:

@@ -13,9 +13,9 @@ import pytest
 from sandbox import Sandbox
 from sandbox.provider import Provider
 from sandbox.synthetic_images import make_jpeg
-from sandbox.vendor_client import PRO, VendorClient
 from tests.integration.sandbox.test_callbacks import Receiver
 from tests.integration.sandbox.test_callbacks import receiver as receiver  # noqa: PLC0414 - a fixture
+from tests.support.vendor_client import PRO, VendorClient
 
 COUNT = 40
 

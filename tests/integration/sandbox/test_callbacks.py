@@ -14,7 +14,7 @@ import pytest
 from sandbox import Sandbox
 from sandbox.provider import Provider
 from sandbox.synthetic_images import make_jpeg
-from sandbox.vendor_client import PRO, VendorClient
+from tests.support.vendor_client import PRO, VendorClient
 
 
 class Receiver(ThreadingHTTPServer):

@@ -17,7 +17,7 @@ import pytest
 from sandbox import Sandbox
 from sandbox.provider import Provider
 from sandbox.synthetic_images import make_jpeg
-from sandbox.vendor_client import MODEL, VendorClient
+from tests.support.vendor_client import MODEL, VendorClient
 
 PRICE = Decimal("0.192")
 

@@ -17,8 +17,8 @@ from PIL import Image
 from sandbox import Sandbox
 from sandbox.provider import Provider
 from sandbox.synthetic_images import make_jpeg, make_png, make_webp
-from sandbox.vendor_client import MODEL, PRO, STANDARD, VendorClient
 from tests.support.paths import FIXTURES
+from tests.support.vendor_client import MODEL, PRO, STANDARD, VendorClient
 
 
 @pytest.fixture
