@@ -39,9 +39,9 @@ PROMPT = "Slow push in, natural light"
 INTERRUPTED = 130
 TITLE = "i2v: upload images to a bucket, get videos"
 ABOUT = (
-    "No charges, no model calls. The provider is an emulator on this machine, as strict as the real one, and\n"
-    "its videos are synthetic: a camera moves over the photograph. S3 and SQS are emulated too. The door,\n"
-    f"Prefect, the worker and the flow are real. A video takes {RENDER_SECONDS:g} s here and 85 to 180 s at the real\n"
+    "No charges, no model calls. The provider is an emulator on this machine, as strict as the real one, and "
+    "its videos are synthetic: a camera moves over the photograph. S3 and SQS are emulated too. The door, "
+    f"Prefect, the worker and the flow are real. A video takes {RENDER_SECONDS:g} s here and 85 to 180 s at the real "
     "provider, so polling starts sooner (I2V_POLL_FIRST_SECONDS, I2V_POLL_EVERY_SECONDS).\n"
 )
 

@@ -57,7 +57,7 @@ LASTING: dict[str, Faults] = {
 
 @pytest.fixture
 def world(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ProxiedSandbox]:
-    """The sandbox behind tollgates, for runs in this process."""
+    """The sandbox behind fault proxies, for runs in this process."""
     with ProxiedSandbox(sandbox, tmp_path) as world:
         world.provider.add_fault(on="task", kind="fails", code="NSFW", image=BAD, times=None)
         for name, value in world.env.items():
