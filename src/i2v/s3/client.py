@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import boto3
 import botocore.session
 from botocore.config import Config
+from botocore.handlers import add_expect_header
 from botocore.utils import parse_timestamp
 
 THREADS = 32
@@ -44,9 +45,15 @@ def s3_client(session: boto3.Session | None = None) -> Any:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    client = session.client("s3", config=config)
+    client = _without_expect(session.client("s3", config=config))
     host = urlsplit(client.meta.endpoint_url).hostname or ""
     configured_style = (getattr(client.meta.config, "s3", None) or {}).get("addressing_style")
     if host.endswith((".amazonaws.com", ".amazonaws.com.cn")) or configured_style:
         return client
-    return session.client("s3", config=config.merge(Config(s3={"addressing_style": "path"})))
+    return _without_expect(session.client("s3", config=config.merge(Config(s3={"addressing_style": "path"}))))
+
+
+def _without_expect(client: Any) -> Any:
+    """Send the body of a PUT at once: waiting for 100 Continue costs a round trip, or 1 s if a server ignores it."""
+    client.meta.events.unregister("before-call.s3", add_expect_header)
+    return client

@@ -65,6 +65,13 @@ async def test_each_attempt_carries_its_condition_and_checksum(
         assert request.header("x-amz-checksum-sha256") == b64encode(sha256(b"1").digest()).decode()
 
 
+async def test_a_body_is_sent_without_waiting(serve: Serve) -> None:
+    """A put does not wait for 100 Continue, which some servers never send."""
+    async with serve(STORED) as (server, storage):
+        await storage.put(URI, b"1")
+    assert server.requests[0].header("expect") == ""
+
+
 async def test_condition_checksum_and_metadata_are_signed(serve: Serve) -> None:
     """The signature of a put covers its condition, checksum, metadata and session token."""
     async with serve(STORED) as (server, storage):

@@ -1,4 +1,4 @@
-"""S3 as the library speaks it: objects, conditions, listings, clocks, and what it says when something is wrong."""
+"""Objects, conditional writes, listings and clocks in S3, and the errors of failed requests."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def storage(aws: None) -> Iterator[Storage]:
 
 @pytest.fixture
 def at(sandbox: Sandbox) -> Place:
-    """An address in the sandbox's bucket."""
+    """Make a URI in the sandbox's bucket."""
     return lambda key: S3Uri(sandbox.bucket, key)
 
 
-def impatient(url: str) -> Storage:
-    """A storage at this endpoint that tries once."""
+def single_attempt(url: str) -> Storage:
+    """A storage at this endpoint without retries."""
     return Storage(boto3.Session("k", "s", region_name="us-east-1").client("s3", endpoint_url=url, config=ONLY_ONCE))
 
 
@@ -58,7 +58,7 @@ def either(request: pytest.FixtureRequest, storage: Storage) -> Storage:
     return storage if request.param == "sandbox" else MemoryStorage()
 
 
-async def test_what_was_put_is_read(either: Storage, at: Place) -> None:
+async def test_a_put_object_is_read_back(either: Storage, at: Place) -> None:
     """Bytes, type and metadata come back, with an etag of the content and an age by the server's clock."""
     put = await either.put(at("a/b.json"), b"{}", content_type="application/json", metadata={"job": "1"})
     got = await either.get(at("a/b.json"))
@@ -74,22 +74,22 @@ async def test_what_was_put_is_read(either: Storage, at: Place) -> None:
     )
 
 
-async def test_an_etag_is_of_the_content(either: Storage, at: Place) -> None:
-    """The same bytes have the same etag, others another: what is conditional must differ by itself."""
+async def test_an_etag_depends_on_the_content(either: Storage, at: Place) -> None:
+    """Equal bytes have equal etags, so a record changed conditionally must change its bytes."""
     etags = [(await either.put(at("a"), body)).etag for body in (b"1", b"2", b"1")]
     assert etags[0] == etags[2] != etags[1]
 
 
 async def test_a_create_wins_once(either: Storage, at: Place) -> None:
-    """`create` writes where nothing is, and never over something."""
+    """`create` never overwrites an object."""
     await either.put(at("a"), b"first", create=True)
     with pytest.raises(Conflict):
         await either.put(at("a"), b"second", create=True)
     assert (await either.get(at("a"))).body == b"first"
 
 
-async def test_a_change_needs_the_etag_that_was_read(either: Storage, at: Place) -> None:
-    """`if_match` writes over that version alone, and over nothing that is gone."""
+async def test_a_change_needs_the_current_etag(either: Storage, at: Place) -> None:
+    """`if_match` replaces that version only, and not a deleted object."""
     first = await either.put(at("a"), b"first")
     await either.put(at("a"), b"second", if_match=first.etag)
     for wrong in (first.etag, "0" * 32):
@@ -101,8 +101,8 @@ async def test_a_change_needs_the_etag_that_was_read(either: Storage, at: Place)
         await either.put(at("a"), b"third", if_match=first.etag)
 
 
-async def test_what_is_not_there_is_not_found(either: Storage, at: Place) -> None:
-    """Reading says so by name; deleting it is well; copying it is not."""
+async def test_a_missing_object_is_not_found(either: Storage, at: Place) -> None:
+    """Reading and copying a missing object raise NotFound, and deleting it does not."""
     for ask in (either.get, either.head):
         with pytest.raises(NotFound, match=r"s3://.*/nope does not exist"):
             await ask(at("nope"))
@@ -112,7 +112,7 @@ async def test_what_is_not_there_is_not_found(either: Storage, at: Place) -> Non
 
 
 async def test_a_copy_keeps_type_and_metadata(either: Storage, at: Place) -> None:
-    """An equal image's video is copied whole."""
+    """A copy has the body, content type and metadata of its source."""
     await either.put(at("a"), b"film", content_type="video/mp4", metadata={"sha256": "5"})
     await either.copy(at("a"), at("b"))
     copied = await either.get(at("b"))
@@ -123,7 +123,7 @@ NAMES = ["a", "a b", "a/b", "a/b/c", "a0", "b", "ä", "\u2028", "😀"]
 
 
 async def test_a_listing_is_in_the_order_of_bytes(either: Storage, at: Place) -> None:
-    """All keys under a prefix, whole ones and not folders; shallow ones stop at the next slash."""
+    """Keys under a prefix come in byte order; `deep=False` stops at the next slash."""
     for name in reversed(NAMES):
         await either.put(at(f"p/{name}"), b"")
     await either.put(at("q"), b"")
@@ -137,7 +137,7 @@ async def test_a_listing_is_in_the_order_of_bytes(either: Storage, at: Place) ->
 
 
 async def test_a_listing_of_a_thousand_and_more_is_whole(storage: Storage, at: Place, sandbox: Sandbox) -> None:
-    """Pages are followed to the end, deep and shallow, and nothing comes twice."""
+    """All pages are read, and no key comes twice."""
     client = sandbox.s3()
     for number in range(1005):
         client.put_object(Bucket=sandbox.bucket, Key=f"p/{number:04}", Body=b"")
@@ -153,21 +153,21 @@ ODD_KEYS = ["../up", "a/../b", "./a", "a//b", "a b+c%20&?#.jpg", "é.jpg", "e\u0
 
 @pytest.mark.parametrize("key", ODD_KEYS, ids=lambda key: key[:12])
 async def test_any_key_is_an_object_of_its_own(storage: Storage, at: Place, key: str) -> None:
-    """People and tools name objects as they like; nothing is decoded, tidied or composed on the way."""
+    """A key is neither decoded nor normalized."""
     await storage.put(at(key), key.encode())
     assert (await storage.get(at(key))).body == key.encode()
     assert await keys(storage, at("")) == [key]
 
 
 async def test_a_large_object_is_read_up_to_its_limit(storage: Storage, at: Place) -> None:
-    """One byte more than the limit tells that there is more; its true size is known."""
+    """At most `limit + 1` bytes are read, and `size` is the size of the object."""
     await storage.put(at("a"), bytes(100))
     assert [len((await storage.get(at("a"), limit=limit)).body) for limit in (10, 99, 100, 200)] == [11, 100, 100, 100]
     assert (await storage.get(at("a"), limit=10)).size == 100
 
 
 async def test_a_put_carries_its_checksum(storage: Storage, at: Place, sandbox: Sandbox) -> None:
-    """S3 verifies what arrived against the sha256 of what was sent, and keeps it."""
+    """S3 verifies and stores the SHA-256 of the body."""
     await storage.put(at("a"), b"film")
     head = sandbox.s3().head_object(Bucket=sandbox.bucket, Key="a", ChecksumMode="ENABLED")
     assert b64decode(head["ChecksumSHA256"]) == sha256(b"film").digest()
@@ -175,7 +175,7 @@ async def test_a_put_carries_its_checksum(storage: Storage, at: Place, sandbox: 
 
 @pytest.mark.parametrize("condition", ["create", "if_match"])
 async def test_of_sixteen_writers_one_wins(storage: Storage, at: Place, condition: str) -> None:
-    """However close they are, one write is done and fifteen are Conflicts."""
+    """Of 16 concurrent writes, one succeeds and 15 raise Conflict."""
     etag = (await storage.put(at("a"), b"before")).etag if condition == "if_match" else None
     racers = [storage.put(at("a"), f"{n}".encode(), create=etag is None, if_match=etag) for n in range(16)]
     ended = await asyncio.gather(*racers, return_exceptions=True)
@@ -193,8 +193,8 @@ async def test_409_is_a_lost_race_too() -> None:
             await storage.put(S3Uri("b-1", "a"), b"", create=True)
 
 
-async def test_another_409_is_no_lost_race() -> None:
-    """Of a bucket it means something else."""
+async def test_a_409_of_a_listing_is_not_a_conflict() -> None:
+    """A 409 is a lost race for writes of objects only."""
     client = boto3.Session("k", "s", region_name="us-east-1").client("s3")
     with Storage(client) as storage, Stubber(client) as stubber:
         stubber.add_client_error("list_objects_v2", "OperationAborted", http_status_code=409)
@@ -204,7 +204,7 @@ async def test_another_409_is_no_lost_race() -> None:
 
 
 async def test_a_missing_bucket_is_named(storage: Storage) -> None:
-    """It is told from a missing object wherever S3 tells it, and the setting is named."""
+    """NoBucket is raised instead of NotFound, and names the setting."""
     nowhere = S3Uri("no-such-bucket-here", "a")
     for ask in (storage.get(nowhere), storage.put(nowhere, b""), keys(storage, nowhere)):
         with pytest.raises(NoBucket, match=r"bucket of s3://no-such-bucket-here/a does not exist.*I2V_BUCKET"):
@@ -212,16 +212,16 @@ async def test_a_missing_bucket_is_named(storage: Storage) -> None:
 
 
 def xml(code: str) -> bytes:
-    """An error as S3 words it."""
+    """An S3 error document."""
     return f"<Error><Code>{code}</Code><Message>Access Denied or so</Message></Error>".encode()
 
 
 @pytest.mark.parametrize("code", ["AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"])
-async def test_missing_rights_are_told_as_such(code: str) -> None:
-    """The sandbox's S3 takes any secret, so a raw server refuses: the object, the code and `i2v doctor` are named."""
+async def test_a_denied_request_is_named(code: str) -> None:
+    """The error names the operation, the object, the code and `i2v doctor`."""
     async with running(send(403, xml(code), Content_Type="application/xml")) as server:
         with (
-            impatient(server.url) as storage,
+            single_attempt(server.url) as storage,
             pytest.raises(StorageError, match=rf"S3 denied GetObject of s3://b-1/a \({code}\).*i2v doctor"),
         ):
             await storage.get(S3Uri("b-1", "a"))
@@ -231,11 +231,11 @@ async def test_missing_rights_are_told_as_such(code: str) -> None:
     ("status", "body"),
     [(500, xml("InternalError")), (503, xml("SlowDown")), (502, b"<html>Bad gateway</html>"), (500, b""), (400, b"{")],
 )
-async def test_a_server_that_is_not_well_is_a_storage_error(status: int, body: bytes) -> None:
-    """Whatever it says, in whatever words, it is told as S3's and may be tried again."""
+async def test_a_failing_server_is_a_storage_error(status: int, body: bytes) -> None:
+    """The error has the status and the object, whatever the body is."""
     async with running(send(status, body)) as server:
         with (
-            impatient(server.url) as storage,
+            single_attempt(server.url) as storage,
             pytest.raises(StorageError, match=rf"{status}.* of s3://b-1/a") as caught,
         ):
             await storage.get(S3Uri("b-1", "a"))
@@ -247,24 +247,24 @@ async def test_a_server_that_is_not_well_is_a_storage_error(status: int, body: b
     [send(200, b"", ETag='"e"', Last_Modified="never"), send(200, b"half", declared=10, close=True), send(200, b"")],
     ids=["no date", "cut short", "no headers"],
 )
-async def test_an_answer_that_is_none_is_a_storage_error(play: Any) -> None:
-    """A proxy's 200 without S3's headers, or half a body, is never taken for an object."""
+async def test_an_invalid_response_is_a_storage_error(play: Any) -> None:
+    """A 200 without S3's headers, or with half a body, is not an object."""
     async with running(play) as server:
-        with impatient(server.url) as storage, pytest.raises(StorageError, match="s3://b-1/a"):
+        with single_attempt(server.url) as storage, pytest.raises(StorageError, match="s3://b-1/a"):
             await storage.get(S3Uri("b-1", "a"))
 
 
-async def test_an_endpoint_that_cannot_be_reached_is_named() -> None:
-    """The address and the variables to look at."""
+async def test_an_unreachable_endpoint_is_named() -> None:
+    """The error names the endpoint and its variables."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    told = rf"Cannot connect to S3 at http://127.0.0.1:{port} .*AWS_ENDPOINT_URL"
-    with impatient(f"http://127.0.0.1:{port}") as storage, pytest.raises(StorageError, match=told):
+    message = rf"Cannot connect to S3 at http://127.0.0.1:{port} .*AWS_ENDPOINT_URL"
+    with single_attempt(f"http://127.0.0.1:{port}") as storage, pytest.raises(StorageError, match=message):
         await storage.head(S3Uri("b-1", "a"))
 
 
-async def test_missing_credentials_are_told_as_such(aws: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    """Nothing is sent without them, and nothing can be presigned."""
+async def test_missing_credentials_are_named(aws: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """Without credentials, requests and presigning fail with a hint."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
@@ -275,32 +275,32 @@ async def test_missing_credentials_are_told_as_such(aws: None, monkeypatch: pyte
                 await ask
 
 
-async def test_a_presigned_url_is_fetched_by_anybody(storage: Storage, at: Place, sandbox: Sandbox) -> None:
-    """It carries its signature and lifetime, works for any key, and no other key's."""
+async def test_a_presigned_url_needs_no_credentials(storage: Storage, at: Place, sandbox: Sandbox) -> None:
+    """A presigned URL has a lifetime and a signature that the server verifies."""
     await storage.put(at("a b+c%20&?#.jpg"), b"picture")
     url = await storage.presign(at("a b+c%20&?#.jpg"), seconds=60)
     query = parse_qs(urlsplit(url).query)
     assert query["X-Amz-Expires"] == ["60"]
     assert query["X-Amz-Signature"]
-    async with httpx.AsyncClient(trust_env=False) as anybody:
-        assert (await anybody.get(url)).content == b"picture"
+    async with httpx.AsyncClient(trust_env=False) as client:
+        assert (await client.get(url)).content == b"picture"
         forged = url.replace(query["X-Amz-Signature"][0], "0" * 64)
-        assert (await anybody.get(forged)).status_code == 403
+        assert (await client.get(forged)).status_code == 403
 
 
-async def test_a_presigned_url_may_be_of_one_version(storage: Storage, at: Place) -> None:
-    """The image handed over is the image that was hashed."""
+async def test_a_presigned_url_can_name_a_version(storage: Storage, at: Place) -> None:
+    """The version id is in the URL."""
     url = await storage.presign(at("a"), seconds=60, version_id="v1")
     assert parse_qs(urlsplit(url).query)["versionId"] == ["v1"]
 
 
-async def test_an_age_is_by_the_servers_clock() -> None:
-    """A server whose clock is ten years off tells the same age: no host's clock decides."""
+async def test_an_age_uses_the_servers_clock() -> None:
+    """A server whose clock is ten years off gives the same age."""
     headers: dict[str, Any] = {
         "ETag": '"e"',
         "Date": "Tue, 22 Nov 2016 12:05:00 GMT",
         "Last_Modified": "Tue, 22 Nov 2016 12:00:00 GMT",
     }
     async with running(send(200, b"x", **headers)) as server:
-        with impatient(server.url) as storage:
+        with single_attempt(server.url) as storage:
             assert (await storage.get(S3Uri("b-1", "a"))).age_seconds == 300
