@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 MODEL = "hailuo-2-3-fast"
 PROMPT_MAX_CHARS = 2000
-"""The greatest length seen for the same model elsewhere; the vendor states none."""
+"""The limit of other providers of the same model; this one documents none (docs/provider.md)."""
 
 
 class Mode(StrEnum):
