@@ -1,4 +1,4 @@
-"""A certificate authority of the tests' own, and a server's certificate by it: `own_authority`."""
+"""A certificate authority for tests, and a server certificate signed by it: `own_authority`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 
 
 def own_authority(folder: Path, *names: str) -> tuple[ssl.SSLContext, Path]:
-    """A server's context whose certificate is for these names, and the file of the authority that signed it."""
+    """Return a server's TLS context for these names, and the root certificate's file."""
     root_key, root = _certificate("i2v test authority", None, None, [])
     key, leaf = _certificate(names[0], root_key, root, list(names))
     (folder / "root.pem").write_bytes(root.public_bytes(serialization.Encoding.PEM))

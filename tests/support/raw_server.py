@@ -1,4 +1,4 @@
-"""A raw socket server that does what no web framework would: `RawServer` and the plays it knows."""
+"""A raw HTTP server that can violate the protocol: `RawServer`, and functions that make its responses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Play = Callable[["Exchange"], Awaitable[None]]
 
 @dataclass
 class Exchange:
-    """One request as it came, and the way to answer it."""
+    """One received request, and the writer for its response."""
 
     head: str
     body: bytes
@@ -25,11 +25,11 @@ class Exchange:
 
     @property
     def target(self) -> str:
-        """What stands between method and version."""
+        """The request target: path and query."""
         return self.head.split(" ")[1]
 
     def header(self, name: str) -> str:
-        """A header's value, empty if it is not there."""
+        """Return a header's value, empty if absent."""
         for line in self.head.split("\r\n")[1:]:
             key, _, value = line.partition(":")
             if key.lower() == name:
@@ -39,7 +39,7 @@ class Exchange:
 
 @dataclass
 class RawServer:
-    """Plays its plays in order, the last one again and again; counts connections and requests."""
+    """Give the responses in order and repeat the last one; count connections and requests."""
 
     plays: list[Play]
     port: int = 0
@@ -51,11 +51,11 @@ class RawServer:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The base URL."""
         return f"{self.scheme}://127.0.0.1:{self.port}"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Play for one connection until it is closed."""
+        """Serve one connection until it is closed."""
         self.connections += 1
         number = self.connections
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, ssl.SSLError):
@@ -75,7 +75,7 @@ class RawServer:
 async def running(
     *plays: Play, context: ssl.SSLContext | None = None, read_body: bool = True
 ) -> AsyncIterator[RawServer]:
-    """A server on a free port of 127.0.0.1 that ends with all its connections."""
+    """Run a server on a free port of 127.0.0.1; close it with all its connections at the end."""
     raw = RawServer(list(plays), scheme="https" if context else "http", read_body=read_body)
     tasks: set[asyncio.Task[None]] = set()
 
@@ -99,7 +99,7 @@ async def running(
 
 
 def send(status: int, body: bytes = b"", *, close: bool = False, declared: int | None = None, **headers: str) -> Play:
-    """Answer with this status, body and headers; `declared` is the Content-Length that is claimed."""
+    """Respond with this status, body and headers; `declared` overrides the Content-Length."""
     lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body) if declared is None else declared}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     raw = "\r\n".join(lines).encode() + b"\r\n\r\n" + body
@@ -114,29 +114,29 @@ def send(status: int, body: bytes = b"", *, close: bool = False, declared: int |
 
 
 def send_json(status: int, value: object) -> Play:
-    """Answer with JSON."""
+    """Respond with JSON."""
     return send(status, json.dumps(value).encode(), Content_Type="application/json")
 
 
 async def hang(_exchange: Exchange) -> None:
-    """Say nothing."""
+    """Send nothing."""
     await asyncio.sleep(60)
 
 
 async def reset(exchange: Exchange) -> None:
-    """Drop the connection hard (RST)."""
+    """Reset the connection (RST)."""
     sock = exchange.writer.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     exchange.writer.transport.abort()
 
 
 async def hang_up(exchange: Exchange) -> None:
-    """Close the connection politely, without an answer."""
+    """Close the connection without a response."""
     exchange.writer.close()
 
 
 def drip(status: int, *, every: float = 0.05, declared: int = 10_000) -> Play:
-    """Promise a body and send it byte by byte, for ever."""
+    """Declare a body and send it byte by byte, forever."""
 
     async def play(exchange: Exchange) -> None:
         exchange.writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: {declared}\r\n\r\n".encode())
@@ -148,11 +148,11 @@ def drip(status: int, *, every: float = 0.05, declared: int = 10_000) -> Play:
     return play
 
 
-def raw(answer: bytes) -> Play:
-    """Answer with these very bytes, and close."""
+def raw(response: bytes) -> Play:
+    """Send exactly these bytes and close the connection."""
 
     async def play(exchange: Exchange) -> None:
-        exchange.writer.write(answer)
+        exchange.writer.write(response)
         await exchange.writer.drain()
         exchange.writer.close()
 
@@ -160,18 +160,24 @@ def raw(answer: bytes) -> Play:
 
 
 def in_chunks(*pieces: bytes, ended: bool = True) -> Play:
-    """Answer 200 with a body in chunks; one that is not ended is cut."""
+    """Respond with 200 and a chunked body; without `ended`, omit the last chunk."""
     body = b"".join(f"{len(piece):x}\r\n".encode() + piece + b"\r\n" for piece in pieces)
     return raw(b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked \r\n\r\n" + body + (b"0\r\n\r\n" if ended else b""))
 
 
 def pour(status: int) -> Play:
-    """Send a body without an end, as fast as it is taken."""
+    """Send an endless chunked body, as fast as the client reads."""
+    head = f"HTTP/1.1 {status} X\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    return endless(b"10000\r\n" + b" " * 0x10000 + b"\r\n", head)
+
+
+def endless(piece: bytes, head: bytes = b"") -> Play:
+    """Send the head, then this piece forever, as fast as the client reads."""
 
     async def play(exchange: Exchange) -> None:
-        exchange.writer.write(f"HTTP/1.1 {status} X\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        exchange.writer.write(head)
         while True:
-            exchange.writer.write(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
+            exchange.writer.write(piece)
             await exchange.writer.drain()
 
     return play

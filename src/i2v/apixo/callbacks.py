@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from i2v.errors import FetchError, UsageError
-from i2v.net.address_policy import AddressPolicy, Resolver, look_up
+from i2v.net.address_policy import AddressPolicy, Resolver, resolve_host
 from i2v.settings import Settings
 
 PATH = "/apixo"
@@ -109,8 +109,13 @@ def _base_url_error(settings: Settings) -> UsageError | None:
     return UsageError("Callbacks need I2V_CALLBACK_BASE_URL, which is not set", _HINT)
 
 
-async def check_callbacks(settings: Settings, resolve: Resolver = look_up) -> None:
+<<<<<<< HEAD
+async def check_callbacks(settings: Settings, resolve: Resolver = resolve_host) -> None:
     """Raise UsageError unless the callback settings are complete and the base URL is public https or allowed.
+=======
+async def check_callbacks(settings: Settings, resolve: Resolver = resolve_host) -> None:
+    """Prove, before anything is paid, that callbacks can come and be told from others'.
+>>>>>>> 355ffeb (Write net and media in plain English; redact URLs in one place)
 
     A host that cannot be resolved from here passes: the provider may know it. `i2v doctor` requests the URL.
     """

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from i2v.errors import UsageError
 from i2v.inputs.prompts import OptionalDuration, OptionalMode, OptionalPrompt, OptionalTake, RequestOptions
-from i2v.media.images import shown
 from i2v.request import Mode
+from i2v.urls import redact_url
 
 SUFFIXES = (".csv", ".jsonl")
 MAX_BATCH_FILE_BYTES = 100_000_000
@@ -128,7 +128,7 @@ class BatchFile:
 
     def _check_header(self, header: list[str]) -> None:
         if unknown := [column for column in header if column not in BatchRow.model_fields]:
-            names = ", ".join(repr(shown(column)[:40]) for column in unknown[:ERRORS_SHOWN])
+            names = ", ".join(repr(redact_url(column)[:40]) for column in unknown[:ERRORS_SHOWN])
             comma = " (separated by commas?)" if len(header) == 1 else ""
             raise self._error(f": line 1 has unknown columns {names}{comma}")
         if "image" not in header:

@@ -17,10 +17,11 @@ from i2v.errors import NoImages, UsageError
 from i2v.inputs.batch_files import MAX_BATCH_FILE_BYTES, SUFFIXES, BatchFile, BatchRow
 from i2v.inputs.prompts import SIDECAR_SUFFIX, RequestOptions, sidecar
 from i2v.ledger.keys import RESERVED
-from i2v.media.images import ImageRef, is_text, shown
+from i2v.media.images import ImageRef, is_text
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
+from i2v.urls import redact_url
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 """The suffixes that make an object under a prefix an image. An object that is named explicitly may have any name."""
@@ -96,7 +97,7 @@ async def _items_of(entry: str | BatchRow, storage: Storage, settings: Settings)
     try:
         uri = S3Uri.parse(text)
     except ValueError:
-        raise UsageError(f"{shown(text)!r} is not an S3 URI", ACCEPTED) from None
+        raise UsageError(f"{redact_url(text)!r} is not an S3 URI", ACCEPTED) from None
     if uri.is_prefix:
         return await _under_prefix(uri, storage, settings)
     if uri.key.lower().endswith(SUFFIXES):
@@ -157,7 +158,7 @@ async def _in_batch_file(uri: S3Uri, storage: Storage, settings: Settings) -> li
 
 async def _in_local_batch_file(text: str, settings: Settings) -> list[InputItem]:
     if not text.lower().endswith(SUFFIXES):
-        raise UsageError(f"{shown(text)!r} is not an S3 URI or https URL", ACCEPTED)
+        raise UsageError(f"{redact_url(text)!r} is not an S3 URI or https URL", ACCEPTED)
     file = await asyncio.to_thread(BatchFile.read, Path(text))
     return await asyncio.to_thread(file.resolve_rows, lambda row: _item(row, None, settings))
 
@@ -171,7 +172,7 @@ def _item(row: BatchRow, base: S3Uri | None, settings: Settings) -> InputItem:
 
 def _relative(name: str, base: S3Uri | None) -> S3Uri:
     if base is None:
-        raise UsageError(f"{shown(name)!r} is not an S3 URI or https URL", ACCEPTED)
+        raise UsageError(f"{redact_url(name)!r} is not an S3 URI or https URL", ACCEPTED)
     if name.endswith("/") or {"", ".", ".."} & set(name.split("/")) or not is_text(name):
-        raise UsageError(f"{shown(name)!r} is not a valid key below {base}", ACCEPTED)
+        raise UsageError(f"{redact_url(name)!r} is not a valid key below {base}", ACCEPTED)
     return base / name

@@ -1,4 +1,4 @@
-"""Images and videos as bytes: what format they have, whether they are complete, what they measure.
+"""Images and videos as bytes: format, completeness, measurements.
 
-Add a check of bytes here. Keep out where the bytes come from, and what a check means for a job.
+Add checks of bytes here. Keep out where the bytes come from and what a check means for a job.
 """

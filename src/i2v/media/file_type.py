@@ -1,4 +1,4 @@
-"""The type of a file by its first bytes, in words for a message: `describe_file_type`."""
+"""The type of a file, from its first bytes, as words for a message: `describe_file_type`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _SIGNATURES = (
     (b"\x1aE\xdf\xa3", "a WebM or Matroska video"),
 )
 _BRANDS = {"avif": "an AVIF", "avis": "an AVIF", "heic": "a HEIC", "heix": "a HEIC", "mif1": "a HEIC"}
-"""Of the ISO container; any other is taken for a video."""
+"""Image brands of the ISO base media format; other brands are videos."""
 
 
 def describe_file_type(body: bytes) -> str:
-    """Name the kind of file with its article, such as `a PNG`, `an HTML page`, `text`."""
+    """Return the type with its article, such as `a PNG`, `an HTML page`, `text`, `no data`."""
     for signature, name in _SIGNATURES:
         if body.startswith(signature):
             return name
@@ -34,14 +34,15 @@ def describe_file_type(body: bytes) -> str:
         return "a WebP"
     if body[4:8] == b"ftyp":
         return _BRANDS.get(body[8:12].decode("ascii", "replace"), "a video")
-    return _looks_like_text(body[:1024])
+    return _describe_text(body[:1024])
 
 
-def _looks_like_text(head: bytes) -> str:
+def _describe_text(head: bytes) -> str:
     if not head:
-        return "empty"
+        return "no data"
     try:
-        text = getincrementaldecoder("utf-8-sig")().decode(head).lstrip().lower()  # the head may end within a letter
+        # incremental, because the head may end within a character
+        text = getincrementaldecoder("utf-8-sig")().decode(head).lstrip().lower()
     except UnicodeDecodeError:
         return _unknown(head)
     if "<svg" in text:

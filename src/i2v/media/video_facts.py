@@ -1,6 +1,6 @@
-"""What is known of a whole video, `VideoFacts`, and how it differs from its order; `i2v.media.videos` measures it.
+"""The measurements of a complete video, `VideoFacts`, and its deviations from the request.
 
-FFmpeg is not needed for that, and is not loaded: it takes 17 MB, of which a run without a ready video has no use.
+`i2v.media.videos` does the measuring. Keep FFmpeg out: it takes 17 MB of memory, and many runs never need it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SECONDS_TOLERANCE = 0.5
 
 
 class VideoFacts(BaseModel):
-    """What was measured in a whole video. Sides are pixels as displayed, size is bytes."""
+    """The measurements of a complete video: sides in pixels as displayed, size in bytes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,11 +30,11 @@ class VideoFacts(BaseModel):
 
 
 def deviations(facts: VideoFacts, request: Request) -> tuple[str, ...]:
-    """How the video differs from what was ordered, each as a few words; the aspect is the image's and not judged."""
+    """Return how the video differs from the request, a few words each. The image sets the aspect ratio: ignore it."""
     found = []
-    short, ordered = min(facts.width, facts.height), SHORT_SIDE_PX[request.mode]
-    if abs(short - ordered) * 100 > ordered * SHORT_SIDE_TOLERANCE_PERCENT:
-        found.append(f"short side {short} px instead of {ordered} px")
+    short, requested = min(facts.width, facts.height), SHORT_SIDE_PX[request.mode]
+    if abs(short - requested) * 100 > requested * SHORT_SIDE_TOLERANCE_PERCENT:
+        found.append(f"short side {short} px instead of {requested} px")
     if abs(facts.seconds - request.duration) > SECONDS_TOLERANCE:
         found.append(f"{facts.seconds:.2f} s long instead of {request.duration} s")
     return tuple(found)

@@ -1,5 +1,5 @@
-"""Requests to addresses that other people chose, and limits on concurrent requests.
+"""Requests to URLs that other people chose, and limits on concurrent requests.
 
-Add what protects such a request: address checks, size and time limits. Keep out S3 (`i2v.s3`) and the provider's API
-(`i2v.apixo`).
+Add what protects such a request: address checks, size limits, time limits. Keep out S3 (`i2v.s3`) and the provider's
+API (`i2v.apixo`).
 """

@@ -1,8 +1,7 @@
-"""Fetching what others name by URL, an https image or a result video: `Fetcher`.
+"""Fetching URLs that other people chose, an https image or a result video: `Fetcher`.
 
-It connects only where `i2v.net.address_policy` allows, to exactly the address that was checked, also at each
-redirect.
-The provider's API is not fetched here but asked in `i2v.apixo.client`.
+It connects only to addresses that `i2v.net.address_policy` has checked, and checks every redirect. Requests to the
+provider's API belong in `i2v.apixo.client`.
 """
 
 from __future__ import annotations
@@ -25,33 +24,31 @@ from urllib3 import BaseHTTPResponse
 
 from i2v.errors import FetchError
 from i2v.net import http_get
-from i2v.net.address_policy import AddressPolicy, Resolver, bare_url, look_up
+from i2v.net.address_policy import AddressPolicy, Resolver, display_url, resolve_host
 from i2v.net.http_get import MalformedResponse, Target
 from i2v.net.limiter import AdaptiveLimiter
 from i2v.settings import Settings
 
-__all__ = ["FetchedBody", "FetchedFile", "Fetcher", "bare_url"]
-
-MOST_REDIRECTS = 5
+MAX_REDIRECTS = 5
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 30.0
-"""The longest silence; the time in all is the caller's."""
-_Begin = Callable[[], Callable[[bytes], object]]
-"""Called once the body is to be taken; gives what takes each piece of it."""
+"""The longest time without a byte from the server. The caller sets the total time."""
+_OpenSink = Callable[[], Callable[[bytes], object]]
+"""Called when the body starts; returns the function that takes each piece."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _EXPIRED = frozenset({403, 404, 410})
 _COMPRESSIONS = frozenset({"gzip", "x-gzip", "compress", "deflate", "br", "zstd"})
 
 
 class FetchedBody(NamedTuple):
-    """A body in memory, and the type that its server claims."""
+    """A body in memory, and its Content-Type header."""
 
     body: bytes
     content_type: str | None
 
 
 class FetchedFile(NamedTuple):
-    """A body on disk: size in bytes, hash in hex, and the type that its server claims."""
+    """A file on disk: its size in bytes, its SHA-256 in hex, and its Content-Type header."""
 
     size: int
     sha256: str
@@ -59,18 +56,18 @@ class FetchedFile(NamedTuple):
 
 
 class Fetcher:
-    """Fetches public https URLs: `async with Fetcher(settings) as fetcher:`.
+    """Fetch public https URLs: `async with Fetcher(settings) as fetcher:`.
 
-    No proxy is taken from the environment, since it would look names up anew; certificates are (`SSL_CERT_FILE`).
-    No connection is used twice, no cookie kept.
+    Proxy variables are ignored, because a proxy resolves the host again; `SSL_CERT_FILE` is honored. Each request has
+    its own connection, and no cookies are kept.
 
     Args:
-        settings: `private_hosts` may also be fetched.
-        connections: how many at once.
-        resolve: looks a name up.
+        settings: its `private_hosts` are allowed too.
+        connections: the maximum number of concurrent requests.
+        resolve: the DNS lookup.
     """
 
-    def __init__(self, settings: Settings, *, connections: int = 16, resolve: Resolver = look_up) -> None:
+    def __init__(self, settings: Settings, *, connections: int = 16, resolve: Resolver = resolve_host) -> None:
         self._limiter = AdaptiveLimiter(connections)
         self._threads = ThreadPoolExecutor(connections, thread_name_prefix="fetch")
         self._policy = AddressPolicy(settings.private_hosts, resolve)
@@ -90,74 +87,68 @@ class Fetcher:
         """Fetch a URL into memory.
 
         Args:
-            url: https, or of a private host that settings name.
-            limit: the most bytes that are taken.
-            total_seconds: time in all, after its turn has come.
+            url: https, or http for one of the private hosts in the settings.
+            limit: the maximum size in bytes.
+            total_seconds: the maximum time, not counting the wait for a free connection.
 
         Raises:
-            FetchError: it is not allowed, not there, too large, or did not come whole.
+            FetchError: the URL is not allowed, or the response is an error, too large or incomplete.
         """
         body = BytesIO()
-        async with self._in_time(url, total_seconds):
+        async with self._request(url, total_seconds):
             content_type = await self._fetch(url, limit, lambda: body.write)
         return FetchedBody(body.getvalue(), content_type)
 
     async def fetch_file(self, url: str, path: Path, *, limit: int, total_seconds: float = 600) -> FetchedFile:
-        """Stream a URL into a file and hash it on the way; whatever fails, no part of it stays.
+        """Stream a URL into a file and hash it. After an error or a cancel no partial file is left.
 
-        Args:
-            url: https, or of a private host that settings name.
-            path: where it is put; a file that is there is replaced.
-            limit: the most bytes that are taken.
-            total_seconds: time in all, after its turn has come.
-
-        Raises:
-            FetchError: it is not allowed, not there, too large, or did not come whole.
+        Args and errors are those of `fetch_bytes`; an existing file at `path` is replaced.
         """
-        with _Sink(path) as sink:
-            async with self._in_time(url, total_seconds):
+        with _FileSink(path) as sink:
+            async with self._request(url, total_seconds):
                 content_type = await self._fetch(url, limit, sink.open)
         return FetchedFile(sink.size, sink.hash.hexdigest(), content_type)
 
     @asynccontextmanager
-    async def _in_time(self, url: str, seconds: float) -> AsyncIterator[None]:
+    async def _request(self, url: str, seconds: float) -> AsyncIterator[None]:
+        """Wait for a free connection, enforce the total time, and turn every error into a `FetchError`."""
         async with self._limiter:
-            within = asyncio.timeout(seconds)
+            deadline = asyncio.timeout(seconds)
             try:
-                async with within:
+                async with deadline:
                     yield
             except TimeoutError:
-                silent = "its server did not answer, or fell silent"
-                raise _broken(url, f"not done after {seconds:g} s" if within.expired() else silent) from None
+                silent = "the server did not respond or stopped sending"
+                raise _failed(url, f"not finished after {seconds:g} s" if deadline.expired() else silent) from None
             except httpx.InvalidURL:
-                raise FetchError(f"{bare_url(url)} is no URL", "It looks like https://host/path") from None
+                raise FetchError(f"{display_url(url)} is not a valid URL", "Use https://host/path") from None
             except (MalformedResponse, OSError) as error:
-                words = " ".join(str(error).split())
+                reason = " ".join(str(error).split())
                 kind = "" if isinstance(error, MalformedResponse) else f"{type(error).__name__}: "
-                raise _broken(url, f"{kind}{words}".removesuffix(": ")) from None
+                raise _failed(url, f"{kind}{reason}".removesuffix(": ")) from None
 
-    async def _fetch(self, url: str, limit: int, begin: _Begin) -> str | None:
+    async def _fetch(self, url: str, limit: int, open_sink: _OpenSink) -> str | None:
         """Follow redirects, checking each target; pass on the body and return its content type."""
         here = httpx.URL(url)
-        for _ in range(MOST_REDIRECTS + 1):
+        for _ in range(MAX_REDIRECTS + 1):
             sock, target = await self._connect(here)
             tls = self._tls if here.scheme == "https" else None
 
             def read(sock: socket.socket = sock, target: Target = target, tls: ssl.SSLContext | None = tls) -> _End:
-                with http_get.get(sock, target, self._headers, tls=tls, silence=SILENCE_SECONDS) as response:
-                    return _read(response, url, limit, begin)
+                with http_get.get(sock, target, self._headers, tls=tls, silence_seconds=SILENCE_SECONDS) as response:
+                    return _read(response, url, limit, open_sink)
 
             end = await http_get.run_in_thread(self._threads, sock, read)
             if end.location is None:
                 return end.content_type
             here = _redirect_target(here, end.location)
-        raise _broken(url, f"more than {MOST_REDIRECTS} redirects")
+        raise _failed(url, f"more than {MAX_REDIRECTS} redirects")
 
     async def _connect(self, url: httpx.URL) -> tuple[socket.socket, Target]:
-        """Connect to an allowed address of the URL's host."""
-        name = bare_url(str(url))
+        """Connect to the first allowed address of the URL's host that accepts."""
+        name = display_url(str(url))
         if url.userinfo:
-            raise FetchError(f"{name} may not be fetched: it holds a user name", "Leave both out", 0, True)
+            raise FetchError(f"{name} is not allowed: it contains a user name", "Remove the user name", 0, True)
         host = url.raw_host.decode("ascii").lower().rstrip(".")
         port = url.port or {"https": 443, "http": 80}.get(url.scheme, 0)
         target = Target(host, url.netloc.decode("ascii"), url.raw_path.decode("ascii"))
@@ -174,42 +165,42 @@ def _redirect_target(here: httpx.URL, location: str) -> httpx.URL:
     try:
         return here.join(location)
     except httpx.InvalidURL:
-        raise _broken(str(here), "it redirects to an invalid URL") from None
+        raise _failed(str(here), "it redirects to an invalid URL") from None
 
 
 class _End(NamedTuple):
-    """How a response ended: its redirect location, or the content type of its body."""
+    """The result of one response: where it redirects to, or the content type of its body."""
 
     location: str | None
     content_type: str | None
 
 
-def _read(response: BaseHTTPResponse, url: str, limit: int, begin: _Begin) -> _End:
+def _read(response: BaseHTTPResponse, url: str, limit: int, open_sink: _OpenSink) -> _End:
     if response.status in _REDIRECTS and (location := response.headers.get("location")):
         return _End(location, None)
     _check_head(response, url, limit)
-    size, write = 0, begin()
+    size, write = 0, open_sink()
     for piece in http_get.read_body(response):
         size += len(piece)
         if size > limit:
-            raise _too_large(url, "more", limit)
+            raise _too_large(url, f"more than {limit} bytes", limit)
         write(piece)
     return _End(None, response.headers.get("content-type"))
 
 
 def _check_head(response: BaseHTTPResponse, url: str, limit: int) -> None:
     if response.status != httpx.codes.OK:
-        hint = "The link may have expired: ask for a fresh one" if response.status in _EXPIRED else "Try again later"
-        raise FetchError(f"{bare_url(url)} answered {response.status}", hint, response.status)
-    if _COMPRESSIONS & {word.strip().lower() for word in response.headers.get("content-encoding", "").split(",")}:
-        raise _broken(url, "it came compressed, which was not asked for")
+        hint = "The link may have expired; request a new one" if response.status in _EXPIRED else "Try again later"
+        raise FetchError(f"{display_url(url)} returned {response.status}", hint, response.status)
+    if _COMPRESSIONS & {coding.strip().lower() for coding in response.headers.get("content-encoding", "").split(",")}:
+        raise _failed(url, "the response is compressed, which was not requested")
     declared = http_get.declared_length(response.headers.getlist("content-length")) or 0
     if declared > limit:
         raise _too_large(url, f"{declared} bytes", limit)
 
 
-class _Sink:
-    """A file that is hashed while it is written, and that is gone if it was not finished."""
+class _FileSink:
+    """Write and hash a file; delete it on an error."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -218,7 +209,7 @@ class _Sink:
         self.size = 0
 
     def open(self) -> Callable[[bytes], None]:
-        """Make it, and give what takes each piece."""
+        """Create the file and return the function that writes a piece."""
         file = self._file = self._path.open("wb")
 
         def write(piece: bytes) -> None:
@@ -237,17 +228,20 @@ class _Sink:
         if self._file is None:
             return
         try:
-            self._file.close()  # which writes the rest
-        except OSError as full:
+            self._file.close()  # flushes
+        except OSError as failure:
             self._path.unlink(missing_ok=True)
-            raise FetchError(f"{self._path} could not be written: {full.strerror}", "Make room on the disk") from None
+            message = f"{self._path} could not be written: {failure.strerror}"
+            raise FetchError(message, "Free disk space, then try again") from None
         if error is not None:
             self._path.unlink(missing_ok=True)
 
 
 def _too_large(url: str, size: str, limit: int) -> FetchError:
-    return FetchError(f"{bare_url(url)} is too large: {size}, where at most {limit} bytes are taken")
+    return FetchError(f"{display_url(url)} is too large: {size}; the limit is {limit} bytes", "Use a smaller file")
 
 
-def _broken(url: str, why: str) -> FetchError:
-    return FetchError(f"{bare_url(url)} could not be fetched: {why}", "Check the address and the network, try again")
+def _failed(url: str, reason: str) -> FetchError:
+    return FetchError(
+        f"{display_url(url)} could not be fetched: {reason}", "Check the URL and the network, then try again"
+    )

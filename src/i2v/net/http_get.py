@@ -74,7 +74,12 @@ async def run_in_thread(threads: Executor, sock: socket.socket, work: Callable[[
 
 @contextlib.contextmanager
 def get(
-    sock: socket.socket, target: Target, headers: Mapping[str, str], *, tls: ssl.SSLContext | None, silence: float
+    sock: socket.socket,
+    target: Target,
+    headers: Mapping[str, str],
+    *,
+    tls: ssl.SSLContext | None,
+    silence_seconds: float,
 ) -> Iterator[BaseHTTPResponse]:
     """Send the request and read the head of the final response; close the connection at the end.
 
@@ -83,14 +88,14 @@ def get(
         target: the requested resource.
         headers: the headers besides `Host` and `Connection`.
         tls: None for plain HTTP.
-        silence: seconds without a byte after which the connection times out.
+        silence_seconds: the time without a byte after which the connection times out.
 
     Raises:
         OSError: the connection broke or timed out, or the certificate is invalid.
         MalformedResponse: the response is not valid HTTP.
     """
     all_headers = {"Host": target.netloc, "Connection": "close", **headers}
-    with sock, contextlib.closing(_Connection(sock, target.host, tls, silence)) as connection:
+    with sock, contextlib.closing(_Connection(sock, target.host, tls, silence_seconds)) as connection:
         with _own_errors():
             connection.request("GET", target.path, headers=all_headers, preload_content=False, decode_content=False)
             response = connection.getresponse()
@@ -99,13 +104,13 @@ def get(
 
 
 def declared_length(values: Iterable[str]) -> int | None:
-    """Return the length in bytes of all Content-Length headers, None without one; reject an ambiguous one."""
+    """Return the body's length in bytes from all Content-Length headers, None without one; reject differing values."""
     lengths = {length.strip() for value in values for length in value.split(",")}
     if not lengths:
         return None
     length = lengths.pop()
     if lengths or not re.fullmatch(r"[0-9]{1,18}", length):
-        raise MalformedResponse("its Content-Length is invalid")
+        raise MalformedResponse("the Content-Length is invalid")
     return int(length)
 
 
@@ -118,13 +123,13 @@ def read_body(response: BaseHTTPResponse) -> Iterator[bytes]:
     """
     expected = declared_length(response.headers.getlist("content-length"))
     received = 0
-    # `read` fills its buffer with few calls; of a chunked body it would trust a negative chunk size, `read1` does not
+    # `read` needs fewer calls, but on a chunk size of -1 it reads everything into memory; `read1` does not
     read = response.read1 if response.chunked else response.read
     while piece := _read_piece(read):
         received += len(piece)
         yield piece
     if expected not in {None, received}:
-        raise MalformedResponse("its body does not have the declared length")
+        raise MalformedResponse("the body does not have the declared length")
 
 
 def _read_piece(read: Callable[[int], bytes]) -> bytes:
@@ -134,15 +139,17 @@ def _read_piece(read: Callable[[int], bytes]) -> bytes:
 
 @contextlib.contextmanager
 def _own_errors() -> Iterator[None]:
-    """Replace the errors of urllib3 and `http.client`: their messages can quote the server, which can quote the URL."""
+    """Replace the messages of urllib3 and `http.client`: they can quote the server, which can quote the URL."""
     try:
         yield
+    except OSError:
+        raise  # first, because a certificate error is a ValueError too
     except ReadTimeoutError:
         raise TimeoutError from None
     except (HTTPError, HTTPException, ValueError) as error:
         if isinstance(error.__cause__, OSError):
             raise error.__cause__ from None
-        raise MalformedResponse("its response is malformed or incomplete") from None
+        raise MalformedResponse("the response is malformed or incomplete") from None
 
 
 class _Response(HTTPResponse):

@@ -1,7 +1,7 @@
-"""The gate in front of the provider: `AdaptiveLimiter`, how many requests may be under way at once.
+"""A limit on concurrent requests that adapts to the provider's 429 responses: `AdaptiveLimiter`.
 
-It is no wider than the client's pool, whose cost is quadratic in waiting requests, and grows narrower where the
-provider answers 429. Waiting here costs one future. Nothing in it knows HTTP.
+It is no wider than the HTTP client's pool, because the pool's cost grows with the square of waiting requests. A waiter
+here costs one future. Keep HTTP out.
 """
 
 from __future__ import annotations
@@ -13,58 +13,58 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-SETTLE_SECONDS = 1.0
-"""Refusals this close together come from one burst and halve the gate once."""
+BURST_SECONDS = 1.0
+"""429 responses within this time count as one burst and halve the limit once."""
 
 
 class AdaptiveLimiter:
-    """At most `width` inside, first come first served: `async with gate:`. Belongs to one event loop.
+    """Admit at most `width` at a time, in order of arrival: `async with limiter:`. Belongs to one event loop.
 
     Args:
-        width: how many may be inside when nothing is wrong.
-        settle_seconds: the least time between two halvings.
-        clock: seconds that only grow.
+        width: the limit when there are no 429 responses.
+        burst_seconds: the minimum time between two halvings.
+        clock: a monotonic clock in seconds.
     """
 
     def __init__(
-        self, width: int, *, settle_seconds: float = SETTLE_SECONDS, clock: Callable[[], float] = time.monotonic
+        self, width: int, *, burst_seconds: float = BURST_SECONDS, clock: Callable[[], float] = time.monotonic
     ) -> None:
         if width < 1:
-            raise ValueError(f"a gate of width {width} lets nobody in")
+            raise ValueError(f"width must be at least 1, not {width}")
         self.width = width
         self._allowed = float(width)
         self._inside = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
-        self._settle_seconds = settle_seconds
+        self._burst_seconds = burst_seconds
         self._clock = clock
         self._slowed_at = float("-inf")
 
     @property
     def allowed(self) -> int:
-        """How many may be inside now: from 1 to `width`."""
+        """The current limit, from 1 to `width`."""
         return int(self._allowed)
 
     @property
     def inside(self) -> int:
-        """How many are inside now."""
+        """The number currently admitted."""
         return self._inside
 
     def slow_down(self) -> None:
-        """Halve what is allowed, at least to 1; once only for refusals that come in one burst."""
+        """Halve the limit, to 1 at least; do so once per burst."""
         now = self._clock()
-        if now - self._slowed_at >= self._settle_seconds:
+        if now - self._slowed_at >= self._burst_seconds:
             self._slowed_at = now
             self._allowed = float(max(1, self.allowed // 2))
 
     def recover(self) -> None:
-        """Count a success: as many successes as are allowed inside allow one more, up to the full width."""
+        """Count a success. As many successes as the limit raise it by one, up to `width`."""
         if self._allowed < self.width:
             # rounded, so that ten tenths make one
             self._allowed = min(float(self.width), round(self._allowed + 1 / self.allowed, 9))
             self._admit()
 
     async def __aenter__(self) -> Self:
-        if self._inside < self.allowed:  # then nobody waits: each change below admits all it can
+        if self._inside < self.allowed:  # there are no waiters then: every change admits all it can
             self._inside += 1
             return self
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -72,7 +72,7 @@ class AdaptiveLimiter:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # cancelled just after its turn came: pass the place on
+            if turn.done() and not turn.cancelled():  # admitted and cancelled in one loop iteration
                 self._leave()
             raise
         return self
@@ -89,6 +89,6 @@ class AdaptiveLimiter:
     def _admit(self) -> None:
         while self._waiters and self._inside < self.allowed:
             turn = self._waiters.popleft()
-            if not turn.done():  # else its waiter was cancelled
+            if not turn.done():  # a cancelled waiter is done
                 self._inside += 1
                 turn.set_result(None)

@@ -17,15 +17,15 @@ from i2v.request import Mode, Request
 from sandbox.synthetic_images import make_image, make_jpeg
 
 FPS = 24
-Film = Callable[..., Path]
+MakeVideo = Callable[..., Path]
 
 
 @pytest.fixture
-def film(tmp_path: Path) -> Film:
-    """Makes a real mp4 of one second, 320 x 180."""
+def make_video(tmp_path: Path) -> MakeVideo:
+    """Make a real mp4 of one second, 320 x 180 px."""
 
     def make(
-        name: str = "film.mp4",
+        name: str = "video.mp4",
         *,
         size: tuple[int, int] = (320, 180),
         frames: int = FPS,
@@ -57,19 +57,19 @@ def film(tmp_path: Path) -> Film:
 
 
 def _add_sound(container: av.container.OutputContainer) -> None:
-    voice = container.add_stream("aac", rate=44100)
+    audio = container.add_stream("aac", rate=44100)
     container.start_encoding()
     for number in range(43):
         silence = av.AudioFrame(format="fltp", layout="stereo", samples=1024)
         silence.sample_rate, silence.pts = 44100, number * 1024
         for plane in silence.planes:
             plane.update(bytes(plane.buffer_size))
-        container.mux(voice.encode(silence))
-    container.mux(voice.encode())
+        container.mux(audio.encode(silence))
+    container.mux(audio.encode())
 
 
 def examine(path: Path) -> tuple[VideoFacts, bytes]:
-    """A file as it came, with a hash that nobody looks at here."""
+    """Examine a file; its hash does not matter here."""
     return examine_video(path, "0" * 64)
 
 
@@ -83,9 +83,9 @@ PRO = Request(prompt="walk", mode=Mode.PRO)
 
 @pytest.mark.parametrize("movflags", ["", "faststart", "frag_keyframe+empty_moov"])
 @pytest.mark.parametrize("sound", [False, True])
-def test_a_whole_video_is_measured(film: Film, movflags: str, sound: bool) -> None:
-    """Sides, length, frames and codec are those that were encoded, however the file is laid out."""
-    facts, _ = examine(film(movflags=movflags, sound=sound))
+def test_a_complete_video_is_measured(make_video: MakeVideo, movflags: str, sound: bool) -> None:
+    """Sides, length, frames and codec are those that were encoded, in every file layout."""
+    facts, _ = examine(make_video(movflags=movflags, sound=sound))
 
     assert (facts.width, facts.height, facts.frames, facts.codec) == (320, 180, FPS, "h264")
     assert pytest.approx(1.0, abs=0.1) == facts.seconds
@@ -93,9 +93,9 @@ def test_a_whole_video_is_measured(film: Film, movflags: str, sound: bool) -> No
 
 @pytest.mark.parametrize("movflags", ["", "faststart", "frag_keyframe+empty_moov"])
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.7, 0.95, 0.999])
-def test_a_video_cut_anywhere_is_broken(film: Film, movflags: str, share: float) -> None:
-    """A half file is told wherever it ends, with its index in front or at the end."""
-    path = film(movflags=movflags)
+def test_a_video_truncated_anywhere_is_broken(make_video: MakeVideo, movflags: str, share: float) -> None:
+    """A truncated file is detected wherever it ends, with its index at the start or at the end."""
+    path = make_video(movflags=movflags)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
 
@@ -103,43 +103,43 @@ def test_a_video_cut_anywhere_is_broken(film: Film, movflags: str, share: float)
         examine(path)
 
 
-def test_a_video_without_its_last_byte_is_broken(film: Film) -> None:
-    """One missing byte is enough."""
-    path = film()
+def test_a_video_without_its_last_byte_is_broken(make_video: MakeVideo) -> None:
+    """One missing byte makes a video broken."""
+    path = make_video()
     path.write_bytes(path.read_bytes()[:-1])
 
-    with pytest.raises(BrokenVideo, match="lacks 1 bytes"):
+    with pytest.raises(BrokenVideo, match="1 bytes short"):
         examine(path)
 
 
-def test_a_video_cut_with_honest_parts_is_broken(film: Film) -> None:
-    """Where the part that was cut claims to reach to the end, the missing packets tell."""
-    path = film(movflags="faststart")
+def test_a_video_truncated_in_an_open_ended_box_is_broken(make_video: MakeVideo) -> None:
+    """Missing packets are detected if the truncated box declares to reach to the end of the file."""
+    path = make_video(movflags="faststart")
     whole = path.read_bytes()
     place = whole.index(b"mdat") - 4
     path.write_bytes((whole[:place] + bytes(4) + whole[place + 4 :])[: int(len(whole) * 0.7)])
 
-    with pytest.raises(BrokenVideo, match="cut short"):
+    with pytest.raises(BrokenVideo, match="truncated"):
         examine(path)
 
 
-def test_a_video_cut_between_two_packets_is_broken(film: Film) -> None:
-    """No packet is damaged and no part too short, but there are fewer than the header counts."""
-    path = film(movflags="faststart")
+def test_a_video_truncated_between_two_packets_is_broken(make_video: MakeVideo) -> None:
+    """Fewer packets than the header counts are detected, even if each is undamaged."""
+    path = make_video(movflags="faststart")
     with av.open(str(path)) as container:
         ends = [packet.pos + packet.size for packet in container.demux() if packet.pos is not None]
     whole = path.read_bytes()
     place = whole.index(b"mdat") - 4
     path.write_bytes((whole[:place] + bytes(4) + whole[place + 4 :])[: sorted(ends)[9]])
 
-    with pytest.raises(BrokenVideo, match="10 of 24 video packets are there"):
+    with pytest.raises(BrokenVideo, match="contains 10 of 24 video packets"):
         examine(path)
 
 
 @pytest.mark.parametrize("at", [0.5, 0.8])
-def test_a_video_overwritten_with_zeros_is_broken(film: Film, at: float) -> None:
-    """A hole of zeros, as an interrupted download leaves, is found although every length is right."""
-    path = film(movflags="faststart")
+def test_a_video_overwritten_with_zeros_is_broken(make_video: MakeVideo, at: float) -> None:
+    """A hole of zeros, as an interrupted download leaves, is detected although every length is right."""
+    path = make_video(movflags="faststart")
     whole = path.read_bytes()
     place = int(len(whole) * at)
     path.write_bytes(whole[:place] + bytes(len(whole) - place))
@@ -149,9 +149,9 @@ def test_a_video_overwritten_with_zeros_is_broken(film: Film, at: float) -> None
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
-        (b"", "empty"),
+        (b"", "0 bytes contain no data"),
         (b"<!DOCTYPE html><html>expired</html>", "an HTML page"),
         (b'{"code": 404}', "text"),
         (make_jpeg(), "a JPEG"),
@@ -160,32 +160,32 @@ def test_a_video_overwritten_with_zeros_is_broken(film: Film, at: float) -> None
     ],
     ids=["empty", "html", "json", "jpeg", "zeros", "only a header"],
 )
-def test_what_is_no_mp4_is_broken(tmp_path: Path, content: bytes, told: str) -> None:
-    """Another file is told for what it looks like, and never passes as a film of one frame."""
+def test_another_file_type_is_broken(tmp_path: Path, content: bytes, message: str) -> None:
+    """A file that is not an mp4 is broken, and the message names its type."""
     path = tmp_path / "video.mp4"
     path.write_bytes(content)
 
-    with pytest.raises(BrokenVideo, match=told):
+    with pytest.raises(BrokenVideo, match=message):
         examine(path)
 
 
-def test_sound_alone_is_broken(tmp_path: Path) -> None:
-    """An mp4 without a picture is no video."""
+def test_audio_alone_is_broken(tmp_path: Path) -> None:
+    """An mp4 without a video stream is broken."""
     path = tmp_path / "sound.mp4"
     with av.open(str(path), "w", format="mp4") as container:
         _add_sound(container)
 
-    with pytest.raises(BrokenVideo, match="no video"):
+    with pytest.raises(BrokenVideo, match="no video stream"):
         examine(path)
 
 
-def test_a_video_of_no_frame_is_broken(film: Film) -> None:
-    """A film that lasts no time is not published."""
+def test_a_video_without_frames_is_broken(make_video: MakeVideo) -> None:
+    """A video without frames is broken."""
     with pytest.raises(BrokenVideo):
-        examine(film(frames=0))
+        examine(make_video(frames=0))
 
 
-def _promise_a_minute(path: Path) -> None:
+def _declare_a_minute(path: Path) -> None:
     forged = bytearray(path.read_bytes())
     for name, offset in ((b"mvhd", 20), (b"tkhd", 24), (b"mdhd", 20)):
         place = forged.index(name) + offset
@@ -194,34 +194,34 @@ def _promise_a_minute(path: Path) -> None:
     path.write_bytes(forged)
 
 
-def test_a_forged_length_is_not_believed(film: Film) -> None:
-    """Headers that promise a minute make no second of film longer."""
-    path = film()
-    _promise_a_minute(path)
+def test_a_forged_length_is_ignored(make_video: MakeVideo) -> None:
+    """Headers that declare a minute do not change the measured length."""
+    path = make_video()
+    _declare_a_minute(path)
 
     assert examine(path)[0].seconds == pytest.approx(1.0, abs=0.1)
 
 
-def test_a_video_in_fragments_that_lacks_some_is_broken(film: Film) -> None:
-    """Fragments promise no number of packets, but a length that the packets must fill."""
-    path = film(movflags="frag_keyframe+empty_moov")
-    _promise_a_minute(path)
+def test_a_fragmented_video_without_some_fragments_is_broken(make_video: MakeVideo) -> None:
+    """The packets of a fragmented video must fill the length that the header declares."""
+    path = make_video(movflags="frag_keyframe+empty_moov")
+    _declare_a_minute(path)
 
-    with pytest.raises(BrokenVideo, match=r"promises 60\.00 s and holds 1\.00 s"):
+    with pytest.raises(BrokenVideo, match=r"declares 60\.00 s and contains 1\.00 s"):
         examine(path)
 
 
-def test_bytes_after_the_end_do_no_harm(film: Film) -> None:
-    """Players pass over what follows the last part, and so do we."""
-    path = film()
+def test_bytes_after_the_end_are_ignored(make_video: MakeVideo) -> None:
+    """Data after the last box is ignored, as in players."""
+    path = make_video()
     path.write_bytes(path.read_bytes() + b"garbage" * 100)
 
     assert examine(path)[0].frames == FPS
 
 
-def test_a_turned_video_is_measured_as_it_is_shown(film: Film) -> None:
-    """A display matrix of 90 degrees swaps width and height, and the poster is upright."""
-    path = film(rotation=90)
+def test_a_rotated_video_is_measured_as_displayed(make_video: MakeVideo) -> None:
+    """A rotation of 90 degrees swaps width and height, and the poster is upright."""
+    path = make_video(rotation=90)
     facts, jpeg = examine(path)
     poster = Image.open(io.BytesIO(jpeg))
 
@@ -229,22 +229,22 @@ def test_a_turned_video_is_measured_as_it_is_shown(film: Film) -> None:
     assert poster.size == (180, 320)
 
 
-def test_a_title_in_an_old_encoding_does_no_harm(film: Film) -> None:
-    """Metadata that is no UTF-8 breaks nothing."""
-    path = film(title="TITELTITEL")
+def test_a_title_in_another_encoding_is_ignored(make_video: MakeVideo) -> None:
+    """Metadata that is not UTF-8 is not an error."""
+    path = make_video(title="TITELTITEL")
     path.write_bytes(path.read_bytes().replace(b"TITELTITEL", b"\xff\xfe\xff\xfe\xff\xfe\xff\xfe\xff\xfe"))
 
     assert examine(path)[0].frames == FPS
 
 
-def test_another_codec_is_measured_too(film: Film) -> None:
-    """The codec is named and not judged."""
-    assert examine(film(codec="mpeg4"))[0].codec == "mpeg4"
+def test_another_codec_is_accepted(make_video: MakeVideo) -> None:
+    """The facts name the codec; every codec is accepted."""
+    assert examine(make_video(codec="mpeg4"))[0].codec == "mpeg4"
 
 
-def test_a_poster_is_a_jpeg_of_bounded_size(film: Film) -> None:
-    """The poster's long side is at most 960 px, its aspect that of the video."""
-    poster = Image.open(io.BytesIO(examine(film(size=(1600, 400), frames=2))[1]))
+def test_a_poster_is_a_jpeg_of_bounded_size(make_video: MakeVideo) -> None:
+    """The poster has a long side of at most 960 px and the video's aspect ratio."""
+    poster = Image.open(io.BytesIO(examine(make_video(size=(1600, 400), frames=2))[1]))
 
     assert (poster.format, poster.size) == ("JPEG", (960, 240))
 
@@ -252,37 +252,37 @@ def test_a_poster_is_a_jpeg_of_bounded_size(film: Film) -> None:
 RED = (200, 30, 60)
 
 
-def _red(path: Path, colours: int, matrix: str = "itu601") -> Path:
-    """A red film that says that its colours are written in this way, by FFmpeg's number."""
+def _red(path: Path, colorspace: int, matrix: str = "itu601") -> Path:
+    """Make a red video that declares this color space, by FFmpeg's number."""
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS)
         stream.width = stream.height = 64
-        stream.codec_context.colorspace = colours
+        stream.codec_context.colorspace = colorspace
         frame = av.VideoFrame.from_image(Image.new("RGB", (64, 64), RED))  # type: ignore[no-untyped-call]
         container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace=matrix)))
         container.mux(stream.encode())
     return path
 
 
-@pytest.mark.parametrize(("matrix", "colours"), [("itu709", 1), ("itu601", 6)])
-def test_a_poster_has_the_colours_of_the_video(matrix: str, colours: int, tmp_path: Path) -> None:
-    """High definition and a JPEG write colours in different ways; what is red stays that red."""
-    poster = Image.open(io.BytesIO(examine(_red(tmp_path / "red.mp4", colours, matrix))[1])).convert("RGB")
+@pytest.mark.parametrize(("matrix", "colorspace"), [("itu709", 1), ("itu601", 6)])
+def test_a_poster_has_the_colors_of_the_video(matrix: str, colorspace: int, tmp_path: Path) -> None:
+    """A poster keeps the color, although HD video and JPEG use different color spaces."""
+    poster = Image.open(io.BytesIO(examine(_red(tmp_path / "red.mp4", colorspace, matrix))[1])).convert("RGB")
 
-    shown = poster.getpixel((32, 32))
-    assert isinstance(shown, tuple)
-    assert all(abs(seen - meant) < 8 for seen, meant in zip(shown, RED, strict=True)), shown
-
-
-@pytest.mark.parametrize("colours", [8, 10, 14])
-def test_a_video_in_rare_colours_has_a_poster(colours: int, tmp_path: Path) -> None:
-    """What FFmpeg cannot turn into a JPEG's colours is no reason to leave a paid video unpublished."""
-    assert Image.open(io.BytesIO(examine(_red(tmp_path / "red.mp4", colours))[1])).size == (64, 64)
+    pixel = poster.getpixel((32, 32))
+    assert isinstance(pixel, tuple)
+    assert all(abs(actual - expected) < 8 for actual, expected in zip(pixel, RED, strict=True)), pixel
 
 
-def test_nothing_is_printed_about_a_broken_video(film: Film, capfd: pytest.CaptureFixture[str]) -> None:
-    """FFmpeg's own complaints do not reach the terminal."""
-    path = film(movflags="faststart")
+@pytest.mark.parametrize("colorspace", [8, 10, 14])
+def test_a_video_in_a_rare_color_space_has_a_poster(colorspace: int, tmp_path: Path) -> None:
+    """A color space that FFmpeg cannot convert is not a reason to reject a paid video."""
+    assert Image.open(io.BytesIO(examine(_red(tmp_path / "red.mp4", colorspace))[1])).size == (64, 64)
+
+
+def test_nothing_is_printed_about_a_broken_video(make_video: MakeVideo, capfd: pytest.CaptureFixture[str]) -> None:
+    """FFmpeg prints nothing to the terminal."""
+    path = make_video(movflags="faststart")
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) // 2))
     with pytest.raises(BrokenVideo):
@@ -291,8 +291,8 @@ def test_nothing_is_printed_about_a_broken_video(film: Film, capfd: pytest.Captu
     assert capfd.readouterr() == ("", "")
 
 
-def test_no_message_names_the_place_on_disk(tmp_path: Path) -> None:
-    """What a user reads is about the video, not about our temporary files."""
+def test_no_message_contains_the_path(tmp_path: Path) -> None:
+    """A message does not contain the path of the temporary file."""
     path = tmp_path / "video.mp4"
     path.write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(12))
     with pytest.raises(BrokenVideo) as caught:
@@ -305,13 +305,13 @@ def test_no_message_names_the_place_on_disk(tmp_path: Path) -> None:
     ("width", "height", "seconds", "request_"),
     [(1344, 768, 6.0, STANDARD), (768, 1344, 5.5, STANDARD), (1000, 753, 6.5, STANDARD), (1920, 1080, 6.04, PRO)],
 )
-def test_what_was_ordered_deviates_in_nothing(width: int, height: int, seconds: float, request_: Request) -> None:
-    """Within 2 % of the short side and half a second all is well, whatever the aspect."""
+def test_a_video_as_requested_has_no_deviations(width: int, height: int, seconds: float, request_: Request) -> None:
+    """2% of the short side and half a second are tolerated, with any aspect ratio."""
     assert deviations(_facts(width, height, seconds), request_) == ()
 
 
 @pytest.mark.parametrize(
-    ("width", "height", "seconds", "request_", "told"),
+    ("width", "height", "seconds", "request_", "expected"),
     [
         (1280, 720, 6.0, STANDARD, ("short side 720 px instead of 768 px",)),
         (1000, 752, 6.0, STANDARD, ("short side 752 px instead of 768 px",)),
@@ -320,8 +320,8 @@ def test_what_was_ordered_deviates_in_nothing(width: int, height: int, seconds: 
         (640, 360, 10.0, STANDARD, ("short side 360 px instead of 768 px", "10.00 s long instead of 6 s")),
     ],
 )
-def test_what_differs_from_the_order_is_said(
-    width: int, height: int, seconds: float, request_: Request, told: tuple[str, ...]
+def test_deviations_name_the_measured_and_the_requested_value(
+    width: int, height: int, seconds: float, request_: Request, expected: tuple[str, ...]
 ) -> None:
-    """A wrong resolution and a wrong length are each told with what was measured and what was ordered."""
-    assert told == deviations(_facts(width, height, seconds), request_)
+    """A wrong resolution or length is named with the measured and the requested value."""
+    assert expected == deviations(_facts(width, height, seconds), request_)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from i2v.errors import FetchError
-from i2v.net.address_policy import AddressPolicy, bare_url, is_public
+from i2v.net.address_policy import AddressPolicy, display_url, is_public
 
 
 @pytest.mark.parametrize(
@@ -56,8 +56,8 @@ from i2v.net.address_policy import AddressPolicy, bare_url, is_public
         "127.1",
     ],
 )
-def test_no_address_within_is_public(address: str) -> None:
-    """Private, loopback, link-local, shared, multicast, reserved, unspecified, wrapped, tunnelled: not public."""
+def test_internal_addresses_are_not_public(address: str) -> None:
+    """Private, loopback, link-local, shared, multicast, reserved, unspecified and tunneled addresses are not public."""
     assert not is_public(address)
 
 
@@ -65,48 +65,48 @@ def test_no_address_within_is_public(address: str) -> None:
     "address",
     ["8.8.8.8", "1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8"],
 )
-def test_addresses_of_the_internet_are_public(address: str) -> None:
-    """Ordinary addresses are, also where an IPv6-only network wraps them."""
+def test_internet_addresses_are_public(address: str) -> None:
+    """Ordinary addresses are public, also when embedded in an IPv6 address."""
     assert is_public(address)
 
 
-async def _addresses(reach: AddressPolicy, scheme: str, host: str, port: int) -> list[str]:
-    return await reach.addresses(scheme, host, port, name=f"{scheme}://{host}/v.mp4")
+async def _addresses(policy: AddressPolicy, scheme: str, host: str, port: int) -> list[str]:
+    return await policy.addresses(scheme, host, port, name=f"{scheme}://{host}/v.mp4")
 
 
-def _reach(*addresses: str, private: str = "") -> AddressPolicy:
+def _policy(*addresses: str, private: str = "") -> AddressPolicy:
     async def resolve(_host: str, _port: int) -> list[str]:
         return list(addresses)
 
     return AddressPolicy(private.split(",") if private else [], resolve)
 
 
-async def test_a_public_host_is_reached_at_what_was_looked_up() -> None:
-    """All addresses of a public name are given, and no name any more."""
-    reach = _reach("8.8.8.8", "2606:4700::1111")
-    assert await _addresses(reach, "https", "files.example", 443) == ["8.8.8.8", "2606:4700::1111"]
+async def test_a_public_host_gives_the_addresses_of_the_lookup() -> None:
+    """A public host gives all of its addresses."""
+    policy = _policy("8.8.8.8", "2606:4700::1111")
+    assert await _addresses(policy, "https", "files.example", 443) == ["8.8.8.8", "2606:4700::1111"]
 
 
 @pytest.mark.parametrize("addresses", [("127.0.0.1",), ("8.8.8.8", "10.0.0.1"), ("8.8.8.8", "::1")])
-async def test_one_private_address_among_many_forbids_the_host(addresses: tuple[str, ...]) -> None:
-    """A name that leads inside, even with one address of several, is forbidden and says how to allow it."""
+async def test_one_private_address_forbids_the_host(addresses: tuple[str, ...]) -> None:
+    """A host with one private address among several is forbidden, and the error says how to allow it."""
     with pytest.raises(FetchError, match=r"I2V_PRIVATE_HOSTS=files\.example:443") as caught:
-        await _addresses(_reach(*addresses), "https", "files.example", 443)
+        await _addresses(_policy(*addresses), "https", "files.example", 443)
     assert caught.value.forbidden
 
 
-async def test_a_host_without_tls_is_forbidden_before_it_is_looked_up() -> None:
-    """Plain http to a public host is forbidden, and its name is not even asked for."""
-    asked: list[str] = []
+async def test_plain_http_is_forbidden_without_a_lookup() -> None:
+    """Plain http to a public host is forbidden before the host is resolved."""
+    lookups: list[str] = []
 
     async def resolve(host: str, _port: int) -> list[str]:
-        asked.append(host)
+        lookups.append(host)
         return ["8.8.8.8"]
 
-    with pytest.raises(FetchError, match="not https") as caught:
+    with pytest.raises(FetchError, match="does not use https") as caught:
         await _addresses(AddressPolicy([], resolve), "http", "files.example", 80)
     assert caught.value.forbidden
-    assert asked == []
+    assert lookups == []
 
 
 @pytest.mark.parametrize(
@@ -124,35 +124,35 @@ async def test_a_host_without_tls_is_forbidden_before_it_is_looked_up() -> None:
         ("", "127.0.0.1", 9000, False),
     ],
 )
-async def test_only_the_hosts_that_settings_name_may_be_private(
+async def test_only_the_private_hosts_in_the_settings_are_allowed(
     private: str, host: str, port: int, allowed: bool
 ) -> None:
-    """A private host is allowed by its exact name, with any port or the one that is named."""
-    reach = _reach("127.0.0.1", private=private)
+    """A private host is allowed by its exact name, with any port or with the listed one."""
+    policy = _policy("127.0.0.1", private=private)
     if allowed:
-        assert await _addresses(reach, "http", host, port) == ["127.0.0.1"]
+        assert await _addresses(policy, "http", host, port) == ["127.0.0.1"]
     else:
         with pytest.raises(FetchError):
-            await _addresses(reach, "https", host, port)
+            await _addresses(policy, "https", host, port)
 
 
 @pytest.mark.parametrize("scheme", ["ftp", "file", "", "gopher"])
-async def test_only_the_web_is_fetched(scheme: str) -> None:
-    """Another scheme is forbidden, also for a private host."""
+async def test_only_http_and_https_are_fetched(scheme: str) -> None:
+    """Other schemes are forbidden, also for a private host."""
     with pytest.raises(FetchError) as caught:
-        await _addresses(_reach("127.0.0.1", private="host"), scheme, "host", 1)
+        await _addresses(_policy("127.0.0.1", private="host"), scheme, "host", 1)
     assert caught.value.forbidden
 
 
-async def test_a_name_that_is_not_known_may_be_known_later() -> None:
-    """No address is an error, but nothing forbidden."""
-    with pytest.raises(FetchError, match="host is not known") as caught:
-        await _addresses(_reach(), "https", "files.example", 443)
+async def test_an_unresolved_host_is_not_forbidden() -> None:
+    """A host that does not resolve is an error that can be retried."""
+    with pytest.raises(FetchError, match="host does not resolve") as caught:
+        await _addresses(_policy(), "https", "files.example", 443)
     assert not caught.value.forbidden
 
 
 @pytest.mark.parametrize(
-    ("url", "shown"),
+    ("url", "displayed"),
     [
         ("https://b.example/a/b.mp4?X-Amz-Signature=1#f", "https://b.example/a/b.mp4"),
         ("https://u:p@b.example/a?b", "https://b.example/a"),
@@ -163,6 +163,6 @@ async def test_a_name_that_is_not_known_may_be_known_later() -> None:
         ("https://b.example/" + "a" * 999, "https://b.example/" + "a" * 282),
     ],
 )
-def test_a_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
-    """No query, fragment or password, no control characters, at most 300 characters."""
-    assert bare_url(url) == shown
+def test_a_url_is_displayed_without_its_secrets(url: str, displayed: str) -> None:
+    """The displayed URL has no query, fragment, password or control characters, and at most 300 characters."""
+    assert display_url(url) == displayed

@@ -17,185 +17,185 @@ class _Clock:
         return self.now
 
 
-async def _hold(gate: AdaptiveLimiter, log: list[int], number: int, leave: asyncio.Event) -> None:
-    async with gate:
-        log.append(number)
+async def _hold(limiter: AdaptiveLimiter, admitted: list[int], number: int, leave: asyncio.Event) -> None:
+    async with limiter:
+        admitted.append(number)
         await leave.wait()
 
 
-async def _settle() -> None:
+async def _let_tasks_run() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
 
 
-async def test_no_more_than_its_width_are_ever_inside() -> None:
-    """Of 50 that come, never more than 3 are inside."""
-    gate, most = AdaptiveLimiter(3), 0
+async def test_at_most_its_width_are_inside() -> None:
+    """Of 50 concurrent tasks, at most 3 are inside a limiter of width 3."""
+    limiter, most = AdaptiveLimiter(3), 0
 
-    async def visit() -> None:
+    async def enter() -> None:
         nonlocal most
-        async with gate:
-            most = max(most, gate.inside)
+        async with limiter:
+            most = max(most, limiter.inside)
             await asyncio.sleep(0)
 
-    await asyncio.gather(*(visit() for _ in range(50)))
+    await asyncio.gather(*(enter() for _ in range(50)))
     assert most == 3
-    assert gate.inside == 0
+    assert limiter.inside == 0
 
 
-async def test_who_came_first_enters_first() -> None:
-    """Places are given in the order of arrival."""
-    gate, order = AdaptiveLimiter(1), list[int]()
+async def test_tasks_enter_in_order_of_arrival() -> None:
+    """The limiter admits waiters in order of arrival."""
+    limiter, order = AdaptiveLimiter(1), list[int]()
 
-    async def visit(number: int) -> None:
-        async with gate:
+    async def enter(number: int) -> None:
+        async with limiter:
             order.append(number)
             await asyncio.sleep(0)
 
-    await asyncio.gather(*(visit(number) for number in range(20)))
+    await asyncio.gather(*(enter(number) for number in range(20)))
     assert order == list(range(20))
 
 
-async def test_a_newcomer_does_not_overtake_one_whose_turn_came() -> None:
-    """A place that was handed to a waiter is taken, also before the waiter has run."""
-    gate, log, leave = AdaptiveLimiter(1), list[int](), asyncio.Event()
-    await gate.__aenter__()
-    waiter = asyncio.create_task(_hold(gate, log, 1, leave))
-    await _settle()
-    await gate.__aexit__(None, None, None)
-    newcomer = asyncio.create_task(_hold(gate, log, 2, leave))
-    await _settle()
-    assert log == [1]
+async def test_a_newcomer_does_not_overtake_an_admitted_waiter() -> None:
+    """A slot given to a waiter is taken, even before the waiter runs."""
+    limiter, admitted, leave = AdaptiveLimiter(1), list[int](), asyncio.Event()
+    await limiter.__aenter__()
+    waiter = asyncio.create_task(_hold(limiter, admitted, 1, leave))
+    await _let_tasks_run()
+    await limiter.__aexit__(None, None, None)
+    newcomer = asyncio.create_task(_hold(limiter, admitted, 2, leave))
+    await _let_tasks_run()
+    assert admitted == [1]
     leave.set()
     await asyncio.gather(waiter, newcomer)
-    assert log == [1, 2]
+    assert admitted == [1, 2]
 
 
-async def test_a_cancelled_waiter_loses_nobody_a_place() -> None:
-    """Who gives up waiting is skipped, and the one behind enters."""
-    gate, log, leave = AdaptiveLimiter(1), list[int](), asyncio.Event()
-    tasks = [asyncio.create_task(_hold(gate, log, number, leave)) for number in range(3)]
-    await _settle()
+async def test_a_cancelled_waiter_is_skipped() -> None:
+    """A cancelled waiter is skipped, and the next one enters."""
+    limiter, admitted, leave = AdaptiveLimiter(1), list[int](), asyncio.Event()
+    tasks = [asyncio.create_task(_hold(limiter, admitted, number, leave)) for number in range(3)]
+    await _let_tasks_run()
     tasks[1].cancel()
-    await _settle()
+    await _let_tasks_run()
     leave.set()
     await asyncio.gather(*tasks, return_exceptions=True)
-    assert log == [0, 2]
-    assert gate.inside == 0
+    assert admitted == [0, 2]
+    assert limiter.inside == 0
 
 
-async def test_a_waiter_cancelled_just_as_its_turn_comes_passes_the_place_on() -> None:
-    """Cancelled between the hand-over and its first step, a waiter leaves the gate as open as it was."""
-    gate, log, leave = AdaptiveLimiter(1), list[int](), asyncio.Event()
-    await gate.__aenter__()
-    first, second = (asyncio.create_task(_hold(gate, log, number, leave)) for number in (1, 2))
-    await _settle()
-    await gate.__aexit__(None, None, None)
+async def test_a_waiter_cancelled_when_admitted_frees_its_slot() -> None:
+    """A waiter cancelled between its admission and its first step frees its slot."""
+    limiter, admitted, leave = AdaptiveLimiter(1), list[int](), asyncio.Event()
+    await limiter.__aenter__()
+    first, second = (asyncio.create_task(_hold(limiter, admitted, number, leave)) for number in (1, 2))
+    await _let_tasks_run()
+    await limiter.__aexit__(None, None, None)
     first.cancel()
     leave.set()
     await asyncio.wait_for(second, 1)
-    assert log == [2]
+    assert admitted == [2]
     assert first.cancelled()
-    assert gate.inside == 0
+    assert limiter.inside == 0
 
 
-async def test_only_cancelled_waiters_do_not_close_the_gate() -> None:
-    """After all who waited gave up, the next who comes enters at once."""
-    gate, log, leave = AdaptiveLimiter(1), list[int](), asyncio.Event()
-    await gate.__aenter__()
-    waiter = asyncio.create_task(_hold(gate, log, 1, leave))
-    await _settle()
+async def test_only_cancelled_waiters_do_not_block_the_limiter() -> None:
+    """When all waiters were cancelled, the next arrival enters at once."""
+    limiter, admitted, leave = AdaptiveLimiter(1), list[int](), asyncio.Event()
+    await limiter.__aenter__()
+    waiter = asyncio.create_task(_hold(limiter, admitted, 1, leave))
+    await _let_tasks_run()
     waiter.cancel()
-    await _settle()
-    await gate.__aexit__(None, None, None)
-    async with asyncio.timeout(1), gate:
-        assert gate.inside == 1
+    await _let_tasks_run()
+    await limiter.__aexit__(None, None, None)
+    async with asyncio.timeout(1), limiter:
+        assert limiter.inside == 1
 
 
-def test_a_burst_of_refusals_halves_it_once() -> None:
-    """Twenty 429 of one burst halve 24 to 12, not to 1; the next burst halves it again."""
+def test_a_burst_halves_the_limit_once() -> None:
+    """Twenty 429 responses in one burst halve 24 to 12; the next burst halves it again."""
     clock = _Clock()
-    gate = AdaptiveLimiter(24, clock=clock)
+    limiter = AdaptiveLimiter(24, clock=clock)
     for _ in range(20):
-        gate.slow_down()
-    assert gate.allowed == 12
+        limiter.slow_down()
+    assert limiter.allowed == 12
     clock.now += 1.0
-    gate.slow_down()
-    assert gate.allowed == 6
+    limiter.slow_down()
+    assert limiter.allowed == 6
 
 
-def test_it_never_closes_wholly() -> None:
-    """However many bursts come, one may be inside."""
+def test_the_limit_stays_at_least_one() -> None:
+    """After any number of bursts, one task can enter."""
     clock = _Clock()
-    gate = AdaptiveLimiter(5, clock=clock)
+    limiter = AdaptiveLimiter(5, clock=clock)
     for _ in range(10):
         clock.now += 2
-        gate.slow_down()
-    assert gate.allowed == 1
+        limiter.slow_down()
+    assert limiter.allowed == 1
 
 
-def test_successes_open_it_step_by_step_to_the_full_width() -> None:
-    """One more is allowed for as many successes as are allowed inside, and never more than the width."""
+def test_successes_raise_the_limit_step_by_step() -> None:
+    """As many successes as the limit raise it by one, up to the width."""
     clock = _Clock()
-    gate = AdaptiveLimiter(8, clock=clock)
-    gate.slow_down()
-    seen = []
+    limiter = AdaptiveLimiter(8, clock=clock)
+    limiter.slow_down()
+    limits = []
     for _ in range(60):
-        gate.recover()
-        seen.append(gate.allowed)
-    assert seen[:4] == [4, 4, 4, 5]
-    assert seen[-1] == 8
-    assert seen == sorted(seen)
-    assert sum(later - earlier for earlier, later in itertools.pairwise(seen)) <= 4
+        limiter.recover()
+        limits.append(limiter.allowed)
+    assert limits[:4] == [4, 4, 4, 5]
+    assert limits[-1] == 8
+    assert limits == sorted(limits)
+    assert sum(later - earlier for earlier, later in itertools.pairwise(limits)) <= 4
 
 
-async def test_a_narrowed_gate_holds_back_until_enough_have_left() -> None:
-    """After halving, those inside stay and nobody enters until fewer than the half are inside."""
-    gate, log = AdaptiveLimiter(4), list[int]()
+async def test_a_lowered_limit_admits_none_until_enough_have_left() -> None:
+    """After a halving, tasks inside stay, and none enters until fewer than the new limit are inside."""
+    limiter, admitted = AdaptiveLimiter(4), list[int]()
     leaves = [asyncio.Event() for _ in range(6)]
-    tasks = [asyncio.create_task(_hold(gate, log, number, leaves[number])) for number in range(6)]
-    await _settle()
-    gate.slow_down()
+    tasks = [asyncio.create_task(_hold(limiter, admitted, number, leaves[number])) for number in range(6)]
+    await _let_tasks_run()
+    limiter.slow_down()
     leaves[0].set()
     leaves[1].set()
-    await _settle()
-    assert log == [0, 1, 2, 3]
+    await _let_tasks_run()
+    assert admitted == [0, 1, 2, 3]
     leaves[2].set()
-    await _settle()
-    assert log == [0, 1, 2, 3, 4]
+    await _let_tasks_run()
+    assert admitted == [0, 1, 2, 3, 4]
     for leave in leaves:
         leave.set()
     await asyncio.gather(*tasks)
 
 
-async def test_recovering_lets_waiters_in_at_once() -> None:
-    """Who waits at a narrowed gate enters by a success alone, without anybody leaving."""
-    gate, log, leave = AdaptiveLimiter(2), list[int](), asyncio.Event()
-    gate.slow_down()
-    tasks = [asyncio.create_task(_hold(gate, log, number, leave)) for number in range(2)]
-    await _settle()
-    assert log == [0]
-    gate.recover()
-    await _settle()
-    assert log == [0, 1]
+async def test_recovery_admits_waiters_at_once() -> None:
+    """A success admits a waiter, even if no task leaves."""
+    limiter, admitted, leave = AdaptiveLimiter(2), list[int](), asyncio.Event()
+    limiter.slow_down()
+    tasks = [asyncio.create_task(_hold(limiter, admitted, number, leave)) for number in range(2)]
+    await _let_tasks_run()
+    assert admitted == [0]
+    limiter.recover()
+    await _let_tasks_run()
+    assert admitted == [0, 1]
     leave.set()
     await asyncio.gather(*tasks)
 
 
 async def test_five_thousand_waiters_are_cheap() -> None:
-    """5,000 visits through a gate of 24 take well under two seconds of CPU."""
-    gate = AdaptiveLimiter(24)
+    """5,000 tasks pass a limiter of width 24 in under two seconds of CPU."""
+    limiter = AdaptiveLimiter(24)
 
-    async def visit() -> None:
-        async with gate:
+    async def enter() -> None:
+        async with limiter:
             await asyncio.sleep(0)
 
     began = time.process_time()
-    await asyncio.gather(*(visit() for _ in range(5_000)))
+    await asyncio.gather(*(enter() for _ in range(5_000)))
     assert time.process_time() - began < 2
 
 
-def test_a_gate_nobody_fits_through_is_refused() -> None:
-    """A width under 1 is an error where it is made, not a run that hangs."""
-    with pytest.raises(ValueError, match="lets nobody in"):
+def test_a_width_below_one_is_rejected() -> None:
+    """A width below 1 raises at construction instead of blocking forever."""
+    with pytest.raises(ValueError, match="at least 1"):
         AdaptiveLimiter(0)
