@@ -56,8 +56,8 @@ async def connect(address: str, port: int, seconds: float) -> socket.socket:
 
 
 async def run_in_thread(threads: Executor, sock: socket.socket, work: Callable[[], T]) -> T:
-    """Run `work`, which reads from `sock` and closes it. Cancelling shuts the socket down and waits for the thread."""
-    with sock.dup() as handle:
+    """Run `work`, which reads from `sock`; then close it. Cancelling shuts the socket down and waits for the thread."""
+    with sock, sock.dup() as handle:  # `work` can give the descriptor to a TLS socket; the duplicate stays usable
         done = asyncio.get_running_loop().run_in_executor(threads, work)
         try:
             return await asyncio.shield(done)
@@ -81,7 +81,7 @@ def get(
     tls: ssl.SSLContext | None,
     silence_seconds: float,
 ) -> Iterator[BaseHTTPResponse]:
-    """Send the request and read the head of the final response; close the connection at the end.
+    """Send the request and read the head of the final response.
 
     Args:
         sock: a connected socket.
@@ -95,7 +95,7 @@ def get(
         MalformedResponse: the response is not valid HTTP.
     """
     all_headers = {"Host": target.netloc, "Connection": "close", **headers}
-    with sock, contextlib.closing(_Connection(sock, target.host, tls, silence_seconds)) as connection:
+    with contextlib.closing(_Connection(sock, target.host, tls, silence_seconds)) as connection:
         with _own_errors():
             connection.request("GET", target.path, headers=all_headers, preload_content=False, decode_content=False)
             response = connection.getresponse()
@@ -176,7 +176,7 @@ class _Connection(HTTPConnection):
     response_class = _Response
 
     def __init__(self, sock: socket.socket, host: str, tls: ssl.SSLContext | None, timeout: float) -> None:
-        super().__init__(host, timeout=timeout)
+        super().__init__(host, port=0, timeout=timeout)  # with a port, the host can be an IPv6 address
         self._connected, self._tls = sock, tls
 
     def connect(self) -> None:

@@ -53,8 +53,8 @@ def make_fetcher(make_settings: MakeSettings) -> MakeFetcher:
 
 @pytest.fixture
 def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
-    """The TLS context of a trusted server for files.example and 127.0.0.1."""
-    context, root = own_authority(tmp_path, "files.example", "127.0.0.1")
+    """The TLS context of a trusted server for files.example, 127.0.0.1 and ::1."""
+    context, root = own_authority(tmp_path, "files.example", "127.0.0.1", "::1")
     monkeypatch.setenv("SSL_CERT_FILE", str(root))
     return context
 
@@ -353,6 +353,18 @@ async def test_a_certificate_of_another_name_is_refused(make_fetcher: MakeFetche
             ):
                 await fetcher.fetch_bytes(f"https://other.example:{server.port}/?sig", limit=10)
         assert server.requests == []
+
+
+async def test_a_host_can_be_an_ipv6_address(make_fetcher: MakeFetcher, authority: ssl.SSLContext) -> None:
+    """The certificate and the Host header of an IPv6 URL are those of its address."""
+
+    async def resolve(_host: str, _port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    async with running(send(200, b"here"), context=authority) as server:
+        async with make_fetcher(f"[::1]:{server.port}", resolve=resolve) as fetcher:
+            assert (await fetcher.fetch_bytes(f"https://[::1]:{server.port}/", limit=10)).body == b"here"
+        assert server.requests[0].header("host") == f"[::1]:{server.port}"
 
 
 async def test_the_next_address_is_tried_after_a_failure(make_fetcher: MakeFetcher) -> None:
