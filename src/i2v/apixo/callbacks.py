@@ -109,13 +109,8 @@ def _base_url_error(settings: Settings) -> UsageError | None:
     return UsageError("Callbacks need I2V_CALLBACK_BASE_URL, which is not set", _HINT)
 
 
-<<<<<<< HEAD
 async def check_callbacks(settings: Settings, resolve: Resolver = resolve_host) -> None:
     """Raise UsageError unless the callback settings are complete and the base URL is public https or allowed.
-=======
-async def check_callbacks(settings: Settings, resolve: Resolver = resolve_host) -> None:
-    """Prove, before anything is paid, that callbacks can come and be told from others'.
->>>>>>> 355ffeb (Write net and media in plain English; redact URLs in one place)
 
     A host that cannot be resolved from here passes: the provider may know it. `i2v doctor` requests the URL.
     """

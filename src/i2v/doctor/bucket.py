@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from i2v.doctor.findings import Check, Finding, Level
 from i2v.errors import Conflict, FetchError, NoBucket, NotFound, StorageError
 from i2v.ledger.ledger import WRONG_ETAG
-from i2v.net.address_policy import is_public, look_up
+from i2v.net.address_policy import is_public, resolve_host
 from i2v.net.fetcher import Fetcher
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
@@ -219,7 +219,7 @@ async def _is_public_host(url: str) -> bool:
     """Return whether all addresses of a URL's host are public; one that cannot be resolved here counts as public."""
     parts = urlsplit(url)
     try:
-        addresses = await look_up(parts.hostname or "", parts.port or 443)
+        addresses = await resolve_host(parts.hostname or "", parts.port or 443)
     except OSError:
         return True
     return all(is_public(address) for address in addresses)
