@@ -16,7 +16,6 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, NamedTuple, Self
 
 import httpx
@@ -78,9 +77,7 @@ class Fetcher:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def fetch_bytes(self, url: str, *, limit: int, total_seconds: float = 120) -> FetchedBody:
@@ -222,9 +219,7 @@ class _FileSink:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if self._file is None:
             return
         try:
