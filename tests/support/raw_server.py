@@ -11,7 +11,7 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
-Play = Callable[["Exchange"], Awaitable[None]]
+Responder = Callable[["Exchange"], Awaitable[None]]
 
 
 @dataclass
@@ -41,13 +41,13 @@ class Exchange:
 class RawServer:
     """Give the responses in order and repeat the last one; count connections and requests."""
 
-    plays: list[Play]
+    responders: list[Responder]
     port: int = 0
     connections: int = 0
     requests: list[Exchange] = field(default_factory=list)
     scheme: str = "http"
     read_body: bool = True
-    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    request_received: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def url(self) -> str:
@@ -63,20 +63,20 @@ class RawServer:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode().strip()
                 exchange = Exchange(head, b"", writer, number)
                 self.requests.append(exchange)
-                self.asked.set()
+                self.request_received.set()
                 if self.read_body:
                     exchange.body = await reader.readexactly(int(exchange.header("content-length") or 0))
-                play = self.plays[min(len(self.requests), len(self.plays)) - 1]
-                await play(exchange)
+                responder = self.responders[min(len(self.requests), len(self.responders)) - 1]
+                await responder(exchange)
         writer.close()
 
 
 @contextlib.asynccontextmanager
 async def running(
-    *plays: Play, context: ssl.SSLContext | None = None, read_body: bool = True
+    *responders: Responder, context: ssl.SSLContext | None = None, read_body: bool = True
 ) -> AsyncIterator[RawServer]:
     """Run a server on a free port of 127.0.0.1; close it with all its connections at the end."""
-    raw = RawServer(list(plays), scheme="https" if context else "http", read_body=read_body)
+    raw = RawServer(list(responders), scheme="https" if context else "http", read_body=read_body)
     tasks: set[asyncio.Task[None]] = set()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -98,22 +98,24 @@ async def running(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def send(status: int, body: bytes = b"", *, close: bool = False, declared: int | None = None, **headers: str) -> Play:
+def send(
+    status: int, body: bytes = b"", *, close: bool = False, declared: int | None = None, **headers: str
+) -> Responder:
     """Respond with this status, body and headers; `declared` overrides the Content-Length."""
     lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body) if declared is None else declared}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     raw = "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
-    async def play(exchange: Exchange) -> None:
+    async def respond(exchange: Exchange) -> None:
         exchange.writer.write(raw)
         await exchange.writer.drain()
         if close:
             exchange.writer.close()
 
-    return play
+    return respond
 
 
-def send_json(status: int, value: object) -> Play:
+def send_json(status: int, value: object) -> Responder:
     """Respond with JSON."""
     return send(status, json.dumps(value).encode(), Content_Type="application/json")
 
@@ -135,49 +137,49 @@ async def hang_up(exchange: Exchange) -> None:
     exchange.writer.close()
 
 
-def drip(status: int, *, every: float = 0.05, declared: int = 10_000) -> Play:
+def drip(status: int, *, every: float = 0.05, declared: int = 10_000) -> Responder:
     """Declare a body and send it byte by byte, forever."""
 
-    async def play(exchange: Exchange) -> None:
+    async def respond(exchange: Exchange) -> None:
         exchange.writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: {declared}\r\n\r\n".encode())
         while True:
             exchange.writer.write(b" ")
             await exchange.writer.drain()
             await asyncio.sleep(every)
 
-    return play
+    return respond
 
 
-def raw(response: bytes) -> Play:
+def raw(response: bytes) -> Responder:
     """Send exactly these bytes and close the connection."""
 
-    async def play(exchange: Exchange) -> None:
+    async def respond(exchange: Exchange) -> None:
         exchange.writer.write(response)
         await exchange.writer.drain()
         exchange.writer.close()
 
-    return play
+    return respond
 
 
-def in_chunks(*pieces: bytes, ended: bool = True) -> Play:
+def in_chunks(*pieces: bytes, ended: bool = True) -> Responder:
     """Respond with 200 and a chunked body; without `ended`, omit the last chunk."""
     body = b"".join(f"{len(piece):x}\r\n".encode() + piece + b"\r\n" for piece in pieces)
     return raw(b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked \r\n\r\n" + body + (b"0\r\n\r\n" if ended else b""))
 
 
-def pour(status: int) -> Play:
+def pour(status: int) -> Responder:
     """Send an endless chunked body, as fast as the client reads."""
     head = f"HTTP/1.1 {status} X\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
     return endless(b"10000\r\n" + b" " * 0x10000 + b"\r\n", head)
 
 
-def endless(piece: bytes, head: bytes = b"") -> Play:
+def endless(piece: bytes, head: bytes = b"") -> Responder:
     """Send the head, then this piece forever, as fast as the client reads."""
 
-    async def play(exchange: Exchange) -> None:
+    async def respond(exchange: Exchange) -> None:
         exchange.writer.write(head)
         while True:
             exchange.writer.write(piece)
             await exchange.writer.drain()
 
-    return play
+    return respond

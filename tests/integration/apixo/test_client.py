@@ -36,7 +36,7 @@ from i2v.errors import (
 from i2v.request import Request
 from i2v.settings import Settings
 from tests.support.certificate_authority import own_authority
-from tests.support.raw_server import Play, RawServer, drip, hang, hang_up, pour, reset, running, send, send_json
+from tests.support.raw_server import Responder, RawServer, drip, hang, hang_up, pour, reset, running, send, send_json
 
 KEY = "sk-test-0123456789"
 BODY = submit_body(Request(prompt="a cat waves"), "https://b.example/cat.jpg?X-Amz-Signature=hush")
@@ -64,19 +64,19 @@ def authority(tmp_path: Path) -> tuple[ssl.SSLContext, Path]:
     return own_authority(tmp_path, "127.0.0.1")
 
 
-def _refusal(status: int, message: str = "words", **data: str) -> Play:
+def _refusal(status: int, message: str = "words", **data: str) -> Responder:
     return send_json(status, {"code": status, "message": message, "data": data or None})
 
 
-def _answer(code: int, message: str = "words", **data: str) -> Play:
+def _answer(code: int, message: str = "words", **data: str) -> Responder:
     return send_json(200, {"code": code, "message": message, "data": data or None})
 
 
 @asynccontextmanager
 async def _client_of(
-    make_client: MakeClient, *plays: Play, read_body: bool = True, **variables: Any
+    make_client: MakeClient, *responders: Responder, read_body: bool = True, **variables: Any
 ) -> AsyncIterator[tuple[RawServer, ApixoClient]]:
-    async with running(*plays, read_body=read_body) as server, make_client(server.url, **variables) as client:
+    async with running(*responders, read_body=read_body) as server, make_client(server.url, **variables) as client:
         yield server, client
 
 
@@ -87,7 +87,7 @@ async def _submit_error(client: ApixoClient, seconds: float = 5) -> ProviderErro
     return caught.value
 
 
-ENDINGS: dict[str, tuple[Play, type[ProviderError], float]] = {
+ENDINGS: dict[str, tuple[Responder, type[ProviderError], float]] = {
     "reset after the body was read": (reset, AnswerLost, 5),
     "closed after the body was read": (hang_up, AnswerLost, 5),
     "read timeout": (hang, AnswerLost, 0.3),
@@ -132,12 +132,12 @@ async def _raw(exchange: Any, raw: bytes) -> None:
     await exchange.writer.drain()
 
 
-@pytest.mark.parametrize(("play", "kind", "seconds"), ENDINGS.values(), ids=ENDINGS.keys())
+@pytest.mark.parametrize(("responder", "kind", "seconds"), ENDINGS.values(), ids=ENDINGS.keys())
 async def test_each_end_of_a_submit_is_one_error_after_one_request(
-    play: Play, kind: type[ProviderError], seconds: float, make_client: MakeClient
+    responder: Responder, kind: type[ProviderError], seconds: float, make_client: MakeClient
 ) -> None:
     """Each answer or failure raises its error, and exactly one POST was sent."""
-    async with _client_of(make_client, play) as (server, client):
+    async with _client_of(make_client, responder) as (server, client):
         began = time.monotonic()
         error = await _submit_error(client, seconds)
         assert type(error) is kind
@@ -223,9 +223,9 @@ async def test_no_proxy_of_the_environment_is_used(make_client: MakeClient, monk
         assert proxy.connections == 0
 
 
-def _closing(play: Play, seconds: float) -> Play:
+def _closing(responder: Responder, seconds: float) -> Responder:
     async def answer_then_close(exchange: Any) -> None:
-        await play(exchange)
+        await responder(exchange)
         asyncio.get_running_loop().call_later(seconds, exchange.writer.close)
 
     return answer_then_close
@@ -281,8 +281,8 @@ async def test_a_body_has_a_size_limit(make_client: MakeClient) -> None:
 async def test_a_429_slows_down_and_carries_retry_after(make_client: MakeClient) -> None:
     """The error has the seconds of Retry-After, and the limiter admits fewer requests."""
     moment = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
-    plays = [send(429, HTML, Retry_After="7"), send(429, HTML, Retry_After=moment), send(429, HTML)]
-    async with _client_of(make_client, *plays, I2V_MAX_CONNECTIONS=8) as (_, client):
+    responders = [send(429, HTML, Retry_After="7"), send(429, HTML, Retry_After=moment), send(429, HTML)]
+    async with _client_of(make_client, *responders, I2V_MAX_CONNECTIONS=8) as (_, client):
         assert (await _submit_error(client)).retry_after == 7
         assert client.limiter.allowed == 4
         assert (await _submit_error(client)).retry_after == pytest.approx(60, abs=3)
@@ -293,7 +293,7 @@ async def test_a_cancelled_submit_raises_cancelled(make_client: MakeClient) -> N
     """A cancel ends the submit at once, after one request, and frees the limiter."""
     async with _client_of(make_client, hang) as (server, client):
         task = asyncio.create_task(_submit_error(client))
-        await server.asked.wait()
+        await server.request_received.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -301,7 +301,7 @@ async def test_a_cancelled_submit_raises_cancelled(make_client: MakeClient) -> N
         assert client.limiter.inside == 0
 
 
-def _status(state: str, **data: object) -> Play:
+def _status(state: str, **data: object) -> Responder:
     return send_json(200, {"code": 200, "message": "success", "data": {"taskId": "t", "state": state, **data}})
 
 
@@ -310,7 +310,7 @@ def _status(state: str, **data: object) -> Play:
     [reset, hang_up, send(502, HTML), send(504), send(200, HTML), _refusal(500), _refusal(429), _status("success")],
     ids=["reset", "closed", "502", "504", "garbage", "500", "429", "success without a video"],
 )
-async def test_a_failed_status_is_retried(first: Play, make_client: MakeClient) -> None:
+async def test_a_failed_status_is_retried(first: Responder, make_client: MakeClient) -> None:
     """After one transient failure of any kind, the second answer is returned."""
     async with _client_of(make_client, first, _status("processing")) as (server, client):
         assert (await client.status("t")).state is TaskState.RUNNING
@@ -318,7 +318,7 @@ async def test_a_failed_status_is_retried(first: Play, make_client: MakeClient) 
 
 
 @pytest.mark.parametrize(
-    ("play", "kind"),
+    ("responder", "kind"),
     [
         (_refusal(401), AccountRejected),
         (_refusal(403), AccountRejected),
@@ -326,9 +326,9 @@ async def test_a_failed_status_is_retried(first: Play, make_client: MakeClient) 
         (send(404, HTML), Rejected),
     ],
 )
-async def test_a_refused_status_is_not_retried(play: Play, kind: type[ProviderError], make_client: MakeClient) -> None:
+async def test_a_refused_status_is_not_retried(responder: Responder, kind: type[ProviderError], make_client: MakeClient) -> None:
     """401, 403 and 404 are raised at once and name the request."""
-    async with _client_of(make_client, play) as (server, client):
+    async with _client_of(make_client, responder) as (server, client):
         with pytest.raises(kind, match="GET /statusTask/hailuo-2-3-fast"):
             await client.status("t")
         assert len(server.requests) == 1
@@ -381,8 +381,8 @@ async def test_the_balance_is_exact(make_client: MakeClient) -> None:
 @pytest.mark.parametrize("data", [None, "74.87", True, {"balance": 1}])
 async def test_a_balance_that_is_not_a_number_is_an_error(data: object, make_client: MakeClient) -> None:
     """A balance of the wrong type is a BadAnswer that names the request."""
-    play = send_json(200, {"code": 200, "message": "success", "data": data})
-    async with _client_of(make_client, play) as (_, client):
+    responder = send_json(200, {"code": 200, "message": "success", "data": data})
+    async with _client_of(make_client, responder) as (_, client):
         with pytest.raises(BadAnswer, match=r"GET /apikeys/current-balance .* without a number"):
             await client.balance(tries=1)
 

@@ -22,8 +22,8 @@ from i2v.net.fetcher import FetchedBody, Fetcher
 from i2v.settings import Settings
 from tests.support.certificate_authority import own_authority
 from tests.support.raw_server import (
-    Play,
     RawServer,
+    Responder,
     drip,
     endless,
     hang,
@@ -96,8 +96,8 @@ async def test_a_chunked_body_is_fetched(make_fetcher: MakeFetcher) -> None:
 async def test_informational_responses_are_skipped(make_fetcher: MakeFetcher) -> None:
     """Responses 100 and 103 before the final one are skipped."""
     hints = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
-    play = raw(hints + b"HTTP/1.1 200 X\r\nContent-Length: 4\r\n\r\nhere and more")
-    async with running(play) as server, make_fetcher(_host(server)) as fetcher:
+    responder = raw(hints + b"HTTP/1.1 200 X\r\nContent-Length: 4\r\n\r\nhere and more")
+    async with running(responder) as server, make_fetcher(_host(server)) as fetcher:
         assert (await fetcher.fetch_bytes(server.url, limit=10)).body == b"here"
 
 
@@ -107,7 +107,7 @@ async def test_a_body_without_a_length_ends_with_the_connection(make_fetcher: Ma
         assert (await fetcher.fetch_bytes(server.url, limit=10)).body == b"here"
 
 
-FAILURES: dict[str, tuple[Play, str]] = {
+FAILURES: dict[str, tuple[Responder, str]] = {
     "403": (send(403), "returned 403"),
     "404": (send(404), "returned 404"),
     "500": (send(500), "returned 500"),
@@ -156,12 +156,12 @@ FAILURES: dict[str, tuple[Play, str]] = {
 }
 
 
-@pytest.mark.parametrize(("play", "message"), FAILURES.values(), ids=FAILURES.keys())
+@pytest.mark.parametrize(("responder", "message"), FAILURES.values(), ids=FAILURES.keys())
 async def test_a_failure_has_a_reason_and_leaves_no_file(
-    play: Play, message: str, make_fetcher: MakeFetcher, tmp_path: Path
+    responder: Responder, message: str, make_fetcher: MakeFetcher, tmp_path: Path
 ) -> None:
     """The error has the URL without its query, and no partial file is left."""
-    async with running(play) as server, make_fetcher(_host(server)) as fetcher:
+    async with running(responder) as server, make_fetcher(_host(server)) as fetcher:
         began = time.monotonic()
         with pytest.raises(FetchError, match=message) as caught:
             await fetcher.fetch_file(f"{server.url}/v.mp4?sig=hush", tmp_path / "v", limit=200_000, total_seconds=0.5)
@@ -212,13 +212,13 @@ async def _until(condition: Callable[[], object]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scheme", "play"),
+    ("scheme", "responder"),
     [("http", drip(200, every=60)), ("http", hang), ("https", hang)],
     ids=["body", "head", "handshake"],
 )
-async def test_cancelling_ends_the_thread(scheme: str, play: Play, make_fetcher: MakeFetcher) -> None:
+async def test_cancelling_ends_the_thread(scheme: str, responder: Responder, make_fetcher: MakeFetcher) -> None:
     """Cancelling while the server is silent ends the thread promptly."""
-    async with running(play) as server, make_fetcher(_host(server)) as fetcher:
+    async with running(responder) as server, make_fetcher(_host(server)) as fetcher:
         task = asyncio.create_task(fetcher.fetch_bytes(f"{scheme}://{_host(server)}", limit=1 << 20))
         await _until(_fetch_threads)
         await asyncio.sleep(0.1)
@@ -298,13 +298,13 @@ async def test_private_addresses_are_never_connected_to(url: str, make_fetcher: 
 async def test_a_redirect_is_checked_like_the_first_url(make_fetcher: MakeFetcher) -> None:
     """A redirect from an allowed host to another port, to public http or to a URL with a password is forbidden."""
     async with running(send(200)) as inner:
-        plays = [
+        responders = [
             send(302, b"", Location=f"{inner.url}/latest/meta-data"),
             send(302, b"", Location="http://files.example/v.mp4"),
             send(302, b"", Location=f"http://u:p@127.0.0.1:{inner.port}/"),
         ]
-        async with running(*plays) as server, make_fetcher(_host(server)) as fetcher:
-            for _ in plays:
+        async with running(*responders) as server, make_fetcher(_host(server)) as fetcher:
+            for _ in responders:
                 with pytest.raises(FetchError) as caught:
                     await fetcher.fetch_bytes(server.url, limit=10)
                 assert caught.value.forbidden
@@ -313,8 +313,8 @@ async def test_a_redirect_is_checked_like_the_first_url(make_fetcher: MakeFetche
 
 async def test_five_redirects_are_followed(make_fetcher: MakeFetcher) -> None:
     """Five redirects are followed, also relative ones, and their bodies are not read."""
-    plays = [send(status, b"", declared=1 << 40, Location="/next") for status in (301, 302, 303, 307, 308)]
-    async with running(*plays, send(200, b"here")) as server, make_fetcher(_host(server)) as fetcher:
+    responders = [send(status, b"", declared=1 << 40, Location="/next") for status in (301, 302, 303, 307, 308)]
+    async with running(*responders, send(200, b"here")) as server, make_fetcher(_host(server)) as fetcher:
         assert (await fetcher.fetch_bytes(server.url, limit=10)).body == b"here"
         assert [request.target for request in server.requests] == ["/"] + ["/next"] * 5
 
@@ -401,8 +401,8 @@ async def test_proxy_variables_are_ignored(make_fetcher: MakeFetcher, monkeypatc
 
 async def test_no_cookie_or_connection_is_reused(make_fetcher: MakeFetcher) -> None:
     """Each fetch has its own connection and sends no cookie."""
-    play = send(200, b"here", Set_Cookie="session=1; Path=/")
-    async with running(play) as server, make_fetcher(_host(server)) as fetcher:
+    responder = send(200, b"here", Set_Cookie="session=1; Path=/")
+    async with running(responder) as server, make_fetcher(_host(server)) as fetcher:
         for _ in range(3):
             await fetcher.fetch_bytes(server.url, limit=10)
         assert server.connections == 3
@@ -437,7 +437,7 @@ async def test_a_full_disk_is_an_error_and_leaves_no_file(make_fetcher: MakeFetc
 
 
 @pytest.mark.parametrize(
-    "play",
+    "responder",
     [
         send(200),
         raw(b"HTTP/1.1 200 X\r\nNonsense\r\n\r\n"),
@@ -446,11 +446,11 @@ async def test_a_full_disk_is_an_error_and_leaves_no_file(make_fetcher: MakeFetc
     ids=["valid", "malformed", "two framings"],
 )
 async def test_no_log_contains_a_signed_url(
-    play: Play, make_fetcher: MakeFetcher, caplog: pytest.LogCaptureFixture
+    responder: Responder, make_fetcher: MakeFetcher, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No query is logged at any level, also for a malformed response."""
     caplog.set_level(logging.DEBUG)
-    async with running(play) as server, make_fetcher(_host(server)) as fetcher:
+    async with running(responder) as server, make_fetcher(_host(server)) as fetcher:
         with contextlib.suppress(FetchError):
             await fetcher.fetch_bytes(f"{server.url}/?sig=hush", limit=10)
     assert "hush" not in caplog.text

@@ -16,7 +16,7 @@ from i2v.s3.listing import S3Entry
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from tests.support.listing_server import etag_of, listing_server, modified_at, name_of
-from tests.support.raw_server import Play, RawServer, hang, running, send
+from tests.support.raw_server import RawServer, Responder, hang, running, send
 
 PREFIX = S3Uri("b-1", "p/")
 SOON = 10
@@ -36,7 +36,7 @@ def xml(number: int, more: str = "") -> bytes:
 ENTRY = xml(0)
 
 
-def page(number: int, more: str = "") -> Play:
+def page(number: int, more: str = "") -> Responder:
     """Answer with a page of one key."""
     return send(200, xml(number, more), Content_Type="application/xml")
 
@@ -51,8 +51,8 @@ async def wait_for_requests(server: RawServer, times: int) -> None:
     """Wait until the server has received so many requests."""
     async with asyncio.timeout(SOON):
         while len(server.requests) < times:
-            server.asked.clear()
-            await server.asked.wait()
+            server.request_received.clear()
+            await server.request_received.wait()
 
 
 async def keys(pages: AsyncGenerator[Sequence[S3Entry], None]) -> list[str]:
@@ -79,7 +79,7 @@ async def test_the_next_page_is_requested_ahead(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("ends", [hang, REFUSED], ids=["slow", "refused"])
 async def test_a_page_that_nobody_reads_is_dropped(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ends: Play
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ends: Responder
 ) -> None:
     """A page requested ahead and then not read is not waited for, and its failure is not logged."""
     async with running(page(0, "1"), page(1, "2"), ends) as server:

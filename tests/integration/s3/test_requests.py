@@ -14,7 +14,7 @@ from i2v.errors import Conflict, NoBucket, NotFound, StorageError
 from i2v.s3.client import ATTEMPTS
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
-from tests.support.raw_server import Play, RawServer, running, send
+from tests.support.raw_server import RawServer, Responder, running, send
 
 URI = S3Uri("b-1", "a")
 STORED = send(200, ETag='"e"')
@@ -22,7 +22,7 @@ SESSION_TOKEN = "a token"
 Serve = Callable[..., AbstractAsyncContextManager[tuple[RawServer, Storage]]]
 
 
-def failure(status: int, code: str = "") -> Play:
+def failure(status: int, code: str = "") -> Responder:
     """Answer with an S3 error."""
     body = f"<Error><Code>{code}</Code><Message>Because</Message></Error>".encode() if code else b""
     return send(status, body, Content_Type="application/xml")
@@ -33,8 +33,8 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
     """A storage, with temporary credentials, at a server that gives these answers."""
 
     @asynccontextmanager
-    async def opened(*plays: Play) -> AsyncIterator[tuple[RawServer, Storage]]:
-        async with running(*plays) as server:
+    async def opened(*responders: Responder) -> AsyncIterator[tuple[RawServer, Storage]]:
+        async with running(*responders) as server:
             monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
             with Storage(session=boto3.Session("k", "s", SESSION_TOKEN, region_name="us-east-1")) as storage:
                 yield server, storage
@@ -104,7 +104,7 @@ async def test_a_missing_object_is_not_a_missing_bucket(serve: Serve) -> None:
     assert len(server.requests) == 3
 
 
-def content(body: bytes, **options: object) -> Play:
+def content(body: bytes, **options: object) -> Responder:
     """Answer with an object."""
     headers = {"ETag": '"e"', "Last_Modified": "Thu, 26 Nov 2026 10:00:00 GMT"}
     return send(200, body, **options, **headers)  # type: ignore[arg-type]  # the options of `send`
