@@ -181,5 +181,6 @@ def endless(piece: bytes, head: bytes = b"") -> Responder:
         while True:
             exchange.writer.write(piece)
             await exchange.writer.drain()
+            await asyncio.sleep(0)  # `drain` alone does not yield while the socket accepts data
 
     return respond

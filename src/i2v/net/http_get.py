@@ -62,14 +62,22 @@ async def run_in_thread(threads: Executor, sock: socket.socket, work: Callable[[
         try:
             return await asyncio.shield(done)
         except asyncio.CancelledError:
-            with contextlib.suppress(OSError):
-                handle.shutdown(socket.SHUT_RDWR)
+            _hang_up(handle)
             while not done.done():
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait({done})
             if not done.cancelled():
                 done.exception()  # mark it as retrieved, or asyncio logs it
             raise
+
+
+def _hang_up(sock: socket.socket) -> None:
+    """Shut the socket down and discard what it has received, which a thread could take seconds to parse."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+        sock.setblocking(False)
+        while sock.recv(READ_BYTES):
+            pass
 
 
 @contextlib.contextmanager
