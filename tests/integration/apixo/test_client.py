@@ -36,7 +36,7 @@ from i2v.errors import (
 from i2v.request import Request
 from i2v.settings import Settings
 from tests.support.certificate_authority import own_authority
-from tests.support.raw_server import Responder, RawServer, drip, hang, hang_up, pour, reset, running, send, send_json
+from tests.support.raw_server import RawServer, Responder, drip, hang, hang_up, pour, reset, running, send, send_json
 
 KEY = "sk-test-0123456789"
 BODY = submit_body(Request(prompt="a cat waves"), "https://b.example/cat.jpg?X-Amz-Signature=hush")
@@ -326,7 +326,9 @@ async def test_a_failed_status_is_retried(first: Responder, make_client: MakeCli
         (send(404, HTML), Rejected),
     ],
 )
-async def test_a_refused_status_is_not_retried(responder: Responder, kind: type[ProviderError], make_client: MakeClient) -> None:
+async def test_a_refused_status_is_not_retried(
+    responder: Responder, kind: type[ProviderError], make_client: MakeClient
+) -> None:
     """401, 403 and 404 are raised at once and name the request."""
     async with _client_of(make_client, responder) as (server, client):
         with pytest.raises(kind, match="GET /statusTask/hailuo-2-3-fast"):
