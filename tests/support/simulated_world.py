@@ -61,7 +61,7 @@ class SteppedClient:
 
     def __init__(self, process: SimulatedProcess) -> None:
         self._process = process
-        self.gate = AdaptiveLimiter(8)
+        self.limiter = AdaptiveLimiter(8)
 
     async def submit(self, body: SubmitBody, *, timeout: float) -> str:  # noqa: ASYNC109 - the client's own name
         """Pause before the paid call, then return a task id or raise an error."""

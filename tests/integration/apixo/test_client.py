@@ -90,8 +90,8 @@ async def _submit_error(client: ApixoClient, seconds: float = 5) -> ProviderErro
 ENDINGS: dict[str, tuple[Responder, type[ProviderError], float]] = {
     "reset after the body was read": (reset, AnswerLost, 5),
     "closed after the body was read": (hang_up, AnswerLost, 5),
-    "read timeout": (hang, AnswerLost, 0.3),
-    "dripping answer": (drip(200), AnswerLost, 0.4),
+    "read timeout": (hang, AnswerLost, 1.5),
+    "dripping answer": (drip(200), AnswerLost, 1.5),
     "endless body": (pour(200), AnswerLost, 5),
     "body shorter than declared": (send(200, b'{"code": 200', declared=500, close=True), AnswerLost, 5),
     "no HTTP at all": (lambda exchange: _raw(exchange, b"hello\r\n\r\n"), AnswerLost, 5),
