@@ -19,9 +19,9 @@ OPTIONS = {
     "unit": ("-n", "2"),
     "integration": ("-n", "6", "--dist", "worksteal"),
     "crash": ("-n", "8"),
-    "pipeline": ("-n", "2", "--dist", "loadfile"),  # a Prefect server per worker, and files share deployments
+    "pipeline": ("-n", "3", "--dist", "loadfile"),  # a Prefect server per worker, and files share deployments
 }
-WITHOUT_PREFECT = ("tests/crash", "tests/integration", "tests/unit", "-n", "6", "--dist", "worksteal")
+WITHOUT_PREFECT = ("tests/crash", "tests/integration", "tests/unit", "-n", "5", "--dist", "worksteal")
 WITH_PREFECT = ("tests/pipeline", *OPTIONS["pipeline"])
 
 

@@ -61,7 +61,7 @@ async def test_a_flow_without_callback_settings_pays_nothing(
 async def test_a_job_that_is_mistyped_is_told_as_such(run_flow: RunFlow) -> None:
     """Reconcile by hand with something that names no job fails at once, in words."""
     state = await reconcile_videos(jobs=["not a job"], return_state=True)
-    assert (state.type, "names no job" in str(state.message)) == (StateType.FAILED, True)
+    assert (state.type, "is not a job" in str(state.message)) == (StateType.FAILED, True)
 
 
 def test_the_command_by_callback_ends_with_0_and_says_what_is_awaited(
@@ -75,7 +75,7 @@ def test_the_command_by_callback_ends_with_0_and_says_what_is_awaited(
         door.wait(1)
     assert (said.code, said.report["submitted"], said.report["spent_usd"]) == (0, 1, 0.192), said.err
     assert "1 submitted, awaiting callback" in said.err
-    assert "the door" in said.err
+    assert "when the provider calls back" in said.err
     assert sandbox.keys("videos/") == []
 
 

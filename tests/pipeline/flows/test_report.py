@@ -75,5 +75,5 @@ async def test_a_report_without_a_page_is_a_report(
     monkeypatch.setattr("prefect_support.artifacts_api.MarkdownArtifact", refuse)
     state = await report_spend(return_state=True)
     assert (state.is_completed(), len(await _pages()) - before) == (True, 0)
-    assert "was not made: RuntimeError" in caplog.text
+    assert "was not created: RuntimeError" in caplog.text
     assert "X-Amz" not in caplog.text

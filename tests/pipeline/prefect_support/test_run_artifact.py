@@ -110,7 +110,7 @@ async def test_a_run_is_seen_while_it_lives(
     assert "X-Amz" not in str(found["markdown"].data)
 
 
-@pytest.mark.parametrize(("name", "value"), [("KEY", "No Key"), ("MOST_SECONDS", 0.0001)], ids=["refused", "slow"])
+@pytest.mark.parametrize(("name", "value"), [("KEY", "No Key"), ("REQUEST_SECONDS", 0.0001)], ids=["refused", "slow"])
 async def test_no_artifact_is_worth_a_run(
     sandbox: Sandbox, run_flow: RunFlow, monkeypatch: pytest.MonkeyPatch, name: str, value: object
 ) -> None:
