@@ -14,7 +14,7 @@ from i2v.pipeline.order import Order
 from prefect_support.task_states import submitted, to_state
 
 
-@task(name="submit", task_run_name="submit {order.name}", cache_policy=NO_CACHE, persist_result=False, retries=0)
+@task(name="submit", task_run_name="submit {order.image.name}", cache_policy=NO_CACHE, persist_result=False, retries=0)
 async def submit(run: RunContext, order: Order) -> State[Any]:
     """Attach to the order's job, or pay for one attempt. Prefect never retries this step: the ledger decides."""
     return await to_state(pipeline.submit(run, order), lambda job: submitted(run, job))

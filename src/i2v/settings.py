@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     settling_seconds: float = Field(default=120, validation_alias="I2V_SETTLING_SECONDS")
     """Reconcile skips newer images: a prompt file may still be uploaded, or the event may be on its way."""
     presign_seconds: int = Field(default=7200, gt=0, le=604_800, validation_alias="I2V_PRESIGN_SECONDS")
-    """How long the provider can fetch the image. The poll deadline is used if it is longer."""
+    """The least lifetime of image URLs; see `image_url_seconds`."""
     link_seconds: int = Field(default=86_400, ge=0, le=604_800, validation_alias="I2V_LINK_SECONDS")
     """How long links to posters, videos and charts in Prefect artifacts work; 0 leaves them out."""
     submit_patience_seconds: Seconds = Field(default=600, validation_alias="I2V_SUBMIT_PATIENCE_SECONDS")
@@ -193,6 +193,11 @@ class Settings(BaseSettings):
         if not self.bucket:
             raise UsageError("I2V_BUCKET is not set", "Set it to the bucket that holds the images: export I2V_BUCKET=…")
         return S3Uri(self.bucket, prefix)
+
+    @property
+    def image_url_seconds(self) -> int:
+        """How long the URL that the provider fetches an image from must work."""
+        return max(self.presign_seconds, int(self.poll_deadline_seconds))
 
     def require_bucket(self) -> None:
         """Raise UsageError if the bucket is not set, or if one of the three prefixes contains another."""

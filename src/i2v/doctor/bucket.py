@@ -109,7 +109,7 @@ class BucketChecks:
 
     async def presigned_url(self) -> Finding:
         """Check that a presigned URL returns the exact bytes, for as long as the provider may need it."""
-        seconds = max(self._settings.presign_seconds, int(self._settings.poll_deadline_seconds))
+        seconds = self._settings.image_url_seconds
         body = secrets.token_bytes(1024)
         async with self._scratch() as scratch:
             await self._storage.put(scratch, body)

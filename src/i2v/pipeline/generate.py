@@ -21,12 +21,11 @@ from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import ImageDone, JobRendered
 from i2v.pipeline.order import Order, make_order, make_request
 from i2v.pipeline.poll import PollResult, poll
-from i2v.pipeline.publish import publish_outputs
+from i2v.pipeline.publish import publish_outputs, put_verdict, refusal
 from i2v.pipeline.run import end_run
 from i2v.pipeline.store import store
 from i2v.pipeline.submit import submit
 from i2v.pipeline.validate import ResolvedImage, ValidationResult, refresh_metadata, resolve_image, validate_image
-from i2v.pipeline.verdicts import put_verdict, refusal
 from i2v.reports.run_report import ItemReport, Report
 
 log = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ from decimal import Decimal
 from i2v.errors import Refused, UsageError
 from i2v.inputs.prompts import build_request
 from i2v.ledger.job import Delivery, JobImage
+from i2v.logs import log_context
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.validate import ResolvedImage, ValidationResult
 from i2v.pricing import price_usd
@@ -26,13 +27,17 @@ class Order:
 
     @property
     def key(self) -> str:
-        """The job's key."""
+        """The job key."""
         return self.request.job_key(self.image.facts.sha256)
 
     @property
-    def name(self) -> str:
-        """The image's name, which people know."""
-        return self.image.name
+    def log_name(self) -> str:
+        """Image and job, as log lines name them."""
+        return f"{self.image.name} (job {self.key[:12]})"
+
+    def log_context(self, task_id: str | None = None) -> dict[str, str | None]:
+        """Return the `extra` of a log line about this order."""
+        return log_context(self.image.label, self.key, task_id)
 
 
 def make_request(image: ResolvedImage) -> Request:
@@ -44,7 +49,7 @@ def make_request(image: ResolvedImage) -> Request:
 
 
 def make_order(run: RunContext, image: ResolvedImage, validation: ValidationResult, request: Request) -> Order:
-    """Price the request of a valid image."""
+    """Return the order for a valid image, priced by the settings."""
     assert validation.facts is not None  # noqa: S101 - for the type checker: refused images do not get here
     job_image = JobImage(
         label=image.ref.label,

@@ -8,17 +8,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from i2v.apixo.callbacks import check_callbacks
-from i2v.errors import (
-    AccountRejected,
-    BalanceTooLow,
-    BudgetExceeded,
-    LedgerError,
-    NothingSent,
-    ProviderError,
-    Stopped,
-)
+from i2v.errors import AccountRejected, BalanceTooLow, BudgetExceeded, LedgerError, NothingSent, ProviderError, Stopped
 from i2v.ledger.job import Delivery, JobState
-from i2v.ledger.ledger import VersionedRecord
 from i2v.money import ZERO, money_text
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.order import Order
@@ -32,7 +23,7 @@ BALANCE = "the provider's balance"
 
 
 async def room_usd(run: RunContext) -> tuple[Decimal | None, str]:
-    """Return what may be spent now, `None` for no limit, and the limit that is closest.
+    """Return what may be spent now, `None` for no limit, and the name of the tightest limit.
 
     Raises:
         Stopped: the provider rejects this account, or cannot be reached.
@@ -56,25 +47,22 @@ def worst_case_usd(run: RunContext, images: int) -> Decimal:
 async def unpaid_prices(run: RunContext, orders: Sequence[Order]) -> list[Decimal]:
     """Return the prices of the orders' jobs that are not paid yet, each job once."""
     jobs = {order.key: order for order in orders}
-    records = await asyncio.gather(*(_read(run, key) for key in jobs))
-    return [order.price_usd for order, job in zip(jobs.values(), records, strict=True) if _is_unpaid(job)]
+    unpaid = await asyncio.gather(*(_is_unpaid(run, key) for key in jobs))
+    return [order.price_usd for order, is_unpaid in zip(jobs.values(), unpaid, strict=True) if is_unpaid]
 
 
-async def _read(run: RunContext, key: str) -> VersionedRecord | None:
-    """Return a record; an unreadable one counts as unpaid here, and fails its own image at its submit."""
+async def _is_unpaid(run: RunContext, key: str) -> bool:
+    """Return whether a job is not paid yet; an unreadable record counts here, and fails its own image at its submit."""
     try:
-        return await run.ledger.read(key)
+        job = await run.ledger.read(key)
     except LedgerError as error:
         log.warning("%s", error)
-        return None
-
-
-def _is_unpaid(job: VersionedRecord | None) -> bool:
+        return True
     return job is None or job.record.state is JobState.READY
 
 
 def check_money(prices: Sequence[Decimal], room: Decimal | None, limit: str, *, partial: bool) -> None:
-    """Stop a run that cannot be paid in full or, where `partial`, not even its cheapest video.
+    """Raise if the money does not cover all videos or, with `partial`, not even the cheapest.
 
     Raises:
         BalanceTooLow: the provider's balance is the limit.
@@ -85,8 +73,8 @@ def check_money(prices: Sequence[Decimal], room: Decimal | None, limit: str, *, 
     needed = min(prices) if partial else sum(prices, ZERO)
     if room is None or needed <= room:
         return
-    count = "1 video costs" if len(prices) == 1 else f"{len(prices)} videos cost"
-    what = "the cheapest video costs" if partial else count
+    all_cost = "1 video costs" if len(prices) == 1 else f"{len(prices)} videos cost"
+    what = "the cheapest video costs" if partial else all_cost
     message = f"{limit} has ${money_text(max(room, ZERO))} left, {what} ${money_text(needed)}: nothing was submitted"
     if limit == BALANCE:
         message = message[0].upper() + message[1:]
@@ -96,7 +84,7 @@ def check_money(prices: Sequence[Decimal], room: Decimal | None, limit: str, *, 
 
 def warn_of_expiring_credentials(run: RunContext) -> None:
     """Warn if the AWS credentials, and with them the presigned URLs, expire before the provider may have fetched."""
-    seconds = max(run.settings.presign_seconds, int(run.settings.poll_deadline_seconds))
+    seconds = run.settings.image_url_seconds
     if run.storage.credentials_end_within(seconds):
         log.warning("the AWS credentials expire in less than the %d s that presigned URLs must work", seconds)
 

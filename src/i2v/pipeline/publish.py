@@ -1,30 +1,35 @@
-"""Publish the outputs of a job: video, poster and manifest, or a verdict. The manifest comes last.
+"""Publish what an image gets: video, poster and manifest, or a verdict file that says why there is no video.
 
-`publish_video` puts a new video; `publish_outputs` gives an image its outputs from a job that has ended, also where
-another image with the same content paid for it.
+`publish_video` puts a new video; its manifest comes last. `publish_outputs` gives an image the outputs of an ended job,
+which another image with the same content may have paid for.
 """
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from i2v.apixo.models import TaskStatus
 from i2v.errors import Conflict, NotFound
 from i2v.ledger import keys
-from i2v.ledger.job import JobImage, JobRecord, JobState, StoredVideo
+from i2v.ledger.job import JobImage, JobRecord, JobState, Reason, StoredVideo
 from i2v.ledger.ledger import provider_host
 from i2v.media.video_facts import VideoFacts, deviations
 from i2v.money import ZERO
 from i2v.pipeline.context import RunContext
-from i2v.pipeline.verdicts import job_verdict, put_verdict, remove_verdicts
-from i2v.request import MODEL, canonical_json
+from i2v.pipeline.validate import ResolvedImage, ValidationResult
+from i2v.request import MODEL, Request, canonical_json
+from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
+from i2v.settings import Settings
 
 log = logging.getLogger(__name__)
-MANIFEST_FORMAT = 1
+FORMAT = 1
+"""Of manifests and verdicts."""
 
 
 async def publish_video(
@@ -68,26 +73,19 @@ async def _changed_flags(run: RunContext, image: JobImage) -> tuple[str, ...]:
 
 
 async def _put_video(run: RunContext, path: Path, video: StoredVideo, record: JobRecord) -> None:
-    """Put the video where none is, or over what a store left that died before its manifest."""
+    """Put the video if there is none, or replace one whose store died before it wrote the manifest."""
     metadata = {"job": record.key, "task": record.task_id or "", "sha256": video.sha256}
-
-    async def put(if_match: str | None = None) -> None:
-        await run.storage.put_file(
-            video.uri,
-            path,
-            sha256=video.sha256,
-            content_type="video/mp4",
-            metadata=metadata,
-            if_match=if_match,
-        )
-
+    put = partial(
+        run.storage.put_file, video.uri, path, sha256=video.sha256, content_type="video/mp4", metadata=metadata
+    )
     try:
         await put()
     except Conflict:
         try:
             existing = await run.storage.head(video.uri)
         except NotFound:  # S3 answers 409 also while another write is under way
-            return await put()
+            await put()
+            return
         if existing.metadata.get("sha256") != video.sha256:
             await put(if_match=existing.etag)
 
@@ -103,10 +101,10 @@ async def _put_manifest(
 def manifest(
     run: RunContext, record: JobRecord, video: StoredVideo, status: TaskStatus | None, facts: VideoFacts | None
 ) -> dict[str, Any]:
-    """Return what stands beside a video: its lineage, request, cost and measurements."""
+    """Return the JSON beside a video: its lineage, request, cost and measurements."""
     attempt = record.attempt
     return {
-        "format": MANIFEST_FORMAT,
+        "format": FORMAT,
         "job": record.key,
         "image": record.image.model_dump(mode="json"),
         "request": {"model": MODEL, **record.request.model_dump(mode="json")},
@@ -126,13 +124,9 @@ def manifest(
 async def publish_outputs(
     run: RunContext, record: JobRecord, image: JobImage, *, just_stored: bool = False
 ) -> S3Uri | None:
-    """Give an image the outputs of a job that has ended; return where its video is, if the job is stored.
+    """Give an image the outputs of an ended job; return where its video is, or `None` if the job is not stored.
 
-    Args:
-        just_stored: the job's own video was put a moment ago, so it need not be looked up.
-
-    Raises:
-        NotFound: the job's video is no longer in the bucket.
+    Raise `NotFound` if the job's video is no longer in the bucket, which is not checked if it was `just_stored`.
     """
     if record.state is JobState.STORED and record.video:
         return await _publish_stored(run, record, record.video, image, just_stored=just_stored)
@@ -150,9 +144,8 @@ async def _publish_stored(
         if not just_stored:
             await _require_video(run, video.uri)
         return target
-    manifest_uri = _output_uri(run, record, image, ".json")
     try:
-        await run.storage.head(manifest_uri)
+        await run.storage.head(_output_uri(run, record, image, ".json"))
     except NotFound:
         await _copy(run, record, video, image, target)
     return target
@@ -174,10 +167,54 @@ async def _copy(run: RunContext, record: JobRecord, video: StoredVideo, image: J
     await run.storage.copy(video.uri, target)
     await run.storage.copy(video.poster, poster)
     copied = video.model_copy(update={"uri": target, "poster": poster, "manifest": manifest_uri})
+    changes = {"image": image.model_dump(mode="json"), "copied_from": str(video.uri), "cost_usd": "0"}
+    await _put_manifest(run, record, image, manifest_uri, manifest(run, record, copied, None, None) | changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why an image has no video: refused by validation (without a job), or refused or failed as a job."""
+
+    name: str
+    label: str
+    etag: str
+    request: Request
+    state: JobState
+    reason: Reason
+    job: str | None = None
+
+
+def refusal(image: ResolvedImage, validation: ValidationResult, request: Request) -> Verdict:
+    """Return the verdict of an image that validation refused."""
+    reason = Reason(code=validation.rule, message=validation.refusal or "")
+    return Verdict(image.name, image.ref.label, validation.etag, request, JobState.REFUSED, reason)
+
+
+def job_verdict(record: JobRecord, image: JobImage, reason: Reason) -> Verdict:
+    """Return the verdict of an image whose job was refused or failed."""
+    return Verdict(image.name, image.label, image.etag, record.request, record.state, reason, record.key)
+
+
+async def put_verdict(storage: Storage, settings: Settings, verdict: Verdict, *, keep_existing: bool = False) -> bool:
+    """Write a verdict; return `False` if one exists and `keep_existing` is set."""
+    uri = keys.output_uri(settings, verdict.name, verdict.etag, verdict.request.digest12, f".{verdict.state}.json")
     value = {
-        **manifest(run, record, copied, None, None),
-        "image": image.model_dump(mode="json"),
-        "copied_from": str(video.uri),
-        "cost_usd": "0",
+        "format": FORMAT,
+        "image": verdict.label,
+        "etag": verdict.etag,
+        "request": {"model": MODEL, **verdict.request.model_dump(mode="json")},
+        "job": verdict.job,
+        "reason": verdict.reason.model_dump(),
+        "at": datetime.now(UTC).isoformat(),
     }
-    await _put_manifest(run, record, image, manifest_uri, value)
+    try:
+        await storage.put(uri, canonical_json(value), content_type="application/json", create=keep_existing)
+    except Conflict:
+        return False
+    return True
+
+
+async def remove_verdicts(storage: Storage, settings: Settings, image: JobImage, request: Request) -> None:
+    """Delete the verdicts of earlier attempts, which no longer apply."""
+    for state in (JobState.REFUSED, JobState.FAILED):
+        await storage.delete(keys.output_uri(settings, image.name, image.etag, request.digest12, f".{state}.json"))

@@ -152,11 +152,7 @@ async def _is_fresh(run: RunContext, marker: S3Entry) -> bool:
 
 
 async def _settle(
-    run: RunContext,
-    job: VersionedRecord,
-    steps: Steps,
-    adopter: CallbackAdopter,
-    hints: Sequence[CallbackHint] = (),
+    run: RunContext, job: VersionedRecord, steps: Steps, adopter: CallbackAdopter, hints: Sequence[CallbackHint] = ()
 ) -> ItemReport | None:
     async with run.limits.in_flight:
         try:

@@ -12,7 +12,7 @@ from i2v.errors import CannotResolve, ProviderError
 from i2v.ledger import transitions
 from i2v.ledger.job import DROPPED_CODE, JobRecord, JobState, Reason
 from i2v.ledger.ledger import Edit, Ledger, VersionedRecord
-from i2v.pipeline.verdicts import remove_verdicts
+from i2v.pipeline.publish import remove_verdicts
 from i2v.recovery.callbacks import claim_task
 from i2v.s3.storage import Storage
 from i2v.settings import Settings

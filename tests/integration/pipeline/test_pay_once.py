@@ -19,7 +19,8 @@ from i2v.pipeline.order import Order
 from i2v.pipeline.poll import poll
 from i2v.pipeline.publish import publish_outputs
 from i2v.pipeline.store import NotDelivered, store
-from i2v.pipeline.submit import record_task_id, submit
+from i2v.pipeline.submit import submit
+from i2v.pipeline.submit_result import record_task_id
 from sandbox import Sandbox
 from sandbox.provider import Provider
 from tests.support.orders import OpenRun, order_for, put_photo
