@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from i2v.apixo.answers import TASK_ID_CHARS, text_field
 from i2v.errors import FetchError, UsageError
 from i2v.net.address_policy import AddressPolicy, Resolver, resolve_host
 from i2v.settings import Settings
@@ -22,7 +23,6 @@ PATH = "/apixo"
 """Below the base URL: `/apixo/{job}/{attempt}/{signature}`."""
 MIN_SECRET_CHARS = 16
 BODY_LIMIT_BYTES = 1 << 20
-TASK_ID_CHARS = 256
 SIGNATURE_CHARS = 64
 
 _JOB = re.compile(r"[0-9a-f]{64}")
@@ -36,8 +36,7 @@ _HINT = "Set I2V_CALLBACK_BASE_URL to the door's public URL, and I2V_CALLBACK_SE
 def callback_url(settings: Settings, job: str, attempt: int) -> str:
     """Return the URL to which the provider posts the final status of this attempt. Keep it secret: it is signed.
 
-    Raises:
-        UsageError: the base URL or the secret is not set.
+    Raise `UsageError` if the base URL or the secret is not set.
     """
     if settings.callback_base_url is None or not settings.callback_secrets:
         raise UsageError("Callbacks are not set up", _HINT)
@@ -65,20 +64,15 @@ def hide_signatures(text: str) -> str:
 
 
 def callback_task_id(body: bytes) -> str | None:
-    """Return the task id in a callback's body; nothing else in the body is read.
-
-    Returns:
-        None if the body is too large, not a JSON object, or without a valid task id.
-    """
+    """Return the task id in a callback's body, `None` if there is no valid one or the body is too large."""
     if len(body) > BODY_LIMIT_BYTES:
         return None
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
         return None
-    data = document.get("data") if isinstance(document, dict) else None
-    task_id = data.get("taskId") if isinstance(data, dict) else None
-    return task_id if isinstance(task_id, str) and is_task_id(task_id) else None
+    task_id = text_field(document.get("data") if isinstance(document, dict) else None, "taskId")
+    return task_id if is_task_id(task_id) else None
 
 
 def is_task_id(text: str) -> bool:
@@ -86,27 +80,21 @@ def is_task_id(text: str) -> bool:
     return 0 < len(text) <= TASK_ID_CHARS and text.isascii() and text.isprintable() and not text.isspace()
 
 
-def _secrets_error(settings: Settings) -> UsageError | None:
+def callback_settings_error(settings: Settings) -> UsageError | None:
+    """Return the error if only one of the two variables is set, or a secret is too short."""
+    is_off = settings.callback_base_url is None and not settings.callback_secrets
+    return None if is_off else _incomplete(settings)
+
+
+def _incomplete(settings: Settings) -> UsageError | None:
+    if settings.callback_base_url is None:
+        return UsageError("Callbacks need I2V_CALLBACK_BASE_URL, which is not set", _HINT)
     if not settings.callback_secrets:
         return UsageError("Callbacks need I2V_CALLBACK_SECRET, which is not set", _HINT)
-    short = [secret for secret in settings.callback_secrets if len(secret.get_secret_value()) < MIN_SECRET_CHARS]
-    if short:
+    if any(len(secret.get_secret_value()) < MIN_SECRET_CHARS for secret in settings.callback_secrets):
         message = f"I2V_CALLBACK_SECRET is too short: each secret needs {MIN_SECRET_CHARS} characters or more"
         return UsageError(message, "Generate one with: openssl rand -hex 32")
     return None
-
-
-def callback_settings_error(settings: Settings) -> UsageError | None:
-    """Return the error if only one of the two variables is set, or a secret is too short."""
-    if settings.callback_base_url is None and not settings.callback_secrets:
-        return None
-    return _base_url_error(settings) or _secrets_error(settings)
-
-
-def _base_url_error(settings: Settings) -> UsageError | None:
-    if settings.callback_base_url is not None:
-        return None
-    return UsageError("Callbacks need I2V_CALLBACK_BASE_URL, which is not set", _HINT)
 
 
 async def check_callbacks(settings: Settings, resolve: Resolver = resolve_host) -> None:
@@ -114,22 +102,18 @@ async def check_callbacks(settings: Settings, resolve: Resolver = resolve_host) 
 
     A host that cannot be resolved from here passes: the provider may know it. `i2v doctor` requests the URL.
     """
-    if error := _base_url_error(settings) or _secrets_error(settings):
+    if error := _incomplete(settings):
         raise error
     parts = urlsplit(str(settings.callback_base_url))
     if parts.query or parts.fragment or parts.username:
-        raise UsageError(
-            "I2V_CALLBACK_BASE_URL must not have a user name, query or fragment", "Set it to https://host/path"
-        )
+        message = "I2V_CALLBACK_BASE_URL must not have a user name, query or fragment"
+        raise UsageError(message, "Set it to https://host/path")
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    policy = AddressPolicy(settings.private_hosts, resolve)
     try:
-        await AddressPolicy(settings.private_hosts, resolve).addresses(
-            parts.scheme, host, port, name="I2V_CALLBACK_BASE_URL"
-        )
+        await policy.addresses(parts.scheme, host, port, name="I2V_CALLBACK_BASE_URL")
     except FetchError as failure:
         if failure.forbidden:
-            allow = f"I2V_PRIVATE_HOSTS={host}:{port}"
-            raise UsageError(
-                f"I2V_CALLBACK_BASE_URL is not a public https address: {failure.message}",
-                f"Use a public https address, or allow this one: {allow}",
-            ) from None
+            message = f"I2V_CALLBACK_BASE_URL is not a public https address: {failure.message}"
+            hint = f"Use a public https address, or allow this one: I2V_PRIVATE_HOSTS={host}:{port}"
+            raise UsageError(message, hint) from None

@@ -191,18 +191,21 @@ def bad_answer(answer: Answer, why: str) -> BadAnswer:
 
 
 def _refused(answer: Answer, meaning: _Meaning) -> ProviderError:
-    envelope = answer.envelope
-    text = answer.redact(envelope.text) if envelope else ""
-    fail_code = answer.redact(envelope.fail_code) if envelope else ""
-    number = envelope.code if envelope and answer.status == _OK else answer.status
+    fail_code, text = _fail_code_and_text(answer)
+    number = answer.envelope.code if answer.envelope and answer.status == _OK else answer.status
     what = " ".join(str(part) for part in (number if number != _OK else "", fail_code) if part)
-    message = f"{answer.request} returned {what}" + (f": {text}" if text else "")
+    message = f"{answer.request} returned {what}{text}"
     return meaning.error(message, meaning.hint, fail_code or str(number), answer.retry_after, number or 0)
 
 
 def _lost(answer: Answer, why: str) -> AnswerLost:
-    envelope = answer.envelope
-    text = answer.redact(envelope.text) if envelope else ""
-    message = f"{answer}, {why}" + (f": {text}" if text else "")
-    code = (answer.redact(envelope.fail_code) if envelope else "") or str(answer.status)
-    return AnswerLost(message, LOST_HINT, code, answer.retry_after)
+    fail_code, text = _fail_code_and_text(answer)
+    return AnswerLost(f"{answer}, {why}{text}", LOST_HINT, fail_code or str(answer.status), answer.retry_after)
+
+
+def _fail_code_and_text(answer: Answer) -> tuple[str, str]:
+    """Return the provider's fail code, and its text after a colon, each empty if there is none."""
+    if answer.envelope is None:
+        return "", ""
+    text = answer.redact(answer.envelope.text)
+    return answer.redact(answer.envelope.fail_code), f": {text}" if text else ""

@@ -75,25 +75,21 @@ class SubmitBody(_Contract):
 def submit_body(
     request: Request, image_url: str, *, callback_url: str | None = None, route: str | None = None
 ) -> SubmitBody:
-    """Return the body of a submit for one video.
+    """Return the body of a submit for one video; with pro, the duration is left out.
 
     Args:
-        request: mode, duration and prompt; with pro, the duration is left out.
+        request: mode, duration and prompt.
         image_url: where the provider can fetch the image.
         callback_url: where the provider posts the final status; None to poll.
         route: the `provider` field (auto, value, official); None lets the provider choose.
     """
-    standard = request.mode is Mode.STANDARD
+    duration = request.duration if request.mode is Mode.STANDARD else None
+    mode = _WIRE_MODES[request.mode]
     return SubmitBody(
         request_type="callback" if callback_url else "async",
         callback_url=callback_url or None,
         provider=route or None,
-        input=SubmitInput(
-            mode=_WIRE_MODES[request.mode],
-            prompt=request.prompt,
-            image_urls=[image_url],
-            duration=request.duration if standard else None,
-        ),
+        input=SubmitInput(mode=mode, prompt=request.prompt, image_urls=[image_url], duration=duration),
     )
 
 
@@ -163,6 +159,7 @@ def _not_blank(text: str) -> str:
 
 
 NonBlank = Annotated[StrictStr, AfterValidator(_not_blank)]
+Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else str(value))]
 Timestamp = Annotated[datetime | None, BeforeValidator(_timestamp)]
 """UTC, from Unix milliseconds; None if absent or invalid, so that a bad time does not lose a paid video."""
 
@@ -179,8 +176,8 @@ class TaskStatus(_Contract):
     task_id: NonBlank = Field(alias="taskId")
     raw_state: NonBlank = Field(alias="state")
     result_urls: Annotated[tuple[str, ...], BeforeValidator(_urls)] = Field(default=(), alias="resultJson", repr=False)
-    fail_code: Annotated[str, BeforeValidator(lambda v: "" if v is None else str(v))] = Field("", alias="failCode")
-    fail_message: Annotated[str, BeforeValidator(lambda v: "" if v is None else str(v))] = Field("", alias="failMsg")
+    fail_code: Text = Field("", alias="failCode")
+    fail_message: Text = Field("", alias="failMsg")
     created_at: Timestamp = Field(default=None, alias="createTime")
     completed_at: Timestamp = Field(default=None, alias="completeTime")
     cost_ms: Annotated[int | None, BeforeValidator(_milliseconds)] = Field(default=None, alias="costTime")
@@ -199,7 +196,7 @@ class TaskStatus(_Contract):
 
 
 def task_status(answer: Answer, task_id: str) -> TaskStatus:
-    """Parse the answer to a status request; raise BadAnswer if it breaks the contract or is for another task."""
+    """Parse the answer to a status request; raise BadAnswer if it breaks the contract or is about another task."""
     data = answer.envelope.data if answer.envelope else None
     if not isinstance(data, dict):
         raise bad_answer(answer, "without an object in data")

@@ -1,0 +1,82 @@
+"""The transport of the provider's client: connections, time limits and bounded bodies. Requests are in `client`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import httpx
+
+CONNECT_SECONDS = 15.0
+IDLE_SECONDS = 1.0
+"""A connection that was idle longer is not reused, since the server may be closing it."""
+BODY_LIMIT_BYTES = 1 << 20
+REFUSAL_BODY_SECONDS = 5.0
+"""How long to wait for the body of a 429, which is a refusal without it too."""
+NOT_CONNECTED = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.UnsupportedProtocol,
+    httpx.InvalidURL,
+)
+"""What httpx raises before it has sent anything."""
+
+
+class Transport(httpx.AsyncBaseTransport):
+    """Each POST opens its own connection; GETs share a pool.
+
+    A server may close a kept-alive connection just as it is reused, and then it is unknown whether it read the request:
+    2 of 1,000 submits became unknown that way. A handshake costs less.
+    """
+
+    def __init__(self, connections: int) -> None:
+        context = httpx.create_ssl_context(trust_env=True)
+        self._reads, self._posts = (
+            httpx.AsyncHTTPTransport(
+                verify=context,
+                trust_env=False,
+                limits=httpx.Limits(
+                    max_connections=connections, max_keepalive_connections=kept, keepalive_expiry=IDLE_SECONDS
+                ),
+            )
+            for kept in (connections, 0)
+        )
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request over the connections of its method."""
+        transport = self._posts if request.method == "POST" else self._reads
+        return await transport.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._posts.aclose()
+        await self._reads.aclose()
+
+
+def timeouts(seconds: float) -> httpx.Timeout:
+    """Return timeouts such that a failed connection ends as a connect error, before the total time is over."""
+    connect = min(CONNECT_SECONDS, seconds / 4)
+    return httpx.Timeout(seconds, connect=connect, pool=connect)
+
+
+async def read_body(response: httpx.Response) -> bytes:
+    """Read the body of a response to its end, and close the response. The body of a 429 may be missing."""
+    try:
+        if response.status_code != httpx.codes.TOO_MANY_REQUESTS:
+            return await _read_limited(response)
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(REFUSAL_BODY_SECONDS):
+                return await _read_limited(response)
+        return b""
+    finally:
+        await response.aclose()
+
+
+async def _read_limited(response: httpx.Response) -> bytes:
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > BODY_LIMIT_BYTES:
+            raise ValueError(f"the body is larger than {BODY_LIMIT_BYTES} bytes")
+    return bytes(body)
