@@ -121,7 +121,7 @@ class ApixoClient:
     async def status(
         self, task_id: str, *, tries: int = READ_ATTEMPTS, within: float = RETRY_WITHIN_SECONDS
     ) -> TaskStatus:
-        """Request the status of a task. Free, and retried: up to `tries` attempts, the last one within `within` seconds.
+        """Request the status of a task. Free; up to `tries` attempts are made, the last one `within` so many seconds.
 
         Raises:
             AccountRejected, Rejected: 401, 402, 403; 400, 404.
