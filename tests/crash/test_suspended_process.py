@@ -40,4 +40,4 @@ def test_a_claimant_that_slept_through_its_lease_pays_once(
     assert world.bills() == {picture.sha256: 1}
     assert world.records()[picture.sha256].last_attempt == claims
     world.read_published(picture)
-    assert world.open_marks() == set()
+    assert world.open_markers() == set()

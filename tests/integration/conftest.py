@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from uuid import uuid4
@@ -13,7 +13,10 @@ from i2v.pipeline.context import RunContext
 from i2v.pipeline.run import open_run
 from i2v.settings import Settings
 from sandbox import Sandbox
+from sandbox.fault_proxy import FaultProxy
+from tests.support.callback_receiver import CallbackReceiver, serve_callbacks
 from tests.support.orders import OpenRun
+from tests.support.settings import MakeSettings
 
 
 @pytest.fixture
@@ -37,3 +40,19 @@ def new_run(settings: Settings, aws: None) -> OpenRun:
             yield run
 
     return opened
+
+
+@pytest.fixture
+def s3_proxy(sandbox: Sandbox, aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """Put a fault proxy in front of S3, for i2v and for the provider."""
+    with FaultProxy(sandbox.aws.address) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        sandbox.provider.set_options(s3_address=proxy.address)
+        yield proxy
+
+
+@pytest.fixture
+def receiver(sandbox: Sandbox, make_settings: MakeSettings, aws: None) -> Iterator[CallbackReceiver]:
+    """Start a server that receives the provider's callbacks; its `settings` enable them."""
+    with serve_callbacks(make_settings, sandbox.env) as server:
+        yield server

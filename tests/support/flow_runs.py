@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-from prefect.client.schemas.objects import State
+from prefect import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.objects import Artifact, State
+from prefect.client.schemas.sorting import ArtifactSort
 
 from sandbox import Sandbox
 from sandbox.prefect_server import PrefectServer
@@ -55,3 +58,10 @@ async def wait_for_i2v_events(server: PrefectServer, sandbox: Sandbox, expected:
                 break
             await asyncio.sleep(0.1)
     return events
+
+
+async def artifacts_with_key(key: str) -> list[Artifact]:
+    """Return the artifacts with this key, newest first."""
+    only = ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
+    async with get_client() as client:
+        return await client.read_artifacts(artifact_filter=only, sort=ArtifactSort.CREATED_DESC)

@@ -345,7 +345,7 @@ class JobStateMachine(RuleBasedStateMachine):
             return
         assert record.state not in {JobState.CLAIMED, JobState.SUBMITTED}, f"{record.state} for ever"
         if record.state is JobState.UNKNOWN:
-            assert self.open_marks(), "an unknown job without an open marker"
+            assert self.open_markers(), "an unknown job without an open marker"
         if not self.manual_actions:
             self.check_nothing_is_thrown_away(record)
 
@@ -366,7 +366,7 @@ class JobStateMachine(RuleBasedStateMachine):
         if record.state is JobState.READY:
             assert all(end == ENDS["transient"] for end in ended.values())
 
-    def open_marks(self) -> list[S3Uri]:
+    def open_markers(self) -> list[S3Uri]:
         """Return the open markers."""
         return [uri for uri in self.world.bucket.objects if "/open/" in uri.key]
 

@@ -85,7 +85,7 @@ class KillRound:
                 assert self.world.task_ids(picture) == records[picture.sha256].attempts[0].task_ids
                 self._check_ended(picture, item)
         unknown = {record.key for record in records.values() if record.image.name in lost}
-        assert self.world.open_marks() == unknown
+        assert self.world.open_markers() == unknown
 
     def _check_unknown(self, picture: UploadedImage, item: dict[str, Any]) -> None:
         assert item["outcome"] == "unknown"

@@ -20,6 +20,7 @@ from sandbox.provider import Provider
 from sandbox.synthetic_images import make_jpeg
 from tests.support.certificate_authority import own_authority
 from tests.support.forked_processes import ProcessSpec
+from tests.support.orders import job_records
 
 PACE = {"render_seconds": 0.1, "render": "shared"}
 
@@ -115,9 +116,7 @@ class ProxiedSandbox:
 
     def records(self) -> dict[str, JobRecord]:
         """Return the ledger's job records by image digest."""
-        keys = [key for key in self.sandbox.keys("jobs/") if len(key) == len("jobs/.json") + 64]
-        records = [JobRecord.model_validate_json(self.sandbox.read(key)) for key in keys]
-        return {record.image.facts.sha256: record for record in records}
+        return {record.image.facts.sha256: record for record in job_records(self.sandbox)}
 
     def states(self) -> dict[str, JobState]:
         """Return each job's state by image name."""
@@ -137,6 +136,6 @@ class ProxiedSandbox:
         assert manifest["image"]["label"] == picture.uri
         return dict(manifest)
 
-    def open_marks(self) -> set[str]:
+    def open_markers(self) -> set[str]:
         """Return the keys of all jobs that have an open marker."""
         return {key.rpartition("-")[2] for key in self.sandbox.keys("jobs/open/")}

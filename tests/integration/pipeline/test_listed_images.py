@@ -1,4 +1,4 @@
-"""Images that a listing told of: what is asked for them is the same as of those that are named one by one."""
+"""Images found by listing a prefix get the same request and version as images named one by one."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.support.orders import OpenRun, put_photo
 DEFAULT = RequestOptions(prompt="the run's", mode="standard", duration=6)
 
 
-async def listed(run: RunContext, sandbox: Sandbox) -> InputItem:
-    """The one image of the bucket."""
+async def list_image(run: RunContext, sandbox: Sandbox) -> InputItem:
+    """List the only image of the bucket."""
     (item,) = await find_items(f"s3://{sandbox.bucket}/images/", run.storage, run.settings)
     return item
 
 
-async def ordered(run: RunContext, item: InputItem, steps: Steps | None = None) -> Order:
-    """What would be paid for."""
+async def make_order(run: RunContext, item: InputItem, steps: Steps | None = None) -> Order:
+    """Validate an item and return its order."""
     order = await prepare(run, item, DEFAULT, steps or Steps())
     assert isinstance(order, Order), order
     return order
@@ -32,65 +32,65 @@ async def ordered(run: RunContext, item: InputItem, steps: Steps | None = None) 
 
 @pytest.mark.parametrize("is_cached", [False, True])
 @pytest.mark.parametrize(
-    ("metadata", "text", "prompt", "duration"),
+    ("metadata", "sidecar", "prompt", "duration"),
     [
         ({}, None, "the run's", 6),
         ({}, "the sidecar's", "the sidecar's", 6),
-        ({"prompt": "its own", "duration": "10"}, "the sidecar's", "its own", 10),
+        ({"prompt": "the metadata's", "duration": "10"}, "the sidecar's", "the metadata's", 10),
     ],
-    ids=["the run's", "a sidecar", "metadata"],
+    ids=["run", "sidecar", "metadata"],
 )
 async def test_a_listed_image_has_its_own_prompt(
     sandbox: Sandbox,
     new_run: OpenRun,
     metadata: dict[str, str],
-    text: str | None,
+    sidecar: str | None,
     prompt: str,
     duration: int,
     is_cached: bool,
 ) -> None:
-    """Metadata goes before a sidecar, and both before the run's prompt, also where a cache knows the verdict."""
+    """Metadata overrides a sidecar, and both override the run's prompt, also when validation is cached."""
     client = sandbox.s3()
     client.put_object(Bucket=sandbox.bucket, Key="images/tom.jpg", Body=make_jpeg(640, 480), Metadata=metadata)
-    if text:
-        client.put_object(Bucket=sandbox.bucket, Key="images/tom.jpg.txt", Body=text.encode())
+    if sidecar:
+        client.put_object(Bucket=sandbox.bucket, Key="images/tom.jpg.txt", Body=sidecar.encode())
 
-    async def cached(run: RunContext, seen: ResolvedImage) -> ValidationResult:
-        return ValidationResult.model_validate((await validate_image(run, seen)).model_dump(mode="json"))
+    async def validate_as_json(run: RunContext, image: ResolvedImage) -> ValidationResult:
+        return ValidationResult.model_validate((await validate_image(run, image)).model_dump(mode="json"))
 
     async with new_run() as run:
-        item = await listed(run, sandbox)
+        item = await list_image(run, sandbox)
         if is_cached:
-            first = await ordered(run, item, Steps(validate=cached))
-            known = ValidationResult(etag=first.image.etag, at=first.image.at, facts=first.image.facts)
+            first = await make_order(run, item, Steps(validate=validate_as_json))
+            cached = ValidationResult(etag=first.image.etag, at=first.image.at, facts=first.image.facts)
 
-            async def from_cache(run: RunContext, seen: ResolvedImage) -> ValidationResult:
-                return known
+            async def from_cache(run: RunContext, image: ResolvedImage) -> ValidationResult:
+                return cached
 
-            order = await ordered(run, item, Steps(validate=from_cache))
+            order = await make_order(run, item, Steps(validate=from_cache))
         else:
-            order = await ordered(run, item)
+            order = await make_order(run, item)
     assert (order.request.prompt, order.request.duration) == (prompt, duration)
 
 
-async def test_an_image_replaced_since_it_was_listed_is_looked_at_anew(sandbox: Sandbox, new_run: OpenRun) -> None:
-    """What is paid for is what lies there now, with its own metadata, and not what a listing told minutes ago."""
+async def test_an_image_replaced_after_the_listing_is_read_again(sandbox: Sandbox, new_run: OpenRun) -> None:
+    """The order has the etag and metadata of the object at the key now, not those of the listing."""
     put_photo(sandbox, "tom.jpg", 1)
     async with new_run() as run:
-        item = await listed(run, sandbox)
+        item = await list_image(run, sandbox)
         client = sandbox.s3()
         body = make_jpeg(640, 480, seed=2)
-        client.put_object(Bucket=sandbox.bucket, Key="images/tom.jpg", Body=body, Metadata={"prompt": "its new one"})
-        order = await ordered(run, item)
-        now = await run.storage.head(order.image.at)
-    assert (order.image.etag, order.request.prompt) == (now.etag, "its new one")
+        client.put_object(Bucket=sandbox.bucket, Key="images/tom.jpg", Body=body, Metadata={"prompt": "the new one"})
+        order = await make_order(run, item)
+        current = await run.storage.head(order.image.at)
+    assert (order.image.etag, order.request.prompt) == (current.etag, "the new one")
 
 
-async def test_the_version_that_was_read_is_handed_over(sandbox: Sandbox, new_run: OpenRun) -> None:
-    """A listing knows no versions: the one that was read whole is the one that the provider is given."""
+async def test_the_order_names_the_version_that_was_validated(sandbox: Sandbox, new_run: OpenRun) -> None:
+    """A listing has no version ids, so the order takes the version of the object that was read."""
     client = sandbox.s3()
     client.put_bucket_versioning(Bucket=sandbox.bucket, VersioningConfiguration={"Status": "Enabled"})
     put_photo(sandbox, "tom.jpg", 1)
     async with new_run() as run:
-        order = await ordered(run, await listed(run, sandbox))
+        order = await make_order(run, await list_image(run, sandbox))
     assert order.image.version_id == client.head_object(Bucket=sandbox.bucket, Key="images/tom.jpg")["VersionId"]

@@ -1,4 +1,4 @@
-"""What memory rises with, and by how much: videos in flight, and a video's size. Each in a process of its own."""
+"""Memory per video in flight and for a large video, each measured in its own process."""
 
 from __future__ import annotations
 
@@ -8,34 +8,28 @@ import pytest
 
 from benchmarks.processes import run_child
 from sandbox import Sandbox
-from sandbox.synthetic_images import make_jpeg
+from tests.support.orders import put_copies
 
 FEW, MANY = 4, 24
 WAITING_KB = 25
-"""Of the 60 KB that a video in flight may take with Prefect."""
+"""Limit per video in flight. With Prefect it is 60 KB."""
 STORING_MB = 32
 VIDEO_BYTES = 60_000_000
 
 
-def put_images(sandbox: Sandbox, number: int) -> dict[str, str]:
-    """So many different images; the environment of a child that uses them."""
-    picture = make_jpeg(640, 480)
-    for each in range(number):
-        sandbox.put_image(f"images/{each:03}.jpg", picture + b"%d" % each)
-    return sandbox.env | {"I2V_POLL_FIRST_SECONDS": "0.05", "I2V_POLL_EVERY_SECONDS": "0.1"}
-
-
-def test_a_video_in_flight_takes_little(sandbox: Sandbox) -> None:
-    """One video more that renders takes some tens of KB."""
-    env = put_images(sandbox, 1 + FEW + MANY) | {"I2V_POLL_FIRST_SECONDS": "1000"}
+def test_a_video_in_flight_takes_little_memory(sandbox: Sandbox) -> None:
+    """Each further video that is rendering takes less than 25 KB."""
+    put_copies(sandbox, 1 + FEW + MANY)
+    env = sandbox.env | {"I2V_POLL_FIRST_SECONDS": "1000", "I2V_POLL_EVERY_SECONDS": "0.1"}
     result = run_child("tests.support.waiting_memory", str(FEW), str(MANY), env=env)
     assert 1 < result.output["bytes_each"] / 1000 < WAITING_KB
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="it is read from /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_large_video_is_never_in_memory(sandbox: Sandbox) -> None:
-    """A video of 60 MB is stored in at most 32 MB more than a small one was."""
-    env = put_images(sandbox, 2)
+    """Storing a video of 60 MB takes at most 32 MB more than storing a small one."""
+    put_copies(sandbox, 2)
+    env = sandbox.env | {"I2V_POLL_FIRST_SECONDS": "0.05", "I2V_POLL_EVERY_SECONDS": "0.1"}
     sandbox.provider.set_options(file_bytes=VIDEO_BYTES, render_seconds=0, render="shared")
     result = run_child("benchmarks.transfer_sides", "i2v", env=env)
     video, _ = sorted(key for key in sandbox.keys("videos/") if key.endswith(".mp4"))

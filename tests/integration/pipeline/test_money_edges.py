@@ -1,9 +1,8 @@
-"""Promises 1, 3 and 6 at their edges: what is given back, what is shared, and what is told after a failure."""
+"""Edge cases of promises 1, 3 and 6: what is released, what is shared, and what a report says after a failure."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -27,31 +26,22 @@ from tests.support.proxied_sandbox import ProxiedSandbox
 
 PRICE = Decimal("0.192")
 LIMITED: dict[str, Any] = {"run_id": "same", "max_spend_usd": Decimal("0.40"), "partial": True}
-"""A run that may pay two videos."""
+"""A run that may pay for two videos."""
 
 
-@pytest.fixture
-def proxy(sandbox: Sandbox, aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    """What stands between a run and S3; boto3 finds it in its own environment."""
-    with FaultProxy(sandbox.aws.address) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        sandbox.provider.set_options(s3_address=proxy.address)
-        yield proxy
-
-
-def posts(provider: Provider) -> int:
-    """How many submits came."""
+def submit_count(provider: Provider) -> int:
+    """Count the submits that the provider received."""
     return len(provider.request_log.find("submit"))
 
 
-async def told(sandbox: Sandbox, new_run: OpenRun, **limits: Any) -> ItemReport:
-    """What the report says of one image."""
+async def process_photo(sandbox: Sandbox, new_run: OpenRun, **limits: Any) -> ItemReport:
+    """Process one photo in a new run and return its line of the report."""
     async with new_run(**limits) as run:
         return await process_order(run, await order_for(run, put_photo(sandbox)), Steps())
 
 
 def test_two_processes_of_one_run_share_its_limit(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A run that was started twice, as a lost worker's may be, spends its limit once."""
+    """A run that is started twice, e.g. after its worker was lost, spends its limit once."""
     with ProxiedSandbox(sandbox, tmp_path) as world:
         uris = [world.put(f"{number}.jpg", number).uri for number in range(4)]
         both = [start_process(world.process(images=pair, **LIMITED)) for pair in (tuple(uris[:2]), tuple(uris[2:]))]
@@ -61,19 +51,17 @@ def test_two_processes_of_one_run_share_its_limit(sandbox: Sandbox, tmp_path: Pa
         assert sum(world.bills().values()) == 2
 
 
-async def test_a_submit_that_is_sent_again_is_reserved_once(
-    sandbox: Sandbox, provider: Provider, new_run: OpenRun
-) -> None:
-    """Within a limit of one video a 503 takes nothing away from the second try."""
+async def test_a_retried_submit_is_reserved_once(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
+    """With a limit of one video, a submit that got a 503 can still be retried."""
     provider.add_fault(on="submit", kind="answer", status=503)
-    line = await told(sandbox, new_run, max_spend_usd=PRICE)
+    line = await process_photo(sandbox, new_run, max_spend_usd=PRICE)
     assert (line.outcome, provider.billed_usd) == (Outcome.STORED, PRICE)
 
 
-async def test_what_a_refused_image_did_not_cost_pays_the_next(
+async def test_money_of_a_refused_image_is_available_again(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
-    """Within a limit of one video a 400 leaves the money for another image."""
+    """With a limit of one video, a 400 releases the money for another image."""
     provider.add_fault(on="submit", kind="answer", status=400)
     async with new_run(max_spend_usd=PRICE) as run:
         lines = [
@@ -83,76 +71,74 @@ async def test_what_a_refused_image_did_not_cost_pays_the_next(
 
 
 @pytest.mark.parametrize("fault", [{"kind": "lost_answer"}, {"kind": "fail_code", "code": "GENERATION_FAILED"}, {}])
-async def test_what_may_have_been_paid_is_never_given_back(
+async def test_money_that_may_be_spent_is_never_released(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun, fault: dict[str, Any]
 ) -> None:
-    """A lost answer, a fail code and a success each use up a limit of one video, and the day page holds it."""
+    """A lost response, a fail code and a success each use up a limit of one video, and the day's page records it."""
     if fault:
         provider.add_fault(on="submit", **fault)
     async with new_run(max_spend_usd=PRICE) as run:
         await submit(run, await order_for(run, put_photo(sandbox)))
         with pytest.raises(NotTried, match="max_spend_usd"):
             await submit(run, await order_for(run, put_photo(sandbox, "two.jpg", 2)))
-    assert posts(provider) == 1
+    assert submit_count(provider) == 1
     assert list(sandbox.read_json(f"jobs/days/{today_utc()}.json")["reserved_usd"].values()) == [str(PRICE)]
 
 
-async def test_a_video_that_is_never_delivered_is_told_with_its_money(
+async def test_a_video_that_cannot_be_downloaded_is_reported_with_its_cost(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
-    """Paid and not to be had: failed, with its task and what it cost; the job still may give a video."""
+    """A paid video that cannot be downloaded is failed with its task id and cost, and the job stays open."""
     provider.add_fault(on="file", kind="truncated", times=None)
-    line = await told(sandbox, new_run)
+    line = await process_photo(sandbox, new_run)
     assert (line.outcome, line.cost_usd, line.at_risk_usd) == (Outcome.FAILED, PRICE, Decimal(0))
     assert {line.task_id} == set(provider.tasks)
 
 
-async def test_an_account_without_money_is_told_with_what_was_paid(
+async def test_a_task_failed_for_balance_is_reported_at_risk(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
-    """The task failed for want of balance and no other is tried: what it may have cost is at risk."""
+    """After InsufficientBalance no other attempt is tried, and the price of the failed task is at risk."""
     provider.add_fault(on="task", kind="fails", code="InsufficientBalance", times=None)
-    line = await told(sandbox, new_run)
+    line = await process_photo(sandbox, new_run)
     assert (line.outcome, line.cost_usd, line.at_risk_usd) == (Outcome.NOT_TRIED, PRICE, PRICE)
     assert {line.task_id} == set(provider.tasks)
 
 
 @pytest.mark.parametrize("refused", [r"\.mp4$", r"/videos/.*\.jpg$"], ids=["video", "poster"])
-async def test_a_bucket_that_fails_after_the_payment_costs_no_money_twice(
-    sandbox: Sandbox, provider: Provider, proxy: FaultProxy, new_run: OpenRun, refused: str
+async def test_a_bucket_that_rejects_the_video_never_costs_twice(
+    sandbox: Sandbox, provider: Provider, s3_proxy: FaultProxy, new_run: OpenRun, refused: str
 ) -> None:
-    """S3 refuses the video: failed, with task and cost, and no manifest; the next run stores it for nothing."""
-    proxy.add(FaultRule("fail", "PUT", refused, status=403, code="AccessDenied"))
-    line = await told(sandbox, new_run)
+    """If S3 rejects the video, no manifest is written, and the next run stores it without paying."""
+    s3_proxy.add(FaultRule("fail", "PUT", refused, status=403, code="AccessDenied"))
+    line = await process_photo(sandbox, new_run)
     manifests = [key for key in sandbox.keys("videos/") if key.endswith(".json")]
-    again = await told(sandbox, new_run)
+    again = await process_photo(sandbox, new_run)
     assert (line.outcome, line.cost_usd, line.at_risk_usd, manifests) == (Outcome.FAILED, PRICE, Decimal(0), [])
     assert {line.task_id} == set(provider.tasks)
-    assert (again.outcome, again.cost_usd, posts(provider)) == (Outcome.STORED, Decimal(0), 1)
+    assert (again.outcome, again.cost_usd, submit_count(provider)) == (Outcome.STORED, Decimal(0), 1)
 
 
-async def test_a_leftover_in_the_videos_place_is_written_over(
+async def test_an_object_without_a_manifest_is_overwritten(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
-    """What lies at the video's key without a manifest is nobody's answer: the paid video takes its place."""
+    """An object at the video's key without a manifest is replaced by the paid video."""
     uri = put_photo(sandbox)
     async with new_run() as run:
         order = await order_for(run, uri)
-        place = keys.output_uri(run.settings, order.image.name, order.image.etag, order.request.digest12, ".mp4")
-        await run.storage.put(place, b"half a video")
+        video = keys.output_uri(run.settings, order.image.name, order.image.etag, order.request.digest12, ".mp4")
+        await run.storage.put(video, b"half a video")
         line = await process_order(run, order, Steps())
-    manifest = sandbox.read_json(place.key.replace(".mp4", ".json"))
+    manifest = sandbox.read_json(video.key.replace(".mp4", ".json"))
     assert line.outcome is Outcome.STORED
-    assert hashlib.sha256(sandbox.read(place.key)).hexdigest() == manifest["video"]["sha256"]
+    assert hashlib.sha256(sandbox.read(video.key)).hexdigest() == manifest["video"]["sha256"]
 
 
 YESTERDAY = (datetime.now(UTC) - timedelta(days=1)).date().isoformat()
 
 
-async def test_a_retry_after_midnight_knows_of_yesterday(
-    sandbox: Sandbox, provider: Provider, new_run: OpenRun
-) -> None:
-    """What a run spent before midnight counts against its limit, and what it leaves of today's block goes back."""
+async def test_a_retry_after_midnight_counts_yesterday(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
+    """Money that a run spent before midnight counts against its limit, and unused money of today is released."""
     now = datetime.now(UTC)
     record = RunRecord(run_id="late", started_at=now, touched_at=now, days=(YESTERDAY,))
     page = DailySpend(day=YESTERDAY, reserved_usd={"late": 2 * PRICE})
@@ -166,5 +152,7 @@ async def test_a_retry_after_midnight_knows_of_yesterday(
     async with new_run(run_id="late", max_spend_usd=3 * PRICE) as run:
         with pytest.raises(NotTried, match="max_spend_usd"):
             await submit(run, await order_for(run, put_photo(sandbox, "two.jpg", 2)))
-    held = {day: sandbox.read_json(f"jobs/days/{day}.json")["reserved_usd"]["late"] for day in (YESTERDAY, today_utc())}
-    assert held == {YESTERDAY: str(2 * PRICE), today_utc(): str(PRICE)}
+    reserved = {
+        day: sandbox.read_json(f"jobs/days/{day}.json")["reserved_usd"]["late"] for day in (YESTERDAY, today_utc())
+    }
+    assert reserved == {YESTERDAY: str(2 * PRICE), today_utc(): str(PRICE)}

@@ -1,10 +1,9 @@
-"""A submit's answer was lost: a callback gives the job its task where all agree, and a forged word changes nothing."""
+"""A job whose submit response was lost takes its task id from a matching callback, and ignores any other."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 
@@ -24,24 +23,16 @@ from i2v.reports.run_report import Outcome
 from sandbox import Sandbox
 from sandbox.fault_proxy import FaultProxy, FaultRule
 from sandbox.provider import Provider
-from tests.support.callback_receiver import CallbackReceiver, open_callback_run, run_collect, serve_callbacks
+from tests.support.callback_receiver import CallbackReceiver, open_callback_run, run_collect
 from tests.support.orders import order_for, put_photo
-from tests.support.settings import MakeSettings
 
 
-@pytest.fixture
-def door(sandbox: Sandbox, make_settings: MakeSettings, aws: None) -> Iterator[CallbackReceiver]:
-    """What is called back, and the settings by which it is."""
-    with serve_callbacks(make_settings, sandbox.env) as door:
-        yield door
-
-
-async def ordered(run: RunContext, sandbox: Sandbox, name: str, seed: int, delivery: Delivery = "callback") -> Order:
-    """The order of a new image."""
+async def make_order(run: RunContext, sandbox: Sandbox, name: str, seed: int, delivery: Delivery = "callback") -> Order:
+    """Put an image and return its order."""
     return replace(await order_for(run, put_photo(sandbox, name, seed)), delivery=delivery)
 
 
-async def lost(
+async def submit_and_lose_response(
     run: RunContext,
     sandbox: Sandbox,
     provider: Provider,
@@ -49,224 +40,225 @@ async def lost(
     seed: int = 1,
     delivery: Delivery = "callback",
 ) -> tuple[VersionedRecord, str]:
-    """A job that is unknown, and the task that was billed for it."""
+    """Return an unknown job, and the id of the task that was billed for it."""
     known = set(provider.tasks)
     provider.add_fault(on="submit", kind="lost_answer")
-    held = await submit(run, await ordered(run, sandbox, name, seed, delivery))
-    assert held.record.state is JobState.UNKNOWN
+    job = await submit(run, await make_order(run, sandbox, name, seed, delivery))
+    assert job.record.state is JobState.UNKNOWN
     (task_id,) = set(provider.tasks) - known
-    return held, task_id
+    return job, task_id
 
 
 def record_bytes(sandbox: Sandbox, key: str) -> bytes:
-    """The record as it lies in the bucket."""
+    """Return the bytes of the job's record."""
     return sandbox.read(f"jobs/{key}.json")
 
 
-async def test_a_lost_answer_is_made_up_for_by_the_callback(
-    sandbox: Sandbox, provider: Provider, door: CallbackReceiver
+async def test_a_callback_resolves_an_unknown_job(
+    sandbox: Sandbox, provider: Provider, receiver: CallbackReceiver
 ) -> None:
-    """The job is unknown until the provider calls; then its video is stored, with one payment and one question."""
-    async with open_callback_run(door) as run:
-        held, task_id = await lost(run, sandbox, provider)
-    told = await asyncio.to_thread(door.wait, 1)
-    assert told == [f"{held.record.key}/1/{task_id}"]
-    assert (await run_collect(door, told)).summary == "1 stored · $0.00"
+    """An unknown job is stored after its callback, with one payment and one status request."""
+    async with open_callback_run(receiver) as run:
+        job, task_id = await submit_and_lose_response(run, sandbox, provider)
+    hints = await asyncio.to_thread(receiver.wait, 1)
+    assert hints == [f"{job.record.key}/1/{task_id}"]
+    assert (await run_collect(receiver, hints)).summary == "1 stored · $0.00"
     assert (sum(provider.billed().values()), provider.status_requests()) == (1, {task_id: 1})
     assert sandbox.keys("jobs/open/") == []
-    assert (await run_collect(door, told)).count(Outcome.STORED) == 1
+    assert (await run_collect(receiver, hints)).count(Outcome.STORED) == 1
     assert len(provider.request_log.find("file")) == 1
 
 
 async def test_an_adopted_task_that_still_renders_is_settled_later(
-    sandbox: Sandbox, provider: Provider, door: CallbackReceiver
+    sandbox: Sandbox, provider: Provider, receiver: CallbackReceiver
 ) -> None:
-    """A callback that came too early, or out of order, gives the task all the same; it is marked as open."""
+    """A callback for a task that still renders attaches the task and puts an open marker."""
     provider.set_options(render_seconds=60)
-    async with open_callback_run(door) as run:
-        held, task_id = await lost(run, sandbox, provider)
-        for mark in await list_open_markers(run):
-            await run.storage.delete(
-                keys.open_marker_uri(run.settings, held.record.image.name, held.record.image.etag, mark)
-            )
-    report = await run_collect(door, [f"{held.record.key}/1/{task_id}"])
+    async with open_callback_run(receiver) as run:
+        job, task_id = await submit_and_lose_response(run, sandbox, provider)
+        image = job.record.image
+        for key in await list_open_markers(run):
+            await run.storage.delete(keys.open_marker_uri(run.settings, image.name, image.etag, key))
+    report = await run_collect(receiver, [f"{job.record.key}/1/{task_id}"])
     assert [(item.outcome, item.task_id) for item in report.items] == [(Outcome.SUBMITTED, task_id)]
     assert len(sandbox.keys("jobs/open/")) == 1
 
 
 @pytest.mark.parametrize("victim", ["poll", "callback", "adopted"])
-async def test_a_forged_word_never_takes_anothers_task(
-    sandbox: Sandbox, provider: Provider, door: CallbackReceiver, victim: str
+async def test_a_forged_callback_never_takes_another_jobs_task(
+    sandbox: Sandbox, provider: Provider, receiver: CallbackReceiver, victim: str
 ) -> None:
-    """Whoever holds one job's address and knows another's task id, however that one got it, attaches nothing."""
-    async with open_callback_run(door) as run:
+    """A callback signed for one job that names another job's task changes nothing."""
+    async with open_callback_run(receiver) as run:
         if victim == "adopted":
-            owner, task_id = await lost(run, sandbox, provider, "b.jpg", 2)
-            await claim_task(run.storage, run.settings, task_id, owner.record.key, 1)  # and died right after it
+            owner, task_id = await submit_and_lose_response(run, sandbox, provider, "b.jpg", 2)
+            await claim_task(run.storage, run.settings, task_id, owner.record.key, 1)  # and the run died right after
         else:
             delivery: Delivery = "poll" if victim == "poll" else "callback"
-            owner = await submit(run, await ordered(run, sandbox, "b.jpg", 2, delivery))
+            owner = await submit(run, await make_order(run, sandbox, "b.jpg", 2, delivery))
             task_id = owner.record.task_id or ""
-        held, own = await lost(run, sandbox, provider)
-        before = record_bytes(sandbox, held.record.key)
-        await settle_open(run, entries=[f"{held.record.key}/1/{task_id}"])
-        assert record_bytes(sandbox, held.record.key) == before
-        await settle_open(run, entries=[f"{held.record.key}/1/{own}", f"{owner.record.key}/1/{task_id}"])
-        ends = [(await run.ledger.read_existing(one.record.key)).record.task_id for one in (held, owner)]
-    assert ends == [own, task_id]
+        job, own = await submit_and_lose_response(run, sandbox, provider)
+        before = record_bytes(sandbox, job.record.key)
+        await settle_open(run, entries=[f"{job.record.key}/1/{task_id}"])
+        assert record_bytes(sandbox, job.record.key) == before
+        await settle_open(run, entries=[f"{job.record.key}/1/{own}", f"{owner.record.key}/1/{task_id}"])
+        task_ids = [(await run.ledger.read_existing(job.record.key)).record.task_id for job in (job, owner)]
+    assert task_ids == [own, task_id]
 
 
-async def test_of_two_jobs_one_adopts_a_task(sandbox: Sandbox, provider: Provider, door: CallbackReceiver) -> None:
-    """Two collects hear the same task for two jobs in the same moment: exactly one gets it."""
-    async with open_callback_run(door) as run:
-        one, task_id = await lost(run, sandbox, provider)
-        other, _ = await lost(run, sandbox, provider, "b.jpg", 2)
-    keys = [one.record.key, other.record.key]
-    await asyncio.gather(*(run_collect(door, [f"{key}/1/{task_id}"]) for key in keys))
-    async with open_callback_run(door) as run:
-        tasks = Counter([(await run.ledger.read_existing(key)).record.task_id for key in keys])
+async def test_only_one_of_two_jobs_adopts_a_task(
+    sandbox: Sandbox, provider: Provider, receiver: CallbackReceiver
+) -> None:
+    """If two collects get the same task for two jobs at the same time, exactly one job gets it."""
+    async with open_callback_run(receiver) as run:
+        first, task_id = await submit_and_lose_response(run, sandbox, provider)
+        second, _ = await submit_and_lose_response(run, sandbox, provider, "b.jpg", 2)
+    jobs = [first.record.key, second.record.key]
+    await asyncio.gather(*(run_collect(receiver, [f"{job}/1/{task_id}"]) for job in jobs))
+    async with open_callback_run(receiver) as run:
+        tasks = Counter([(await run.ledger.read_existing(job)).record.task_id for job in jobs])
     assert tasks == {task_id: 1, None: 1}
 
 
-def aged(record: JobRecord, minutes: float) -> JobRecord:
-    """The record as if it had been claimed at another time."""
+def claimed_earlier(record: JobRecord, minutes: float) -> JobRecord:
+    """Return the record as if it had been claimed this many minutes earlier."""
     (attempt,) = record.attempts
-    moved = attempt.model_copy(update={"claimed_at": attempt.claimed_at - timedelta(minutes=minutes)})
-    return record.model_copy(update={"attempts": (moved,)})
+    earlier = attempt.model_copy(update={"claimed_at": attempt.claimed_at - timedelta(minutes=minutes)})
+    return record.model_copy(update={"attempts": (earlier,)})
 
 
-@pytest.mark.parametrize(
-    "case", ["nobody's task", "older task", "newer task", "another attempt", "by poll", "nothing but the key"]
-)
-async def test_what_does_not_agree_changes_nothing(
-    sandbox: Sandbox, provider: Provider, door: CallbackReceiver, case: str
+@pytest.mark.parametrize("case", ["unknown task", "older task", "newer task", "another attempt", "poll", "no task"])
+async def test_a_callback_that_does_not_match_changes_nothing(
+    sandbox: Sandbox, provider: Provider, receiver: CallbackReceiver, case: str
 ) -> None:
-    """A task that the provider does not know, or of another time, another attempt, or of a job that gave no address."""
-    async with open_callback_run(door) as run:
-        held, task_id = await lost(run, sandbox, provider, delivery="poll" if case == "by poll" else "callback")
+    """A task of another time or attempt, an unknown task, and a job without a callback URL leave the job unknown."""
+    async with open_callback_run(receiver) as run:
+        job, task_id = await submit_and_lose_response(
+            run, sandbox, provider, delivery="poll" if case == "poll" else "callback"
+        )
         minutes = {"older task": -2.0, "newer task": 8.0}.get(case, 0.0)
-        held = await run.ledger.change(held, lambda record: aged(record, minutes)) or held
-        told = {
-            "nobody's task": f"{held.record.key}/1/task_of_nobody",
-            "another attempt": f"{held.record.key}/2/{task_id}",
-            "nothing but the key": held.record.key,
-        }.get(case, f"{held.record.key}/1/{task_id}")
-        before = record_bytes(sandbox, held.record.key)
-        report = await reconcile(run, entries=[told])
+        job = await run.ledger.change(job, lambda record: claimed_earlier(record, minutes)) or job
+        hint = {
+            "unknown task": f"{job.record.key}/1/task_unknown",
+            "another attempt": f"{job.record.key}/2/{task_id}",
+            "no task": job.record.key,
+        }.get(case, f"{job.record.key}/1/{task_id}")
+        before = record_bytes(sandbox, job.record.key)
+        report = await reconcile(run, entries=[hint])
     assert [item.outcome for item in report.items] == [Outcome.UNKNOWN]
-    assert record_bytes(sandbox, held.record.key) == before
+    assert record_bytes(sandbox, job.record.key) == before
     assert sandbox.keys("jobs/tasks/") == []
 
 
-async def test_a_status_that_fails_leaves_the_word_to_be_heard_again(
-    sandbox: Sandbox, provider: Provider, door: CallbackReceiver
+async def test_a_hint_is_used_again_after_a_failed_status_request(
+    sandbox: Sandbox, provider: Provider, receiver: CallbackReceiver
 ) -> None:
-    """While the provider cannot confirm it, the run fails and nothing changes; run again, it adopts."""
-    async with open_callback_run(door) as run:
-        held, task_id = await lost(run, sandbox, provider)
-        told = await asyncio.to_thread(door.wait, 1)
-        assert told == [f"{held.record.key}/1/{task_id}"]
+    """If the provider cannot confirm a hint, the item fails and nothing changes; the same hint works later."""
+    async with open_callback_run(receiver) as run:
+        job, task_id = await submit_and_lose_response(run, sandbox, provider)
+        hints = await asyncio.to_thread(receiver.wait, 1)
+        assert hints == [f"{job.record.key}/1/{task_id}"]
         provider.add_fault(on="status", kind="answer", status=401)
-        failed = await settle_open(run, entries=told)
+        failed = await settle_open(run, entries=hints)
         assert [item.outcome for item in failed] == [Outcome.FAILED]
-        assert [item.outcome for item in await settle_open(run, entries=told)] == [Outcome.STORED]
+        assert [item.outcome for item in await settle_open(run, entries=hints)] == [Outcome.STORED]
 
 
-async def test_a_word_for_an_older_attempt_leaves_the_newest_alone(
-    sandbox: Sandbox, provider: Provider, door: CallbackReceiver
+async def test_a_callback_for_an_earlier_attempt_keeps_the_latest(
+    sandbox: Sandbox, provider: Provider, receiver: CallbackReceiver
 ) -> None:
-    """A person had it paid again: the first attempt's task is kept where it belongs, and the second one's is stored."""
-    async with open_callback_run(door) as run:
-        held, first = await lost(run, sandbox, provider)
-        await Resolver(run.storage, run.settings).resubmit(held.record.key)
-        again = await submit(run, await ordered(run, sandbox, "a.jpg", 1))
+    """After a resubmit, the first attempt gets its own task id, and the second attempt's video is stored."""
+    async with open_callback_run(receiver) as run:
+        job, first = await submit_and_lose_response(run, sandbox, provider)
+        await Resolver(run.storage, run.settings).resubmit(job.record.key)
+        again = await submit(run, await make_order(run, sandbox, "a.jpg", 1))
         second = again.record.task_id
-        await asyncio.to_thread(door.wait, 2)
-        await settle_open(run, entries=[f"{held.record.key}/1/{first}", f"{held.record.key}/2/{second}"])
-        record = (await run.ledger.read_existing(held.record.key)).record
+        await asyncio.to_thread(receiver.wait, 2)
+        await settle_open(run, entries=[f"{job.record.key}/1/{first}", f"{job.record.key}/2/{second}"])
+        record = (await run.ledger.read_existing(job.record.key)).record
     assert [attempt.task_id for attempt in record.attempts] == [first, second]
     assert (record.state, record.task_id) == (JobState.STORED, second)
 
 
-async def test_a_callback_saves_a_second_payment(sandbox: Sandbox, provider: Provider, door: CallbackReceiver) -> None:
-    """A person wants it paid again, but the callback comes first: the paid task is taken up, and the run attaches."""
-    async with open_callback_run(door) as run:
-        held, task_id = await lost(run, sandbox, provider)
-        await Resolver(run.storage, run.settings).resubmit(held.record.key)
-        await reconcile(run, entries=[f"{held.record.key}/1/{task_id}"])
-        again = await submit(run, await ordered(run, sandbox, "a.jpg", 1))
+async def test_a_callback_saves_a_second_payment(
+    sandbox: Sandbox, provider: Provider, receiver: CallbackReceiver
+) -> None:
+    """If a callback arrives after a resubmit and before the next run, that run attaches instead of paying."""
+    async with open_callback_run(receiver) as run:
+        job, task_id = await submit_and_lose_response(run, sandbox, provider)
+        await Resolver(run.storage, run.settings).resubmit(job.record.key)
+        await reconcile(run, entries=[f"{job.record.key}/1/{task_id}"])
+        again = await submit(run, await make_order(run, sandbox, "a.jpg", 1))
     assert again.record.task_id == task_id
     assert sum(provider.billed().values()) == 1
 
 
-async def test_a_person_and_a_callback_share_the_tasks(
-    sandbox: Sandbox, provider: Provider, door: CallbackReceiver
+async def test_a_task_claimed_by_a_callback_cannot_be_adopted_by_hand(
+    sandbox: Sandbox, provider: Provider, receiver: CallbackReceiver
 ) -> None:
-    """What a callback adopted no person gives to another job, not even before the record tells of it."""
-    async with open_callback_run(door) as run:
-        held, task_id = await lost(run, sandbox, provider)
-        other, _ = await lost(run, sandbox, provider, "b.jpg", 2)
-        await claim_task(run.storage, run.settings, task_id, held.record.key, 1)
+    """A task that a callback claimed cannot be adopted for another job, even before the record names it."""
+    async with open_callback_run(receiver) as run:
+        job, task_id = await submit_and_lose_response(run, sandbox, provider)
+        other, _ = await submit_and_lose_response(run, sandbox, provider, "b.jpg", 2)
+        await claim_task(run.storage, run.settings, task_id, job.record.key, 1)
         with pytest.raises(CannotResolve, match="belongs to job"):
             await Resolver(run.storage, run.settings).adopt(other.record.key, task_id, run.client)
-        adopted = await Resolver(run.storage, run.settings).adopt(held.record.key, task_id, run.client)
+        adopted = await Resolver(run.storage, run.settings).adopt(job.record.key, task_id, run.client)
     assert adopted.task_id == task_id
 
 
-async def test_the_owners_own_answer_wins_no_second_task(
-    sandbox: Sandbox, provider: Provider, door: CallbackReceiver
-) -> None:
-    """An answer that names another task than the callback did is kept beside it: neither is lost."""
-    async with open_callback_run(door) as run:
-        held, task_id = await lost(run, sandbox, provider)
-        heard, _ = await CallbackAdopter(run).adopt_from_callback(held, [CallbackHint(held.record.key, 1, task_id)])
-        token = heard.record.attempts[0].claim
+async def test_a_second_task_id_is_kept(sandbox: Sandbox, provider: Provider, receiver: CallbackReceiver) -> None:
+    """A submit response with another task id than the callback's is recorded as a further task id."""
+    async with open_callback_run(receiver) as run:
+        job, task_id = await submit_and_lose_response(run, sandbox, provider)
+        adopted, _ = await CallbackAdopter(run).adopt_from_callback(job, [CallbackHint(job.record.key, 1, task_id)])
+        token = adopted.record.attempts[0].claim
         merged = await run.ledger.change(
-            heard, lambda job: transitions.record_task(job, token, "task_late", job.updated_at)
+            adopted, lambda record: transitions.record_task(record, token, "task_late", record.updated_at)
         )
     assert merged is not None
     assert (merged.record.task_id, merged.record.attempts[0].other_task_ids) == (task_id, ("task_late",))
 
 
 @pytest.mark.parametrize("where", ["/jobs/tasks/", "/jobs/open/", "record"])
-async def test_an_adoption_that_dies_is_done_again(
-    sandbox: Sandbox, provider: Provider, door: CallbackReceiver, monkeypatch: pytest.MonkeyPatch, where: str
+async def test_a_failed_adoption_is_retried_with_the_same_hint(
+    sandbox: Sandbox, provider: Provider, receiver: CallbackReceiver, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    """S3 fails at its page, its mark or its record: the run fails, and the same word heard again adopts."""
+    """If S3 rejects the task's claim, the marker or the record, the item fails, and the same hint works later."""
     monkeypatch.setattr("i2v.recovery.callbacks.RETRY_SECONDS", ())
-    async with open_callback_run(door) as run:
-        held, task_id = await lost(run, sandbox, provider)
-    told = await asyncio.to_thread(door.wait, 1)
-    assert told == [f"{held.record.key}/1/{task_id}"]
+    async with open_callback_run(receiver) as run:
+        job, task_id = await submit_and_lose_response(run, sandbox, provider)
+    hints = await asyncio.to_thread(receiver.wait, 1)
+    assert hints == [f"{job.record.key}/1/{task_id}"]
     with FaultProxy(sandbox.aws.address) as proxy:
-        path = f"/jobs/{held.record.key}" if where == "record" else where
+        path = f"/jobs/{job.record.key}" if where == "record" else where
         proxy.add(FaultRule("fail", "PUT", path, status=403, code="AccessDenied", times=None))
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        failed = await run_collect(door, told)
+        failed = await run_collect(receiver, hints)
     monkeypatch.setenv("AWS_ENDPOINT_URL", sandbox.aws.url)
     assert [item.outcome for item in failed.items] == [Outcome.FAILED]
-    assert (await run_collect(door, told)).count(Outcome.STORED) == 1
+    assert (await run_collect(receiver, hints)).count(Outcome.STORED) == 1
     assert (sum(provider.billed().values()), sandbox.keys("jobs/open/")) == (1, [])
 
 
-async def test_what_callbacks_cost_in_s3_requests(
-    sandbox: Sandbox, provider: Provider, door: CallbackReceiver, monkeypatch: pytest.MonkeyPatch
+async def test_s3_requests_of_a_callback_job(
+    sandbox: Sandbox, provider: Provider, receiver: CallbackReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A submit by callback makes the requests of one by poll; an adoption, a listing, a page, a mark and a record."""
+    """A submit takes as many S3 requests with as without a callback; an adoption takes four GETs and three PUTs."""
     with FaultProxy(sandbox.aws.address) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        costs = []
-        async with open_callback_run(door) as run:
-            run.set_image_count(9)  # so that money is reserved once
+        request_counts = []
+        async with open_callback_run(receiver) as run:
+            run.set_image_count(9)  # reserves the money of all images at once
             for number, delivery in enumerate(("poll", "callback")):
-                order = await ordered(run, sandbox, f"{number}.jpg", number, delivery)  # type: ignore[arg-type]
+                order = await make_order(run, sandbox, f"{number}.jpg", number, delivery)  # type: ignore[arg-type]
                 await run.budget.reserve(order.price_usd)
                 before = len(proxy.log)
                 await submit(run, order)
-                costs.append(len(proxy.log) - before)
-            held, task_id = await lost(run, sandbox, provider, "lost.jpg", 7)
+                request_counts.append(len(proxy.log) - before)
+            job, task_id = await submit_and_lose_response(run, sandbox, provider, "submit_and_lose_response.jpg", 7)
             before = len(proxy.log)
-            await CallbackAdopter(run).adopt_from_callback(held, [CallbackHint(held.record.key, 1, task_id)])
+            await CallbackAdopter(run).adopt_from_callback(job, [CallbackHint(job.record.key, 1, task_id)])
             adoption = Counter(entry.method for entry in proxy.log[before:])
-    assert costs[0] == costs[1]
-    assert adoption == {"GET": 1 + 3, "PUT": 3}, "one listing, the three records of these minutes, and three writes"
+    assert request_counts[0] == request_counts[1]
+    assert adoption == {"GET": 1 + 3, "PUT": 3}, "one listing, three recent records, three writes"

@@ -1,4 +1,4 @@
-"""Reconcile takes over what a dead run left, and leaves alone what a living one has."""
+"""Reconcile settles the jobs of dead runs and leaves those of live runs alone."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from sandbox.provider import Provider
 from tests.support.orders import OpenRun, order_for, put_photo
 
 
-async def test_a_dead_runs_job_is_stored_unpaid(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
-    """A run that died after its submit left a task: reconcile stores its video and pays nothing."""
+async def test_a_dead_runs_job_is_stored_at_no_cost(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
+    """Reconcile stores the video of a task whose run died after the submit, without paying."""
     uri = put_photo(sandbox)
     async with new_run() as dead:
         order = await order_for(dead, uri)
-        held = await submit(dead, order)
+        job = await submit(dead, order)
     provider.wait(lambda: all(task.state == "success" for task in provider.tasks.values()))
     async with new_run() as run:
         report = await reconcile(run)
-        held = await run.ledger.read_existing(order.key)
+        job = await run.ledger.read_existing(order.key)
     assert [item.outcome for item in report.items] == [Outcome.STORED]
-    assert (held.record.state, report.spent_usd) == (JobState.STORED, Decimal(0))
+    assert (job.record.state, report.spent_usd) == (JobState.STORED, Decimal(0))
     assert sandbox.keys("jobs/open/") == []
     assert sum(provider.billed().values()) == 1
 
 
-async def test_a_living_runs_job_is_left_alone(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
-    """A run whose record is fresh polls its own jobs."""
+async def test_a_live_runs_job_is_left_alone(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
+    """Reconcile does not poll the jobs of a run with a recent heartbeat."""
     uri = put_photo(sandbox)
-    async with new_run() as living:
-        await living.heartbeat.touch()
-        order = await order_for(living, uri)
-        await submit(living, order)
+    async with new_run() as live:
+        await live.heartbeat.touch()
+        order = await order_for(live, uri)
+        await submit(live, order)
         async with new_run() as run:
             report = await reconcile(run)
     assert report.items == ()
@@ -45,7 +45,7 @@ async def test_a_living_runs_job_is_left_alone(sandbox: Sandbox, provider: Provi
 
 
 async def test_a_running_task_stays_open(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
-    """What still renders is asked once and not waited for."""
+    """Reconcile polls a rendering task once and does not wait for it."""
     provider.set_options(render_seconds=60)
     uri = put_photo(sandbox)
     async with new_run() as dead:
@@ -56,16 +56,16 @@ async def test_a_running_task_stays_open(sandbox: Sandbox, provider: Provider, n
     assert len(provider.request_log.find("status")) == 1
 
 
-async def test_a_claim_past_its_lease_becomes_unknown(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
-    """A claim without an end is shown as unknown and named, once its lease is over and not before."""
+async def test_an_expired_claim_becomes_unknown(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
+    """A claim without a task id is reported as unknown once its lease has expired, and not before."""
     uri = put_photo(sandbox)
     async with new_run() as dead:
         order = await order_for(dead, uri)
-        held = await dead.ledger.read_or_new(order.key, order.image, order.request)
+        job = await dead.ledger.read_or_new(order.key, order.image, order.request)
         await dead.ledger.put_open_marker(order.image, order.key)
-        now, price = held.record.created_at, order.price_usd
+        now, price = job.record.created_at, order.price_usd
         await dead.ledger.change(
-            held,
+            job,
             lambda record: transitions.claim(
                 record, token="t", run_id=dead.run_id, image=order.image, price_usd=price, now=now
             ),
@@ -80,15 +80,15 @@ async def test_a_claim_past_its_lease_becomes_unknown(sandbox: Sandbox, provider
     assert len(provider.request_log.find("submit")) == 0
 
 
-async def test_an_end_that_was_not_told_is_told(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
-    """A job that was refused by a run that died at once gets its verdict, and loses its mark."""
+async def test_a_missing_verdict_is_published(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
+    """Reconcile publishes the verdict of a job whose run died after it was refused, and deletes its marker."""
     uri = put_photo(sandbox)
     provider.add_fault(on="submit", kind="answer", status=400)
     async with new_run() as dead:
-        held = await submit(dead, await order_for(dead, uri))
-    assert held.record.state is JobState.REFUSED
+        job = await submit(dead, await order_for(dead, uri))
+    assert job.record.state is JobState.REFUSED
     async with new_run() as run:
-        assert list(await list_open_markers(run)) == [held.record.key]
+        assert list(await list_open_markers(run)) == [job.record.key]
         await reconcile(run)
         assert await list_open_markers(run) == {}
     assert [key for key in sandbox.keys("videos/") if key.endswith(".refused.json")]

@@ -1,4 +1,4 @@
-"""What a person may say of a job, and what comes of it."""
+"""`i2v jobs resolve`: what adopt, resubmit and drop do to a job."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ from sandbox.provider import Provider
 from tests.support.orders import OpenRun, order_for, put_photo
 
 
-def resolver(run: RunContext) -> Resolver:
-    """A person at the ledger of this run."""
+def make_resolver(run: RunContext) -> Resolver:
+    """Return a make_resolver for the ledger of this run."""
     return Resolver(run.storage, run.settings)
 
 
-async def lost(run: RunContext, sandbox: Sandbox, provider: Provider) -> tuple[Order, VersionedRecord]:
-    """A job whose answer was lost although it was billed."""
+async def submit_and_lose_response(
+    run: RunContext, sandbox: Sandbox, provider: Provider
+) -> tuple[Order, VersionedRecord]:
+    """Return the order and the unknown job of a submit that was billed."""
     order = await order_for(run, put_photo(sandbox))
     provider.add_fault(on="submit", kind="lost_answer")
     return order, await submit(run, order)
@@ -35,96 +37,96 @@ async def lost(run: RunContext, sandbox: Sandbox, provider: Provider) -> tuple[O
 async def test_an_adopted_task_is_stored_and_not_paid_again(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
-    """The task that a person found at the provider gives the unknown job its video."""
+    """An unknown job that adopts its task is stored without another payment."""
     async with new_run() as run:
-        order, held = await lost(run, sandbox, provider)
+        order, job = await submit_and_lose_response(run, sandbox, provider)
         (task_id,) = provider.tasks
-        adopted = await resolver(run).adopt(held.record.key, task_id, run.client)
-        end = await process_order(run, order, Steps())
-    assert (adopted.state, end.outcome) == (JobState.SUBMITTED, Outcome.STORED)
+        adopted = await make_resolver(run).adopt(job.record.key, task_id, run.client)
+        result = await process_order(run, order, Steps())
+    assert (adopted.state, result.outcome) == (JobState.SUBMITTED, Outcome.STORED)
     assert sum(provider.billed().values()) == 1
 
 
-async def test_a_task_that_nobody_knows_is_not_adopted(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
-    """A mistyped task id changes nothing."""
+async def test_an_unknown_task_id_is_not_adopted(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
+    """A task id that the provider does not know changes nothing."""
     async with new_run() as run:
-        order, held = await lost(run, sandbox, provider)
+        order, job = await submit_and_lose_response(run, sandbox, provider)
         with pytest.raises(CannotResolve, match="does not confirm"):
-            await resolver(run).adopt(held.record.key, "task_mistyped", run.client)
+            await make_resolver(run).adopt(job.record.key, "task_mistyped", run.client)
         assert (await run.ledger.read_existing(order.key)).record.state is JobState.UNKNOWN
 
 
 async def test_another_jobs_task_is_not_adopted(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
-    """One task is one job's."""
+    """A task belongs to one job only."""
     async with new_run() as run:
         other = await submit(run, await order_for(run, put_photo(sandbox, "other.jpg", 7)))
-        _, held = await lost(run, sandbox, provider)
+        _, job = await submit_and_lose_response(run, sandbox, provider)
         with pytest.raises(CannotResolve, match="belongs to job"):
-            await resolver(run).adopt(held.record.key, other.record.task_id or "", run.client)
+            await make_resolver(run).adopt(job.record.key, other.record.task_id or "", run.client)
 
 
 async def test_a_resubmitted_job_is_paid_by_the_next_run(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
-    """Resubmitting pays nothing itself; the next run pays once, also past the attempts' limit."""
+    """Resubmit itself pays nothing; the next run pays once, even above the attempt limit."""
     async with new_run(max_attempts=1) as run:
-        order, held = await lost(run, sandbox, provider)
-        ready = await resolver(run).resubmit(held.record.key)
+        order, job = await submit_and_lose_response(run, sandbox, provider)
+        ready = await make_resolver(run).resubmit(job.record.key)
         assert (ready.state, len(provider.tasks)) == (JobState.READY, 1)
-        end = await process_order(run, order, Steps())
-    assert end.outcome is Outcome.STORED
+        result = await process_order(run, order, Steps())
+    assert result.outcome is Outcome.STORED
     assert sum(provider.billed().values()) == 2
 
 
 async def test_a_refused_job_that_is_resubmitted_loses_its_verdict(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
-    """A verdict that no longer holds does not lie beside the video."""
+    """The `.refused.json` of a resubmitted job is deleted once its video is stored."""
     provider.add_fault(on="submit", kind="answer", status=400)
     async with new_run() as run:
         order = await order_for(run, put_photo(sandbox))
         refused = await process_order(run, order, Steps())
-        await resolver(run).resubmit(order.key)
-        end = await process_order(run, order, Steps())
-    assert (refused.outcome, end.outcome) == (Outcome.REFUSED, Outcome.STORED)
+        await make_resolver(run).resubmit(order.key)
+        result = await process_order(run, order, Steps())
+    assert (refused.outcome, result.outcome) == (Outcome.REFUSED, Outcome.STORED)
     assert not [key for key in sandbox.keys("videos/") if "refused" in key]
 
 
-async def test_a_dropped_job_fails_for_good(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
-    """Given up is given up: named as failed, marked as such beside, and not paid by the next run."""
+async def test_a_dropped_job_fails_permanently(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
+    """A dropped job is failed, gets a `.failed.json`, and is not paid by the next run."""
     async with new_run() as run:
-        order, held = await lost(run, sandbox, provider)
-        await resolver(run).drop(held.record.key)
+        order, job = await submit_and_lose_response(run, sandbox, provider)
+        await make_resolver(run).drop(job.record.key)
         await reconcile(run)
-        end = await process_order(run, order, Steps())
-    assert end.outcome is Outcome.FAILED
+        result = await process_order(run, order, Steps())
+    assert result.outcome is Outcome.FAILED
     assert [key for key in sandbox.keys("videos/") if key.endswith(".failed.json")]
     assert sandbox.keys("jobs/open/") == []
     assert sum(provider.billed().values()) == 1
 
 
-async def test_a_dropped_job_whose_task_comes_after_all_loses_its_verdict(
+async def test_a_late_task_of_a_dropped_job_replaces_its_verdict(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
-    """The answer that was given up came late: its video is stored, and no `.failed.json` lies beside it."""
+    """If the task id of a dropped job arrives late, its video is stored and `.failed.json` is deleted."""
     async with new_run() as run:
-        _, held = await lost(run, sandbox, provider)
-        await resolver(run).drop(held.record.key)
+        _, job = await submit_and_lose_response(run, sandbox, provider)
+        await make_resolver(run).drop(job.record.key)
         await reconcile(run)
         assert [key for key in sandbox.keys("videos/") if key.endswith(".failed.json")]
         (task,) = provider.tasks.values()
-        await record_task_id(run, held, held.record.attempts[-1].claim, task.id)
+        await record_task_id(run, job, job.record.attempts[-1].claim, task.id)
         provider.wait(lambda: task.state == "success")
-        await reconcile(run, entries=[held.record.key])
+        await reconcile(run, entries=[job.record.key])
     assert sorted(key.rpartition(".")[2] for key in sandbox.keys("videos/")) == ["jpg", "json", "mp4"]
     assert not [key for key in sandbox.keys("videos/") if "failed" in key]
 
 
 async def test_a_stored_job_cannot_be_resolved(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
-    """What has its video is done."""
+    """Resubmit and drop raise `CannotResolve` for a stored job."""
     async with new_run() as run:
         order = await order_for(run, put_photo(sandbox))
         await process_order(run, order, Steps())
-        for resolved in (resolver(run).resubmit(order.key), resolver(run).drop(order.key)):
+        for resolved in (make_resolver(run).resubmit(order.key), make_resolver(run).drop(order.key)):
             with pytest.raises(CannotResolve):
                 await resolved

@@ -1,4 +1,4 @@
-"""How things stand, from a real ledger: what waits since when, and what needs a person, at a bounded cost."""
+"""The status page of a real ledger: jobs in progress, jobs that need attention, and a bounded number of requests."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ HOSTILE = "a|b ![x](http:evil) <i> # c.jpg"
 
 
 def section(page: str, heading: str) -> str:
-    """What stands below a heading."""
+    """Return the text below a heading."""
     return page.split(f"### {heading}", 1)[1].split("###", 1)[0]
 
 
-async def test_the_page_tells_what_waits_and_what_needs_a_person(
+async def test_the_page_lists_open_jobs_and_what_needs_attention(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
-    """Lost, failed and long open jobs stand there with a command, those at the provider with their time, no others."""
+    """Unknown, failed and overdue jobs each have a command, and jobs at the provider have their start time."""
     async with new_run() as run:
         await process_order(run, await order_for(run, put_photo(sandbox, "stored.jpg", 1)), Steps())
         provider.add_fault(on="task", kind="fails", code="Weird", message="it broke")
@@ -42,7 +42,7 @@ async def test_the_page_tells_what_waits_and_what_needs_a_person(
         provider.add_fault(on="submit", kind="lost_answer")
         lost = await submit(run, await order_for(run, put_photo(sandbox, HOSTILE, 3), mode="pro"))
         provider.set_options(render_seconds=600)
-        await submit(run, await order_for(run, put_photo(sandbox, "waits.jpg", 4)))
+        await submit(run, await order_for(run, put_photo(sandbox, "rendering.jpg", 4)))
         old = await submit(run, await order_for(run, put_photo(sandbox, "old.jpg", 5)))
     record = old.record
     [attempt] = record.attempts
@@ -54,28 +54,28 @@ async def test_the_page_tells_what_waits_and_what_needs_a_person(
         status = await read_status(run)
         page = status_page(status)
 
-    waits, needs = section(page, "In progress"), section(page, "Needs attention")
-    [row] = [line for line in waits.splitlines() if line.startswith("| 20")]
-    assert "waits.jpg" in row
+    in_progress, attention = section(page, "In progress"), section(page, "Needs attention")
+    [row] = [line for line in in_progress.splitlines() if line.startswith("| 20")]
+    assert "rendering.jpg" in row
     assert "at the provider" in row
-    told = {match[1]: each for each in needs.split("\n- ")[1:] if (match := re.match(r"\*\*(.*?)\*\*", each))}
-    commands = {what: re.findall("`(.*?)`", each)[0] for what, each in told.items()}
+    entries = {match[1]: entry for entry in attention.split("\n- ")[1:] if (match := re.match(r"\*\*(.*?)\*\*", entry))}
+    commands = {problem: re.findall("`(.*?)`", entry)[0] for problem, entry in entries.items()}
     assert commands == {
         "unknown": f"i2v jobs resolve {lost.record.key[:12]} --adopt TASKID",
         "open too long": f"i2v jobs show {record.key[:12]}",
         "failed": commands["failed"],
     }
     assert re.fullmatch("i2v jobs resolve [0-9a-f]{12} --resubmit", commands["failed"])
-    assert "it broke" in told["failed"]
-    assert f"since {claimed:%Y-%m-%d %H:%M}" in told["open too long"]
+    assert "it broke" in entries["failed"]
+    assert f"since {claimed:%Y-%m-%d %H:%M}" in entries["open too long"]
     assert status.summary.startswith("3 need attention · 1 in progress since 20")
     html = MarkdownIt("commonmark").enable("table").render(page)
     assert [html.count(tag) for tag in ("<img", "<i>", "<a ", "<li>")] == [0, 0, 0, 3]
     assert "a|b ![x](http:evil) &lt;i&gt; # c.jpg" in html
 
 
-async def test_what_was_settled_is_gone_from_it(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
-    """Who types the command does not find the job there again; money, cap and pause are those of the ledger."""
+async def test_a_resolved_job_is_no_longer_listed(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
+    """A resolved job needs no attention, and the page has the ledger's spend, cap and pause."""
     async with new_run() as run:
         provider.add_fault(on="task", kind="fails", code="Weird", message="it broke")
         line = await process_order(run, await order_for(run, put_photo(sandbox, "failed.jpg", 2)), Steps())
@@ -97,18 +97,18 @@ async def test_what_was_settled_is_gone_from_it(sandbox: Sandbox, provider: Prov
     assert "`i2v resume`" in page
 
 
-async def test_an_empty_ledger_stands_well(new_run: OpenRun) -> None:
-    """Before the first video nothing waits and nothing needs anybody."""
+async def test_an_empty_ledger_is_all_clear(new_run: OpenRun) -> None:
+    """An empty ledger has nothing in progress and nothing that needs attention."""
     async with new_run() as run:
         status = await read_status(run)
     assert status.summary == "all clear · $0.00 today"
     assert status_page(status).count("Nothing.") == 2
 
 
-async def test_it_costs_little_however_much_is_open(
+async def test_the_page_reads_a_bounded_number_of_jobs(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of many open jobs the oldest are read, the others are counted, and the page says so."""
+    """With many open jobs only the oldest are read, and the page says how many more there are."""
     monkeypatch.setattr("i2v.recovery.status.MOST_OPEN", 3)
     provider.set_options(render_seconds=600)
     async with new_run() as run:
@@ -119,6 +119,5 @@ async def test_it_costs_little_however_much_is_open(
     assert (len(status.waiting), status.markers) == (3, 9)
     assert "… and 6 more: `i2v jobs --state submitted`" in status_page(status)
     assert requests["ListObjectsV2"] == 2
-    assert (
-        5 <= requests["GetObject"] <= 2 + 3 + 2
-    )  # two pages, three records; and what the run itself may ask meanwhile
+    # Two documents and three records, and up to two requests of the run itself.
+    assert 5 <= requests["GetObject"] <= 2 + 3 + 2
