@@ -1,4 +1,4 @@
-"""The flow on a real Prefect server: what a data team runs and what it is told."""
+"""The generate flow on a real Prefect server: states, messages, task runs and money."""
 
 from __future__ import annotations
 
@@ -15,39 +15,34 @@ from sandbox import Sandbox
 from sandbox.provider import Provider
 from sandbox.synthetic_images import make_jpeg
 from tests.support.flow_runs import RunFlow
+from tests.support.orders import put_photos
 
 IMAGES = int(os.environ.get("I2V_RUN_IMAGES", "60"))
-
-
-def fill(sandbox: Sandbox, count: int) -> None:
-    """So many different good images."""
-    for number in range(count):
-        sandbox.put_image(f"images/{number:03}.jpg", make_jpeg(400, 400, seed=number))
 
 
 async def test_many_images_are_each_billed_and_stored_once(
     sandbox: Sandbox, provider: Provider, run_flow: RunFlow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One run stores `I2V_RUN_IMAGES` (60) images, each billed once and polled no more often than the schedule says."""
-    fill(sandbox, IMAGES)
+    put_photos(sandbox, IMAGES)
     provider.set_options(render="shared", render_seconds=8)
     monkeypatch.setenv("I2V_POLL_FIRST_SECONDS", "6")
     monkeypatch.setenv("I2V_POLL_EVERY_SECONDS", "3")
-    ended = await run_flow()
-    assert ended.message == f"{IMAGES} stored · ${IMAGES * 0.192:.2f}"
+    finished = await run_flow()
+    assert finished.message == f"{IMAGES} stored · ${IMAGES * 0.192:.2f}"
     assert set(provider.billed().values()) == {1}
     for task_id, task in provider.tasks.items():
-        asked = [entry.at for entry in provider.request_log.find("status", task_id)]
-        assert asked[0] - task.created >= 5.9
-        assert all(later - earlier >= 2.9 for earlier, later in pairwise(asked))
-        assert all(moment < task.created + 8 + 0.5 for moment in asked[:-1]), "none after the one that said success"
+        polled = [entry.at for entry in provider.request_log.find("status", task_id)]
+        assert polled[0] - task.created >= 5.9
+        assert all(later - earlier >= 2.9 for earlier, later in pairwise(polled))
+        assert all(at < task.created + 8 + 0.5 for at in polled[:-1]), "polled again after success"
 
 
-async def test_the_same_again_is_cached_and_another_take_is_paid(
+async def test_a_second_run_is_cached_and_another_take_is_paid(
     sandbox: Sandbox, provider: Provider, run_flow: RunFlow
 ) -> None:
-    """Nothing is billed for what is there; a copy elsewhere is free; take 2 is billed once more."""
-    fill(sandbox, 3)
+    """Stored videos and copies of their images cost nothing; take 2 is billed again."""
+    put_photos(sandbox, 3)
     first = await run_flow()
     sandbox.put_image("images/copy/of-0.jpg", make_jpeg(400, 400, seed=0))
     again = await run_flow()
@@ -60,46 +55,44 @@ async def test_the_same_again_is_cached_and_another_take_is_paid(
     assert len([key for key in sandbox.keys("videos/copy/of-0.jpg/") if key.endswith(".mp4")]) == 1
 
 
-async def test_the_run_tells_its_story(sandbox: Sandbox, provider: Provider, run_flow: RunFlow) -> None:
-    """Prefect has a task run for each step and image by name, and the final state has the report in words."""
+async def test_each_step_of_an_image_is_a_task_run(sandbox: Sandbox, provider: Provider, run_flow: RunFlow) -> None:
+    """Prefect has a named task run for each step of each image, and the final state has the summary."""
     sandbox.put_image("images/cats/tom.jpg", make_jpeg(400, 400, seed=1))
     sandbox.put_image("images/cats/small.jpg", make_jpeg(300, 300, seed=1))
-    ended = await run_flow()
-    assert ended.message == "1 stored · 1 refused · $0.192"
-    assert ended.state.is_completed()
-    run_id = ended.state.state_details.flow_run_id
+    finished = await run_flow()
+    assert finished.message == "1 stored · 1 refused · $0.192"
+    assert finished.state.is_completed()
+    run_id = finished.state.state_details.flow_run_id
     assert run_id
     async with get_client() as client:
         only = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
         names: Counter[str] = Counter()
-        while len(names) < 5 or not all(" " in name for name in names):  # the server hears of names a moment later
+        while len(names) < 5 or not all(" " in name for name in names):  # names arrive at the server a moment later
             names = Counter(run.name for run in await client.read_task_runs(flow_run_filter=only))
     assert names == Counter(
         ["validate cats/small.jpg", *(f"{step} cats/tom.jpg" for step in ("validate", "submit", "poll", "store"))]
     )
 
 
-async def test_trouble_ends_the_run_failed_after_everything_else(
-    sandbox: Sandbox, provider: Provider, run_flow: RunFlow
-) -> None:
-    """One lost answer fails the run, says so in words, and costs the others nothing."""
-    fill(sandbox, 3)
+async def test_an_unknown_job_fails_the_run_at_its_end(sandbox: Sandbox, provider: Provider, run_flow: RunFlow) -> None:
+    """One lost submit fails the run with a summary, after all other images were stored."""
+    put_photos(sandbox, 3)
     provider.add_fault(on="submit", kind="lost_answer")
-    ended = await run_flow()
-    assert ended.state.is_failed()
-    assert ended.message == "2 stored · 1 unknown · $0.384"
-    assert (ended.report["spent_usd"], ended.report["at_risk_usd"]) == (0.384, 0.192)
-    assert sorted(ended.outcomes.values()) == ["stored", "stored", "unknown"]
+    finished = await run_flow()
+    assert finished.state.is_failed()
+    assert finished.message == "2 stored · 1 unknown · $0.384"
+    assert (finished.report["spent_usd"], finished.report["at_risk_usd"]) == (0.384, 0.192)
+    assert sorted(finished.outcomes.values()) == ["stored", "stored", "unknown"]
 
 
 async def test_a_dry_run_prices_everything_and_writes_nothing(
     sandbox: Sandbox, provider: Provider, run_flow: RunFlow
 ) -> None:
-    """A dry run says what would be paid; neither bucket nor provider notice it."""
-    fill(sandbox, 2)
+    """A dry run reports what would be paid, and sends nothing to the bucket or the provider."""
+    put_photos(sandbox, 2)
     before = sandbox.keys()
-    ended = await run_flow(dry_run=True)
-    assert ended.message == "2 planned · would cost $0.384"
+    finished = await run_flow(dry_run=True)
+    assert finished.message == "2 planned · would cost $0.384"
     assert sandbox.keys() == before
     assert provider.request_log.entries == []
 
@@ -107,8 +100,8 @@ async def test_a_dry_run_prices_everything_and_writes_nothing(
 async def test_a_run_that_cannot_be_paid_in_full_does_not_start(
     sandbox: Sandbox, provider: Provider, run_flow: RunFlow
 ) -> None:
-    """Three videos and money for two: nothing is submitted, unless partial, and then two are."""
-    fill(sandbox, 3)
+    """With money for two of three videos nothing is submitted, or two with `partial`."""
+    put_photos(sandbox, 3)
     stopped = await run_flow(max_spend_usd=Decimal("0.50"))
     partial = await run_flow(max_spend_usd=Decimal("0.50"), partial=True)
     assert "max_spend_usd has $0.50 left, 3 videos cost $0.576" in stopped.message
@@ -116,23 +109,23 @@ async def test_a_run_that_cannot_be_paid_in_full_does_not_start(
     assert len(provider.tasks) == 2
 
 
-async def test_the_balance_is_asked_first(sandbox: Sandbox, provider: Provider, run_flow: RunFlow) -> None:
-    """An account that cannot pay for all is left alone, with a message that says what is there."""
-    fill(sandbox, 3)
+async def test_the_balance_is_checked_first(sandbox: Sandbox, provider: Provider, run_flow: RunFlow) -> None:
+    """If the balance is too low for all videos, nothing is submitted and the message shows the balance."""
+    put_photos(sandbox, 3)
     provider.set_options(balance_usd=Decimal("0.40"))
-    ended = await run_flow()
-    assert "balance has $0.4" in ended.message
+    finished = await run_flow()
+    assert "balance has $0.4" in finished.message
     assert provider.request_log.find("submit") == []
 
 
 async def test_validation_of_an_unchanged_image_is_cached(
     sandbox: Sandbox, provider: Provider, run_flow: RunFlow
 ) -> None:
-    """The second run takes the first one's validation from Prefect's cache."""
-    fill(sandbox, 1)
+    """The second run takes the validation of an unchanged image from Prefect's cache."""
+    put_photos(sandbox, 1)
     await run_flow()
-    ended = await run_flow()
-    run_id = ended.state.state_details.flow_run_id
+    finished = await run_flow()
+    run_id = finished.state.state_details.flow_run_id
     assert run_id
     async with get_client() as client:
         only = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
@@ -146,22 +139,22 @@ async def test_validation_of_an_unchanged_image_is_cached(
 async def test_steps_depend_on_the_steps_of_their_own_image(
     sandbox: Sandbox, provider: Provider, run_flow: RunFlow
 ) -> None:
-    """In the graph an image's poll follows its submit and its store its poll, and no arrow leads to another image."""
-    fill(sandbox, 3)
-    ended = await run_flow()
-    run_id = ended.state.state_details.flow_run_id
+    """In the graph a poll follows its submit and a store its poll, and no edge connects two images."""
+    put_photos(sandbox, 3)
+    finished = await run_flow()
+    run_id = finished.state.state_details.flow_run_id
     assert run_id
     async with get_client() as client:
         only = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
         while len(runs := await client.read_task_runs(flow_run_filter=only)) < 12:
             continue
     names = {run.id: run.name for run in runs}
-    arrows = {
-        (names[given.id], run.name)
+    edges = {
+        (names[source.id], run.name)
         for run in runs
-        for given in [each for inputs in run.task_inputs.values() for each in inputs]
-        if given.input_type == "task_run"
+        for source in [each for inputs in run.task_inputs.values() for each in inputs]
+        if source.input_type == "task_run"
     }
     pairs = (("submit", "poll"), ("poll", "store"))
-    assert arrows >= {(f"{a} {n:03}.jpg", f"{b} {n:03}.jpg") for a, b in pairs for n in range(3)}
-    assert {(a, b) for a, b in arrows if a.split()[1] != b.split()[1]} == set()
+    assert edges >= {(f"{a} {n:03}.jpg", f"{b} {n:03}.jpg") for a, b in pairs for n in range(3)}
+    assert {(a, b) for a, b in edges if a.split()[1] != b.split()[1]} == set()

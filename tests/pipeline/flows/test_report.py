@@ -1,4 +1,4 @@
-"""The spend report as a flow: what its page in Prefect says, and that its picture can be fetched."""
+"""The report flow: its artifact in Prefect, and the chart behind a presigned URL."""
 
 from __future__ import annotations
 
@@ -10,29 +10,20 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 from PIL import Image
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
-from prefect.client.schemas.objects import Artifact
-from prefect.client.schemas.sorting import ArtifactSort
 
 from flows.report import report_spend
 from i2v.reports.markdown import as_text
 from sandbox import Sandbox
 from sandbox.synthetic_images import make_jpeg
-from tests.support.flow_runs import RunFlow
+from tests.support.flow_runs import RunFlow, artifacts_with_key
+
+KEY = "i2v-spend"
 
 
-async def _pages() -> list[Artifact]:
-    """The pages under the report's key, newest first."""
-    key = ArtifactFilter(key=ArtifactFilterKey(any_=["i2v-spend"]))
-    async with get_client() as client:
-        return await client.read_artifacts(artifact_filter=key, sort=ArtifactSort.CREATED_DESC)
-
-
-async def test_the_report_has_a_page_with_a_picture(
+async def test_the_report_artifact_has_a_chart(
     run_flow: RunFlow, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The page agrees with what was billed, its picture is a PNG behind a short-lived link, and links can be off."""
+    """The artifact matches what was billed, its chart is a PNG behind a short-lived link, and links can be off."""
     sandbox.put_image("images/cats/tom.jpg", make_jpeg(seed=3))
     await run_flow(label="autumn")
     await run_flow()
@@ -40,7 +31,7 @@ async def test_the_report_has_a_page_with_a_picture(
     state = await report_spend(return_state=True)
     monkeypatch.setenv("I2V_LINK_SECONDS", "0")
     await report_spend(return_state=True)
-    without, page = [str(each.data) for each in (await _pages())[:2]]
+    without_links, page = [str(each.data) for each in (await artifacts_with_key(KEY))[:2]]
 
     billed = as_text(f"${sandbox.provider.billed_usd}", 20)
     assert state.message == "1 attempt · $0.192 stored · $0.00 at risk · $0.192 saved"
@@ -57,23 +48,23 @@ async def test_the_report_has_a_page_with_a_picture(
     assert answer.headers["content-type"] == "image/png"
     with Image.open(io.BytesIO(answer.content), formats=("PNG",)) as picture:
         assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 20
-    assert "X-Amz" not in without
-    assert "xychart" in without
+    assert "X-Amz" not in without_links
+    assert "xychart" in without_links
 
 
-async def test_a_report_without_a_page_is_a_report(
+async def test_a_report_without_its_artifact_completes(
     run_flow: RunFlow, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where the page cannot be made the run ends as it would, and of the error only its kind is logged."""
+    """If the artifact cannot be created the run still completes, and only the type of the error is logged."""
     sandbox.put_image("images/tom.jpg", make_jpeg(seed=4))
     await run_flow()
-    before = len(await _pages())
+    before = len(await artifacts_with_key(KEY))
 
-    def refuse(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError("https://s3.example/a?X-Amz-Signature=1")
 
-    monkeypatch.setattr("prefect_support.artifacts_api.MarkdownArtifact", refuse)
+    monkeypatch.setattr("prefect_support.artifacts_api.MarkdownArtifact", fail)
     state = await report_spend(return_state=True)
-    assert (state.is_completed(), len(await _pages()) - before) == (True, 0)
+    assert (state.is_completed(), len(await artifacts_with_key(KEY)) - before) == (True, 0)
     assert "was not created: RuntimeError" in caplog.text
     assert "X-Amz" not in caplog.text

@@ -1,9 +1,8 @@
-"""Prefect's own retries of the free steps, on a real server: what a data team sees in the UI."""
+"""Prefect's retries of the free steps, as the UI shows them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from uuid import UUID
 
 import pytest
@@ -18,15 +17,6 @@ from tests.support.flow_runs import FinishedFlowRun, RunFlow
 
 BOTO3_ATTEMPTS = 4
 RETRIED = ["Running", "AwaitingRetry", "Retrying"]
-
-
-@pytest.fixture
-def proxy(run_flow: RunFlow, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    """Put a fault proxy between the flow and S3."""
-    with FaultProxy(sandbox.aws.address) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        sandbox.provider.set_options(s3_address=proxy.address)
-        yield proxy
 
 
 async def states_of(finished: FinishedFlowRun, step: str) -> list[str]:
@@ -50,48 +40,48 @@ async def states_of(finished: FinishedFlowRun, step: str) -> list[str]:
     ],
     ids=["validate", "store"],
 )
-async def test_a_free_step_is_retried_where_s3_fails_for_a_moment(
-    sandbox: Sandbox, provider: Provider, proxy: FaultProxy, run_flow: RunFlow, step: str, rule: FaultRule
+async def test_a_free_step_is_retried_after_a_temporary_fault(
+    sandbox: Sandbox, provider: Provider, s3_proxy: FaultProxy, run_flow: RunFlow, step: str, rule: FaultRule
 ) -> None:
     """The retry is a state of the step's task run, the image is stored, and it is billed once."""
     sandbox.put_image("images/tom.jpg", make_jpeg(400, 400))
-    proxy.add(rule)
+    s3_proxy.add(rule)
     finished = await run_flow()
     assert finished.message == "1 stored · $0.192"
     assert await states_of(finished, step) == [*RETRIED, "Completed"]
     assert list(provider.billed().values()) == [1]
 
 
-async def test_poll_is_retried_where_the_end_cannot_be_recorded(
-    sandbox: Sandbox, provider: Provider, proxy: FaultProxy, run_flow: RunFlow
+async def test_poll_is_retried_if_the_end_cannot_be_recorded(
+    sandbox: Sandbox, provider: Provider, s3_proxy: FaultProxy, run_flow: RunFlow
 ) -> None:
-    """A refused job is refused, although S3 failed when its end was written."""
+    """If S3 fails when a refusal is recorded, poll is retried and the job is refused."""
     sandbox.put_image("images/tom.jpg", make_jpeg(400, 400))
     provider.add_fault(on="task", kind="fails", code="NSFW")
-    proxy.add(FaultRule("fail", "PUT", r"/jobs/[0-9a-f]{64}", body='"refused"', status=503, times=BOTO3_ATTEMPTS))
+    s3_proxy.add(FaultRule("fail", "PUT", r"/jobs/[0-9a-f]{64}", body='"refused"', status=503, times=BOTO3_ATTEMPTS))
     finished = await run_flow()
     assert finished.message == "1 refused · $0.192"
     assert await states_of(finished, "poll") == [*RETRIED, "Refused"]
 
 
 async def test_submit_is_never_retried_by_prefect(
-    sandbox: Sandbox, provider: Provider, proxy: FaultProxy, run_flow: RunFlow
+    sandbox: Sandbox, provider: Provider, s3_proxy: FaultProxy, run_flow: RunFlow
 ) -> None:
-    """Where the ledger cannot be written, the step that pays ends as Failed at its first run, and nothing is billed."""
+    """If the ledger cannot be written, submit fails without a retry and nothing is billed."""
     sandbox.put_image("images/tom.jpg", make_jpeg(400, 400))
-    proxy.add(FaultRule("fail", "PUT", r"/jobs/[0-9a-f]{64}", status=503, times=BOTO3_ATTEMPTS))
+    s3_proxy.add(FaultRule("fail", "PUT", r"/jobs/[0-9a-f]{64}", status=503, times=BOTO3_ATTEMPTS))
     finished = await run_flow()
     assert finished.message == "1 failed · $0.00"
     assert await states_of(finished, "submit") == ["Running", "Failed"]
     assert provider.billed() == {}
 
 
-async def test_a_step_is_not_retried_where_trying_again_cannot_help(
-    sandbox: Sandbox, provider: Provider, proxy: FaultProxy, run_flow: RunFlow
+async def test_a_step_is_not_retried_after_a_permanent_error(
+    sandbox: Sandbox, provider: Provider, s3_proxy: FaultProxy, run_flow: RunFlow
 ) -> None:
-    """A forbidden image fails at once."""
+    """An image that S3 forbids to read fails without a retry."""
     sandbox.put_image("images/tom.jpg", make_jpeg(400, 400))
-    proxy.add(FaultRule("fail", "GET", r"/images/tom\.jpg", status=403, code="AccessDenied", times=None))
+    s3_proxy.add(FaultRule("fail", "GET", r"/images/tom\.jpg", status=403, code="AccessDenied", times=None))
     finished = await run_flow()
     assert finished.message == "1 failed · $0.00"
     assert await states_of(finished, "validate") == ["Running", "Failed"]

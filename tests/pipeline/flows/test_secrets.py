@@ -1,4 +1,4 @@
-"""Promise 9: everything is run with known secrets, and then looked for them in all that is kept and said."""
+"""Promise 9: run everything with known secrets, then search for them in everything that is stored or printed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.secret_search import AllowedLinks, SecretSearch, forms, value
 
 pytestmark = pytest.mark.timeout(240)
 KEY = "sk-apixo/9f3+8c1d2e77=AbC"
-"""With characters that look otherwise in an address and in base64."""
+"""Has characters that are encoded differently in a URL and in base64."""
 CALLBACK_SECRETS = ("callback-secret/new+5d0c", "callback-secret/old+77aa")
 DOOR_TOKEN = "door-token/1f6b+90ce"
 LINK_SECONDS = 3600
@@ -32,22 +32,22 @@ REPORT = "import asyncio, flows.report; asyncio.run(flows.report.report_spend())
 
 @pytest.fixture
 def credentials(sandbox: Sandbox) -> dict[str, str]:
-    """AWS credentials that nobody else has, of the kind that has a session token."""
+    """Return temporary AWS credentials that only this test uses."""
     client = boto3.client(
         "sts", endpoint_url=sandbox.aws.url, region_name=REGION, aws_access_key_id="test", aws_secret_access_key="test"
     )
-    given = client.get_session_token()["Credentials"]
+    issued = client.get_session_token()["Credentials"]
     client.close()
     return {
-        "AWS_ACCESS_KEY_ID": given["AccessKeyId"],
-        "AWS_SECRET_ACCESS_KEY": given["SecretAccessKey"],
-        "AWS_SESSION_TOKEN": given["SessionToken"],
+        "AWS_ACCESS_KEY_ID": issued["AccessKeyId"],
+        "AWS_SECRET_ACCESS_KEY": issued["SecretAccessKey"],
+        "AWS_SESSION_TOKEN": issued["SessionToken"],
     }
 
 
 @pytest.fixture
 def env(child_env: Mapping[str, str], sandbox: Sandbox, credentials: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """All that can be secret is set, and known."""
+    """Return an environment with a known value for every secret."""
     sandbox.provider.set_options(api_key=KEY)
     yield {
         **child_env,
@@ -64,28 +64,28 @@ def env(child_env: Mapping[str, str], sandbox: Sandbox, credentials: Mapping[str
 
 
 def _run_everything(sandbox: Sandbox, env: dict[str, str], signed: str) -> list[Result]:
-    """Each ending that an image can have, by poll and by callback, and each command that tells of it."""
-    for number, name in enumerate(("good", "failed", "unknown", "refused by content", "called back")):
+    """Run images to every outcome, by poll and by callback, and each command that reports on them."""
+    for number, name in enumerate(("good", "failed", "unknown", "refused by content", "callback")):
         sandbox.put_image(f"images/{name}.jpg", make_jpeg(400, 400, seed=number), prompt=f"it is {name}")
     sandbox.put_image("images/small.jpg", make_jpeg(200, 200), prompt="it is small")
     sandbox.provider.add_fault(on="submit", kind="lost_answer", prompt="it is unknown")
     sandbox.provider.add_fault(on="task", kind="fails", code="MODEL_UNAVAILABLE", prompt="it is failed", times=None)
     sandbox.provider.add_fault(on="submit", kind="answer", status=400, message=f"no, Bearer {KEY}", prompt="by content")
-    where = f"s3://{sandbox.bucket}/images"
-    polled = [f"{where}/{name}.jpg" for name in ("good", "failed", "unknown", "refused by content", "small")]
-    said = [
+    prefix = f"s3://{sandbox.bucket}/images"
+    polled = [f"{prefix}/{name}.jpg" for name in ("good", "failed", "unknown", "refused by content", "small")]
+    results = [
         i2v("run", *polled, signed, "--prompt", "it moves", "--verbose", env=env),
-        i2v("run", f"{where}/called back.jpg", "--delivery", "callback", "--verbose", "--json", env=env),
+        i2v("run", f"{prefix}/callback.jpg", "--delivery", "callback", "--verbose", "--json", env=env),
         i2v("reconcile", "--verbose", env=env | {"I2V_CALLBACK_PATIENCE_SECONDS": "0.01"}),
         i2v("jobs", "--json", env=env),
         i2v("doctor", env=env),
         run_script(REPORT, env),
     ]
-    keys = [job["key"] for job in json.loads(said[3].out)["jobs"]]
-    return said + [i2v("jobs", "show", key, env=env) for key in keys[:1]]
+    keys = [job["key"] for job in json.loads(results[3].out)["jobs"]]
+    return results + [i2v("jobs", "show", key, env=env) for key in keys[:1]]
 
 
-def test_no_secret_is_kept_or_said(
+def test_no_secret_is_stored_or_printed(
     sandbox: Sandbox,
     env: dict[str, str],
     credentials: dict[str, str],
@@ -93,33 +93,33 @@ def test_no_secret_is_kept_or_said(
     prefect_server_home: Path,
     tmp_path: Path,
 ) -> None:
-    """Neither Prefect's database and results, nor the bucket, nor any output holds a key, a secret or a signature.
+    """No database, result, object or output has a key, a secret or a signature.
 
-    But for links to posters, videos and manifests, for as long as was set, in the artifacts of runs and nowhere else.
+    The exception: links to posters, videos and manifests, in artifacts only, and for as long as the setting says.
     """
     database = prefect_server_home / "prefect.db"
-    earlier = values_in(database)  # by other tests on this server, with links to other buckets
+    earlier = values_in(database)  # from other tests on this server, with links to other buckets
     sandbox.put_image("elsewhere/ann.jpg", make_jpeg(400, 400, seed=99))
     signed = sandbox.presign(f"s3://{sandbox.bucket}/elsewhere/ann.jpg")
     (signature,) = parse_qs(urlsplit(signed).query)["X-Amz-Signature"]
-    said = _run_everything(sandbox, env, signed)
-    assert [each.code for each in said[:3]] == [1, 0, 1], [each.err for each in said[:3]]
-    assert said[5].code == 0, said[5].err
+    results = _run_everything(sandbox, env, signed)
+    assert [result.code for result in results[:3]] == [1, 0, 1], [result.err for result in results[:3]]
+    assert results[5].code == 0, results[5].err
 
     search = SecretSearch(
         {
-            "the provider's key": KEY,
+            "the API key": KEY,
             "the secret access key": credentials["AWS_SECRET_ACCESS_KEY"],
             "the session token": credentials["AWS_SESSION_TOKEN"],
             "a signature": signature,
-            "the token of the door": DOOR_TOKEN,
+            "the door token": DOOR_TOKEN,
             **{f"callback secret {number}": secret for number, secret in enumerate(CALLBACK_SECRETS)},
-            **{f"callback address {number}": address for number, address in enumerate(_called(sandbox))},
-            "any presigned address": "X-Amz-Signature=",
+            **{f"callback signature {number}": text for number, text in enumerate(_callback_signatures(sandbox))},
+            "any presigned URL": "X-Amz-Signature=",
         }
     )
-    for each in said:
-        search.look("output", each.out + each.err)
+    for result in results:
+        search.look("output", result.out + result.err)
     search.look("the server's output", prefect_server.last_lines())
     search.look_in_bucket(sandbox)
     search.look_in_folder(Path(env["PREFECT_HOME"]))
@@ -130,16 +130,16 @@ def test_no_secret_is_kept_or_said(
     assert search.found == set()
 
 
-def _called(sandbox: Sandbox) -> list[str]:
-    """The signatures of the addresses that were to be called back."""
-    addresses = [task.request.callback_url for task in sandbox.provider.tasks.values() if task.request.callback_url]
-    assert addresses
-    return [address.rpartition("/")[2] for address in addresses]
+def _callback_signatures(sandbox: Sandbox) -> list[str]:
+    """Return the signatures of all callback URLs that the provider got."""
+    urls = [task.request.callback_url for task in sandbox.provider.tasks.values() if task.request.callback_url]
+    assert urls
+    return [url.rpartition("/")[2] for url in urls]
 
 
 @pytest.mark.parametrize("spelling", sorted(forms(KEY)))
 def test_a_planted_secret_is_found(sandbox: Sandbox, tmp_path: Path, spelling: bytes) -> None:
-    """The search finds the key in each form that it could take: in a file, in an object, and deep in a table."""
+    """The search finds the key in each encoding in a file, in an object and in a table."""
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "one").write_bytes(b"x" * 5000 + spelling + b"y")
     sandbox.s3().put_object(Bucket=sandbox.bucket, Key="jobs/a.json", Body=b'{"a": "' + spelling + b'"}')
@@ -157,35 +157,35 @@ def test_a_planted_secret_is_found(sandbox: Sandbox, tmp_path: Path, spelling: b
     }
 
 
-def test_the_exception_is_narrow(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A link is let pass in an artifact alone, to a video's files alone, for its time alone, and nothing beside it."""
-    where = f"s3://{sandbox.bucket}"
-    good = sandbox.presign(f"{where}/videos/tom.jpg/a-b.mp4", LINK_SECONDS)
+def test_only_short_lived_links_in_artifacts_are_allowed(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A link is allowed only in an artifact, to a video's files, for the set time, and without a secret beside it."""
+    bucket = f"s3://{sandbox.bucket}"
+    good = sandbox.presign(f"{bucket}/videos/tom.jpg/a-b.mp4", LINK_SECONDS)
     wrong = {
         "the key beside it": f"[video]({good}) {KEY}",
         "the key in it": f"[video]({good}&X-Amz-Key={quote(KEY, safe='')})",
-        "an image": sandbox.presign(f"{where}/images/tom.jpg", LINK_SECONDS),
-        "the ledger": sandbox.presign(f"{where}/jobs/a.json", LINK_SECONDS),
-        "for longer": sandbox.presign(f"{where}/videos/tom.jpg/a-b.mp4", 10 * LINK_SECONDS),
+        "an image": sandbox.presign(f"{bucket}/images/tom.jpg", LINK_SECONDS),
+        "the ledger": sandbox.presign(f"{bucket}/jobs/a.json", LINK_SECONDS),
+        "for longer": sandbox.presign(f"{bucket}/videos/tom.jpg/a-b.mp4", 10 * LINK_SECONDS),
     }
-    for table, told, found in (
+    for table, text, found in (
         ("artifact", f"[video]({good})", False),
         ("artifact", f'<a href="{escape(good)}">', False),
         ("log", f"[video]({good})", True),
-        *(("artifact", text, True) for text in wrong.values()),
+        *(("artifact", link, True) for link in wrong.values()),
     ):
         path = tmp_path / "prefect.db"
         path.unlink(missing_ok=True)
         with closing(sqlite3.connect(path)) as database, database:
             database.execute(f"CREATE TABLE {table} (data TEXT)")
-            database.execute(f"INSERT INTO {table} VALUES (?)", (json.dumps(told),))  # noqa: S608 - the names are above
-        search = SecretSearch({"key": KEY, "any presigned address": "X-Amz-Signature="})
+            database.execute(f"INSERT INTO {table} VALUES (?)", (json.dumps(text),))  # noqa: S608 - a literal above
+        search = SecretSearch({"key": KEY, "any presigned URL": "X-Amz-Signature="})
         search.look_in_database(path, but_for=AllowedLinks(sandbox, LINK_SECONDS))
-        assert bool(search.found) is found, told
+        assert bool(search.found) is found, text
 
 
-def test_the_search_knows_how_secrets_hide() -> None:
-    """An address and a header are read through, whatever stands before and after the secret."""
+def test_the_search_decodes_base64_and_urls() -> None:
+    """The search finds a key in a basic-auth header at any base64 offset, and in a URL's query."""
     for before in ("", "a", "ab"):
         search = SecretSearch({"key": KEY})
         search.look("header", base64.b64encode(f"{before}{KEY}:rest".encode()))

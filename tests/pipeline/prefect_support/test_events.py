@@ -1,4 +1,4 @@
-"""What automations and people see of a run beside its tasks: its name, its tags, and its events on a real server."""
+"""A run's name, tags and events on a real Prefect server."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from sandbox.provider import Provider
 from sandbox.synthetic_images import make_jpeg
 from tests.support.flow_runs import FinishedFlowRun, RunFlow, wait_for_i2v_events
 
-SIX = RequestOptions(mode=Mode.STANDARD, duration=6, take=1)
+STANDARD = RequestOptions(mode=Mode.STANDARD, duration=6, take=1)
 
 
-async def _flow_run(ended: FinishedFlowRun) -> FlowRun:
+async def _flow_run(finished: FinishedFlowRun) -> FlowRun:
     async with get_client() as client:
-        return await client.read_flow_run(UUID(str(ended.state.state_details.flow_run_id)))
+        return await client.read_flow_run(UUID(str(finished.state.state_details.flow_run_id)))
 
 
-async def test_each_end_of_an_image_is_an_event(
+async def test_each_outcome_is_an_event(
     prefect_server: PrefectServer, sandbox: Sandbox, provider: Provider, run_flow: RunFlow
 ) -> None:
-    """Submitted, stored, refused, failed, unknown, and the end of the run: each with a resource to match."""
+    """Submitted, stored, refused, failed and unknown jobs and the end of a run each emit an event with its resource."""
     for seed, name in enumerate(("good", "nsfw", "gone", "lost")):
         sandbox.put_image(f"images/{name}.jpg", make_jpeg(400, 400, seed=seed), prompt=name)
     sandbox.put_image("images/small.jpg", make_jpeg(200, 200))
     provider.add_fault(on="task", kind="fails", code="NSFW", prompt="nsfw", times=None)
     provider.add_fault(on="task", kind="fails", code="MODEL_X", prompt="gone", times=None)
     provider.add_fault(on="submit", kind="lost_answer", prompt="lost")
-    ended = await run_flow()
-    items = {item["image"].rpartition("/")[2]: item for item in ended.report["items"]}
+    finished = await run_flow()
+    items = {item["image"].rpartition("/")[2]: item for item in finished.report["items"]}
 
     events = await wait_for_i2v_events(prefect_server, sandbox, 9)
 
-    told = sorted((event["event"], event["resource"]["prefect.resource.id"]) for event in events)
+    emitted = sorted((event["event"], event["resource"]["prefect.resource.id"]) for event in events)
     jobs = {name: f"i2v.job.{item['job']}" for name, item in items.items()}
     small = f"i2v.image.s3://{sandbox.bucket}/images/small.jpg"
-    assert told == sorted(
+    assert emitted == sorted(
         [
             *(("i2v.job.submitted", jobs[f"{name}.jpg"]) for name in ("good", "nsfw", "gone")),
             ("i2v.job.stored", jobs["good.jpg"]),
@@ -53,7 +53,7 @@ async def test_each_end_of_an_image_is_an_event(
             ("i2v.job.refused", small),
             ("i2v.job.failed", jobs["gone.jpg"]),
             ("i2v.job.unknown", jobs["lost.jpg"]),
-            ("i2v.run.finished", f"i2v.run.{ended.state.state_details.flow_run_id}"),
+            ("i2v.run.finished", f"i2v.run.{finished.state.state_details.flow_run_id}"),
         ]
     )
     (stored,) = (event for event in events if event["event"] == "i2v.job.stored")
@@ -62,10 +62,10 @@ async def test_each_end_of_an_image_is_an_event(
     assert "X-Amz" not in str(events)
 
 
-async def test_most_of_the_cap_is_an_event(
+async def test_reaching_most_of_the_daily_cap_is_an_event(
     prefect_server: PrefectServer, sandbox: Sandbox, run_flow: RunFlow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At 80 % of the daily cap somebody can be told, with both numbers; below, nobody is."""
+    """One event is emitted when spending reaches 80% of the daily cap, with both amounts."""
     monkeypatch.setenv("I2V_DAILY_CAP_USD", "0.48")
     for number in range(2):
         sandbox.put_image(f"images/{number}.jpg", make_jpeg(400, 400, seed=number))
@@ -79,8 +79,8 @@ async def test_most_of_the_cap_is_an_event(
     assert near[0]["resource"]["prefect.resource.id"] == f"i2v.ledger.{sandbox.bucket}"
 
 
-async def test_a_dry_run_is_no_event(prefect_server: PrefectServer, sandbox: Sandbox, run_flow: RunFlow) -> None:
-    """Nothing happened, so nothing is told."""
+async def test_a_dry_run_emits_no_event(prefect_server: PrefectServer, sandbox: Sandbox, run_flow: RunFlow) -> None:
+    """All events come from the real run, none from the dry run."""
     sandbox.put_image("images/tom.jpg", make_jpeg(400, 400))
     dry = await run_flow(dry_run=True)
     real = await run_flow()
@@ -91,8 +91,8 @@ async def test_a_dry_run_is_no_event(prefect_server: PrefectServer, sandbox: San
     assert {event["payload"].get("run_id") for event in events} - {None} == {str(real.state.state_details.flow_run_id)}
 
 
-async def test_a_run_is_named_for_its_images(sandbox: Sandbox, run_flow: RunFlow) -> None:
-    """Whoever looks at the list of runs reads how many images, where and what was asked, and can filter by tags."""
+async def test_a_run_is_named_after_its_images(sandbox: Sandbox, run_flow: RunFlow) -> None:
+    """A run's name has the number of images, their folder and the request; its tags have source, label and mode."""
     for number in range(2):
         sandbox.put_image(f"images/cats/{number}.jpg", make_jpeg(400, 400, seed=number))
     run = await _flow_run(await run_flow(label="spring"))
@@ -101,10 +101,10 @@ async def test_a_run_is_named_for_its_images(sandbox: Sandbox, run_flow: RunFlow
 
 
 @pytest.mark.parametrize(
-    ("images", "asked", "name"),
+    ("images", "options", "name"),
     [
-        (["s3://b-1/images/a/x.jpg", "s3://b-1/images/b/y.jpg"], SIX, "2 images · images/ · standard 6 s"),
-        (["s3://b-1/a/x.jpg", "s3://b-2/b/y.jpg"], SIX, "2 images · several places · standard 6 s"),
+        (["s3://b-1/images/a/x.jpg", "s3://b-1/images/b/y.jpg"], STANDARD, "2 images · images/ · standard 6 s"),
+        (["s3://b-1/a/x.jpg", "s3://b-2/b/y.jpg"], STANDARD, "2 images · several places · standard 6 s"),
         (
             ["https://example.org/x.jpg?sig=1"],
             RequestOptions(mode=Mode.PRO, duration=10),
@@ -117,10 +117,10 @@ async def test_a_run_is_named_for_its_images(sandbox: Sandbox, run_flow: RunFlow
         ),
     ],
 )
-def test_a_name_says_where_and_what(images: list[str], asked: RequestOptions, name: str) -> None:
-    """It names the folder that all share, and no query of an address."""
+def test_a_run_name_has_the_common_folder(images: list[str], options: RequestOptions, name: str) -> None:
+    """The name has the folder that all images share, and no query of a URL."""
     items = [InputItem(ref=ImageRef.parse(image)) for image in images]
-    assert run_name(items, asked, dry_run=False) == name
+    assert run_name(items, options, dry_run=False) == name
 
 
 @pytest.mark.parametrize(
@@ -133,6 +133,6 @@ def test_a_name_says_where_and_what(images: list[str], asked: RequestOptions, na
     ],
 )
 def test_the_source_of_a_run_is_a_tag(tags: list[str], scheduled: bool, source: str) -> None:
-    """By hand, by a schedule, by the bucket or by a callback."""
+    """The source is a person, a schedule, the bucket or a callback."""
     run = FlowRun.model_construct(flow_id=UUID(int=0), tags=tags, auto_scheduled=scheduled)
     assert set(run_tags(run, Mode.PRO, "spring")) == {*tags, source, "pro", "spring"}

@@ -1,4 +1,4 @@
-"""A flow's process that is told to end, as Prefect and pods do it, keeps what it paid and tells Prefect of its end."""
+"""A flow process that gets SIGTERM keeps what it paid for and reports its end to Prefect."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import FlowRun
 
 from sandbox import Sandbox
 from sandbox.provider import Provider
-from sandbox.synthetic_images import make_jpeg
+from tests.support.orders import job_records, put_photos
 from tests.support.paths import ROOT
 
 FLOW = """
@@ -27,14 +27,13 @@ from flows.generate import generate_videos
 asyncio.run(generate_videos(sys.argv[1], prompt="a slow zoom", return_state=True))
 """
 IMAGES = 3
-END_SECONDS = 60
+TIMEOUT_SECONDS = 60
 
 
 @contextmanager
 def flow_process(sandbox: Sandbox, env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The flow over all images of the bucket in a process of its own, which does not outlive the test."""
-    for number in range(IMAGES):
-        sandbox.put_image(f"images/{number}.jpg", make_jpeg(400, 400, seed=number))
+    """Run the flow over all images of the bucket in a child process, and kill it at the end of the test."""
+    put_photos(sandbox, IMAGES)
     command = [sys.executable, "-c", FLOW, f"s3://{sandbox.bucket}/images/"]
     with log.open("wb") as out, subprocess.Popen(command, env=env, cwd=ROOT, stdout=out, stderr=out) as child:  # noqa: S603 - our own flow
         try:
@@ -44,22 +43,16 @@ def flow_process(sandbox: Sandbox, env: dict[str, str], log: Path) -> Iterator[s
 
 
 def wait_for(provider: Provider, endpoint: str, child: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until all images are at this endpoint."""
-    deadline = time.monotonic() + END_SECONDS
+    """Wait until there was a request to this endpoint for each image."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while len(provider.request_log.find(endpoint)) < IMAGES:
         assert child.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.02)
 
 
-def records(sandbox: Sandbox) -> list[dict[str, Any]]:
-    """All job records."""
-    keys = [key for key in sandbox.keys("jobs/") if len(key) == len("jobs/.json") + 64]
-    return [sandbox.read_json(key) for key in keys]
-
-
-async def ended_run(sandbox: Sandbox) -> tuple[dict[str, Any], FlowRun]:
-    """The one run's record in the ledger, and what Prefect knows of it."""
+async def read_run(sandbox: Sandbox) -> tuple[dict[str, Any], FlowRun]:
+    """Return the only run record in the ledger, and its flow run in Prefect."""
     (key,) = (key for key in sandbox.keys("jobs/runs/") if key.endswith(".json"))
     record = json.loads(sandbox.read(key))
     async with get_client() as client:
@@ -69,37 +62,38 @@ async def ended_run(sandbox: Sandbox) -> tuple[dict[str, Any], FlowRun]:
 async def test_sigterm_during_the_submits_keeps_every_task_id(
     sandbox: Sandbox, provider: Provider, child_env: dict[str, str], tmp_path: Path
 ) -> None:
-    """POSTs under way are waited for and written down, the run leaves its report, and Prefect shows that it crashed."""
+    """On SIGTERM the run waits for its POSTs, records their tasks, writes its report, and is Crashed in Prefect."""
     provider.add_fault(on="submit", kind="late", seconds=1.5, times=None)
     log = tmp_path / "flow.log"
     with flow_process(sandbox, child_env, log) as child:
         wait_for(provider, "submit", child, log)
         child.send_signal(signal.SIGTERM)
-        code = child.wait(END_SECONDS)
-    record, flow_run = await ended_run(sandbox)
+        code = child.wait(TIMEOUT_SECONDS)
+    record, flow_run = await read_run(sandbox)
     assert code != 0
-    assert {attempt["task_id"] for job in records(sandbox) for attempt in job["attempts"]} == set(provider.tasks)
-    assert {job["state"] for job in records(sandbox)} == {"submitted"}
+    jobs = job_records(sandbox)
+    assert {attempt.task_id for job in jobs for attempt in job.attempts} == set(provider.tasks)
+    assert {job.state for job in jobs} == {"submitted"}
     assert record["ended_at"]
     assert (record["report"]["submitted"], record["report"]["spent_usd"]) == (IMAGES, 0.576)
     assert flow_run.state
     assert flow_run.state.is_crashed() or flow_run.state.is_cancelled(), (flow_run.state, log.read_text())
 
 
-async def test_sigterm_during_the_wait_ends_it_at_once(
+async def test_sigterm_while_waiting_ends_the_run_at_once(
     sandbox: Sandbox, provider: Provider, child_env: dict[str, str], tmp_path: Path
 ) -> None:
-    """A run that only waits for videos ends within seconds, and the next one takes them up at no cost."""
+    """A run that only waits for videos ends within seconds, and its jobs stay submitted."""
     provider.set_options(render_seconds=30)
     log = tmp_path / "flow.log"
     with flow_process(sandbox, child_env, log) as child:
         wait_for(provider, "status", child, log)
         sent = time.monotonic()
         child.send_signal(signal.SIGTERM)
-        child.wait(END_SECONDS)
+        child.wait(TIMEOUT_SECONDS)
     assert time.monotonic() - sent < 10, log.read_text()
-    record, flow_run = await ended_run(sandbox)
-    assert {job["state"] for job in records(sandbox)} == {"submitted"}
+    record, flow_run = await read_run(sandbox)
+    assert {job.state for job in job_records(sandbox)} == {"submitted"}
     assert record["report"]["submitted"] == IMAGES
     assert flow_run.state
     assert flow_run.state.is_crashed() or flow_run.state.is_cancelled()

@@ -1,4 +1,4 @@
-"""What Prefect calls the end of each step: its own words where they fit, and ours where it has none."""
+"""The final state of each step's task run: Prefect's names where they fit, and our own."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from sandbox.synthetic_images import make_jpeg
 from tests.support.flow_runs import FinishedFlowRun, RunFlow
 
 
-async def ends_of(ended: FinishedFlowRun, count: int) -> dict[str, tuple[str, str]]:
-    """The final state's name and words of so many task runs, once the server has heard of them."""
-    only = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(str(ended.state.state_details.flow_run_id))]))
+async def final_states(finished: FinishedFlowRun, count: int) -> dict[str, tuple[str, str]]:
+    """Return the name and message of each final state, once there are `count` of them."""
+    only = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(str(finished.state.state_details.flow_run_id))]))
     async with get_client() as client:
         for _ in range(300):
             runs = await client.read_task_runs(flow_run_filter=only)
@@ -29,21 +29,19 @@ async def ends_of(ended: FinishedFlowRun, count: int) -> dict[str, tuple[str, st
     return {name: (str(state.name), str(state.message)) for name, state in states.items()}
 
 
-async def test_each_end_of_a_step_has_a_name(
+async def test_each_final_state_has_a_name_and_a_message(
     sandbox: Sandbox, provider: Provider, run_flow: RunFlow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Refused, Unknown and Failed, each with its reason; what worked tells its money, its wait and its video."""
+    """Refused, Unknown and Failed have their reason; Completed has its cost, render time or video."""
     for seed, name in enumerate(("good", "nsfw", "gone", "lost")):
         sandbox.put_image(f"images/{name}.jpg", make_jpeg(400, 400, seed=seed), prompt=name)
     sandbox.put_image("images/small.jpg", make_jpeg(200, 200))
     provider.add_fault(on="task", kind="fails", code="NSFW", prompt="nsfw", times=None)
     provider.add_fault(on="task", kind="fails", code="MODEL_X", prompt="gone", times=None)
     provider.add_fault(on="submit", kind="lost_answer", prompt="lost")
-    ended = await run_flow()
+    states = await final_states(await run_flow(), 13)
 
-    ends = await ends_of(ended, 13)
-
-    assert {name: state for name, (state, _) in ends.items()} == {
+    assert {name: state for name, (state, _) in states.items()} == {
         **{f"validate {name}.jpg": "Completed" for name in ("good", "nsfw", "gone", "lost")},
         **{f"submit {name}.jpg": "Completed" for name in ("good", "nsfw", "gone")},
         "validate small.jpg": "Refused",
@@ -53,35 +51,35 @@ async def test_each_end_of_a_step_has_a_name(
         "poll gone.jpg": "Failed",
         "store good.jpg": "Completed",
     }
-    assert "is too small" in ends["validate small.jpg"][1]
-    assert re.fullmatch(r"paid \$0\.192: task \S+", ends["submit good.jpg"][1])
-    assert re.fullmatch(r"rendered in \d+ s, \d+ polls?", ends["poll good.jpg"][1])
-    assert ends["poll nsfw.jpg"][1].startswith("NSFW")
+    assert "is too small" in states["validate small.jpg"][1]
+    assert re.fullmatch(r"paid \$0\.192: task \S+", states["submit good.jpg"][1])
+    assert re.fullmatch(r"rendered in \d+ s, \d+ polls?", states["poll good.jpg"][1])
+    assert states["poll nsfw.jpg"][1].startswith("NSFW")
     assert re.fullmatch(
-        rf"s3://{sandbox.bucket}/videos/good\.jpg/\S+\.mp4 \(.*, 6\.0 s, .* MB\)", ends["store good.jpg"][1]
+        rf"s3://{sandbox.bucket}/videos/good\.jpg/\S+\.mp4 \(.*, 6\.0 s, .* MB\)", states["store good.jpg"][1]
     )
 
 
-async def test_what_is_taken_up_is_not_called_paid(
+async def test_an_attached_job_is_not_shown_as_paid(
     sandbox: Sandbox, provider: Provider, run_flow: RunFlow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A job of another run ends its submit as Attached while it renders, and as Cached once its video is there.
+    """The submit of another run's job ends as Attached, or as Cached once its video is stored.
 
-    A verdict that Prefect has cached is the same verdict.
+    A cached refusal is Cached too.
     """
     sandbox.put_image("images/tom.jpg", make_jpeg(400, 400))
     sandbox.put_image("images/small.jpg", make_jpeg(200, 200))
-    with monkeypatch.context() as hasty:
-        hasty.setenv("I2V_POLL_DEADLINE_SECONDS", "0.01")
+    with monkeypatch.context() as patch:
+        patch.setenv("I2V_POLL_DEADLINE_SECONDS", "0.01")
         provider.set_options(render_seconds=3)
-        left = await run_flow()
+        first = await run_flow()
     attached, cached = await run_flow(), await run_flow()
 
-    assert (await ends_of(left, 4))["poll tom.jpg"] == ("Open", "still rendering after 1 poll")
-    state, words = (await ends_of(attached, 5))["submit tom.jpg"]
-    assert (state, words.partition(":")[0]) == ("Attached", "paid by another run")
-    state, words = (await ends_of(cached, 3))["submit tom.jpg"]
-    assert (state, words.partition(":")[0]) == ("Cached", "stored already")
+    assert (await final_states(first, 4))["poll tom.jpg"] == ("Open", "still rendering after 1 poll")
+    state, message = (await final_states(attached, 5))["submit tom.jpg"]
+    assert (state, message.partition(":")[0]) == ("Attached", "paid by another run")
+    state, message = (await final_states(cached, 3))["submit tom.jpg"]
+    assert (state, message.partition(":")[0]) == ("Cached", "stored already")
     assert [attached.message, cached.message] == ["1 stored · 1 refused · $0.00", "1 cached · 1 refused · $0.00"]
-    verdicts = [(await ends_of(ended, count))["validate small.jpg"][0] for ended, count in ((left, 4), (cached, 3))]
+    verdicts = [(await final_states(run, count))["validate small.jpg"][0] for run, count in ((first, 4), (cached, 3))]
     assert verdicts == ["Refused", "Cached"]
