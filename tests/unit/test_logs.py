@@ -18,7 +18,7 @@ LOG = logging.getLogger("i2v.pipeline.poll")
 
 @pytest.fixture
 def stream() -> Iterator[io.StringIO]:
-    """The JSON lines that `LOG` writes."""
+    """Return the stream to which `LOG` writes JSON lines."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     LOG.addHandler(handler)
@@ -31,9 +31,9 @@ def test_a_line_is_an_object_with_image_job_and_task(stream: io.StringIO) -> Non
     """A line has time, level, message and context, also if the message has line breaks."""
     LOG.warning("%s:\nrendered", "tom.jpg", extra=log_context("s3://b-1/images/tom.jpg", "a" * 64, "task_1"))
     (line,) = stream.getvalue().splitlines()
-    told = json.loads(line)
-    assert told.pop("time").endswith("+00:00")
-    assert told == {
+    entry = json.loads(line)
+    assert entry.pop("time").endswith("+00:00")
+    assert entry == {
         "level": "warning",
         "logger": "i2v.pipeline.poll",
         "message": "tom.jpg:\nrendered",
@@ -49,9 +49,9 @@ def test_an_exception_has_its_traceback(stream: io.StringIO) -> None:
         int("no")
     except ValueError:
         LOG.exception("it broke", extra=log_context("tom.jpg"))
-    told = json.loads(stream.getvalue())
-    assert "ValueError: invalid literal" in told["traceback"]
-    assert "job" not in told
+    entry = json.loads(stream.getvalue())
+    assert "ValueError: invalid literal" in entry["traceback"]
+    assert "job" not in entry
 
 
 def test_the_command_writes_json_lines() -> None:

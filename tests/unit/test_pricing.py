@@ -1,3 +1,5 @@
+"""Prices of videos, and their overrides."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from i2v.settings import Settings, read_settings
     [(Mode.STANDARD, 6, "0.192"), (Mode.STANDARD, 10, "0.320"), (Mode.PRO, 6, "0.33"), (Mode.PRO, 10, "0.33")],
 )
 def test_prices_are_the_providers(mode: Mode, duration: int, usd: str, make_settings: Callable[..., Settings]) -> None:
-    """Standard costs $0.032 per second, pro $0.33 per task."""
+    """Standard costs $0.032 per second (10 s: $0.320), pro $0.33 per task."""
     assert price_usd(mode, duration, make_settings().prices_usd) == Decimal(usd)
 
 

@@ -15,7 +15,7 @@ IMAGE = "0123456789abcdef" * 4
 
 
 @pytest.mark.parametrize(
-    ("given_", "sent"),
+    ("text", "prompt"),
     [
         ("  a slow zoom \n", "a slow zoom"),
         ("one\r\ntwo\rthree\nfour", "one\ntwo\nthree\nfour"),
@@ -24,17 +24,17 @@ IMAGE = "0123456789abcdef" * 4
         ("two  blanks\tand a tab", "two  blanks\tand a tab"),
         ("\u2126", "\u03a9"),
     ],
-    ids=["blanks", "line ends", "accents", "wide blanks", "inside", "ohm"],
+    ids=["whitespace", "line breaks", "accents", "wide spaces", "inside", "ohm"],
 )
-def test_a_prompt_is_normalized(given_: str, sent: str) -> None:
-    """Prompts that differ only in blanks, line ends or Unicode composition are the same job."""
-    assert Request(prompt=given_).prompt == sent
-    assert Request(prompt=given_).job_key(IMAGE) == Request(prompt=sent).job_key(IMAGE)
+def test_a_prompt_is_normalized(text: str, prompt: str) -> None:
+    """Prompts that differ only in outer whitespace, line breaks or Unicode composition are the same job."""
+    assert Request(prompt=text).prompt == prompt
+    assert Request(prompt=text).job_key(IMAGE) == Request(prompt=prompt).job_key(IMAGE)
 
 
 @given(st.text(max_size=200))
 def test_normalizing_twice_changes_nothing(text: str) -> None:
-    """A normalized prompt is NFC, without carriage returns or blanks at its ends."""
+    """A normalized prompt is NFC, without carriage returns or leading and trailing whitespace."""
     cleaned = clean_prompt(text)
     assert clean_prompt(cleaned) == cleaned
     assert "\r" not in cleaned
@@ -76,7 +76,7 @@ def test_a_duration_may_be_a_string(seconds: object) -> None:
 
 
 @pytest.mark.parametrize("seconds", [5, 0, -6, "5", "six", "6.0", "", None, 6.5, "٦٠"])
-def test_other_durations_are_refused(seconds: object) -> None:
+def test_other_durations_are_rejected(seconds: object) -> None:
     """The provider offers only 6 and 10 seconds."""
     with pytest.raises(ValidationError, match="duration"):
         Request.model_validate({"prompt": "zoom", "duration": seconds})
@@ -105,14 +105,14 @@ def test_pro_is_always_six_seconds(duration: object, mode: object) -> None:
     ],
 )
 def test_an_invalid_request_names_its_field(wrong: dict[str, object], field: str) -> None:
-    """An empty or too long prompt, an unknown mode or an unknown field is refused."""
+    """An empty or too long prompt, an unknown mode or an unknown field is rejected."""
     with pytest.raises(ValidationError) as caught:
         Request.model_validate(wrong)
     assert [error["loc"] for error in caught.value.errors()] == [(field,)]
 
 
 def test_the_length_limit_applies_to_the_trimmed_prompt() -> None:
-    """Blanks that are trimmed do not count."""
+    """Trimmed whitespace does not count."""
     assert len(Request(prompt=f"  {'x' * PROMPT_MAX_CHARS}\n").prompt) == PROMPT_MAX_CHARS
 
 

@@ -12,7 +12,7 @@ from i2v.s3_uri import S3Uri
 KEYS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
-class Place(BaseModel):
+class Model(BaseModel):
     """A model with an S3 URI."""
 
     at: S3Uri
@@ -51,8 +51,8 @@ def test_a_uri_is_split_into_bucket_and_key(text: str, uri: tuple[str, str]) -> 
         "s3://-b/a",
     ],
 )
-def test_an_invalid_uri_is_refused(text: str) -> None:
-    """The message shows the text and an example."""
+def test_an_invalid_uri_is_rejected(text: str) -> None:
+    """The message shows the expected form."""
     with pytest.raises(ValueError, match="use s3://bucket/key"):
         S3Uri.parse(text)
 
@@ -62,25 +62,25 @@ def test_any_key_round_trips(key: str) -> None:
     """Parsing is the inverse of printing."""
     uri = S3Uri("b-1", key)
     assert S3Uri.parse(str(uri)) == uri
-    assert Place.model_validate_json(Place(at=uri).model_dump_json()).at == uri
+    assert Model.model_validate_json(Model(at=uri).model_dump_json()).at == uri
 
 
 def test_a_model_stores_a_uri_as_text() -> None:
-    """A URI is a string in JSON, and an invalid one is refused."""
-    assert Place(at=S3Uri("b-1", "a")).model_dump(mode="json") == {"at": "s3://b-1/a"}
-    assert Place.model_validate({"at": "s3://b-1/a"}).at == S3Uri("b-1", "a")
+    """A URI is a string in JSON, and an invalid one is rejected."""
+    assert Model(at=S3Uri("b-1", "a")).model_dump(mode="json") == {"at": "s3://b-1/a"}
+    assert Model.model_validate({"at": "s3://b-1/a"}).at == S3Uri("b-1", "a")
     for wrong in ("b-1/a", 7, None, ("b-1", "a")):
         with pytest.raises(ValidationError):
-            Place.model_validate({"at": wrong})
+            Model.model_validate({"at": wrong})
 
 
 def test_a_prefix_is_empty_or_ends_in_a_slash() -> None:
-    """Any other key is one object."""
+    """Any other key names one object."""
     assert [S3Uri("b-1", key).is_prefix for key in ("", "a/", "a", "a/b")] == [True, True, False, False]
 
 
-def test_a_prefix_contains_what_is_under_it() -> None:
-    """Containment is by bucket and by the start of the key."""
+def test_a_prefix_contains_the_keys_below_it() -> None:
+    """A prefix contains the keys of its bucket that start with its key."""
     images = S3Uri("b-1", "images/")
     assert images.holds(images / "a.jpg")
     assert images.holds(images)

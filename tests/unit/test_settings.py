@@ -23,7 +23,7 @@ Read = Callable[..., Settings]
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> Read:
-    """Read settings from an environment with only these variables."""
+    """Return a function that reads settings from an environment with only these variables."""
 
     def with_variables(**variables: str) -> Settings:
         for name, value in variables.items():
@@ -111,14 +111,14 @@ DEFAULTS = {
 
 def test_the_defaults_are_the_documented_ones(read: Read) -> None:
     """The defaults on which users rely."""
-    found = read()
-    assert {name: getattr(found, name) for name in DEFAULTS} == DEFAULTS
+    settings = read()
+    assert {name: getattr(settings, name) for name in DEFAULTS} == DEFAULTS
 
 
 def test_an_empty_variable_counts_as_unset(read: Read) -> None:
     """`I2V_DAILY_CAP_USD=` in a file of variables sets nothing."""
-    found = read(I2V_DAILY_CAP_USD="", I2V_IMAGES_PREFIX="", APIXO_API_KEY="", I2V_MAX_IN_FLIGHT="")
-    assert (found.daily_cap_usd, found.images_prefix, found.api_key) == (None, "images/", None)
+    settings = read(I2V_DAILY_CAP_USD="", I2V_IMAGES_PREFIX="", APIXO_API_KEY="", I2V_MAX_IN_FLIGHT="")
+    assert (settings.daily_cap_usd, settings.images_prefix, settings.api_key) == (None, "images/", None)
 
 
 SECONDS = ["POLL_FIRST", "POLL_EVERY", "POLL_DEADLINE", "LEASE", "RUN_GONE", "PRESIGN", "SUBMIT_PATIENCE"]
@@ -202,9 +202,9 @@ def test_no_message_repeats_a_value(read: Read, variable: str, text: str) -> Non
 
 def test_the_key_is_never_shown(read: Read) -> None:
     """The key is masked in text and in JSON."""
-    found = read(APIXO_API_KEY=SECRET)
-    assert SECRET not in f"{found!r} {found} {found.model_dump()} {found.model_dump_json()}"
-    assert found.require_key().get_secret_value() == SECRET
+    settings = read(APIXO_API_KEY=SECRET)
+    assert SECRET not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
+    assert settings.require_key().get_secret_value() == SECRET
 
 
 def test_a_missing_key_says_what_to_do(read: Read) -> None:
@@ -224,8 +224,8 @@ def test_a_missing_bucket_says_what_to_do(read: Read) -> None:
 
 def test_a_prefix_is_in_the_bucket_unless_it_names_another(read: Read) -> None:
     """`s3://bucket/prefix/` overrides `I2V_BUCKET`."""
-    found = read(I2V_BUCKET="b-1", I2V_VIDEOS_PREFIX="s3://films/out/")
-    assert (found.images, found.videos) == (S3Uri("b-1", "images/"), S3Uri("films", "out/"))
+    settings = read(I2V_BUCKET="b-1", I2V_VIDEOS_PREFIX="s3://films/out/")
+    assert (settings.images, settings.videos) == (S3Uri("b-1", "images/"), S3Uri("films", "out/"))
 
 
 OVERLAPS: list[dict[str, Any]] = [
@@ -271,8 +271,8 @@ def test_a_video_fits_into_one_put(read: Read, size: int, is_valid: bool) -> Non
 
 def test_a_price_can_be_overridden(read: Read) -> None:
     """I2V_PRICES_USD overrides a price by its name in the table."""
-    found = read(I2V_PRICES_USD='{"standard-6": 0.1}')
-    assert found.prices_usd == {"standard-6": Decimal("0.1")}
+    settings = read(I2V_PRICES_USD='{"standard-6": 0.1}')
+    assert settings.prices_usd == {"standard-6": Decimal("0.1")}
     assert set(PRICES_USD) == {"standard-6", "standard-10", "pro-6"}
 
 

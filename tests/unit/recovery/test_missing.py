@@ -1,4 +1,4 @@
-"""Which images have no answer, by names alone: the rules, and the same as a plain dict would say for any bucket."""
+"""Which images have no result, by object names alone: the rules, and a property test against a plain dict."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.support.memory_storage import MemoryStorage, memory_run
 BUCKET = "b-1"
 OLD, NOW = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC)
 RUN = memory_run(MemoryStorage())
-R12, JOB = "0123456789ab", "c" * 64
+REQUEST, JOB = "0123456789ab", "c" * 64
 NAMES = (
     "x.jpg",
     "x.jpg.png",
@@ -48,33 +48,33 @@ NAMES = (
     "e\u0301" * 298 + "end.jpg",
     "e\u0301" * 338 + "e.jpg",
 )
-"""The last but one has a folder by its name, the last, of 1,019 bytes, one by its digest."""
+"""The second to last name is its folder's name; the last has 1,019 bytes, so its folder is named after a digest."""
 
 
 @dataclass(frozen=True)
 class Version:
-    """An image as it was at a time: what it is called, and its etag."""
+    """A version of an image: its name and etag."""
 
     name: str
     etag: str
 
     @property
     def folder(self) -> str:
-        """Where its answers lie, as `i2v.ledger.keys` says."""
+        """Its output folder, as `i2v.ledger.keys` names it."""
         return keys.image_name(ImageRef(uri=S3Uri(BUCKET, f"images/{self.name}")), RUN.settings)
 
-    def answer(self, ending: str) -> str:
-        """The key of an answer."""
-        return f"videos/{self.folder}/{keys.digest12(self.etag)}-{R12}{ending}"
+    def output(self, suffix: str) -> str:
+        """Return the key of an output."""
+        return f"videos/{self.folder}/{keys.digest12(self.etag)}-{REQUEST}{suffix}"
 
     @property
-    def mark(self) -> str:
-        """The key of its open mark."""
+    def marker(self) -> str:
+        """The key of its open marker."""
         return f"jobs/open/{version_of(self.folder, self.etag)}-{JOB}"
 
 
 def bucket(images: dict[Version, datetime], others: Iterable[str] = ()) -> MemoryStorage:
-    """A bucket with these images and other keys."""
+    """Return a bucket with these images and other keys."""
     storage = MemoryStorage()
     keys = {f"images/{image.name}": (image.etag, at) for image, at in images.items()} | dict.fromkeys(
         others, ("0" * 32, OLD)
@@ -86,7 +86,7 @@ def bucket(images: dict[Version, datetime], others: Iterable[str] = ()) -> Memor
 
 
 def missing(storage: MemoryStorage, most: int = 1000, *, since: datetime = OLD, until: datetime = NOW) -> list[str]:
-    """The names of the missing, in batches of so many until there are no more."""
+    """Return the names of all missing images, searched in batches of at most `most`."""
 
     async def find() -> list[str]:
         run = memory_run(storage)
@@ -100,7 +100,7 @@ def missing(storage: MemoryStorage, most: int = 1000, *, since: datetime = OLD, 
 
 
 def missing_batch(storage: MemoryStorage, most: int) -> list[S3Entry]:
-    """The first batch."""
+    """Return the first batch."""
     search = MissingSearch(memory_run(storage), Versions(), OLD, NOW)
     return asyncio.run(search.next_batch(most))
 
@@ -108,22 +108,22 @@ def missing_batch(storage: MemoryStorage, most: int) -> list[S3Entry]:
 VERSIONS = st.builds(
     Version, st.sampled_from(NAMES) | st.text("ax/.", max_size=8).map("{}.jpg".format), st.sampled_from("12")
 )
-KINDS = st.sampled_from([".mp4", ".jpg", ".json", ".refused.json", ".failed.json", "mark"])
+KINDS = st.sampled_from([".mp4", ".jpg", ".json", ".refused.json", ".failed.json", "marker"])
 
 
 @given(
     images=st.dictionaries(VERSIONS, st.integers(0, 3).map(lambda day: OLD + timedelta(days=day)), max_size=12),
-    told=st.lists(st.tuples(VERSIONS, KINDS), max_size=12),
+    outputs=st.lists(st.tuples(VERSIONS, KINDS), max_size=12),
     most=st.integers(1, 4),
 )
-def test_exactly_what_has_no_answer_and_no_mark_is_missing(
-    images: dict[Version, datetime], told: list[tuple[Version, str]], most: int
+def test_images_without_a_result_and_a_marker_are_missing(
+    images: dict[Version, datetime], outputs: list[tuple[Version, str]], most: int
 ) -> None:
-    """Whatever the names, etags, answers and marks, it is what a plain dict says, oldest first and each once."""
+    """For any names, etags, outputs and markers the search finds what a plain dict gives, oldest first, each once."""
     newest = {version.name: (version, at) for version, at in images.items()}
-    others = [version.mark if kind == "mark" else version.answer(kind) for version, kind in told]
-    taken = {version for version, kind in told if kind == "mark" or kind.endswith(".json")}
-    expected = sorted((at, version.name) for version, at in newest.values() if version not in taken)
+    others = [version.marker if kind == "marker" else version.output(kind) for version, kind in outputs]
+    done = {version for version, kind in outputs if kind == "marker" or kind.endswith(".json")}
+    expected = sorted((at, version.name) for version, at in newest.values() if version not in done)
     assert missing(bucket(dict(newest.values()), others), most) == [name for _, name in expected]
 
 
@@ -139,19 +139,19 @@ def test_exactly_what_has_no_answer_and_no_mark_is_missing(
         "0123456789ab-0123456789ab.json",
     ],
 )
-def test_what_is_no_answer_answers_nothing(key: str) -> None:
-    """A video without its manifest, a poster and a stranger's file leave the image missing."""
+def test_other_keys_are_not_results(key: str) -> None:
+    """A video without its manifest, a poster or an unrelated object is no result."""
     assert version_with_outcome(key) is None
 
 
 def test_a_replaced_image_is_missing_again() -> None:
-    """An answer to an earlier etag is none to the image as it is now."""
+    """A result of an earlier etag does not count for the current image."""
     before, now = Version("x.jpg", "1"), Version("x.jpg", "2")
-    assert missing(bucket({now: OLD}, [before.answer(".json"), before.mark])) == ["x.jpg"]
+    assert missing(bucket({now: OLD}, [before.output(".json"), before.marker])) == ["x.jpg"]
 
 
-def test_only_images_of_the_time_are_missing() -> None:
-    """What is older than asked for, or younger than may be judged, is left alone; the edges count as in time."""
+def test_only_images_in_the_time_range_are_missing() -> None:
+    """Images before `since` or after `until` are left out; both ends are inclusive."""
     images = {Version(f"{day}.jpg", "1"): OLD + timedelta(days=day) for day in range(5)}
     since, until = OLD + timedelta(days=1), OLD + timedelta(days=3)
     assert missing(bucket(images), since=since, until=until) == ["1.jpg", "2.jpg", "3.jpg"]
@@ -160,33 +160,33 @@ def test_only_images_of_the_time_are_missing() -> None:
 @pytest.mark.parametrize(
     "name", ["x.jpg.txt", "x.jpg.part", "x.gif", "folder/", "_s3/b/x.jpg", "_url/h/x.jpg", "_long/x.jpg"]
 )
-def test_what_is_no_image_is_never_missing(name: str) -> None:
-    """Sidecars, half names, folders and names like our own are no images."""
+def test_other_objects_are_never_missing(name: str) -> None:
+    """Sidecars, other file types, folders and reserved names are not images."""
     assert missing(bucket({Version(name, "1"): OLD})) == []
 
 
-def test_what_is_left_out_is_counted() -> None:
-    """Names like our own, and images too young, are told of."""
+def test_reserved_and_recent_images_are_counted() -> None:
+    """Images with reserved names are listed, and recent ones are counted."""
     storage = bucket({Version("_s3/b/x.jpg", "1"): OLD, Version("new.jpg", "1"): NOW + timedelta(seconds=1)})
     search = MissingSearch(memory_run(storage), Versions(), OLD, NOW)
     assert asyncio.run(search.next_batch(10)) == []
     assert ([uri.key for uri in search.reserved], search.unsettled) == (["images/_s3/b/x.jpg"], 1)
 
 
-@pytest.mark.parametrize("kind", [".json", ".refused.json", ".failed.json", "mark"])
-def test_a_second_look_sees_what_came_meanwhile(kind: str) -> None:
-    """An image that was answered or taken up after it was listed is seen to be; what others are told is no sign."""
-    image, replaced = Version("x.jpg", "1"), Version("x.jpg", "2")
-    tempting = Version(f"x.jpg/{keys.digest12('1')}-x.jpg", "1")
+@pytest.mark.parametrize("kind", [".json", ".refused.json", ".failed.json", "marker"])
+def test_a_second_check_finds_new_results(kind: str) -> None:
+    """A result or marker put after the listing is found; one of another etag or of a similar name is not."""
+    image, replacement = Version("x.jpg", "1"), Version("x.jpg", "2")
+    similar = Version(f"x.jpg/{keys.digest12('1')}-x.jpg", "1")
     entry = S3Entry(S3Uri(BUCKET, "images/x.jpg"), "1", 1, OLD)
-    for version, found in ((image, True), (replaced, False), (tempting, False)):
-        key = version.mark if kind == "mark" else version.answer(kind)
+    for version, found in ((image, True), (replacement, False), (similar, False)):
+        key = version.marker if kind == "marker" else version.output(kind)
         assert asyncio.run(has_outcome(memory_run(bucket({image: OLD}, [key])), entry)) is found
 
 
-def test_an_interrupted_search_lists_no_further() -> None:
-    """Ctrl-C ends the search within a page, not after a million keys."""
-    run = memory_run(bucket({Version("x.jpg", "1"): OLD}, [Version("x.jpg", "1").answer(".json")]))
+def test_an_interrupted_search_stops_listing() -> None:
+    """Ctrl-C ends the search within one page."""
+    run = memory_run(bucket({Version("x.jpg", "1"): OLD}, [Version("x.jpg", "1").output(".json")]))
     search = MissingSearch(run, Versions(), OLD, NOW)
     run.brake.interrupt()
     for listing in (versions_with_outcome(run), search.next_batch(1)):
@@ -194,8 +194,8 @@ def test_an_interrupted_search_lists_no_further() -> None:
             asyncio.run(listing)
 
 
-class Many(MemoryStorage):
-    """So many images, none of them kept."""
+class ManyImages(MemoryStorage):
+    """A bucket that lists this many images without storing them."""
 
     def __init__(self, images: int) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ class Many(MemoryStorage):
     async def pages(
         self, prefix: S3Uri, *, start_after: str = "", deep: bool = True
     ) -> AsyncGenerator[Sequence[S3Entry], None]:
-        """The youngest first, so that each is older than all before it."""
+        """List the newest image first, so that each replaces the ones index before it."""
         del start_after, deep
         for start in range(0, self._images if prefix.key == "images/" else 0, 1000):
             yield [
@@ -213,34 +213,34 @@ class Many(MemoryStorage):
             ]
 
 
-def test_no_more_is_kept_than_is_asked_for() -> None:
-    """Four times as many missing images take no more memory to search: they are listed, and not kept."""
-    most_bytes = []
+def test_the_search_keeps_only_one_batch() -> None:
+    """Four times as many missing images take no more memory to search."""
+    peaks = []
     for images in (2_000, 8_000):
         tracemalloc.start()
         try:
-            assert len(missing_batch(Many(images), 100)) == 100
-            most_bytes.append(tracemalloc.get_traced_memory()[1])
+            assert len(missing_batch(ManyImages(images), 100)) == 100
+            peaks.append(tracemalloc.get_traced_memory()[1])
         finally:
             tracemalloc.stop()
-    assert most_bytes[1] < most_bytes[0] * 1.2
+    assert peaks[1] < peaks[0] * 1.2
 
 
 @pytest.mark.parametrize("by", ["name", "etag"])
 def test_versions_take_little_memory(by: str) -> None:
-    """A million versions take under 34 MB and no long search, also where all have one content or one name."""
-    several = [(str(number), "1") if by == "name" else ("x.jpg", str(number)) for number in range(100_000)]
-    versions = [version_of(*each) for each in several]
+    """A million versions take under 34 MB and are fast to search, even if all share one etag or one name."""
+    pairs = [(str(number), "1") if by == "name" else ("x.jpg", str(number)) for number in range(100_000)]
+    versions = [version_of(*each) for each in pairs]
     tracemalloc.start()
     try:
-        kept, before = Versions(), tracemalloc.get_traced_memory()[0]
+        index, before = Versions(), tracemalloc.get_traced_memory()[0]
         for version in versions:
-            kept.add(version)
+            index.add(version)
         grown = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    assert len(kept) == 100_000
+    assert len(index) == 100_000
     assert grown < 10_000_000 + 24 * 100_000
-    assert all(version in kept for version in versions)
-    assert version_of("x.jpg", "y") not in kept
-    assert max(map(len, kept.buckets.values())) < 20
+    assert all(version in index for version in versions)
+    assert version_of("x.jpg", "y") not in index
+    assert max(map(len, index.buckets.values())) < 20
