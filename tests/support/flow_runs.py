@@ -49,10 +49,10 @@ RunFlow = Callable[..., Awaitable[FinishedFlowRun]]
 async def wait_for_i2v_events(server: PrefectServer, sandbox: Sandbox, expected: int) -> list[dict[str, Any]]:
     """Return the events of this sandbox's ledger once there are `expected` of them; give up after 10 s."""
     ledger = f"i2v.ledger.{sandbox.bucket}"
-    about = {"any_resource": {"id": [ledger]}, "event": {"prefix": ["i2v."]}, "order": "ASC"}
+    query = {"any_resource": {"id": [ledger]}, "event": {"prefix": ["i2v."]}, "order": "ASC"}
     async with httpx.AsyncClient(trust_env=False) as client:
         for _ in range(100):
-            answer = await client.post(f"{server.api_url}/events/filter", json={"filter": about, "limit": 50})
+            answer = await client.post(f"{server.api_url}/events/filter", json={"filter": query, "limit": 50})
             events: list[dict[str, Any]] = answer.json()["events"]
             if len(events) >= expected:
                 break

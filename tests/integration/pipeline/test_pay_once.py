@@ -36,7 +36,7 @@ async def run_all_steps(run: RunContext, order: Order) -> VersionedRecord:
 
 
 def billed_tasks(provider: Provider) -> int:
-    """Count the tasks that the emulator billed_tasks."""
+    """Count the tasks that the emulator billed."""
     return sum(provider.billed().values())
 
 
@@ -285,9 +285,9 @@ async def test_a_file_that_stays_corrupt_leaves_the_job_open(
     assert len(sandbox.keys("jobs/open/")) == 1
 
 
-@pytest.mark.parametrize(("kind", "word"), [("wrong_size", "short side"), ("wrong_length", "long instead of")])
+@pytest.mark.parametrize(("kind", "flag_text"), [("wrong_size", "short side"), ("wrong_length", "long instead of")])
 async def test_a_video_that_differs_from_its_request_is_flagged(
-    sandbox: Sandbox, provider: Provider, new_run: OpenRun, kind: str, word: str
+    sandbox: Sandbox, provider: Provider, new_run: OpenRun, kind: str, flag_text: str
 ) -> None:
     """A video of the wrong size or length is stored, and its manifest has a flag."""
     uri = put_photo(sandbox)
@@ -296,7 +296,7 @@ async def test_a_video_that_differs_from_its_request_is_flagged(
         job = await run_all_steps(run, await order_for(run, uri))
     assert job.record.video is not None
     manifest = sandbox.read_json(job.record.video.manifest.key)
-    assert any(word in flag for flag in manifest["video"]["flags"]), manifest["video"]["flags"]
+    assert any(flag_text in flag for flag in manifest["video"]["flags"]), manifest["video"]["flags"]
 
 
 async def test_an_equal_image_at_another_key_gets_a_free_copy(

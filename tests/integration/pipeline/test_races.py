@@ -24,7 +24,7 @@ SLOW_POLLING = {"I2V_POLL_FIRST_SECONDS": "1", "I2V_POLL_EVERY_SECONDS": "1"}
 
 @pytest.mark.parametrize("time", range(1, RACES + 1))
 def test_concurrent_processes_pay_once_per_image(sandbox: Sandbox, tmp_path: Path, time: int) -> None:
-    """Eight processes that generate the same videos at the same time pay once for result, and none fails."""
+    """Eight processes that generate the same videos at the same time pay once for each, and none fails."""
     with ProxiedSandbox(sandbox, tmp_path) as world:
         for number in range(IMAGES):
             world.put(f"{number}.jpg", 100 * time + number)

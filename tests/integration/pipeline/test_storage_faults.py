@@ -72,7 +72,7 @@ class Case:
     point: str
     world: ProxiedSandbox
     settings: Settings
-    picture: UploadedImage
+    image: UploadedImage
     rule: FaultRule
     session: boto3.Session
 
@@ -83,11 +83,11 @@ class Case:
         """Put the image and add the fault rule."""
         bucket = world.sandbox.new_bucket()
         name = BAD if point in {"job-refused", "verdict", "unmark"} else GOOD[0]
-        picture = world.put(name, random.randrange(1 << 30))  # noqa: S311
+        image = world.put(name, random.randrange(1 << 30))  # noqa: S311
         kind = {**RUN, **RECONCILE}[point].rule
         rule = replace(fault, method=kind.method, target=f"^/{bucket}\\b.*{kind.target}", body=kind.body)
         settings = make_settings(**world.env, **SHORT_LEASE)
-        return cls(point, world, settings, picture, world.s3.add(rule), session)
+        return cls(point, world, settings, image, world.s3.add(rule), session)
 
     async def run(self, run_id: str) -> ItemReport | I2vError:
         """Run generate and return the image's line of the report, or the error that ended the run."""
@@ -121,7 +121,7 @@ class Case:
 
     def check_recorded(self) -> None:
         """Check that a submitted task is in the ledger, once and with its task id."""
-        tasks = self.world.task_ids(self.picture)
+        tasks = self.world.task_ids(self.image)
         record = self.record()
         known = frozenset[str]().union(*(a.task_ids for a in record.attempts)) if record else frozenset()
         assert len(tasks) <= 1, self.point
@@ -131,22 +131,22 @@ class Case:
         """Check that the error has a hint, and that the report has the task id and its cost."""
         if isinstance(result, I2vError):
             assert result.hint, self.point
-            assert self.world.task_ids(self.picture) == set(), self.point
+            assert self.world.task_ids(self.image) == set(), self.point
         elif self.point in {"job-submitted", "unmark-many", "recent-read", "recent", "lines"}:
             assert result.outcome is Outcome.STORED
         else:
             assert result.outcome is Outcome.FAILED, f"{self.point}: {result}"
             assert re.search(r"s3://.*(i2v doctor|AWS_)", result.reason or ""), f"{self.point}: {result}"
-            assert {result.task_id} - {None} == self.world.task_ids(self.picture), self.point
-            assert result.cost_usd == len(self.world.task_ids(self.picture)) * Decimal("0.192"), self.point
+            assert {result.task_id} - {None} == self.world.task_ids(self.image), self.point
+            assert result.cost_usd == len(self.world.task_ids(self.image)) * Decimal("0.192"), self.point
 
     def check_finished(self) -> None:
         """Check that the image was billed once, all its outputs are published, and no marker is open."""
         self.check_recorded()
-        assert len(self.world.task_ids(self.picture)) == 1, self.point
+        assert len(self.world.task_ids(self.image)) == 1, self.point
         assert self.objects("jobs/open/") == {}, self.point
         outputs = self.objects("videos/")
-        if self.picture.name == BAD:
+        if self.image.name == BAD:
             assert [key.partition(".jpg/")[2].partition(".")[2] for key in outputs] == ["refused.json"], self.point
             return
         assert [key.rpartition(".")[2] for key in outputs] == ["jpg", "json", "mp4"], self.point
@@ -183,7 +183,7 @@ async def test_a_temporary_fault_has_no_effect(make_cases: MakeCases, fault: str
     for case, result in await run_all(make_cases(TEMPORARY[fault]), "first"):
         assert case.rule.hits == case.rule.times, case.point
         assert isinstance(result, ItemReport), f"{case.point}: {result}"
-        assert result.outcome is (Outcome.REFUSED if case.picture.name == BAD else Outcome.STORED), (
+        assert result.outcome is (Outcome.REFUSED if case.image.name == BAD else Outcome.STORED), (
             f"{case.point}: {result}"
         )
         case.check_finished()
@@ -200,7 +200,7 @@ async def test_a_permanent_fault_never_costs_twice(
         case.check_recorded()
         case.check_reported(result)
         if case.point == "job-submitted":
-            (task_id,) = case.world.task_ids(case.picture)
+            (task_id,) = case.world.task_ids(case.image)
             assert f"PAID task {task_id} is not recorded yet, retrying" in caplog.text
     await asyncio.sleep(AFTER_LEASE_SECONDS)
     await asyncio.gather(*(case.reconcile() for case in cases))

@@ -44,7 +44,7 @@ async def test_a_replaced_image_is_submitted_in_the_validated_version(
 async def test_a_deleted_image_is_submitted_in_the_validated_version(
     versioned: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
-    """In a versioned bucket the provider can read the validated version after the key was deleted."""
+    """In a versioned bucket the provider can still read the validated version after its key was deleted."""
     uri = put_photo(versioned)
     async with new_run() as run:
         order = await order_for(run, uri)

@@ -55,7 +55,7 @@ def generated(result: ReconcileResult) -> dict[str, Outcome]:
 
 
 def put_numbered(sandbox: Sandbox, *numbers: int) -> list[str]:
-    """Put a photo for each number and return the put_numbered."""
+    """Put a photo for each number and return their names."""
     for number in numbers:
         put_photo(sandbox, f"{number}.jpg", seed=number)
     return [f"{number}.jpg" for number in numbers]
@@ -186,7 +186,7 @@ async def test_recent_images_are_left_to_the_door(
 
 
 class ChangedAfterListing(Storage):
-    """S3 that calls a function right after the images were run_over_listing."""
+    """S3 that calls a function right after the images were listed."""
 
     def __init__(self, change: Callable[[], object]) -> None:
         super().__init__()

@@ -244,7 +244,7 @@ async def test_a_failed_adoption_is_retried_with_the_same_hint(
 async def test_s3_requests_of_a_callback_job(
     sandbox: Sandbox, provider: Provider, receiver: CallbackReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A submit takes as many S3 requests with as without a callback; an adoption takes four GETs and three PUTs."""
+    """A callback adds no S3 request to a submit, and an adoption takes four GETs and three PUTs."""
     with FaultProxy(sandbox.aws.address) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         request_counts = []

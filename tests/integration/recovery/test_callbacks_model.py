@@ -26,11 +26,11 @@ def machine() -> Iterator[JobStateMachine]:
     loop = VirtualTimeLoop()
     asyncio.set_event_loop(loop)
     logging.disable()
-    state_machine = JobStateMachine(loop)
-    state_machine.begin(most=2, cap=None, seed=0, steps_ahead=[0], delivery="callback")
-    state_machine.advance_to(state_machine.world.processes[0], "POST")
-    yield state_machine
-    state_machine.kill_all()
+    job_machine = JobStateMachine(loop)
+    job_machine.begin(most=2, cap=None, seed=0, steps_ahead=[0], delivery="callback")
+    job_machine.advance_to(job_machine.world.processes[0], "POST")
+    yield job_machine
+    job_machine.kill_all()
     logging.disable(logging.NOTSET)
     asyncio.set_event_loop(None)
     loop.close()

@@ -21,7 +21,7 @@ from tests.support.orders import OpenRun, order_for, put_photo
 
 
 def make_resolver(run: RunContext) -> Resolver:
-    """Return a make_resolver for the ledger of this run."""
+    """Return a resolver for the ledger of this run."""
     return Resolver(run.storage, run.settings)
 
 

@@ -38,8 +38,8 @@ TIME_DEPENDENT = ("POST /logs/", "GET /admin/version", "GET /csrf-token")
 
 async def _events(server: PrefectServer, finished: FinishedFlowRun, expected: int) -> Counter[str]:
     """Return the events of a flow run's videos, once there are `expected` of them."""
-    about = {"any_resource": {"id": [f"prefect.flow-run.{finished.state.state_details.flow_run_id}"]}}
-    query = {"filter": {**about, "event": {"prefix": ["prefect.task-run.", "i2v.job."]}}, "limit": 50}
+    flow_run = {"any_resource": {"id": [f"prefect.flow-run.{finished.state.state_details.flow_run_id}"]}}
+    query = {"filter": {**flow_run, "event": {"prefix": ["prefect.task-run.", "i2v.job."]}}, "limit": 50}
     found: Counter[str] = Counter()
     async with httpx.AsyncClient(trust_env=False) as client:
         for _ in range(600):

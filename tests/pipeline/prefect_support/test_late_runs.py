@@ -67,7 +67,7 @@ async def _execute(run: FlowRun) -> State[Any]:
 
 
 async def test_a_run_later_than_its_interval_is_skipped(prefect_server: PrefectServer) -> None:
-    """A late run ends as Skipped with its times in the message; the latest run and a manual one still run."""
+    """A late run ends as Skipped with its times in the message; the latest run and a manual one do their work."""
     async with _scheduled() as (client, deployment):
         runs = await _runs(client, deployment)
         late = runs[0]

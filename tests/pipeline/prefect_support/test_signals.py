@@ -62,7 +62,7 @@ async def read_run(sandbox: Sandbox) -> tuple[dict[str, Any], FlowRun]:
 async def test_sigterm_during_the_submits_keeps_every_task_id(
     sandbox: Sandbox, provider: Provider, child_env: dict[str, str], tmp_path: Path
 ) -> None:
-    """On SIGTERM the run waits for its POSTs, records their tasks, writes its report, and is Crashed in Prefect."""
+    """On SIGTERM the run waits for its POSTs, records their tasks and writes its report; Prefect sees it crash."""
     provider.add_fault(on="submit", kind="late", seconds=1.5, times=None)
     log = tmp_path / "flow.log"
     with flow_process(sandbox, child_env, log) as child:

@@ -204,7 +204,7 @@ class ManyImages(MemoryStorage):
     async def pages(
         self, prefix: S3Uri, *, start_after: str = "", deep: bool = True
     ) -> AsyncGenerator[Sequence[S3Entry], None]:
-        """List the newest image first, so that each replaces the ones index before it."""
+        """List the newest image first, so that each is older than all before it."""
         del start_after, deep
         for start in range(0, self._images if prefix.key == "images/" else 0, 1000):
             yield [
