@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import unquote_plus
 
-from pydantic import AliasChoices, BaseModel, Field, ValidationError
+from pydantic import AliasChoices, AliasPath, BaseModel, Field, TypeAdapter, ValidationError
 
 from i2v.errors import I2vError
 from i2v.inputs.sources import IMAGE_SUFFIXES, why_no_image
@@ -28,6 +28,11 @@ MAX_NOTIFICATION_BYTES = 1 << 20
 MAX_KEY_BYTES = 1024
 MAX_ENVELOPES = 3
 """EventBridge through SNS has two."""
+CREATIONS = ("ObjectCreated", "Object Created")
+DELETIONS = ("ObjectRemoved", "Object Deleted", "LifecycleExpiration", "ObjectLifecycle:Expiration")
+EVENTBRIDGE = "aws.s3"
+SOURCES_WITH_PLAIN_KEYS = (EVENTBRIDGE, "ceph:s3")
+"""All others URL-encode the keys."""
 
 
 class InvalidNotification(I2vError):
@@ -80,60 +85,40 @@ class Notification:
     dropped: Counter[DropReason] = field(default_factory=Counter)
 
 
-class _Object(BaseModel):
-    key: str
-    etag: str = Field(default="", validation_alias=AliasChoices("eTag", "etag"))
-    sequencer: str = ""
+def _s3_or_detail(*path: str) -> AliasChoices:
+    return AliasChoices(AliasPath("s3", *path), AliasPath("detail", *path))
 
 
-class _Bucket(BaseModel):
-    name: str
+class _Event(BaseModel):
+    """A record of S3, MinIO or Ceph, whose object is in `s3`; or an EventBridge event, whose object is in `detail`."""
+
+    name: str = Field(validation_alias=AliasChoices("eventName", "detail-type"))
+    source: Any = Field("", validation_alias=AliasChoices("eventSource", "source"))  # MinIO's `source` is an object
+    time: str = Field("", validation_alias=AliasChoices("eventTime", "time"))
+    bucket: str = Field(validation_alias=_s3_or_detail("bucket", "name"))
+    key: str = Field(validation_alias=_s3_or_detail("object", "key"))
+    etag: str = Field(
+        "", validation_alias=AliasChoices(AliasPath("s3", "object", "eTag"), AliasPath("detail", "object", "etag"))
+    )
+    sequencer: str = Field("", validation_alias=_s3_or_detail("object", "sequencer"))
 
 
-class _Entity(BaseModel):
-    bucket: _Bucket
-    object: _Object
-
-
-class _Record(BaseModel):
-    source: str = Field(default="", validation_alias="eventSource")
-    event: str = Field(validation_alias="eventName")
-    time: str = Field(default="", validation_alias="eventTime")
-    s3: _Entity
-
-
-class _Records(BaseModel):
-    records: list[_Record] = Field(min_length=1, validation_alias="Records")
-
-
-class _EventBridgeEvent(BaseModel):
-    kind: str = Field(validation_alias="detail-type")
-    time: str = ""
-    detail: _Entity
-
-
-_Kind = Literal["created", "deleted", "other"]
-EVENTBRIDGE_KINDS: dict[str, _Kind] = {"Object Created": "created", "Object Deleted": "deleted"}
+_EVENTS: TypeAdapter[list[_Event]] = TypeAdapter(Annotated[list[_Event], Field(min_length=1)])
 
 
 def parse_notification(payload: bytes, settings: Settings) -> Notification:
-    """Return the new images in a payload.
-
-    Raises:
-        InvalidNotification: the payload is too large, not JSON, of no known format, or names an impossible key. A
-            payload is accepted whole or not at all.
-    """
+    """Return the new images in a payload. Raise `InvalidNotification` if any part of it is invalid."""
     if len(payload) > MAX_NOTIFICATION_BYTES:
-        raise InvalidNotification(
-            f"The notification exceeds {MAX_NOTIFICATION_BYTES:,} bytes", "S3's own notifications have a few hundred"
-        )
+        size = f"{MAX_NOTIFICATION_BYTES:,} bytes"
+        raise InvalidNotification(f"The notification exceeds {size}", "S3's own notifications have a few hundred")
     notification = Notification()
     data = _open_envelopes(payload)
     if data.get("Event") == "s3:TestEvent":
         notification.dropped[DropReason.TEST_EVENT] += 1
         return notification
-    for kind, image in _events(data):
-        if reason := _drop_reason(kind, image.uri, settings):
+    for event in _events(data):
+        image = _image(event)
+        if reason := _drop_reason(event.name, image.uri, settings):
             notification.dropped[reason] += 1
         else:
             notification.images.append(image)
@@ -163,58 +148,37 @@ def _load_json(text: bytes | str) -> dict[str, Any]:
     return data
 
 
-def _events(data: dict[str, Any]) -> Iterator[tuple[_Kind, NewImage]]:
+def _events(data: dict[str, Any]) -> list[_Event]:
     try:
-        if data.get("source") == "aws.s3":
-            event = _EventBridgeEvent.model_validate(data)
-            yield EVENTBRIDGE_KINDS.get(event.kind, "other"), _image(event.detail, event.detail.object.key, event.time)
-            return
-        for record in _Records.model_validate(data).records:
-            key = record.s3.object.key
-            # Ceph does not URL-encode keys
-            image = _image(record.s3, key if record.source == "ceph:s3" else _decode(key), record.time)
-            yield _record_kind(record.event.removeprefix("s3:")), image
+        return _EVENTS.validate_python([data] if data.get("source") == EVENTBRIDGE else data.get("Records"))
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(map(str, first["loc"])) or "Records"
         raise InvalidNotification(
             f"The notification has an unknown format: {where}: {first['msg']}",
             "Send records of S3, MinIO or Ceph, raw or in an SNS envelope, or EventBridge events",
         ) from None
 
 
-def _record_kind(event: str) -> _Kind:
-    if event.startswith(("ObjectRemoved", "LifecycleExpiration", "ObjectLifecycle:Expiration")):
-        return "deleted"
-    return "created" if event.startswith("ObjectCreated") else "other"
-
-
-def _image(entity: _Entity, key: str, time: str) -> NewImage:
+def _image(event: _Event) -> NewImage:
+    key = event.key if event.source in SOURCES_WITH_PLAIN_KEYS else unquote_plus(event.key, errors="surrogateescape")
     try:
         size = len(key.encode())
     except UnicodeEncodeError:
         size = 0
     if not 0 < size <= MAX_KEY_BYTES or "\0" in key:
         raise InvalidNotification(
-            "The notification names an impossible key", f"Keys have 1 to {MAX_KEY_BYTES} bytes of UTF-8 without NUL"
+            "The notification has an invalid key", f"Keys have 1 to {MAX_KEY_BYTES} bytes of UTF-8 without NUL"
         )
-    sequencer = entity.object.sequencer or time  # some servers send no sequencer
-    return NewImage(entity.bucket.name, key, entity.object.etag.strip('"'), sequencer, _unix_time(time))
+    sequencer = event.sequencer or event.time  # some servers send no sequencer
+    return NewImage(event.bucket, key, event.etag.strip('"'), sequencer, _unix_time(event.time))
 
 
-def _decode(key: str) -> str:
-    try:
-        return unquote_plus(key, errors="strict")
-    except UnicodeDecodeError:
-        raise InvalidNotification(
-            "The notification names a key that is not UTF-8", "S3's keys are UTF-8, URL-encoded"
-        ) from None
-
-
-def _drop_reason(kind: _Kind, uri: S3Uri, settings: Settings) -> DropReason | None:
+def _drop_reason(event: str, uri: S3Uri, settings: Settings) -> DropReason | None:
+    event = event.removeprefix("s3:")
     checks = {
-        DropReason.DELETION: kind == "deleted",
-        DropReason.OTHER_EVENT: kind == "other",
+        DropReason.DELETION: event.startswith(DELETIONS),
+        DropReason.OTHER_EVENT: not event.startswith(CREATIONS),
         DropReason.FOLDER: uri.is_prefix,
         DropReason.OWN_OBJECT: settings.videos.holds(uri) or settings.jobs.holds(uri),
         DropReason.OTHER_PREFIX: not settings.images.holds(uri),

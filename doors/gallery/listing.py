@@ -19,7 +19,6 @@ from i2v.ledger.ledger import Ledger
 from i2v.reports.advice import STATE_AT_END, Advice, advise
 from i2v.reports.recent import RecentItem, RecentPage, list_recent_pages, read_recent_page
 from i2v.s3.storage import Storage
-from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 
 PAGE_SIZE = 24
@@ -152,13 +151,8 @@ class GalleryReader:
         return stored.record.state if stored else None
 
     async def _sign(self, item: RecentItem) -> Links | None:
-        uri = video_of(item, self._settings)
+        uri = parse_video_uri(item.video, self._settings)
         if uri is None:
             return None
         poster = sibling_uri(uri, ".jpg")
         return Links(*await asyncio.gather(*(self._storage.presign(u, seconds=LINK_SECONDS) for u in (uri, poster))))
-
-
-def video_of(item: RecentItem, settings: Settings) -> S3Uri | None:
-    """Return the video's address if it is one of our videos, else `None`."""
-    return parse_video_uri(item.video, settings)

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse, Response
 
-from doors.gallery.details import format_minute, format_moment
+from doors.gallery.details import VERBATIM_FACTS, format_moment
 from doors.gallery.filters import HOME
 from i2v.money import money_text
 from i2v.reports.run_report import Outcome
@@ -45,12 +45,13 @@ class PageRenderer:
             lstrip_blocks=True,
         )
         self._files = {name: (HERE / "static" / name).read_bytes() for name in MEDIA_TYPES}
-        self._templates.filters |= {"money": money_text, "moment": format_moment, "minute": format_minute}
+        self._templates.filters |= {"money": money_text, "moment": format_moment}
         self._templates.globals |= {
             "home": HOME,
             "bucket": bucket,
             "modes": tuple(Mode),
             "outcomes": OUTCOMES,
+            "verbatim_facts": VERBATIM_FACTS,
             "static_url": self._static_url,
         }
 
