@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import SecretStr
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -22,8 +23,8 @@ from doors.batcher import BatcherClosed
 from doors.callbacks import Callbacks
 from doors.door import Door
 from doors.ledger_gauges import LedgerGauges
-from doors.notifications import MAX_NOTIFICATION_BYTES, InvalidNotification, parse_notification
-from doors.request_body import BodyError, read_body
+from doors.notifications import MAX_NOTIFICATION_BYTES, InvalidNotification, Notification, parse_notification
+from doors.request_body import read_body
 
 log = logging.getLogger(__name__)
 RUN_TIMEOUT_SECONDS = 10.0
@@ -40,7 +41,8 @@ def make_app(door: Door, gauges: LedgerGauges, callbacks: Callbacks, gallery: Se
             Route("/metrics", get_metrics, methods=["GET"]),
             callbacks.route,
             *gallery,
-        ]
+        ],
+        exception_handlers={HTTPException: show_error},
     )
     app.router.redirect_slashes = False  # a redirect would repeat a callback's URL, which is secret
     app.state.door = door
@@ -66,46 +68,38 @@ async def get_metrics(request: Request) -> Response:
 async def receive_notification(request: Request) -> Response:
     """Return 200 once Prefect has the flow run, 4xx if a retry cannot help, 503 if the sender must retry."""
     door: Door = request.app.state.door
-    if rejection := _check_token(request, door.settings.door_token):
-        return rejection
-    try:
-        body = await read_body(request, MAX_NOTIFICATION_BYTES)
-    except BodyError as error:
-        return _error(error.status, str(error))
-    return await _start_run(door, body)
-
-
-def _check_token(request: Request, token: SecretStr | None) -> Response | None:
-    if token is None:
-        return _error(404, "POST /s3 is off: I2V_DOOR_TOKEN is not set")
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    is_valid = hmac.compare_digest(given.strip().encode(), token.get_secret_value().encode())
-    if scheme.lower() == "bearer" and is_valid:
-        return None
-    return JSONResponse({"error": "The token is missing or wrong"}, 401, {"WWW-Authenticate": "Bearer"})
-
-
-async def _start_run(door: Door, body: bytes) -> Response:
-    try:
-        notification = parse_notification(body, door.settings)
-    except InvalidNotification as error:
-        door.metrics.count_invalid("http")
-        log.warning("Rejected an invalid webhook: %s", error)
-        return _error(422, str(error))
+    _check_token(request, door.settings.door_token)
+    notification = _parse(door, await read_body(request, MAX_NOTIFICATION_BYTES))
     if notification.images and door.images.is_full:
-        return _retry_later("Too many images are pending")
+        raise HTTPException(503, "Too many images are pending", RETRY_AFTER)
     door.metrics.count("http", notification)
     try:
         async with asyncio.timeout(RUN_TIMEOUT_SECONDS):
             await door.images.add(notification.images)
     except (TimeoutError, BatcherClosed):
-        return _retry_later("Prefect does not have the flow run yet")
+        raise HTTPException(503, "Prefect does not have the flow run yet", RETRY_AFTER) from None
     return JSONResponse({"images": len(notification.images), "dropped": dict(notification.dropped)})
 
 
-def _error(status: int, message: str) -> Response:
-    return JSONResponse({"error": message}, status)
+def _check_token(request: Request, token: SecretStr | None) -> None:
+    if token is None:
+        raise HTTPException(404, "POST /s3 is off: I2V_DOOR_TOKEN is not set")
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    is_valid = hmac.compare_digest(given.strip().encode(), token.get_secret_value().encode())
+    if scheme.lower() != "bearer" or not is_valid:
+        raise HTTPException(401, "The token is missing or wrong", {"WWW-Authenticate": "Bearer"})
 
 
-def _retry_later(message: str) -> Response:
-    return JSONResponse({"error": message}, 503, RETRY_AFTER)
+def _parse(door: Door, body: bytes) -> Notification:
+    try:
+        return parse_notification(body, door.settings)
+    except InvalidNotification as error:
+        door.metrics.count_invalid("http")
+        log.warning("Rejected an invalid webhook: %s", error)
+        raise HTTPException(422, str(error)) from None
+
+
+async def show_error(_request: Request, error: Exception) -> Response:
+    """Return an `HTTPException` as JSON."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - Starlette's type of a handler is too wide
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import time
-from collections import OrderedDict
 from enum import StrEnum
 from http import HTTPStatus
 from typing import Self
 
+from cachetools import TTLCache
 from prometheus_client import CollectorRegistry, Counter
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 
 from doors.batcher import Batcher, BatcherClosed
 from doors.flow_run_starter import FlowRunStarter
-from doors.request_body import BodyError, read_body
+from doors.request_body import read_body
 from i2v.apixo.callbacks import BODY_LIMIT_BYTES, PATH, callback_task_id, verify
 from i2v.errors import I2vError
 from i2v.ledger import transitions
@@ -81,7 +81,7 @@ class Callbacks:
         self._settings = settings
         self._ledger = Ledger(storage, settings)
         self._reads = asyncio.Semaphore(MAX_CONCURRENT_READS)
-        self._started: OrderedDict[str, float] = OrderedDict()
+        self._started: TTLCache[str, bool] = TTLCache(MAX_REMEMBERED, REMEMBERED_SECONDS)
         self._counter = Counter("i2v_door_callbacks", "Callbacks by outcome", ["outcome"], registry=registry)
         for outcome in CallbackOutcome:
             self._counter.labels(outcome.value)
@@ -117,8 +117,8 @@ class Callbacks:
     async def _handle(self, request: Request, job: str, attempt: str, _signature: str) -> CallbackOutcome:
         try:
             body = await read_body(request, BODY_LIMIT_BYTES)
-        except BodyError as error:
-            is_slow = error.status is HTTPStatus.REQUEST_TIMEOUT
+        except HTTPException as error:
+            is_slow = error.status_code == HTTPStatus.REQUEST_TIMEOUT
             return CallbackOutcome.TOO_SLOW if is_slow else CallbackOutcome.TOO_LARGE
         task_id = callback_task_id(body)
         if task_id is None:
@@ -139,24 +139,17 @@ class Callbacks:
             return CallbackOutcome.LATER
         if stored is None or not any(attempt.number == hint.attempt for attempt in stored.record.attempts):
             return CallbackOutcome.UNKNOWN_JOB
-        if not _needs_run(stored.record, hint) or self._was_started(str(hint)):
+        if not _needs_run(stored.record, hint) or str(hint) in self._started:
             return CallbackOutcome.REPEATED
         if self.batcher.is_full:
             return CallbackOutcome.LATER
         await self.batcher.add([str(hint)])
         return CallbackOutcome.TAKEN
 
-    def _was_started(self, hint: str) -> bool:
-        return time.monotonic() - self._started.get(hint, float("-inf")) < REMEMBERED_SECONDS
-
     async def _start_run(self, hints: list[str]) -> None:
         key = hashlib.sha256("\n".join(sorted(hints)).encode()).hexdigest()
         run = await self._starter.start({"jobs": hints}, key=key, tags=TAGS)
-        for hint in hints:
-            self._started[hint] = time.monotonic()
-            self._started.move_to_end(hint)
-        while len(self._started) > MAX_REMEMBERED:
-            self._started.popitem(last=False)
+        self._started.update(dict.fromkeys(hints, True))
         log.info("Started flow run %s (%s) for %d callbacks", run.name, run.id, len(hints))
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 
+from cachetools import TTLCache
 from pydantic import SecretStr
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,48 +16,19 @@ COOKIE = "i2v_gallery"
 COOKIE_PATH = "/gallery"
 COOKIE_SECONDS = 12 * 3600
 MAX_FAILED_LOGINS = 10
-"""Per client and `LOCKOUT_SECONDS`."""
+"""A client is locked out after this many wrong tokens, each within `LOCKOUT_SECONDS` of the one before."""
 LOCKOUT_SECONDS = 60.0
 MAX_CLIENTS = 1000
-Clock = Callable[[], float]
-
-
-class FailedLoginLimiter:
-    """Count failed logins by client over the last minute, for a fixed number of clients."""
-
-    def __init__(self, clock: Clock = time.monotonic) -> None:
-        self._clock = clock
-        self._clients: OrderedDict[str, tuple[float, int]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._clients)
-
-    def record_failure(self, client: str) -> None:
-        """Count a failed login."""
-        since, count = self._recent(client)
-        self._clients[client] = (since, count + 1)
-        self._clients.move_to_end(client)
-        while len(self._clients) > MAX_CLIENTS:
-            self._clients.popitem(last=False)
-
-    def is_locked_out(self, client: str) -> bool:
-        """Return whether the client must wait, even with the right token."""
-        return self._recent(client)[1] >= MAX_FAILED_LOGINS
-
-    def _recent(self, client: str) -> tuple[float, int]:
-        now = self._clock()
-        since, count = self._clients.get(client, (now, 0))
-        return (since, count) if now - since < LOCKOUT_SECONDS else (now, 0)
 
 
 class GalleryAccess:
     """Check tokens and cookies. A cookie is its expiry time and an HMAC of it, valid at every door with this token."""
 
-    def __init__(self, token: SecretStr, clock: Clock = time.time) -> None:
+    def __init__(self, token: SecretStr, clock: Callable[[], float] = time.time) -> None:
         self._token = token.get_secret_value().strip().encode()
         self._key = hmac.digest(self._token, b"i2v gallery cookie 1", "sha256")
         self._clock = clock
-        self.limiter = FailedLoginLimiter()
+        self.failed_logins: TTLCache[str, int] = TTLCache(MAX_CLIENTS, LOCKOUT_SECONDS)
 
     def allows(self, request: Request) -> bool:
         """Return whether the request carries a valid cookie or the token."""
@@ -65,7 +36,7 @@ class GalleryAccess:
 
     def is_locked_out(self, request: Request) -> bool:
         """Return whether the client has sent too many wrong tokens."""
-        return self.limiter.is_locked_out(_client(request))
+        return self.failed_logins.get(_client(request), 0) >= MAX_FAILED_LOGINS
 
     def check_token(self, request: Request, token: bytes) -> bool:
         """Return whether the token is right, in constant time; count a wrong one."""
@@ -74,7 +45,7 @@ class GalleryAccess:
         given, expected = (hashlib.sha256(each).digest() for each in (token, self._token))
         if hmac.compare_digest(given, expected):
             return True
-        self.limiter.record_failure(_client(request))
+        self.failed_logins[_client(request)] = self.failed_logins.get(_client(request), 0) + 1
         return False
 
     def _has_bearer_token(self, request: Request) -> bool:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from enum import StrEnum
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -21,7 +20,7 @@ YEARS = range(2020, 2200)
 """A day outside these years is a typo."""
 LONGEST_RUN = timedelta(days=2)
 """Results of a day are looked up in runs that started up to this long before it."""
-E = TypeVar("E", bound=StrEnum)
+T = TypeVar("T")
 
 
 class Cursor(NamedTuple):
@@ -66,9 +65,9 @@ class Filters:
         errors: list[str] = []
         return cls(
             folder=query.get("folder", "").strip("/"),
-            mode=_choice(Mode, query.get("mode", "").strip(), "mode", errors),
-            day=_day(query.get("day", "").strip(), errors),
-            outcome=_choice(Outcome, query.get("outcome", "").strip(), "outcome", errors),
+            mode=_parse(Mode, "mode", query, errors),
+            day=_parse(_parse_day, "day", query, errors),
+            outcome=_parse(Outcome, "outcome", query, errors),
             errors=tuple(errors),
         )
 
@@ -111,20 +110,18 @@ def folder_of(image: str, settings: Settings) -> str:
     return name_of(image, settings).rpartition("/")[0]
 
 
-def _choice(kind: type[E], text: str, what: str, errors: list[str]) -> E | None:
+def _parse(parse: Callable[[str], T], what: str, query: Mapping[str, str], errors: list[str]) -> T | None:
+    text = query.get(what, "").strip()
     try:
-        return kind(text) if text else None
+        return parse(text) if text else None
     except ValueError:
-        errors.append(f"“{text[:40]}” is not a valid {what}, so this filter is ignored.")
+        example = " (use e.g. 2026-11-22)" if what == "day" else ""
+        errors.append(f"“{text[:40]}” is not a valid {what}{example}, so this filter is ignored.")
         return None
 
 
-def _day(text: str, errors: list[str]) -> date | None:
-    try:
-        day = date.fromisoformat(text) if text else None
-    except ValueError:
-        day = date.min
-    if day is None or day.year in YEARS:
-        return day
-    errors.append(f"“{text[:40]}” is not a valid day (use e.g. 2026-11-22), so this filter is ignored.")
-    return None
+def _parse_day(text: str) -> date:
+    day = date.fromisoformat(text)
+    if day.year not in YEARS:
+        raise ValueError
+    return day

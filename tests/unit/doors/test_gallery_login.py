@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from cachetools import TTLCache
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
@@ -12,9 +13,9 @@ from starlette.responses import Response
 from doors.gallery.access import (
     COOKIE,
     COOKIE_SECONDS,
+    LOCKOUT_SECONDS,
     MAX_CLIENTS,
     MAX_FAILED_LOGINS,
-    FailedLoginLimiter,
     GalleryAccess,
 )
 
@@ -98,7 +99,7 @@ def test_only_the_token_is_accepted_as_bearer(header: str) -> None:
 def test_a_guessing_client_is_locked_out() -> None:
     """After ten wrong tokens in a minute a client is locked out even with the right one; others and cookies are not."""
     access, clock = GalleryAccess(SecretStr(TOKEN)), Clock()
-    access.limiter = FailedLoginLimiter(clock)
+    access.failed_logins = TTLCache(MAX_CLIENTS, LOCKOUT_SECONDS, timer=clock)
     cookie, _ = _cookie_of(access)
     for _ in range(MAX_FAILED_LOGINS):
         assert not access.check_token(_request(), b"guess")
@@ -112,9 +113,9 @@ def test_a_guessing_client_is_locked_out() -> None:
 
 def test_guessing_from_many_clients_takes_bounded_memory() -> None:
     """However many clients guess, only a fixed number of the latest ones is remembered."""
-    limiter = FailedLoginLimiter(Clock())
+    access = GalleryAccess(SecretStr(TOKEN))
     for number in range(MAX_CLIENTS * 3):
         for _ in range(MAX_FAILED_LOGINS):
-            limiter.record_failure(str(number))
-    assert len(limiter) == MAX_CLIENTS
-    assert limiter.is_locked_out(str(MAX_CLIENTS * 3 - 1))
+            access.check_token(_request(str(number)), b"guess")
+    assert len(access.failed_logins) == MAX_CLIENTS
+    assert access.is_locked_out(_request(str(MAX_CLIENTS * 3 - 1)))
