@@ -19,6 +19,8 @@ from i2v.errors import I2vError
 log = logging.getLogger(__name__)
 FIRST_DELAY_SECONDS = 0.5
 MAX_DELAY_SECONDS = 10.0
+MAX_CALLS = 4
+"""Batches in progress at the same time."""
 T = TypeVar("T")
 
 
@@ -28,6 +30,7 @@ class BatcherClosed(I2vError):
 
 @dataclass(eq=False, slots=True)
 class _Pending(Generic[T]):
+    key: str
     item: T
     done: asyncio.Future[None]
     waiters: int = 0
@@ -43,7 +46,6 @@ class Batcher(Generic[T]):
         max_size: items in a batch.
         max_wait_seconds: how long a batch that is not full waits for more items.
         capacity: pending items at which `is_full` is true. `add` does not enforce it; callers check first.
-        max_calls: batches in progress at the same time.
         on_duplicate: called for each item that is already pending.
     """
 
@@ -52,7 +54,6 @@ class Batcher(Generic[T]):
     max_size: int = 100
     max_wait_seconds: float = 2.0
     capacity: int = 2000
-    max_calls: int = 4
     on_duplicate: Callable[[], object] = lambda: None
     _pending: dict[str, _Pending[T]] = field(default_factory=dict)
     """Every item that is not passed on yet."""
@@ -81,15 +82,15 @@ class Batcher(Generic[T]):
         """
         if self._closing:
             raise BatcherClosed("The door is shutting down", "Send it again")
-        pending = [(self.identity(item), self._enqueue(item)) for item in items]
+        pending = [self._enqueue(item) for item in items]
         if not pending:
             return
         try:
             await self._notify()
-            await asyncio.wait({each.done for _, each in pending})
+            await asyncio.wait({each.done for each in pending})
         finally:
             self._release(pending)
-        errors = [error for _, each in pending if (error := each.done.exception())]
+        errors = [error for each in pending if (error := each.done.exception())]
         if errors:
             raise errors[0]
 
@@ -97,30 +98,28 @@ class Batcher(Generic[T]):
         key = self.identity(item)
         pending = self._pending.get(key)
         if pending is None:
-            pending = _Pending(item, asyncio.get_running_loop().create_future())
+            pending = _Pending(key, item, asyncio.get_running_loop().create_future())
             self._pending[key] = self._queued[key] = pending
         else:
             self.on_duplicate()
         pending.waiters += 1
         return pending
 
-    def _release(self, pending: list[tuple[str, _Pending[T]]]) -> None:
-        for key, each in pending:
+    def _release(self, pending: list[_Pending[T]]) -> None:
+        for each in pending:
             each.waiters -= 1
-            if not each.waiters and self._queued.get(key) is each:
-                del self._queued[key], self._pending[key]
+            if not each.waiters and self._queued.get(each.key) is each:
+                del self._queued[each.key], self._pending[each.key]
 
     async def run(self) -> None:
         """Pass batches on until cancelled."""
         try:
             while True:
-                await self._wait_until(lambda: bool(self._queued) and len(self._calls) < self.max_calls)
+                await self._wait_until(lambda: bool(self._queued) and len(self._calls) < MAX_CALLS)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self.max_wait_seconds):
                         await self._wait_until(lambda: self._closing or len(self._queued) >= self.max_size)
-                keys = list(self._queued)[: self.max_size]
-                if keys:
-                    batch = {key: self._queued.pop(key) for key in keys}
+                if batch := [self._queued.pop(key) for key in list(self._queued)[: self.max_size]]:
                     self._calls.add(asyncio.create_task(self._pass_on(batch)))
         finally:
             self._fail_pending()
@@ -133,14 +132,14 @@ class Batcher(Generic[T]):
         async with self._changed:
             self._changed.notify_all()
 
-    async def _pass_on(self, batch: dict[str, _Pending[T]]) -> None:
-        items = [each.item for each in batch.values()]
+    async def _pass_on(self, batch: list[_Pending[T]]) -> None:
+        items = [each.item for each in batch]
         delay = FIRST_DELAY_SECONDS
         while not await self._try_call(items):
             await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, not a secret
             delay = min(MAX_DELAY_SECONDS, delay * 2)
-        for key, each in batch.items():
-            del self._pending[key]
+        for each in batch:
+            del self._pending[each.key]
             each.done.set_result(None)
         self._calls.discard(asyncio.current_task())
         await self._notify()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -14,7 +15,7 @@ import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import PREFECT_API_URL
 
 from doors.health import OK, Dependency, Health
 from i2v.errors import I2vError, UsageError
@@ -36,42 +37,29 @@ class RunRejected(I2vError):
 
 
 def prefect_api_url() -> str:
-    """Return Prefect's API URL without credentials.
-
-    Raises:
-        UsageError: the URL is not set. A temporary server inside the door would show its runs to no one.
-    """
+    """Return Prefect's API URL without credentials."""
     url = PREFECT_API_URL.value()
-    if not url:
+    if not url:  # the client would start a temporary server inside the door, whose runs no worker sees
         raise UsageError("PREFECT_API_URL is not set", "Set it to your Prefect server, e.g. http://host:4200/api")
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def without_client_retries() -> AbstractContextManager[Any]:
-    """Turn off retries in Prefect's client: the batcher retries, and needs to see each error."""
-    return temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0})
-
-
+@dataclass
 class FlowRunStarter:
     """Start runs of the deployment `flow/name`, and report its state to `health` as `dependency`."""
 
-    def __init__(
-        self, client: PrefectClient, deployment: str, health: Health, dependency: Dependency = "prefect"
-    ) -> None:
-        self._client = client
-        self._deployment = deployment
-        self._health = health
-        self._dependency = dependency
-        self._id: UUID | None = None
-        self._rejection = ""
+    client: PrefectClient
+    deployment: str
+    health: Health
+    dependency: Dependency = "prefect"
+    _id: UUID | None = None
+    _rejection: str = ""
 
     async def start(self, parameters: dict[str, Any], *, key: str, tags: Sequence[str] = ()) -> FlowRun:
         """Start a flow run, or return the existing one with this idempotency key.
 
-        Raises:
-            PrefectUnavailable: the run may or may not exist; retry with the same key.
-            RunRejected: a retry fails until a person acts.
+        Raise `PrefectUnavailable` if the run may or may not exist, `RunRejected` if a person must act first.
         """
         try:
             run = await self._call(self._create(parameters, key, tags))
@@ -79,16 +67,16 @@ class FlowRunStarter:
             self._rejection = str(error)
             raise
         self._rejection = ""
-        self._health.update(self._dependency, OK)
+        self.health.update(self.dependency, OK)
         return run
 
     async def _create(self, parameters: dict[str, Any], key: str, tags: Sequence[str]) -> FlowRun:
-        return await self._client.create_flow_run_from_deployment(
+        return await self.client.create_flow_run_from_deployment(
             self._id or await self._look_up(), parameters=parameters, idempotency_key=key, tags=tags
         )
 
     async def _look_up(self) -> UUID:
-        self._id = (await self._client.read_deployment_by_name(self._deployment)).id
+        self._id = (await self.client.read_deployment_by_name(self.deployment)).id
         return self._id
 
     async def _call(self, call: Awaitable[T]) -> T:
@@ -97,15 +85,16 @@ class FlowRunStarter:
                 return await call
         except (httpx.HTTPError, ObjectNotFound, TimeoutError) as error:
             translated = self._translate(error)
-            self._health.update(self._dependency, str(translated))
+            self.health.update(self.dependency, str(translated))
             raise translated from error
 
     def _translate(self, error: Exception) -> I2vError:
         status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else None
         if isinstance(error, ObjectNotFound) or status == HTTPStatus.NOT_FOUND:
             self._id = None
-            message = f"Deployment {self._deployment} does not exist at {prefect_api_url()}"
-            return RunRejected(message, "Create it: make deploy")
+            return RunRejected(
+                f"Deployment {self.deployment} does not exist at {prefect_api_url()}", "Create it: make deploy"
+            )
         if not isinstance(error, httpx.HTTPStatusError):
             return PrefectUnavailable(
                 f"Prefect cannot be reached at {prefect_api_url()} ({type(error).__name__})",
@@ -115,7 +104,7 @@ class FlowRunStarter:
             return RunRejected(f"Prefect returned {status}", "Check PREFECT_API_KEY or PREFECT_API_AUTH_STRING")
         if status in {HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY}:
             return RunRejected(
-                f"The deployment {self._deployment} rejects the parameters ({status}): "
+                f"The deployment {self.deployment} rejects the parameters ({status}): "
                 f"{error.response.text[:MAX_ERROR_CHARS]}",
                 "It was deployed from another version: run make deploy",
             )
@@ -128,5 +117,5 @@ class FlowRunStarter:
         while True:
             with suppress(I2vError):  # `_call` reports it to health
                 await self._call(self._look_up())
-                self._health.update(self._dependency, self._rejection or OK)  # a rejected run is still being retried
+                self.health.update(self.dependency, self._rejection or OK)  # a rejected run is still being retried
             await asyncio.sleep(CHECK_EVERY_SECONDS)

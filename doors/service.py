@@ -12,13 +12,12 @@ from typing import Any
 
 import uvicorn
 from prefect.client.orchestration import PrefectClient
-from prefect.settings import PREFECT_API_URL
-from starlette.applications import Starlette
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from doors.app import make_app
 from doors.callbacks import COLLECT, Callbacks
 from doors.door import ON_IMAGE, Door, make_door
-from doors.flow_run_starter import FlowRunStarter, prefect_api_url, without_client_retries
+from doors.flow_run_starter import FlowRunStarter, prefect_api_url
 from doors.gallery.routes import gallery_routes
 from doors.health import OFF, STARTING, Health
 from doors.ledger_gauges import LedgerGauges
@@ -32,9 +31,17 @@ from i2v.settings import Settings
 log = logging.getLogger(__name__)
 FINISH_SECONDS = 25.0
 """Below the 30 s that Kubernetes and ECS allow between SIGTERM and SIGKILL."""
-MAX_CONNECTIONS = 512
 LAST_SECONDS = 3.0
 """For deleting messages and sending the last responses."""
+UVICORN_OPTIONS: dict[str, Any] = {
+    "access_log": False,
+    "log_config": None,
+    "log_level": "warning",
+    "lifespan": "off",
+    "limit_concurrency": 512,
+    "timeout_graceful_shutdown": 2,
+    "server_header": False,
+}
 
 
 class _Server(uvicorn.Server):
@@ -46,7 +53,7 @@ class _Server(uvicorn.Server):
 
 
 def check_settings(settings: Settings) -> None:
-    """Raise `UsageError` naming the variable if the settings are not enough for a door."""
+    """Raise `UsageError` if a required variable is missing."""
     settings.require_bucket()
     prefect_api_url()
     if fault := callback_settings_error(settings):
@@ -74,7 +81,8 @@ async def serve(settings: Settings) -> int:
     """Run the door until SIGTERM or SIGINT, and return the exit code. Raise `UsageError` on wrong settings."""
     check_settings(settings)
     queue = SqsQueue(settings.sqs_queue_url) if settings.sqs_queue_url else None
-    with listen(settings) as listening, without_client_retries(), Storage() as storage:
+    # Prefect's client must not retry: the batchers do, and health must show each error
+    with listen(settings) as listening, temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), Storage() as storage:
         async with PrefectClient(PREFECT_API_URL.value()) as client:
             health = Health(queue=STARTING if queue else OFF)
             on_image = FlowRunStarter(client, ON_IMAGE, health)
@@ -87,21 +95,21 @@ async def serve(settings: Settings) -> int:
             background += [collect.watch()] if callbacks.is_on else []
             log.info("%s", _describe(settings, listening))
             app = make_app(door, gauges, callbacks, gallery_routes(settings, storage))
-            server = _Server(_uvicorn_config(app))
-            return await _run(door, callbacks, server, background, queue, listening)
+            server = _Server(uvicorn.Config(app, **UVICORN_OPTIONS))
+            receiver = SqsReceiver(queue, door) if queue else None
+            inputs = [server.serve(sockets=[listening]), *([receiver.run()] if receiver else [])]
+            return await _run(door, callbacks, server, receiver, background, inputs)
 
 
 async def _run(
     door: Door,
     callbacks: Callbacks,
     server: _Server,
+    receiver: SqsReceiver | None,
     background: Sequence[Coroutine[Any, Any, None]],
-    queue: SqsQueue | None,
-    listening: socket.socket,
+    inputs: Sequence[Coroutine[Any, Any, None]],
 ) -> int:
-    receiver = SqsReceiver(queue, door) if queue else None
     background_tasks = [asyncio.create_task(part) for part in background]
-    inputs = [server.serve(sockets=[listening]), *([receiver.run()] if receiver else [])]
     input_tasks = [asyncio.create_task(part) for part in inputs]
     code = await _wait_for_stop([*background_tasks, *input_tasks])
     await asyncio.gather(_finish(door, receiver, input_tasks[-1]), callbacks.batcher.close(FINISH_SECONDS))
@@ -135,19 +143,6 @@ async def _finish(door: Door, receiver: SqsReceiver | None, receiving: asyncio.T
     if receiver:
         await asyncio.wait({receiving}, timeout=LAST_SECONDS)
     log.info("Stopped%s", "" if is_done else "; images without a flow run stay in the queue")
-
-
-def _uvicorn_config(app: Starlette) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        access_log=False,
-        log_config=None,
-        log_level="warning",
-        lifespan="off",
-        limit_concurrency=MAX_CONNECTIONS,
-        timeout_graceful_shutdown=2,
-        server_header=False,
-    )
 
 
 async def _wait_for_signal() -> int:
