@@ -13,7 +13,7 @@ from uuid import UUID
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import StateType
 from prefect.events import DeploymentTriggerTypes
-from prefect.events.actions import ActionTypes, ChangeFlowRunState, DoNothing, SendNotification
+from prefect.events.actions import ChangeFlowRunState, DoNothing, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 from pydantic import TypeAdapter
@@ -36,32 +36,32 @@ NOT_STARTED = {f"prefect.flow-run.{state}" for state in ("Pending", "Submitting"
 
 def dead_runs(flows: list[str]) -> AutomationCore:
     """Mark a flow run Crashed after three missed heartbeats. A self-hosted server does not do this by itself."""
-    return _mark_crashed(
-        "i2v: dead runs are marked Crashed",
-        "Without this automation a run whose process was killed stays Running forever.",
-        flows,
-        after={"prefect.flow-run.heartbeat"},
-        within=timedelta(seconds=3 * HEARTBEAT_SECONDS),
-        message="The run missed three heartbeats. reconcile settles its open jobs.",
+    return AutomationCore(
+        name="i2v: dead runs are marked Crashed",
+        description="Without this automation a run whose process was killed stays Running forever.",
+        trigger=_silence(flows, after={"prefect.flow-run.heartbeat"}, within=timedelta(seconds=3 * HEARTBEAT_SECONDS)),
+        actions=[_crash("The run missed three heartbeats. reconcile settles its open jobs.")],
     )
 
 
 def lost_runs(flows: list[str]) -> AutomationCore:
     """Mark a flow run Crashed if a worker took it and it did not start: the worker died."""
-    return _mark_crashed(
-        "i2v: runs that never began are marked Crashed",
-        "Without this automation a run whose worker was killed stays Pending and occupies a slot of its work queue.",
-        flows,
-        after=NOT_STARTED,
-        within=START_TIMEOUT,
-        message="The worker died before the run started. Nothing was charged; nightly or a new run makes the videos.",
+    return AutomationCore(
+        name="i2v: runs that never began are marked Crashed",
+        description="Without this automation a run whose worker was killed stays Pending and occupies a slot of its "
+        "work queue.",
+        trigger=_silence(flows, after=NOT_STARTED, within=START_TIMEOUT),
+        actions=[
+            _crash(
+                "The worker died before the run started. Nothing was charged; nightly or a new run makes the videos."
+            )
+        ],
     )
 
 
-def _mark_crashed(
-    name: str, description: str, flows: list[str], *, after: set[str], within: timedelta, message: str
-) -> AutomationCore:
-    trigger = EventTrigger(
+def _silence(flows: list[str], *, after: set[str], within: timedelta) -> EventTrigger:
+    """Return a trigger that fires if a run emits nothing for so long after one of these events."""
+    return EventTrigger(
         after=after,
         expect={"prefect.flow-run.*"},  # any event of the run, because states can have custom names, e.g. Skipped
         match_related=_flows_resource(flows),
@@ -70,8 +70,10 @@ def _mark_crashed(
         threshold=1,
         within=within,
     )
-    actions: list[ActionTypes] = [ChangeFlowRunState(state=StateType.CRASHED, message=message)]
-    return AutomationCore(name=name, description=description, trigger=trigger, actions=actions)
+
+
+def _crash(message: str) -> ChangeFlowRunState:
+    return ChangeFlowRunState(state=StateType.CRASHED, message=message)
 
 
 def _flows_resource(flows: list[str]) -> ResourceSpecification:
@@ -80,46 +82,38 @@ def _flows_resource(flows: list[str]) -> ResourceSpecification:
 
 def alerts(flows: list[str], block: UUID | None) -> list[AutomationCore]:
     """Return the three alerts; `block` is the notification block that sends them."""
-    failed = EventTrigger(
-        expect=RUN_FAILED,
-        match_related=_flows_resource(flows),
-        for_each={"related:flow:prefect.resource.id"},
-        within=ALERT_INTERVAL,
-    )
-    unknown = EventTrigger(expect={JOB_UNKNOWN}, within=ALERT_INTERVAL)
-    near = EventTrigger(expect={BUDGET_NEAR}, for_each={"prefect.resource.id"}, within=timedelta(hours=6))
+
+    def alert(name: str, description: str, text: str, trigger: EventTrigger) -> AutomationCore:
+        sends = SendNotification(block_document_id=block, subject=name, body=text) if block else DoNothing()
+        return AutomationCore(name=name, description=description, trigger=trigger, actions=[sends])
+
     return [
-        _alert(
+        alert(
             "i2v: a run failed",
             "Alert text: the flow run's name, state and message, with a link to the run.",
-            failed,
-            block,
             "{{ flow_run.name }} is {{ flow_run.state.name }}: {{ flow_run.state.message }}\n"
             "{{ flow_run | ui_url or '' }}",
+            EventTrigger(
+                expect=RUN_FAILED,
+                match_related=_flows_resource(flows),
+                for_each={"related:flow:prefect.resource.id"},
+                within=ALERT_INTERVAL,
+            ),
         ),
-        _alert(
+        alert(
             "i2v: a job is unknown",
             "Alert text: the job whose submit response was lost, and the command that lists such jobs.",
-            unknown,
-            block,
             "The response to a submit was lost, and it may have been charged: {{ event.resource.id }}. "
             "Run: i2v jobs --state unknown",
+            EventTrigger(expect={JOB_UNKNOWN}, within=ALERT_INTERVAL),
         ),
-        _alert(
+        alert(
             "i2v: the budget is nearly spent",
             "Alert text: the ledger, the amount spent today and the daily cap.",
-            near,
-            block,
             "{{ event.resource.id }}: ${{ event.payload.spent_usd }} of today's ${{ event.payload.cap_usd }} are spent",
+            EventTrigger(expect={BUDGET_NEAR}, for_each={"prefect.resource.id"}, within=timedelta(hours=6)),
         ),
     ]
-
-
-def _alert(name: str, description: str, trigger: EventTrigger, block: UUID | None, body: str) -> AutomationCore:
-    actions: list[ActionTypes] = (
-        [SendNotification(block_document_id=block, subject=name, body=body)] if block else [DoNothing()]
-    )
-    return AutomationCore(name=name, description=description, trigger=trigger, actions=actions)
 
 
 async def event_automations(
@@ -129,8 +123,7 @@ async def event_automations(
     if not triggers:
         return []
     deployment = await client.read_deployment_by_name(desired.full_name)
-    adapter = TypeAdapter[DeploymentTriggerTypes](DeploymentTriggerTypes)
-    parsed = [adapter.validate_python(trigger) for trigger in triggers]
+    parsed = TypeAdapter[list[DeploymentTriggerTypes]](list[DeploymentTriggerTypes]).validate_python(triggers)
     for trigger in parsed:
         trigger.set_deployment_id(deployment.id)
     return [trigger.as_automation() for trigger in parsed]
@@ -157,19 +150,16 @@ async def set_up_automation(client: PrefectClient, desired: AutomationCore) -> S
     return SetupResult(Change.UPDATED, target)
 
 
-def _comparable(automation: AutomationCore) -> dict[str, Any]:
+def _comparable(automation: AutomationCore) -> Any:
     """Return the fields that we configure, without ids and order."""
-    fields = automation.model_dump(mode="json", include={"description", "trigger", "actions"})
-    return {name: _normalize(value) for name, value in fields.items()}
+    return _normalize(automation.model_dump(mode="json", include={"description", "trigger", "actions"}))
 
 
 def _normalize(value: Any) -> Any:
     match value:
         case dict():
             return {name: _normalize(inner) for name, inner in value.items() if name != "id"}
-        case [*texts] if all(isinstance(text, str) for text in texts):
-            return sorted(texts)
         case list():
-            return [_normalize(inner) for inner in value]
+            return sorted((_normalize(inner) for inner in value), key=str)
         case _:
             return value

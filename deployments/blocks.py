@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from prefect.blocks.core import Block
 from prefect.client.orchestration import PrefectClient
 from prefect.exceptions import ObjectNotFound
@@ -19,16 +21,12 @@ async def set_up_blocks(client: PrefectClient) -> list[SetupResult]:
 
 
 async def _register(client: PrefectClient, block_type: type[Block]) -> SetupResult:
-    change = Change.UNCHANGED
-    try:
-        await client.read_block_type_by_slug(block_type.get_block_type_slug())
-    except ObjectNotFound:
-        change = Change.CREATED
-    else:
-        try:
-            await client.read_block_schema_by_checksum(block_type._calculate_schema_checksum())  # noqa: SLF001 - no public API
-        except ObjectNotFound:
-            change = Change.UPDATED
-    if change is not Change.UNCHANGED:
-        await block_type.aregister_type_and_schema(client=client)
-    return SetupResult(change, f"block type {block_type.get_block_type_slug()}")
+    slug = block_type.get_block_type_slug()
+    change = Change.CREATED
+    with suppress(ObjectNotFound):
+        await client.read_block_type_by_slug(slug)
+        change = Change.UPDATED
+        await client.read_block_schema_by_checksum(block_type._calculate_schema_checksum())  # noqa: SLF001 - no public API
+        return SetupResult(Change.UNCHANGED, f"block type {slug}")
+    await block_type.aregister_type_and_schema(client=client)
+    return SetupResult(change, f"block type {slug}")

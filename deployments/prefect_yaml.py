@@ -43,18 +43,13 @@ class DesiredDeployment(NamedTuple):
 def read_config() -> dict[str, Any]:
     """Return prefect.yaml. Raise `UsageError` if it is not YAML."""
     try:
-        config: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+        return dict(yaml.safe_load((ROOT / "prefect.yaml").read_text()))
     except yaml.YAMLError as error:
         raise UsageError(f"prefect.yaml is not valid YAML: {error}", "Correct it") from None
-    return config
 
 
 def load_deployments(config: dict[str, Any]) -> list[DesiredDeployment]:
-    """Return the deployments, and import every flow: a flow that cannot be imported is never deployed.
-
-    Raises:
-        UsageError: a flow cannot be imported, or a deployment lacks a field.
-    """
+    """Return the deployments. Raise `UsageError` if a flow cannot be imported, or a deployment lacks a field."""
     pull = config.get("pull") or [{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}]
     try:
         return [_load_deployment(each, pull) for each in config["deployments"]]
@@ -64,17 +59,14 @@ def load_deployments(config: dict[str, Any]) -> list[DesiredDeployment]:
 
 
 def _load_deployment(each: dict[str, Any], pull: list[dict[str, Any]]) -> DesiredDeployment:
-    flow = _load_flow(each["entrypoint"])
-    fields = {
-        "entrypoint": each["entrypoint"],
-        "description": each["description"],
-        "tags": each["tags"],
+    flow, pool = _load_flow(each["entrypoint"]), each["work_pool"]
+    fields = {name: each[name] for name in ("entrypoint", "description", "tags")} | {
         "parameters": each.get("parameters", {}),
         "parameter_openapi_schema": parameter_schema(flow).model_dump(mode="json", exclude_unset=True),
         "enforce_parameter_schema": True,
-        "work_pool_name": each["work_pool"]["name"],
-        "work_queue_name": each["work_pool"]["work_queue_name"],
-        "job_variables": each["work_pool"].get("job_variables", {}),
+        "work_pool_name": pool["name"],
+        "work_queue_name": pool["work_queue_name"],
+        "job_variables": pool.get("job_variables", {}),
         "pull_steps": each.get("pull") or pull,
     }
     schedules = [_load_schedule(schedule) for schedule in each.get("schedules", [])]
@@ -128,15 +120,10 @@ async def _update_fields(client: PrefectClient, found: DeploymentResponse, field
     differing = [name for name, value in fields.items() if current[name] != value]
     if differing:
         await client.update_deployment(found.id, DeploymentUpdate(**{name: fields[name] for name in differing}))
-    return [_describe(name, current[name], fields[name]) for name in differing]
-
-
-def _describe(name: str, current: Any, desired: Any) -> str:
-    """Return a field's name; for parameters also which, because some limit spending."""
-    if name != "parameters":
-        return name
-    differing = sorted(each for each in {*current, *desired} if current.get(each) != desired.get(each))
-    return f"parameters ({', '.join(differing)})"
+    # name the parameters, because some limit spending
+    old, new = current["parameters"], fields["parameters"]
+    parameters = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+    return [f"parameters ({', '.join(parameters)})" if name == "parameters" else name for name in differing]
 
 
 async def _update_schedule(

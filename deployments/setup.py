@@ -38,11 +38,23 @@ PREFECT_API_URL selects the server:
   .venv/bin/python -m doors                      # receives new images and callbacks
 
 Exit codes: 0 done · 2 wrong usage or settings · 3 the server does not respond. See docs/deploying.md."""
+NOTIFY_HELP = (
+    "the notification block that sends the alerts (a run failed, a job is unknown, the budget is nearly spent), e.g. "
+    "slack-webhook/alerts; create it in the UI under Blocks. Without it, new alerts only show in the event feed, and "
+    "existing ones keep their actions"
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return the exit code."""
-    options = _parser().parse_args(arguments)
+    parser = argparse.ArgumentParser(
+        "python -m deployments.setup",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--notify", metavar="TYPE/NAME", help=NOTIFY_HELP)
+    options = parser.parse_args(arguments)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         asyncio.run(_run(options.notify))
@@ -52,45 +64,26 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m deployments.setup",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--notify",
-        metavar="TYPE/NAME",
-        help="the notification block that sends the alerts (a run failed, a job is unknown, the budget is nearly "
-        "spent), e.g. slack-webhook/alerts; create it in the UI under Blocks. Without it, new alerts only show in the "
-        "event feed, and existing ones keep their actions",
-    )
-    return parser
-
-
 async def _run(notify: str | None) -> None:
     if not PREFECT_API_URL.value():
-        raise UsageError(
-            "PREFECT_API_URL is not set", "Set it to your server: export PREFECT_API_URL=http://127.0.0.1:4200/api"
-        )
+        hint = "Set it to your server: export PREFECT_API_URL=http://127.0.0.1:4200/api"
+        raise UsageError("PREFECT_API_URL is not set", hint)
     async with get_client() as client:
-        await _check_server(client)
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):  # with retries a failure takes 15 s
+            failure = await client.api_healthcheck()
+        if failure:
+            raise _unreachable(failure)
         try:
-            counts = await _set_up_all(client, notify)
+            await _set_up_and_print(client, notify)
         except PrefectHTTPStatusError as error:
-            raise Stopped(f"The Prefect server rejected {_describe(error)}", "Check that its version matches") from None
+            request, response = error.request, error.response
+            raise Stopped(
+                f"The Prefect server rejected {request.method} {request.url.path}: "
+                f"{response.status_code} {response.text[:200]}",
+                "Check that its version matches",
+            ) from None
         except httpx.TransportError as error:
             raise _unreachable(error) from None
-    print(f"\n{counts} on {PREFECT_API_URL.value()}")  # noqa: T201 - command output
-
-
-async def _check_server(client: PrefectClient) -> None:
-    """Raise `Stopped` if the server does not respond."""
-    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):  # with retries a failure takes 15 s
-        failure = await client.api_healthcheck()
-    if failure:
-        raise _unreachable(failure)
 
 
 def _unreachable(failure: Exception) -> Stopped:
@@ -100,18 +93,14 @@ def _unreachable(failure: Exception) -> Stopped:
     )
 
 
-def _describe(error: PrefectHTTPStatusError) -> str:
-    return f"{error.request.method} {error.request.url.path}: {error.response.status_code} {error.response.text[:200]}"
-
-
-async def _set_up_all(client: PrefectClient, notify: str | None) -> str:
-    """Run the setup, print each result, and return the counts."""
+async def _set_up_and_print(client: PrefectClient, notify: str | None) -> None:
     block = await _find_block(client, notify) if notify else None
     changes: list[Change] = []
     async for result in set_up(client, block):
         print(result, flush=True)  # noqa: T201 - command output
         changes.append(result.change)
-    return " · ".join(f"{changes.count(change)} {change}" for change in Change if change in changes)
+    counts = " · ".join(f"{changes.count(change)} {change}" for change in Change if change in changes)
+    print(f"\n{counts} on {PREFECT_API_URL.value()}")  # noqa: T201 - command output
 
 
 async def set_up(client: PrefectClient, block: UUID | None = None) -> AsyncIterator[SetupResult]:

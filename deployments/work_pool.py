@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -18,18 +18,15 @@ HEARTBEAT_SECONDS = 60
 """How often a run sends a heartbeat. With Prefect's default of 180 s it takes ten minutes to detect a dead run."""
 
 
-class QueueConfig(NamedTuple):
-    """A new queue's settings. A run is a process of some 100 MB, so a burst must not start hundreds."""
-
-    name: str
-    priority: int
-    limit: int
-    description: str
-
-
-QUEUES = (
-    QueueConfig("urgent", 1, 20, "Runs that someone waits for: new images, callbacks, and runs started by hand."),
-    QueueConfig("bulk", 2, 4, "Scheduled runs, which can wait."),
+# A run is a process of some 100 MB, so a burst must not start hundreds.
+QUEUES: tuple[dict[str, Any], ...] = (
+    {
+        "name": "urgent",
+        "priority": 1,
+        "concurrency_limit": 20,
+        "description": "Runs that someone waits for: new images, callbacks, and runs started by hand.",
+    },
+    {"name": "bulk", "priority": 2, "concurrency_limit": 4, "description": "Scheduled runs, which can wait."},
 )
 
 
@@ -63,16 +60,10 @@ def _job_template() -> dict[str, Any]:
     return template
 
 
-async def _set_up_queue(client: PrefectClient, queue: QueueConfig) -> SetupResult:
-    target = f"queue {queue.name}"
-    by_name = WorkQueueFilter(name=WorkQueueFilterName(any_=[queue.name]))
+async def _set_up_queue(client: PrefectClient, queue: dict[str, Any]) -> SetupResult:
+    target = f"queue {queue['name']}"
+    by_name = WorkQueueFilter(name=WorkQueueFilterName(any_=[queue["name"]]))
     if await client.read_work_queues(work_pool_name=POOL, work_queue_filter=by_name):
         return SetupResult(Change.UNCHANGED, target)
-    await client.create_work_queue(
-        queue.name,
-        description=queue.description,
-        concurrency_limit=queue.limit,
-        priority=queue.priority,
-        work_pool_name=POOL,
-    )
-    return SetupResult(Change.CREATED, target, f"up to {queue.limit} runs at once")
+    await client.create_work_queue(work_pool_name=POOL, **queue)
+    return SetupResult(Change.CREATED, target, f"up to {queue['concurrency_limit']} runs at once")
