@@ -37,8 +37,8 @@ def make_app(door: Door, gauges: LedgerGauges, callbacks: Callbacks, gallery: Se
     app = Starlette(
         routes=[
             Route("/s3", receive_notification, methods=["POST"]),
-            Route("/healthz", get_health, methods=["GET"]),
-            Route("/metrics", get_metrics, methods=["GET"]),
+            Route("/healthz", get_health),
+            Route("/metrics", get_metrics),
             callbacks.route,
             *gallery,
         ],
@@ -53,9 +53,9 @@ def make_app(door: Door, gauges: LedgerGauges, callbacks: Callbacks, gallery: Se
 async def get_health(request: Request) -> Response:
     """Return 200 if new notifications become flow runs, else 503. Omit the details for requests through a proxy."""
     health = request.app.state.door.health
-    status = health.for_json()
-    if "X-Forwarded-For" in request.headers:  # the details contain internal addresses
-        status = {name: status[name] for name in ("live", "ready")}
+    status = {"live": True, "ready": health.is_ready}
+    if "X-Forwarded-For" not in request.headers:  # the details contain internal addresses
+        status |= {"queue": health.queue, "prefect": health.prefect, "callbacks": health.callbacks}
     return JSONResponse(status, 200 if health.is_ready else 503)
 
 

@@ -147,11 +147,9 @@ class Batcher(Generic[T]):
     async def _try_call(self, items: list[T]) -> bool:
         try:
             await self.call(items)
-        except I2vError as error:
-            log.warning("Will retry; %d items are pending: %s", len(self), error)
-            return False
-        except Exception:  # pending items are kept whatever the error
-            log.exception("Will retry; %d items are pending", len(self))
+        except Exception as error:
+            is_unexpected = not isinstance(error, I2vError)
+            log.warning("Will retry; %d items are pending: %s", len(self), error, exc_info=is_unexpected)
             return False
         return True
 

@@ -34,8 +34,3 @@ class Health:
             return
         setattr(self, name, status)
         log.log(logging.INFO if status == OK else logging.WARNING, "%s: %s", name, status)
-
-    def for_json(self) -> dict[str, object]:
-        """Return the body of `/healthz`."""
-        details = {"queue": self.queue, "prefect": self.prefect, "callbacks": self.callbacks}
-        return {"live": True, "ready": self.is_ready, **details}

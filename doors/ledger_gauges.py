@@ -60,21 +60,19 @@ class LedgerGauges:
             self._read_at = time.monotonic()
 
     async def _read_all(self) -> None:
-        markers = await self._list_markers()
-        oldest = sorted(markers, key=lambda entry: entry.last_modified)[:MAX_JOBS_READ]
-        keys = {entry.uri.key[-KEY_LENGTH:] for entry in oldest}
-        unknown = 0
-        async for stored in Ledger(self._storage, self._settings).read_many(sorted(keys)):
-            unknown += stored.record.state is JobState.UNKNOWN
-        page, _ = await DailySpendStore(self._storage, self._settings).read(datetime.now(UTC).date().isoformat())
-        self._open.set(len({entry.uri.key[-KEY_LENGTH:] for entry in markers}))
-        self._unknown.set(unknown)
-        self._spent.set(float(page.total_usd))
-
-    async def _list_markers(self) -> list[S3Entry]:
         markers: list[S3Entry] = []
         async for entry in self._storage.list(self._settings.jobs / "open/"):
             markers.append(entry)
             if len(markers) >= MAX_MARKERS:
                 break
-        return markers
+        oldest = sorted(markers, key=lambda entry: entry.last_modified)[:MAX_JOBS_READ]
+        records = Ledger(self._storage, self._settings).read_many(sorted(set(map(_job_key, oldest))))
+        unknown = [stored async for stored in records if stored.record.state is JobState.UNKNOWN]
+        spend, _ = await DailySpendStore(self._storage, self._settings).read(datetime.now(UTC).date().isoformat())
+        self._open.set(len(set(map(_job_key, markers))))
+        self._unknown.set(len(unknown))
+        self._spent.set(float(spend.total_usd))
+
+
+def _job_key(marker: S3Entry) -> str:
+    return marker.uri.key[-KEY_LENGTH:]

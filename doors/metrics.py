@@ -18,19 +18,13 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self.received = Counter("i2v_door_received", "Notifications received, by source", ["way"], registry=registry)
-        self.dropped = Counter(
-            "i2v_door_dropped", "Events dropped because they need no video, by reason", ["reason"], registry=registry
-        )
+        self.dropped = Counter("i2v_door_dropped", "Events that need no video", ["reason"], registry=registry)
         self.unreadable = Counter("i2v_door_unreadable", "Invalid notifications", registry=registry)
         self.duplicates = Counter("i2v_door_duplicates", "Images that were already pending", registry=registry)
         self.images = Counter("i2v_door_images", "Images passed to flow runs", registry=registry)
         self.runs = Counter("i2v_door_runs_created", "Flow runs created", registry=registry)
-        self.lag = Histogram(
-            "i2v_door_event_to_run_seconds",
-            "Time from the bucket's event to its flow run",
-            buckets=LAG_BUCKETS,
-            registry=registry,
-        )
+        lag_text = "Time from the bucket's event to its flow run"
+        self.lag = Histogram("i2v_door_event_to_run_seconds", lag_text, buckets=LAG_BUCKETS, registry=registry)
         self.pending = Gauge("i2v_door_in_hand", "Images waiting for their flow run", registry=registry)
         for reason in DropReason:
             self.dropped.labels(reason.value)

@@ -41,7 +41,7 @@ class Message:
 
 
 class QueueAttributes(NamedTuple):
-    """The queue's settings."""
+    """The queue's visibility timeout, and the ARN of its dead-letter queue."""
 
     visibility_seconds: int
     dead_letter_arn: str | None
@@ -66,7 +66,7 @@ class SqsQueue:
 
     def __init__(self, url: str, client: Any | None = None) -> None:
         self.url = url
-        self._client = make_sqs_client() if client is None else client
+        self._client = client or make_sqs_client()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="sqs")
 
     async def _call(self, function: Callable[..., Any], /, **arguments: Any) -> Any:
@@ -99,15 +99,11 @@ class SqsQueue:
         )
         # SQS starts the timeout some time before its response arrives
         visible_at = max(sent_at, time.monotonic() - 1) + visibility_seconds
-        return [
-            Message(
-                each["ReceiptHandle"],
-                each["Body"],
-                int(each.get("Attributes", {}).get("ApproximateReceiveCount", 1)),
-                visible_at,
-            )
-            for each in response.get("Messages", ())
-        ]
+        messages = []
+        for each in response.get("Messages", ()):
+            receive_count = int(each.get("Attributes", {}).get("ApproximateReceiveCount", 1))
+            messages.append(Message(each["ReceiptHandle"], each["Body"], receive_count, visible_at))
+        return messages
 
     async def extend_visibility(self, messages: Sequence[Message], seconds: int) -> None:
         """Hide up to ten messages for so long from now on. Messages that no longer exist are ignored."""
@@ -123,9 +119,8 @@ class SqsQueue:
             entries = _entries(messages[start : start + BATCH_SIZE])
             response = await self._call(self._client.delete_message_batch, QueueUrl=self.url, Entries=entries)
             if failed := response.get("Failed"):
-                raise QueueError(
-                    f"SQS did not delete {len(failed)} messages: {failed[0].get('Code')}", "They are delivered again"
-                )
+                message = f"SQS did not delete {len(failed)} messages: {failed[0].get('Code')}"
+                raise QueueError(message, "They are delivered again")
 
     async def dead_letter(self, message: Message, reason: str) -> bool:
         """Move a message to the dead-letter queue with the reason. Return False if there is no such queue."""
@@ -135,12 +130,8 @@ class SqsQueue:
         account, name = arn.split(":")[4:6]
         found = await self._call(self._client.get_queue_url, QueueName=name, QueueOwnerAWSAccountId=account)
         attributes = {"I2vReason": {"DataType": "String", "StringValue": reason[:1000]}}
-        await self._call(
-            self._client.send_message,
-            QueueUrl=found["QueueUrl"],
-            MessageBody=message.body,
-            MessageAttributes=attributes,
-        )
+        moved = {"QueueUrl": found["QueueUrl"], "MessageBody": message.body, "MessageAttributes": attributes}
+        await self._call(self._client.send_message, **moved)
         await self.delete([message])
         return True
 
@@ -153,9 +144,8 @@ def _translate(error: ClientError | BotoCoreError, url: str) -> QueueError:
     if isinstance(error, NoCredentialsError):
         return QueueError("No AWS credentials for the queue", "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     if not isinstance(error, ClientError):
-        return QueueError(
-            f"Cannot reach SQS for {url}: {type(error).__name__}", "Check AWS_ENDPOINT_URL and the other AWS_* settings"
-        )
+        message = f"Cannot reach SQS for {url}: {type(error).__name__}"
+        return QueueError(message, "Check AWS_ENDPOINT_URL and the other AWS_* settings")
     code = str(error.response.get("Error", {}).get("Code", ""))
     if "NonExistentQueue" in code or "QueueDoesNotExist" in code:
         return QueueError(f"The queue {url} does not exist", "Check I2V_SQS_QUEUE_URL and AWS_DEFAULT_REGION")

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Coroutine
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 from doors.batcher import BatcherClosed
@@ -26,17 +27,17 @@ STOP_SECONDS = 1.0
 """How long `stop` waits for responses on their way; an idle long poll is cancelled."""
 
 
+@dataclass(eq=False)
 class SqsReceiver:
     """Receive from one queue until stopped. Each loop that gets a full batch starts another one, up to eight."""
 
-    def __init__(self, queue: SqsQueue, door: Door) -> None:
-        self._queue = queue
-        self._door = door
-        self._visibility_seconds = 0
-        self._in_progress: set[Message] = set()
-        self._loops: set[asyncio.Task[None]] = set()
-        self._handlers: set[asyncio.Task[None]] = set()
-        self._stopping = asyncio.Event()
+    queue: SqsQueue
+    door: Door
+    _visibility_seconds: int = 0
+    _in_progress: set[Message] = field(default_factory=set)
+    _loops: set[asyncio.Task[None]] = field(default_factory=set)
+    _handlers: set[asyncio.Task[None]] = field(default_factory=set)
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
         """Receive until `stop` is called; return when every received message is handled."""
@@ -59,17 +60,17 @@ class SqsReceiver:
     async def _loop(self, *, is_first: bool) -> None:
         delay = 1.0
         while not self._stopping.is_set():
-            await self._door.images.wait_for_room()
+            await self.door.images.wait_for_room()
             try:
                 messages = await self._receive()
             except QueueError as error:
-                self._door.health.update("queue", str(error))
+                self.door.health.update("queue", str(error))
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), delay)
                 delay = min(MAX_DELAY_SECONDS, delay * 2)
                 continue
             delay = 1.0
-            self._door.health.update("queue", OK)
+            self.door.health.update("queue", OK)
             if messages:
                 _spawn(self._handle(messages), self._handlers)
             if len(messages) == BATCH_SIZE and len(self._loops) < MAX_LOOPS and not self._stopping.is_set():
@@ -79,16 +80,16 @@ class SqsReceiver:
 
     async def _receive(self) -> list[Message]:
         if not self._visibility_seconds:
-            self._visibility_seconds = (await self._queue.read_attributes()).visibility_seconds
-            self._door.health.update("queue", OK)  # an empty queue takes 20 s to answer the first receive
-        return await self._queue.receive(self._visibility_seconds)
+            self._visibility_seconds = (await self.queue.read_attributes()).visibility_seconds
+            self.door.health.update("queue", OK)  # an empty queue takes 20 s to answer the first receive
+        return await self.queue.receive(self._visibility_seconds)
 
     async def _handle(self, messages: list[Message]) -> None:
         self._in_progress.update(messages)
         try:
             images, with_images, without_images = await self._parse(messages)
             await self._delete(without_images)
-            await self._door.images.add(images)
+            await self.door.images.add(images)
             await self._delete(with_images)
         except BatcherClosed:
             log.warning("%d messages stay in the queue; SQS delivers them again", len(messages))
@@ -100,7 +101,7 @@ class SqsReceiver:
             self._in_progress.difference_update(messages)
 
     async def _delete(self, messages: list[Message]) -> None:
-        await self._queue.delete(messages)
+        await self.queue.delete(messages)
         self._in_progress.difference_update(messages)
 
     async def _parse(self, messages: list[Message]) -> tuple[list[NewImage], list[Message], list[Message]]:
@@ -110,21 +111,21 @@ class SqsReceiver:
         without_images: list[Message] = []
         for message in messages:
             try:
-                notification = parse_notification(message.body.encode(errors="surrogatepass"), self._door.settings)
+                notification = parse_notification(message.body.encode(errors="surrogatepass"), self.door.settings)
             except InvalidNotification as error:
                 self._in_progress.discard(message)
                 await self._reject(message, error)
                 continue
-            self._door.metrics.count("sqs", notification)
+            self.door.metrics.count("sqs", notification)
             message.body = ""  # pending messages must not hold memory
             images += notification.images
             (with_images if notification.images else without_images).append(message)
         return images, with_images, without_images
 
     async def _reject(self, message: Message, error: InvalidNotification) -> None:
-        self._door.metrics.count_invalid("sqs")
+        self.door.metrics.count_invalid("sqs")
         try:
-            is_moved = await self._queue.dead_letter(message, str(error))
+            is_moved = await self.queue.dead_letter(message, str(error))
         except QueueError as failed:
             log.warning("Could not move an invalid message to the dead-letter queue: %s; %s", error, failed)
             return
@@ -138,7 +139,7 @@ class SqsReceiver:
             due = [message for message in self._in_progress if message.visible_at < soon]
             batches = [due[start : start + BATCH_SIZE] for start in range(0, len(due), BATCH_SIZE)]
             results = await asyncio.gather(
-                *(self._queue.extend_visibility(batch, self._visibility_seconds) for batch in batches),
+                *(self.queue.extend_visibility(batch, self._visibility_seconds) for batch in batches),
                 return_exceptions=True,
             )
             if errors := [result for result in results if isinstance(result, BaseException)]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import time
 from collections.abc import Callable
+from typing import Any
 
 from cachetools import TTLCache
 from pydantic import SecretStr
@@ -54,11 +56,10 @@ class GalleryAccess:
 
     def is_valid_cookie(self, value: str) -> bool:
         """Return whether the cookie is ours and has not expired."""
-        expires, _, _ = value.partition(".")
-        if not (expires.isascii() and expires.isdecimal() and len(expires) < 15):  # noqa: PLR2004 - a Unix time
+        expires = value.partition(".")[0]
+        if not re.fullmatch("[0-9]{1,14}", expires):
             return False
-        expected = self._cookie(int(expires)).encode()
-        is_signed = hmac.compare_digest(expected, value.encode(errors="surrogatepass"))
+        is_signed = hmac.compare_digest(self._cookie(int(expires)).encode(), value.encode(errors="surrogatepass"))
         return is_signed and self._clock() < int(expires)
 
     def _cookie(self, expires: int) -> str:
@@ -66,27 +67,20 @@ class GalleryAccess:
 
     def log_in(self, request: Request, response: Response) -> Response:
         """Set the login cookie: not readable by scripts, same-site only, and https-only if the request is https."""
-        response.set_cookie(
-            COOKIE,
-            self._cookie(int(self._clock()) + COOKIE_SECONDS),
-            max_age=COOKIE_SECONDS,
-            path=COOKIE_PATH,
-            secure=_is_https(request),
-            httponly=True,
-            samesite="strict",
-        )
+        value = self._cookie(int(self._clock()) + COOKIE_SECONDS)
+        response.set_cookie(COOKIE, value, COOKIE_SECONDS, **_cookie_attributes(request))
         return response
 
     def log_out(self, request: Request, response: Response) -> Response:
         """Delete the login cookie."""
-        response.delete_cookie(COOKIE, path=COOKIE_PATH, secure=_is_https(request), httponly=True, samesite="strict")
+        response.delete_cookie(COOKIE, **_cookie_attributes(request))
         return response
 
 
-def _is_https(request: Request) -> bool:
-    """Return whether the browser uses https, directly or through a proxy."""
+def _cookie_attributes(request: Request) -> dict[str, Any]:
     forwarded = request.headers.get("X-Forwarded-Proto", "").partition(",")[0].strip().lower()
-    return "https" in {request.url.scheme, forwarded}
+    is_https = "https" in {request.url.scheme, forwarded}  # directly or through a proxy
+    return {"path": COOKIE_PATH, "secure": is_https, "httponly": True, "samesite": "strict"}
 
 
 def _client(request: Request) -> str:

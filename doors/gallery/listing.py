@@ -151,8 +151,8 @@ class GalleryReader:
         return stored.record.state if stored else None
 
     async def _sign(self, item: RecentItem) -> Links | None:
-        uri = parse_video_uri(item.video, self._settings)
-        if uri is None:
+        video = parse_video_uri(item.video, self._settings)
+        if video is None:
             return None
-        poster = sibling_uri(uri, ".jpg")
-        return Links(*await asyncio.gather(*(self._storage.presign(u, seconds=LINK_SECONDS) for u in (uri, poster))))
+        uris = (video, sibling_uri(video, ".jpg"))
+        return Links(*[await self._storage.presign(uri, seconds=LINK_SECONDS) for uri in uris])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, Response
 
 from doors.gallery.details import VERBATIM_FACTS, format_moment
 from doors.gallery.filters import HOME
@@ -20,7 +20,6 @@ from i2v.reports.run_report import Outcome
 from i2v.request import Mode
 
 HERE = Path(__file__).parent
-MEDIA_TYPES = {"gallery.css": "text/css", "gallery.js": "text/javascript", "icon.svg": "image/svg+xml"}
 OUTCOMES = (Outcome.STORED, Outcome.REFUSED, Outcome.FAILED, Outcome.UNKNOWN)
 HEADERS = {
     "Referrer-Policy": "no-referrer",
@@ -44,27 +43,21 @@ class PageRenderer:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._files = {name: (HERE / "static" / name).read_bytes() for name in MEDIA_TYPES}
+        self._files = {file.name: file for file in (HERE / "static").iterdir()}
         self._templates.filters |= {"money": money_text, "moment": format_moment}
-        self._templates.globals |= {
-            "home": HOME,
-            "bucket": bucket,
-            "modes": tuple(Mode),
-            "outcomes": OUTCOMES,
-            "verbatim_facts": VERBATIM_FACTS,
-            "static_url": self._static_url,
-        }
+        self._templates.globals |= {"home": HOME, "bucket": bucket, "static_url": self._static_url}
+        self._templates.globals |= {"modes": list(Mode), "outcomes": OUTCOMES, "verbatim_facts": VERBATIM_FACTS}
 
     def _static_url(self, name: str) -> str:
         """Return a static file's URL, which includes its digest because browsers cache it forever."""
-        return f"{HOME}/static/{name}?{hashlib.sha256(self._files[name]).hexdigest()[:12]}"
+        return f"{HOME}/static/{name}?{hashlib.sha256(self._files[name].read_bytes()).hexdigest()[:12]}"
 
     def static_file(self, name: str) -> Response:
         """Return a static file, or 404."""
         if name not in self._files:
             return Response(status_code=404, headers=HEADERS)
         headers = HEADERS | {"Cache-Control": "public, max-age=31536000, immutable"}
-        return Response(self._files[name], media_type=MEDIA_TYPES[name], headers=headers)
+        return FileResponse(self._files[name], headers=headers)
 
     def render(self, template: str, status: int = 200, *, media: str = "", **values: Any) -> Response:
         """Return a filled template; `media` is any URL on the host that serves posters and videos."""

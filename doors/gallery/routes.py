@@ -54,13 +54,13 @@ class Gallery:
     def routes(self) -> list[Route]:
         """All routes."""
         return [
-            Route(HOME, self._protected(self._show_listing), methods=["GET"]),
-            Route(f"{HOME}/", _redirect_home, methods=["GET"]),
-            Route(f"{HOME}/item/{{cursor}}", self._protected(self._show_item), methods=["GET"]),
+            Route(HOME, self._protected(self._show_listing)),
+            Route(f"{HOME}/", _redirect_home),
+            Route(f"{HOME}/item/{{cursor}}", self._protected(self._show_item)),
             Route(f"{HOME}/login", self._log_in, methods=["POST"]),
-            Route(f"{HOME}/login", _redirect_home, methods=["GET"]),
+            Route(f"{HOME}/login", _redirect_home),
             Route(f"{HOME}/logout", self._log_out, methods=["POST"]),
-            Route(f"{HOME}/static/{{name}}", self._static_file, methods=["GET"]),
+            Route(f"{HOME}/static/{{name}}", self._static_file),
         ]
 
     def _protected(self, handler: Handler) -> Handler:
@@ -97,7 +97,7 @@ class Gallery:
         cursor = Cursor.parse(request.path_params["cursor"])
         item = await self._reader.find_item(cursor) if cursor else None
         if cursor is None or item is None:
-            message = "The link is wrong, or the page of its run under jobs/recent/ was deleted or cannot be read."
+            message = "The link is wrong, or the page of its run under jobs/recent/ was deleted or is unreadable."
             return self._renderer.render("error", 404, title="Video not found", message=message)
         card = await self._reader.card(cursor, item)
         details = await read_details(self._storage, self._settings, card)
