@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import SecretStr
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -24,7 +23,7 @@ from doors.callbacks import Callbacks
 from doors.door import Door
 from doors.ledger_gauges import LedgerGauges
 from doors.notifications import MAX_NOTIFICATION_BYTES, InvalidNotification, Notification, parse_notification
-from doors.request_body import read_body
+from doors.request_body import RequestError, read_body
 
 log = logging.getLogger(__name__)
 RUN_TIMEOUT_SECONDS = 10.0
@@ -42,7 +41,7 @@ def make_app(door: Door, gauges: LedgerGauges, callbacks: Callbacks, gallery: Se
             callbacks.route,
             *gallery,
         ],
-        exception_handlers={HTTPException: show_error},
+        exception_handlers={RequestError: show_error},
     )
     app.router.redirect_slashes = False  # a redirect would repeat a callback's URL, which is secret
     app.state.door = door
@@ -71,23 +70,23 @@ async def receive_notification(request: Request) -> Response:
     _check_token(request, door.settings.door_token)
     notification = _parse(door, await read_body(request, MAX_NOTIFICATION_BYTES))
     if notification.images and door.images.is_full:
-        raise HTTPException(503, "Too many images are pending", RETRY_AFTER)
+        raise RequestError(503, "Too many images are pending", RETRY_AFTER)
     door.metrics.count("http", notification)
     try:
         async with asyncio.timeout(RUN_TIMEOUT_SECONDS):
             await door.images.add(notification.images)
     except (TimeoutError, BatcherClosed):
-        raise HTTPException(503, "Prefect does not have the flow run yet", RETRY_AFTER) from None
+        raise RequestError(503, "Prefect does not have the flow run yet", RETRY_AFTER) from None
     return JSONResponse({"images": len(notification.images), "dropped": dict(notification.dropped)})
 
 
 def _check_token(request: Request, token: SecretStr | None) -> None:
     if token is None:
-        raise HTTPException(404, "POST /s3 is off: I2V_DOOR_TOKEN is not set")
+        raise RequestError(404, "POST /s3 is off: I2V_DOOR_TOKEN is not set")
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     is_valid = hmac.compare_digest(given.strip().encode(), token.get_secret_value().encode())
     if scheme.lower() != "bearer" or not is_valid:
-        raise HTTPException(401, "The token is missing or wrong", {"WWW-Authenticate": "Bearer"})
+        raise RequestError(401, "The token is missing or wrong", {"WWW-Authenticate": "Bearer"})
 
 
 def _parse(door: Door, body: bytes) -> Notification:
@@ -96,10 +95,10 @@ def _parse(door: Door, body: bytes) -> Notification:
     except InvalidNotification as error:
         door.metrics.count_invalid("http")
         log.warning("Rejected an invalid webhook: %s", error)
-        raise HTTPException(422, str(error)) from None
+        raise RequestError(422, str(error)) from None
 
 
 async def show_error(_request: Request, error: Exception) -> Response:
-    """Return an `HTTPException` as JSON."""
-    assert isinstance(error, HTTPException)  # noqa: S101 - Starlette's type of a handler is too wide
+    """Return a `RequestError` as JSON."""
+    assert isinstance(error, RequestError)  # noqa: S101 - Starlette's type of a handler is too wide
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)

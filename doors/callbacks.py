@@ -15,7 +15,6 @@ from typing import Self
 
 from cachetools import TTLCache
 from prometheus_client import CollectorRegistry, Counter
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -23,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from doors.batcher import Batcher, BatcherClosed
 from doors.flow_run_starter import FlowRunStarter
-from doors.request_body import read_body
+from doors.request_body import RequestError, read_body
 from i2v.apixo.callbacks import BODY_LIMIT_BYTES, PATH, callback_task_id, verify
 from i2v.errors import I2vError
 from i2v.ledger import transitions
@@ -117,7 +116,7 @@ class Callbacks:
     async def _handle(self, request: Request, job: str, attempt: str, _signature: str) -> CallbackOutcome:
         try:
             body = await read_body(request, BODY_LIMIT_BYTES)
-        except HTTPException as error:
+        except RequestError as error:
             is_slow = error.status_code == HTTPStatus.REQUEST_TIMEOUT
             return CallbackOutcome.TOO_SLOW if is_slow else CallbackOutcome.TOO_LARGE
         task_id = callback_task_id(body)

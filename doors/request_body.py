@@ -1,4 +1,7 @@
-"""`read_body`: read a request body within a size limit and a time limit. Every route that reads a body uses it."""
+"""`read_body`: read a request body within a size limit and a time limit. Every route that reads a body uses it.
+
+Raise `RequestError` in a handler to end the request with a status; `doors.app` turns it into JSON.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,20 @@ from starlette.requests import ClientDisconnect, Request
 BODY_SECONDS = 10.0
 
 
+class RequestError(HTTPException):
+    """The request fails with this status and message."""
+
+
 async def read_body(request: Request, limit: int) -> bytes:
-    """Return the body. Raise `HTTPException` 413 if it exceeds `limit` bytes, 408 if it does not arrive in time."""
+    """Return the body. Raise `RequestError` 413 if it exceeds `limit` bytes, 408 if it does not arrive in time."""
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > limit:
-                    raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body exceeds {limit:,} bytes")
+                    raise RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body exceeds {limit:,} bytes")
     except (TimeoutError, ClientDisconnect):
         message = f"The body did not arrive within {BODY_SECONDS:.0f} s"
-        raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, message) from None
+        raise RequestError(HTTPStatus.REQUEST_TIMEOUT, message) from None
     return bytes(body)

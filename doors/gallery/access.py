@@ -18,7 +18,7 @@ COOKIE = "i2v_gallery"
 COOKIE_PATH = "/gallery"
 COOKIE_SECONDS = 12 * 3600
 MAX_FAILED_LOGINS = 10
-"""A client is locked out after this many wrong tokens, each within `LOCKOUT_SECONDS` of the one before."""
+"""Per client and `LOCKOUT_SECONDS`."""
 LOCKOUT_SECONDS = 60.0
 MAX_CLIENTS = 1000
 
@@ -30,7 +30,8 @@ class GalleryAccess:
         self._token = token.get_secret_value().strip().encode()
         self._key = hmac.digest(self._token, b"i2v gallery cookie 1", "sha256")
         self._clock = clock
-        self.failed_logins: TTLCache[str, int] = TTLCache(MAX_CLIENTS, LOCKOUT_SECONDS)
+        self.failed_logins: TTLCache[str, list[float]] = TTLCache(MAX_CLIENTS, LOCKOUT_SECONDS)
+        """Times by client, forgotten `LOCKOUT_SECONDS` after the first."""
 
     def allows(self, request: Request) -> bool:
         """Return whether the request carries a valid cookie or the token."""
@@ -38,7 +39,7 @@ class GalleryAccess:
 
     def is_locked_out(self, request: Request) -> bool:
         """Return whether the client has sent too many wrong tokens."""
-        return self.failed_logins.get(_client(request), 0) >= MAX_FAILED_LOGINS
+        return len(self.failed_logins.get(_client(request), ())) >= MAX_FAILED_LOGINS
 
     def check_token(self, request: Request, token: bytes) -> bool:
         """Return whether the token is right, in constant time; count a wrong one."""
@@ -47,7 +48,7 @@ class GalleryAccess:
         given, expected = (hashlib.sha256(each).digest() for each in (token, self._token))
         if hmac.compare_digest(given, expected):
             return True
-        self.failed_logins[_client(request)] = self.failed_logins.get(_client(request), 0) + 1
+        self.failed_logins.setdefault(_client(request), []).append(self._clock())
         return False
 
     def _has_bearer_token(self, request: Request) -> bool:

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from urllib.parse import parse_qs
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
@@ -18,7 +17,7 @@ from doors.gallery.details import read_details
 from doors.gallery.filters import HOME, Cursor, Filters
 from doors.gallery.listing import GalleryReader
 from doors.gallery.rendering import HEADERS, PageRenderer
-from doors.request_body import read_body
+from doors.request_body import RequestError, read_body
 from i2v.errors import I2vError
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
@@ -123,7 +122,7 @@ class Gallery:
     async def _log_in(self, request: Request) -> Response:
         try:
             body = await read_body(request, FORM_LIMIT_BYTES)
-        except HTTPException as error:
+        except RequestError as error:
             return Response(status_code=error.status_code, headers=HEADERS)
         form = {name: values[0] for name, values in parse_qs(body.decode(errors="replace")).items()}
         to = _safe_target(form.get("to", ""))
