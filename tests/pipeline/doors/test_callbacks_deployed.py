@@ -45,14 +45,14 @@ two in 20 lose that response; a tenth of those loses both."""
 def name_of(number: int) -> str:
     """Return an image's name, which contains its faults."""
     turns = {"callback": number % 10, "submit": (number // 10 + number) % 20}
-    fates = [fate for fate, (on, _, hit) in FAULTS.items() if turns[on] in hit]
-    return f"images/{number:03}-{'-'.join(fates) or 'normal'}.jpg"
+    faults = [fault for fault, (on, _, hit) in FAULTS.items() if turns[on] in hit]
+    return f"images/{number:03}-{'-'.join(faults) or 'normal'}.jpg"
 
 
 def add_faults(provider: Provider) -> None:
     """Add the faults that the images' names contain."""
-    for fate, (on, kind, _) in FAULTS.items():
-        provider.add_fault(on=on, kind=kind, image=fate, times=None)
+    for fault, (on, kind, _) in FAULTS.items():
+        provider.add_fault(on=on, kind=kind, image=fault, times=None)
 
 
 @contextmanager
@@ -127,7 +127,7 @@ async def test_each_job_is_billed_once_and_stored_unless_both_are_lost(
     monkeypatch.setenv("I2V_CALLBACK_PATIENCE_SECONDS", "0.01")
     state = await reconcile_videos(return_state=True)
     report = FinishedFlowRun(state, await state.aresult(raise_on_failure=False)).report["items"]
-    silent, unanswered = ({name for name in names if fate in name} for fate in ("silent", "unanswered"))
+    silent, unanswered = ({name for name in names if fault in name} for fault in ("silent", "unanswered"))
     both = silent & unanswered
     assert both
     assert unanswered - both, "no image tests the adoption"

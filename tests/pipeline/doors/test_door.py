@@ -53,7 +53,7 @@ async def deployed(prefect_server: PrefectServer) -> AsyncIterator[None]:
 
 
 @pytest.fixture
-def feed(sandbox: Sandbox) -> NotificationQueue:
+def notification_queue(sandbox: Sandbox) -> NotificationQueue:
     """The queue that receives the bucket's notifications."""
     return NotificationQueue(sandbox)
 
@@ -67,30 +67,30 @@ def proxy(prefect_server: PrefectServer) -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def door(
-    deployed: None, feed: NotificationQueue, proxy: FaultProxy, child_env: dict[str, str], tmp_path: Path
+    deployed: None, notification_queue: NotificationQueue, proxy: FaultProxy, child_env: dict[str, str], tmp_path: Path
 ) -> OPEN_DOOR:
     """Return a function that starts a door on the queue, with Prefect behind the proxy."""
-    env = child_env | {"PREFECT_API_URL": f"{proxy.url}/api", "I2V_SQS_QUEUE_URL": feed.url}
+    env = child_env | {"PREFECT_API_URL": f"{proxy.url}/api", "I2V_SQS_QUEUE_URL": notification_queue.url}
     logs = iter(range(9))
     return lambda: DoorProcess(env, tmp_path / f"door{next(logs)}.log")
 
 
 async def test_a_burst_becomes_runs_and_leaves_nothing(
-    door: OPEN_DOOR, feed: NotificationQueue, sandbox: Sandbox, proxy: FaultProxy
+    door: OPEN_DOOR, notification_queue: NotificationQueue, sandbox: Sandbox, proxy: FaultProxy
 ) -> None:
     """With duplicates, disorder and a lost response, every image gets a run, and bad messages are dead-lettered."""
     odd = ["a b", "a+b", "100%", "ÿ 猫", "x" * 1013]
-    images = feed.upload(*(f"images/{name}.jpg" for name in [*odd, *map(str, range(115))]))
-    feed.upload("images/notes.txt", "other/a.jpg")
-    bodies = [message["Body"] for message in feed.drain(feed.url)]
+    images = notification_queue.upload(*(f"images/{name}.jpg" for name in [*odd, *map(str, range(115))]))
+    notification_queue.upload("images/notes.txt", "other/a.jpg")
+    bodies = [message["Body"] for message in notification_queue.drain(notification_queue.url)]
     bad = ["{", "hello", '{"Records": []}', "[]"]
     messages = [*bodies, *bodies, *bad]
     random.Random(1).shuffle(messages)  # noqa: S311 - a fixed order
-    feed.send(messages)
+    notification_queue.send(messages)
     proxy.add(FaultRule("drop", "POST", CREATE, when="after"))
 
     with door() as opened:
-        await wait_for_async(lambda: not feed.count_messages())
+        await wait_for_async(lambda: not notification_queue.count_messages())
         assert sorted({*await images_in_runs(sandbox.bucket)}) == sorted(images)
         assert opened.count("i2v_door_images_total") + opened.count("i2v_door_duplicates_total") == 2 * len(images)
         assert opened.count("i2v_door_images_total") == len(await images_in_runs(sandbox.bucket))
@@ -100,64 +100,64 @@ async def test_a_burst_becomes_runs_and_leaves_nothing(
         assert opened.get("/healthz").json() == healthy
         assert opened.stop() == 0
 
-    dead = feed.drain(feed.dead_letter_url)
+    dead = notification_queue.drain(notification_queue.dead_letter_url)
     assert sorted(message["Body"] for message in dead) == sorted(bad)
     assert all(message["MessageAttributes"]["I2vReason"]["StringValue"] for message in dead)
     assert {"bucket"} <= set((await list_runs(sandbox.bucket))[0].tags)
 
 
 async def test_without_prefect_nothing_is_lost(
-    door: OPEN_DOOR, feed: NotificationQueue, sandbox: Sandbox, proxy: FaultProxy
+    door: OPEN_DOOR, notification_queue: NotificationQueue, sandbox: Sandbox, proxy: FaultProxy
 ) -> None:
     """While Prefect is down messages stay hidden and webhooks get 503; afterwards each image is in one run."""
     proxy.add(FaultRule("drop", "", "/api/", times=None))
     with door() as opened:
-        images = feed.upload("images/a.jpg", "images/b.jpg")
+        images = notification_queue.upload("images/a.jpg", "images/b.jpg")
         posting = asyncio.create_task(asyncio.to_thread(opened.post, s3_notification(sandbox.bucket, "images/c.jpg")))
         await asyncio.sleep(VISIBILITY_SECONDS)
-        assert feed.count_messages() == 2
+        assert notification_queue.count_messages() == 2
         health = opened.get("/healthz")
         assert health.status_code == 503
         assert "cannot be reached" in health.json()["prefect"]
         response = await posting
         assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
-        assert feed.count_messages() == 2
+        assert notification_queue.count_messages() == 2
         assert opened.count("i2v_door_duplicates_total") == 0  # stayed hidden beyond one visibility timeout
         proxy.reset()
-        await wait_for_async(lambda: not feed.count_messages())
+        await wait_for_async(lambda: not notification_queue.count_messages())
         await wait_for_async(lambda: opened.get("/healthz").status_code == 200)
 
     assert [image for image in await images_in_runs(sandbox.bucket) if "c.jpg" not in image] == images
 
 
 async def test_killed_before_the_delete_nothing_is_lost(
-    door: OPEN_DOOR, feed: NotificationQueue, sandbox: Sandbox, proxy: FaultProxy
+    door: OPEN_DOOR, notification_queue: NotificationQueue, sandbox: Sandbox, proxy: FaultProxy
 ) -> None:
     """If a door is killed between run and delete, the next one receives the messages and gets the same run."""
-    images = feed.upload("images/a.jpg", "images/b.jpg")
+    images = notification_queue.upload("images/a.jpg", "images/b.jpg")
     with door() as first:
         proxy.add(FaultRule("kill", "POST", CREATE, when="after", pid=first.pid))
         assert first.wait() == -signal.SIGKILL
-    assert feed.count_messages() == 2
+    assert notification_queue.count_messages() == 2
 
     with door():
-        await wait_for_async(lambda: not feed.count_messages())
+        await wait_for_async(lambda: not notification_queue.count_messages())
     assert await images_in_runs(sandbox.bucket) == images
 
 
 async def test_sigterm_finishes_pending_work(
-    door: OPEN_DOOR, feed: NotificationQueue, sandbox: Sandbox, proxy: FaultProxy
+    door: OPEN_DOOR, notification_queue: NotificationQueue, sandbox: Sandbox, proxy: FaultProxy
 ) -> None:
     """On SIGTERM the door starts the pending images' run at once, answers their webhook and exits 0."""
     slow = proxy.add(FaultRule("delay", "POST", CREATE, seconds=1))
     with door() as opened:
-        images = feed.upload("images/a.jpg")
+        images = notification_queue.upload("images/a.jpg")
         posting = asyncio.create_task(asyncio.to_thread(opened.post, s3_notification(sandbox.bucket, "images/b.jpg")))
         await wait_for_async(lambda: opened.count("i2v_door_in_hand") == 2)
         assert opened.stop() == 0
         assert (await posting).status_code == 200
     assert slow.hits == 1
-    assert feed.count_messages() == 0
+    assert notification_queue.count_messages() == 0
     assert await images_in_runs(sandbox.bucket) == [*images, f"s3://{sandbox.bucket}/images/b.jpg"]
 
 
@@ -218,21 +218,24 @@ def test_wrong_settings_exit_with_two(child_env: dict[str, str]) -> None:
 
 
 @pytest.fixture
-def queue(feed: NotificationQueue, sandbox: Sandbox) -> SqsQueue:
+def queue(notification_queue: NotificationQueue, sandbox: Sandbox) -> SqsQueue:
     """The same queue as the door uses it."""
-    return SqsQueue(feed.url, sandbox.sqs())
+    return SqsQueue(notification_queue.url, sandbox.sqs())
 
 
 async def test_without_a_dead_letter_queue_a_bad_message_stays(
-    queue: SqsQueue, feed: NotificationQueue, sandbox: Sandbox
+    queue: SqsQueue, notification_queue: NotificationQueue, sandbox: Sandbox
 ) -> None:
     """Without a dead-letter queue an invalid message stays in the queue."""
-    sandbox.sqs().set_queue_attributes(QueueUrl=feed.url, Attributes={"RedrivePolicy": ""})
-    feed.drain(feed.url)
-    feed.send(["{"])
+    sandbox.sqs().set_queue_attributes(QueueUrl=notification_queue.url, Attributes={"RedrivePolicy": ""})
+    notification_queue.drain(notification_queue.url)
+    notification_queue.send(["{"])
     (message,) = await queue.receive(30)
     assert not await queue.dead_letter(message, "not JSON")
-    assert (feed.count_messages(), feed.count_messages(feed.dead_letter_url)) == (1, 0)
+    assert (
+        notification_queue.count_messages(),
+        notification_queue.count_messages(notification_queue.dead_letter_url),
+    ) == (1, 0)
 
 
 async def test_a_missing_queue_is_reported(sandbox: Sandbox) -> None:

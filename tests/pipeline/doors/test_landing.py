@@ -41,7 +41,7 @@ class Landing:
     """A full stack, the images uploaded to it, and the checks."""
 
     box: Sandbox
-    feed: NotificationQueue
+    queue: NotificationQueue
     pipeline: FullStack
     images: dict[str, str] = field(default_factory=dict)
     """This test's uploads: SHA-256 by URI."""
@@ -53,7 +53,7 @@ class Landing:
         for seed, name in enumerate(names, first_seed):
             data = make_jpeg(400, 320, seed=seed)
             self.images[self.box.put_image(f"images/{folder}/{name}.jpg", data)] = sha256(data).hexdigest()
-        bodies = [message["Body"] for message in self.feed.drain(str(self.box.queue_url))]
+        bodies = [message["Body"] for message in self.queue.drain(str(self.box.queue_url))]
         notifications = [body for body in bodies if f'"images/{folder}/' in body]
         assert len(notifications) == len(self.images)
         return notifications
@@ -65,7 +65,7 @@ class Landing:
         self.bad += bad
         bodies = [*notifications, *notifications, *bad]
         random.Random(1).shuffle(bodies)  # noqa: S311 - a fixed order
-        self.feed.send(bodies)
+        self.queue.send(bodies)
 
     def states(self) -> Counter[str]:
         """Count the jobs by state."""
@@ -88,7 +88,7 @@ class Landing:
         """Describe the messages, scheduled runs and worker processes that are left; empty if none."""
         waiting = sum(run["state_type"] == "SCHEDULED" for run in self.runs())
         working = len(list(tree(self.pipeline.worker.pid))) - 1
-        counts = {"messages": self.feed.count_messages(), "scheduled runs": waiting, "worker processes": working}
+        counts = {"messages": self.queue.count_messages(), "scheduled runs": waiting, "worker processes": working}
         return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
     def settle(self) -> None:
@@ -107,8 +107,8 @@ class Landing:
         billed = Counter(task.image_sha256 for task in self.box.provider.tasks.values())
         assert self.with_videos() == sorted(self.images)
         assert {digest: times for digest, times in billed.items() if digest in digests} == dict.fromkeys(digests, 1)
-        assert self.feed.count_messages() == 0
-        dead = {message["Body"] for message in self.feed.drain(self.feed.dead_letter_url)}
+        assert self.queue.count_messages() == 0
+        dead = {message["Body"] for message in self.queue.drain(self.queue.dead_letter_url)}
         assert dead == set(self.bad)  # a door killed during a move moves the message again
 
 
@@ -118,11 +118,11 @@ def running(
 ) -> Iterator[tuple[Sandbox, NotificationQueue, FullStack]]:
     """A sandbox with door, Prefect server and worker."""
     with Sandbox(ProviderOptions(fast=True, render="shared"), notifications=True) as box:
-        feed = NotificationQueue(box, connect_bucket=False)
+        queue = NotificationQueue(box, connect_bucket=False)
         own = {"I2V_RUN_GONE_SECONDS": str(GONE_SECONDS), "I2V_SETTLING_SECONDS": "0", "I2V_DEFAULT_PROMPT": "zoom"}
-        own |= {"I2V_SQS_QUEUE_URL": feed.url}
+        own |= {"I2V_SQS_QUEUE_URL": queue.url}
         with FullStack(box, tmp_path_factory.mktemp("landing"), own) as pipeline:
-            yield box, feed, pipeline
+            yield box, queue, pipeline
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_after_kills_one_reconcile_completes_everything(landing: Landing) -> Non
 
     box.provider.set_options(render_seconds=10)
     landing.notify(first)
-    wait_for(landing.feed.count_hidden)
+    wait_for(landing.queue.count_hidden)
     pipeline.door.kill()
     pipeline.door.start()
 
