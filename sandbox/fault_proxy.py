@@ -11,21 +11,23 @@ import os
 import random
 import re
 import signal
-import socket
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from http import HTTPStatus
+from typing import Literal
 
-import h11
+import httpx
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sandbox.http_messages import Message, receive, send
-from sandbox.server import BACKLOG, Server, listen
+from sandbox.raw_connection import RawConnection
+from sandbox.server import TIMEOUT_SECONDS, ThreadServer
 
-TIMEOUT_SECONDS = 10
 POLL_SECONDS = 0.005
+Headers = list[tuple[bytes, bytes]]
 Action = Literal["kill", "stop", "fail", "drop", "delay", "hold"]
 SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
@@ -93,7 +95,7 @@ class ProxiedRequest:
         return f"{self.method} {self.target.partition('?')[0]} {self.status or 'no response'}"
 
 
-class FaultProxy(Server):
+class FaultProxy(ThreadServer):
     """A running proxy in front of a server. Every method is safe to call from any thread.
 
     Args:
@@ -101,34 +103,17 @@ class FaultProxy(Server):
         rewrite_address: replace the server's address with the proxy's in response bodies, so that links lead here.
     """
 
+    DEFAULT_HEADERS = False
+
     def __init__(self, upstream: str, *, rewrite_address: bool = False) -> None:
-        host, _, port = upstream.rpartition(":")
-        self._upstream = (host, int(port))
+        super().__init__()
+        self._upstream = upstream
         self._rewrite_address = rewrite_address
         self._rules: list[FaultRule] = []
-        self._connections: set[asyncio.Task[None]] = set()
         self._in_progress = 0
         self._random, self._delay_seconds = random.Random(0), 0.0  # noqa: S311 - repeatable chance
-        self._ready = threading.Event()
         self.log: list[ProxiedRequest] = []
         """Every request since the last `reset`, in order."""
-
-    def start(self) -> Self:
-        """Listen on a free port."""
-        listener = listen("127.0.0.1", 0)
-        self.host, self.port = listener.getsockname()[:2]
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._run(listener)), name="fault-proxy", daemon=True
-        )
-        self._thread.start()
-        if not self._ready.wait(TIMEOUT_SECONDS):
-            raise TimeoutError("the fault proxy did not start")
-        return self
-
-    def stop(self) -> None:
-        """Close all connections and end the thread."""
-        self._loop.call_soon_threadsafe(self._stopped.set)
-        self._thread.join(TIMEOUT_SECONDS)
 
     def add(self, rule: FaultRule) -> FaultRule:
         """Add a rule. If several apply, they run in order until one ends the request."""
@@ -153,108 +138,84 @@ class FaultProxy(Server):
                 raise TimeoutError(f"{self._in_progress} requests are still in progress")
             time.sleep(POLL_SECONDS)
 
-    async def _run(self, listener: socket.socket) -> None:
-        self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
-        server = await asyncio.start_server(self._serve_connection, sock=listener, backlog=BACKLOG)
-        self._ready.set()
-        await self._stopped.wait()
-        server.close()
-        for connection in list(self._connections):
-            connection.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+    @asynccontextmanager
+    async def open_app(self) -> AsyncIterator[ASGIApp]:
+        """Open the connections to the server, a new one for each request."""
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        async with httpx.AsyncHTTPTransport(limits=limits) as self._transport:
+            yield self._serve_request
 
-    async def _serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - for the type checker: asyncio calls this in a task
-        self._connections.add(task)
-        connection = h11.Connection(h11.SERVER)
-        try:
-            with suppress(OSError, h11.RemoteProtocolError, asyncio.CancelledError):
-                while await self._serve_request(connection, reader, writer):
-                    connection.start_next_cycle()
-        finally:
-            writer.transport.abort()
-            self._connections.discard(task)
-
-    async def _serve_request(
-        self, connection: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> bool:
-        """Serve one request; return whether another may follow on this connection."""
-        message = await receive(connection, reader, writer)
-        if message is None or not isinstance(message.head, h11.Request):
-            return False
-        with self._counted():
-            request = ProxiedRequest(message.head.method.decode(), message.head.target.decode(), message.body)
-            self.log.append(request)
-            response = await self._respond(request, message, reader)
-        if response is None:
-            return False
-        send(connection, writer, response)
-        await writer.drain()
-        request.answered = True
-        return connection.our_state is connection.their_state is h11.DONE
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
+    async def _serve_request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request: the ASGI app."""
+        target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
+        request = ProxiedRequest(scope["method"], target.decode(), await Request(scope, receive).body())
+        self.log.append(request)
+        connection = RawConnection(scope, receive)
         self._in_progress += 1
         try:
-            yield
+            response = await self._respond(request, scope["headers"], connection)
         finally:
             self._in_progress -= 1
+        if response is None:
+            await connection.close()
+        else:
+            await response(scope, receive, send)
+            request.answered = True
 
-    async def _respond(self, request: ProxiedRequest, message: Message, client: asyncio.StreamReader) -> Message | None:
+    async def _respond(self, request: ProxiedRequest, headers: Headers, connection: RawConnection) -> Response | None:
         """Return the response, or None to drop the connection."""
         rules = [rule for rule in self._rules if rule.applies_to(request)]
         await asyncio.sleep(self._random.uniform(0, self._delay_seconds))
         for rule in rules:
-            if rule.when == "before" and await _apply(rule, client):
+            if rule.when == "before" and await _apply(rule, connection):
                 return _error_response(rule, request)
-        response = await self._forward(request, message)
+        response = await self._forward(request, headers)
         for rule in rules:
-            if rule.when == "after" and await _apply(rule, client):
+            if rule.when == "after" and await _apply(rule, connection):
                 return _error_response(rule, request)
         return response
 
-    async def _forward(self, request: ProxiedRequest, message: Message) -> Message | None:
-        """Send the request to the server over a new connection and return its response."""
+    async def _forward(self, request: ProxiedRequest, headers: Headers) -> Response | None:
+        """Return the server's response, or None if it has none."""
         request.forwarded = True
-        reader, writer = await asyncio.open_connection(*self._upstream)
-        connection = h11.Connection(h11.CLIENT)
+        stream, extensions = httpx.ByteStream(request.body), {"target": request.target.encode()}
+        sent = httpx.Request(
+            request.method, f"http://{self._upstream}", headers=headers, stream=stream, extensions=extensions
+        )
         try:
-            send(connection, writer, message)
-            response = await receive(connection, reader, writer)
-        finally:
-            writer.close()
-        if response is None or not isinstance(response.head, h11.Response):
+            received = await self._transport.handle_async_request(sent)
+            if received.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+                await received.aclose()
+                return None
+            body = b"".join([chunk async for chunk in received.aiter_raw()])
+        except httpx.TransportError:
             return None
-        request.status = response.head.status_code
-        return self._with_own_address(response) if self._rewrite_address else response
+        request.status = received.status_code
+        response = Response(body, received.status_code)
+        response.raw_headers = received.headers.raw
+        if self._rewrite_address:
+            response.body = body.replace(self._upstream.encode(), self.address.encode())
+            response.headers["content-length"] = str(len(response.body))
+        return response
 
-    def _with_own_address(self, response: Message) -> Message:
-        theirs, ours = f"{self._upstream[0]}:{self._upstream[1]}", self.address
-        if len(theirs) != len(ours):
-            raise ValueError(f"{theirs} and {ours} differ in length, so Content-Length would be wrong")
-        return response._replace(body=response.body.replace(theirs.encode(), ours.encode()))
 
-
-async def _apply(rule: FaultRule, client: asyncio.StreamReader) -> bool:
+async def _apply(rule: FaultRule, connection: RawConnection) -> bool:
     """Apply a rule; return whether it ends the request."""
     if rule.action == "delay":
         await asyncio.sleep(rule.seconds)
     if rule.action in SIGNALS:
         with suppress(ProcessLookupError):
             os.kill(rule.pid, SIGNALS[rule.action])
-    while rule.action == "hold" and not client.at_eof():  # noqa: ASYNC110 - a reader has no event for its end
-        await asyncio.sleep(POLL_SECONDS)
+    if rule.action == "hold":
+        await connection.wait_closed()
     return rule.action not in {"delay", "stop"}
 
 
-def _error_response(rule: FaultRule, request: ProxiedRequest) -> Message | None:
-    """Return S3's error response; None where the connection is dropped or the client is dead."""
+def _error_response(rule: FaultRule, request: ProxiedRequest) -> Response | None:
+    """Return S3's error response; None if the connection is dropped or the client is dead."""
     if rule.action != "fail":
         return None
     request.status = rule.status
-    text = f"<Error><Code>{rule.code}</Code><Message>injected by the fault proxy</Message></Error>".encode()
-    body = b"" if request.method == "HEAD" else b'<?xml version="1.0" encoding="UTF-8"?>\n' + text
-    headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
-    return Message(h11.Response(status_code=rule.status, headers=headers, reason=b"Injected"), body)
+    text = f"<Error><Code>{rule.code}</Code><Message>injected by the fault proxy</Message></Error>"
+    body = "" if request.method == "HEAD" else f'<?xml version="1.0" encoding="UTF-8"?>\n{text}'
+    return Response(body, rule.status, media_type="application/xml")

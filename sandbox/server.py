@@ -1,21 +1,30 @@
-"""What all servers of the sandbox share: `Server`, and `listen` for their sockets."""
+"""What the sandbox's servers share: `Server`, `ThreadServer` for those that are ASGI apps, `listen` for sockets."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from typing import Self
+import threading
+from contextlib import AbstractAsyncContextManager
+from typing import ClassVar, Self
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from sandbox.raw_connection import RawHttpProtocol
 
 BACKLOG = 2048
+TIMEOUT_SECONDS = 10
 
 
 class Server:
     """A server with an address: `with Server() as server:`. A subclass implements `start` and `stop`."""
 
-    host: str
-    port: int
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        self.host, self.port = host, port
 
     def start(self) -> Self:
-        """Start the server and wait until it answers."""
+        """Start the server and wait until it answers. Port 0 becomes a free port."""
         raise NotImplementedError
 
     def stop(self) -> object:
@@ -37,6 +46,59 @@ class Server:
     def url(self) -> str:
         """The root URL."""
         return f"http://{self.address}"
+
+
+class ThreadServer(Server):
+    """An ASGI app on uvicorn, in a thread with its own event loop. A subclass implements `open_app`."""
+
+    DEFAULT_HEADERS: ClassVar[bool] = True
+    """Whether uvicorn adds Date and Server to responses."""
+
+    def open_app(self) -> AbstractAsyncContextManager[ASGIApp]:
+        """Return a context manager that creates the app on the event loop and closes it."""
+        raise NotImplementedError
+
+    def start(self) -> Self:
+        """Listen. Raise `OSError` if the port is taken."""
+        listener = listen(self.host, self.port)
+        self.host, self.port = listener.getsockname()[:2]
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(listener)), daemon=True)
+        self._thread.start()
+        if not self._ready.wait(TIMEOUT_SECONDS):
+            raise TimeoutError(f"{type(self).__name__} did not start")
+        return self
+
+    async def _serve(self, listener: socket.socket) -> None:
+        self._loop = asyncio.get_running_loop()
+        async with self.open_app() as app:
+            config = uvicorn.Config(
+                app,
+                http=RawHttpProtocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                backlog=BACKLOG,
+                log_level="critical",
+                date_header=self.DEFAULT_HEADERS,
+                server_header=self.DEFAULT_HEADERS,
+                timeout_graceful_shutdown=1,
+                timeout_keep_alive=75,
+            )
+            self._server = uvicorn.Server(config)
+            self._loop.call_soon(self._ready.set)
+            await self._server.serve([listener])
+
+    def stop(self) -> None:
+        """Close all connections and end the thread."""
+        self._loop.call_soon_threadsafe(self._abort_connections)
+        self._thread.join(TIMEOUT_SECONDS)
+
+    def _abort_connections(self) -> None:
+        self._server.should_exit = True
+        for connection in list(self._server.server_state.connections):
+            connection.transport.abort()
 
 
 def listen(host: str, port: int) -> socket.socket:

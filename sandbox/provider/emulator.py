@@ -22,8 +22,7 @@ from sandbox.provider.input_images import ImageError, check_image, fetch_image
 from sandbox.provider.options import ProviderOptions
 from sandbox.provider.renderer import Renderer
 from sandbox.provider.request_log import LogEntry, RequestLog
-from sandbox.provider.result_urls import ResultUrls
-from sandbox.provider.tasks import Task
+from sandbox.provider.tasks import ResultUrls, Task
 from sandbox.provider.video_maker import VideoSpec
 
 MAX_IMAGE_FETCHES = 16

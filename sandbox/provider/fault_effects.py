@@ -4,83 +4,58 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sandbox.provider.contract import envelope, error_envelope
 from sandbox.provider.faults import Fault
-from sandbox.provider.raw_connection import RawConnection
+from sandbox.raw_connection import RawConnection
 from sandbox.synthetic_images import make_jpeg
 
-DRIP_SECONDS = 1.0
+DEFAULT_SECONDS = 1.0
 DRIP_PIECES = 20
 HTML = b"<html><head><title>Please wait</title></head><body><h1>Please wait</h1><hr>cloud gateway</body></html>"
-
-
-@dataclass
-class CapturedResponse:
-    """A response that has not been sent yet."""
-
-    status: int = 500
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
-    body: bytes = b""
-
-    async def __call__(self, message: Message) -> None:
-        """Record what the app sends."""
-        if message["type"] == "http.response.start":
-            self.status, self.headers = message["status"], list(message["headers"])
-        else:
-            self.body += message.get("body", b"")
-
-    def with_body(self, body: bytes, content_type: str | None = None) -> CapturedResponse:
-        """Return the same response with another body and its correct length."""
-        dropped = {b"content-length"} | ({b"content-type"} if content_type else set())
-        headers = [pair for pair in self.headers if pair[0].lower() not in dropped]
-        headers.append((b"content-length", str(len(body)).encode()))
-        if content_type:
-            headers.append((b"content-type", content_type.encode()))
-        return replace(self, headers=headers, body=body)
-
-    def ok(self, body: bytes, content_type: str | None = None) -> CapturedResponse:
-        """Return the same response as a 200 with another body."""
-        return replace(self.with_body(body, content_type), status=200)
-
-    async def send(self, send: Send, pieces: int = 1, pause: float = 0) -> None:
-        """Send it in pieces, with a pause before each."""
-        await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
-        size = max(1, -(-len(self.body) // pieces))
-        for start in range(0, len(self.body), size):
-            await asyncio.sleep(pause)
-            await send({"type": "http.response.body", "body": self.body[start : start + size], "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
 
 
 async def apply_fault(
     fault: Fault, app: ASGIApp, scope: Scope, receive: Receive, send: Send, wait_ended: Callable[[], Awaitable[None]]
 ) -> None:
     """Answer one request as the fault says. `wait_ended` waits for the request's task to end."""
-    response = CapturedResponse()
-    if fault.handles_request:
-        await app(scope, receive, response)
-    connection = RawConnection(scope["state"]["transport"], receive)
-    if await _break_connection(fault, connection, response):
+    response = await _captured(app, scope, receive) if fault.handles_request else Response()
+    if await _break_connection(fault, RawConnection(scope, receive), response):
         return
+    seconds = DEFAULT_SECONDS if fault.seconds is None else fault.seconds
     if fault.kind == "after_callback":
         await wait_ended()
-    if fault.kind == "late":
-        await asyncio.sleep(fault.seconds or DRIP_SECONDS)
-    pieces, pause = (1, 0.0)
-    if fault.kind == "drip":
-        pieces, pause = DRIP_PIECES, (fault.seconds or DRIP_SECONDS) / DRIP_PIECES
-    if fault.kind in CHANGES:
-        response = CHANGES[fault.kind](fault, response)
-    await response.send(send, pieces, pause)
+    elif fault.kind == "late":
+        await asyncio.sleep(seconds)
+    elif fault.kind == "drip":
+        response = StreamingResponse(_drip(response.body, seconds), response.status_code, dict(response.headers))
+    else:
+        response = _changed(fault, response)
+    await response(scope, receive, send)
 
 
-async def _break_connection(fault: Fault, connection: RawConnection, response: CapturedResponse) -> bool:
+async def _captured(app: ASGIApp, scope: Scope, receive: Receive) -> Response:
+    """Return the app's response without sending it."""
+    start: dict[str, Any] = {}
+    body = bytearray()
+
+    async def capture(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            start.update(message)
+        body.extend(message.get("body", b""))
+
+    await app(scope, receive, capture)
+    response = Response(bytes(body), start["status"])
+    response.raw_headers = start["headers"]
+    return response
+
+
+async def _break_connection(fault: Fault, connection: RawConnection, response: Response) -> bool:
     """Apply a fault that ends the connection; return False for all other kinds."""
     match fault.kind:
         case "drop" | "lost_answer":
@@ -90,7 +65,7 @@ async def _break_connection(fault: Fault, connection: RawConnection, response: C
         case "hang":
             await connection.hang(fault.seconds)
         case "not_http":
-            await connection.send_and_close(b"\x16\x03\x01 this is no HTTP\r\n\r\n")
+            await connection.send_and_close(b"\x16\x03\x01 this is not HTTP\r\n\r\n")
         case "cut":
             await connection.send_and_close(_first_half(response))
         case _:
@@ -98,37 +73,50 @@ async def _break_connection(fault: Fault, connection: RawConnection, response: C
     return True
 
 
-def _first_half(response: CapturedResponse) -> bytes:
-    headers = response.with_body(response.body).headers
-    lines = [b"HTTP/1.1 %d OK" % response.status, *(b": ".join(pair) for pair in headers)]
-    return b"\r\n".join([*lines, b"", response.body[: len(response.body) // 2]])
+def _first_half(response: Response) -> bytes:
+    lines = [b"HTTP/1.1 %d OK" % response.status_code, *(b": ".join(pair) for pair in response.raw_headers)]
+    return b"\r\n".join([*lines, b"", bytes(response.body[: len(response.body) // 2])])
 
 
-def _scripted_response(fault: Fault) -> CapturedResponse:
+async def _drip(body: bytes | memoryview, seconds: float) -> AsyncIterator[bytes]:
+    size = max(1, -(-len(body) // DRIP_PIECES))
+    for start in range(0, len(body), size):
+        await asyncio.sleep(seconds / DRIP_PIECES)
+        yield bytes(body[start : start + size])
+
+
+def _changed(fault: Fault, response: Response) -> Response:
+    """Return another response for the kinds that replace it or its body."""
+    if fault.kind == "answer":
+        return _scripted_response(fault)
+    status, content_type = 200, response.headers.get("content-type", "application/json")
+    body: bytes | memoryview
+    match fault.kind:
+        case "garbage":
+            body = b'{"code": 200, "mess\x00\xff'
+        case "empty":
+            body = b""
+        case "html":
+            body, content_type = HTML, "text/html"
+        case "no_task_id":
+            body = json.dumps(envelope({})).encode()
+        case "fail_code":
+            code = fault.code or "Unknown error"
+            body = json.dumps(envelope({"failCode": code, "failMsg": fault.message or code})).encode()
+        case "truncated":
+            body, status = response.body[: len(response.body) * 7 // 10], response.status_code
+        case "jpeg":
+            body, status = make_jpeg(), response.status_code
+        case _:
+            return response
+    return Response(body, status, {"Content-Type": content_type})
+
+
+def _scripted_response(fault: Fault) -> Response:
     headers = {} if fault.retry_after is None else {"Retry-After": fault.retry_after}
     if fault.body is not None:
-        response = Response(fault.body, fault.status, headers, fault.content_type)
-    elif fault.document is not None:
-        response = JSONResponse(fault.document, fault.status, headers)
-    else:
-        body = error_envelope(fault.status, fault.message or "scripted by the sandbox", fault.message)
-        response = JSONResponse(body, fault.status, headers)
-    return CapturedResponse(fault.status, list(response.raw_headers), bytes(response.body))
-
-
-def _fail_code(fault: Fault, response: CapturedResponse) -> CapturedResponse:
-    code = fault.code or "Unknown error"
-    body = envelope({"failCode": code, "failMsg": fault.message or code})
-    return response.ok(json.dumps(body).encode(), "application/json")
-
-
-CHANGES: dict[str, Callable[[Fault, CapturedResponse], CapturedResponse]] = {
-    "answer": lambda fault, _: _scripted_response(fault),
-    "garbage": lambda _, response: response.ok(b'{"code": 200, "mess\x00\xff'),
-    "empty": lambda _, response: response.ok(b""),
-    "html": lambda _, response: response.ok(HTML, "text/html"),
-    "no_task_id": lambda _, response: response.ok(json.dumps(envelope({})).encode()),
-    "fail_code": _fail_code,
-    "truncated": lambda _, response: response.with_body(response.body[: len(response.body) * 7 // 10]),
-    "jpeg": lambda _, response: response.with_body(make_jpeg()),
-}
+        return Response(fault.body, fault.status, headers, fault.content_type)
+    document = fault.document
+    if document is None:
+        document = error_envelope(fault.status, fault.message or "scripted by the sandbox", fault.message)
+    return JSONResponse(document, fault.status, headers)

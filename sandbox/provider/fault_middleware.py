@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import time
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs
 
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sandbox.provider.fault_effects import apply_fault
@@ -41,65 +41,43 @@ class FaultMiddleware:
         entry = LogEntry(endpoint, scope["method"], path)
         scope["state"]["entry"] = entry
         self._emulator.request_log.entries.append(entry)
-        try:
-            await self._handle(entry, scope, receive, send)
-        finally:
-            entry.seconds = time.time() - entry.at
 
-    async def _handle(self, entry: LogEntry, scope: Scope, receive: Receive, send: Send) -> None:
         async def logged_send(message: Message) -> None:
             if message["type"] == "http.response.start":
                 entry.outcome = str(message["status"])
             await send(message)
 
+        try:
+            await self._handle(entry, scope, receive, logged_send)
+        finally:
+            entry.seconds = time.time() - entry.at
+
+    async def _handle(self, entry: LogEntry, scope: Scope, receive: Receive, send: Send) -> None:
         if not self._emulator.faults.scripted:
-            await self._app(scope, receive, logged_send)
+            await self._app(scope, receive, send)
             return
-        body = await _read(receive)
+        body = await Request(scope, receive).body()
+        unread = [{"type": "http.request", "body": body}]
+
+        async def replay() -> Message:
+            return unread.pop() if unread else await receive()
+
         fault = self._emulator.faults.next_for(self._fault_target(entry.endpoint, scope, body))
-        replay = _Replay(body, receive)
         if fault is None:
-            await self._app(scope, replay, logged_send)
+            await self._app(scope, replay, send)
             return
         entry.fault = entry.outcome = fault.kind
-
-        async def wait_ended() -> None:
-            await self._emulator.wait_ended(entry.task_id)
-
-        await apply_fault(fault, self._app, scope, replay, logged_send, wait_ended)
+        await apply_fault(fault, self._app, scope, replay, send, lambda: self._emulator.wait_ended(entry.task_id))
 
     def _fault_target(self, endpoint: str, scope: Scope, body: bytes) -> FaultTarget:
         if endpoint == "submit":
             fields = _input_fields(body)
             return FaultTarget(endpoint, None, str(fields.get("prompt", "")), str(fields.get("image_urls", "")))
-        task_id = parse_qs(scope["query_string"].decode()).get("taskId", [""])[0]
+        task_id = Request(scope).query_params.get("taskId", "")
         if endpoint == "file":
             task_id = scope["path"].removeprefix("/files/").removesuffix(".mp4")
         task = self._emulator.tasks.get(task_id)
         return task.fault_target(endpoint) if task else FaultTarget(endpoint, task_id or None)
-
-
-class _Replay:
-    """A `receive` that returns a body that was already read, then the rest of the connection's messages."""
-
-    def __init__(self, body: bytes, receive: Receive) -> None:
-        self._body: bytes | None = body
-        self._receive = receive
-
-    async def __call__(self) -> Message:
-        if self._body is None:
-            return await self._receive()
-        body, self._body = self._body, None
-        return {"type": "http.request", "body": body, "more_body": False}
-
-
-async def _read(receive: Receive) -> bytes:
-    body, more = b"", True
-    while more:
-        message = await receive()
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-    return body
 
 
 def _input_fields(body: bytes) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The emulator's HTTP API: the vendor's four endpoints, and `control_routes`."""
+"""The emulator's HTTP API: the vendor's four endpoints, and `/_sandbox/…` to control the emulator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from sandbox.provider import contract
 from sandbox.provider.contract import ApiError, envelope, error_envelope
-from sandbox.provider.control import control_routes
+from sandbox.provider.faults import Fault
 from sandbox.provider.request_log import LogEntry
 from sandbox.provider.tasks import Task
 
@@ -26,7 +26,7 @@ API = "/api/v1"
 CHUNK_BYTES = 256 * 1024
 
 
-class Routes:
+class VendorApi:
     """The vendor's endpoints. Each adds what it did to the request's log entry."""
 
     def __init__(self, emulator: Emulator) -> None:
@@ -89,6 +89,66 @@ class Routes:
         return task
 
 
+class Control:
+    """`/_sandbox/…`: inspect and change a running emulator over HTTP, without a key. Not part of the vendor's API."""
+
+    def __init__(self, emulator: Emulator) -> None:
+        self._emulator = emulator
+
+    async def requests(self, request: Request) -> Response:
+        """GET: list all log entries, or those of `?endpoint=`."""
+        endpoint, log = request.query_params.get("endpoint"), self._emulator.request_log
+        entries = log.find(endpoint) if endpoint else log.entries
+        return JSONResponse({"entries": [entry.report() for entry in entries]})
+
+    async def tasks(self, _: Request) -> Response:
+        """GET: list all tasks, with what was billed and the balance."""
+        account = self._emulator.account
+        return JSONResponse(
+            {
+                "billed_usd": str(account.billed_usd),
+                "balance_usd": str(account.balance_usd),
+                "videos_rendered": self._emulator.renderer.rendered,
+                "tasks": [task.report() for task in self._emulator.tasks.values()],
+            }
+        )
+
+    async def reset(self, _: Request) -> Response:
+        """POST: clear tasks, log, bills and changed options."""
+        await self._emulator.reset()
+        return JSONResponse({"reset": True})
+
+    async def options(self, request: Request) -> Response:
+        """POST a JSON object of options: change them and return all, without the API key."""
+        try:
+            options = self._emulator.set_options(await request.json())
+        except (ValueError, TypeError) as error:
+            return JSONResponse({"error": str(error)}, 400)
+        return JSONResponse(options.model_dump(mode="json", exclude={"api_key"}))
+
+    async def add_faults(self, request: Request) -> Response:
+        """POST one `sandbox.provider.faults.Fault` or a list of them."""
+        try:
+            document = await request.json()
+            faults = [Fault.model_validate(item) for item in (document if isinstance(document, list) else [document])]
+        except ValueError as error:
+            return JSONResponse({"error": str(error)}, 400)
+        for fault in faults:
+            self._emulator.faults.add(fault)
+        return await self.list_faults(request)
+
+    async def list_faults(self, _: Request) -> Response:
+        """GET: list all scripted faults and how often each was applied."""
+        scripted = self._emulator.faults.scripted
+        faults = [{**each.fault.model_dump(exclude_defaults=True), "hits": each.hits} for each in scripted]
+        return JSONResponse({"faults": faults})
+
+    async def clear_faults(self, request: Request) -> Response:
+        """DELETE: remove all scripted faults."""
+        self._emulator.faults.scripted.clear()
+        return await self.list_faults(request)
+
+
 async def _chunks(path: Path, padding: int) -> AsyncIterator[bytes]:
     """Yield the file, then an empty mp4 box as padding."""
     with path.open("rb") as file:
@@ -113,14 +173,20 @@ async def _http_error(_: Request, error: Exception) -> Response:
 
 def make_app(emulator: Emulator) -> Starlette:
     """Return the ASGI app of one emulator."""
-    routes = Routes(emulator)
+    vendor, control = VendorApi(emulator), Control(emulator)
     return Starlette(
         routes=[
-            Route(f"{API}/generateTask/{{model}}", routes.submit, methods=["POST"]),
-            Route(f"{API}/statusTask/{{model}}", routes.status),
-            Route(f"{API}/apikeys/current-balance", routes.balance),
-            Route("/files/{task_id}.mp4", routes.file),
-            *control_routes(emulator),
+            Route(f"{API}/generateTask/{{model}}", vendor.submit, methods=["POST"]),
+            Route(f"{API}/statusTask/{{model}}", vendor.status),
+            Route(f"{API}/apikeys/current-balance", vendor.balance),
+            Route("/files/{task_id}.mp4", vendor.file),
+            Route("/_sandbox/requests", control.requests),
+            Route("/_sandbox/tasks", control.tasks),
+            Route("/_sandbox/reset", control.reset, methods=["POST"]),
+            Route("/_sandbox/options", control.options, methods=["POST"]),
+            Route("/_sandbox/faults", control.list_faults),
+            Route("/_sandbox/faults", control.add_faults, methods=["POST"]),
+            Route("/_sandbox/faults", control.clear_faults, methods=["DELETE"]),
         ],
         exception_handlers={ApiError: _api_error, HTTPException: _http_error},
     )

@@ -1,36 +1,33 @@
-"""`Provider` runs the emulator on a real socket, in a thread with its own event loop."""
+"""`Provider` runs the emulator on a real socket, and lets the demo, tests and benchmarks control it."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
-import uvicorn
+from starlette.types import ASGIApp
 
 from sandbox.provider.emulator import Emulator
 from sandbox.provider.fault_middleware import FaultMiddleware
 from sandbox.provider.faults import Fault, ScriptedFault
 from sandbox.provider.options import ProviderOptions
-from sandbox.provider.raw_connection import RawHttpProtocol
 from sandbox.provider.request_log import RequestLog
 from sandbox.provider.routes import API, make_app
 from sandbox.provider.tasks import Task
-from sandbox.server import BACKLOG, Server, listen
+from sandbox.raw_connection import RawHttpProtocol
+from sandbox.server import BACKLOG, TIMEOUT_SECONDS, ThreadServer
 
 T = TypeVar("T")
-TIMEOUT_SECONDS = 10
 
 
-class Provider(Server):
+class Provider(ThreadServer):
     """A running emulator: `with Provider() as provider:`. Every method is safe to call from any thread.
 
     Args:
@@ -48,56 +45,19 @@ class Provider(Server):
         port: int = 0,
         folder: Path | None = None,
     ) -> None:
+        super().__init__(host, port)
         self._initial_options = options or ProviderOptions()
-        self.host, self.port = host, port
         self._folder = folder
-        self._stack = ExitStack()
-        self._ready = threading.Event()
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
 
-    def start(self) -> Self:
-        """Listen. Raise `OSError` if the port is taken."""
-        listener = listen(self.host, self.port)
-        folder = self._folder or Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="i2v-videos-")))
-        folder.mkdir(parents=True, exist_ok=True)
-        self.host, self.port = listener.getsockname()[:2]
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve(listener, folder)), name="sandbox-provider", daemon=True
-        )
-        self._thread.start()
-        if not self._ready.wait(TIMEOUT_SECONDS):
-            raise TimeoutError("the provider emulator did not start")
-        return self
-
-    async def _serve(self, listener: socket.socket, folder: Path) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._emulator = Emulator(self._initial_options, self.url, folder)
-        config = uvicorn.Config(
-            FaultMiddleware(make_app(self._emulator), self._emulator),
-            http=RawHttpProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            backlog=BACKLOG,
-            log_level="critical",
-            timeout_graceful_shutdown=1,
-            timeout_keep_alive=75,
-        )
-        self._server = uvicorn.Server(config)
-        self._loop.call_soon(self._ready.set)
-        await self._server.serve([listener])
-        await self._emulator.close()
-
-    def stop(self) -> None:
-        """Close all connections and end the thread."""
-        self._loop.call_soon_threadsafe(self._abort_connections)
-        self._thread.join(TIMEOUT_SECONDS)
-        self._stack.close()
-
-    def _abort_connections(self) -> None:
-        self._server.should_exit = True
-        for connection in list(self._server.server_state.connections):
-            connection.transport.abort()
+    @asynccontextmanager
+    async def open_app(self) -> AsyncIterator[ASGIApp]:
+        """Create an emulator, and stop it with its tasks."""
+        with tempfile.TemporaryDirectory(prefix="i2v-videos-") as temporary:
+            self._emulator = Emulator(self._initial_options, self.url, self._folder or Path(temporary))
+            yield FaultMiddleware(make_app(self._emulator), self._emulator)
+            await self._emulator.close()
 
     @property
     def base_url(self) -> str:

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from sandbox.provider.billing import Account, RateLimit
 from sandbox.provider.contract import ApiError
 from sandbox.provider.faults import KINDS, Fault, FaultTarget, ScriptedFaults
-from sandbox.provider.result_urls import ResultUrls
+from sandbox.provider.tasks import ResultUrls
 from sandbox.provider.video_maker import VideoSpec
 from sandbox.synthetic_images import make_jpeg, make_png
 

@@ -1,4 +1,4 @@
-"""Access to the TCP connection of a request, for what HTTP servers do not do: closing and resetting it mid-request."""
+"""Access to the TCP connection of an ASGI request, for what HTTP servers do not do: close or reset it mid-request."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import socket
 import struct
 
-from starlette.types import Receive
+from starlette.types import Receive, Scope
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -27,28 +27,28 @@ class RawHttpProtocol(H11Protocol):
 
 
 class RawConnection:
-    """One request's connection. Every method returns only once the connection is closed."""
+    """The connection of a request whose body was read. Every method returns only once the connection is closed."""
 
-    def __init__(self, transport: asyncio.Transport, receive: Receive) -> None:
-        self._transport = transport
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self._transport: asyncio.Transport = scope["state"]["transport"]
         self._receive = receive
 
     async def close(self) -> None:
         """Close it (FIN)."""
         self._transport.close()
-        await self._wait_closed()
+        await self.wait_closed()
 
     async def reset(self) -> None:
         """Reset it (RST)."""
         connection = self._transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self._transport.abort()
-        await self._wait_closed()
+        await self.wait_closed()
 
     async def hang(self, seconds: float | None) -> None:
         """Send nothing until the client disconnects, or close it after that time."""
         try:
-            await asyncio.wait_for(self._wait_closed(), seconds)
+            await asyncio.wait_for(self.wait_closed(), seconds)
         except TimeoutError:
             await self.close()
 
@@ -57,6 +57,7 @@ class RawConnection:
         self._transport.write(data)
         await self.close()
 
-    async def _wait_closed(self) -> None:
+    async def wait_closed(self) -> None:
+        """Wait until either side has closed it."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
