@@ -75,6 +75,7 @@ class ThreadServer(Server):
             config = uvicorn.Config(
                 app,
                 http=RawHttpProtocol,
+                interface="asgi3",
                 ws="none",
                 lifespan="off",
                 log_config=None,
