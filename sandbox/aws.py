@@ -16,9 +16,6 @@ class Aws(ServerProcess):
     HEALTH_PATH = "/_ministack/health"
     START_SECONDS = 30
 
-    def __init__(self, *, host: str = "127.0.0.1", port: int = 0) -> None:
-        super().__init__(host, port)
-
     def environment(self, scratch: Path) -> dict[str, str]:
         """Bind to the chosen address and start only the services in use."""
         return clean_environment() | {

@@ -134,8 +134,8 @@ class ServerProcess(ChildProcess, Server):
     HEALTH_PATH: ClassVar[str]
     START_SECONDS: ClassVar[float]
 
-    def __init__(self, host: str, port: int) -> None:
-        self.host, self.port = host, port
+    def __init__(self, *, host: str = "127.0.0.1", port: int = 0) -> None:
+        Server.__init__(self, host, port)
         self._command = self.COMMAND
 
     def environment(self, scratch: Path) -> dict[str, str]:
@@ -143,10 +143,7 @@ class ServerProcess(ChildProcess, Server):
         raise NotImplementedError
 
     def start(self) -> Self:
-        """Start the server and wait until it answers. Raise `OSError` if its port is taken, `RuntimeError` if it fails.
-
-        Port 0 becomes a free port.
-        """
+        """Start it and wait until it answers. Raise `OSError` if its port is taken, `RuntimeError` if it fails."""
         with listen(self.host, self.port) as free:
             self.host, self.port = free.getsockname()[:2]
         self._folder = tempfile.TemporaryDirectory(prefix="i2v-sandbox-", ignore_cleanup_errors=True)

@@ -193,7 +193,7 @@ class FaultProxy(ThreadServer):
         request.status = received.status_code
         response = Response(body, received.status_code)
         response.raw_headers = received.headers.raw
-        if self._rewrite_address:
+        if self._rewrite_address and body:
             response.body = body.replace(self._upstream.encode(), self.address.encode())
             response.headers["content-length"] = str(len(response.body))
         return response

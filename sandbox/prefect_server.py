@@ -31,7 +31,7 @@ class PrefectServer(ServerProcess):
     START_SECONDS = 120
 
     def __init__(self, *, port: int = 0, home: Path | None = None) -> None:
-        super().__init__(HOST, port)
+        super().__init__(host=HOST, port=port)
         self._home = home
 
     def environment(self, scratch: Path) -> dict[str, str]:

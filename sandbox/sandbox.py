@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import uuid
 from contextlib import ExitStack
-from functools import cached_property
+from dataclasses import KW_ONLY, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,48 +26,40 @@ VENDOR_RENDER_SECONDS = 100
 """About what the vendor takes. The poll schedule is scaled down by the same factor as rendering."""
 
 
+@dataclass(eq=False)
 class Sandbox:
-    """The outside world on this machine: `with Sandbox() as sandbox:`. It never touches `os.environ`.
+    """The outside world on this machine: `with Sandbox() as sandbox:`. It never touches `os.environ`."""
 
-    Args:
-        options: how the provider emulator behaves at start and after each reset.
-        host: the address that all servers listen on.
-        port: the emulator's port; 0 picks a free one.
-        s3_port: the port of S3 and SQS; 0 picks a free one.
-        folder: where rendered videos are cached; a temporary folder by default.
-        bucket: the bucket's name; a unique one by default.
-        versioning: whether buckets keep versions.
-        notifications: whether an SQS queue receives a notification for each new object.
-    """
+    options: ProviderOptions = field(default_factory=ProviderOptions)
+    """How the provider emulator behaves at start and after each reset."""
+    _: KW_ONLY
+    host: str = "127.0.0.1"
+    """The address that all servers listen on."""
+    port: int = 0
+    """The emulator's port; 0 picks a free one, here and for S3."""
+    s3_port: int = 0
+    folder: Path | None = None
+    """Where rendered videos are cached; a temporary folder by default."""
+    bucket: str = ""
+    """The bucket's name; a unique one by default."""
+    versioning: bool = False
+    """Whether buckets keep versions."""
+    notifications: bool = False
+    """Whether an SQS queue receives a notification for each new object."""
+    queue_url: str | None = field(default=None, init=False)
+    _stack: ExitStack = field(default_factory=ExitStack, init=False)
 
-    def __init__(
-        self,
-        options: ProviderOptions | None = None,
-        *,
-        host: str = "127.0.0.1",
-        port: int = 0,
-        s3_port: int = 0,
-        folder: Path | None = None,
-        bucket: str | None = None,
-        versioning: bool = False,
-        notifications: bool = False,
-    ) -> None:
-        self._options = options or ProviderOptions()
-        self._host, self._port, self._folder = host, port, folder
-        self._name, self._versioning, self._notifications = bucket, versioning, notifications
-        self._stack = ExitStack()
-        self.aws = Aws(host=host, port=s3_port)
-        self.bucket = ""
-        self.queue_url: str | None = None
+    def __post_init__(self) -> None:
+        self.aws = Aws(host=self.host, port=self.s3_port)
 
     def start(self) -> Self:
         """Start all servers and create a bucket. Raise `OSError` if a port is taken, `RuntimeError` if S3 fails."""
         with ExitStack() as stack:
             stack.enter_context(self.aws)
-            options = self._options.model_copy(update={"s3_address": self.aws.address})
-            provider = Provider(options, host=self._host, port=self._port, folder=self._folder)
+            options = self.options.model_copy(update={"s3_address": self.aws.address})
+            provider = Provider(options, host=self.host, port=self.port, folder=self.folder)
             self.provider = stack.enter_context(provider)
-            self.new_bucket(self._name)
+            self.new_bucket(self.bucket)
             self._stack = stack.pop_all()
         return self
 
@@ -80,13 +73,13 @@ class Sandbox:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def new_bucket(self, name: str | None = None) -> str:
+    def new_bucket(self, name: str = "") -> str:
         """Create a bucket and switch to it. Older buckets keep their objects."""
         self.bucket = name or f"i2v-{uuid.uuid4().hex[:12]}"
         self.s3().create_bucket(Bucket=self.bucket)
-        if self._versioning:
+        if self.versioning:
             self.s3().put_bucket_versioning(Bucket=self.bucket, VersioningConfiguration={"Status": "Enabled"})
-        if self._notifications:
+        if self.notifications:
             self.queue_url = self._create_queue()
         return self.bucket
 
@@ -103,27 +96,16 @@ class Sandbox:
         self.new_bucket()
         return self
 
+    @cache  # noqa: B019 - for the life of the sandbox
     def s3(self) -> S3Client:
         """Return the boto3 S3 client, shared by all threads."""
-        return self._s3
+        config = Config(signature_version="s3v4", s3={"addressing_style": "path"})
+        return _session().client("s3", endpoint_url=self.aws.url, config=config)
 
+    @cache  # noqa: B019 - as above
     def sqs(self) -> SQSClient:
         """Return the boto3 SQS client, shared by all threads."""
-        return self._sqs
-
-    @cached_property
-    def _s3(self) -> S3Client:
-        return self._session.client(
-            "s3", endpoint_url=self.aws.url, config=Config(signature_version="s3v4", s3={"addressing_style": "path"})
-        )
-
-    @cached_property
-    def _sqs(self) -> SQSClient:
-        return self._session.client("sqs", endpoint_url=self.aws.url)
-
-    @property
-    def _session(self) -> boto3.session.Session:
-        return boto3.session.Session(ACCESS_KEY, SECRET_KEY, region_name=REGION)
+        return _session().client("sqs", endpoint_url=self.aws.url)
 
     def put_image(self, key: str, data: bytes, **metadata: str) -> str:
         """Upload an image and return its `s3://` URI. `metadata` may set prompt, mode and duration."""
@@ -167,3 +149,7 @@ class Sandbox:
             "I2V_POLL_EVERY_SECONDS": f"{10 * scale:.3g}",
         }
         return variables | ({"I2V_SQS_QUEUE_URL": self.queue_url} if self.queue_url else {})
+
+
+def _session() -> boto3.session.Session:
+    return boto3.session.Session(ACCESS_KEY, SECRET_KEY, region_name=REGION)

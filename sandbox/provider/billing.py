@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from dataclasses import dataclass
 from decimal import Decimal
 
 from sandbox.provider.contract import ApiError
 
 
+@dataclass
 class Account:
     """A balance. Use it only on the emulator's event loop, so that check and charge are one step."""
 
-    def __init__(self, balance_usd: Decimal) -> None:
-        self.balance_usd = balance_usd
-        self.billed_usd = Decimal(0)
+    balance_usd: Decimal
+    billed_usd: Decimal = Decimal(0)
 
     def charge(self, price_usd: Decimal) -> None:
         """Charge a price. Raise `ApiError` 402 if the balance is too low."""

@@ -17,7 +17,7 @@ import httpx
 from sandbox.provider.billing import Account, RateLimit
 from sandbox.provider.callback_sender import CallbackSender
 from sandbox.provider.contract import ApiError, SubmitRequest
-from sandbox.provider.faults import ScriptedFaults
+from sandbox.provider.faults import Fault, ScriptedFaults
 from sandbox.provider.input_images import ImageError, check_image, fetch_image
 from sandbox.provider.options import ProviderOptions
 from sandbox.provider.renderer import Renderer
@@ -35,7 +35,7 @@ class Emulator:
     def __init__(self, options: ProviderOptions, base_url: str, folder: Path) -> None:
         self.renderer = Renderer(folder)
         self.request_log = RequestLog()
-        self._result_urls = ResultUrls(base_url)
+        self.result_urls = ResultUrls(base_url)
         self._initial_options = options
         self._valid_images: set[str] = set()
         self._fetch_limit = asyncio.Semaphore(MAX_IMAGE_FETCHES)
@@ -86,7 +86,9 @@ class Emulator:
 
     def accept(self, request: SubmitRequest) -> Task:
         """Bill a submit and start its task. Raise `ApiError` 402 or 429."""
-        self._check_running_limit()
+        limit = self.options.running_limit
+        if limit is not None and sum(task.state == "processing" for task in self.tasks.values()) >= limit:
+            raise ApiError(429, "too many tasks are running", self.options.retry_after)
         self.account.charge(request.price_usd)
         jitter = self._random.uniform(-self.options.render_jitter, self.options.render_jitter)
         task = Task(request, request.price_usd, due=time.time() + self.options.render_seconds * (1 + jitter))
@@ -95,24 +97,14 @@ class Emulator:
         self._running[task.id] = asyncio.create_task(self._run(task))
         return task
 
-    def _check_running_limit(self) -> None:
-        limit = self.options.running_limit
-        if limit is not None and sum(task.state == "processing" for task in self.tasks.values()) >= limit:
-            raise ApiError(429, "too many tasks are running", self.options.retry_after)
-
     async def wait_ended(self, task_id: str | None) -> None:
         """Wait until a task has ended and its callback is delivered or given up."""
-        running = self._running.get(task_id or "")
-        if running is not None:
+        if running := self._running.get(task_id or ""):
             await asyncio.shield(running)
 
     def result_url(self, task: Task, *, expired: bool = False) -> str:
         """Return a new URL of the task's video, or an expired one."""
-        return self._result_urls.create(task.id, -1 if expired else self.options.url_seconds)
-
-    def may_download(self, task: Task, expires: str, signature: str) -> bool:
-        """Whether a result URL is valid."""
-        return self._result_urls.is_valid(task.id, expires, signature)
+        return self.result_urls.create(task.id, -1 if expired else self.options.url_seconds)
 
     async def _run(self, task: Task) -> None:
         try:
@@ -133,8 +125,7 @@ class Emulator:
         kind = task.fault.kind if task.fault else ""
         if task.fault and kind == "fails":
             await asyncio.sleep(task.due - time.time())
-            code = task.fault.code or "Unknown error"
-            raise ImageError(code, task.fault.message or code)
+            raise _scripted_failure(task.fault, "Unknown error")
         video = await self.renderer.render(image, self._video_spec(task), shared=self.options.render == "shared")
         await asyncio.sleep(FOREVER if kind == "stuck" else task.due - time.time())
         return video
@@ -169,9 +160,13 @@ class Emulator:
         fault = self.faults.next_for(task.fault_target("image"))
         entry.fault = fault.kind if fault else ""
         if fault and fault.kind == "fails":
-            code = fault.code or "IMAGE_DOWNLOAD_FAILED"
-            raise ImageError(code, fault.message or code)
+            raise _scripted_failure(fault, "IMAGE_DOWNLOAD_FAILED")
         if fault and fault.kind == "late":
             await asyncio.sleep(fault.seconds or 1)
         async with self._fetch_limit:
             return await fetch_image(self._client, task.request.image_url, self.options.s3_address)
+
+
+def _scripted_failure(fault: Fault, default_code: str) -> ImageError:
+    code = fault.code or default_code
+    return ImageError(code, fault.message or code)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -131,31 +131,33 @@ class FaultTarget:
         )
 
 
+@dataclass
 class ScriptedFault:
     """A fault in the queue. `hits` counts how often it was applied."""
 
-    def __init__(self, fault: Fault) -> None:
-        self.fault = fault
-        self.hits = 0
-        self._matches = 0
-        self._random = random.Random(fault.seed)  # noqa: S311 - repeatable chance
+    fault: Fault
+    hits: int = 0
+    matches: int = 0
+
+    def __post_init__(self) -> None:
+        self._random = random.Random(self.fault.seed)  # noqa: S311 - repeatable chance
 
     def triggers(self, target: FaultTarget) -> bool:
         """Whether to apply it to this target; counts it if so."""
         if not target.matches(self.fault) or (self.fault.times is not None and self.hits >= self.fault.times):
             return False
-        self._matches += 1
-        if self._matches <= self.fault.skip or self._random.random() >= self.fault.probability:
+        self.matches += 1
+        if self.matches <= self.fault.skip or self._random.random() >= self.fault.probability:
             return False
         self.hits += 1
         return True
 
 
+@dataclass
 class ScriptedFaults:
     """All scripted faults in order; the first that triggers is applied."""
 
-    def __init__(self) -> None:
-        self.scripted: list[ScriptedFault] = []
+    scripted: list[ScriptedFault] = field(default_factory=list)
 
     def add(self, fault: Fault) -> ScriptedFault:
         """Append a fault."""

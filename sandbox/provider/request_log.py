@@ -35,11 +35,11 @@ class LogEntry:
         return {**asdict(self), "billed_usd": str(self.billed_usd)}
 
 
+@dataclass
 class RequestLog:
     """All entries since the last reset."""
 
-    def __init__(self) -> None:
-        self.entries: list[LogEntry] = []
+    entries: list[LogEntry] = field(default_factory=list)
 
     def find(self, endpoint: str, task_id: str | None = None) -> list[LogEntry]:
         """Return the entries of one endpoint, and optionally of one task."""

@@ -70,7 +70,7 @@ class VendorApi:
         """GET /files/{task}.mp4: return the video for a valid result URL."""
         task = self._task(request, request.path_params["task_id"])
         query = request.query_params
-        if not self._emulator.may_download(task, query.get("Expires", ""), query.get("Signature", "")):
+        if not self._emulator.result_urls.is_valid(task.id, query.get("Expires", ""), query.get("Signature", "")):
             raise ApiError(403, "the URL has expired or its signature is invalid")
         if task.video is None:
             raise ApiError(404, "no such file")
