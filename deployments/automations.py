@@ -116,14 +116,12 @@ def alerts(flows: list[str], block: UUID | None) -> list[AutomationCore]:
     ]
 
 
-async def event_automations(
-    client: PrefectClient, desired: DesiredDeployment, triggers: list[dict[str, Any]]
-) -> list[AutomationCore]:
-    """Return the automations for a deployment's `triggers` in prefect.yaml."""
-    if not triggers:
+async def event_automations(client: PrefectClient, desired: DesiredDeployment) -> list[AutomationCore]:
+    """Return the automations for a deployment's triggers."""
+    if not desired.triggers:
         return []
     deployment = await client.read_deployment_by_name(desired.full_name)
-    parsed = TypeAdapter[list[DeploymentTriggerTypes]](list[DeploymentTriggerTypes]).validate_python(triggers)
+    parsed = TypeAdapter[list[DeploymentTriggerTypes]](list[DeploymentTriggerTypes]).validate_python(desired.triggers)
     for trigger in parsed:
         trigger.set_deployment_id(deployment.id)
     return [trigger.as_automation() for trigger in parsed]

@@ -33,6 +33,7 @@ class DesiredDeployment(NamedTuple):
     flow: str
     fields: dict[str, Any]
     schedules: list[DeploymentScheduleCreate]
+    triggers: list[dict[str, Any]]
 
     @property
     def full_name(self) -> str:
@@ -70,7 +71,7 @@ def _load_deployment(each: dict[str, Any], pull: list[dict[str, Any]]) -> Desire
         "pull_steps": each.get("pull") or pull,
     }
     schedules = [_load_schedule(schedule) for schedule in each.get("schedules", [])]
-    return DesiredDeployment(each["name"], flow.name, fields, schedules)
+    return DesiredDeployment(each["name"], flow.name, fields, schedules, each.get("triggers", []))
 
 
 def _load_flow(entrypoint: str) -> Flow[..., Any]:
@@ -78,9 +79,8 @@ def _load_flow(entrypoint: str) -> Flow[..., Any]:
         return load_flow_from_entrypoint(f"{ROOT}/{entrypoint}", use_placeholder_flow=False)
     except Exception as error:  # noqa: BLE001 - importing user code can raise anything
         reason = error.__cause__ or error
-        raise UsageError(
-            f"prefect.yaml: {entrypoint} cannot be loaded: {type(reason).__name__}: {reason}", "Fix it and deploy again"
-        ) from None
+        message = f"prefect.yaml: {entrypoint} cannot be loaded: {type(reason).__name__}: {reason}"
+        raise UsageError(message, "Fix it and deploy again") from None
 
 
 def _load_schedule(schedule: dict[str, Any]) -> DeploymentScheduleCreate:

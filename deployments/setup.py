@@ -105,16 +105,15 @@ async def _set_up_and_print(client: PrefectClient, notify: str | None) -> None:
 
 async def set_up(client: PrefectClient, block: UUID | None = None) -> AsyncIterator[SetupResult]:
     """Set up everything in order of dependency; `block` is the notification block that sends the alerts."""
-    config = read_config()
-    deployments = load_deployments(config)
+    deployments = load_deployments(read_config())
     flows = sorted({each.flow for each in deployments})
     for result in [*await set_up_pool(client), *await set_up_blocks(client)]:
         yield result
     for deployment in deployments:
         yield await set_up_deployment(client, deployment)
     automations = [dead_runs(flows), lost_runs(flows), *alerts(flows, block)]
-    for deployment, each in zip(deployments, config["deployments"], strict=True):
-        automations += await event_automations(client, deployment, each.get("triggers", []))
+    for deployment in deployments:
+        automations += await event_automations(client, deployment)
     for automation in automations:
         yield await set_up_automation(client, automation)
 
@@ -125,10 +124,8 @@ async def _find_block(client: PrefectClient, notify: str) -> UUID:
     try:
         return (await client.read_block_document_by_name(name, block_type, include_secrets=False)).id
     except (ObjectNotFound, PrefectHTTPStatusError):
-        raise UsageError(
-            f"The block {notify} does not exist on the server",
-            "Create it in the UI under Blocks, e.g. a Slack Webhook named alerts: --notify slack-webhook/alerts",
-        ) from None
+        hint = "Create it in the UI under Blocks, e.g. a Slack Webhook named alerts: --notify slack-webhook/alerts"
+        raise UsageError(f"The block {notify} does not exist on the server", hint) from None
 
 
 if __name__ == "__main__":

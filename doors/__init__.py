@@ -5,5 +5,5 @@ callbacks    HTTP route: POST /apixo/…                     batcher            
 gallery      HTTP routes: /gallery                         flow_run_starter   the only calls to Prefect
 sqs_receiver the loop over the queue                       sqs_queue          the only boto3 calls
 metrics, ledger_gauges   what Prometheus scrapes           service            wire it up, start, stop
-The doors pay nothing and import neither flows nor tasks.
+The doors never submit a job, and import neither flows nor tasks.
 """

@@ -106,7 +106,7 @@ class SqsQueue:
         return messages
 
     async def extend_visibility(self, messages: Sequence[Message], seconds: int) -> None:
-        """Hide up to ten messages for so long from now on. Messages that no longer exist are ignored."""
+        """Hide up to ten messages for this many seconds from now. Messages that no longer exist are ignored."""
         visible_at = time.monotonic() + seconds
         entries = [entry | {"VisibilityTimeout": seconds} for entry in _entries(messages)]
         await self._call(self._client.change_message_visibility_batch, QueueUrl=self.url, Entries=entries)

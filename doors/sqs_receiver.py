@@ -1,7 +1,7 @@
 """`SqsReceiver`: receive messages, pass their images on, and delete the messages once Prefect has the flow run.
 
-Meanwhile the messages stay hidden from other consumers, however long Prefect is down. If the process dies, SQS delivers
-them again: nothing is deleted before its run exists.
+Until then the messages stay hidden from other consumers, however long Prefect is down. If the process dies, SQS
+delivers them again: nothing is deleted before its run exists.
 """
 
 from __future__ import annotations

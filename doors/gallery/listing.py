@@ -116,7 +116,7 @@ class GalleryReader:
     def _select(
         self, filters: Filters, name: str, run: RecentPage, end: int | None, page: GalleryPage
     ) -> list[tuple[Cursor, RecentItem]]:
-        """Return the matching items before `end`, newest first; note the run's folders on the page."""
+        """Return the matching items before `end`, newest first; add the run's folders to the page."""
         page.searched_back_to = run.started_at
         items = run.items[:end]
         folders = {folder_of(item.image, self._settings) for item in items}
