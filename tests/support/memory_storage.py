@@ -22,7 +22,7 @@ from i2v.pipeline.run import make_context
 from i2v.request import Request
 from i2v.s3.listing import S3Entry
 from i2v.s3.objects import S3Object
-from i2v.s3.storage import Storage, Written
+from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from tests.support.settings import SealedSettings
 
@@ -57,7 +57,7 @@ class MemoryBucket:
             body=found.body,
         )
 
-    def put(self, uri: S3Uri, body: bytes, content_type: str, metadata: Mapping[str, str], condition: str) -> Written:
+    def put(self, uri: S3Uri, body: bytes, content_type: str, metadata: Mapping[str, str], condition: str) -> str:
         """Write if the condition holds: an ETag, `*` for "must not exist", or empty."""
         if condition == "*" and uri in self.objects:
             raise Conflict(f"PutObject of {uri} failed: another writer was first")
@@ -67,14 +67,14 @@ class MemoryBucket:
         moment = self.now.replace(microsecond=0)
         self.objects[uri] = S3Object(uri, etag, len(body), moment, moment, None, content_type, dict(metadata), body)
         self.on_put(uri, body)
-        return Written(etag, None)
+        return etag
 
-    def list(self, prefix: S3Uri, start_after: str, deep: bool) -> list[S3Entry]:
-        """List in the byte order of keys; keys with a further `/` only if `deep`."""
+    def list(self, prefix: S3Uri, start_after: str, recursive: bool) -> list[S3Entry]:
+        """List in the byte order of keys; keys with a further `/` only if `recursive`."""
         found = [
             S3Entry(uri, one.etag, one.size, one.last_modified)
             for uri, one in self.objects.items()
-            if prefix.holds(uri) and uri.key > start_after and (deep or "/" not in uri.key[len(prefix.key) :])
+            if prefix.holds(uri) and uri.key > start_after and (recursive or "/" not in uri.key[len(prefix.key) :])
         ]
         return sorted(found, key=lambda entry: entry.uri.key.encode())
 
@@ -118,7 +118,7 @@ class MemoryStorage(Storage):
         create: bool = False,
         if_match: str | None = None,
         sha256: bytes | None = None,
-    ) -> Written:
+    ) -> str:
         """Write an object, optionally with a condition."""
         condition = "*" if create else if_match or ""
         return await self.turn(
@@ -147,10 +147,10 @@ class MemoryStorage(Storage):
             await self.delete(uri)
 
     async def pages(
-        self, prefix: S3Uri, *, start_after: str = "", deep: bool = True
+        self, prefix: S3Uri, *, start_after: str = "", recursive: bool = True
     ) -> AsyncGenerator[Sequence[S3Entry], None]:
         """Yield one page with all objects below a prefix."""
-        yield await self.turn("list", prefix, lambda: self.bucket.list(prefix, start_after, deep))
+        yield await self.turn("list", prefix, lambda: self.bucket.list(prefix, start_after, recursive))
 
     async def presign(self, uri: S3Uri, *, seconds: int, version_id: str | None = None) -> str:
         """Return a URL that no test fetches."""

@@ -96,7 +96,7 @@ class BucketChecks:
     async def conditional_writes(self) -> Finding:
         """Check that the server honors IfNoneMatch and IfMatch, on which the ledger relies."""
         async with self._scratch() as scratch:
-            first = await self._storage.put(scratch, b"1", create=True)
+            etag = await self._storage.put(scratch, b"1", create=True)
             for name, create, if_match in (("IfNoneMatch", True, None), ("IfMatch", False, WRONG_ETAG)):
                 try:
                     await self._storage.put(scratch, b"2", create=create, if_match=if_match)
@@ -104,7 +104,7 @@ class BucketChecks:
                     continue
                 hint = "Two runs could both pay for one video: use a server that honors conditional writes"
                 return Finding("conditional writes", Level.FAULT, f"the S3 server ignores {name}", hint)
-            await self._storage.put(scratch, b"3", if_match=first.etag)
+            await self._storage.put(scratch, b"3", if_match=etag)
         return Finding("conditional writes", Level.OK, "IfNoneMatch and IfMatch are honored")
 
     async def presigned_url(self) -> Finding:

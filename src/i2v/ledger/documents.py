@@ -51,8 +51,7 @@ async def write_document(storage: Storage, document: BaseModel, uri: S3Uri, etag
     Raise `Conflict` if another write came first. After another `StorageError` the document may or may not be written.
     """
     body = document.model_dump_json(indent=1).encode()
-    put = await storage.put(uri, body, content_type="application/json", create=etag is None, if_match=etag)
-    return put.etag
+    return await storage.put(uri, body, content_type="application/json", create=etag is None, if_match=etag)
 
 
 def parse_document(model: type[M], body: bytes, uri: S3Uri) -> M:

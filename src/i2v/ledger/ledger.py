@@ -121,7 +121,7 @@ class Ledger:
     async def records(self, *, since: datetime | None = None) -> AsyncIterator[JobRecord]:
         """Yield all records, or those written since then, by key. Raise `LedgerError` if one cannot be parsed."""
         job_keys: list[str] = []
-        async for entry in self._storage.list(self._settings.jobs, deep=False):
+        async for entry in self._storage.list(self._settings.jobs, recursive=False):
             match = _RECORD_NAME.fullmatch(entry.uri.key.removeprefix(self._settings.jobs.key))
             if match and (since is None or entry.last_modified >= since):
                 job_keys.append(match[1])
@@ -137,7 +137,7 @@ class Ledger:
 
     async def find_keys(self, start: str) -> list[str]:
         """Return the job keys that start with these characters."""
-        entries = self._storage.list(self._settings.jobs / start, deep=False)
+        entries = self._storage.list(self._settings.jobs / start, recursive=False)
         names = [entry.uri.key.removeprefix(self._settings.jobs.key) async for entry in entries]
         return [match[1] for name in names if (match := _RECORD_NAME.fullmatch(name))]
 

@@ -1,4 +1,4 @@
-"""An object as S3 returns it: `S3Object`."""
+"""An object as S3 returns it: `S3Object`, and how it is read from a response."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
+
+from botocore.exceptions import IncompleteReadError
 
 from i2v.s3_uri import S3Uri
 
@@ -34,15 +36,31 @@ class S3Object:
 
 def object_from_response(uri: S3Uri, response: Mapping[str, Any], body: bytes = b"") -> S3Object:
     """Build the object from boto3's response to a GET or HEAD."""
-    date = response["ResponseMetadata"]["HTTPHeaders"].get("date")
     return S3Object(
         uri=uri,
         etag=response["ETag"].strip('"'),
         size=response["ContentLength"],
         last_modified=response["LastModified"],
-        served_at=parsedate_to_datetime(date) if date else datetime.now(UTC),
+        served_at=response_time(response),
         version_id=version if (version := response.get("VersionId")) not in (None, "null") else None,
         content_type=response.get("ContentType", ""),
         metadata=response.get("Metadata", {}),
         body=body,
     )
+
+
+def response_time(response: Mapping[str, Any]) -> datetime:
+    """Return the time by S3's clock at which it sent a response."""
+    date = response["ResponseMetadata"]["HTTPHeaders"].get("date")
+    return parsedate_to_datetime(date) if date else datetime.now(UTC)
+
+
+def read_body(response: Mapping[str, Any], limit: int | None) -> bytes:
+    """Read the body, or its first `limit + 1` bytes, and close it: with an unread rest, this closes the connection."""
+    size: int = response["ContentLength"]
+    expected = size if limit is None else min(size, limit + 1)
+    with response["Body"] as stream:
+        body: bytes = stream.read(None if expected == size else expected)
+    if len(body) != expected:
+        raise IncompleteReadError(actual_bytes=len(body), expected_bytes=expected)
+    return body

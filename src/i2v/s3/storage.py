@@ -11,35 +11,25 @@ from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Self, TypeVar
 
 import boto3
 from botocore.credentials import RefreshableCredentials
-from botocore.exceptions import BotoCoreError, IncompleteReadError
+from botocore.exceptions import BotoCoreError
 from urllib3.exceptions import HTTPError
 
 from i2v.errors import StorageError
 from i2v.s3.client import THREADS, new_session, s3_client
 from i2v.s3.failures import to_storage_error
 from i2v.s3.listing import Page, S3Entry, page_from_response
-from i2v.s3.objects import S3Object, object_from_response
+from i2v.s3.objects import S3Object, object_from_response, read_body, response_time
 from i2v.s3_uri import S3Uri
 
 BODY_ATTEMPTS = 2
 """How often a body is read that breaks off: boto3 retries a request only until its response begins."""
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """The version that a put created."""
-
-    etag: str
-    version_id: str | None
 
 
 class Storage:
@@ -62,7 +52,7 @@ class Storage:
         self.close()
 
     async def call(self, uri: S3Uri, function: Callable[..., T], /, **arguments: Any) -> T:
-        """Run a blocking call in a thread; an error that it raises becomes a StorageError that names `uri`."""
+        """Run a blocking call in a thread; convert its error to a StorageError that names `uri`."""
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._threads, lambda: function(**arguments))
@@ -70,11 +60,7 @@ class Storage:
             raise to_storage_error(error, uri, str(self.client.meta.endpoint_url)) from error
 
     async def get(self, uri: S3Uri, *, limit: int | None = None, version_id: str | None = None) -> S3Object:
-        """Read an object; of one larger than `limit` bytes, read the first `limit + 1`.
-
-        Raises:
-            NotFound: the object does not exist.
-        """
+        """Read an object, or the first `limit + 1` bytes of a larger one. Raise NotFound if there is none."""
         return await self.call(uri, self._get, uri=uri, limit=limit, version_id=version_id)
 
     def _get(self, uri: S3Uri, limit: int | None, version_id: str | None) -> S3Object:
@@ -82,18 +68,14 @@ class Storage:
         for attempt in range(BODY_ATTEMPTS):
             response = self.client.get_object(Bucket=uri.bucket, Key=uri.key, **version)
             try:
-                return object_from_response(uri, response, _read_body(response, limit))
+                return object_from_response(uri, response, read_body(response, limit))
             except (BotoCoreError, HTTPError):
                 if attempt == BODY_ATTEMPTS - 1:
                     raise
         raise AssertionError
 
     async def head(self, uri: S3Uri) -> S3Object:
-        """Return an object without its body.
-
-        Raises:
-            NotFound: the object does not exist.
-        """
+        """Return an object without its body. Raise NotFound if there is none."""
         return await self.call(uri, self._head, uri=uri)
 
     def _head(self, uri: S3Uri) -> S3Object:
@@ -108,15 +90,17 @@ class Storage:
         metadata: Mapping[str, str] | None = None,
         create: bool = False,
         if_match: str | None = None,
-    ) -> Written:
-        """Write an object, whose checksum S3 verifies: always, only if none exists (`create`), or over an etag.
+    ) -> str:
+        """Write an object, let S3 verify its checksum, and return its etag.
+
+        With `create`, write only if there is no object; with `if_match`, only over the version with this etag.
 
         Raises:
             Conflict: the condition did not hold (412), or another write was under way (409).
         """
         condition = {"IfNoneMatch": "*"} if create else {"IfMatch": if_match} if if_match else {}
 
-        def send() -> Written:
+        def send() -> str:
             return self._put(uri, body, hashlib.sha256(body).digest(), content_type, metadata or {}, condition)
 
         return await self.call(uri, send)
@@ -130,18 +114,17 @@ class Storage:
         content_type: str,
         metadata: Mapping[str, str],
         if_match: str | None = None,
-    ) -> Written:
-        """Stream a file of up to 5 GB into one object, only if none exists or over the etag `if_match`.
+    ) -> str:
+        """Stream a file of up to 5 GB into one object, only if there is none or over the version with etag `if_match`.
 
-        S3 refuses the object unless its bytes have this `sha256` (in hex).
+        S3 rejects the object unless its bytes have this `sha256` (in hex): a half object is never visible.
 
         Raises:
             Conflict: the condition did not hold (412), or another write was under way (409).
-            StorageError: the request failed, or the file cannot be read; no object is visible.
         """
         condition = {"IfMatch": if_match} if if_match else {"IfNoneMatch": "*"}
 
-        def send() -> Written:
+        def send() -> str:
             with path.open("rb") as file:
                 return self._put(uri, file, bytes.fromhex(sha256), content_type, metadata, condition)
 
@@ -155,7 +138,7 @@ class Storage:
         content_type: str,
         metadata: Mapping[str, str],
         condition: Mapping[str, str],
-    ) -> Written:
+    ) -> str:
         response = self.client.put_object(
             Bucket=uri.bucket,
             Key=uri.key,
@@ -165,40 +148,26 @@ class Storage:
             Metadata=dict(metadata),
             **condition,
         )
-        return Written(response["ETag"].strip('"'), response.get("VersionId"))
+        etag: str = response["ETag"].strip('"')
+        return etag
 
     async def copy(self, source: S3Uri, target: S3Uri) -> None:
-        """Copy an object within S3, with its metadata and content type.
-
-        Raises:
-            NotFound: the source does not exist.
-        """
-        await self.call(
-            source,
-            self.client.copy_object,
-            Bucket=target.bucket,
-            Key=target.key,
-            CopySource={"Bucket": source.bucket, "Key": source.key},
-        )
+        """Copy an object within S3, with its metadata and content type. Raise NotFound if there is none."""
+        copy_source = {"Bucket": source.bucket, "Key": source.key}
+        copy = self.client.copy_object
+        await self.call(source, copy, Bucket=target.bucket, Key=target.key, CopySource=copy_source)
 
     async def delete(self, uri: S3Uri) -> None:
-        """Delete an object; it need not exist."""
+        """Delete an object if it exists."""
         await self.call(uri, self.client.delete_object, Bucket=uri.bucket, Key=uri.key)
 
     async def server_time(self, prefix: S3Uri) -> datetime:
-        """Return the time by S3's own clock, which `last_modified` in listings goes by."""
-        answer = await self.call(
-            prefix, self.client.list_objects_v2, Bucket=prefix.bucket, Prefix=prefix.key, MaxKeys=1
-        )
-        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-        return parsedate_to_datetime(date) if date else datetime.now(UTC)
+        """Return the time by S3's own clock, as `last_modified` in listings."""
+        query = {"Bucket": prefix.bucket, "Prefix": prefix.key, "MaxKeys": 1}
+        return response_time(await self.call(prefix, self.client.list_objects_v2, **query))
 
     async def delete_many(self, uris: Sequence[S3Uri]) -> None:
-        """Delete up to 1,000 objects of one bucket in one request; they need not exist.
-
-        Raises:
-            StorageError: the request failed, or S3 did not delete all of them.
-        """
+        """Delete up to 1,000 objects of one bucket in one request. Raise StorageError unless all of them are gone."""
         objects = {"Objects": [{"Key": uri.key} for uri in uris], "Quiet": True}
         response = await self.call(uris[0], self.client.delete_objects, Bucket=uris[0].bucket, Delete=objects)
         if errors := response.get("Errors"):
@@ -207,19 +176,19 @@ class Storage:
                 "Check the permission to delete: i2v doctor",
             )
 
-    async def list(self, prefix: S3Uri, *, start_after: str = "", deep: bool = True) -> AsyncIterator[S3Entry]:
-        """Yield the objects under a prefix in the order of their keys; `deep=False` stops at the next `/`."""
-        async with aclosing(self.pages(prefix, start_after=start_after, deep=deep)) as pages:
+    async def list(self, prefix: S3Uri, *, start_after: str = "", recursive: bool = True) -> AsyncIterator[S3Entry]:
+        """Yield the objects under a prefix by key; with `recursive=False`, only those without a further `/`."""
+        async with aclosing(self.pages(prefix, start_after=start_after, recursive=recursive)) as pages:
             async for page in pages:
                 for entry in page:
                     yield entry
 
     async def pages(
-        self, prefix: S3Uri, *, start_after: str = "", deep: bool = True
+        self, prefix: S3Uri, *, start_after: str = "", recursive: bool = True
     ) -> AsyncGenerator[Sequence[S3Entry], None]:
-        """Yield the same in pages of 1,000. After the second page, each next one is requested ahead."""
+        """Yield what `list` yields in pages of 1,000. From the third page on, each is requested ahead."""
         query = {"Prefix": prefix.key, "StartAfter": start_after} if start_after else {"Prefix": prefix.key}
-        query |= {} if deep else {"Delimiter": "/"}
+        query |= {} if recursive else {"Delimiter": "/"}
         page = await self._page(prefix, query)
         yield page.entries
         ahead: asyncio.Task[Page] | None = None
@@ -257,14 +226,3 @@ class Storage:
         """Return whether the credentials, and with them every URL they signed, expire within so many seconds."""
         credentials = self._session.get_credentials()
         return isinstance(credentials, RefreshableCredentials) and credentials.refresh_needed(seconds)
-
-
-def _read_body(response: Mapping[str, Any], limit: int | None) -> bytes:
-    """Read the body to its end, or `limit + 1` bytes of it; closing an unread rest closes the connection too."""
-    size: int = response["ContentLength"]
-    expected = size if limit is None else min(size, limit + 1)
-    with response["Body"] as stream:
-        body: bytes = stream.read(None if expected == size else expected)
-    if len(body) != expected:
-        raise IncompleteReadError(actual_bytes=len(body), expected_bytes=expected)
-    return body

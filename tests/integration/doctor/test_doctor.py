@@ -15,7 +15,7 @@ from i2v.doctor.checks import examine
 from i2v.doctor.findings import Finding, Level
 from i2v.ledger.ledger import Ledger
 from i2v.s3.client import s3_client
-from i2v.s3.storage import Storage, Written
+from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 from sandbox import Sandbox
@@ -63,7 +63,7 @@ class UnconditionalStorage(Storage):
         create: bool = False,
         if_match: str | None = None,
         sha256: bytes | None = None,
-    ) -> Written:
+    ) -> str:
         """Put without a condition."""
         del create, if_match, sha256
         return await super().put(uri, body, content_type=content_type, metadata=metadata)

@@ -19,7 +19,7 @@ from i2v.pipeline.run import end_run, open_run
 from i2v.pipeline.submit import submit
 from i2v.recovery.reconcile import reconcile
 from i2v.reports.run_report import Outcome, Report
-from i2v.s3.storage import Storage, Written
+from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 from sandbox import Sandbox
@@ -34,7 +34,7 @@ class UnreadableOnce(Storage):
 
     is_broken = True
 
-    async def put(self, uri: S3Uri, body: bytes, **how: Any) -> Written:
+    async def put(self, uri: S3Uri, body: bytes, **how: Any) -> str:
         """Put the object, or raise botocore's error once."""
         if b'"task_id": "' in body and self.is_broken:
             self.is_broken = False

@@ -193,10 +193,10 @@ class ChangedAfterListing(Storage):
         self._change = change
 
     async def pages(
-        self, prefix: S3Uri, *, start_after: str = "", deep: bool = True
+        self, prefix: S3Uri, *, start_after: str = "", recursive: bool = True
     ) -> AsyncGenerator[Sequence[S3Entry], None]:
         """List, then call the function."""
-        async for page in super().pages(prefix, start_after=start_after, deep=deep):
+        async for page in super().pages(prefix, start_after=start_after, recursive=recursive):
             yield page
         if prefix.key == "images/":
             self._change()

@@ -202,10 +202,10 @@ class ManyImages(MemoryStorage):
         self._images = images
 
     async def pages(
-        self, prefix: S3Uri, *, start_after: str = "", deep: bool = True
+        self, prefix: S3Uri, *, start_after: str = "", recursive: bool = True
     ) -> AsyncGenerator[Sequence[S3Entry], None]:
         """List the newest image first, so that each is older than all before it."""
-        del start_after, deep
+        del start_after, recursive
         for start in range(0, self._images if prefix.key == "images/" else 0, 1000):
             yield [
                 S3Entry(prefix / f"{number:07}.jpg", f"{number:032}", 1, NOW - timedelta(seconds=number))
