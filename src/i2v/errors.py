@@ -52,17 +52,14 @@ class ExitCode(IntEnum):
     def __new__(cls, code: int, meaning: str) -> Self:
         """Keep the meaning with the number."""
         member = int.__new__(cls, code)
-        member._value_ = code
-        member.meaning = meaning
+        member._value_, member.meaning = code, meaning
         return member
 
 
 class I2vError(Exception):
-    """The root. Takes positional arguments only, so that it can be pickled.
+    """The root. `message` says what happened and to what, in one sentence without secrets; `hint` what to do.
 
-    Args:
-        message: what happened and to what, in one sentence without secrets.
-        hint: what to do about it.
+    Subclasses put all their arguments into `args`, so that they can be pickled.
     """
 
     exit_code: ClassVar[ExitCode] = ExitCode.FAILED
@@ -121,12 +118,7 @@ class CannotResolve(I2vError):
 
 
 class RunFailed(I2vError):
-    """A run ended with failed, unknown or not tried images.
-
-    Args:
-        message: the report in words.
-        report: the object that `i2v run --json` prints.
-    """
+    """A run ended with failed, unknown or not tried images; `report` is the object that `i2v run --json` prints."""
 
     def __init__(self, message: str, report: dict[str, Any]) -> None:
         super().__init__(message)
@@ -135,13 +127,7 @@ class RunFailed(I2vError):
 
 
 class Refused(I2vError):
-    """An image or prompt that can never work.
-
-    Args:
-        message: names the image, the rule and the measured value.
-        hint: what would work.
-        rule: the rule's short name, such as `ratio` or `prompt_missing`.
-    """
+    """An image or prompt that can never work; `rule` is a short name, such as `ratio` or `prompt_missing`."""
 
     def __init__(self, message: str, hint: str = "", rule: str = "") -> None:
         super().__init__(message, hint)
@@ -187,8 +173,8 @@ class FetchError(I2vError):
     """A URL could not be fetched, or must not be.
 
     Args:
-        message: names the URL without its query.
-        hint: what to do about it.
+        message: what happened; it names the URL without its query.
+        hint: what to do.
         status: the HTTP status, or 0 if there was none.
         forbidden: the address policy does not allow this address.
     """
@@ -210,7 +196,7 @@ class ProviderError(I2vError):
 
     Args:
         message: names the request (method and path) and what came back.
-        hint: what to do about it.
+        hint: what to do.
         code: the provider's fail code, else the HTTP status, else the exception's name.
         retry_after: seconds to wait, if the provider sent them.
         status: the HTTP status, or the envelope's code if HTTP says 200; 0 if there was none.

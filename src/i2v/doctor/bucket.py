@@ -193,7 +193,7 @@ class BucketChecks:
         try:
             yield scratch
         finally:
-            with suppress(StorageError):  # which the check of permissions reports
+            with suppress(StorageError):  # the permission check reports it
                 await self._storage.delete(scratch)
 
 

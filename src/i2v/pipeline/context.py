@@ -35,13 +35,13 @@ T = TypeVar("T")
 
 
 class ShieldedWork:
-    """Work near money that no cancellation may cut short."""
+    """Work near money that a cancellation must not interrupt."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await the work; where the caller is cancelled it goes on, and `finish` waits for it."""
+        """Await the work; if the caller is cancelled, it continues, and `finish` waits for it."""
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._forget)
@@ -53,7 +53,7 @@ class ShieldedWork:
             log.debug("shielded work ended with %r", error)
 
     async def finish(self) -> None:
-        """Wait for all of it, also while being cancelled."""
+        """Wait until all of it is done, even if cancelled meanwhile."""
         cancelled: asyncio.CancelledError | None = None
         while self._tasks:
             try:
@@ -126,12 +126,12 @@ class RunContext:
             listener.on_event(event)
 
     def add_listener(self, listener: EventListener) -> None:
-        """Let one more listener follow from now on."""
+        """Pass all events from now on to this listener too."""
         self._listeners.append(listener)
         listener.on_event(RunOpened(self))
 
     def set_image_count(self, count: int) -> None:
-        """Announce how many images the run has; no more jobs than that are reserved ahead."""
+        """Announce how many images the run has; money for more jobs than that is not reserved."""
         self.budget.jobs_expected = count
         self.emit(ImagesCounted(count))
 

@@ -1,4 +1,4 @@
-"""Generate videos for a batch of images: prepare each, check that the money suffices, and run each to its outcome.
+"""Generate videos for a batch of images: prepare each, check the money, and run each to its outcome.
 
 The order of the steps is here; the steps are passed in as `Steps`: the library's own, or Prefect tasks around them.
 """
@@ -56,10 +56,10 @@ async def generate(
     """Generate a video of each image and end the run; in a dry run, report what would be generated.
 
     Args:
-        items: images; what is prepared already is not prepared again.
-        default: the options of images that bring none.
+        items: images, some of which may be prepared already.
+        default: the options of images that have none of their own.
         steps: what happens to each image.
-        partial: spend up to the limit, instead of not starting where the money does not suffice for all.
+        partial: spend up to the limit; otherwise do not start unless the money suffices for all.
         settled: lines of the run's earlier work, for its record.
         delivery: `poll` waits for the videos; `callback` ends once everything is submitted.
 
@@ -96,7 +96,7 @@ async def generate(
 async def _check_funds(
     run: RunContext, preparing: Sequence[asyncio.Future[Prepared]], *, partial: bool, paused: bool
 ) -> Stopped | None:
-    """Stop a run that cannot be paid. If even the worst case can be, do not wait until all images are validated."""
+    """Stop a run that the money does not cover. If it covers the worst case, do not wait for all validations."""
     try:
         room, limit = await preflight.room_usd(run)
         if paused or (room is not None and preflight.worst_case_usd(run, len(preparing)) > room):
@@ -119,7 +119,7 @@ def _stop(run: RunContext, error: Stopped) -> Stopped:
 
 
 async def prepare(run: RunContext, item: InputItem | Prepared, default: RequestOptions, steps: Steps) -> Prepared:
-    """Resolve and validate an image and price its request; nothing is paid. What is prepared already is returned."""
+    """Resolve and validate an image and price its request; nothing is paid. Return what is prepared already."""
     if not isinstance(item, InputItem):
         return item
     try:
@@ -169,7 +169,7 @@ async def _run_image(
 
 
 def expected(error: Exception, label: str) -> I2vError:
-    """Return the error as an `I2vError`; log any other with its traceback, since it is a bug of i2v."""
+    """Return the error as an `I2vError`; any other is a bug in i2v and is logged with its traceback."""
     if isinstance(error, I2vError):
         return error
     log.error("%s: internal error", label, exc_info=error)
@@ -227,6 +227,6 @@ def _ended_before(run: RunContext, job: VersionedRecord) -> bool:
 
 
 def _was_paid_here(run: RunContext, job: VersionedRecord) -> bool:
-    """Return whether this run paid for the video, which a callback had stored before the submit was answered."""
+    """Return whether this run paid for a video that a callback stored before the submit was answered."""
     attempt = job.record.attempt
     return attempt is not None and attempt.delivery == "callback" and attempt.run_id == run.run_id

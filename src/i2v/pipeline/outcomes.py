@@ -92,18 +92,17 @@ async def preview(run: RunContext, order: Order) -> ItemReport:
     """Report what a run would do with a valid image; pay nothing and change nothing."""
     job = await run.ledger.read(order.key)
     if job is None or job.record.state is JobState.READY:
-        cost = order.price_usd if run.charge_once(order.key) else ZERO
-        planned = Outcome.PLANNED
-        return ItemReport(image=order.image.label, outcome=planned, job=order.key, cost_usd=cost, request=order.request)
+        cost, image = order.price_usd if run.charge_once(order.key) else ZERO, order.image.label
+        return ItemReport(image=image, outcome=Outcome.PLANNED, job=order.key, cost_usd=cost, request=order.request)
     video = job.record.video.uri if job.record.video else None
     return of_job(run, order, job.record, video, cached=job.record.state is JobState.STORED)
 
 
 def _money(run: RunContext, record: JobRecord) -> tuple[Decimal, Decimal]:
     """Return what this run paid for a job, and how much of it is at risk; zero after the first call."""
-    own = [attempt for attempt in record.attempts if attempt.run_id == run.run_id]
     if not run.charge_once(record.key):
         return ZERO, ZERO
+    own = [attempt for attempt in record.attempts if attempt.run_id == run.run_id]
     spent = sum((attempt.spent_usd for attempt in own), ZERO)
     return spent, sum((record.at_risk_usd(attempt) for attempt in own), ZERO)
 

@@ -1,6 +1,6 @@
 """Step 3, free: poll a task's status on the provider's schedule until it ends or the deadline passes.
 
-A failing status call is tried again and never ends a job. The deadline ends the wait, not the job.
+A failed status request is retried and never ends a job. The deadline ends the wait, not the job.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import StepStarted
 
 log = logging.getLogger(__name__)
-LINE_SECONDS = 60.0
+LOG_EVERY_SECONDS = 60.0
 """Between two log lines of one wait."""
 JITTER = 0.05
 """The part of each wait that is random, so that a thousand jobs do not poll at once."""
@@ -43,11 +43,11 @@ class PollResult(NamedTuple):
 
 async def poll(run: RunContext, job: VersionedRecord) -> PollResult:
     """Wait for a submitted job's task. Raise `StorageError` if its end cannot be written: the job stays open."""
-    attempt = job.record.attempt
+    attempt, first_seconds = job.record.attempt, run.settings.poll_first_seconds
     if job.record.state is not JobState.SUBMITTED or attempt is None or attempt.task_id is None:
         return PollResult(job)
     created = attempt.created_at or attempt.submitted_at or attempt.claimed_at
-    wait = min(run.settings.poll_first_seconds, run.settings.poll_first_seconds - _age(created))
+    wait = min(first_seconds, first_seconds - _age(created))
     polls, logged_at = 0, time.monotonic()
     while polls == 0 or _age(created) < run.settings.poll_deadline_seconds:
         await run.brake.sleep(max(0.0, wait) * random.uniform(1, 1 + JITTER))  # noqa: S311 - jitter
@@ -57,9 +57,9 @@ async def poll(run: RunContext, job: VersionedRecord) -> PollResult:
         status = await query_status(run, job, polls)
         if status is not None and status.state is not TaskState.RUNNING:
             return await handle_final_status(run, job, attempt, status, polls)
-        if time.monotonic() - logged_at >= LINE_SECONDS:
+        if time.monotonic() - logged_at >= LOG_EVERY_SECONDS:
             logged_at = time.monotonic()
-            log.info("%s: rendering, %.0f s, poll %d", job_label(job), _age(created), polls, extra=_log_context(job))
+            log.info("%s: rendering, %.0f s, poll %d", job_label(job), _age(created), polls, extra=job_log_context(job))
         wait = run.settings.poll_every_seconds
     return PollResult(job, polls=polls)
 
@@ -70,7 +70,8 @@ def job_label(job: VersionedRecord) -> str:
     return f"{record.image.name} (job {record.key[:12]}, task {record.task_id})"
 
 
-def _log_context(job: VersionedRecord) -> dict[str, str | None]:
+def job_log_context(job: VersionedRecord) -> dict[str, str | None]:
+    """Return the `extra` of a log line about a job."""
     return log_context(job.record.image.label, job.record.key, job.record.task_id)
 
 
@@ -80,7 +81,7 @@ async def query_status(run: RunContext, job: VersionedRecord, polls: int) -> Tas
     try:
         status = await run.client.status(job.record.task_id or "")
     except ProviderError as error:
-        log.warning("%s: no status, the job stays open: %s", job_label(job), error, extra=_log_context(job))
+        log.warning("%s: no status, the job stays open: %s", job_label(job), error, extra=job_log_context(job))
         return None
     log.debug("%s: %s at poll %d", job_label(job), status.raw_state, polls)
     return status
@@ -93,10 +94,10 @@ async def handle_final_status(
     if status.state is TaskState.SUCCESS:
         run.brake.count_fetch()
         took = "" if status.cost_ms is None else f" in {status.cost_ms / 1000:.0f} s"
-        log.info("%s: rendered%s, %d polls", job_label(job), took, polls, extra=_log_context(job))
+        log.info("%s: rendered%s, %d polls", job_label(job), took, polls, extra=job_log_context(job))
         return PollResult(job, status, polls)
     state, reason = classify_failure(run, job, status)
-    log.warning("%s: %s", job_label(job), reason.message, extra=_log_context(job))
+    log.warning("%s: %s", job_label(job), reason.message, extra=job_log_context(job))
     now, task_id = status.completed_at or datetime.now(UTC), attempt.task_id or ""
     ended = await run.ledger.change(job, lambda record: transitions.end_task(record, task_id, state, reason, now))
     return PollResult(ended or await run.ledger.read_existing(job.record.key), polls=polls)
@@ -109,14 +110,15 @@ def classify_failure(run: RunContext, job: VersionedRecord, status: TaskStatus) 
     message = hide_signatures(vendor_text) or "the provider gave no reason"
     reason = Reason(code=hide_signatures(code) or "no fail code", message=message)
     attempts_left = transitions.attempts_left(job.record, run.settings.max_attempts)
+    after_failure = JobState.READY if attempts_left else JobState.FAILED
     match kind := classify_fail_code(code):
         case FailClass.CONTENT | FailClass.INPUT:
             return JobState.REFUSED, reason
         case FailClass.TRANSIENT:
-            return (JobState.READY if attempts_left else JobState.FAILED), reason
+            return after_failure, reason
         case FailClass.ACCOUNT:
             run.brake.stop("account", message)
-            return (JobState.READY if attempts_left else JobState.FAILED), reason
+            return after_failure, reason
         case FailClass.FETCH:
             run.brake.count_failed_fetch()
             return JobState.FAILED, reason

@@ -98,7 +98,7 @@ def make_context(
     run.add_listener(_RecentListener(recent))
 
     async def before_block() -> None:
-        """Check the pause flag, and let a retry of this run find today's reservations."""
+        """Check the pause flag, and record today, so that a retry of this run finds its reservations."""
         await ledger.raise_if_paused()
         if (today := today_utc()) not in heartbeat.record.days:
             await heartbeat.touch(days=(*heartbeat.record.days, today))
@@ -120,7 +120,7 @@ class _RecentListener:
 
 
 async def end_run(run: RunContext, report: Report) -> None:
-    """Leave the report in the ledger and release unspent money. A failure is logged and loses nothing paid."""
+    """Write the report into the ledger and release unspent money. A failure is logged; paid work is not lost."""
     await run.shielded.finish()
     run.emit(RunEnded(report))
     await run.stored_markers.flush()

@@ -1,6 +1,6 @@
 """Step 4, free: download a rendered video, check that it is complete, and publish it.
 
-A dead result URL or a broken file makes it poll the status again, and never pay again.
+After a dead result URL or a broken file, the status is polled again; the job is never paid again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,29 +19,19 @@ from i2v.errors import BrokenVideo, FetchError, I2vError
 from i2v.ledger import transitions
 from i2v.ledger.job import StoredVideo
 from i2v.ledger.ledger import VersionedRecord
-from i2v.logs import log_context
 from i2v.media.video_facts import VideoFacts
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import StepStarted
-from i2v.pipeline.poll import job_label, query_status
+from i2v.pipeline.poll import job_label, job_log_context, query_status
 from i2v.pipeline.publish import publish_video
 
 log = logging.getLogger(__name__)
 FRESH_STATUSES = 3
-"""How often the status is polled again for a result URL that works, before a person is needed."""
+"""How often the status is polled again for a working result URL, before the store fails."""
 
 
 class NotDelivered(I2vError):
     """The provider reports success, but its file cannot be downloaded or verified: paid, and the job stays open."""
-
-
-@dataclass(frozen=True, slots=True)
-class Download:
-    """A complete video on disk."""
-
-    path: Path
-    facts: VideoFacts
-    poster: bytes
 
 
 async def store(run: RunContext, job: VersionedRecord, status: TaskStatus) -> VersionedRecord:
@@ -64,8 +53,7 @@ async def store(run: RunContext, job: VersionedRecord, status: TaskStatus) -> Ve
     stored = await run.ledger.change(
         job, lambda record: transitions.store(record, task_id, video, now, status.created_at)
     )
-    context = log_context(job.record.image.label, job.record.key, task_id)
-    log.info("%s: stored as %s", job_label(job), video.uri, extra=context)
+    log.info("%s: stored as %s", job_label(job), video.uri, extra=job_log_context(job))
     if stored:
         await run.stored_markers.add(stored.record)
     return stored or await run.ledger.read_existing(job.record.key)
@@ -82,9 +70,8 @@ async def _deliver(run: RunContext, job: VersionedRecord, status: TaskStatus) ->
             try:
                 async with run.limits.storing:
                     with _temporary_file() as path:
-                        video = await _download(run, url, path)
-                        args = (job.record, video.path, video.facts, video.poster, status)
-                        return await publish_video(run, *args), status
+                        facts, poster = await _download(run, url, path)
+                        return await publish_video(run, job.record, path, facts, poster, status), status
             except (FetchError, BrokenVideo) as error:
                 problem = str(error)
                 log.warning("%s: %s", job_label(job), error)
@@ -104,10 +91,10 @@ def _temporary_file() -> Iterator[Path]:
         Path(name).unlink(missing_ok=True)
 
 
-async def _download(run: RunContext, url: str, path: Path) -> Download:
+async def _download(run: RunContext, url: str, path: Path) -> tuple[VideoFacts, bytes]:
+    """Download and check a video; return its facts and its poster."""
     fetched = await run.fetcher.fetch_file(url, path, limit=run.settings.max_video_bytes)
-    facts, poster = await asyncio.to_thread(_examine, path, fetched.sha256)
-    return Download(path, facts, poster)
+    return await asyncio.to_thread(_examine, path, fetched.sha256)
 
 
 def _examine(path: Path, sha256: str) -> tuple[VideoFacts, bytes]:

@@ -23,9 +23,9 @@ from i2v.s3_uri import S3Uri
 
 log = logging.getLogger(__name__)
 URL_READ_BYTES = 3 * MAX_IMAGE_BYTES
-"""How much of an image's URL is read at most, so that one that is too large is refused with its size."""
+"""How much is read from an image's URL at most: more than the limit, so that a refusal names the size."""
 RULES = 1
-"""Raise it when a validation rule changes, so that no cached result of earlier rules is used."""
+"""Increment this when a validation rule changes, so that cached results of earlier rules are not used."""
 
 
 class ResolvedImage(BaseModel):
@@ -39,7 +39,7 @@ class ResolvedImage(BaseModel):
     etag: str | None = None
     version_id: str | None = None
     is_listed: bool = False
-    """Whether only a listing is known of it: `refresh_metadata` adds the version and the metadata."""
+    """Whether it is known from a listing only; `refresh_metadata` adds the version and the metadata."""
 
 
 class ObjectMetadata(BaseModel):
@@ -70,7 +70,7 @@ class ValidationResult(BaseModel):
 async def resolve_image(run: RunContext, item: InputItem, default: RequestOptions) -> ResolvedImage:
     """Look up an image and the options of its request: batch file, metadata, sidecar, then the default.
 
-    A listed image that has a prompt in any case needs no request of its own: validation reads it anyway.
+    A listed image that has a prompt already needs no HEAD request: validation reads its metadata.
 
     Raises:
         NotFound: the image does not exist.
@@ -91,10 +91,9 @@ async def resolve_image(run: RunContext, item: InputItem, default: RequestOption
 async def refresh_metadata(
     run: RunContext, item: InputItem, image: ResolvedImage, validation: ValidationResult, default: RequestOptions
 ) -> ResolvedImage:
-    """Add to a listed image its version and the options in its metadata; any other image is returned unchanged.
+    """Add to a listed image its version and the options in its metadata; return any other image unchanged.
 
-    Raises:
-        ImageChanged: the object is no longer the one that was validated.
+    Raise `ImageChanged` if the object is no longer the one that was validated.
     """
     if not image.is_listed or item.ref.uri is None:
         return image

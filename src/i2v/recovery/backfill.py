@@ -33,9 +33,9 @@ from i2v.settings import Settings
 
 log = logging.getLogger(__name__)
 BATCH = 5_000
-"""Images without an outcome that are held in memory at once."""
+"""Images without an outcome that are kept in memory at once."""
 REPORTED_AT_MOST = 1_000
-"""Images that cannot be generated and leave no outcome: this many are lines of the report, the lines are counted."""
+"""Images that cannot be generated and leave no outcome: this many get a line in the report, more are only counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class BackfillOptions:
     since: datetime
     default: RequestOptions
     settling: timedelta
-    """Younger images are left to the door."""
+    """Images younger than this are left to the door."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +58,20 @@ class ReconcileResult:
 
     @property
     def report(self) -> Report:
-        """Return both as one report."""
+        """Both as one report."""
         if self.generated is None:
             return self.settled
         return self.generated.model_copy(update={"items": (*self.settled.items, *self.generated.items)})
 
     @property
     def succeeded(self) -> bool:
-        """Return whether nothing failed; a settled job that still renders or waits for a person is not a failure."""
+        """Whether nothing failed; a settled job that still renders or waits for a person is not a failure."""
         generated = self.generated is None or self.generated.succeeded
         return generated and not self.stopped and not self.settled.count(Outcome.FAILED)
 
     @property
     def summary(self) -> str:
-        """Return the result in words."""
+        """The result in words."""
         if self.report.items:
             return self.report.summary
         if self.generated and self.generated.stopped:
@@ -94,14 +94,11 @@ def backfill_options(
     """
     if not generate:
         return None
-    given = {"since": since, "max_spend_usd": max_spend_usd}
     if since is None or max_spend_usd is None:
-        lacking = " and ".join(name for name, value in given.items() if value is None)
-        raise UsageError(
-            f"To generate missing videos, {lacking} must be given",
-            "Give the date from which images count, such as 2026-11-22, and a spending limit, to avoid processing old "
-            "images",
-        )
+        given = {"since": since, "max_spend_usd": max_spend_usd}
+        missing = " and ".join(name for name, value in given.items() if value is None)
+        hint = "Give the date of the oldest image, such as 2026-11-22, and a limit, to avoid processing old images"
+        raise UsageError(f"To generate missing videos, {missing} must be given", hint)
     check_templates(default.prompt, settings)
     zoned = since if since.tzinfo else since.replace(tzinfo=UTC)
     return BackfillOptions(zoned, default, timedelta(seconds=settings.settling_seconds))
@@ -115,7 +112,9 @@ async def reconcile_and_backfill(
     limit: int = 100,
     steps: Steps | None = None,
 ) -> ReconcileResult:
-    """Settle open jobs, then generate missing videos up to the run's limits, oldest image first.
+    """Settle open jobs, then generate missing videos up to the run's limits, oldest image first; end the run.
+
+    Raise as `settle_open` and `generate` do.
 
     Args:
         run: in a dry run everything is reported and nothing is changed.
@@ -123,10 +122,6 @@ async def reconcile_and_backfill(
         entries: what to settle, as `settle_open` takes it; `None` for all open jobs.
         limit: how many jobs are settled, and how many images are generated, at most.
         steps: what happens to each image.
-
-    Raises:
-        UsageError: the ledger belongs to another provider or account.
-        LedgerError: the ledger cannot be read.
     """
     steps = steps or Steps()
     settled = Report(items=await settle_open(run, entries=entries, limit=limit, steps=steps))
@@ -188,9 +183,8 @@ async def _batches(run: RunContext, options: BackfillOptions) -> AsyncGenerator[
 
 def _log_skipped(search: MissingSearch) -> None:
     if reserved := search.reserved:
-        log.warning(
-            "%d objects such as %s are skipped: their keys start with a reserved name", len(reserved), reserved[0]
-        )
+        count, example = len(reserved), reserved[0]
+        log.warning("%d objects such as %s are skipped: their keys start with a reserved name", count, example)
     if search.unsettled:
         log.info("%d images are too young and left to the door", search.unsettled)
 
@@ -220,10 +214,11 @@ async def _needs_attention(run: RunContext, order: Order) -> ItemReport | None:
         if job and job.record.video:
             await run.storage.head(job.record.video.uri)
     except NotFound as error:
-        gone = NotFound(
-            f"The stored video no longer exists: {error.message}", "Restore it, or order another with --take 2"
+        message, hint = (
+            f"The stored video no longer exists: {error.message}",
+            "Restore it, or order another with --take 2",
         )
-        return outcomes.of_error(run, label, gone, order)
+        return outcomes.of_error(run, label, NotFound(message, hint), order)
     except Exception as error:  # noqa: BLE001 - one image's error must not end the others
         return outcomes.of_error(run, label, expected(error, label), order)
     return None

@@ -18,9 +18,9 @@ from pydantic import BaseModel, ConfigDict
 
 from i2v.apixo.callbacks import is_task_id
 from i2v.apixo.models import TaskStatus
-from i2v.errors import Conflict, NotFound, Rejected, StorageError, UsageError
+from i2v.errors import Conflict, Rejected, StorageError, UsageError
 from i2v.ledger import keys, transitions
-from i2v.ledger.documents import parse_document
+from i2v.ledger.documents import read_document
 from i2v.ledger.job import FORMAT, Attempt, JobRecord
 from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline.context import RunContext
@@ -50,11 +50,7 @@ class CallbackHint:
 
 
 def parse_job_entry(text: str) -> tuple[str, CallbackHint | None]:
-    """Return the job key and, where the text has attempt and task too, the hint.
-
-    Raises:
-        UsageError: it is neither `KEY` nor `KEY/ATTEMPT/TASKID`.
-    """
+    """Return the job key in `KEY` or `KEY/ATTEMPT/TASKID`, and the latter's hint. Raise `UsageError` for other text."""
     match = _ENTRY.fullmatch(text)
     if match is None or (match[3] is not None and not is_task_id(match[3])):
         shown = text[:80].encode("unicode_escape").decode()
@@ -74,23 +70,18 @@ class TaskPage(BaseModel):
 
 
 async def claim_task(storage: Storage, settings: Settings, task_id: str, key: str, attempt: int) -> TaskPage:
-    """Claim a task for this attempt; return the page of the attempt that has it.
-
-    Raises:
-        LedgerError: the existing page is not one that this version can read.
-    """
+    """Claim a task for this attempt; return the page of the attempt that has it. Raise as `parse_document` does."""
     uri = keys.task_uri(settings, task_id)
     own = TaskPage(job=key, attempt=attempt, task_id=task_id)
     while True:
         try:
             await storage.put(uri, own.model_dump_json().encode(), content_type="application/json", create=True)
         except Conflict:
-            try:
-                return parse_document(TaskPage, (await storage.get(uri)).body, uri)
-            except NotFound:
-                await asyncio.sleep(0.1)  # 409: another write was under way and failed
-                continue
-        return own
+            if other := await read_document(storage, TaskPage, uri):
+                return other.content
+            await asyncio.sleep(0.1)  # 409: another write was under way and failed
+        else:
+            return own
 
 
 class CallbackAdopter:
@@ -105,13 +96,13 @@ class CallbackAdopter:
     async def adopt_from_callback(
         self, job: VersionedRecord, hints: Sequence[CallbackHint]
     ) -> tuple[VersionedRecord, TaskStatus | None]:
-        """Give each attempt that waits for a callback its task, where everything agrees; otherwise change nothing.
+        """Give each attempt that waits for a callback its task, if the task is confirmed and free.
 
         Returns:
             The job, and the status of its task if that was adopted just now.
 
         Raises:
-            ProviderError: the status request failed, so nothing is known of the task yet.
+            ProviderError: the status request failed.
             LedgerError: a record cannot be read, so the task's owner is not known.
         """
         adopted = None
@@ -149,7 +140,7 @@ class CallbackAdopter:
         return False
 
     async def _recorded_owners(self, since: datetime) -> dict[str, str]:
-        """Return the job key by task id, of all records written since then."""
+        """Return the job key by task id, from all records written since then."""
         async with self._lock:
             if self._scanned_since is None or since < self._scanned_since:
                 owners: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Find images without an outcome: by listings alone, in any order of the server, in little memory.
+"""Find images without an outcome, by listings alone and in little memory; the server may list in any order.
 
 An image version is its name and etag. It has an outcome where its folder holds a manifest, a refusal or a failure for
 that etag (a video alone does not count: its manifest comes last), and is under way where an open marker names it.
@@ -24,8 +24,8 @@ from i2v.settings import Settings
 _OUTCOME = re.compile(r"(?P<e12>[0-9a-f]{12})-[0-9a-f]{12}(?:\.refused|\.failed)?\.json")
 _MARKER = re.compile(r"(?P<version>[0-9a-f]{12}-[0-9a-f]{12})-[0-9a-f]{64}")
 BUCKETS = 65_521
-"""A prime, so that the versions of images with one content, which end alike, spread over all buckets."""
-AGE = tuple[datetime, str]
+"""A prime, so that versions with the same content, which end alike, spread over all buckets."""
+Age = tuple[datetime, str]
 """When an image was last written, and its key: the order in which images are generated."""
 
 
@@ -65,7 +65,7 @@ class Versions:
 
 
 def version_with_outcome(key: str) -> str | None:
-    """Return the image version that an object below the videos prefix is the outcome of, `None` if it is not one."""
+    """Return the image version whose outcome an object under the videos prefix is, `None` if it is no outcome."""
     name, _, file = key.rpartition("/")
     match = _OUTCOME.fullmatch(file)
     return f"{keys.digest12(name)}-{match['e12']}" if match and name else None
@@ -113,8 +113,7 @@ async def has_outcome(run: RunContext, entry: S3Entry) -> bool:
 class MissingSearch:
     """Finds the images without an outcome that were last written from `since` until `until`, oldest first, in batches.
 
-    Args:
-        taken: the versions that are under way or have an outcome.
+    `taken` has the versions that are under way or have an outcome. No image is returned twice.
     """
 
     run: RunContext
@@ -125,14 +124,10 @@ class MissingSearch:
     """Objects under the images prefix whose keys start with a reserved name."""
     unsettled: int = 0
     """Images that are younger than `until`: they are left to the door."""
-    _after: AGE | None = None
+    _after: Age | None = None
 
     async def next_batch(self, most: int) -> list[S3Entry]:
-        """Return the next oldest, at most `most`. Each batch lists all images again; none is returned twice.
-
-        Raises:
-            NotTried: the run is interrupted.
-        """
+        """Return the next oldest, at most `most`, after listing all images again. Raise `NotTried` on an interrupt."""
         found: list[S3Entry] = []
         self.reserved, self.unsettled = [], 0
         async for page in _pages(self.run, self.run.settings.images):
@@ -156,7 +151,7 @@ class MissingSearch:
         return is_new and image_version(entry, self.run.settings) not in self.taken
 
 
-def _age(entry: S3Entry) -> AGE:
+def _age(entry: S3Entry) -> Age:
     return entry.last_modified, entry.uri.key
 
 

@@ -1,6 +1,6 @@
 """Settle open jobs whose run is gone: poll, store or close each of them. Reconcile never pays.
 
-`i2v.recovery.backfill` then generates missing videos, where that is asked for.
+`i2v.recovery.backfill` then generates missing videos, if requested.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ async def reconcile(
 async def settle_open(
     run: RunContext, *, entries: Sequence[str] | None = None, limit: int = 100, steps: Steps | None = None
 ) -> tuple[ItemReport, ...]:
-    """Settle the jobs that `entries` name, or all that have an open marker and no run, oldest marker first.
+    """Settle the jobs that `entries` name, or all that have an open marker and no live run, oldest marker first.
 
-    A job by callback has no run once `callback_patience_seconds` have passed without the callback.
+    A job that waits for its callback is settled once `callback_patience_seconds` have passed.
 
     Args:
-        run: goes on afterwards; in a dry run open jobs are named and nothing is changed.
+        run: it is not ended; in a dry run open jobs are reported and nothing is changed.
         entries: job keys, settled even if a run works on them, or `KEY/ATTEMPT/TASKID` from a callback.
         limit: how many jobs are settled at most; those that wait for a person do not count.
         steps: its `store` publishes a video.
@@ -62,7 +62,7 @@ async def settle_open(
         One line per settled job: `submitted` if it is still open, `unknown` if it needs a person.
 
     Raises:
-        UsageError: the ledger belongs to another provider or account, or an entry names no job.
+        UsageError: the ledger belongs to another provider or account, or an entry is not valid.
         LedgerError: the ledger cannot be read.
     """
     if not run.dry_run:

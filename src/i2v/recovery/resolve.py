@@ -23,7 +23,7 @@ DROPPED_BY_PERSON = Reason(
 
 
 class Resolver:
-    """Resolves jobs of one ledger."""
+    """Resolves the jobs of one ledger."""
 
     def __init__(self, storage: Storage, settings: Settings) -> None:
         self._storage = storage
@@ -64,11 +64,7 @@ class Resolver:
         return ready
 
     async def drop(self, key: str) -> JobRecord:
-        """Fail an unknown or submitted job for good, though it may have been billed.
-
-        Raises:
-            CannotResolve: the job is in another state.
-        """
+        """Fail an unknown or submitted job for good; it may have been billed. Raise `CannotResolve` in other states."""
         job = await self._ledger.read_existing(key)
         now = datetime.now(UTC)
         return await self._change(job, lambda record: transitions.drop(record, DROPPED_BY_PERSON, now))

@@ -22,7 +22,7 @@ from i2v.reports.recent import RecentItem, list_recent_pages, read_recent_page
 from i2v.reports.run_report import Outcome
 
 MOST_OPEN = 200
-"""Open jobs that are read, oldest first."""
+"""Open jobs whose records are read, oldest first."""
 MOST_RUNS, MOST_FAILED = 20, 30
 """Runs that are searched for failures, newest first, and failures that are shown."""
 MOST_ROWS = 50
@@ -53,9 +53,9 @@ class LedgerStatus:
     markers: int = 0
     """Jobs with an open marker."""
     read: int = 0
-    """Of these, how many records were read."""
+    """How many of their records were read."""
     waiting: list[JobRecord] = field(default_factory=list)
-    """Oldest first."""
+    """Jobs in progress, oldest first."""
     needs_attention: list[NeedsAttention] = field(default_factory=list)
 
     @property
