@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from benchmarks.processes import ChildResult, run_child
-from benchmarks.report import Row, Table, middle, percentile_95
+from benchmarks.report import Row, Table, median_or_zero, percentile_95
 from benchmarks.servers import Servers
 
 SIDES = {"floor": "benchmarks.floor", "i2v": "benchmarks.flow_run"}
@@ -71,12 +71,12 @@ def _makespan_rows(done: dict[str, list[Trial]]) -> list[Row]:
     values: dict[str, Callable[[Trial], float]] = {
         "process start to end, s": lambda trial: trial.child.seconds,
         "without start-up and exit, s": lambda trial: trial.child.output["run_seconds"],
-        "success to stored, median, s": lambda trial: middle(trial.store_seconds),
+        "success to stored, median, s": lambda trial: median_or_zero(trial.store_seconds),
         "success to stored, 95 %, s": lambda trial: percentile_95(trial.store_seconds),
     }
     rows: list[Row] = []
     for name, value in values.items():
-        floor, ours = (middle(map(value, trials)) for trials in done.values())
+        floor, ours = (median_or_zero(map(value, trials)) for trials in done.values())
         rows.append((name, floor, ours, ours / floor))
     return rows
 
@@ -84,7 +84,8 @@ def _makespan_rows(done: dict[str, list[Trial]]) -> list[Row]:
 def _process_rows(done: dict[str, list[Trial]]) -> list[Row]:
     def cells(name: str) -> list[float]:
         pairs = (
-            (middle(t.cpu[name] for t in trials), middle(t.peaks[name] for t in trials)) for trials in done.values()
+            (median_or_zero(t.cpu[name] for t in trials), median_or_zero(t.peaks[name] for t in trials))
+            for trials in done.values()
         )
         return [cell for pair in pairs for cell in pair]
 

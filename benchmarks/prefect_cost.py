@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from benchmarks.processes import run_child
-from benchmarks.report import Row, Table, middle
+from benchmarks.report import Row, Table, median_or_zero
 from benchmarks.servers import Servers
 
 NOTHING = "nothing"
@@ -44,7 +44,7 @@ def run(servers: Servers, count: int, trials: int) -> list[Table]:
 
     def each_ms(kind: str, side: int) -> float:
         return (
-            middle(cost[side] - empty[side] for cost, empty in zip(found[kind], found[NOTHING], strict=True))
+            median_or_zero(cost[side] - empty[side] for cost, empty in zip(found[kind], found[NOTHING], strict=True))
             / count
             * 1000
         )

@@ -16,7 +16,7 @@ from typing import Any
 import boto3
 
 from benchmarks.processes import peak_mb, reset_peak, resident_mb, run_child
-from benchmarks.report import Row, Table, middle
+from benchmarks.report import Row, Table, median_or_zero
 from benchmarks.servers import Servers
 from i2v.pipeline.run import open_run
 from i2v.recovery.missing import MissingSearch, versions_with_outcome
@@ -46,7 +46,7 @@ def _row(images: int, trials: int) -> Row:
     keys = images + (images - MISSING) * len(ENDINGS)
 
     def each(side: str, value: str) -> float:
-        return middle(result[value] for result in done[side])
+        return median_or_zero(result[value] for result in done[side])
 
     speeds = [keys / each(side, "seconds") for side in done]
     cpu = [each(side, "cpu") for side in done]

@@ -41,7 +41,7 @@ def _cell(cell: Cell) -> str:
     return f"{cell:,}" if isinstance(cell, int) else cell
 
 
-def middle(values: Iterable[float]) -> float:
+def median_or_zero(values: Iterable[float]) -> float:
     """Return the median, or 0 without values."""
     return median(list(values) or [0.0])
 

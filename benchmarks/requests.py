@@ -31,7 +31,7 @@ class CountedRun:
         env = servers.env(faster=FASTER)
         s3_address = env["AWS_ENDPOINT_URL"].removeprefix("http://")
         with FaultProxy(s3_address) as s3, FaultProxy(servers.prefect.address) as prefect:
-            servers.post("options", {"s3_address": s3.address})
+            servers.control("POST", "options", {"s3_address": s3.address})
             env |= {"AWS_ENDPOINT_URL": s3.url, "PREFECT_API_URL": f"{prefect.url}/api"}
             env["I2V_PRIVATE_HOSTS"] += f",{s3.address}"
             run_child("benchmarks.flow_run", env=env)

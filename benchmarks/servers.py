@@ -46,22 +46,16 @@ class Servers:
         (aws,) = children(child.pid)
         self.meters = {"provider emulator": Meter(child.pid), "S3": Meter(aws)}
 
-    def get(self, path: str) -> Any:
-        """GET `/_sandbox/PATH` of the emulator."""
-        return httpx.get(self._url(path), trust_env=False, timeout=60).raise_for_status().json()
-
-    def post(self, path: str, body: dict[str, Any]) -> None:
-        """POST to `/_sandbox/PATH` of the emulator."""
-        httpx.post(self._url(path), json=body, trust_env=False, timeout=60).raise_for_status()
-
-    def _url(self, path: str) -> str:
-        return f"{self._env['APIXO_BASE_URL'].removesuffix('/api/v1')}/_sandbox/{path}"
+    def control(self, method: str, path: str, body: Any = None) -> Any:
+        """Send a request to `/_sandbox/PATH` of the emulator and return the JSON response."""
+        url = f"{self._env['APIXO_BASE_URL'].removesuffix('/api/v1')}/_sandbox/{path}"
+        return httpx.request(method, url, json=body, trust_env=False, timeout=60).raise_for_status().json()
 
     def reset(self, images: int, *, side_px: int = 1024, **options: Any) -> None:
         """Empty S3 and the emulator, set its options, and upload that many distinct images to a new bucket."""
         httpx.post(f"{self._env['AWS_ENDPOINT_URL']}/_ministack/reset", trust_env=False).raise_for_status()
-        self.post("reset", {})
-        self.post("options", {"balance_usd": 1_000_000, **options})
+        self.control("POST", "reset")
+        self.control("POST", "options", {"balance_usd": 1_000_000, **options})
         self.bucket = f"bench-{uuid.uuid4().hex[:8]}"
         s3 = self.s3()
         s3.create_bucket(Bucket=self.bucket)
@@ -104,7 +98,7 @@ class Servers:
 
     def requests(self, endpoint: str) -> list[dict[str, Any]]:
         """Return the emulator's log entries of one endpoint."""
-        entries: list[dict[str, Any]] = self.get(f"requests?endpoint={endpoint}")["entries"]
+        entries: list[dict[str, Any]] = self.control("GET", f"requests?endpoint={endpoint}")["entries"]
         return entries
 
     def keys(self, suffix: str) -> list[str]:

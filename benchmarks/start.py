@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.processes import run_child
-from benchmarks.report import Row, Table, middle
+from benchmarks.report import Row, Table, median_or_zero
 from benchmarks.servers import Servers
 
 CHILDREN = {
@@ -23,10 +23,10 @@ def measure(servers: Servers, module: str, *arguments: str) -> tuple[float, floa
 
 def run(servers: Servers, trials: int) -> list[Table]:
     """Measure all."""
-    helped = middle(run_child("i2v.cli", "--help", env={}).seconds for _ in range(trials))
+    helped = median_or_zero(run_child("i2v.cli", "--help", env={}).seconds for _ in range(trials))
     rows: list[Row] = [("`i2v --help`", "", helped)]
     for name, command in CHILDREN.items():
         seconds = [measure(servers, *command) for _ in range(trials)]
-        rows.append((name, middle(each[0] for each in seconds), middle(each[1] for each in seconds)))
+        rows.append((name, median_or_zero(each[0] for each in seconds), median_or_zero(each[1] for each in seconds)))
     notes = f"Seconds from the start of the process, medians of {trials}. A Prefect server is already running."
     return [Table("Start", ("", "to the first submit", "to the end"), rows, notes)]

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 from benchmarks.processes import run_child
-from benchmarks.report import Row, Table, middle
+from benchmarks.report import Row, Table, median_or_zero
 from benchmarks.servers import Servers
 from benchmarks.step_meter import MeteredThreads, StepMeter
 from i2v.inputs.prompts import RequestOptions
@@ -36,10 +36,10 @@ def run(servers: Servers, images: int, trials: int) -> list[Table]:
         done.append(run_child("benchmarks.steps", env=servers.env(faster=FASTER)).output)
 
     def cpu_ms(side: str, step: str) -> float:
-        return middle(each[side].get(step, 0.0) for each in done) / images * 1000
+        return median_or_zero(each[side].get(step, 0.0) for each in done) / images * 1000
 
     rows: list[Row] = [(step, cpu_ms("loop", step), cpu_ms("threads", step)) for step in STEPS]
-    total = middle(each["cpu"] for each in done) / images * 1000
+    total = median_or_zero(each["cpu"] for each in done) / images * 1000
     rows.append(
         ("all (and what belongs to no step)", total, total - sum(float(cell) for row in rows for cell in row[1:]))
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.processes import run_child
-from benchmarks.report import Row, Table, middle
+from benchmarks.report import Row, Table, median_or_zero
 from benchmarks.servers import Servers
 
 MB = 1_000_000
@@ -42,7 +42,7 @@ def _row(size: int, count: int, done: dict[str, list[dict[str, Any]]]) -> Row:
     total = size * count
 
     def each(side: str, value: str) -> float:
-        return middle(result[value] for result in done[side])
+        return median_or_zero(result[value] for result in done[side])
 
     speeds = [total / each(side, "seconds") for side in done]
     cpu = [each(side, "cpu") / total * 1000 for side in done]

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import Row, Table, middle
+from benchmarks.report import Row, Table, median_or_zero
 from benchmarks.servers import Servers
 from sandbox import Sandbox
 from sandbox.full_stack import FullStack
@@ -58,10 +58,10 @@ def run(_: Servers, uploads: int) -> list[Table]:
             times.append(measure(stack, number))
             time.sleep(random.uniform(0, WORKER_QUERY_SECONDS))  # noqa: S311 - a random moment of the worker's interval
     rows: list[Row] = [
-        ("upload to submit", middle(each[2] for each in times), max(each[2] for each in times)),
-        ("until the flow run is created", middle(each[0] for each in times), ""),
-        ("until it starts", middle(each[1] - each[0] for each in times), ""),
-        ("until the submit", middle(each[2] - each[1] for each in times), ""),
+        ("upload to submit", median_or_zero(each[2] for each in times), max(each[2] for each in times)),
+        ("until the flow run is created", median_or_zero(each[0] for each in times), ""),
+        ("until it starts", median_or_zero(each[1] - each[0] for each in times), ""),
+        ("until the submit", median_or_zero(each[2] - each[1] for each in times), ""),
     ]
     notes = f"Seconds, from {uploads} uploads. The worker polls every {WORKER_QUERY_SECONDS} s."
     return [Table("Upload to submit", ("", "median", "maximum"), rows, notes)]

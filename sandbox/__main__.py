@@ -56,33 +56,33 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _sandbox(given: argparse.Namespace) -> Sandbox:
+def _sandbox(args: argparse.Namespace) -> Sandbox:
     options = ProviderOptions(
-        render_seconds=given.render_seconds,
-        balance_usd=given.balance,
-        fast=given.fast,
-        render="shared" if given.shared else "each",
+        render_seconds=args.render_seconds,
+        balance_usd=args.balance,
+        fast=args.fast,
+        render="shared" if args.shared else "each",
     )
     return Sandbox(
         options,
-        host=given.host,
-        port=given.port,
-        s3_port=given.s3_port,
-        folder=given.data_dir,
-        bucket=given.bucket,
-        versioning=given.versioning,
-        notifications=given.notifications,
+        host=args.host,
+        port=args.port,
+        s3_port=args.s3_port,
+        folder=args.data_dir,
+        bucket=args.bucket,
+        versioning=args.versioning,
+        notifications=args.notifications,
     )
 
 
-def _print_env(sandbox: Sandbox, given: argparse.Namespace) -> None:
+def _print_env(sandbox: Sandbox, args: argparse.Namespace) -> None:
     lines = "".join(f"{name}={value}\n" for name, value in sandbox.env.items())
-    if given.env_file:
-        given.env_file.parent.mkdir(parents=True, exist_ok=True)
-        part = given.env_file.with_suffix(".part")
+    if args.env_file:
+        args.env_file.parent.mkdir(parents=True, exist_ok=True)
+        part = args.env_file.with_suffix(".part")
         part.write_text(lines)
-        part.rename(given.env_file)
-    if given.print_env:
+        part.rename(args.env_file)
+    if args.print_env:
         sys.stdout.write(lines)
     else:
         exports = "".join(f"export {line}\n" for line in lines.splitlines())
@@ -94,7 +94,7 @@ def _print_env(sandbox: Sandbox, given: argparse.Namespace) -> None:
 
 def main() -> int:
     """Run until SIGINT (exit code 130) or SIGTERM (0); return 2 if it cannot start."""
-    given = _parser().parse_args()
+    args = _parser().parse_args()
     stopped = threading.Event()
     signals: list[int] = []
 
@@ -105,8 +105,8 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     try:
-        with _sandbox(given) as sandbox:
-            _print_env(sandbox, given)
+        with _sandbox(args) as sandbox:
+            _print_env(sandbox, args)
             stopped.wait()
     except (OSError, RuntimeError, ValueError) as error:
         sys.stderr.write(f"The sandbox did not start: {error}\n")

@@ -47,7 +47,7 @@ ABOUT = (
 
 
 class Demo:
-    """The demo's acts, on a running stack."""
+    """The parts of the demo, on a running stack."""
 
     def __init__(self, stack: FullStack, token: str, console: Console) -> None:
         self.stack, self.sandbox = stack, stack.sandbox
@@ -111,13 +111,13 @@ class Demo:
 @contextmanager
 def _running_demo(console: Console) -> Iterator[Demo]:
     began, token = time.monotonic(), secrets.token_hex(8)
-    with ExitStack() as exits:
+    with ExitStack() as contexts:
         with console.status("Starting the sandbox") as status:
-            folder = exits.enter_context(tempfile.TemporaryDirectory(prefix="i2v-demo-", ignore_cleanup_errors=True))
+            folder = contexts.enter_context(tempfile.TemporaryDirectory(prefix="i2v-demo-", ignore_cleanup_errors=True))
             options = ProviderOptions(render_seconds=RENDER_SECONDS)
-            sandbox = exits.enter_context(Sandbox(options, bucket=BUCKET, notifications=True))
+            sandbox = contexts.enter_context(Sandbox(options, bucket=BUCKET, notifications=True))
             extra_env = {"I2V_DEFAULT_PROMPT": PROMPT, "I2V_GALLERY_TOKEN": token}
-            stack = exits.enter_context(FullStack(sandbox, Path(folder), extra_env, status.update))
+            stack = contexts.enter_context(FullStack(sandbox, Path(folder), extra_env, status.update))
         console.print(f"Started sandbox, Prefect server, worker and door in {time.monotonic() - began:.0f} s.")
         console.print(f"make deploy: {stack.deploy_output.splitlines()[-1]}.\n", markup=False, soft_wrap=True)
         try:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
@@ -25,40 +26,33 @@ REQUEST_SECONDS = 60
 LISTENS = r"listens on (http://[\d.]+:\d+)"
 
 
+@dataclass
 class FullStack:
-    """`with FullStack(sandbox, folder, {}) as stack:` starts all parts. A test can kill and restart each of them.
+    """`with FullStack(sandbox, folder, {}) as stack:` starts all parts. A test can kill and restart each of them."""
 
-    Args:
-        sandbox: a sandbox with bucket notifications.
-        folder: where the server's database and the logs go.
-        extra_env: more variables for door, worker and runs.
-        on_progress: is called with a line for each part that starts.
-    """
+    sandbox: Sandbox
+    """A sandbox with bucket notifications."""
+    folder: Path
+    """Where the server's database and the logs go."""
+    extra_env: Mapping[str, str]
+    """More variables for door, worker and runs."""
+    on_progress: Callable[[str], object] = str
+    """Called with a line for each part that starts."""
+    _stack: ExitStack = field(default_factory=ExitStack, init=False)
 
-    def __init__(
-        self,
-        sandbox: Sandbox,
-        folder: Path,
-        extra_env: Mapping[str, str],
-        on_progress: Callable[[str], object] = str,
-    ) -> None:
-        self.sandbox = sandbox
-        self._on_progress = on_progress
-        self.server = PrefectServer(home=folder / "server")
-        self._extra_env = {"I2V_DOOR_PORT": "0", "PREFECT_WORKER_QUERY_SECONDS": "1", **extra_env}
-        self._folder = folder
-        self._stack = ExitStack()
+    def __post_init__(self) -> None:
+        self.server = PrefectServer(home=self.folder / "server")
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._on_progress("Starting a Prefect server (about 15 s)")
+            self.on_progress("Starting a Prefect server (about 15 s)")
             stack.enter_context(self.server)
-            self._on_progress("Running make deploy: pool, queues, deployments and automations")
+            self.on_progress("Running make deploy: pool, queues, deployments and automations")
             self.deploy_output = self.deploy()
-            self._on_progress("Starting a worker and the door")
+            self.on_progress("Starting a worker and the door")
             command = ("prefect", "--no-prompt", "worker", "start", "--pool", POOL)
-            self.worker = stack.enter_context(ChildProcess(*command, env=self.env, log=self._folder / "worker.log"))
-            self.door = stack.enter_context(ChildProcess("doors", env=self.env, log=self._folder / "door.log"))
+            self.worker = stack.enter_context(ChildProcess(*command, env=self.env, log=self.folder / "worker.log"))
+            self.door = stack.enter_context(ChildProcess("doors", env=self.env, log=self.folder / "door.log"))
             self.wait_ready()
             self._stack = stack.pop_all()
         return self
@@ -73,10 +67,11 @@ class FullStack:
         """The variables that a user sets to use the same services."""
         prefect = {
             "PREFECT_API_URL": self.server.api_url,
-            "PREFECT_HOME": str(self._folder / "home"),
+            "PREFECT_HOME": str(self.folder / "home"),
             "DO_NOT_TRACK": "1",
         }
-        return self.sandbox.env | prefect | self._extra_env
+        defaults = {"I2V_DOOR_PORT": "0", "PREFECT_WORKER_QUERY_SECONDS": "1"}
+        return self.sandbox.env | prefect | defaults | dict(self.extra_env)
 
     @property
     def env(self) -> dict[str, str]:
@@ -98,12 +93,7 @@ class FullStack:
 
     def check_running(self) -> None:
         """Raise `RuntimeError` with its last lines if a part has exited."""
-        parts: dict[str, PrefectServer | ChildProcess] = {
-            "server": self.server,
-            "worker": self.worker,
-            "door": self.door,
-        }
-        for name, part in parts.items():
+        for name, part in (("server", self.server), ("worker", self.worker), ("door", self.door)):
             if not part.is_running:
                 raise RuntimeError(f"the {name} has exited. Its last lines:\n{part.last_lines()}")
 

@@ -14,15 +14,15 @@ ROTATED = (5, 6, 7, 8)
 
 def make_image(width: int, height: int, seed: int = 0) -> Image.Image:
     """Draw a hazy sky over three ridges, in colors that depend on the seed."""
-    dice = random.Random(f"{seed}")  # noqa: S311 - a picture, not a secret
-    sky = Image.frombytes("RGB", (9, 7), bytes(dice.randrange(90, 250) for _ in range(9 * 7 * 3)))
+    rng = random.Random(f"{seed}")  # noqa: S311 - a picture, not a secret
+    sky = Image.frombytes("RGB", (9, 7), bytes(rng.randrange(90, 250) for _ in range(9 * 7 * 3)))
     image = sky.resize((width, height), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(image)
     for ridge in range(3):
         level = 0.5 + ridge * 0.16
-        heights = [height * (level + dice.uniform(-0.09, 0.09)) for _ in range(9)]
+        heights = [height * (level + rng.uniform(-0.09, 0.09)) for _ in range(9)]
         outline = [(width * step / 8, y) for step, y in enumerate(heights)]
-        shade = [dice.randrange(20, 150) // (ridge + 1) for _ in range(3)]
+        shade = [rng.randrange(20, 150) // (ridge + 1) for _ in range(3)]
         draw.polygon([(0.0, height), *outline, (width, height)], fill=(shade[0], shade[1], shade[2]))
     return image
 

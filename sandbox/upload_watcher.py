@@ -26,7 +26,7 @@ Step = tuple[str, str]
 
 
 class UploadWatcher:
-    """Upload the same images once or more. `images` are files; the prompt of each is in a `.txt` file beside it."""
+    """Uploads the same image files once or more. A `.txt` file next to an image has its prompt."""
 
     def __init__(self, stack: FullStack, images: list[Path], console: Console) -> None:
         self._stack, self._sandbox = stack, stack.sandbox

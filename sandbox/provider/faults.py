@@ -47,8 +47,8 @@ KINDS: dict[str, dict[str, str]] = {
     },
     "image": {"fails": "fail the task with `code`", "late": "fetch the image after `seconds`"},
     "task": {
-        "fails": "fail with `code` and `message` when it is due",
-        "state": "call its state `state` while it runs",
+        "fails": "fail with `code` and `message` when its time is over",
+        "state": "report `state` as its state while it runs",
         "stuck": "never end",
         "bare": "end without completeTime and costTime",
         "wrong_size": "make the video's short side `pixels`",

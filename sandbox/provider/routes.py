@@ -126,27 +126,21 @@ class Control:
             return JSONResponse({"error": str(error)}, 400)
         return JSONResponse(options.model_dump(mode="json", exclude={"api_key"}))
 
-    async def add_faults(self, request: Request) -> Response:
-        """POST one `sandbox.provider.faults.Fault` or a list of them."""
-        try:
-            document = await request.json()
-            faults = [Fault.model_validate(item) for item in (document if isinstance(document, list) else [document])]
-        except ValueError as error:
-            return JSONResponse({"error": str(error)}, 400)
-        for fault in faults:
-            self._emulator.faults.add(fault)
-        return await self.list_faults(request)
-
-    async def list_faults(self, _: Request) -> Response:
-        """GET: list all scripted faults and how often each was applied."""
-        scripted = self._emulator.faults.scripted
-        faults = [{**each.fault.model_dump(exclude_defaults=True), "hits": each.hits} for each in scripted]
-        return JSONResponse({"faults": faults})
-
-    async def clear_faults(self, request: Request) -> Response:
-        """DELETE: remove all scripted faults."""
-        self._emulator.faults.scripted.clear()
-        return await self.list_faults(request)
+    async def faults(self, request: Request) -> Response:
+        """POST a `Fault` or a list: add them. DELETE: remove all. Return all and how often each was applied."""
+        faults = self._emulator.faults
+        if request.method == "DELETE":
+            faults.scripted.clear()
+        if request.method == "POST":
+            try:
+                document = await request.json()
+                new = [Fault.model_validate(item) for item in (document if isinstance(document, list) else [document])]
+            except ValueError as error:
+                return JSONResponse({"error": str(error)}, 400)
+            for fault in new:
+                faults.add(fault)
+        report = [{**each.fault.model_dump(exclude_defaults=True), "hits": each.hits} for each in faults.scripted]
+        return JSONResponse({"faults": report})
 
 
 async def _chunks(path: Path, padding: int) -> AsyncIterator[bytes]:
@@ -184,9 +178,7 @@ def make_app(emulator: Emulator) -> Starlette:
             Route("/_sandbox/tasks", control.tasks),
             Route("/_sandbox/reset", control.reset, methods=["POST"]),
             Route("/_sandbox/options", control.options, methods=["POST"]),
-            Route("/_sandbox/faults", control.list_faults),
-            Route("/_sandbox/faults", control.add_faults, methods=["POST"]),
-            Route("/_sandbox/faults", control.clear_faults, methods=["DELETE"]),
+            Route("/_sandbox/faults", control.faults, methods=["GET", "POST", "DELETE"]),
         ],
         exception_handlers={ApiError: _api_error, HTTPException: _http_error},
     )

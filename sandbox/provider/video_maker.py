@@ -34,8 +34,8 @@ class VideoSpec:
         return 4 if self.fast else 24
 
     @property
-    def still(self) -> int:
-        """How many frames in a row are equal: a fast video moves once a second."""
+    def repeats(self) -> int:
+        """How often each frame is repeated: a fast video moves once a second."""
         return self.rate if self.fast else 1
 
     @property
@@ -57,20 +57,20 @@ def make_video(image: bytes, spec: VideoSpec, path: Path) -> None:
     with Image.open(io.BytesIO(image)) as opened:
         picture = ImageOps.exif_transpose(opened).convert("RGB")
     size = spec.size(*picture.size)
-    roomy = (round(size[0] * (1 + MARGIN)), round(size[1] * (1 + MARGIN)))
-    planes = _planes(picture.resize(roomy, Image.Resampling.BILINEAR, reducing_gap=2))
+    larger = (round(size[0] * (1 + MARGIN)), round(size[1] * (1 + MARGIN)))
+    planes = _planes(picture.resize(larger, Image.Resampling.BILINEAR, reducing_gap=2))
     part = path.with_suffix(".part")
     _encode(planes, size, spec, MOVES[sha256(image).digest()[0] % len(MOVES)], part)
     part.rename(path)
 
 
 def _planes(picture: Image.Image) -> Planes:
-    """Return YUV planes in video range, the colors at half size. Moving planes is three times as fast as moving RGB."""
-    bright, blue, red = picture.convert("YCbCr").split()
+    """Return YUV planes in video range, chroma at half size. Moving planes is three times as fast as moving RGB."""
+    luma, blue, red = picture.convert("YCbCr").split()
     half = (picture.width // 2, picture.height // 2)
-    bright = bright.point([16 + value * 219 // 255 for value in range(256)])
+    luma = luma.point([16 + value * 219 // 255 for value in range(256)])
     colors = (plane.point([16 + value * 224 // 255 for value in range(256)]).resize(half) for plane in (blue, red))
-    return bright, *colors
+    return luma, *colors
 
 
 def _encode(planes: Planes, size: tuple[int, int], spec: VideoSpec, move: str, path: Path) -> None:
@@ -81,9 +81,9 @@ def _encode(planes: Planes, size: tuple[int, int], spec: VideoSpec, move: str, p
         stream = container.add_stream("libx264", rate=spec.rate, options=spec.options)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         stream.codec_context.thread_count = 1
-        for number in range(0, total, spec.still):
+        for number in range(0, total, spec.repeats):
             frame = _frame(planes, mark, size, _camera(move, number / total))
-            for pts in range(number, min(number + spec.still, total)):
+            for pts in range(number, min(number + spec.repeats, total)):
                 frame.pts = pts
                 container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -106,10 +106,10 @@ def _frame(planes: Planes, mark: Planes, size: tuple[int, int], camera: Camera) 
     for plane, stamp, target in zip(planes, mark, frame.planes, strict=True):
         width, height = plane.size
         box = (left * width, top * height, (left + side) * width, (top + side) * height)
-        shot = plane.resize((target.width, target.height), Image.Resampling.BILINEAR, box=box)
-        shot.paste(stamp, (0, target.height - stamp.height))
+        view = plane.resize((target.width, target.height), Image.Resampling.BILINEAR, box=box)
+        view.paste(stamp, (0, target.height - stamp.height))
         row = Image.new("L", (target.line_size, target.height))
-        row.paste(shot)
+        row.paste(view)
         target.update(row.tobytes())
     return frame
 
