@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
-from i2v.reports import recent
+from i2v.ledger.keys import descending_timestamp
 from i2v.reports.recent import RecentItem
 from i2v.reports.run_report import Outcome
 from i2v.request import Mode
@@ -97,7 +97,7 @@ class Filters:
         if self.day is None:
             return "", "~"
         midnight = datetime.combine(self.day, time(), UTC)
-        return recent.page_name_at(midnight + timedelta(days=1)), recent.page_name_at(midnight - LONGEST_RUN)
+        return descending_timestamp(midnight + timedelta(days=1)), descending_timestamp(midnight - LONGEST_RUN)
 
 
 def name_of(image: str, settings: Settings) -> str:

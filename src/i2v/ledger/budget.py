@@ -29,6 +29,11 @@ NEAR_CAP = Decimal("0.8")
 """The share of the daily cap from which i2v warns."""
 
 
+def today_utc() -> str:
+    """Return the UTC day by this host's clock, e.g. `2026-11-22`."""
+    return datetime.now(UTC).date().isoformat()
+
+
 class DailySpend(BaseModel):
     """What each run has reserved on one UTC day, in US dollars."""
 
@@ -63,8 +68,7 @@ class DailySpendStore:
         try:
             await write_document(self._storage, new, keys.daily_spend_uri(self._settings, spend.day), etag)
         except Conflict:
-            found, _ = await self.read(spend.day)
-            return found.writer == new.writer
+            return (await self.read(spend.day))[0].writer == new.writer
         return True
 
 
@@ -74,7 +78,7 @@ class Budget:
     Args:
         max_spend_usd, daily_cap_usd: the limits of this run and of all runs on one UTC day, or `None`.
         days: the days on which an earlier try of this run reserved money.
-        today: returns the UTC day. Money reserved on one day is not spent on the next.
+        today: returns the UTC day; money reserved on one day is not spent on the next.
 
     Attributes:
         before_block: called before each block is reserved; may raise.
@@ -89,7 +93,7 @@ class Budget:
         max_spend_usd: Decimal | None,
         daily_cap_usd: Decimal | None,
         days: tuple[str, ...] = (),
-        today: Callable[[], str] | None = None,
+        today: Callable[[], str] = today_utc,
     ) -> None:
         self.before_block: Callable[[], Awaitable[None]] | None = None
         self.jobs_expected = BLOCK_JOBS
@@ -97,7 +101,7 @@ class Budget:
         self._run_id = run_id
         self._max_spend = max_spend_usd
         self._cap = daily_cap_usd
-        self._today = today or today_utc
+        self._today = today
         self._lock = asyncio.Lock()
         self._reserved: dict[str, Decimal] = dict.fromkeys(days, ZERO)
         self._unspent: defaultdict[str, Decimal] = defaultdict(Decimal)
@@ -133,15 +137,10 @@ class Budget:
         return self._available(spend)
 
     async def reserve(self, price_usd: Decimal) -> str:
-        """Reserve the price of one attempt, before it is submitted.
+        """Reserve the price of one attempt before it is submitted; return the day it counts for.
 
-        Returns:
-            The day it counts for.
-
-        Raises:
-            BudgetExceeded: a limit does not allow it.
-            Paused: a person has paused all submits.
-            StorageError: the reservation may not be written, so nothing may be spent.
+        Raise `BudgetExceeded` if a limit does not allow it, and whatever `before_block` raises. After a `StorageError`
+        the reservation may not be written, so nothing may be spent.
         """
         async with self._lock:
             day = self._today()
@@ -236,23 +235,16 @@ class Budget:
             affordable = (available + self._unspent[spend.day]) / price_usd
             jobs = min(jobs, affordable.to_integral_value(ROUND_DOWN))
         if jobs < 1:
-            left = max(available or ZERO, ZERO)
-            raise BudgetExceeded(
-                f"{limit} has ${money_text(left)} left, one video costs ${money_text(price_usd)}",
-                "Raise the limit, or wait for the next UTC day" if "CAP" in limit else "Raise max_spend_usd",
-            )
+            left = money_text(max(available or ZERO, ZERO))
+            hint = "Raise the limit, or wait for the next UTC day" if "CAP" in limit else "Raise max_spend_usd"
+            raise BudgetExceeded(f"{limit} has ${left} left, one video costs ${money_text(price_usd)}", hint)
         return jobs * price_usd - self._unspent[spend.day]
 
     async def _write_entry(self, spend: DailySpend, etag: str | None, amount: Decimal) -> bool:
         entries = {**spend.reserved_usd, self._run_id: amount}
         new = spend.model_copy(update={"reserved_usd": entries})
-        written = await self._store.write(new, etag)
-        if written:
-            self._totals[spend.day] = new.total_usd
-            self._reserved[spend.day] = amount
-        return written
-
-
-def today_utc() -> str:
-    """Return the UTC day by this host's clock, e.g. `2026-11-22`."""
-    return datetime.now(UTC).date().isoformat()
+        if not await self._store.write(new, etag):
+            return False
+        self._totals[spend.day] = new.total_usd
+        self._reserved[spend.day] = amount
+        return True

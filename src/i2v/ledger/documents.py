@@ -18,7 +18,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class Document(NamedTuple, Generic[M]):
-    """A document as it was read. `age_seconds` is by S3's clock."""
+    """A document, and its version and age by S3's clock when it was read."""
 
     content: M
     etag: str
@@ -61,7 +61,6 @@ def parse_document(model: type[M], body: bytes, uri: S3Uri) -> M:
         if isinstance(data, dict) and isinstance(data.get("format"), int) and data["format"] > FORMAT:
             raise LedgerError(f"{uri} has format {data['format']}, this i2v reads up to {FORMAT}", "Upgrade i2v")
         return model.model_validate(data)
-    except (ValueError, ValidationError, RecursionError) as error:
-        raise LedgerError(
-            f"{uri} cannot be read: {type(error).__name__}", "Restore an earlier version; never delete it"
-        ) from None
+    except (ValueError, RecursionError) as error:
+        message = f"{uri} cannot be read: {type(error).__name__}"
+        raise LedgerError(message, "Restore an earlier version; never delete it") from None

@@ -174,7 +174,7 @@ class JobRecord(_Model):
         return self.last_attempt > 1 or any(attempt.revived for attempt in self.attempts)
 
     def at_risk_usd(self, attempt: Attempt) -> Decimal:
-        """Return the attempt's price if it may have been billed without producing a video, else 0."""
+        """Return the attempt's price if it was possibly charged without producing a video, else 0."""
         is_latest = attempt.number == (self.attempt.number if self.attempt else 0)
         return ZERO if is_latest and self.state in {JobState.SUBMITTED, JobState.STORED} else attempt.price_usd
 

@@ -36,7 +36,7 @@ def image_name(ref: ImageRef, settings: Settings) -> str:
 
 
 def object_name(uri: S3Uri, settings: Settings) -> str:
-    """Return `image_name` of an image in S3."""
+    """Return the `image_name` of an image in S3."""
     inside = settings.images.holds(uri)
     return _short(uri.key.removeprefix(settings.images.key) if inside else f"_s3/{uri.bucket}/{uri.key}")
 
@@ -80,7 +80,7 @@ def run_uri(settings: Settings, run_id: str) -> S3Uri:
 
 
 def descending_timestamp(moment: datetime) -> str:
-    """Return 13 digits that sort in reverse order of time."""
+    """Return 13 digits that sort newest first; the name of a page under `recent/` starts with its run's."""
     return f"{MAX_UNIX_MILLISECONDS - int(moment.timestamp() * 1000):013d}"
 
 

@@ -7,6 +7,7 @@ writer and a new revision: a process that reads its own back has won. Changes th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import re
@@ -86,18 +87,10 @@ class Ledger:
         return VersionedRecord(new, None)
 
     async def change(self, current: VersionedRecord, edit: Edit) -> VersionedRecord | None:
-        """Apply `edit` to the newest record and write it; retry on conflicts.
+        """Apply an edit from `i2v.ledger.transitions` and write the record; return `None` if the edit does not apply.
 
-        Args:
-            current: the record as last read.
-            edit: a function from `i2v.ledger.transitions`. It may run several times, each time on a newer record.
-
-        Returns:
-            The written record, or `None` if the edit does not apply to the newest one.
-
-        Raises:
-            ValueError: the edit breaks the state machine.
-            StorageError: the change may or may not be written.
+        After a conflict the edit runs again, on the newer record. Raise `ValueError` if it breaks the state machine.
+        After a `StorageError` the change may or may not be written.
         """
         while (edited := edit(current.record)) is not None:
             validate_change(current.record, edited)
@@ -120,12 +113,7 @@ class Ledger:
 
     async def records(self, *, since: datetime | None = None) -> AsyncIterator[JobRecord]:
         """Yield all records, or those written since then, by key. Raise `LedgerError` if one cannot be parsed."""
-        job_keys: list[str] = []
-        async for entry in self._storage.list(self._settings.jobs, recursive=False):
-            match = _RECORD_NAME.fullmatch(entry.uri.key.removeprefix(self._settings.jobs.key))
-            if match and (since is None or entry.last_modified >= since):
-                job_keys.append(match[1])
-        async for found in self.read_many(job_keys):
+        async for found in self.read_many(await self.find_keys(since=since)):
             yield found.record
 
     async def read_many(self, job_keys: Sequence[str]) -> AsyncIterator[VersionedRecord]:
@@ -135,10 +123,11 @@ class Ledger:
                 if found:
                     yield found
 
-    async def find_keys(self, start: str) -> list[str]:
-        """Return the job keys that start with these characters."""
+    async def find_keys(self, start: str = "", *, since: datetime | None = None) -> list[str]:
+        """Return the job keys that start with these characters, or only those of records written since then."""
         entries = self._storage.list(self._settings.jobs / start, recursive=False)
-        names = [entry.uri.key.removeprefix(self._settings.jobs.key) async for entry in entries]
+        recent = [entry.uri async for entry in entries if since is None or entry.last_modified >= since]
+        names = (uri.key.removeprefix(self._settings.jobs.key) for uri in recent)
         return [match[1] for name in names if (match := _RECORD_NAME.fullmatch(name))]
 
     async def put_open_marker(self, image: JobImage, key: str) -> None:
@@ -166,24 +155,18 @@ class Ledger:
         return LedgerInfo(host=provider_host(self._settings), account=self._settings.account_label), None
 
     async def set_paused(self, paused: bool) -> bool:
-        """Pause or resume all submits; each run sees it before its next block of reservations.
+        """Pause or resume all submits; return whether the flag changed. Runs see it before their next reservation.
 
-        Returns:
-            Whether the flag changed.
-
-        Raises:
-            UsageError: the ledger belongs to another provider or account.
+        Raise `UsageError` if the ledger belongs to another provider or account.
         """
         while True:
             info, etag = await self._read_info()
             self._check_owner(info)
             if info.paused == paused:
                 return False
-            try:
+            with contextlib.suppress(Conflict):
                 await self._write_info(info.model_copy(update={"paused": paused}), etag)
-            except Conflict:
-                continue
-            return True
+                return True
 
     async def raise_if_paused(self) -> None:
         """Raise `Paused` if a person has paused all submits."""
@@ -194,18 +177,15 @@ class Ledger:
     async def prepare(self) -> LedgerInfo:
         """Create `jobs/ledger.json` if it is missing, and verify that the server honors conditional writes.
 
-        Raises:
-            UsageError: the ledger belongs to another provider or account.
-            LedgerError: the ledger cannot be used, so nothing may be submitted.
+        Raise `UsageError` if the ledger belongs to another provider or account, `LedgerError` if it cannot be used.
         """
         try:
             info = await self._read_or_create_info()
             self._check_owner(info)
             await self._verify_conditional_writes(info)
         except StorageError as error:
-            raise LedgerError(
-                f"The ledger cannot be used, so nothing is submitted: {error.message}", error.hint
-            ) from None
+            message = f"The ledger cannot be used, so nothing is submitted: {error.message}"
+            raise LedgerError(message, error.hint) from None
         return info
 
     async def _read_or_create_info(self) -> LedgerInfo:

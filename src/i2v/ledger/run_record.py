@@ -1,6 +1,6 @@
 """The record of one run, `jobs/runs/<run id>.json`: its heartbeat while it lives, its report at the end.
 
-Reconcile reads it to know whether a run still works on its jobs. Who writes it is `i2v.pipeline.heartbeat`.
+`i2v.pipeline.heartbeat` writes it. Reconcile reads it to find out whether the run is still working on its jobs.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from i2v.errors import LedgerError, NotFound, StorageError
+from i2v.errors import LedgerError, StorageError
 from i2v.ledger import keys
+from i2v.ledger.documents import read_document
 from i2v.ledger.job import FORMAT
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
@@ -48,19 +49,16 @@ class RunRecord(BaseModel):
 
 
 async def read_or_new(storage: Storage, settings: Settings, run_id: str, label: str | None) -> RunRecord:
-    """Return the record to start with: a new one, which keeps start and days of an earlier try of the same run.
+    """Return a new record, with the start and the days of an earlier try of the same run.
 
-    Raises:
-        LedgerError: the record exists and cannot be read.
+    Raise `LedgerError` if that record cannot be read.
     """
     uri, now = keys.run_uri(settings, run_id), datetime.now(UTC)
     new = RunRecord(run_id=run_id, started_at=now, touched_at=now, label=label)
     try:
-        earlier = RunRecord.model_validate_json((await storage.get(uri)).body)
-    except NotFound:
-        return new
-    except ValidationError:
-        raise LedgerError(f"{uri} is not a valid run record", "Restore it from a backup; do not delete it") from None
+        earlier = await read_document(storage, RunRecord, uri)
     except StorageError as error:
         raise LedgerError(f"Cannot read the ledger: {error.message}", error.hint) from None
-    return new.model_copy(update={"days": earlier.days, "started_at": earlier.started_at})
+    if earlier is None:
+        return new
+    return new.model_copy(update={"days": earlier.content.days, "started_at": earlier.content.started_at})

@@ -13,20 +13,19 @@ from i2v.ledger.job import DROPPED_CODE, Attempt, Delivery, JobImage, JobRecord,
 
 
 def validate_change(old: JobRecord, new: JobRecord) -> None:
-    """Raise `ValueError` if `new` has an illegal state or another identity, or loses a task id or billed attempt."""
+    """Raise `ValueError` if `new` has an illegal state or another identity, or loses a task id or a charged attempt."""
     if new.state != old.state and not old.state.can_become(new.state):
         raise ValueError(f"job {old.key[:12]}: {old.state} cannot become {new.state}")
     if (old.key, old.request) != (new.key, new.request):
         raise ValueError(f"job {old.key[:12]}: a record's identity cannot change")
     if new.last_attempt < old.last_attempt or (old.video and new.video != old.video):
         raise ValueError(f"job {old.key[:12]}: `last_attempt` cannot decrease and a stored video cannot change")
-    known = {attempt.number: attempt for attempt in new.attempts}
+    kept = {attempt.number: attempt.task_ids for attempt in new.attempts}
     for attempt in old.attempts:
-        if attempt.fail and attempt.number not in known:
-            raise ValueError(f"job {old.key[:12]}: attempt {attempt.number} may have been billed and would be lost")
-        kept = known[attempt.number].task_ids if attempt.number in known else frozenset()
-        if attempt.task_ids - kept:
-            raise ValueError(f"job {old.key[:12]}: task ids {sorted(attempt.task_ids - kept)} would be lost")
+        if attempt.fail and attempt.number not in kept:
+            raise ValueError(f"job {old.key[:12]}: attempt {attempt.number} may have been charged and would be lost")
+        if lost := attempt.task_ids - kept.get(attempt.number, frozenset()):
+            raise ValueError(f"job {old.key[:12]}: task ids {sorted(lost)} would be lost")
 
 
 def claim(

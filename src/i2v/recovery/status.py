@@ -17,7 +17,7 @@ from i2v.money import money_text
 from i2v.pipeline.context import RunContext
 from i2v.recovery.reconcile import NEEDS_ATTENTION_AFTER, list_open_markers
 from i2v.reports.advice import Advice, advise
-from i2v.reports.markdown import as_code, as_table, as_text
+from i2v.reports.markdown import as_code, as_table, as_text, as_usd
 from i2v.reports.recent import RecentItem, list_recent_pages, read_recent_page
 from i2v.reports.run_report import Outcome
 
@@ -143,8 +143,8 @@ def status_page(status: LedgerStatus) -> str:
 
 def _head(status: LedgerStatus) -> Iterator[str]:
     yield f"## Status, {status.at:%Y-%m-%d %H:%M} UTC"
-    cap = f" of the daily cap of {_usd(status.cap_usd)}" if status.cap_usd is not None else ""
-    yield from ("", f"**Today** {_usd(status.today_usd)} spent or reserved by active runs{cap}.")
+    cap = f" of the daily cap of {as_usd(status.cap_usd)}" if status.cap_usd is not None else ""
+    yield from ("", f"**Today** {as_usd(status.today_usd)}{cap}, spent or reserved by active runs.")
     if status.is_paused:
         yield from ("", f"**All submits are paused.** To resume: {as_code('i2v resume')}")
 
@@ -189,7 +189,3 @@ def _row(record: JobRecord) -> list[str]:
 
 def _minute(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}"
-
-
-def _usd(amount: Decimal) -> str:
-    return as_text(f"${money_text(amount)}", CHARS)

@@ -47,8 +47,8 @@ class Advice:
 IN_PROGRESS = Advice("Charged and in progress. To store it when it is ready, at no extra charge:", "i2v reconcile")
 
 
-def advise(item: RecentItem, now: JobState | None) -> Advice | None:
-    """Return what a person can do, by the job's current state or, if `now` is `None`, by the item's outcome."""
+def advise(item: RecentItem, state: JobState | None) -> Advice | None:
+    """Return what a person can do, by the job's current state or, if it is `None`, by the item's outcome."""
     if item.outcome is Outcome.SUBMITTED:
         return IN_PROGRESS
     if item.outcome is Outcome.NOT_TRIED:
@@ -56,20 +56,15 @@ def advise(item: RecentItem, now: JobState | None) -> Advice | None:
     if item.outcome not in STATE_AT_END:
         return None
     if item.job is None:
-        return _without_job(item)
-    advice = advise_job(now or STATE_AT_END[item.outcome], item.job)
+        text = "Not charged. Replace the image or the prompt" if item.outcome is Outcome.REFUSED else "Fix the cause"
+        return Advice(f"{text}, then run it again:", _run_again(item))
+    advice = advise_job(state or STATE_AT_END[item.outcome], item.job)
     return advice if advice.command else replace(advice, command=f"i2v jobs show {item.job[:12]}")
 
 
 def _run_again(item: RecentItem) -> str:
     flags = ["--mode", "pro"] if item.mode == "pro" else ["--duration", "10"] if item.duration == 10 else []  # noqa: PLR2004 - seconds, as in --duration
     return shlex.join(["i2v", "run", item.image, *flags])
-
-
-def _without_job(item: RecentItem) -> Advice:
-    if item.outcome is Outcome.REFUSED:
-        return Advice("Not charged. Replace the image or the prompt, then run it again:", _run_again(item))
-    return Advice("Fix the cause, then run it again:", _run_again(item))
 
 
 def advise_job(state: JobState, key: str) -> Advice:

@@ -1,4 +1,4 @@
-"""Markdown in which the texts of others stay texts: keys, prompts and the provider's messages may contain anything.
+"""Markdown with untrusted text: keys, prompts and the provider's messages may contain anything.
 
 Special characters are escaped with a backslash, which both of Prefect's UIs support. The V1 UI shows character
 references literally, and needs HTML for an image inside a link.
@@ -7,8 +7,11 @@ references literally, and needs HTML for an image inside a link.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from html import escape
 from urllib.parse import quote
+
+from i2v.money import money_text
 
 ESCAPES = str.maketrans({char: f"\\{char}" for char in "\\`*_[]<>&|~$"})
 BREAK = "<br>"
@@ -25,6 +28,11 @@ SAFE_IN_LINK = ":/?&=%+~,;@-._$"
 def as_text(text: str, max_chars: int, *, keep_end: bool = False) -> str:
     """Return the text escaped, on one line and truncated: at its end, or in the middle with `keep_end`."""
     return _escaped(_truncated(_printable(text), max_chars, keep_end=keep_end))
+
+
+def as_usd(amount: Decimal) -> str:
+    """Return an amount of US dollars; `$` is escaped."""
+    return _escaped(f"{'-' if amount < 0 else ''}${money_text(abs(amount))}")
 
 
 def as_code(text: str) -> str:

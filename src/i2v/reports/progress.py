@@ -1,4 +1,4 @@
-"""How far a run is, image by image: `RunProgress`. Progress bar and live page each render it in their own way."""
+"""The progress of a run, `RunProgress`, which the progress bar and the live page render."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from i2v.reports.run_report import ItemReport, Outcome
 
 RENDERING, STORING = "rendering", "storing"
 RENDER_TIMES = 50
-"""How many render times are kept to estimate the end."""
+"""The number of render times that the estimate of the end uses."""
 
 
 class JobStep(NamedTuple):
-    """The step that a job is at, and since when."""
+    """A job's current step and when it started."""
 
     step: str
     since: datetime
@@ -29,26 +29,16 @@ class RunProgress:
         self.total: int | None = None
         self.done: Counter[Outcome] = Counter()
         self.render_seconds: deque[float] = deque(maxlen=RENDER_TIMES)
-        """How long the provider took for each of the last jobs."""
+        """The render times of the newest jobs."""
         self._steps: dict[str, JobStep] = {}
 
     def start_step(self, step: str, job: str) -> bool:
-        """Note the step of a job; return whether it is a new one."""
+        """Record the step of a job; return whether it changed."""
         current = self._steps.get(job)
         if current and current.step == step:
             return False
         self._steps[job] = JobStep(step, datetime.now(UTC))
         return True
-
-    def start_rendering(self, job: str) -> None:
-        """Note that a job was submitted."""
-        self.start_step(RENDERING, job)
-
-    def add_render_time(self, seconds: float | None) -> bool:
-        """Keep a render time, if it is known; no count changes."""
-        if seconds is not None:
-            self.render_seconds.append(seconds)
-        return False
 
     def finish_image(self, item: ItemReport) -> None:
         """Count an image's outcome."""
@@ -58,7 +48,7 @@ class RunProgress:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Return the images by step and by outcome, without zeros."""
+        """The number of images by step and by outcome, without zeros."""
         steps = Counter(each.step for each in self._steps.values())
         waiting = (self.total or 0) - self.done.total() - steps[RENDERING] - steps[STORING]
         counts = {"waiting": max(0, waiting), RENDERING: steps[RENDERING], STORING: steps[STORING]}
@@ -66,23 +56,23 @@ class RunProgress:
         return {words: count for words, count in counts.items() if count}
 
     def words(self, spent_usd: Decimal) -> str:
-        """Return counts and money in one line."""
+        """Return the counts and the cost in one line."""
         money = [f"${money_text(spent_usd)}"] if spent_usd else []
         return " · ".join([*(f"{count} {words}" for words, count in self.counts.items()), *money])
 
     @property
     def percent(self) -> float:
-        """Return the share of images that have an outcome."""
+        """The share of images that have an outcome."""
         return 100 * self.done.total() / self.total if self.total else 0.0
 
     @property
     def oldest(self) -> datetime | None:
-        """Return since when the oldest rendering job renders."""
+        """The start time of the job that has been rendering longest."""
         return min((each.since for each in self._steps.values() if each.step == RENDERING), default=None)
 
     @property
     def expected_end(self) -> datetime | None:
-        """Return when everything ends if each job takes as long as the slowest so far; `None` before the first."""
+        """The end of the run if each job takes as long as the slowest recent one; `None` before the first."""
         slowest, now = max(self.render_seconds, default=None), datetime.now(UTC)
         if slowest is None:
             return None

@@ -89,6 +89,7 @@ class RecentWriter:
         self._page = RecentPage(run_id=run_id, started_at=started_at, label=label)
         self._new: list[RecentItem] = []
         self._merged = False
+        """Whether the page that an earlier try of this run wrote was read."""
 
     def add(self, item: ItemReport) -> None:
         """Add an image if its outcome belongs on the page."""
@@ -97,23 +98,18 @@ class RecentWriter:
 
     async def write(self) -> None:
         """Write the page if it has new results; a failure is logged, and the next call tries again."""
-        if not self._new:
+        if not (count := len(self._new)):
             return
-        count = len(self._new)
         try:
-            await self._merge_written_page()
+            if not self._merged:
+                self._page = await read_if_valid(self._storage, RecentPage, self._uri) or self._page
+                self._merged = True
             page = self._page.model_copy(update={"items": (*self._page.items, *self._new[:count])})
             await self._storage.put(self._uri, page.model_dump_json().encode(), content_type="application/json")
         except StorageError as error:
             log.warning("recent results were not written and will be retried: %s", error)
             return
         self._page, self._new = page, self._new[count:]
-
-    async def _merge_written_page(self) -> None:
-        """Start from the page that an earlier try of this run wrote."""
-        if not self._merged:
-            self._page = await read_if_valid(self._storage, RecentPage, self._uri) or self._page
-            self._merged = True
 
 
 async def list_recent_pages(storage: Storage, settings: Settings, *, after: str = "") -> AsyncIterator[str]:
@@ -129,8 +125,3 @@ async def read_recent_page(
 ) -> RecentPage | None:
     """Return a page, or `None` if it is missing, cannot be parsed or has more than `limit` bytes."""
     return await read_if_valid(storage, RecentPage, settings.jobs / keys.RECENT_PREFIX / name, limit=limit)
-
-
-def page_name_at(moment: datetime) -> str:
-    """Return the name that sorts before the pages of all runs that started at this time or earlier."""
-    return keys.descending_timestamp(moment)

@@ -12,9 +12,8 @@ from datetime import datetime
 from typing import NamedTuple
 
 from i2v.ledger.job import JobState
-from i2v.money import money_text
 from i2v.reports.advice import IN_PROGRESS, Advice, advise
-from i2v.reports.markdown import BREAK, NO_BREAK_SPACE, as_code, as_image_cell, as_link, as_table, as_text
+from i2v.reports.markdown import BREAK, NO_BREAK_SPACE, as_code, as_image_cell, as_link, as_table, as_text, as_usd
 from i2v.reports.recent import recent_item
 from i2v.reports.run_report import ItemReport, Outcome, Report
 
@@ -30,7 +29,7 @@ POSTER_PIXELS = 160
 
 
 class VideoLinks(NamedTuple):
-    """Presigned URLs, so secret: write them nowhere else."""
+    """Presigned URLs. They are secret: do not write them anywhere else."""
 
     poster: str
     video: str
@@ -43,7 +42,7 @@ class RunPageInfo:
 
     label: str | None = None
     images: str | None = None
-    """The images prefix; it is left out of names."""
+    """The images prefix, which names leave out."""
     report: str | None = None
     rows: str | None = None
     links_until: datetime | None = None
@@ -76,8 +75,7 @@ def _head(report: Report, info: RunPageInfo) -> Iterator[str]:
     facts += [f"label {as_text(info.label, IMAGE_CHARS)}"] if info.label else []
     facts += [f"from {as_code(info.images)}"] if info.images else []
     if report.at_risk_usd:
-        at_risk = as_text(f"${money_text(report.at_risk_usd)}", REASON_CHARS)
-        facts.append(f"at risk {at_risk}: charged or possibly charged, without a video")
+        facts.append(f"at risk {as_usd(report.at_risk_usd)}: charged or possibly charged, without a video")
     yield from ("", " · ".join(facts))
     if report.stopped:
         yield from ("", f"**Submits stopped:** {as_text(report.stopped, REASON_CHARS)}")
@@ -101,13 +99,13 @@ def _reasons(items: Sequence[ItemReport]) -> str:
 
 
 def _attention_row(item: ItemReport, info: RunPageInfo) -> list[str]:
-    cost = [as_text(f"${money_text(item.cost_usd)}", REASON_CHARS)] if item.cost_usd else []
-    outcome = " · ".join([f"**{item.outcome.text}**", *cost])
+    cost = f" · {as_usd(item.cost_usd)}" if item.cost_usd else ""
+    outcome = f"**{item.outcome.text}**{cost}"
     return [f"{outcome}{BREAK}{_name(item, info)}", as_text(item.reason or "", REASON_CHARS), _advice(item)]
 
 
 def _advice(item: ItemReport) -> str:
-    """Advise by the job's state. If it is unknown, the image may have no job, and running it again is right."""
+    """Advise by the job's state. Without a state the image may have no job: advise as if it has none."""
     if item.state is JobState.SUBMITTED:
         advice: Advice | None = IN_PROGRESS
     else:
@@ -131,17 +129,15 @@ def _video_row(item: ItemReport, info: RunPageInfo, links: VideoLinks | None) ->
     poster = as_image_cell(links.poster, links.video, POSTER_PIXELS) if links else ""
     prompt = as_text(item.request.prompt, PROMPT_CHARS) if item.request else ""
     after = f" after {item.seconds:,.0f} s" if item.seconds is not None else ""
-    cost = " · ".join([*(["attached"] if item.attached else []), f"${money_text(item.cost_usd)}"])
-    result = [f"{item.outcome.text}{after}", as_text(cost, REASON_CHARS), as_text(item.reason or "", REASON_CHARS)]
-    cells = ([_name(item, info), prompt], [*result, _files(item, links)])
+    cost = f"{'attached · ' if item.attached else ''}{as_usd(item.cost_usd)}"
+    reason = as_text(item.reason or "", REASON_CHARS)
+    cells = ([_name(item, info), prompt], [f"{item.outcome.text}{after}", cost, reason, _files(item, links)])
     return [poster, *(BREAK.join(filter(None, lines)) for lines in cells)]
 
 
 def _files(item: ItemReport, links: VideoLinks | None) -> str:
     if links:
-        return f"{NO_BREAK_SPACE}·{NO_BREAK_SPACE}".join(
-            (as_link("video", links.video), as_link("manifest", links.manifest))
-        )
+        return NO_BREAK_SPACE.join((as_link("video", links.video), "·", as_link("manifest", links.manifest)))
     return as_text(item.video or "", 2 * IMAGE_CHARS, keep_end=True)
 
 
@@ -153,5 +149,4 @@ def _footer(info: RunPageInfo, links: Mapping[str, VideoLinks]) -> Iterator[str]
     if info.report and info.rows:
         yield from ("", f"Full report: {as_code(info.report)}. As JSON Lines, one row per image: {as_code(info.rows)}")
     if links and info.links_until:
-        until = as_text(f"{info.links_until:%Y-%m-%d %H:%M} UTC", REASON_CHARS)
-        yield from ("", f"Links expire at {until}, or earlier.")
+        yield from ("", f"Links expire at {info.links_until:%Y-%m-%d %H:%M} UTC, or earlier.")

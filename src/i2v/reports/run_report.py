@@ -50,7 +50,7 @@ class ItemReport(BaseModel):
     cost_usd: Decimal = ZERO
     reason: str | None = None
     at_risk_usd: Decimal = Field(default=ZERO, exclude=True)
-    """Possibly billed without producing a video."""
+    """Charged or possibly charged, without a video."""
     seconds: float | None = Field(default=None, exclude=True)
     """From the start of the run to the end of this image."""
     flags: tuple[str, ...] = Field(default=(), exclude=True)
@@ -59,7 +59,7 @@ class ItemReport(BaseModel):
     request: Request | None = Field(default=None, exclude=True)
     video_sha256: str | None = Field(default=None, exclude=True)
     attached: bool = Field(default=False, exclude=True)
-    """Whether this run took over a job that another run had paid for."""
+    """Whether this run attached to a job that another run had paid for."""
     saved_usd: Decimal = Field(default=ZERO, exclude=True)
     """What it would have cost without the ledger."""
     folder: str = Field(default="", exclude=True)
@@ -112,7 +112,7 @@ class Report(BaseModel):
 
     @property
     def at_risk_usd(self) -> Decimal:
-        """What was possibly billed without producing a video."""
+        """What was charged or possibly charged, without a video."""
         return sum((item.at_risk_usd for item in self.items), ZERO)
 
     @property
@@ -134,9 +134,8 @@ class Report(BaseModel):
         if self.awaits_callbacks:
             texts[Outcome.SUBMITTED] = "submitted, awaiting callback"
         parts = [f"{counts[outcome]} {texts[outcome]}" for outcome in Outcome if counts[outcome]]
-        money = f"${money_text(self.spent_usd)}"
-        if counts[Outcome.PLANNED]:
-            money = f"would cost ${money_text(self.planned_usd)}"
+        planned = counts[Outcome.PLANNED]
+        money = f"would cost ${money_text(self.planned_usd)}" if planned else f"${money_text(self.spent_usd)}"
         return " · ".join([*(parts or ["no images"]), money])
 
     @property
@@ -147,9 +146,8 @@ class Report(BaseModel):
     def for_json(self) -> dict[str, Any]:
         """Return the object of `--json`: counts by outcome, sums and items, with money as numbers."""
         items = [{**item.model_dump(mode="json"), "cost_usd": float(item.cost_usd)} for item in self.items]
-        counts = {outcome.value: self.count(outcome) for outcome in Outcome}
         return {
-            **counts,
+            **{outcome.value: self.count(outcome) for outcome in Outcome},
             "spent_usd": float(self.spent_usd),
             "at_risk_usd": float(self.at_risk_usd),
             "items": items,

@@ -15,24 +15,13 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from i2v.ledger.documents import read_if_valid
+from i2v.ledger.run_record import Saving
 from i2v.reports.run_report import ItemReport
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
 
 CONCURRENT_READS = 64
 CACHED, ATTACHED = "cached", "attached"
-
-
-class Saving(BaseModel):
-    """Images of one run that cost it nothing. `usd` is what they would have cost."""
-
-    model_config = ConfigDict(frozen=True)
-
-    mode: str
-    folder: str
-    outcome: str
-    images: int
-    usd: Decimal
 
 
 class RunSavings(BaseModel):

@@ -1,7 +1,7 @@
 """The spend report: `sum_spend` sums the ledger and compares it with the provider's balance.
 
-Only records written in the window are read, since every attempt of the window has changed its record. They are summed
-as they arrive, so memory does not grow with the ledger. `i2v.reports.spend_page` shows the report.
+It reads only records written in the window, because each new attempt changes its record, and sums them as they arrive,
+so that memory does not grow with the ledger.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MAX_AT_RISK = 20
 
 
 class Group(NamedTuple):
-    """What attempts are grouped by. `folder` is the image's, under the images prefix."""
+    """What sums are grouped by; `folder` is the image's folder under the images prefix."""
 
     day: str
     mode: str
@@ -53,9 +53,9 @@ class Sums(BaseModel):
     at_risk_usd: Decimal = ZERO
     open_usd: Decimal = ZERO
     saved_images: int = 0
-    """Images that cost nothing because their job existed already."""
+    """Images that cost nothing, because their job existed already."""
     saved_usd: Decimal = ZERO
-    """What they would have cost."""
+    """What those images would have cost."""
 
     @property
     def total_usd(self) -> Decimal:
@@ -65,11 +65,11 @@ class Sums(BaseModel):
     def add(self, record: JobRecord, attempt: Attempt) -> None:
         """Add an attempt at its full price."""
         self.attempts += 1
-        risk = record.at_risk_usd(attempt)
-        self.at_risk_usd += risk
-        if not risk and record.state is JobState.STORED:
+        if risk := record.at_risk_usd(attempt):
+            self.at_risk_usd += risk
+        elif record.state is JobState.STORED:
             self.stored_usd += attempt.price_usd
-        elif not risk:
+        else:
             self.open_usd += attempt.price_usd
 
     def __add__(self, other: Sums) -> Sums:
@@ -86,7 +86,7 @@ GROUPINGS: dict[str, Callable[[Group], str]] = {
 
 
 class AtRisk(NamedTuple):
-    """An attempt that was possibly billed without producing a video."""
+    """An attempt that was charged or possibly charged, without a video."""
 
     at: datetime
     job: str
@@ -166,9 +166,8 @@ class SpendReport(BaseModel):
     @property
     def differs(self) -> bool:
         """Whether the ledger and the balance disagree."""
-        if self.balance_fell_usd is None or self.ledger_since_last_usd is None:
-            return False
-        return abs(self.balance_fell_usd - self.ledger_since_last_usd) > TOLERANCE_USD
+        fell, ours = self.balance_fell_usd, self.ledger_since_last_usd
+        return fell is not None and ours is not None and abs(fell - ours) > TOLERANCE_USD
 
     @property
     def summary(self) -> str:
@@ -214,10 +213,9 @@ def month_days(until: datetime) -> list[str]:
 async def sum_spend(
     storage: Storage, settings: Settings, *, days: int, client: ApixoClient | None = None
 ) -> SpendReport:
-    """Sum the last `days` times 24 hours, and compare with the balance since the last report if there is a `client`.
+    """Sum the last `days` times 24 hours; with a `client`, compare with the balance since the last report.
 
-    Raises:
-        LedgerError: a record cannot be parsed.
+    Raise `LedgerError` if a record cannot be parsed.
     """
     now = datetime.now(UTC)
     last = await read_if_valid(storage, BalanceSnapshot, keys.spend_uri(settings))
@@ -229,8 +227,7 @@ async def sum_spend(
     balance = await _balance(client)
     if balance is None:
         return report
-    snapshot = BalanceSnapshot(at=now, balance_usd=balance)
-    body = snapshot.model_dump_json(indent=1).encode()
+    body = BalanceSnapshot(at=now, balance_usd=balance).model_dump_json(indent=1).encode()
     await storage.put(keys.spend_uri(settings), body, content_type="application/json")
     changes: dict[str, Decimal] = {"balance_usd": balance}
     if last:

@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 
 from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
+from i2v.ledger.keys import descending_timestamp
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.generate import Steps, generate
-from i2v.reports.recent import RecentPage, list_recent_pages, page_name_at, read_recent_page
+from i2v.reports.recent import RecentPage, list_recent_pages, read_recent_page
 from i2v.reports.run_report import Outcome
 from sandbox import Sandbox
 from sandbox.synthetic_images import make_jpeg
@@ -42,7 +43,7 @@ async def test_recent_pages_come_newest_run_first(sandbox: Sandbox, new_run: Ope
     async with new_run(run_id="second") as run:
         await _generate(run, "tom.jpg", "ann.jpg")
         pages = await _read_pages(run)
-        older = [page.run_id for page in await _read_pages(run, after=page_name_at(between))]
+        older = [page.run_id for page in await _read_pages(run, after=descending_timestamp(between))]
 
     assert [page.run_id for page in pages] == ["second", "first"]
     assert older == ["first"]

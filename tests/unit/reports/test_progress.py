@@ -1,4 +1,4 @@
-"""The progress of a run: its counts and its expected end."""
+"""The progress of a run: its counts, its expected end and its live page."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def ended(outcome: Outcome, job: str | None = None) -> ItemReport:
     return ItemReport(image="s3://b-1/a.jpg", outcome=outcome, job=job)
 
 
-def progress_of(images: int) -> RunProgress:
-    """Of so many images one is stored, one refused, one renders and one is stored just now."""
+def make_progress(images: int) -> RunProgress:
+    """Return the progress of a run with one image stored, one refused, one rendering and one storing."""
     progress = RunProgress()
     progress.total = images
     for job in "abc":
@@ -28,32 +28,24 @@ def progress_of(images: int) -> RunProgress:
 
 
 def test_each_image_is_counted_once() -> None:
-    """An image that renders, is being stored or has an outcome is not counted as waiting."""
-    progress = progress_of(6)
+    """An image counts as waiting only until its job starts rendering or it has an outcome."""
+    progress = make_progress(6)
     assert progress.counts == {"waiting": 2, "rendering": 1, "storing": 1, "stored": 1, "refused": 1}
     assert sum(progress.counts.values()) == 6
     assert progress.words(Decimal("0.384")) == "2 waiting · 1 rendering · 1 storing · 1 stored · 1 refused · $0.384"
     assert round(progress.percent) == 33
 
 
-def test_a_step_is_new_once() -> None:
-    """A step that is reported again changes nothing."""
+def test_a_repeated_step_is_not_a_change() -> None:
+    """Starting a step returns whether it differs from the job's current step."""
     progress = RunProgress()
-    assert [
-        progress.start_step("rendering", "a"),
-        progress.start_step("rendering", "a"),
-        progress.start_step("storing", "a"),
-    ] == [
-        True,
-        False,
-        True,
-    ]
+    assert [progress.start_step(step, "a") for step in ("rendering", "rendering", "storing")] == [True, False, True]
 
 
-def test_the_end_is_expected_from_the_last_renderings() -> None:
-    """The slowest recent rendering sets the estimate; before the first rendering there is none."""
+def test_the_slowest_recent_job_sets_the_expected_end() -> None:
+    """The run should end when its last job has rendered as long as the slowest one; before the first, None."""
     now = datetime.now(UTC)
-    waiting, rendering = progress_of(6), progress_of(4)
+    waiting, rendering = make_progress(6), make_progress(4)
     assert waiting.expected_end is None
     for progress in (waiting, rendering):
         progress.render_seconds.extend([80, 100])
@@ -68,8 +60,8 @@ def test_the_end_is_expected_from_the_last_renderings() -> None:
 
 
 def test_the_live_page_shows_progress_cost_and_estimate() -> None:
-    """It shows the counts by step, the cost so far and the expected end."""
-    progress = progress_of(6)
+    """The live page shows the counts by step, the cost so far and the expected end."""
+    progress = make_progress(6)
     progress.render_seconds.extend([90, 110])
     text = live_page(progress, Decimal("0.384"))
     assert text.startswith("## In progress: 2 of 6 images done\n")
@@ -77,4 +69,4 @@ def test_the_live_page_shows_progress_cost_and_estimate() -> None:
     assert "| 2 | 1 | 1 | 1 | 1 |" in text
     assert "\\$0.384 so far" in text
     assert "in 2 min · the last 2 videos rendered in 100 s on average" in text
-    assert "no estimate until the first video" in live_page(progress_of(6), Decimal(0))
+    assert "no estimate until the first video" in live_page(make_progress(6), Decimal(0))
