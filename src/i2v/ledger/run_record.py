@@ -9,11 +9,10 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from i2v.errors import LedgerError, StorageError
+from i2v.errors import LedgerError, NotFound, StorageError
 from i2v.ledger import keys
-from i2v.ledger.documents import read_document
 from i2v.ledger.job import FORMAT
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
@@ -56,9 +55,11 @@ async def read_or_new(storage: Storage, settings: Settings, run_id: str, label: 
     uri, now = keys.run_uri(settings, run_id), datetime.now(UTC)
     new = RunRecord(run_id=run_id, started_at=now, touched_at=now, label=label)
     try:
-        earlier = await read_document(storage, RunRecord, uri)
+        earlier = RunRecord.model_validate_json((await storage.get(uri)).body)
+    except NotFound:
+        return new
+    except ValidationError:
+        raise LedgerError(f"{uri} is not a valid run record", "Restore it from a backup; do not delete it") from None
     except StorageError as error:
         raise LedgerError(f"Cannot read the ledger: {error.message}", error.hint) from None
-    if earlier is None:
-        return new
-    return new.model_copy(update={"days": earlier.content.days, "started_at": earlier.content.started_at})
+    return new.model_copy(update={"days": earlier.days, "started_at": earlier.started_at})

@@ -116,11 +116,7 @@ class ImageFacts(BaseModel):
 
 
 def check_size(size: int, label: str) -> None:
-    """Check the size in bytes, so that a caller who knows it need not read the image.
-
-    Raises:
-        Refused: `empty` or `too_large`.
-    """
+    """Check a size in bytes, before the image is read. Raise `Refused`: `empty` or `too_large`."""
     if size == 0:
         raise Refused(f"{label} is empty (0 bytes)", "Upload the image again", "empty")
     if size > MAX_IMAGE_BYTES:
@@ -155,7 +151,8 @@ def _format(body: bytes, label: str) -> ImageFormat:
 def _measure(body: bytes, image_format: ImageFormat, label: str) -> tuple[int, int]:
     """Decode the whole image and return its width and height as displayed."""
     try:
-        image = _open(body, image_format)
+        # the plugin itself, because `Image.open` uses globals for its warnings and limits
+        image = (JpegImageFile if image_format == "JPEG" else PngImageFile)(BytesIO(body))
         width, height = image.size
         _check_pixels(width, height, label)
         if image_format == "PNG":
@@ -168,11 +165,6 @@ def _measure(body: bytes, image_format: ImageFormat, label: str) -> tuple[int, i
     except Exception as error:  # noqa: BLE001 - hostile bytes can make Pillow raise anything
         _refuse_damaged(body, image_format, label, error)
     return (height, width) if _orientation(image) in _ROTATED else (width, height)
-
-
-def _open(body: bytes, image_format: ImageFormat) -> ImageFile:
-    """Read the header with the plugin itself: `Image.open` uses globals for its warnings and limits."""
-    return JpegImageFile(BytesIO(body)) if image_format == "JPEG" else PngImageFile(BytesIO(body))
 
 
 def _check_png_chunks(body: bytes) -> None:
@@ -195,11 +187,8 @@ def _refuse_damaged(body: bytes, image_format: ImageFormat, label: str, error: E
         message = f"{label} is truncated: the {image_format} data ends early, after {len(body):,} bytes"
         raise Refused(message, "Upload the complete file again", "truncated") from error
     reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-    raise Refused(
-        f"{label} is corrupt: its {image_format} data cannot be decoded ({reason})",
-        "Open it, save it again and upload the new file",
-        "corrupt",
-    ) from error
+    message = f"{label} is corrupt: its {image_format} data cannot be decoded ({reason})"
+    raise Refused(message, "Open it, save it again and upload the new file", "corrupt") from error
 
 
 def _ends_early(body: bytes, image_format: ImageFormat) -> bool:

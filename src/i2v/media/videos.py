@@ -1,4 +1,4 @@
-"""A delivered video: check that it is a complete mp4, measure it, make its poster: `examine_video`.
+"""A delivered video: `examine_video` checks that it is a complete mp4, measures it and makes its poster.
 
 It runs C code (FFmpeg, through PyAV) on untrusted bytes: call it in a thread, not in the event loop. Keep publishing
 out (`i2v.pipeline.store`).
@@ -46,12 +46,7 @@ _PACKET_FILTERS = {"h264": "h264_mp4toannexb", "hevc": "hevc_mp4toannexb"}
 def examine_video(path: Path, sha256: str) -> tuple[VideoFacts, bytes]:
     """Read every packet of an mp4, measure it, and return its facts and its poster, a JPEG of the first frame.
 
-    Args:
-        path: the file.
-        sha256: its hash, computed during the download.
-
-    Raises:
-        BrokenVideo: the file is not an mp4, has no video, is truncated or damaged.
+    `sha256` is the file's hash. Raise `BrokenVideo` if it is not an mp4, has no video, or is truncated or damaged.
     """
     with path.open("rb") as file:
         size = _check_boxes(file)
@@ -92,14 +87,8 @@ def _jpeg(frame: VideoFrame, width: int, height: int) -> bytes:
     encoder.options = {"huffman": "default"}
     if frame.colorspace not in _KNOWN_COLORSPACES:
         frame.colorspace = _UNSPECIFIED
-    picture = frame.reformat(
-        width,
-        height,
-        "yuvj420p",
-        dst_colorspace=Colorspace.ITU601,
-        interpolation=Interpolation.FAST_BILINEAR,
-        threads=1,
-    )
+    colors, scaling = Colorspace.ITU601, Interpolation.FAST_BILINEAR
+    picture = frame.reformat(width, height, "yuvj420p", dst_colorspace=colors, interpolation=scaling, threads=1)
     picture.pts = 0
     return b"".join(map(bytes, encoder.encode(picture)))
 
@@ -187,10 +176,9 @@ def _check_counts(container: InputContainer, counts: Counter[int]) -> None:
 
 
 def _seconds(container: InputContainer, stream: VideoStream) -> float:
+    seconds = (container.duration or 0) / av.time_base
     if stream.duration and stream.time_base:
         seconds = float(stream.duration * stream.time_base)
-    else:
-        seconds = (container.duration or 0) / av.time_base
     if seconds <= 0:
         raise BrokenVideo("The video has a length of 0 s")
     return seconds

@@ -60,9 +60,7 @@ async def resolve_host(host: str, port: int) -> list[str]:
 class AddressPolicy:
     """Decides which addresses may be connected to.
 
-    Args:
-        private_hosts: `host` or `host:port`; these may have private addresses and use plain http.
-        resolve: the DNS lookup.
+    `private_hosts`, each `host` or `host:port`, may have private addresses and use plain http.
     """
 
     def __init__(self, private_hosts: Collection[str], resolve: Resolver = resolve_host) -> None:
@@ -77,14 +75,8 @@ class AddressPolicy:
     async def addresses(self, scheme: str, host: str, port: int, *, name: str) -> list[str]:
         """Return the allowed addresses. Connect to these; a second lookup could return others.
 
-        Args:
-            scheme: the URL's scheme.
-            host: ASCII, lower case, without brackets.
-            port: the port to connect to.
-            name: the URL in error messages.
-
-        Raises:
-            FetchError: the address is not allowed (`forbidden`), or the host does not resolve.
+        `host` is ASCII, in lower case and without brackets; `name` is the URL in error messages. Raise `FetchError` if
+        the address is not allowed (`forbidden`) or the host does not resolve.
         """
         if scheme not in {"http", "https"} or not host:
             raise FetchError(f"{name} is not a web address", "Use a URL such as https://host/path", 0, True)

@@ -1,4 +1,4 @@
-"""Fetching URLs that other people chose, an https image or a result video: `Fetcher`.
+"""Downloads from URLs that other people chose, an https image or a result video: `Fetcher`.
 
 It connects only to addresses that `i2v.net.address_policy` has checked, and checks every redirect. Requests to the
 provider's API belong in `i2v.apixo.client`.
@@ -60,10 +60,7 @@ class Fetcher:
     Proxy variables are ignored, because a proxy resolves the host again; `SSL_CERT_FILE` is honored. Each request has
     its own connection, and no cookies are kept.
 
-    Args:
-        settings: its `private_hosts` are allowed too.
-        connections: the maximum number of concurrent requests.
-        resolve: the DNS lookup.
+    The settings' `private_hosts` are allowed too. `connections` is the maximum number of concurrent requests.
     """
 
     def __init__(self, settings: Settings, *, connections: int = 16, resolve: Resolver = resolve_host) -> None:
@@ -81,15 +78,9 @@ class Fetcher:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def fetch_bytes(self, url: str, *, limit: int, total_seconds: float = 120) -> FetchedBody:
-        """Fetch a URL into memory.
+        """Fetch a URL of at most `limit` bytes into memory. `total_seconds` does not count the wait for a connection.
 
-        Args:
-            url: https, or http for one of the private hosts in the settings.
-            limit: the maximum size in bytes.
-            total_seconds: the maximum time, not counting the wait for a free connection.
-
-        Raises:
-            FetchError: the URL is not allowed, or the response is an error, too large or incomplete.
+        Raise `FetchError` if the URL is not allowed, or the response is an error, too large, too slow or incomplete.
         """
         body = BytesIO()
         async with self._request(url, total_seconds):
@@ -97,9 +88,9 @@ class Fetcher:
         return FetchedBody(body.getvalue(), content_type)
 
     async def fetch_file(self, url: str, path: Path, *, limit: int, total_seconds: float = 600) -> FetchedFile:
-        """Stream a URL into a file and hash it. After an error or a cancel no partial file is left.
+        """Like `fetch_bytes`, but stream into a file, replacing an existing one, and hash it.
 
-        Args and errors are those of `fetch_bytes`; an existing file at `path` is replaced.
+        After an error or a cancel no partial file is left.
         """
         with _FileSink(path) as sink:
             async with self._request(url, total_seconds):
@@ -110,9 +101,8 @@ class Fetcher:
     async def _request(self, url: str, seconds: float) -> AsyncIterator[None]:
         """Wait for a free connection, enforce the total time, and turn every error into a `FetchError`."""
         async with self._limiter:
-            deadline = asyncio.timeout(seconds)
             try:
-                async with deadline:
+                async with asyncio.timeout(seconds) as deadline:
                     yield
             except TimeoutError:
                 silent = "the server did not respond or stopped sending"
@@ -237,6 +227,5 @@ def _too_large(url: str, size: str, limit: int) -> FetchError:
 
 
 def _failed(url: str, reason: str) -> FetchError:
-    return FetchError(
-        f"{display_url(url)} could not be fetched: {reason}", "Check the URL and the network, then try again"
-    )
+    message = f"{display_url(url)} could not be fetched: {reason}"
+    return FetchError(message, "Check the URL and the network, then try again")

@@ -39,11 +39,7 @@ class MalformedResponse(Exception):
 
 
 async def connect(address: str, port: int, seconds: float) -> socket.socket:
-    """Connect to an IP address.
-
-    Raises:
-        OSError: the connection failed or timed out.
-    """
+    """Connect to an IP address. Raise `OSError` if the connection fails or times out."""
     sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
     try:
         sock.setblocking(False)
@@ -89,11 +85,9 @@ def get(
     tls: ssl.SSLContext | None,
     silence_seconds: float,
 ) -> Iterator[BaseHTTPResponse]:
-    """Send the request and read the head of the final response.
+    """Send the request over a connected socket and read the head of the final response.
 
     Args:
-        sock: a connected socket.
-        target: the requested resource.
         headers: the headers besides `Host` and `Connection`.
         tls: None for plain HTTP.
         silence_seconds: the time without a byte after which the connection times out.
@@ -125,24 +119,21 @@ def declared_length(values: Iterable[str]) -> int | None:
 def read_body(response: BaseHTTPResponse) -> Iterator[bytes]:
     """Yield the body in pieces of up to 256 KB.
 
-    Raises:
-        OSError: the connection broke or timed out.
-        MalformedResponse: the body is incomplete or does not have the declared length.
+    Raise `OSError` if the connection breaks or times out, `MalformedResponse` if the body is incomplete.
     """
     expected = declared_length(response.headers.getlist("content-length"))
     received = 0
     # `read` needs fewer calls, but on a chunk size of -1 it reads everything into memory; `read1` does not
     read = response.read1 if response.chunked else response.read
-    while piece := _read_piece(read):
+    while True:
+        with _own_errors():
+            piece = read(READ_BYTES)
+        if not piece:
+            break
         received += len(piece)
         yield piece
     if expected not in {None, received}:
         raise MalformedResponse("the body does not have the declared length")
-
-
-def _read_piece(read: Callable[[int], bytes]) -> bytes:
-    with _own_errors():
-        return read(READ_BYTES)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """A limit on concurrent requests that adapts to the provider's 429 responses: `AdaptiveLimiter`.
 
-It is no wider than the HTTP client's pool, because the pool's cost grows with the square of waiting requests. A waiter
-here costs one future. Keep HTTP out.
+Its width is at most the size of the HTTP client's pool, whose cost grows with the square of the waiting requests. A
+waiter here costs one future. Keep HTTP out.
 """
 
 from __future__ import annotations
@@ -21,20 +21,16 @@ class AdaptiveLimiter:
 
     Args:
         width: the limit when there are no 429 responses.
-        burst_seconds: the minimum time between two halvings.
         clock: a monotonic clock in seconds.
     """
 
-    def __init__(
-        self, width: int, *, burst_seconds: float = BURST_SECONDS, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, width: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         if width < 1:
             raise ValueError(f"width must be at least 1, not {width}")
         self.width = width
         self._allowed = float(width)
         self._inside = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
-        self._burst_seconds = burst_seconds
         self._clock = clock
         self._slowed_at = float("-inf")
 
@@ -51,7 +47,7 @@ class AdaptiveLimiter:
     def slow_down(self) -> None:
         """Halve the limit, to 1 at least; do so once per burst."""
         now = self._clock()
-        if now - self._slowed_at >= self._burst_seconds:
+        if now - self._slowed_at >= BURST_SECONDS:
             self._slowed_at = now
             self._allowed = float(max(1, self.allowed // 2))
 
