@@ -9,12 +9,11 @@ import typer
 
 from i2v.cli import jobs
 from i2v.cli.doctor import doctor
-from i2v.cli.estimate import estimate
 from i2v.cli.pause import pause, resume
 from i2v.cli.reconcile import EPILOG as RECONCILE_EPILOG
 from i2v.cli.reconcile import reconcile
 from i2v.cli.resolve import resolve
-from i2v.cli.run import EPILOG, run
+from i2v.cli.run import EPILOG, estimate, run
 
 app = typer.Typer(
     name="i2v",
@@ -23,8 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Settings are environment variables: [bold]APIXO_API_KEY[/], [bold]I2V_BUCKET[/], AWS's own (AWS_PROFILE, "
-    "AWS_ENDPOINT_URL, …) and, for your own Prefect server, [bold]PREFECT_API_URL[/]. See docs/settings.md.",
+    epilog="Settings are environment variables: [bold]APIXO_API_KEY[/], [bold]I2V_BUCKET[/], AWS_PROFILE, "
+    "AWS_ENDPOINT_URL, … and, for your own Prefect server, [bold]PREFECT_API_URL[/]. See docs/settings.md.",
 )
 
 
@@ -42,7 +41,7 @@ def i2v(
 ) -> None:
     """Turn images in a bucket into short videos. Each video is charged once and stored in the bucket.
 
-    Start with [bold]i2v doctor[/], see the cost with [bold]i2v estimate[/], then [bold]i2v run[/].
+    Start with [bold]i2v doctor[/], check the cost with [bold]i2v estimate[/], then [bold]i2v run[/].
     """
 
 

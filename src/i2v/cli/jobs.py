@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from i2v.cli import options
+from i2v.cli.output.console import print_json
 from i2v.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,12 +16,10 @@ if TYPE_CHECKING:
 
     from i2v.ledger.job import JobRecord
     from i2v.ledger.ledger import Ledger
-    from i2v.s3.storage import Storage
-    from i2v.settings import Settings
 
 T = TypeVar("T")
 KEY_MIN_DIGITS = 6
-app = typer.Typer(invoke_without_command=True, help="List the jobs in the ledger. `i2v jobs show KEY` shows one.")
+app = typer.Typer(invoke_without_command=True)
 
 
 @app.callback()
@@ -28,29 +27,22 @@ def jobs(
     context: typer.Context,
     *,
     state: Annotated[options.State | None, typer.Option(show_default="all", help="Only jobs in this state.")] = None,
-    since: Annotated[
-        str | None,
-        typer.Option(metavar="D", show_default="all", help="Only jobs changed since 2d or 12h ago, or 2026-11-22."),
-    ] = None,
+    since: options.Since = None,
     as_json: options.Json = False,
 ) -> None:
-    """List the jobs in the ledger, newest first: one for each video that is charged or will be.
+    """List the jobs in the ledger, newest first. A job is one video.
 
-    submitted: in progress at the provider. unknown: the response to a submit was lost; see i2v jobs resolve.
+    submitted: in progress at the provider.
+    unknown: the response to a submit was lost; see [bold]i2v jobs resolve[/].
     """
     if context.invoked_subcommand:
         return
-    from i2v.cli.output.console import print_json
     from i2v.cli.output.job_table import as_object, print_jobs
-    from i2v.ledger.ledger import Ledger
 
-    after = options.moment(since) if since else None
+    async def read(ledger: Ledger) -> list[JobRecord]:
+        return [record async for record in ledger.records(since=since) if state is None or record.state == state]
 
-    async def read(storage: Storage, settings: Settings) -> list[JobRecord]:
-        records = Ledger(storage, settings).records(since=after)
-        return [record async for record in records if state is None or record.state == state]
-
-    records = sorted(with_storage(read), key=lambda record: record.created_at, reverse=True)
+    records = sorted(with_ledger(read), key=lambda record: record.created_at, reverse=True)
     if as_json:
         print_json({"jobs": [as_object(record) for record in records]})
     else:
@@ -59,19 +51,14 @@ def jobs(
 
 @app.command()
 def show(
-    key: Annotated[str, typer.Argument(help=f"The job's key, or its first digits ({KEY_MIN_DIGITS} or more).")],
+    key: Annotated[str, typer.Argument(help=f"The job's key, or its first {KEY_MIN_DIGITS} or more digits.")],
     *,
     as_json: options.Json = False,
 ) -> None:
     """Show job details and what to do next."""
-    from i2v.cli.output.console import print_json
     from i2v.cli.output.job_table import as_object, next_step, print_job
-    from i2v.ledger.ledger import Ledger
 
-    async def read(storage: Storage, settings: Settings) -> JobRecord:
-        return await find_job(Ledger(storage, settings), key)
-
-    record = with_storage(read)
+    record = with_ledger(lambda ledger: find_job(ledger, key))
     if as_json:
         print_json({**as_object(record), "next": next_step(record)})
     else:
@@ -91,8 +78,9 @@ async def find_job(ledger: Ledger, prefix: str) -> JobRecord:
     return (await ledger.read_existing(keys[0])).record
 
 
-def with_storage(work: Callable[[Storage, Settings], Awaitable[T]]) -> T:
-    """Run `work` with the bucket of the settings."""
+def with_ledger(work: Callable[[Ledger], Awaitable[T]]) -> T:
+    """Run `work` with the ledger of the settings."""
+    from i2v.ledger.ledger import Ledger
     from i2v.s3.storage import Storage
     from i2v.settings import read_settings
 
@@ -101,6 +89,6 @@ def with_storage(work: Callable[[Storage, Settings], Awaitable[T]]) -> T:
 
     async def call() -> T:
         with Storage() as storage:
-            return await work(storage, settings)
+            return await work(Ledger(storage, settings))
 
     return asyncio.run(call())

@@ -1,22 +1,73 @@
-"""Run the library in this process, without Prefect. Ctrl-C ends it cleanly."""
+"""Run the library in this process, without Prefect; and `RunMonitor`, which ends any run cleanly on Ctrl-C."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import TypeVar
 from uuid import uuid4
 
 from i2v.cli import end_at_signals
-from i2v.cli.flow_run import RunMonitor
 from i2v.cli.progress import Progress
+from i2v.errors import I2vError
 from i2v.pipeline.context import RunContext
-from i2v.pipeline.events import LISTENER
+from i2v.pipeline.events import LISTENER, Event, RunEnded, RunOpened
 from i2v.pipeline.run import open_run
+from i2v.reports.run_report import Report
 from i2v.settings import Settings
 
 T = TypeVar("T")
+STOPPING = (
+    "Stopping: nothing more is submitted, and submitted jobs stay in the ledger. Press Ctrl-C again to quit now; "
+    "nothing is charged twice."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ended; `signal` is the one that interrupted it, 0 for none."""
+
+    report: Report
+    error: I2vError | None = None
+    signal: int = 0
+    url: str | None = None
+    """The flow run's page in the Prefect UI."""
+
+
+class RunMonitor:
+    """Follows a run for the command, and turns signals into a clean end."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._run: RunContext | None = None
+        self.report = Report()
+        self.signal = 0
+
+    def on_event(self, event: Event) -> None:
+        """Handle signals from the start of the run, and keep its report, even if the run is stopped later."""
+        match event:
+            case RunOpened(run):
+                self._run = run
+                loop = asyncio.get_running_loop()
+                for number in (signal.SIGINT, signal.SIGTERM):  # Prefect's own handler would abort the run
+                    loop.add_signal_handler(number, self._interrupt, number)
+            case RunEnded(report):
+                self.report = report
+            case _:
+                pass
+        self._progress.on_event(event)
+
+    def _interrupt(self, number: int) -> None:
+        if self.signal or self._run is None:
+            self._progress.console.show_cursor()
+            os._exit(128 + number)
+        self.signal = number
+        self._progress.say(STOPPING)
+        self._run.brake.interrupt()
 
 
 def run_library(
@@ -25,7 +76,7 @@ def run_library(
     progress: Progress,
     *,
     name: str,
-    max_spend_usd: Decimal | None,
+    max_spend_usd: Decimal | None = None,
     dry_run: bool,
 ) -> tuple[T, int]:
     """Return the result of the work, and the number of the signal that interrupted it, 0 for none."""
@@ -33,8 +84,7 @@ def run_library(
 
     async def opened() -> T:
         LISTENER.set(monitor)
-        run_id = f"{name}-{uuid4()}"
-        async with open_run(settings, run_id, max_spend_usd=max_spend_usd, dry_run=dry_run) as run:
+        async with open_run(settings, f"{name}-{uuid4()}", max_spend_usd=max_spend_usd, dry_run=dry_run) as run:
             return await work(run)
 
     result = asyncio.run(opened())

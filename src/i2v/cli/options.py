@@ -20,7 +20,7 @@ MAX_USD = 1_000_000
 Mode = Literal["standard", "pro"]
 Seconds = Literal["6", "10"]
 State = Literal["ready", "claimed", "submitted", "stored", "refused", "failed", "unknown"]
-"""The values of the library's `Mode`, `Duration` and `JobState`, whose import takes longer than `--help` may."""
+"""The values of the library's `Mode`, `Duration` and `JobState`, which are too slow to import for `--help`."""
 UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -36,7 +36,7 @@ def dollars(text: str) -> Decimal:
 
 
 def moment(text: str) -> datetime:
-    """Parse `2d` or `12h` (ago), or an ISO date or time; without a time zone it is UTC."""
+    """Parse `2d` or `12h` (ago), or an ISO date or time, in UTC if it names no time zone."""
     number, unit = text.strip()[:-1], text.strip()[-1:]
     try:
         if unit in UNITS:
@@ -60,24 +60,33 @@ Prompt = Annotated[
     str | None,
     typer.Option(
         metavar="TEXT",
-        help="Default prompt, for images without one of their own (batch file, object metadata, a file tom.jpg.txt "
-        "beside tom.jpg). May contain {stem}, {key} and {folder} of the image.",
+        help="Default prompt, for images without their own (in a batch file, object metadata, or a file tom.jpg.txt "
+        "next to tom.jpg). {stem}, {key} and {folder} stand for those of the image.",
         show_default="I2V_DEFAULT_PROMPT",
     ),
 ]
 ModeOption = Annotated[Mode, typer.Option("--mode", help="standard: 768p, 6 or 10 s; pro: 1080p, always 6 s.")]
 Duration = Annotated[Seconds, typer.Option(help="Seconds of video in standard mode.")]
-Take = Annotated[int, typer.Option(min=1, metavar="N", help="Above 1: another version of the video, charged again.")]
+Take = Annotated[int, typer.Option(min=1, metavar="N", help="2 or more: another version of the video, charged again.")]
 MaxSpend = Annotated[
     Decimal | None,
     typer.Option(metavar="USD", parser=dollars, show_default="no limit", help="Spending limit of this run."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of Prefect and of each step.")]
+Since = Annotated[
+    datetime | None,
+    typer.Option(
+        metavar="D",
+        parser=moment,
+        show_default=False,
+        help="Skip anything older than 2d, 12h, or a date such as 2026-11-22 (UTC).",
+    ),
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of Prefect and of each step.")]
 
 
 def request_options(prompt: str | None, mode: Mode, duration: Seconds, take: int, settings: Settings) -> RequestOptions:
-    """Return the options as the library takes them, or raise `UsageError` for a prompt with an unknown field."""
+    """Return the options for the library, or raise `UsageError` for a prompt with an unknown field."""
     from i2v.inputs.prompts import RequestOptions, check_templates
 
     check_templates(prompt, settings)

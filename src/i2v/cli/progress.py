@@ -1,31 +1,25 @@
-"""The progress of a run on the terminal: `Progress`, a bar, or where there is no terminal a line now and then."""
+"""The progress of a run: a bar on a terminal, otherwise a line every 15 seconds."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
-from rich.text import Text
 
 from i2v.money import ZERO
+from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import Event, ImageDone, ImagesCounted, RunEnded, RunOpened, update_progress
 from i2v.reports.progress import RunProgress
 
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from rich.console import Console
-
-    from i2v.pipeline.context import RunContext
-
 LINE_SECONDS = 15.0
-"""Between two lines where there is no terminal."""
+"""The time between two lines if there is no terminal."""
 
 
 class Progress:
-    """Shows the stages before a run, and then the run that it listens to."""
+    """Shows the stages before a run, and then the run's events."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -34,7 +28,7 @@ class Progress:
         self._task = self._bar.add_task("", total=None)
         self._started = self._last_line = time.monotonic()
         self._run: RunContext | None = None
-        self._begin("")
+        self._progress = RunProgress()
 
     def _begin(self, stage: str, total: int | None = None) -> None:
         self._progress = RunProgress()
@@ -44,13 +38,11 @@ class Progress:
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def doing(self, stage: str, total: int | None = None) -> None:
-        """Show a stage before the run, such as `uploading`, of `total` steps."""
+        """Show a stage before the run, such as `uploading`, that has `total` steps."""
         self._begin(stage, total)
         if self._bar.disable:
             self._line(stage if total is None else f"{stage}: {total}")
@@ -60,11 +52,11 @@ class Progress:
         self._bar.advance(self._task)
 
     def say(self, text: str) -> None:
-        """Print a line that stays."""
-        self.console.print(Text(text), soft_wrap=True)
+        """Print a permanent line above the bar."""
+        self.console.print(text, markup=False, soft_wrap=True)
 
     def on_event(self, event: Event) -> None:
-        """Show what happens in the run."""
+        """Show an event of the run."""
         changed = update_progress(self._progress, event)
         match event:
             case RunOpened(run):

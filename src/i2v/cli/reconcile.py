@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from i2v.cli import options
+from i2v.cli.output.console import print_error, show_logs, stderr
 from i2v.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
 EPILOG = f"""
 [bold]Examples[/]
 
-  i2v reconcile                                                   settle open jobs; never submits anything
+  i2v reconcile  [dim]# settle open jobs; submits nothing[/]
 
-  i2v reconcile --generate --since 2d --max-spend 5 --dry-run     list the images of two days without a video
+  i2v reconcile --generate --since 2d --max-spend 5 --dry-run  [dim]# list only[/]
 
-  i2v reconcile --generate --since 2026-11-22 --max-spend 5 --prompt "slow push in"
+  i2v reconcile --generate --since 12h --max-spend 5 --prompt "slow push in"
 
 {options.EXIT_CODES}
 """
@@ -30,20 +31,15 @@ EPILOG = f"""
 def reconcile(  # noqa: PLR0913 - a command's parameters are its options
     *,
     generate: Annotated[
-        bool, typer.Option("--generate", help="Also generate missing videos; needs --since and --max-spend.")
+        bool, typer.Option("--generate", help="Also generate missing videos; requires --since and --max-spend.")
     ] = False,
-    since: Annotated[
-        str | None,
-        typer.Option(
-            metavar="D", show_default=False, help="Only images written since 2d or 12h ago, or 2026-11-22 (UTC)."
-        ),
-    ] = None,
+    since: options.Since = None,
     max_spend: options.MaxSpend = None,
     prompt: options.Prompt = None,
     mode: options.ModeOption = "standard",
     duration: options.Duration = "6",
     limit: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Settle and generate at most N jobs each, oldest first.")
+        int, typer.Option(min=1, metavar="N", help="Settle at most N jobs and generate at most N videos, oldest first.")
     ] = 100,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List open jobs and missing videos, and change nothing.")
@@ -53,12 +49,13 @@ def reconcile(  # noqa: PLR0913 - a command's parameters are its options
 ) -> None:
     """Settle every open job whose run has ended: store its video, record its failure, or mark it unknown.
 
-    With --generate, also generate missing videos: of each image, newer than --since, whose current version has no
-    video, refusal or failure, and no open job. Images of the last two minutes are left to the bucket notifications.
-    Without --generate it never submits anything. It is safe to run at any time, also in parallel.
+    With --generate, also generate missing videos: for each image written after
+    --since that has no video, refusal, failure or open job in its current version.
+    Images of the last two minutes are left to the bucket notifications.
+
+    Without --generate, nothing is submitted. Safe to run at any time, also in parallel.
     """
     from i2v.cli.library_run import run_library
-    from i2v.cli.output.console import show_logs, stderr
     from i2v.cli.progress import Progress
     from i2v.recovery.backfill import backfill_options, reconcile_and_backfill
     from i2v.settings import read_settings
@@ -66,8 +63,7 @@ def reconcile(  # noqa: PLR0913 - a command's parameters are its options
     _require_generate(generate=generate, since=since, max_spend=max_spend, prompt=prompt)
     settings = read_settings()
     default = options.request_options(prompt, mode, duration, 1, settings)
-    after = options.moment(since) if since else None
-    backfill = backfill_options(settings, default, generate=generate, since=after, max_spend_usd=max_spend)
+    backfill = backfill_options(settings, default, generate=generate, since=since, max_spend_usd=max_spend)
     console = stderr()
     show_logs(console, verbose=verbose)
     with Progress(console) as progress:
@@ -84,15 +80,14 @@ def reconcile(  # noqa: PLR0913 - a command's parameters are its options
 
 
 def _require_generate(*, generate: bool, **others: object) -> None:
-    """Raise `UsageError` for options that have no effect without --generate."""
+    """Raise `UsageError` if options that need --generate are used without it."""
     given = [f"--{name.replace('_', '-')}" for name, value in others.items() if value is not None]
     if given and not generate:
         raise UsageError(f"{' and '.join(given)} can only be used with --generate", "Add --generate, or leave them out")
 
 
 def _finish(result: ReconcileResult, settings: Settings, *, dry_run: bool, as_json: bool) -> int:
-    """Print how it ended and return the exit code."""
-    from i2v.cli.output.console import print_error
+    """Print the result and return the exit code."""
     from i2v.cli.output.report_table import print_report
     from i2v.reports.run_report import Outcome
 

@@ -1,4 +1,4 @@
-"""`i2v jobs resolve`: decide about jobs that i2v must not decide itself. Asks before it does what may cost money."""
+"""`i2v jobs resolve`: decide what happens to a job that i2v cannot decide about itself."""
 
 from __future__ import annotations
 
@@ -9,27 +9,25 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from i2v.cli import options
-from i2v.cli.jobs import find_job, with_storage
+from i2v.cli.jobs import find_job, with_ledger
+from i2v.cli.output.console import print_error, print_json
 from i2v.errors import CannotResolve, UsageError
+from i2v.money import money_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from i2v.ledger.job import JobRecord
-    from i2v.recovery.resolve import Resolver
-    from i2v.s3.storage import Storage
-    from i2v.settings import Settings
+    from i2v.ledger.ledger import Ledger
 
-QUESTIONS = {
-    "resubmit": "{jobs} will be retried: the next run is charged ${usd}.",
-    "drop": "{jobs} will be abandoned without a video; the provider may have charged ${usd}.",
-}
+RESUBMIT_QUESTION = "{jobs} will be retried: the next run is charged ${usd}."
+DROP_QUESTION = "{jobs} will be abandoned without a video; the provider may have charged ${usd}."
 
 
 def resolve(
     keys: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY…", show_default=False, help="Job keys, or their first digits (6 or more)."),
+        typer.Argument(metavar="KEY…", show_default=False, help="Job keys, or their first 6 or more digits."),
     ] = None,
     *,
     state: Annotated[
@@ -47,32 +45,27 @@ def resolve(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Resolve jobs that i2v must not decide itself, such as one whose submit got no response.
+    """Resolve jobs that need a decision, such as one whose submit got no response.
 
-    Check the provider's task list first. If the task is there, --adopt it: its video is stored without another charge.
-    If it is not there, --resubmit the job. This command itself never submits anything.
+    Check the provider's task list first. If the task is there, --adopt it: its
+    video is stored without another charge. If it is not there, --resubmit the job.
+    This command itself never submits anything.
     """
-    _check(keys, state, adopt, every=every, resubmit=resubmit, drop=drop)
-    action = "adopt" if adopt else "resubmit" if resubmit else "drop"
+    _check_usage(keys, state, adopt, every=every, resubmit=resubmit, drop=drop)
 
-    async def work(storage: Storage, settings: Settings) -> tuple[list[JobRecord], list[CannotResolve]]:
-        from i2v.recovery.resolve import Resolver
+    async def work(ledger: Ledger) -> tuple[list[JobRecord], list[CannotResolve]]:
+        if state:
+            chosen = [record async for record in ledger.records() if record.state == state]
+        else:
+            chosen = [await find_job(ledger, key) for key in keys or ()]
+        if chosen and adopt is None and not yes:
+            _confirm(chosen, RESUBMIT_QUESTION if resubmit else DROP_QUESTION)
+        return await _resolve_all(ledger, chosen, adopt, resubmit=resubmit)
 
-        chosen = await _choose(storage, settings, keys or (), state)
-        if not yes and chosen and action != "adopt":
-            _confirm(chosen, action)
-        resolver, done, errors = Resolver(storage, settings), [], []
-        for record in chosen:
-            try:
-                done.append(await _resolve(resolver, settings, record.key, adopt, action))
-            except CannotResolve as error:
-                errors.append(error)
-        return done, errors
-
-    _print(*with_storage(work), as_json=as_json)
+    _print(*with_ledger(work), as_json=as_json)
 
 
-def _check(
+def _check_usage(
     keys: list[str] | None, state: options.State | None, adopt: str | None, *, every: bool, resubmit: bool, drop: bool
 ) -> None:
     if sum((adopt is not None, resubmit, drop)) != 1:
@@ -85,42 +78,39 @@ def _check(
         raise UsageError("--adopt needs exactly one job key", "A task belongs to one job")
 
 
-async def _choose(
-    storage: Storage, settings: Settings, keys: Sequence[str], state: options.State | None
-) -> list[JobRecord]:
-    from i2v.ledger.ledger import Ledger
-
-    ledger = Ledger(storage, settings)
-    if state:
-        return [record async for record in ledger.records() if record.state == state]
-    return [await find_job(ledger, key) for key in keys]
-
-
-async def _resolve(resolver: Resolver, settings: Settings, key: str, adopt: str | None, action: str) -> JobRecord:
-    if adopt is None:
-        return await (resolver.resubmit(key) if action == "resubmit" else resolver.drop(key))
-    from i2v.apixo.client import ApixoClient
-
-    async with ApixoClient(settings) as client:
-        return await resolver.adopt(key, adopt, client)
-
-
-def _confirm(chosen: Sequence[JobRecord], action: str) -> None:
+def _confirm(chosen: Sequence[JobRecord], question: str) -> None:
     """Ask for confirmation; abort if the answer is no, or raise `UsageError` if there is no terminal."""
-    from i2v.money import money_text
-
     usd = money_text(sum((record.attempts[-1].price_usd for record in chosen if record.attempts), start=Decimal(0)))
     for record in chosen:
         sys.stderr.write(f"{record.key[:12]}  {record.state}  {record.image.name}\n")
     jobs = "1 job" if len(chosen) == 1 else f"{len(chosen)} jobs"
-    sys.stderr.write(f"{QUESTIONS[action].format(jobs=jobs, usd=usd)}\n")
+    sys.stderr.write(f"{question.format(jobs=jobs, usd=usd)}\n")
     if not sys.stdin.isatty():
         raise UsageError("Cannot ask for confirmation: stdin is not a terminal", "Add --yes to confirm")
     typer.confirm("Continue?", abort=True, err=True)
 
 
+async def _resolve_all(
+    ledger: Ledger, chosen: Sequence[JobRecord], adopt: str | None, *, resubmit: bool
+) -> tuple[list[JobRecord], list[CannotResolve]]:
+    """Return the changed records, and an error for each job whose state does not allow the change."""
+    from i2v.apixo.client import ApixoClient
+    from i2v.recovery.resolve import Resolver
+
+    resolver, done, errors = Resolver(ledger.storage, ledger.settings), [], []
+    for record in chosen:
+        try:
+            if adopt is not None:
+                async with ApixoClient(ledger.settings) as client:
+                    done.append(await resolver.adopt(record.key, adopt, client))
+            else:
+                done.append(await (resolver.resubmit if resubmit else resolver.drop)(record.key))
+        except CannotResolve as error:
+            errors.append(error)
+    return done, errors
+
+
 def _print(records: Sequence[JobRecord], errors: Sequence[CannotResolve], *, as_json: bool) -> None:
-    from i2v.cli.output.console import print_error, print_json
     from i2v.cli.output.job_table import as_object, next_step
 
     for error in errors:

@@ -29,7 +29,6 @@ ACCEPTED = (
     "Images are s3://bucket/key, s3://bucket/prefix/, https://… or a batch file (.csv, .jsonl). "
     "Flows read from S3 or https only; `i2v run FILE` uploads local files first"
 )
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +50,11 @@ class InputItem(BaseModel):
     def unlisted(self) -> InputItem:
         """Return the item without the facts of a listing that is out of date."""
         return InputItem(ref=self.ref, options=self.options)
+
+
+def is_uri(text: str) -> bool:
+    """Return whether a text begins with a scheme, such as `s3://`."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
 
 
 async def find_items(
@@ -90,7 +94,7 @@ async def _items_of(entry: str | BatchRow, storage: Storage, settings: Settings)
     if isinstance(entry, BatchRow):
         return [_item(entry, None, settings)]
     text = entry.strip()
-    if not _SCHEME.match(text):
+    if not is_uri(text):
         return await _in_local_batch_file(text, settings)
     if not text.startswith("s3://"):
         return [InputItem(ref=ImageRef.parse(text))]
@@ -164,7 +168,7 @@ async def _in_local_batch_file(text: str, settings: Settings) -> list[InputItem]
 
 
 def _item(row: BatchRow, base: S3Uri | None, settings: Settings) -> InputItem:
-    ref = ImageRef.parse(row.image) if _SCHEME.match(row.image) else ImageRef(uri=_relative(row.image, base))
+    ref = ImageRef.parse(row.image) if is_uri(row.image) else ImageRef(uri=_relative(row.image, base))
     if ref.uri:
         _check_allowed(ref.uri, settings)
     return InputItem(ref=ref, options=row.options)

@@ -61,12 +61,12 @@ class Ledger:
     """The job records under one jobs prefix. Every method can raise `StorageError`."""
 
     def __init__(self, storage: Storage, settings: Settings) -> None:
-        self._storage = storage
-        self._settings = settings
+        self.storage = storage
+        self.settings = settings
 
     async def read(self, key: str) -> VersionedRecord | None:
         """Return a record, or `None` if there is none. Raise `LedgerError` if it cannot be parsed."""
-        found = await read_document(self._storage, JobRecord, keys.job_uri(self._settings, key))
+        found = await read_document(self.storage, JobRecord, keys.job_uri(self.settings, key))
         return VersionedRecord(*found) if found else None
 
     async def read_existing(self, key: str) -> VersionedRecord:
@@ -95,9 +95,9 @@ class Ledger:
         while (edited := edit(current.record)) is not None:
             validate_change(current.record, edited)
             new = _stamped(edited)
-            uri = keys.job_uri(self._settings, new.key)
+            uri = keys.job_uri(self.settings, new.key)
             try:
-                return VersionedRecord(new, await write_document(self._storage, new, uri, current.etag))
+                return VersionedRecord(new, await write_document(self.storage, new, uri, current.etag))
             except Conflict:
                 current = await self._read_after_conflict(current)
                 if (current.record.writer, current.record.revision) == (new.writer, new.revision):
@@ -125,19 +125,19 @@ class Ledger:
 
     async def find_keys(self, start: str = "", *, since: datetime | None = None) -> list[str]:
         """Return the job keys that start with these characters, or only those of records written since then."""
-        entries = self._storage.list(self._settings.jobs / start, recursive=False)
+        entries = self.storage.list(self.settings.jobs / start, recursive=False)
         recent = [entry.uri async for entry in entries if since is None or entry.last_modified >= since]
-        names = (uri.key.removeprefix(self._settings.jobs.key) for uri in recent)
+        names = (uri.key.removeprefix(self.settings.jobs.key) for uri in recent)
         return [match[1] for name in names if (match := _RECORD_NAME.fullmatch(name))]
 
     async def put_open_marker(self, image: JobImage, key: str) -> None:
         """Put the job's open marker, before the claim."""
-        await self._storage.put(keys.open_marker_uri(self._settings, image.name, image.etag, key), b"")
+        await self.storage.put(keys.open_marker_uri(self.settings, image.name, image.etag, key), b"")
 
     async def delete_open_marker(self, record: JobRecord) -> None:
         """Delete the open marker of a job that ended, and put it back if the job was reopened in the meantime."""
         image = record.image
-        await self._storage.delete(keys.open_marker_uri(self._settings, image.name, image.etag, record.key))
+        await self.storage.delete(keys.open_marker_uri(self.settings, image.name, image.etag, record.key))
         if record.state is not JobState.STORED:
             newest = (await self.read_existing(record.key)).record
             if newest.state.is_open or newest.state is JobState.READY:  # another run may be about to claim it
@@ -150,9 +150,9 @@ class Ledger:
 
     async def _read_info(self) -> tuple[LedgerInfo, str | None]:
         """Return the info and its etag; if there is none, a new one and `None`."""
-        if found := await read_document(self._storage, LedgerInfo, keys.ledger_uri(self._settings)):
+        if found := await read_document(self.storage, LedgerInfo, keys.ledger_uri(self.settings)):
             return found.content, found.etag
-        return LedgerInfo(host=provider_host(self._settings), account=self._settings.account_label), None
+        return LedgerInfo(host=provider_host(self.settings), account=self.settings.account_label), None
 
     async def set_paused(self, paused: bool) -> bool:
         """Pause or resume all submits; return whether the flag changed. Runs see it before their next reservation.
@@ -200,10 +200,10 @@ class Ledger:
                 await _wait_briefly()
 
     def _check_owner(self, info: LedgerInfo) -> None:
-        host, account = provider_host(self._settings), self._settings.account_label
+        host, account = provider_host(self.settings), self.settings.account_label
         if (info.host, info.account) != (host, account):
             raise UsageError(
-                f"The ledger {self._settings.jobs} belongs to {info.host} (account {info.account!r}), "
+                f"The ledger {self.settings.jobs} belongs to {info.host} (account {info.account!r}), "
                 f"not to {host} (account {account!r})",
                 "Use another bucket or I2V_JOBS_PREFIX for each provider and account",
             )
@@ -220,7 +220,7 @@ class Ledger:
             )
 
     async def _write_info(self, info: LedgerInfo, etag: str | None) -> None:
-        await write_document(self._storage, info, keys.ledger_uri(self._settings), etag)
+        await write_document(self.storage, info, keys.ledger_uri(self.settings), etag)
 
 
 def provider_host(settings: Settings) -> str:

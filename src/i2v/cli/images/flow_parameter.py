@@ -1,6 +1,6 @@
-"""The flow's parameter `images`, without signed URLs and within the size that Prefect accepts.
+"""The flow's parameter `images`: without signed URLs, and within the size that Prefect accepts.
 
-Prefect stores and shows parameters, so what must not be there goes into a batch file.
+Prefect stores and shows parameters, so signed URLs and long lists go into a batch file instead.
 """
 
 from __future__ import annotations
@@ -9,28 +9,26 @@ import hashlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from i2v.inputs.batch_files import BatchRow
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
 
 MAX_BYTES = 200_000
-"""Prefect accepts 512 KB of parameters; uploaded images beyond this go into a batch file in the bucket."""
+"""Prefect accepts 512 KB of parameters; a longer list of images goes into a batch file in the bucket."""
 
 
 @contextmanager
 def without_signed_urls(images: Sequence[str | BatchRow]) -> Iterator[list[str | BatchRow]]:
-    """Yield the images, with URLs that have a query (it may be a signature) moved to a temporary batch file."""
-    signed = [image for image in images if _has_query(image)]
+    """Yield the images; URLs with a query, which may be a signature, are moved to a temporary batch file."""
+    signed = [BatchRow(image=image) if isinstance(image, str) else image for image in images if _has_query(image)]
     if not signed:
         yield list(images)
         return
-    rows = [BatchRow(image=image) if isinstance(image, str) else image for image in signed]
-    with tempfile.TemporaryDirectory(prefix="i2v-") as folder:
-        file = Path(folder, "urls.jsonl")
-        file.write_bytes(_as_jsonl(rows))
-        yield [*(image for image in images if not _has_query(image)), str(file)]
+    with tempfile.NamedTemporaryFile(prefix="i2v-", suffix=".jsonl") as file:
+        file.write(_as_jsonl(signed))
+        file.flush()
+        yield [*(image for image in images if not _has_query(image)), file.name]
 
 
 def _has_query(image: str | BatchRow) -> bool:

@@ -1,12 +1,11 @@
-"""Find the local images that are named on a command line, and the key that each will have in the bucket.
+"""Find the local images that a command line names, and choose their keys in the bucket.
 
-`i2v.cli.local.uploads` validates and uploads them.
+`i2v.cli.images.uploads` validates and uploads them.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 from i2v.errors import NoImages, UsageError
 from i2v.inputs.batch_files import SUFFIXES, BatchFile, BatchRow
 from i2v.inputs.prompts import RequestOptions
-from i2v.inputs.sources import IMAGE_SUFFIXES
+from i2v.inputs.sources import IMAGE_SUFFIXES, is_uri
 from i2v.ledger import keys
 from i2v.media.images import ImageRef
 from i2v.s3_uri import S3Uri
@@ -23,7 +22,6 @@ from i2v.settings import Settings
 KEY_MAX_BYTES = 1024
 """S3's limit."""
 HINT = "Use a local .jpg or .png, a folder, a batch file, s3://bucket/key, s3://bucket/prefix/ or https://…"
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +44,15 @@ class NamedImages:
 def find(names: Sequence[str], settings: Settings) -> NamedImages:
     """Sort names into remote and local images. The key of a file is its path inside the named folder, or its name.
 
-    Raises:
-        UsageError: a path does not exist, or two files would have the same key.
-        NoImages: nothing was found.
+    Raise `NoImages` if nothing is found, `UsageError` for a missing path or if two files would have the same key.
     """
-    remote: list[str | BatchRow] = []
-    local: list[LocalImage] = []
-    for name in names:
-        for entry in [name] if _SCHEME.match(name) else _local_entries(name, settings):
-            (local if isinstance(entry, LocalImage) else remote).append(entry)  # type: ignore[arg-type]
-    if not remote and not local:
+    found = [entry for name in names for entry in ([name] if is_uri(name) else _local_entries(name, settings))]
+    if not found:
         raise NoImages(f"No images found in {', '.join(names)}", f"An image is named {', '.join(IMAGE_SUFFIXES)}")
+    local = [entry for entry in found if isinstance(entry, LocalImage)]
     _check_collisions(local)
-    return NamedImages(tuple(remote), tuple(dict.fromkeys(local)))
+    remote = tuple(entry for entry in found if not isinstance(entry, LocalImage))
+    return NamedImages(remote, tuple(dict.fromkeys(local)))
 
 
 def _local_entries(name: str, settings: Settings) -> Iterator[LocalImage | BatchRow]:
@@ -71,7 +65,7 @@ def _local_entries(name: str, settings: Settings) -> Iterator[LocalImage | Batch
         elif path.suffix.lower() in SUFFIXES:
             yield from BatchFile.read(path).resolve_rows(lambda row: _of_row(row, path.parent, settings))
         else:
-            yield LocalImage(path, _uri(path.name, path, settings), RequestOptions())
+            yield _local_image(path, path.name, RequestOptions(), settings)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "invalid path"
         raise UsageError(f"Cannot read {name!r}: {why}", "Check its path and permissions") from None
@@ -86,11 +80,11 @@ def _in_folder(folder: Path, settings: Settings) -> Iterator[LocalImage]:
         for name in sorted(files):
             if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
                 path = Path(parent, name)
-                yield LocalImage(path, _uri(path.relative_to(folder).as_posix(), path, settings), RequestOptions())
+                yield _local_image(path, path.relative_to(folder).as_posix(), RequestOptions(), settings)
 
 
 def _of_row(row: BatchRow, folder: Path, settings: Settings) -> LocalImage | BatchRow:
-    if _SCHEME.match(row.image):
+    if is_uri(row.image):
         ImageRef.parse(row.image)
         return row
     path = folder / row.image
@@ -98,19 +92,21 @@ def _of_row(row: BatchRow, folder: Path, settings: Settings) -> LocalImage | Bat
         raise UsageError(f"no such file: {path}")
     inside = os.path.relpath(path, folder)
     key = path.name if inside.startswith("..") else Path(inside).as_posix()
-    return LocalImage(path, _uri(key, path, settings), row.options)
+    return _local_image(path, key, row.options, settings)
 
 
-def _uri(key: str, path: Path, settings: Settings) -> S3Uri:
+def _local_image(path: Path, key: str, options: RequestOptions, settings: Settings) -> LocalImage:
+    """Return the image with its key below the images prefix, or raise `UsageError` if that key is not possible."""
     if key.startswith(keys.RESERVED):
         raise UsageError(f"{path} would have the key {key!r}, and this prefix is reserved", "Rename the folder")
     try:
-        size = len((settings.images / key).key.encode())
+        uri = settings.images / key
+        size = len(uri.key.encode())
     except UnicodeEncodeError:
         raise UsageError(f"The name of {str(path)!a} is not UTF-8", "Rename it") from None
     if size > KEY_MAX_BYTES:
         raise UsageError(f"The key of {path} would have {size} bytes; S3 allows {KEY_MAX_BYTES}", "Shorten its path")
-    return settings.images / key
+    return LocalImage(path, uri, options)
 
 
 def _check_collisions(local: Sequence[LocalImage]) -> None:

@@ -15,17 +15,9 @@ from typing import TypeVar
 from i2v.cli.images.local_files import LocalImage
 from i2v.cli.progress import Progress
 from i2v.errors import Conflict, NotFound, Refused, UsageError
+from i2v.inputs import prompts
 from i2v.inputs.batch_files import BatchRow
-from i2v.inputs.prompts import (
-    SIDECAR_MAX_BYTES,
-    SIDECAR_SUFFIX,
-    RequestOptions,
-    build_request,
-    default_options,
-    request_metadata,
-    sidecar,
-    sidecar_text,
-)
+from i2v.inputs.prompts import RequestOptions
 from i2v.ledger import keys
 from i2v.ledger.job import JobImage
 from i2v.media.images import MAX_IMAGE_BYTES, ImageFacts, ImageRef, check_image, check_size
@@ -34,10 +26,11 @@ from i2v.pricing import price_usd
 from i2v.reports.run_report import ItemReport, Outcome
 from i2v.request import Request
 from i2v.s3.storage import Storage
+from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 
 AT_ONCE = 8
-"""Files that are decoded or uploaded at once: each may take 20 MB, plus its pixels."""
+"""Files that are decoded or uploaded concurrently: each may take 20 MB, plus its pixels."""
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -58,7 +51,7 @@ class UploadCandidate:
         return BatchRow(image=str(self.image.uri), **self.request.model_dump())
 
     def order(self, settings: Settings) -> Order:
-        """Return the order that a run would make of the uploaded image, for a preview."""
+        """Return the order that a run would make from the uploaded image, for a preview."""
         uri = self.image.uri
         name = keys.image_name(ImageRef(uri=uri), settings)
         image = JobImage(label=str(uri), name=name, at=uri, etag=self.facts.sha256, facts=self.facts)
@@ -73,16 +66,11 @@ async def validate(
 
     Raise `UsageError` if a file cannot be read.
     """
-    if not images:
-        return [], []
-    progress.doing("reading local images", len(images))
 
     async def one(image: LocalImage) -> UploadCandidate | ItemReport:
-        result = await asyncio.to_thread(_validate, image, default, settings)
-        progress.advance()
-        return result
+        return await asyncio.to_thread(_validate, image, default, settings)
 
-    results = await _for_each(one, images)
+    results = await _for_each(one, images, progress, "reading local images")
     valid = [result for result in results if isinstance(result, UploadCandidate)]
     return valid, [result for result in results if isinstance(result, ItemReport)]
 
@@ -92,7 +80,7 @@ def _validate(image: LocalImage, default: RequestOptions, settings: Settings) ->
         check_size(image.path.stat().st_size, str(image.path))
         body = image.path.read_bytes()
         facts = check_image(body, str(image.path))
-        request = build_request(_options(image, default, settings), ImageRef(uri=image.uri))
+        request = prompts.build_request(_options(image, default, settings), ImageRef(uri=image.uri))
         return UploadCandidate(image, facts, request, hashlib.md5(body, usedforsecurity=False).hexdigest())
     except Refused as refusal:
         return ItemReport(image=str(image.uri), outcome=Outcome.REFUSED, reason=str(refusal), valid=False)
@@ -101,13 +89,15 @@ def _validate(image: LocalImage, default: RequestOptions, settings: Settings) ->
 
 
 def _options(image: LocalImage, default: RequestOptions, settings: Settings) -> RequestOptions:
-    """Return the options of a file: its batch file row, then its sidecar, then the defaults (see `prompts`)."""
+    """Return the options of a file, in the order that `i2v.inputs.prompts` describes; files have no metadata."""
     options = image.options
-    file = image.path.with_name(image.path.name + SIDECAR_SUFFIX)
+    file = image.path.with_name(image.path.name + prompts.SIDECAR_SUFFIX)
     if options.prompt is None and file.is_file():
         with file.open("rb") as opened:
-            options = options.over(RequestOptions(prompt=sidecar_text(opened.read(SIDECAR_MAX_BYTES + 1), file)))
-    return options.over(default_options(default, ImageRef(uri=image.uri), settings))
+            options = options.over(
+                RequestOptions(prompt=prompts.sidecar_text(opened.read(prompts.SIDECAR_MAX_BYTES + 1), file))
+            )
+    return options.over(prompts.default_options(default, ImageRef(uri=image.uri), settings))
 
 
 async def upload(storage: Storage, candidates: Sequence[UploadCandidate], progress: Progress) -> None:
@@ -115,27 +105,28 @@ async def upload(storage: Storage, candidates: Sequence[UploadCandidate], progre
 
     Raise `UsageError` if another image has the key; all such conflicts are found before the first upload.
     """
-    files = list({one.image.uri: one for one in reversed(candidates)}.values())[::-1]
-    found = await _for_each(partial(_is_uploaded, storage), files)
+    first: dict[S3Uri, UploadCandidate] = {}
+    for candidate in candidates:
+        first.setdefault(candidate.image.uri, candidate)
+    files = list(first.values())
+    found = await _for_each(partial(_is_uploaded, storage), files, progress, "checking the bucket")
     missing = [file for file, is_uploaded in zip(files, found, strict=True) if not is_uploaded]
-    if missing:
-        progress.doing("uploading", len(missing))
-
-    async def one(file: UploadCandidate) -> None:
-        await _put(storage, file)
-        progress.advance()
-
-    await _for_each(one, missing)
+    await _for_each(partial(_put, storage), missing, progress, "uploading")
 
 
-async def _for_each(work: Callable[[T], Awaitable[R]], things: Sequence[T]) -> list[R]:
+async def _for_each(work: Callable[[T], Awaitable[R]], things: Sequence[T], progress: Progress, stage: str) -> list[R]:
+    """Return the result of each, a few at once, and show the progress as a stage."""
+    if things:
+        progress.doing(stage, len(things))
     limit = asyncio.Semaphore(AT_ONCE)
 
-    async def limited(thing: T) -> R:
+    async def one(thing: T) -> R:
         async with limit:
-            return await work(thing)
+            result = await work(thing)
+        progress.advance()
+        return result
 
-    return await asyncio.gather(*map(limited, things))
+    return await asyncio.gather(*map(one, things))
 
 
 async def _is_uploaded(storage: Storage, candidate: UploadCandidate) -> bool:
@@ -161,7 +152,7 @@ async def _put(storage: Storage, candidate: UploadCandidate) -> None:
     body = await asyncio.to_thread(candidate.image.path.read_bytes)
     if hashlib.sha256(body).hexdigest() != facts.sha256:
         raise UsageError(f"{candidate.image.path} changed while it was read", "Run it again; nothing was charged")
-    metadata = request_metadata(candidate.request)
+    metadata = prompts.request_metadata(candidate.request)
     if metadata is None:
         await _put_sidecar(storage, candidate)
     try:
@@ -171,8 +162,8 @@ async def _put(storage: Storage, candidate: UploadCandidate) -> None:
 
 
 async def _put_sidecar(storage: Storage, candidate: UploadCandidate) -> None:
-    """Upload a prompt that is too long for metadata. It goes first, so that the image is never seen without it."""
-    uri, text = sidecar(candidate.image.uri), candidate.request.prompt.encode()
+    """Upload a prompt that is too long for metadata, before its image, so that no run reads the image without it."""
+    uri, text = prompts.sidecar(candidate.image.uri), candidate.request.prompt.encode()
     try:
         await storage.put(uri, text, content_type="text/plain; charset=utf-8", create=True)
     except Conflict:

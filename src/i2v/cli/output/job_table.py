@@ -22,7 +22,7 @@ STYLES |= {JobState.STORED: "green", JobState.REFUSED: "magenta"}
 
 
 def cost(record: JobRecord) -> Decimal:
-    """Return the cost of all attempts in US dollars, also of failed ones."""
+    """Return the cost of all attempts in US dollars, including failed ones."""
     return sum((attempt.price_usd for attempt in record.attempts), Decimal(0))
 
 
@@ -54,43 +54,37 @@ def print_jobs(records: Sequence[JobRecord]) -> None:
     for name in ("key", "state", "image", "request", "attempts", "cost", "age", "reason"):
         table.add_column(name, justify="right" if name in {"attempts", "cost", "age"} else "left", overflow="fold")
     for record in records[:MAX_ROWS]:
-        table.add_row(*_row(record))
+        table.add_row(
+            record.key[:12],
+            Text(record.state, style=STYLES.get(record.state, "")),
+            record.image.name,
+            str(record.request),
+            str(len(record.attempts)),
+            f"${money_text(cost(record))}",
+            age(record.created_at),
+            record.reason.message if record.reason else "",
+        )
     if records:
         console.print(table)
     if len(records) > MAX_ROWS:
         console.print(f"… and {len(records) - MAX_ROWS} older: filter with --state or --since, or use --json")
     counts = Counter(record.state for record in records)
     words = [f"{counts[state]} {state}" for state in JobState if counts[state]]
-    total = money_text(sum((cost(record) for record in records), Decimal(0)))
+    total = money_text(sum(map(cost, records), Decimal(0)))
     console.print(" · ".join([*(words or ["no jobs"]), f"${total}"]), style="bold")
-
-
-def _row(record: JobRecord) -> list[Text]:
-    reason = record.reason.message if record.reason else ""
-    return [
-        Text(record.key[:12]),
-        Text(record.state, style=STYLES.get(record.state, "")),
-        Text(record.image.name),
-        Text(str(record.request)),
-        Text(str(len(record.attempts))),
-        Text(f"${money_text(cost(record))}"),
-        Text(age(record.created_at)),
-        Text(reason),
-    ]
 
 
 def print_job(record: JobRecord) -> None:
     """Print the details of one job, and what to do next."""
     console = stdout()
-    for name, value in _lines(record):
+    for name, value in _details(record):
         console.print(Text.assemble((f"{name:>9}  ", "bold"), value), soft_wrap=True)
-    console.print(Text.assemble(("     next  ", "bold"), next_step(record)), soft_wrap=True)
 
 
-def _lines(record: JobRecord) -> Iterator[tuple[str, str]]:
+def _details(record: JobRecord) -> Iterator[tuple[str, str]]:
     facts = record.image.facts
     yield "job", record.key
-    yield "state", f"{record.state}, for {age(record.updated_at)}; created {_when(record.created_at)}"
+    yield "state", f"{record.state}, for {age(record.updated_at)}; created {_time(record.created_at)}"
     if record.reason:
         yield "reason", f"{record.reason.code}: {record.reason.message}"
     yield "image", f"{record.image.label}  ({facts.format}, {facts.width} x {facts.height} px, {facts.size:,} bytes)"
@@ -99,26 +93,29 @@ def _lines(record: JobRecord) -> Iterator[tuple[str, str]]:
     if record.label:
         yield "label", record.label
     for attempt in record.attempts:
-        yield f"attempt {attempt.number}", _attempt(attempt)
+        yield f"attempt {attempt.number}", ", ".join(_attempt_details(attempt))
     yield "cost", f"${money_text(cost(record))}"
-    if record.video:
-        video = record.video
+    if video := record.video:
         yield "video", f"{video.uri}  ({video.width} x {video.height} px, {video.seconds:g} s, {video.size:,} bytes)"
         yield "poster", str(video.poster)
         yield "manifest", str(video.manifest)
         for flag in video.flags:
             yield "note", flag
+    yield "next", next_step(record)
 
 
-def _attempt(attempt: Attempt) -> str:
-    parts = [f"claimed {_when(attempt.claimed_at)}", f"${money_text(attempt.price_usd)}", f"run {attempt.run_id}"]
-    parts += ["by callback"] if attempt.delivery == "callback" else []
-    parts += [f"task {', '.join(sorted(attempt.task_ids)) or 'unknown'}"]
-    parts += [f"submitted {_when(attempt.submitted_at)}"] if attempt.submitted_at else []
-    parts += [f"ended {_when(attempt.ended_at)}"] if attempt.ended_at else []
-    parts += [f"failed with {attempt.fail.code}"] if attempt.fail else []
-    return ", ".join(parts)
+def _attempt_details(attempt: Attempt) -> Iterator[str]:
+    yield f"claimed {_time(attempt.claimed_at)}, ${money_text(attempt.price_usd)}, run {attempt.run_id}"
+    if attempt.delivery == "callback":
+        yield "by callback"
+    yield f"task {', '.join(sorted(attempt.task_ids)) or 'unknown'}"
+    if attempt.submitted_at:
+        yield f"submitted {_time(attempt.submitted_at)}"
+    if attempt.ended_at:
+        yield f"ended {_time(attempt.ended_at)}"
+    if attempt.fail:
+        yield f"failed with {attempt.fail.code}"
 
 
-def _when(moment: datetime) -> str:
+def _time(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
@@ -12,9 +11,7 @@ from i2v.cli.output.console import print_json, stderr, stdout
 from i2v.errors import NoImages
 from i2v.money import money_text
 from i2v.reports.run_report import ItemReport, Outcome, Report
-
-if TYPE_CHECKING:
-    from i2v.settings import Settings
+from i2v.settings import Settings
 
 STYLES = {
     Outcome.FAILED: "red",
@@ -51,31 +48,30 @@ def no_valid_image(report: Report) -> NoImages | None:
     """Return the error of a run without a valid image, with the first reason; `None` if an image is valid."""
     if not report.nothing_valid:
         return None
-    reasons = [item.reason for item in report.items if item.reason]
+    reasons = [item.reason for item in report.items if item.reason] or ["no images given"]
     more = f" ({len(reasons) - 1} more in the list)" if len(reasons) > 1 else ""
-    return NoImages(f"No valid image, nothing was submitted: {reasons[0] if reasons else 'no images given'}{more}")
+    return NoImages(f"No valid image, nothing was submitted: {reasons[0]}{more}")
 
 
-def _table(report: Report, place: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False, caption=f"in {place}" if place else None)
-    table.caption_justify = "left"
+def _table(report: Report, bucket: str) -> Table:
+    caption = f"in {bucket}" if bucket else None
+    table = Table(box=None, header_style="bold", pad_edge=False, caption=caption, caption_justify="left")
     for name in ("image", "outcome", "video or reason", "seconds", "cost"):
         table.add_column(name, justify="right" if name in {"seconds", "cost"} else "left", overflow="fold")
     items = sorted(report.items, key=lambda item: ORDER.index(item.outcome))
-    for _, group in groupby(items, key=lambda item: item.outcome):
+    for outcome, group in groupby(items, key=lambda item: item.outcome):
         for item in list(group)[:MAX_ROWS]:
-            table.add_row(*_row(item, place))
+            table.add_row(
+                item.image.removeprefix(bucket),
+                Text(outcome.text, style=STYLES[outcome]),
+                _video_or_reason(item, bucket),
+                f"{item.seconds:.0f}" if item.seconds is not None else "",
+                f"${money_text(item.cost_usd)}" if item.cost_usd else "",
+            )
     return table
 
 
-def _row(item: ItemReport, place: str) -> list[Text]:
-    details = [part.removeprefix(place) for part in (item.video, item.reason) if part]
+def _video_or_reason(item: ItemReport, bucket: str) -> str:
     if item.outcome is Outcome.SUBMITTED and item.job:
-        details = [f"job {item.job[:12]}, task {item.task_id}"]
-    return [
-        Text(item.image.removeprefix(place)),
-        Text(item.outcome.text, style=STYLES[item.outcome]),
-        Text("\n".join(details)),
-        Text(f"{item.seconds:.0f}" if item.seconds is not None else ""),
-        Text(f"${money_text(item.cost_usd)}" if item.cost_usd else ""),
-    ]
+        return f"job {item.job[:12]}, task {item.task_id}"
+    return "\n".join(part.removeprefix(bucket) for part in (item.video, item.reason) if part)

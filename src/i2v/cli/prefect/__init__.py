@@ -1,4 +1,4 @@
-"""Prefect, as `i2v run` uses it: the configured server (`connection`), or a temporary one (`embedded_server`, `child`).
+"""The flow run of `i2v run`: on the configured Prefect server, or on a temporary one (`embedded_server`, `child`).
 
-All of the library's knowledge of Prefect is here.
+All of the library's code that uses Prefect is here.
 """

@@ -1,7 +1,7 @@
 """The process of the temporary Prefect server, as `EmbeddedServer` starts it.
 
-It listens on a free port and prints it once it accepts requests. It ends when stdin closes, which only its parent
-holds open, so it never outlives the command.
+It listens on a free port, and prints the port once it accepts requests. It ends when stdin closes; only its parent
+holds that open, so the child never outlives the command.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import socket
 import sys
 import threading
-from typing import Any
 
 import uvicorn
 
@@ -35,9 +34,15 @@ def main() -> None:
     listener = socket.socket()
     listener.bind((HOST, 0))
     app = "prefect.server.api.server:create_app"
-    options: dict[str, Any] = {"log_level": "error", "lifespan": "on", "timeout_graceful_shutdown": STOP_SECONDS}
-    options["ws_per_message_deflate"] = False  # compressing events on the loopback interface only costs CPU
-    server = _Server(uvicorn.Config(app, factory=True, **options))
+    config = uvicorn.Config(
+        app,
+        factory=True,
+        lifespan="on",
+        log_level="error",
+        timeout_graceful_shutdown=STOP_SECONDS,
+        ws_per_message_deflate=False,  # compressing events on the loopback interface only costs CPU
+    )
+    server = _Server(config)
     threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()
     server.run(sockets=[listener])
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -12,10 +11,9 @@ from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogHandler
-from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.utilities.urls import url_for
+from prefect.settings import PREFECT_API_URL
 
-from i2v.errors import I2vError, Stopped
+from i2v.errors import Stopped
 
 CONNECT_SECONDS = 15
 RECORD_SECONDS = 10.0
@@ -27,7 +25,7 @@ ENDED = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
 class FlowRunFacts(NamedTuple):
     """What the server must have recorded when a run ends."""
 
-    flow_run_id: UUID
+    id: UUID
     task_runs: int
 
 
@@ -37,14 +35,7 @@ def configured_api() -> str | None:
     return url
 
 
-@contextmanager
-def using(api_url: str) -> Iterator[None]:
-    """Make flows use the server at this URL."""
-    with temporary_settings({PREFECT_API_URL: api_url}):
-        yield
-
-
-def facts_of_this_flow_run() -> FlowRunFacts | None:
+def current_flow_run() -> FlowRunFacts | None:
     """Return the flow run that this code runs in, and how many task runs it has started."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
@@ -53,54 +44,40 @@ def facts_of_this_flow_run() -> FlowRunFacts | None:
     return FlowRunFacts(context.flow_run.id, sum(counters) + len(counters))
 
 
-def ui_address(flow_run_id: UUID) -> str | None:
-    """Return the URL of a flow run in the Prefect UI."""
-    return url_for("flow-run", obj_id=flow_run_id)
-
-
 async def check_api() -> str:
     """Return the server's version, or raise `Stopped` if it does not respond."""
-    address = configured_api()
     try:
         async with asyncio.timeout(CONNECT_SECONDS), get_client() as client:
             return await client.api_version()
     except Exception as error:  # noqa: BLE001 - Prefect's client raises many kinds of errors for a wrong URL
         raise Stopped(
-            f"The Prefect server at {address} does not respond: {type(error).__name__}",
+            f"The Prefect server at {configured_api()} does not respond: {type(error).__name__}",
             "Start it, correct PREFECT_API_URL, or unset PREFECT_API_URL to run without a server",
         ) from None
 
 
-async def flush(facts: FlowRunFacts | None, *, until_recorded: bool) -> None:
+async def flush(flow_run: FlowRunFacts | None, *, until_recorded: bool) -> None:
     """Send buffered logs and events. With `until_recorded`, wait until the server has stored all task runs.
 
-    An embedded server ends with this process, so it must record everything first. A failure here fails no run.
+    An embedded server ends with this process, so it must record everything first. Errors are ignored.
     """
     with suppress(Exception):
         await APILogHandler.aflush()
         drained: Any = EventsWorker.drain_all()
         await drained
-        if facts and until_recorded:
-            await _until_recorded(facts)
+        if flow_run and until_recorded:
+            await _wait_until_recorded(flow_run)
 
 
-async def _until_recorded(facts: FlowRunFacts) -> None:
+async def _wait_until_recorded(flow_run: FlowRunFacts) -> None:
     ended_task_runs = {
-        "flow_runs": {"id": {"any_": [str(facts.flow_run_id)]}},
+        "flow_runs": {"id": {"any_": [str(flow_run.id)]}},
         "task_runs": {"state": {"type": {"any_": ENDED}}},
     }
-    seconds = RECORD_SECONDS + facts.task_runs * RECORD_SECONDS_PER_TASK_RUN
+    seconds = RECORD_SECONDS + flow_run.task_runs * RECORD_SECONDS_PER_TASK_RUN
     async with asyncio.timeout(seconds), get_client() as client:
         while True:
             response = await client.request("POST", "/task_runs/count", json=ended_task_runs)
-            if response.json() >= facts.task_runs:
+            if response.json() >= flow_run.task_runs:
                 return
             await asyncio.sleep(0.2)
-
-
-def prefect_failure(error: BaseException) -> I2vError:
-    """Return the message for a failure of Prefect during a run."""
-    return I2vError(
-        f"Prefect failed during the run: {type(error).__name__}: {error}",
-        "Submitted videos are in the ledger: see i2v jobs. A new run resumes them without paying again",
-    )

@@ -8,7 +8,6 @@ import select
 import subprocess
 import sys
 import tempfile
-import time
 from typing import Self
 
 from prefect.settings import get_current_settings
@@ -29,13 +28,13 @@ CHILD = {
     "PREFECT__SERVER_EPHEMERAL": "1",
     "PREFECT__SERVER_FINAL": "1",
 }
-"""As Prefect configures its own ephemeral server. Batches cut its CPU time by two thirds."""
+"""What Prefect sets for its own ephemeral server, and batches, which cut its CPU time by two thirds."""
 
 
 class EmbeddedServer:
-    """A context manager: the server starts when it is constructed, and `ready` waits for it.
+    """A context manager: the server starts when it is constructed, and `wait_for_url` waits for it.
 
-    It is a child in a session of its own, so that Ctrl-C in the terminal does not end it before the command.
+    It runs in its own session, so that Ctrl-C in the terminal does not end it before the command.
     """
 
     def __init__(self) -> None:
@@ -54,34 +53,25 @@ class EmbeddedServer:
             env={**os.environ, **settings, **CHILD},
         )
 
-    def ready(self) -> str:
+    def wait_for_url(self) -> str:
         """Wait until the server accepts requests and return its API URL, or raise `Stopped` if it does not start."""
         out = self._child.stdout
-        began = time.monotonic()
-        while out and time.monotonic() - began < START_SECONDS:
-            if select.select([out], [], [], 1)[0]:
-                if port := out.readline().strip():
-                    self._lock.close()
-                    return f"http://127.0.0.1:{port.decode()}/api"
-                break
-        raise Stopped(f"The temporary Prefect server did not start: {self._last_error()}", "Retry with --verbose")
-
-    def _last_error(self) -> str:
+        if out and select.select([out], [], [], START_SECONDS)[0] and (port := out.readline().strip()):
+            self._lock.close()
+            return f"http://127.0.0.1:{port.decode()}/api"
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"no response within {START_SECONDS} s"
+        reason = lines[-1] if lines else f"no response within {START_SECONDS} s"
+        raise Stopped(f"The temporary Prefect server did not start: {reason}", "Retry with --verbose")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._lock.close()
-        for stream in (self._child.stdin, self._child.stdout):
-            if stream:
-                stream.close()
         try:
-            self._child.wait(STOP_SECONDS)
+            self._child.communicate(timeout=STOP_SECONDS)  # closes stdin first
         except subprocess.TimeoutExpired:
             self._child.kill()
-            self._child.wait()
+            self._child.communicate()
         self._errors.close()

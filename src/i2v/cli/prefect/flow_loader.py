@@ -1,4 +1,4 @@
-"""Load the flow `generate` as a worker does."""
+"""Find the project's flows, and load the flow `generate` as a worker does."""
 
 from __future__ import annotations
 
@@ -9,12 +9,28 @@ from typing import Any
 from prefect.exceptions import ScriptError
 from prefect.flows import load_flow_from_entrypoint
 
-from i2v.cli.project import FLOW_FILE
+import i2v
 from i2v.errors import UsageError
+
+FLOW_FILE = Path("flows", "generate.py")
+
+
+def project_root() -> Path:
+    """Return the folder with the flows: the working directory, or the checkout that i2v is installed from.
+
+    Raise `UsageError` if neither has them.
+    """
+    for folder in (Path.cwd(), *Path(i2v.__file__).resolve().parents):
+        if (folder / "prefect.yaml").is_file() and (folder / FLOW_FILE).is_file():
+            return folder
+    raise UsageError(
+        f"{FLOW_FILE} not found: only the i2v library is installed",
+        "Run this command in a checkout of the project (the folder with prefect.yaml), or install one with: make setup",
+    )
 
 
 def load_flow(root: Path) -> Any:
-    """Load the flow by Prefect's own loader, with the project as the working directory."""
+    """Load the flow with Prefect's own loader, with the project as the working directory."""
     try:
         with chdir(root):
             return load_flow_from_entrypoint(f"{FLOW_FILE}:generate_videos", use_placeholder_flow=False)

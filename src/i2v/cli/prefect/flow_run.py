@@ -1,0 +1,82 @@
+"""Run the flow `generate` in this process, against the configured Prefect server or a temporary one."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack
+from typing import Any
+
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.utilities.urls import url_for
+
+from i2v.cli import end_at_signals
+from i2v.cli.library_run import Ending, RunMonitor
+from i2v.cli.output.console import show_logs
+from i2v.cli.prefect import connection
+from i2v.cli.prefect.embedded_server import EmbeddedServer
+from i2v.cli.prefect.flow_loader import load_flow, project_root
+from i2v.cli.progress import Progress
+from i2v.errors import I2vError, RunFailed, Stopped, UsageError
+from i2v.pipeline.events import LISTENER, Event, RunEnded
+
+
+class FlowRunMonitor(RunMonitor):
+    """A monitor that also notes the flow run in Prefect."""
+
+    flow_run: connection.FlowRunFacts | None = None
+
+    def on_event(self, event: Event) -> None:
+        """Note the flow run at its end."""
+        if isinstance(event, RunEnded):
+            self.flow_run = connection.current_flow_run()
+        super().on_event(event)
+
+
+def run_flow(arguments: dict[str, Any], progress: Progress, *, verbose: bool) -> Ending:
+    """Run `generate_videos` with these arguments. Redirect stdout first: Prefect writes to it.
+
+    Raise `UsageError` if the flows are not installed, and `Stopped` if no Prefect server responds.
+    """
+    root = project_root()
+    with ExitStack() as stack:
+        has_server = bool(connection.configured_api())
+        embedded = None if has_server else stack.enter_context(EmbeddedServer())
+        flow = load_flow(root)
+        show_logs(progress.console, verbose=verbose)  # after Prefect's import, which configures logging
+        if embedded:
+            stack.enter_context(temporary_settings({PREFECT_API_URL: embedded.wait_for_url()}))
+        monitor = FlowRunMonitor(progress)
+        error = asyncio.run(_call(flow, arguments, monitor, has_server=has_server))
+        end_at_signals("interrupted")
+        url = url_for("flow-run", obj_id=monitor.flow_run.id) if has_server and monitor.flow_run else None
+        return Ending(monitor.report, error, monitor.signal, url)
+
+
+async def _call(flow: Any, arguments: dict[str, Any], monitor: FlowRunMonitor, *, has_server: bool) -> I2vError | None:
+    """Run the flow. Return the error that stopped it, `None` if it ended with a report."""
+    if has_server:
+        await connection.check_api()
+    LISTENER.set(monitor)
+    try:
+        state = await flow(**arguments, return_state=True)
+        result = await state.aresult(raise_on_failure=False)
+    except I2vError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever Prefect raises becomes one clear message
+        return I2vError(
+            f"Prefect failed during the run: {type(error).__name__}: {error}",
+            "Submitted videos are in the ledger: see i2v jobs. A new run resumes them without paying again",
+        )
+    await connection.flush(monitor.flow_run, until_recorded=not has_server)
+    if isinstance(result, RunFailed) or not isinstance(result, BaseException):
+        return None
+    return _as_stopped(result)
+
+
+def _as_stopped(error: BaseException) -> I2vError:
+    """Return the error that ended the flow before its report, which is always before the first submit."""
+    if isinstance(error, UsageError | Stopped):
+        return error
+    if isinstance(error, I2vError):
+        return Stopped(error.message, error.hint)
+    return I2vError(f"The run failed: {type(error).__name__}: {error}", "Run it again with --verbose to see more")
