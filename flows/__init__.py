@@ -1,4 +1,4 @@
-"""What runs: one file a flow. A flow reads like a sentence; what its steps do is in `tasks` and the library.
+"""What runs: one file per flow. What its steps do is in `tasks` and the library.
 
-Flows never import flows, and no class is defined here: Prefect loads these files by path, where it would exist twice.
+Flows never import flows and define no classes: Prefect loads these files by path, so a class would exist twice.
 """

@@ -56,20 +56,20 @@ async def generate_videos(
     dry_run: bool = False,
     label: str | None = None,
 ) -> State[Any]:
-    """Generate a video of each image and store it beside the image. No video is ever paid twice.
+    """Generate a video from each image and store it in the bucket. No video is charged twice.
 
-    The result is the report of `i2v run --json`. The run fails if an image failed, is unknown or was not tried, after
-    everything else is done.
+    The result is the report of `i2v run --json`. If an image failed, is unknown or was not tried, the run fails, but
+    only after it has processed all other images.
 
     Args:
         images: s3://bucket/key, s3://bucket/prefix/, an https URL, or a batch file (.csv, .jsonl); one or a list.
-        prompt: Default prompt, for images that have none of their own; may use {stem}, {key} and {folder}.
+        prompt: Default prompt, for images without their own; may use {stem}, {key} and {folder}.
         mode: standard is 768p, pro is 1080p and always 6 s.
         duration: Seconds of video, 6 or 10.
-        take: Above 1 for another version of the same image and prompt, charged again.
+        take: 2 or more for another version of the video, charged again.
         max_spend_usd: Spending limit of this run, in US dollars.
-        partial: Spend up to the limit, instead of not starting when it does not cover all images.
-        delivery: poll waits here for the videos; callback ends once all is submitted, and the provider calls the door.
+        partial: Spend up to the limit, even if that is not enough for all images.
+        delivery: poll waits for the videos; callback ends after submitting, and the provider calls the door.
         dry_run: Validate and price everything. No charges, no videos.
         label: Purpose of the run, for the ledger and the reports.
     """

@@ -1,6 +1,6 @@
-"""Settle open jobs and, with `generate`, make the videos that images still lack.
+"""Settle open jobs and, with `generate`, generate missing videos.
 
-Without `generate` it never pays. It is safe at any time, in any number, beside running flows.
+Without `generate` it never submits anything. It is safe to run at any time, also in parallel.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tasks.validate import validate
 
 
 def run_name() -> str:
-    """Return `open jobs and missing videos since 2026-11-22`, or the count of named jobs, and `dry run` for one."""
+    """Return `open jobs and missing videos since 2026-11-22`, or the number of given jobs, and `dry run` for one."""
     given = runtime.flow_run.parameters
     what = f"{len(given['jobs'])} jobs" if given["jobs"] is not None else "open jobs"
     more = f" and missing videos since {str(given['since'])[:10]}" if given["generate"] else ""
@@ -50,19 +50,19 @@ async def reconcile_videos(
     jobs: list[str] | None = None,
     dry_run: bool = False,
 ) -> State[Any]:
-    """Settle every open job whose run is gone; with `generate`, then generate the videos that images still lack.
+    """Settle every open job whose run has ended; with `generate`, also generate missing videos.
 
-    An image lacks one if it has no video, refusal or failure in its current version, and no job for it is open.
-    Settling never pays. Generating pays as `generate` does, oldest image first, up to the limits.
+    A video is missing if the current version of its image has no video, refusal, failure or open job. Settling never
+    submits anything. Missing videos are generated oldest image first, up to the limits.
 
     Args:
         generate: Also generate missing videos; since and max_spend_usd are then required.
         since: Skip images last written before this time; a time without a zone is UTC.
-        limit: Jobs to settle at most, oldest first; and images to generate at most.
+        limit: Settle at most this many jobs and generate at most this many videos, oldest first.
         max_spend_usd: Spending limit of this run, in US dollars.
-        prompt: Default prompt, for images that have none of their own; may use {stem}, {key} and {folder}.
-        mode: standard is 768p, pro is 1080p and always 6 s; for images that name no mode.
-        duration: Seconds of video, 6 or 10; for images that name no duration.
+        prompt: Default prompt, for images without their own; may use {stem}, {key} and {folder}.
+        mode: Default mode. standard is 768p, pro is 1080p and always 6 s.
+        duration: Default seconds of video, 6 or 10.
         jobs: Keys of the jobs to settle, even if another run works on them; empty for all open jobs.
         dry_run: Report what is open and what is missing, and change nothing.
     """

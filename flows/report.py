@@ -1,4 +1,4 @@
-"""Report what was spent, day by day: sum the ledger, and compare it with the provider's balance."""
+"""Report the spending by day: sum the ledger, and compare it with the provider's balance."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from prefect_support.spend_artifact import publish_spend
 
 
 def run_name() -> str:
-    """Return `spend of the last day`, or of how many."""
+    """Return `spend of the last day` or `spend of the last 7 days`."""
     days = runtime.flow_run.parameters["days"]
     return "spend of the last day" if days == 1 else f"spend of the last {days} days"
 
@@ -27,12 +27,12 @@ def run_name() -> str:
 async def report_spend(
     days: Annotated[int, Field(gt=0, le=366)] = 1,
 ) -> State[Any]:
-    """Sum what was stored, is at risk, and was saved by the cache: by day, mode, folder, label and outcome.
+    """Sum the cost of stored videos, the amount at risk, and the savings of the cache.
 
-    The artifact `i2v-spend` shows it, with a chart of the last 30 days.
+    The artifact `i2v-spend` shows them by day, mode, folder, label and outcome, with a chart of the last 30 days.
 
     Args:
-        days: How many days of 24 hours the run's message sums, counted back from now.
+        days: The number of 24-hour days, back from now, that the run's message covers.
     """
 
     async def body(settings: Settings, storage: Storage) -> State[Any]:

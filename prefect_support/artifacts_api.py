@@ -1,7 +1,7 @@
 """Create and update Prefect artifacts: `create_page`, `update_artifact`.
 
-Prefect repeats the first text of an artifact with a key in its event feed. So signed links come with an update, sent as
-a plain PATCH: Prefect's client would emit an event with the whole text for it.
+Prefect's event feed repeats the first text of an artifact. So signed links are added by an update, sent as a plain
+PATCH: Prefect's own update would emit an event with the whole text.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ log = logging.getLogger(__name__)
 
 
 async def create_page(key: str, text: str, *, description: str, with_links: str | None = None) -> None:
-    """Create a markdown artifact under a key, where earlier ones stay. A failure is logged and never fails a run.
+    """Create the next version of a markdown artifact. A failure is logged and never fails a run.
 
-    Args:
-        text: the page without signed links.
-        with_links: the page as it should be in the end.
+    `text` has no signed links; `with_links` then replaces it.
     """
     try:
         async with get_client() as client:

@@ -17,7 +17,7 @@ from i2v.reports.run_report import ItemReport, Outcome, Report
 
 log = logging.getLogger(__name__)
 EMITTED = {Outcome.STORED, Outcome.REFUSED, Outcome.FAILED, Outcome.UNKNOWN}
-"""Outcomes that are an event each; the others are in the run's own event."""
+"""Outcomes that have an event each; the run's own event counts the others."""
 
 
 class EventEmitter:

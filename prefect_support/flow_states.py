@@ -1,6 +1,6 @@
-"""How a flow begins and ends: `run_flow` around its body, and the states that its result becomes.
+"""How a flow begins and ends: `run_flow`, which runs its body, and the last state for each result.
 
-An error that i2v expects becomes a Failed state with one clear message, and never a traceback.
+An `I2vError` becomes a Failed state with one clear message, never a traceback.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from prefect_support.logging_setup import format_logs, send_library_logs
 
 
 async def run_flow(body: Callable[[Settings, Storage], Awaitable[State[Any]]]) -> State[Any]:
-    """Run the body of a flow: set up logging, skip a late scheduled run, read settings and credentials.
+    """Set up logging, skip a late scheduled run, read settings and credentials, and run the body of a flow.
 
-    The body closes the storage, or passes it on.
+    The body closes the storage.
     """
     send_library_logs()
     if skipped := await skipped_if_late():
@@ -39,26 +39,26 @@ async def run_flow(body: Callable[[Settings, Storage], Awaitable[State[Any]]]) -
 
 
 def final_state(report: Report) -> State[Any]:
-    """Return a run's last state: its message is the report in words, its result the report."""
+    """Return a run's last state: its message is the report's summary, its result the report."""
     return _ended(report.summary, report, succeeded=report.succeeded)
 
 
 def reconciled_state(result: ReconcileResult) -> State[Any]:
-    """Return the last state of a reconcile. Jobs that still render or wait for a person do not fail it."""
+    """Return the last state of a reconcile. Jobs that still render or need a person do not fail it."""
     if result.stopped:
         return stopped_state(result.stopped, result.report)
     return _ended(result.summary, result.report, succeeded=result.succeeded)
 
 
-def _ended(sentence: str, report: Report, *, succeeded: bool) -> State[Any]:
+def _ended(summary: str, report: Report, *, succeeded: bool) -> State[Any]:
     value = report.for_json()
     if succeeded:
-        return Completed(message=sentence, data=value)
-    return Failed(message=sentence, data=RunFailed(sentence, value))
+        return Completed(message=summary, data=value)
+    return Failed(message=summary, data=RunFailed(summary, value))
 
 
 def stopped_state(error: I2vError, report: Report | None = None) -> State[Any]:
-    """Return the last state of a run that an error stopped before its first submit, with what was found done."""
+    """Return the last state of a run that an error stopped; the message adds the report if any image was tried."""
     has_outcomes = report and report.count(Outcome.NOT_TRIED) < len(report.items)
     done = f" ({report.summary})" if report and has_outcomes else ""
     return Failed(message=f"{error}{done}", data=error)
@@ -67,8 +67,8 @@ def stopped_state(error: I2vError, report: Report | None = None) -> State[Any]:
 def raise_for_retry(state: State[Any]) -> State[Any]:
     """Raise the error of a failed run that has retries left, such as one of `collect`; otherwise return the state.
 
-    Prefect retries in this process what raises. For a Failed state that is returned it schedules the retry, sees the
-    process end, and marks the run Crashed.
+    If the flow raises, Prefect retries it in this process. If it returns a Failed state, Prefect schedules a retry,
+    then sees the process end and marks the run Crashed.
     """
     context = FlowRunContext.get()
     run = context.flow_run if context else None

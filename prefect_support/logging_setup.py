@@ -1,4 +1,4 @@
-"""Logging in a flow's process: the library's lines go to Prefect, and Prefect's own lines are not said twice."""
+"""Logging in a flow's process: send the library's lines to Prefect, and drop Prefect's lines that repeat a state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from i2v.settings import Settings
 
 
 def send_library_logs() -> None:
-    """Send what the library logs to Prefect, with the task run that it belongs to."""
+    """Send the library's logs to Prefect, which attaches them to the current task run."""
     _plain_lines_without_terminal()
     log = logging.getLogger("i2v")
     log.setLevel(logging.INFO)
@@ -22,7 +22,7 @@ def send_library_logs() -> None:
 
 
 def _plain_lines_without_terminal() -> None:
-    """Replace Prefect's console handler, whose layout for terminals takes half of its CPU, where there is none."""
+    """Without a terminal, replace Prefect's console handler, which spends half of its CPU time on layout."""
     root = logging.getLogger()
     for handler in root.handlers[:]:
         if isinstance(handler, PrefectConsoleHandler) and not handler.console.is_terminal:
@@ -35,16 +35,15 @@ def _plain_lines_without_terminal() -> None:
 
 
 def format_logs(settings: Settings) -> None:
-    """Write this process's own output as JSON lines, if the settings say so."""
+    """Write the logs of this process as JSON lines if I2V_LOG_FORMAT is json."""
     if settings.log_format == "json":
         use_json_lines([logging.getLogger(), logging.getLogger("prefect")])
 
 
 def _is_not_redundant(record: logging.LogRecord) -> bool:
-    """Drop Prefect's lines that repeat a task run's state, with or without traceback; keep the one of a retry.
+    """Drop Prefect's lines that repeat a task run's state, with or without traceback; keep those about a retry.
 
-    That a step succeeded is its state; one line per step would be half of all that a run logs, and costs CPU on both
-    sides.
+    One line per successful step would be half of a run's log, and costs CPU time on both sides.
     """
     message = record.getMessage()
     if message.startswith("Task run failed with ") and " - Retry " in message:

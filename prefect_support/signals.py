@@ -1,4 +1,4 @@
-"""SIGTERM in a flow's process: Prefect cancels runs with it, and Kubernetes stops pods with it."""
+"""SIGTERM in a flow's process: Prefect sends it to cancel a run, and Kubernetes to stop a pod."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from i2v.pipeline.events import LISTENER
 def graceful_sigterm(run: RunContext) -> Iterator[None]:
     """On SIGTERM, interrupt the run, let it end cleanly, and then raise `TerminationSignal` for Prefect.
 
-    Prefect's own handler raises at once, which would lose the answers to requests that are under way. A listener, such
-    as the command line, has signal handlers of its own.
+    Prefect's own handler raises at once, which would lose the responses to requests in progress. With a listener, such
+    as the command line, nothing is done: it handles signals itself.
     """
     if LISTENER.get():
         yield

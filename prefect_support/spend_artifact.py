@@ -19,7 +19,7 @@ KEY = "i2v-spend"
 
 
 async def publish_spend(storage: Storage, settings: Settings, report: SpendReport) -> None:
-    """Create the artifact; earlier ones stay under the same key."""
+    """Create the next version of the artifact."""
     chart = await _chart_url(storage, settings, report)
     with_links = spend_page(report, chart) if chart else None
     await create_page(KEY, spend_page(report), description=report.summary, with_links=with_links)

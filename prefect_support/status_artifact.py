@@ -14,7 +14,7 @@ KEY = "i2v-open"
 
 
 async def publish_status(run: RunContext) -> None:
-    """Create the artifact. If the status cannot be read, log it: the next reconcile creates one."""
+    """Create the next version of the artifact. If the status cannot be read, log it: the next reconcile tries again."""
     try:
         status = await read_status(run)
     except I2vError as error:

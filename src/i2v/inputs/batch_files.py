@@ -12,34 +12,28 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from i2v.errors import UsageError
-from i2v.inputs.prompts import OptionalDuration, OptionalMode, OptionalPrompt, OptionalTake, RequestOptions
+from i2v.inputs.prompts import RequestOptions
 from i2v.request import Mode
 from i2v.urls import redact_url
 
 SUFFIXES = (".csv", ".jsonl")
 MAX_BATCH_FILE_BYTES = 100_000_000
-"""Our own limit: some hundred thousand images with long prompts."""
+"""Our own limit: enough for several hundred thousand images."""
 ERRORS_SHOWN = 10
 T = TypeVar("T")
 _HINT = "Columns are image, prompt, mode (standard, pro), duration (6, 10) and take; only image is required"
 
 
-class BatchRow(BaseModel):
+class BatchRow(RequestOptions):
     """One image and its request options. The flow's parameter `images` accepts it too.
 
     `image` is `s3://bucket/key` or an https URL; in a batch file it may also be a name relative to that file.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
     image: str = Field(min_length=1, repr=False)
-    prompt: OptionalPrompt = None
-    mode: OptionalMode = None
-    duration: OptionalDuration = None
-    take: OptionalTake = None
 
     @model_validator(mode="after")
     def _pro_is_six_seconds(self) -> Self:
@@ -50,7 +44,7 @@ class BatchRow(BaseModel):
     @property
     def options(self) -> RequestOptions:
         """Return the row without its image."""
-        return RequestOptions(prompt=self.prompt, mode=self.mode, duration=self.duration, take=self.take)
+        return RequestOptions(**self.model_dump(exclude={"image"}))
 
 
 class BatchFile:
@@ -72,14 +66,12 @@ class BatchFile:
             raise UsageError(f"Cannot read batch file {path}: {why}", "Check its path and permissions") from None
 
     def resolve_rows(self, resolve: Callable[[BatchRow], T]) -> list[T]:
-        """Return what `resolve` makes of each row.
+        """Return the result of `resolve` for each row.
 
         Raise one `UsageError` that names every wrong line, including those for which `resolve` raises `UsageError`.
         """
-        resolved, is_empty = [], True
-        lines = self._jsonl_lines() if self.name.lower().endswith(".jsonl") else self._csv_lines()
-        for line, fields in lines:
-            is_empty = False
+        resolved = []
+        for line, fields in self._jsonl_lines() if self.name.lower().endswith(".jsonl") else self._csv_lines():
             try:
                 if row := self._row(line, fields):
                     resolved.append(resolve(row))
@@ -87,10 +79,9 @@ class BatchFile:
                 self._add(line, f"column image: {error.message}")
         if self._errors:
             hidden = len(self._errors) - ERRORS_SHOWN
-            raise self._error(
-                f": {'; '.join(self._errors[:ERRORS_SHOWN])}" + (f"; and {hidden:,} more" if hidden > 0 else "")
-            )
-        if is_empty:
+            more = f"; and {hidden:,} more" if hidden > 0 else ""
+            raise self._error(f": {'; '.join(self._errors[:ERRORS_SHOWN])}{more}")
+        if not resolved:
             raise self._error(" lists no images")
         return resolved
 
@@ -151,18 +142,16 @@ class BatchFile:
                 self._add(number, 'not a JSON object such as {"image": "s3://bucket/key"}')
 
     def _row(self, line: int, fields: dict[str, Any]) -> BatchRow | None:
-        for name, value in fields.items():
-            if isinstance(value, str) and name != "prompt":
-                fields[name] = value.strip()
+        trimmed = {name: value.strip() for name, value in fields.items() if isinstance(value, str) and name != "prompt"}
         try:
-            return BatchRow.model_validate(fields)
+            return BatchRow.model_validate(fields | trimmed)
         except ValidationError as error:
             for one in error.errors(include_url=False):
-                self._add(line, _in_words(one))
+                self._add(line, _describe(one))
         return None
 
 
-def _in_words(error: Any) -> str:
+def _describe(error: Any) -> str:
     column = error["loc"][0][:40] if error["loc"] else "mode"
     match error["type"]:
         case "missing":

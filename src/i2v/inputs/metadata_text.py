@@ -1,4 +1,4 @@
-"""Any text as a value of S3 object metadata, which holds printable ASCII only: RFC 2047 encoded words."""
+"""Encode any text as S3 object metadata, which is printable ASCII only: RFC 2047 encoded words."""
 
 from __future__ import annotations
 
@@ -25,19 +25,16 @@ def encode_metadata(text: str) -> str | None:
 
 
 def decode_metadata(text: str) -> str:
-    """Return the text that a metadata value stands for; a value that cannot be decoded is returned unchanged."""
+    """Return the decoded text of a metadata value, or the value itself if it cannot be decoded."""
     if not text.isascii():
         return _as_utf8(text)
     if "=?" not in text:
         return text
     try:
-        return "".join(_decoded(part, charset) for part, charset in decode_header(text))
+        parts = decode_header(text)
+        return "".join(part if isinstance(part, str) else part.decode(charset or "ascii") for part, charset in parts)
     except (MessageError, LookupError, ValueError):
         return text
-
-
-def _decoded(part: str | bytes, charset: str | None) -> str:
-    return part if isinstance(part, str) else part.decode(charset or "ascii")
 
 
 def _as_utf8(text: str) -> str:

@@ -32,7 +32,7 @@ from i2v.settings import Settings
 
 SIDECAR_SUFFIX = ".txt"
 SIDECAR_MAX_BYTES = 65_536
-"""Our own limit: far longer than any prompt, far shorter than a file named like this by mistake."""
+"""Our own limit: far above any prompt, far below most files that have such a name by mistake."""
 FIELDS = ("stem", "key", "folder")
 """The fields of a prompt template."""
 _TEMPLATE_HINT = "Known fields are {stem}, {key}, {folder}; write {{ and }} for braces"
@@ -53,32 +53,28 @@ def _text(value: str | None) -> str | None:
 
 
 _Blank = BeforeValidator(_blank_is_none)
-OptionalPrompt = Annotated[str | None, _Blank, AfterValidator(_text)]
-OptionalMode = Annotated[Mode | None, _Blank]
-OptionalDuration = Annotated[Duration | None, _Blank]
-OptionalTake = Annotated[int | None, Field(ge=1), _Blank]
 
 
 class RequestOptions(BaseModel):
-    """What one place says about an image's request. `None` and blank text mean that it says nothing."""
+    """The request options that one place sets. `None` and blank text mean not set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    prompt: OptionalPrompt = None
-    mode: OptionalMode = None
-    duration: OptionalDuration = None
+    prompt: Annotated[str | None, _Blank, AfterValidator(_text)] = None
+    mode: Annotated[Mode | None, _Blank] = None
+    duration: Annotated[Duration | None, _Blank] = None
     """Seconds; ignored for pro, which is always 6 s."""
-    take: OptionalTake = None
+    take: Annotated[int | None, Field(ge=1), _Blank] = None
 
     def over(self, lower: RequestOptions) -> RequestOptions:
-        """Return both merged: each field from here, or from `lower` if it is not set here."""
+        """Return these options, with unset fields taken from `lower`."""
         return lower.model_copy(update=self.model_dump(exclude_none=True))
 
 
 async def options_of_object(
     row: RequestOptions, ref: ImageRef, metadata: Mapping[str, str], storage: Storage, *, may_have_sidecar: bool = True
 ) -> RequestOptions:
-    """Return what places 1 to 3 say about an object in S3. Raise `Refused` if its metadata or sidecar is invalid."""
+    """Return the options from places 1 to 3. Raise `Refused` if the metadata or the sidecar is invalid."""
     options = row.over(metadata_options(metadata, ref.label))
     if options.prompt is None and may_have_sidecar and ref.uri:
         options = options.over(RequestOptions(prompt=await read_sidecar(storage, ref.uri)))
@@ -86,7 +82,7 @@ async def options_of_object(
 
 
 def default_options(default: RequestOptions, ref: ImageRef, settings: Settings) -> RequestOptions:
-    """Return what places 4 to 6 say: the run's options, with the prompt rendered for this image."""
+    """Return the options from places 4 to 6: the run's, with the prompt rendered for this image."""
     template = default.prompt or default_template(ref, settings)
     if template is None:
         return default
@@ -96,7 +92,7 @@ def default_options(default: RequestOptions, ref: ImageRef, settings: Settings) 
 def default_template(ref: ImageRef, settings: Settings) -> str | None:
     """Return the settings' prompt for an image: of the longest matching prefix, else the default.
 
-    Prefixes match keys below the images prefix, so an image in another place, or of a URL, matches none.
+    Prefixes are below the images prefix, so they match no URL and no image elsewhere.
     """
     below = ref.uri is not None and settings.images.holds(ref.uri)
     key = _key(ref, settings.images)
@@ -105,7 +101,7 @@ def default_template(ref: ImageRef, settings: Settings) -> str | None:
 
 
 def check_templates(prompt: str | None, settings: Settings) -> None:
-    """Raise `UsageError` if the run's prompt is an invalid template; without one, check those of the settings."""
+    """Raise `UsageError` if the run's prompt, or without one a prompt of the settings, is an invalid template."""
     templates = {f"I2V_PROMPTS_BY_PREFIX, {prefix!r}: ": text for prefix, text in settings.prompts_by_prefix.items()}
     templates["I2V_DEFAULT_PROMPT: "] = settings.default_prompt or ""
     for place, template in ({"": prompt} if prompt else templates).items():
@@ -133,23 +129,18 @@ def _key(ref: ImageRef, images: S3Uri) -> str:
 
 def _fill(template: str, values: dict[str, str]) -> str:
     try:
-        parts = list(Formatter().parse(template))
+        fields = list(Formatter().parse(template))
     except ValueError:
         raise UsageError("The prompt has an unmatched brace", _TEMPLATE_HINT) from None
-    return "".join(text + _value(name, spec, conversion, values) for text, name, spec, conversion in parts)
-
-
-def _value(name: str | None, spec: str | None, conversion: str | None, values: dict[str, str]) -> str:
-    if name is None:
-        return ""
-    if name in values and not spec and not conversion:
-        return values[name]
-    written = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
-    raise UsageError(f"The prompt has an unknown field {{{written}}}", _TEMPLATE_HINT)
+    for _, name, spec, conversion in fields:
+        if name is not None and (name not in values or spec or conversion):
+            written = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+            raise UsageError(f"The prompt has an unknown field {{{written}}}", _TEMPLATE_HINT)
+    return template.format_map(values)
 
 
 def request_metadata(request: Request) -> dict[str, str] | None:
-    """Return the request as object metadata (take only if above 1), or `None` if it is too long for that."""
+    """Return the request as object metadata, or `None` if it is too long for that."""
     prompt = encode_metadata(request.prompt)
     if prompt is None:
         return None
@@ -160,10 +151,10 @@ def request_metadata(request: Request) -> dict[str, str] | None:
 
 
 def metadata_options(metadata: Mapping[str, str], label: str = "The image") -> RequestOptions:
-    """Return what an object's metadata says about its request: the inverse of `request_metadata`.
+    """Return the options in an object's metadata: the inverse of `request_metadata`.
 
     Metadata without a `prompt` is ignored: other tools store their own `mode` (s3fs: the file's permissions).
-    Raise `Refused` (`metadata_invalid`) for an invalid value; `label` names the image.
+    Raise `Refused` (`metadata_invalid`) for an invalid value.
     """
     values = {name: decode_metadata(metadata.get(name, "")) for name in RequestOptions.model_fields}
     if not values["prompt"].strip():
@@ -182,25 +173,24 @@ def metadata_options(metadata: Mapping[str, str], label: str = "The image") -> R
 
 
 def sidecar(uri: S3Uri) -> S3Uri:
-    """Return where an image's prompt file is: `tom.jpg.txt` for `tom.jpg`."""
+    """Return the location of an image's prompt file: `tom.jpg.txt` for `tom.jpg`."""
     return uri / SIDECAR_SUFFIX
 
 
 async def read_sidecar(storage: Storage, uri: S3Uri) -> str | None:
-    """Return the prompt in the sidecar of the image at `uri`; `None` if there is none, or it is blank.
-
-    Raise `Refused` (`prompt_unreadable`) if it is not UTF-8 or too large.
-    """
-    place = sidecar(uri)
+    """Return the prompt in the sidecar of the image at `uri`; `None` if there is none, or it is blank."""
     try:
-        body = (await storage.get(place, limit=SIDECAR_MAX_BYTES)).body
+        body = (await storage.get(sidecar(uri), limit=SIDECAR_MAX_BYTES)).body
     except NotFound:
         return None
-    return sidecar_text(body, place)
+    return sidecar_text(body, sidecar(uri))
 
 
 def sidecar_text(body: bytes, place: S3Uri | Path) -> str | None:
-    """Return the prompt in a sidecar's first `SIDECAR_MAX_BYTES + 1` bytes; `None` if it is blank."""
+    """Return the prompt in a sidecar's first `SIDECAR_MAX_BYTES + 1` bytes; `None` if it is blank.
+
+    Raise `Refused` (`prompt_unreadable`) if it is not UTF-8 or too large.
+    """
     if len(body) > SIDECAR_MAX_BYTES:
         raise Refused(
             f"The prompt file {place} is larger than {SIDECAR_MAX_BYTES:,} bytes",
@@ -216,7 +206,7 @@ def sidecar_text(body: bytes, place: S3Uri | Path) -> str | None:
 
 
 def build_request(options: RequestOptions, ref: ImageRef) -> Request:
-    """Return the request; the defaults are standard, 6 s and take 1. Pro is always 6 s.
+    """Return the request, with the defaults of `Request`.
 
     Raise `Refused` (`prompt_missing`, `prompt_too_long`).
     """
@@ -229,5 +219,4 @@ def build_request(options: RequestOptions, ref: ImageRef) -> Request:
             "Shorten it",
             "prompt_too_long",
         )
-    mode, duration = options.mode or Mode.STANDARD, options.duration or 6
-    return Request(mode=mode, duration=duration, prompt=prompt, take=options.take or 1)
+    return Request.model_validate({**options.model_dump(exclude_none=True), "prompt": prompt})

@@ -1,4 +1,4 @@
-"""Find the images of a run: URIs, prefixes and batch files become `InputItem`s.
+"""Find the images of a run: turn URIs, prefixes and batch files into `InputItem`s.
 
 No image is read here. `i2v.media.images` validates them, and `i2v.inputs.prompts` finds their prompts.
 """
@@ -48,7 +48,7 @@ class InputItem(BaseModel):
 
     @property
     def unlisted(self) -> InputItem:
-        """Return the item without the facts of a listing that is out of date."""
+        """Return the item without the facts of its listing, which may be out of date."""
         return InputItem(ref=self.ref, options=self.options)
 
 
@@ -62,11 +62,7 @@ async def find_items(
 ) -> list[InputItem]:
     """Find the named images, in order, without duplicates (same image and same options).
 
-    A prefix without images is an error only if nothing else is found.
-
-    Raises:
-        UsageError: a name is not an image, a prefix or a valid batch file, or images are not allowed there.
-        NoImages: nothing was found.
+    Raise `UsageError` for an invalid name, and `NoImages` if nothing is found; otherwise an empty prefix is logged.
     """
     named = [images] if isinstance(images, str | BatchRow) else list(images)
     if not named:
@@ -95,7 +91,9 @@ async def _items_of(entry: str | BatchRow, storage: Storage, settings: Settings)
         return [_item(entry, None, settings)]
     text = entry.strip()
     if not is_uri(text):
-        return await _in_local_batch_file(text, settings)
+        if not text.lower().endswith(SUFFIXES):
+            raise UsageError(f"{redact_url(text)!r} is not an S3 URI or https URL", ACCEPTED)
+        return await _in_batch_file(await asyncio.to_thread(BatchFile.read, Path(text)), None, settings)
     if not text.startswith("s3://"):
         return [InputItem(ref=ImageRef.parse(text))]
     try:
@@ -105,7 +103,8 @@ async def _items_of(entry: str | BatchRow, storage: Storage, settings: Settings)
     if uri.is_prefix:
         return await _under_prefix(uri, storage, settings)
     if uri.key.lower().endswith(SUFFIXES):
-        return await _in_batch_file(uri, storage, settings)
+        file = BatchFile(str(uri), (await storage.get(uri, limit=MAX_BATCH_FILE_BYTES)).body)
+        return await _in_batch_file(file, S3Uri(uri.bucket, uri.key[: uri.key.rfind("/") + 1]), settings)
     _check_allowed(uri, settings)
     return [InputItem(ref=ImageRef(uri=uri))]
 
@@ -140,7 +139,7 @@ def _is_reserved(uri: S3Uri, settings: Settings) -> bool:
 
 
 def why_no_image(uri: S3Uri, settings: Settings) -> str | None:
-    """Return why this location can never be an image, or `None` if it can. Only the name counts."""
+    """Return why no image can have this URI, or `None` if one can."""
     for name, place in (("I2V_VIDEOS_PREFIX", settings.videos), ("I2V_JOBS_PREFIX", settings.jobs)):
         if place.holds(uri):
             return f"{name} ({place}) never contains images"
@@ -154,17 +153,8 @@ def _check_allowed(uri: S3Uri, settings: Settings) -> None:
         raise UsageError(f"{uri} cannot be an image: {why}", "Copy it to another key under the images prefix")
 
 
-async def _in_batch_file(uri: S3Uri, storage: Storage, settings: Settings) -> list[InputItem]:
-    file = BatchFile(str(uri), (await storage.get(uri, limit=MAX_BATCH_FILE_BYTES)).body)
-    base = S3Uri(uri.bucket, uri.key[: uri.key.rfind("/") + 1])
+async def _in_batch_file(file: BatchFile, base: S3Uri | None, settings: Settings) -> list[InputItem]:
     return await asyncio.to_thread(file.resolve_rows, lambda row: _item(row, base, settings))
-
-
-async def _in_local_batch_file(text: str, settings: Settings) -> list[InputItem]:
-    if not text.lower().endswith(SUFFIXES):
-        raise UsageError(f"{redact_url(text)!r} is not an S3 URI or https URL", ACCEPTED)
-    file = await asyncio.to_thread(BatchFile.read, Path(text))
-    return await asyncio.to_thread(file.resolve_rows, lambda row: _item(row, None, settings))
 
 
 def _item(row: BatchRow, base: S3Uri | None, settings: Settings) -> InputItem:
