@@ -128,7 +128,10 @@ class Fetcher:
             end = await http_get.run_in_thread(self._threads, sock, read)
             if end.location is None:
                 return end.content_type
-            here = _redirect_target(here, end.location)
+            try:
+                here = here.join(end.location)
+            except httpx.InvalidURL:
+                raise _failed(str(here), "it redirects to an invalid URL") from None
         raise _failed(url, f"more than {MAX_REDIRECTS} redirects")
 
     async def _connect(self, url: httpx.URL) -> tuple[socket.socket, Target]:
@@ -146,13 +149,6 @@ class Fetcher:
             except OSError as error:
                 failure = error
         raise failure
-
-
-def _redirect_target(here: httpx.URL, location: str) -> httpx.URL:
-    try:
-        return here.join(location)
-    except httpx.InvalidURL:
-        raise _failed(str(here), "it redirects to an invalid URL") from None
 
 
 class _End(NamedTuple):

@@ -85,16 +85,10 @@ def get(
     tls: ssl.SSLContext | None,
     silence_seconds: float,
 ) -> Iterator[BaseHTTPResponse]:
-    """Send the request over a connected socket and read the head of the final response.
+    """Send the request over a connected socket, with TLS unless `tls` is `None`; read the head of the final response.
 
-    Args:
-        headers: the headers besides `Host` and `Connection`.
-        tls: None for plain HTTP.
-        silence_seconds: the time without a byte after which the connection times out.
-
-    Raises:
-        OSError: the connection broke or timed out, or the certificate is invalid.
-        MalformedResponse: the response is not valid HTTP.
+    `headers` lacks `Host` and `Connection`; `silence_seconds` limits the time without a byte. Raise `OSError` if the
+    connection breaks or times out or the certificate is invalid, `MalformedResponse` if the response is not valid HTTP.
     """
     all_headers = {"Host": target.netloc, "Connection": "close", **headers}
     with contextlib.closing(_Connection(sock, target.host, tls, silence_seconds)) as connection:
@@ -106,7 +100,7 @@ def get(
 
 
 def declared_length(values: Iterable[str]) -> int | None:
-    """Return the body's length in bytes from all Content-Length headers, None without one; reject differing values."""
+    """Return the length that the Content-Length headers declare, None without one; reject different values."""
     lengths = {length.strip() for value in values for length in value.split(",")}
     if not lengths:
         return None

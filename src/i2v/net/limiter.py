@@ -17,11 +17,9 @@ BURST_SECONDS = 1.0
 
 
 class AdaptiveLimiter:
-    """Admit at most `width` at a time, in order of arrival: `async with limiter:`. Belongs to one event loop.
+    """Admit at most `width` requests at a time, in order of arrival: `async with limiter:`.
 
-    Args:
-        width: the limit when there are no 429 responses.
-        clock: a monotonic clock in seconds.
+    Belongs to one event loop. `clock` is a monotonic clock in seconds.
     """
 
     def __init__(self, width: int, *, clock: Callable[[], float] = time.monotonic) -> None:

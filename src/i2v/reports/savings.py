@@ -1,4 +1,4 @@
-"""What the ledger saved: images that cost a run nothing because their job existed already.
+"""What the ledger saved: images that cost a run nothing, because their job existed already.
 
 Each run keeps its own sums in its record (`summarize_savings`); `read_savings` reads those of all runs.
 """
@@ -10,18 +10,17 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
 from datetime import datetime
 from decimal import Decimal
-from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from i2v.ledger.documents import read_if_valid
 from i2v.ledger.run_record import Saving
+from i2v.money import ZERO
 from i2v.reports.run_report import ItemReport
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
 
 CONCURRENT_READS = 64
-CACHED, ATTACHED = "cached", "attached"
 
 
 class RunSavings(BaseModel):
@@ -34,27 +33,21 @@ class RunSavings(BaseModel):
     saved: tuple[Saving, ...] = ()
 
 
-class _Group(NamedTuple):
-    mode: str
-    folder: str
-    outcome: str
-
-
 def summarize_savings(items: Iterable[ItemReport]) -> tuple[Saving, ...]:
     """Sum what a run's images would have cost without the ledger, by mode, folder and outcome."""
-    images: defaultdict[_Group, int] = defaultdict(int)
-    usd: defaultdict[_Group, Decimal] = defaultdict(Decimal)
+    groups: defaultdict[tuple[str, str, str], list[Decimal]] = defaultdict(list)
     for item in items:
         if item.saved_usd and item.request:
             mode = f"{item.request.mode} {item.request.duration} s"
-            group = _Group(mode, item.folder, ATTACHED if item.attached else CACHED)
-            images[group] += 1
-            usd[group] += item.saved_usd
-    return tuple(Saving(**group._asdict(), images=images[group], usd=usd[group]) for group in sorted(images))
+            groups[mode, item.folder, "attached" if item.attached else "cached"].append(item.saved_usd)
+    return tuple(
+        Saving(mode=mode, folder=folder, outcome=outcome, images=len(amounts), usd=sum(amounts, ZERO))
+        for (mode, folder, outcome), amounts in sorted(groups.items())
+    )
 
 
 async def read_savings(storage: Storage, settings: Settings, *, since: datetime) -> AsyncIterator[RunSavings]:
-    """Yield the savings of the runs that ended since then, skipping records that cannot be read."""
+    """Yield the savings of the runs that ended since then; skip records that cannot be read."""
     entries = storage.list(settings.jobs / "runs/")
     uris = [each.uri async for each in entries if each.last_modified >= since and each.uri.key.endswith(".json")]
     for start in range(0, len(uris), CONCURRENT_READS):

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from i2v.apixo.client import ApixoClient
 from i2v.errors import ProviderError
@@ -115,11 +115,10 @@ class SpendWindow:
 
     def add_savings(self, run: RunSavings) -> None:
         """Add what a run did not have to pay."""
-        if run.ended_at is None or run.ended_at < self.since:
-            return
-        for each in run.saved:
-            group = Group(_day(run.ended_at), each.mode, each.folder, run.label or "", each.outcome)
-            self._sums[group] += Sums(saved_images=each.images, saved_usd=each.usd)
+        if run.ended_at and run.ended_at >= self.since:
+            for each in run.saved:
+                group = Group(_day(run.ended_at), each.mode, each.folder, run.label or "", each.outcome)
+                self._sums[group] += Sums(saved_images=each.images, saved_usd=each.usd)
 
     @property
     def groups(self) -> Groups:
@@ -134,8 +133,6 @@ def sum_groups(groups: Groups) -> Sums:
 
 class BalanceSnapshot(BaseModel):
     """`jobs/spend.json`: the provider's balance at the last report."""
-
-    model_config = ConfigDict(frozen=True)
 
     format: int = FORMAT
     at: datetime
@@ -231,8 +228,8 @@ async def sum_spend(
     await storage.put(keys.spend_uri(settings), body, content_type="application/json")
     changes: dict[str, Decimal] = {"balance_usd": balance}
     if last:
-        ours = sum_groups(since_last.groups).total_usd
-        changes |= {"balance_fell_usd": last.balance_usd - balance, "ledger_since_last_usd": ours}
+        changes["balance_fell_usd"] = last.balance_usd - balance
+        changes["ledger_since_last_usd"] = sum_groups(since_last.groups).total_usd
     return report.model_copy(update=changes)
 
 
