@@ -11,7 +11,16 @@ from functools import cached_property
 from itertools import permutations
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, HttpUrl, SecretStr, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    HttpUrl,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from i2v.errors import UsageError
@@ -52,6 +61,7 @@ Seconds = Annotated[float, Field(gt=0, le=31_536_000, allow_inf_nan=False)]
 """A duration of at most one year."""
 HttpAddress = Annotated[str, AfterValidator(_http_url)]
 Prefix = Annotated[str, AfterValidator(_prefix)]
+HostName = Annotated[str, StringConstraints(to_lower=True)]
 
 
 class Settings(BaseSettings):
@@ -98,7 +108,7 @@ class Settings(BaseSettings):
     account_label: str = Field(default="default", validation_alias="I2V_ACCOUNT_LABEL")
     """The provider account's name in the ledger; a ledger serves one account."""
 
-    private_hosts: Annotated[frozenset[str], NoDecode] = Field(
+    private_hosts: Annotated[frozenset[HostName], NoDecode] = Field(
         default=frozenset(), validation_alias="I2V_PRIVATE_HOSTS"
     )
     """`host` or `host:port` that may be fetched even if private or not https."""
@@ -132,35 +142,19 @@ class Settings(BaseSettings):
 
     log_format: Literal["text", "json"] = Field(default="text", validation_alias="I2V_LOG_FORMAT")
 
-    @field_validator("private_hosts", mode="before")
+    @field_validator("private_hosts", "callback_secrets", mode="before")
     @classmethod
-    def _split_hosts(cls, value: object) -> object:
-        if isinstance(value, str):
-            return frozenset(host.strip().lower() for host in value.split(",") if host.strip())
-        return value
+    def _split(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
-    @field_validator("callback_secrets", mode="before")
+    @field_validator("prompts_by_prefix", "prices_usd", mode="before")
     @classmethod
-    def _split_secrets(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(SecretStr(secret.strip()) for secret in value.split(",") if secret.strip())
-        return value
-
-    @field_validator("prompts_by_prefix", mode="before")
-    @classmethod
-    def _read_prompts(cls, value: object) -> object:
-        try:
-            return json.loads(value) if isinstance(value, str) else value
-        except ValueError:
-            raise ValueError('not valid JSON; use e.g. {"cats/": "the cat yawns"}') from None
-
-    @field_validator("prices_usd", mode="before")
-    @classmethod
-    def _read_prices(cls, value: object) -> object:
+    def _read_json(cls, value: object, info: ValidationInfo) -> object:
+        example = '{"standard-6": "0.192"}' if info.field_name == "prices_usd" else '{"cats/": "the cat yawns"}'
         try:
             return json.loads(value, parse_float=Decimal) if isinstance(value, str) else value
         except ValueError:
-            raise ValueError('not valid JSON; use e.g. {"standard-6": "0.192"}') from None
+            raise ValueError(f"not valid JSON; use e.g. {example}") from None
 
     @field_validator("prices_usd")
     @classmethod

@@ -31,10 +31,10 @@ from i2v.inputs.sources import find_items
 from i2v.pipeline import submit
 from i2v.pipeline.generate import Steps, generate
 from i2v.pipeline.run import open_run
-from i2v.recovery.reconcile import reconcile
 from i2v.reports.run_report import Report
 from i2v.s3.storage import Storage
 from i2v.settings import read_settings
+from tests.support.reconciling import reconcile
 
 END_SECONDS = 60
 AWS_SESSION = botocore.session.get_session()

@@ -14,10 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from i2v.errors import AccountRejected, AnswerLost, BadAnswer, Busy, NothingSent, Rejected, TaskRejected
 from i2v.ledger.job import Delivery, JobRecord, JobState
 from i2v.pipeline.generate import process_order
-from i2v.recovery.reconcile import reconcile
 from i2v.recovery.resolve import Resolver
 from i2v.s3_uri import S3Uri
 from tests.support.interleaving import S3Fault, VirtualTimeLoop
+from tests.support.reconciling import reconcile
 from tests.support.simulated_world import CALLBACKS, ORDER, PRICE, STEPS, SimulatedProcess, SimulatedWorld
 
 NO_TASK = {

@@ -26,23 +26,13 @@ from i2v.pipeline.generate import Steps, expected
 from i2v.pipeline.order import Order
 from i2v.pipeline.poll import handle_final_status, query_status
 from i2v.pipeline.publish import publish_outputs
-from i2v.pipeline.run import end_run
 from i2v.pipeline.submit import LEASE_OVER
 from i2v.recovery.callbacks import CallbackAdopter, CallbackHint, parse_job_entry
-from i2v.reports.run_report import ItemReport, Outcome, Report
+from i2v.reports.run_report import ItemReport, Outcome
 from i2v.s3.listing import S3Entry
 
 log = logging.getLogger(__name__)
 NEEDS_ATTENTION_AFTER = timedelta(hours=24)
-
-
-async def reconcile(
-    run: RunContext, *, entries: Sequence[str] | None = None, limit: int = 100, steps: Steps | None = None
-) -> Report:
-    """Settle open jobs as `settle_open` does, and end the run."""
-    report = Report(items=await settle_open(run, entries=entries, limit=limit, steps=steps))
-    await end_run(run, report)
-    return report
 
 
 async def settle_open(

@@ -17,7 +17,6 @@ from i2v.ledger.job import JobState
 from i2v.pipeline.generate import Steps, process_order
 from i2v.pipeline.run import end_run, open_run
 from i2v.pipeline.submit import submit
-from i2v.recovery.reconcile import reconcile
 from i2v.reports.run_report import Outcome, Report
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
@@ -25,6 +24,7 @@ from i2v.settings import Settings
 from sandbox import Sandbox
 from sandbox.provider import Provider
 from tests.support.orders import OpenRun, order_for, put_photo
+from tests.support.reconciling import reconcile
 
 PRICE = Decimal("0.192")
 

@@ -22,7 +22,6 @@ from i2v.inputs.sources import find_items
 from i2v.ledger.job import JobRecord
 from i2v.pipeline.generate import Steps, generate
 from i2v.pipeline.run import open_run
-from i2v.recovery.reconcile import reconcile
 from i2v.reports.run_report import ItemReport, Outcome
 from i2v.s3.client import ATTEMPTS
 from i2v.s3.storage import Storage
@@ -32,6 +31,7 @@ from sandbox.fault_proxy import FaultRule
 from tests.support.kill_points import RECONCILE, RUN
 from tests.support.kill_rounds import AFTER_LEASE_SECONDS, BAD, GOOD, SHORT_LEASE
 from tests.support.proxied_sandbox import ProxiedSandbox, UploadedImage
+from tests.support.reconciling import reconcile
 from tests.support.settings import MakeSettings
 
 pytestmark = pytest.mark.timeout(300)

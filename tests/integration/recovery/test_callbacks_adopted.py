@@ -17,7 +17,7 @@ from i2v.pipeline.context import RunContext
 from i2v.pipeline.order import Order
 from i2v.pipeline.submit import submit
 from i2v.recovery.callbacks import CallbackAdopter, CallbackHint, claim_task
-from i2v.recovery.reconcile import list_open_markers, reconcile, settle_open
+from i2v.recovery.reconcile import list_open_markers, settle_open
 from i2v.recovery.resolve import Resolver
 from i2v.reports.run_report import Outcome
 from sandbox import Sandbox
@@ -25,6 +25,7 @@ from sandbox.fault_proxy import FaultProxy, FaultRule
 from sandbox.provider import Provider
 from tests.support.callback_receiver import CallbackReceiver, open_callback_run, run_collect
 from tests.support.orders import order_for, put_photo
+from tests.support.reconciling import reconcile
 
 
 async def make_order(run: RunContext, sandbox: Sandbox, name: str, seed: int, delivery: Delivery = "callback") -> Order:

@@ -8,11 +8,12 @@ from decimal import Decimal
 from i2v.ledger import transitions
 from i2v.ledger.job import JobState
 from i2v.pipeline.submit import submit
-from i2v.recovery.reconcile import list_open_markers, reconcile
+from i2v.recovery.reconcile import list_open_markers
 from i2v.reports.run_report import Outcome
 from sandbox import Sandbox
 from sandbox.provider import Provider
 from tests.support.orders import OpenRun, order_for, put_photo
+from tests.support.reconciling import reconcile
 
 
 async def test_a_dead_runs_job_is_stored_at_no_cost(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:

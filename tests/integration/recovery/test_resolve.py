@@ -12,12 +12,12 @@ from i2v.pipeline.generate import Steps, process_order
 from i2v.pipeline.order import Order
 from i2v.pipeline.submit import submit
 from i2v.pipeline.submit_result import record_task_id
-from i2v.recovery.reconcile import reconcile
 from i2v.recovery.resolve import Resolver
 from i2v.reports.run_report import Outcome
 from sandbox import Sandbox
 from sandbox.provider import Provider
 from tests.support.orders import OpenRun, order_for, put_photo
+from tests.support.reconciling import reconcile
 
 
 def make_resolver(run: RunContext) -> Resolver:
