@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     HttpUrl,
     SecretStr,
+    StringConstraints,
     TypeAdapter,
     ValidationError,
     ValidationInfo,
