@@ -143,7 +143,7 @@ def status_page(status: LedgerStatus) -> str:
 
 def _head(status: LedgerStatus) -> Iterator[str]:
     yield f"## Status, {status.at:%Y-%m-%d %H:%M} UTC"
-    cap = f"; the daily cap is {as_usd(status.cap_usd)}" if status.cap_usd is not None else ""
+    cap = f", of a daily cap of {as_usd(status.cap_usd)}" if status.cap_usd is not None else ""
     yield from ("", f"**Today** {as_usd(status.today_usd)} spent or reserved by active runs{cap}.")
     if status.is_paused:
         yield from ("", f"**All submits are paused.** To resume: {as_code('i2v resume')}")
