@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import httpx
 from prefect import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
-from prefect.client.schemas.objects import Artifact, State
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import Artifact, State, TaskRun
 from prefect.client.schemas.sorting import ArtifactSort
 
 from sandbox import Sandbox
@@ -24,6 +25,11 @@ class FinishedFlowRun:
     state: State[Any]
     result: Any
     """The report as `i2v run --json` prints it, or the error that ended the run."""
+
+    @property
+    def run_id(self) -> UUID:
+        """The flow run's id."""
+        return UUID(str(self.state.state_details.flow_run_id))
 
     @property
     def message(self) -> str:
@@ -58,6 +64,19 @@ async def wait_for_i2v_events(server: PrefectServer, sandbox: Sandbox, expected:
                 break
             await asyncio.sleep(0.1)
     return events
+
+
+async def final_task_runs(finished: FinishedFlowRun, count: int) -> list[TaskRun]:
+    """Return the task runs that have ended, once the server knows `count` of them."""
+    only = FlowRunFilter(id=FlowRunFilterId(any_=[finished.run_id]))
+    async with get_client() as client:
+        for _ in range(300):
+            runs = await client.read_task_runs(flow_run_filter=only)
+            final = [run for run in runs if " " in run.name and run.state and run.state.is_final()]
+            if len(final) >= count:
+                return final
+            await asyncio.sleep(0.1)
+    raise TimeoutError(f"{len(final)} of {count} task runs have ended")
 
 
 async def artifacts_with_key(key: str) -> list[Artifact]:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from decimal import Decimal
 from itertools import pairwise
 
 import pytest
-from prefect import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
 from sandbox import Sandbox
 from sandbox.provider import Provider
 from sandbox.synthetic_images import make_jpeg
-from tests.support.flow_runs import RunFlow
+from tests.support.flow_runs import RunFlow, final_task_runs
 from tests.support.orders import put_photos
 
 IMAGES = int(os.environ.get("I2V_RUN_IMAGES", "60"))
@@ -62,14 +59,7 @@ async def test_each_step_of_an_image_is_a_task_run(sandbox: Sandbox, provider: P
     finished = await run_flow()
     assert finished.message == "1 stored · 1 refused · $0.192"
     assert finished.state.is_completed()
-    run_id = finished.state.state_details.flow_run_id
-    assert run_id
-    async with get_client() as client:
-        only = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
-        names: Counter[str] = Counter()
-        while len(names) < 5 or not all(" " in name for name in names):  # names arrive at the server a moment later
-            names = Counter(run.name for run in await client.read_task_runs(flow_run_filter=only))
-    assert names == Counter(
+    assert sorted(run.name for run in await final_task_runs(finished, 5)) == sorted(
         ["validate cats/small.jpg", *(f"{step} cats/tom.jpg" for step in ("validate", "submit", "poll", "store"))]
     )
 
@@ -125,14 +115,7 @@ async def test_validation_of_an_unchanged_image_is_cached(
     put_photos(sandbox, 1)
     await run_flow()
     finished = await run_flow()
-    run_id = finished.state.state_details.flow_run_id
-    assert run_id
-    async with get_client() as client:
-        only = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
-        states: dict[str, str] = {}
-        while states.get("validate 000.jpg") not in {"Cached", "Completed"}:
-            runs = await client.read_task_runs(flow_run_filter=only)
-            states = {run.name: run.state_name or "" for run in runs}
+    states = {run.name: run.state_name for run in await final_task_runs(finished, 2)}
     assert states["validate 000.jpg"] == "Cached"
 
 
@@ -142,12 +125,7 @@ async def test_steps_depend_on_the_steps_of_their_own_image(
     """In the graph a poll follows its submit and a store its poll, and no edge connects two images."""
     put_photos(sandbox, 3)
     finished = await run_flow()
-    run_id = finished.state.state_details.flow_run_id
-    assert run_id
-    async with get_client() as client:
-        only = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
-        while len(runs := await client.read_task_runs(flow_run_filter=only)) < 12:
-            continue
+    runs = await final_task_runs(finished, 12)
     names = {run.id: run.name for run in runs}
     edges = {
         (names[source.id], run.name)

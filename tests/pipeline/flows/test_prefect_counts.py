@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections import Counter
 from typing import Any
-from uuid import UUID
 
 import httpx
 import pytest
@@ -38,7 +37,7 @@ TIME_DEPENDENT = ("POST /logs/", "GET /admin/version", "GET /csrf-token")
 
 async def _events(server: PrefectServer, finished: FinishedFlowRun, expected: int) -> Counter[str]:
     """Return the events of a flow run's videos, once there are `expected` of them."""
-    flow_run = {"any_resource": {"id": [f"prefect.flow-run.{finished.state.state_details.flow_run_id}"]}}
+    flow_run = {"any_resource": {"id": [f"prefect.flow-run.{finished.run_id}"]}}
     query = {"filter": {**flow_run, "event": {"prefix": ["prefect.task-run.", "i2v.job."]}}, "limit": 50}
     found: Counter[str] = Counter()
     async with httpx.AsyncClient(trust_env=False) as client:
@@ -56,8 +55,8 @@ async def _events(server: PrefectServer, finished: FinishedFlowRun, expected: in
 
 async def _log_line_count(finished: FinishedFlowRun) -> int:
     async with get_client() as client:
-        run_id = UUID(str(finished.state.state_details.flow_run_id))
-        return len(await client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id])), limit=200))
+        only = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[finished.run_id]))
+        return len(await client.read_logs(only, limit=200))
 
 
 def _requests(server: PrefectServer, log: list[logging.LogRecord]) -> Counter[str]:

@@ -44,10 +44,8 @@ async def test_missing_videos_are_generated_once(sandbox: Sandbox, provider: Pro
     assert again.message == "nothing is open, and every image has an outcome"
     assert [finished.state.is_completed() for finished in (dry, first, again)] == [True, True, True]
     assert provider.billed().total() == 1
-    run_id = first.state.state_details.flow_run_id
-    assert run_id
     async with get_client() as client:
-        assert (await client.read_flow_run(run_id)).name == "open jobs and missing videos since 2020-01-01"
+        assert (await client.read_flow_run(first.run_id)).name == "open jobs and missing videos since 2020-01-01"
 
 
 async def test_generate_requires_since_and_max_spend(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from uuid import UUID
 
 import pytest
 from prefect import get_client
@@ -21,7 +20,7 @@ RETRIED = ["Running", "AwaitingRetry", "Retrying"]
 
 async def states_of(finished: FinishedFlowRun, step: str) -> list[str]:
     """Return the names of the states of one step's task run, once the last one is recorded."""
-    only = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(str(finished.state.state_details.flow_run_id))]))
+    only = FlowRunFilter(id=FlowRunFilterId(any_=[finished.run_id]))
     async with get_client() as client:
         for _ in range(300):
             runs = [run for run in await client.read_task_runs(flow_run_filter=only) if run.name.startswith(step)]

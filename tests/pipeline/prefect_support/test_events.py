@@ -24,7 +24,7 @@ STANDARD = RequestOptions(mode=Mode.STANDARD, duration=6, take=1)
 
 async def _flow_run(finished: FinishedFlowRun) -> FlowRun:
     async with get_client() as client:
-        return await client.read_flow_run(UUID(str(finished.state.state_details.flow_run_id)))
+        return await client.read_flow_run(finished.run_id)
 
 
 async def test_each_outcome_is_an_event(
@@ -53,7 +53,7 @@ async def test_each_outcome_is_an_event(
             ("i2v.job.refused", small),
             ("i2v.job.failed", jobs["gone.jpg"]),
             ("i2v.job.unknown", jobs["lost.jpg"]),
-            ("i2v.run.finished", f"i2v.run.{finished.state.state_details.flow_run_id}"),
+            ("i2v.run.finished", f"i2v.run.{finished.run_id}"),
         ]
     )
     (stored,) = (event for event in events if event["event"] == "i2v.job.stored")
@@ -88,7 +88,7 @@ async def test_a_dry_run_emits_no_event(prefect_server: PrefectServer, sandbox: 
     events = await wait_for_i2v_events(prefect_server, sandbox, 3)
 
     assert (await _flow_run(dry)).name == "1 image · images/tom.jpg · standard 6 s · dry run"
-    assert {event["payload"].get("run_id") for event in events} - {None} == {str(real.state.state_details.flow_run_id)}
+    assert {event["payload"].get("run_id") for event in events} - {None} == {str(real.run_id)}
 
 
 async def test_a_run_is_named_after_its_images(sandbox: Sandbox, run_flow: RunFlow) -> None:

@@ -33,9 +33,7 @@ async def artifacts(**filters: Any) -> list[Artifact]:
 
 async def page_of(finished: FinishedFlowRun) -> str:
     """Return the only page of a run."""
-    (page,) = [
-        each for each in await artifacts(run=finished.state.state_details.flow_run_id) if each.key == run_artifact.KEY
-    ]
+    (page,) = [each for each in await artifacts(run=finished.run_id) if each.key == run_artifact.KEY]
     assert page.type == "markdown"
     return str(page.data)
 
@@ -72,7 +70,7 @@ async def test_a_run_leaves_a_page_with_links_and_commands(
     assert f"`i2v jobs resolve {jobs['gone.jpg'][:12]} --resubmit`" in text
     assert f"`i2v jobs resolve {jobs['lost.jpg'][:12]} --adopt TASKID`" in text
     assert f"`i2v run s3://{sandbox.bucket}/images/small.jpg`" in text
-    assert f"`s3://{sandbox.bucket}/jobs/runs/{finished.state.state_details.flow_run_id}.jsonl`" in text
+    assert f"`s3://{sandbox.bucket}/jobs/runs/{finished.run_id}.jsonl`" in text
     links = LINK.findall(unescape(text))
     async with httpx.AsyncClient(trust_env=False) as client:
         answers = [await client.get(link) for link in links]
@@ -103,7 +101,7 @@ async def test_the_page_and_the_bar_are_updated_during_the_run(
     finished = await running
 
     assert any("of 2 images done" in text for text in in_progress)
-    found = {each.type: each for each in await artifacts(run=finished.state.state_details.flow_run_id)}
+    found = {each.type: each for each in await artifacts(run=finished.run_id)}
     assert set(found) == {"markdown", "progress"}
     assert (found["progress"].data, found["progress"].description) == (100.0, "2 stored · $0.384")
     assert "2 stored" in str(found["markdown"].data)
@@ -119,7 +117,7 @@ async def test_a_failed_artifact_does_not_fail_the_run(
     sandbox.put_image("images/tom.jpg", make_jpeg(400, 400))
     finished = await run_flow()
     assert (finished.message, finished.state.is_completed()) == ("1 stored · $0.192", True)
-    assert await artifacts(run=finished.state.state_details.flow_run_id) == []
+    assert await artifacts(run=finished.run_id) == []
 
 
 async def test_reconcile_leaves_a_page_of_what_it_settled(

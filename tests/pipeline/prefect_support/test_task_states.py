@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from uuid import UUID
 
 import pytest
-from prefect import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
 from sandbox import Sandbox
 from sandbox.provider import Provider
 from sandbox.synthetic_images import make_jpeg
-from tests.support.flow_runs import FinishedFlowRun, RunFlow
+from tests.support.flow_runs import FinishedFlowRun, RunFlow, final_task_runs
 
 
 async def final_states(finished: FinishedFlowRun, count: int) -> dict[str, tuple[str, str]]:
     """Return the name and message of each final state, once there are `count` of them."""
-    only = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(str(finished.state.state_details.flow_run_id))]))
-    async with get_client() as client:
-        for _ in range(300):
-            runs = await client.read_task_runs(flow_run_filter=only)
-            states = {run.name: run.state for run in runs if run.state and run.state.is_final()}
-            if len(states) == count:
-                break
-            await asyncio.sleep(0.1)
-    return {name: (str(state.name), str(state.message)) for name, state in states.items()}
+    runs = await final_task_runs(finished, count)
+    return {run.name: (str(run.state.name), str(run.state.message)) for run in runs if run.state}
 
 
 async def test_each_final_state_has_a_name_and_a_message(
