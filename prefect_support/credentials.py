@@ -1,12 +1,12 @@
 """Credentials of a run: from the environment, or from the Prefect blocks that two settings name.
 
-Blocks are loaded inside the run, so that no parameter, state or result ever holds their values. The block type of the
-provider's key is here, and `make deploy` registers it; for S3 it is Prefect's own AWS credentials.
+Blocks are loaded inside the run, so that no parameter, state or result holds their values. The block type `ApixoKey` is
+registered by `make deploy`; the block for S3 is Prefect's own `AwsCredentials`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import boto3
 from botocore.credentials import AssumeRoleCredentialFetcher, CredentialProvider, DeferredRefreshableCredentials
@@ -25,7 +25,7 @@ B = TypeVar("B", bound=Block)
 
 
 class ApixoKey(Block):
-    """The provider's API key. Name the document in I2V_APIXO_KEY_BLOCK."""
+    """The provider's API key. Set I2V_APIXO_KEY_BLOCK to the name of the block."""
 
     _block_type_name = "APIXO key"
     _block_type_slug = "apixo-key"
@@ -33,25 +33,17 @@ class ApixoKey(Block):
     key: SecretStr = Field(description="The API key of the video provider, as its console shows it.")
 
 
-class RunSettings(NamedTuple):
-    """What `open_run` takes. Close the storage, or pass it on."""
+async def read_run_settings() -> tuple[Settings, Storage]:
+    """Read the environment and the blocks that it names. The caller closes the storage.
 
-    settings: Settings
-    storage: Storage
-
-
-async def read_run_settings() -> RunSettings:
-    """Read the environment, and the blocks that it names.
-
-    Raises:
-        UsageError: a variable is invalid, or a block does not exist or cannot be used.
+    Raise `UsageError` if a variable is invalid, or a block does not exist or cannot be used.
     """
     settings = read_settings()
     session = await _aws_session(settings.aws_block) if settings.aws_block else None
     if settings.key_block:
         block = await _load(ApixoKey, settings.key_block, "I2V_APIXO_KEY_BLOCK")
         settings = settings.model_copy(update={"api_key": block.key})
-    return RunSettings(settings, Storage(session=session))
+    return settings, Storage(session=session)
 
 
 async def _load(kind: type[B], name: str, variable: str) -> B:
@@ -71,7 +63,7 @@ async def _load(kind: type[B], name: str, variable: str) -> B:
 
 
 async def _aws_session(name: str) -> boto3.Session:
-    """Create a session from the block. prefect-aws's own clients keep an assumed role's expired credentials."""
+    """Create a session from the block. prefect-aws's own clients never renew the credentials of an assumed role."""
     from prefect_aws.credentials import AwsCredentials  # noqa: PLC0415 - 0.7 s, only where a block is named
 
     block = await _load(AwsCredentials, name, "I2V_AWS_CREDENTIALS_BLOCK")

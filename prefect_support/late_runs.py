@@ -1,6 +1,6 @@
-"""Late scheduled runs: one that starts when the next one is already due ends as `Skipped`.
+"""Late scheduled runs: a run that starts after the next one is already due ends as `Skipped`.
 
-After a downtime Prefect starts every missed run at once; one of them is enough. A run that a person starts or retries
+After a downtime, Prefect starts all missed runs at once; one of them is enough. A run that a person starts or retries
 is never skipped.
 """
 
@@ -22,10 +22,10 @@ ONE_SECOND = timedelta(seconds=1)
 
 
 async def skipped_if_late(now: datetime | None = None) -> State[Any] | None:
-    """Return the last state of a run that is too late, `None` for one that should run."""
+    """Return the last state of a run that is too late, or `None` if the run should continue."""
     context = FlowRunContext.get()
     run = context.flow_run if context else None
-    if run is None or not _is_scheduled(run):
+    if run is None or not run.auto_scheduled or run.run_count > 1:
         return None
     now = now or datetime.now(UTC)
     scheduled = run.expected_start_time or now
@@ -33,11 +33,6 @@ async def skipped_if_late(now: datetime | None = None) -> State[Any] | None:
     if due is None or due > now:
         return None
     return Completed(name=SKIPPED, message=_message(scheduled, now, due))
-
-
-def _is_scheduled(run: FlowRun) -> bool:
-    """Return whether a schedule started the run, and no person has retried it."""
-    return run.auto_scheduled and run.run_count <= 1
 
 
 async def _next_after(run: FlowRun, scheduled: datetime) -> datetime | None:
@@ -53,7 +48,7 @@ async def _next_after(run: FlowRun, scheduled: datetime) -> datetime | None:
 
 
 async def _date_after(schedule: SCHEDULE_TYPES, scheduled: datetime) -> datetime | None:
-    """Return the next date by Prefect's own calculation, which only the server's type of a schedule has."""
+    """Return the next date, as Prefect calculates it; only the server's schedule types can do that."""
     server_schedule: Any = TypeAdapter(SERVER_SCHEDULE_TYPES).validate_python(schedule.model_dump())
     dates = await server_schedule.get_dates(n=1, start=scheduled + ONE_SECOND)
     return dates[0] if dates else None

@@ -1,7 +1,7 @@
-"""A run in Prefect's UI: one markdown artifact, live and then final, and a progress bar.
+"""A run in Prefect's UI: a markdown artifact, first live and then final, and a progress bar.
 
-Nothing here may fail a run or delay it: one background task writes now and then, and a failed write is dropped. The
-first text has no signed links (`prefect_support.artifacts_api` says why).
+Nothing here may fail or delay a run: a background task writes now and then, and a failed write is dropped. The first
+text has no signed links (`prefect_support.artifacts_api` says why).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -36,9 +37,9 @@ KEY = "i2v-run"
 """One key for all runs, so that Prefect keeps their history together."""
 BAR_SECONDS = 5.0
 PAGE_EVERY = 3
-"""The live page is written at every third update of the bar."""
+"""The live page is written once every three updates of the bar."""
 REQUEST_SECONDS = 10.0
-"""A request to Prefect that takes longer is given up."""
+"""The time limit of one write."""
 
 
 @asynccontextmanager
@@ -68,13 +69,13 @@ class RunArtifact:
         self._percent = -1.0
 
     def on_event(self, event: Event) -> None:
-        """Count, and keep the report until the run has done everything else."""
+        """Count the event, and keep the report for `publish`."""
         update_progress(self._progress, event)
         if isinstance(event, RunEnded):
             self._report = event.report
 
     async def keep_updated(self) -> None:
-        """Update bar and live page until cancelled."""
+        """Update the bar and the live page until cancelled."""
         updates = 0
         while True:
             await asyncio.sleep(BAR_SECONDS)
@@ -86,7 +87,7 @@ class RunArtifact:
             updates += 1
 
     async def publish(self) -> None:
-        """Show the report, or how far the run came; a run without images leaves nothing."""
+        """Write the report, or how far the run got; a run without images leaves nothing."""
         if self._bar:
             await _try(self._update_bar())
         if self._report and self._report.items:
@@ -127,8 +128,11 @@ class RunArtifact:
         return VideoLinks(*await asyncio.gather(*(self._run.storage.presign(uri, seconds=seconds) for uri in uris)))
 
     async def _write_live_page(self) -> None:
-        spent_usd = ZERO if self._run.dry_run else self._run.budget.spent_usd
-        await self._write(live_page(self._progress, spent_usd))
+        await self._write(live_page(self._progress, self._spent_usd))
+
+    @property
+    def _spent_usd(self) -> Decimal:
+        return ZERO if self._run.dry_run else self._run.budget.spent_usd
 
     async def _write(self, text: str) -> None:
         async with get_client() as client:
@@ -141,7 +145,7 @@ class RunArtifact:
         percent = self._progress.percent
         if percent == self._percent:
             return
-        words = self._progress.words(ZERO if self._run.dry_run else self._run.budget.spent_usd)
+        words = self._progress.words(self._spent_usd)
         async with get_client() as client:
             if self._bar is None:
                 self._bar = (await ProgressArtifact(progress=percent, description=words).acreate(client)).id
@@ -151,7 +155,7 @@ class RunArtifact:
 
 
 async def _try(work: Coroutine[Any, Any, None]) -> None:
-    """Do it within a time limit; log only the type of an error, whose message could repeat signed links."""
+    """Await with a time limit, and only log the type of an error: its message could contain signed links."""
     try:
         await asyncio.wait_for(work, REQUEST_SECONDS)
     except Exception as error:  # noqa: BLE001 - an artifact must never fail a run

@@ -1,4 +1,4 @@
-"""Names and tags of flow runs: `12 images · images/cats/ · standard 6 s`, set once the images are known."""
+"""Names and tags of flow runs, such as `12 images · images/cats/ · standard 6 s`, set once the images are known."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from i2v.inputs.sources import InputItem
 from i2v.request import Mode
 
 log = logging.getLogger(__name__)
-LOCATION_MOST_CHARS = 80
+LOCATION_MAX_CHARS = 80
 
 
 def run_name(items: Sequence[InputItem], default: RequestOptions, *, dry_run: bool) -> str:
-    """Return the count of images, their location, and the request."""
+    """Return the number of images, their location, and the request."""
     count = "1 image" if len(items) == 1 else f"{len(items):,} images"
     return " · ".join([count, _location(items), _request(items, default), *(["dry run"] if dry_run else [])])
 
@@ -31,7 +31,7 @@ def _location(items: Sequence[InputItem]) -> str:
     if shared not in locations:
         shared = shared[: shared.rfind("/") + 1]
     shown = shared or "several places"
-    return shown if len(shown) <= LOCATION_MOST_CHARS else f"…{shown[1 - LOCATION_MOST_CHARS :]}"
+    return shown if len(shown) <= LOCATION_MAX_CHARS else f"…{shown[1 - LOCATION_MAX_CHARS :]}"
 
 
 def _request(items: Sequence[InputItem], default: RequestOptions) -> str:

@@ -1,13 +1,14 @@
-"""How a step runs as a Prefect task: when it is retried, what its last state is called, and what it returns.
+"""How a step runs as a Prefect task: when it is retried, the name of its last state, and what it returns.
 
-A state that is named here carries the step's value, also a Failed one; `as_steps` passes the value on. No cache policy
-for such a task: Prefect would rename the state to `Cached`. `validate` alone is cached, since it returns a plain value.
+Every state carries the step's value, even a Failed one; `as_steps` passes the value on. Only `validate` is cached,
+because it returns a plain value: if Prefect caches a named state, it renames the state to `Cached`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, TypeVar
 
 from prefect import Task
@@ -16,35 +17,40 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.states import Completed, Failed
 from prefect.utilities.annotations import quote
 
-from i2v.apixo.models import TaskStatus
 from i2v.errors import I2vError
 from i2v.ledger.job import JobRecord, JobState
 from i2v.ledger.ledger import VersionedRecord
 from i2v.money import money_text
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.generate import Steps
-from i2v.pipeline.order import Order
 from i2v.pipeline.poll import PollResult
 from i2v.pipeline.validate import ResolvedImage, ValidationResult
 
 T = TypeVar("T")
 StepTask = Task[Any, Coroutine[Any, Any, Any]]
 REFUSED, CACHED, ATTACHED, UNKNOWN, RETRY, STILL_OPEN = "Refused", "Cached", "Attached", "Unknown", "Again", "Open"
-RETRIES: dict[str, Any] = {"retries": 2, "retry_delay_seconds": [2, 8], "retry_jitter_factor": 0.5}
-"""For the free steps, with `is_transient`. `submit` has none: only the ledger decides about a second submit."""
 _SHOWN = {"id", "type", "name", "timestamp", "state_details"}
 
 
 def is_transient(_task: Any, _task_run: TaskRun, state: State[Any]) -> bool:
-    """Return whether Prefect may retry a free step: its error can go away by itself, and the run goes on."""
+    """Return whether Prefect may retry a free step: its error is temporary, and the run was not interrupted."""
     context = TaskRunContext.get()
     run: RunContext | None = context.parameters.get("run") if context else None
     interrupted = run is not None and run.brake.interrupted
     return isinstance(state.data, I2vError) and state.data.retryable and not interrupted
 
 
+RETRIES: dict[str, Any] = {
+    "retries": 2,
+    "retry_delay_seconds": [2, 8],
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": is_transient,
+}
+"""Of the free steps. `submit` has none: only the ledger decides whether to submit again."""
+
+
 async def to_state(step: Awaitable[T], name: Callable[[T], State[Any]]) -> State[Any]:
-    """Await a step and name its last state; an expected error becomes a Failed state that carries it."""
+    """Await a step and return its last state; an `I2vError` becomes a Failed state that carries it."""
     try:
         return name(await step)
     except I2vError as error:
@@ -52,7 +58,7 @@ async def to_state(step: Awaitable[T], name: Callable[[T], State[Any]]) -> State
 
 
 class _Predecessor(State[Any]):
-    """The state that a step waits for, so that the UI draws an image's steps in a row."""
+    """The state that a step waits for, so that the UI draws an image's steps as a chain."""
 
     def result(self, *_: Any, **__: Any) -> None:
         """Return nothing: Prefect would read the result in a thread."""
@@ -65,7 +71,7 @@ _PREDECESSOR: ContextVar[_Predecessor | None] = ContextVar("predecessor", defaul
 async def run_step(step: StepTask, *args: Any) -> Any:
     """Run a step and return its value, or raise the `I2vError` that it raised.
 
-    An image's steps are linked explicitly: Prefect would link them by `id()` of their values, and link strangers.
+    The steps of an image are linked explicitly: Prefect links by the `id()` of values, which are reused.
     """
     run: Any = step
     predecessor = _PREDECESSOR.get()
@@ -87,35 +93,21 @@ def as_steps(validate: StepTask, submit: StepTask, poll: StepTask, store: StepTa
     async def run_validate(run: RunContext, image: ResolvedImage) -> ValidationResult:
         return ValidationResult.model_validate(await run_step(validate, run, image))
 
-    async def run_submit(run: RunContext, order: Order) -> VersionedRecord:
-        job: VersionedRecord = await run_step(submit, run, order)
-        return job
-
-    async def run_poll(run: RunContext, job: VersionedRecord) -> PollResult:
-        result: PollResult = await run_step(poll, run, job)
-        return result
-
-    async def run_store(run: RunContext, job: VersionedRecord, status: TaskStatus) -> VersionedRecord:
-        stored: VersionedRecord = await run_step(store, run, job, status)
-        return stored
-
-    return Steps(run_validate, run_submit, run_poll, run_store)
+    return Steps(run_validate, partial(run_step, submit), partial(run_step, poll), partial(run_step, store))
 
 
 def validated(validation: ValidationResult) -> State[Any] | dict[str, Any]:
-    """Return a plain value for a valid image, which Prefect may cache; `Refused` for another."""
+    """Return a plain value for a valid image, which Prefect may cache, and a `Refused` state for an invalid one."""
     value = validation.model_dump(mode="json")
     return value if validation.facts else Completed(name=REFUSED, message=validation.refusal, data=value)
 
 
 def submitted(run: RunContext, job: VersionedRecord) -> State[Any]:
-    """Return `Completed` for a job that was paid now, `Attached` or `Cached` for one that was found."""
+    """Return `Completed` for a job that this run paid for, `Attached` or `Cached` for an existing one."""
     record, attempt = job.record, job.record.attempt
     paid = attempt is not None and attempt.run_id == run.run_id
     match record.state:
-        case JobState.STORED if not paid:
-            return Completed(name=CACHED, message=f"stored already: {_video(record)}", data=job)
-        case JobState.STORED:
+        case JobState.STORED if paid:
             return Completed(message=f"stored already: {_video(record)}", data=job)
         case JobState.SUBMITTED if attempt and paid:
             return Completed(message=f"paid ${money_text(attempt.price_usd)}: task {record.task_id}", data=job)
@@ -126,7 +118,7 @@ def submitted(run: RunContext, job: VersionedRecord) -> State[Any]:
 
 
 def polled(result: PollResult) -> State[Any]:
-    """Return `Completed` for a rendered video, `Open` for one that still renders, otherwise the job's end."""
+    """Return `Completed` for a rendered video, `Open` for one that still renders, otherwise the job's last state."""
     polls = "1 poll" if result.polls == 1 else f"{result.polls} polls"
     if status := result.status:
         took = f"rendered in {status.cost_ms / 1000:.0f} s" if status.cost_ms is not None else "rendered"
@@ -137,12 +129,12 @@ def polled(result: PollResult) -> State[Any]:
 
 
 def stored(job: VersionedRecord) -> State[Any]:
-    """Return `Completed` with the video's address and measurements."""
+    """Return `Completed` with the video's URI and size."""
     return Completed(message=_video(job.record), data=job)
 
 
 def _ended(job: VersionedRecord, value: Any) -> State[Any]:
-    """Return the state of a job that does not become a video, or not yet."""
+    """Return the state for a job that needs no further step in this attempt."""
     reason = job.record.reason.message if job.record.reason else job.record.state.value
     match job.record.state:
         case JobState.REFUSED:

@@ -1,4 +1,4 @@
-"""Step 3, free: wait for a rendering on the provider's schedule, in one task run however often it polls."""
+"""Step 3, free: wait until the provider has rendered the video; one task run, however often it polls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import State
 from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline import poll as pipeline
 from i2v.pipeline.context import RunContext
-from prefect_support.task_states import RETRIES, is_transient, polled, to_state
+from prefect_support.task_states import RETRIES, polled, to_state
 
 
 @task(
@@ -19,7 +19,6 @@ from prefect_support.task_states import RETRIES, is_transient, polled, to_state
     task_run_name="poll {job.record.image.name}",
     cache_policy=NO_CACHE,
     persist_result=False,
-    retry_condition_fn=is_transient,
     **RETRIES,
 )
 async def poll(run: RunContext, job: VersionedRecord) -> State[Any]:

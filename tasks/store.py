@@ -12,7 +12,7 @@ from i2v.apixo.models import TaskStatus
 from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline import store as pipeline
 from i2v.pipeline.context import RunContext
-from prefect_support.task_states import RETRIES, is_transient, stored, to_state
+from prefect_support.task_states import RETRIES, stored, to_state
 
 
 @task(
@@ -20,9 +20,8 @@ from prefect_support.task_states import RETRIES, is_transient, stored, to_state
     task_run_name="store {job.record.image.name}",
     cache_policy=NO_CACHE,
     persist_result=False,
-    retry_condition_fn=is_transient,
     **RETRIES,
 )
 async def store(run: RunContext, job: VersionedRecord, status: TaskStatus) -> State[Any]:
-    """Download, check and publish the video of a task that succeeded."""
+    """Download, check and publish the video of a successful task."""
     return await to_state(pipeline.store(run, job, status), stored)

@@ -1,4 +1,4 @@
-"""Step 2, the one that pays: attach to a job, or pay for one attempt where no attempt is under way."""
+"""Step 2, the one that pays: attach to an existing job, or pay for one attempt if none is in progress."""
 
 from __future__ import annotations
 

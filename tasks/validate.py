@@ -1,4 +1,4 @@
-"""Step 1, free: read an image whole and validate it, once per version of an object."""
+"""Step 1, free: read the whole image and validate it, once per version of an object."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from prefect.context import TaskRunContext
 
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.validate import RULES, ResolvedImage, validate_image
-from prefect_support.task_states import RETRIES, is_transient, validated
+from prefect_support.task_states import RETRIES, validated
 
 
 def image_version(_context: TaskRunContext, parameters: dict[str, Any]) -> str | None:
-    """Return the cache key: bucket, key and etag of an object, and the version of the rules. A URL has none."""
+    """Return the cache key: a hash of the object's URI and etag and the version of the rules. A URL has none."""
     image: ResolvedImage = parameters["image"]
     if image.ref.uri is None or image.etag is None:
         return None
@@ -28,9 +28,8 @@ def image_version(_context: TaskRunContext, parameters: dict[str, Any]) -> str |
     task_run_name="validate {image.name}",
     cache_key_fn=image_version,
     persist_result=True,
-    cache_result_in_memory=False,  # a run reads no result twice: 4 KB an image
+    cache_result_in_memory=False,  # a run reads no result twice; saves 4 KB per image
     result_serializer="json",
-    retry_condition_fn=is_transient,
     **RETRIES,
 )
 async def validate(run: RunContext, image: ResolvedImage) -> State[Any] | dict[str, Any]:
