@@ -55,7 +55,7 @@ async def test_generate_requires_since_and_max_spend(
     sandbox.put_image("images/tom.jpg", make_jpeg(400, 400))
     incomplete, plain = await reconcile(generate=True), await reconcile()
     assert incomplete.state.is_failed()
-    assert "since and max_spend_usd must be options" in incomplete.message
+    assert "since and max_spend_usd must be given" in incomplete.message
     assert (plain.message, plain.state.is_completed()) == ("nothing is open", True)
     assert provider.request_log.find("submit") == []
 
