@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 
 from i2v.settings import Settings
@@ -19,6 +20,8 @@ from tests.support.settings import MakeSettings, SealedSettings
 from tests.support.tiers import TIERS, tier_of, tier_violation
 
 OUTSIDE = ("AWS_", "I2V_", "APIXO_")
+hypothesis.settings.register_profile("i2v", deadline=None)  # time decides no test: the machine may be busy
+hypothesis.settings.load_profile("i2v")
 
 
 @pytest.fixture(scope="session", autouse=True)
