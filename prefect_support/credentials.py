@@ -72,14 +72,7 @@ async def _aws_session(name: str) -> boto3.Session:
             f"I2V_AWS_CREDENTIALS_BLOCK={name}: the block's endpoint URL is not used",
             "Set AWS_ENDPOINT_URL in the worker's environment, and clear the endpoint URL in the block",
         )
-    secret = block.aws_secret_access_key
-    session = boto3.Session(
-        aws_access_key_id=block.aws_access_key_id,
-        aws_secret_access_key=secret.get_secret_value() if secret else None,
-        aws_session_token=block.aws_session_token,
-        profile_name=block.profile_name,
-        region_name=block.region_name,
-    )
+    session: boto3.Session = block.model_copy(update={"assume_role_arn": None}).get_boto3_session()
     return _assume_role(session, block) if block.assume_role_arn else session
 
 

@@ -30,7 +30,7 @@ def _location(items: Sequence[InputItem]) -> str:
     shared = commonprefix(locations)  # noqa: RUF071 - S3 keys are not paths: `a//b` differs from `a/b`
     if shared not in locations:
         shared = shared[: shared.rfind("/") + 1]
-    shown = shared or "several places"
+    shown = shared or "several locations"
     return shown if len(shown) <= LOCATION_MAX_CHARS else f"…{shown[1 - LOCATION_MAX_CHARS :]}"
 
 

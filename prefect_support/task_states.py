@@ -108,7 +108,7 @@ def submitted(run: RunContext, job: VersionedRecord) -> State[Any]:
     paid = attempt is not None and attempt.run_id == run.run_id
     match record.state:
         case JobState.STORED if paid:
-            return Completed(message=f"stored already: {_video(record)}", data=job)
+            return Completed(message=f"already stored: {_video(record)}", data=job)
         case JobState.SUBMITTED if attempt and paid:
             return Completed(message=f"paid ${money_text(attempt.price_usd)}: task {record.task_id}", data=job)
         case JobState.SUBMITTED:
@@ -142,7 +142,7 @@ def _ended(job: VersionedRecord, value: Any) -> State[Any]:
         case JobState.READY:
             return Completed(name=RETRY, message="another attempt follows", data=value)
         case JobState.STORED:
-            return Completed(name=CACHED, message=f"stored already: {_video(job.record)}", data=value)
+            return Completed(name=CACHED, message=f"already stored: {_video(job.record)}", data=value)
         case JobState.UNKNOWN | JobState.CLAIMED:
             return Failed(name=UNKNOWN, message=reason, data=value)
         case _:

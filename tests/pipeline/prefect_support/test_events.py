@@ -104,7 +104,7 @@ async def test_a_run_is_named_after_its_images(sandbox: Sandbox, run_flow: RunFl
     ("images", "options", "name"),
     [
         (["s3://b-1/images/a/x.jpg", "s3://b-1/images/b/y.jpg"], STANDARD, "2 images · images/ · standard 6 s"),
-        (["s3://b-1/a/x.jpg", "s3://b-2/b/y.jpg"], STANDARD, "2 images · several places · standard 6 s"),
+        (["s3://b-1/a/x.jpg", "s3://b-2/b/y.jpg"], STANDARD, "2 images · several locations · standard 6 s"),
         (
             ["https://example.org/x.jpg?sig=1"],
             RequestOptions(mode=Mode.PRO, duration=10),

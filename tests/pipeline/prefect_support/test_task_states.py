@@ -68,7 +68,7 @@ async def test_an_attached_job_is_not_shown_as_paid(
     state, message = (await final_states(attached, 5))["submit tom.jpg"]
     assert (state, message.partition(":")[0]) == ("Attached", "paid by another run")
     state, message = (await final_states(cached, 3))["submit tom.jpg"]
-    assert (state, message.partition(":")[0]) == ("Cached", "stored already")
+    assert (state, message.partition(":")[0]) == ("Cached", "already stored")
     assert [attached.message, cached.message] == ["1 stored · 1 refused · $0.00", "1 cached · 1 refused · $0.00"]
     verdicts = [(await final_states(run, count))["validate small.jpg"][0] for run, count in ((first, 4), (cached, 3))]
     assert verdicts == ["Refused", "Cached"]
