@@ -129,7 +129,7 @@ def command(child_env: dict[str, str]) -> CLI:
             stderr=asyncio.subprocess.STDOUT,
         )
         try:
-            output, _ = await asyncio.wait_for(child.communicate(), 90)
+            output, _ = await asyncio.wait_for(child.communicate(), 300)
         finally:
             if child.returncode is None:
                 child.kill()

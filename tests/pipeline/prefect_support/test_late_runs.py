@@ -17,24 +17,25 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.flow_engine import run_flow
-from prefect.states import Completed
+from prefect.states import Completed, Scheduled
 
 from prefect_support.late_runs import skipped_if_late
 from sandbox.prefect_server import PrefectServer
 
 pytestmark = pytest.mark.usefixtures("collect_prefect_sockets")
-INTERVAL = timedelta(seconds=2)
+INTERVAL = timedelta(hours=1)
+ONE_MINUTE = timedelta(minutes=1)
 
 
 @flow(name="tick")
-async def tick() -> State[Any]:
-    """Skip a late run, as our flows do first."""
-    return await skipped_if_late() or Completed(message="ran")
+async def tick(now: datetime | None = None) -> State[Any]:
+    """Skip a late run, as our flows do first; `now` stands in for the clock."""
+    return await skipped_if_late(now) or Completed(message="ran")
 
 
 @asynccontextmanager
 async def _scheduled() -> AsyncIterator[tuple[PrefectClient, UUID]]:
-    schedule = IntervalSchedule(interval=INTERVAL, anchor_date=datetime(2026, 1, 1, tzinfo=UTC))
+    schedule = IntervalSchedule(interval=INTERVAL, anchor_date=datetime.now(UTC) + INTERVAL / 2)
     async with get_client() as client:
         flow_id = await client.create_flow_from_name("tick")
         entry = DeploymentScheduleCreate(schedule=schedule, slug="often")
@@ -60,8 +61,10 @@ def _due(run: FlowRun) -> datetime:
     return run.expected_start_time
 
 
-async def _execute(run: FlowRun) -> State[Any]:
-    running: Any = run_flow(tick, flow_run=run, return_type="state")
+async def _execute(client: PrefectClient, run: FlowRun, now: datetime | None = None) -> State[Any]:
+    """Run a flow run that is due in the future at once, as if it were `now`."""
+    await client.set_flow_run_state(run.id, Scheduled(), force=True)
+    running: Any = run_flow(tick, flow_run=run, parameters={"now": now}, return_type="state")
     state: State[Any] = await running
     return state
 
@@ -69,19 +72,17 @@ async def _execute(run: FlowRun) -> State[Any]:
 async def test_a_run_later_than_its_interval_is_skipped(prefect_server: PrefectServer) -> None:
     """A late run ends as Skipped with its times in the message; the latest run and a manual one do their work."""
     async with _scheduled() as (client, deployment):
-        runs = await _runs(client, deployment)
-        late = runs[0]
-        await asyncio.sleep((_due(late) + 2 * INTERVAL - datetime.now(UTC)).total_seconds())
-        skipped = await _execute(late)
-        now = datetime.now(UTC)
-        latest = [run for run in runs if _due(run) <= now][-1]
-        ran = await _execute(latest)
-        manual = await _execute(await client.create_flow_run_from_deployment(deployment))
+        late, latest, *_ = await _runs(client, deployment)
+        now = _due(latest) + ONE_MINUTE
+        skipped = await _execute(client, late, now)
+        ran = await _execute(client, latest, now)
+        manual = await _execute(client, await client.create_flow_run_from_deployment(deployment))
         recorded = await client.read_flow_run(late.id)
 
     assert (skipped.type.value, skipped.name, recorded.state_name) == ("COMPLETED", "Skipped", "Skipped")
-    assert f"scheduled for {_due(late):%H:%M}, started " in str(skipped.message)
-    assert f"the next one was due at {_due(late) + INTERVAL:%H:%M}" in str(skipped.message)
+    dates = "%Y-%m-%d %H:%M" if _due(late).date() != now.date() else "%H:%M"
+    assert f"scheduled for {_due(late):{dates}}, started {now:{dates}}" in str(skipped.message)
+    assert f"the next one was due at {_due(latest):{dates}}" in str(skipped.message)
     assert (ran.message, manual.message) == ("ran", "ran")
     assert late.auto_scheduled
 
