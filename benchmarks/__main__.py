@@ -14,13 +14,12 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from benchmarks import makespan, memory, prefect_cost, reconcile, requests, start, steps, transfer, upload_to_submit
+from benchmarks import makespan, memory, prefect_cost, reconcile, requests, steps, transfer
 from benchmarks.report import Table, machine, update_section
 from benchmarks.servers import Servers
 
 Benchmark = Callable[[Servers], list[Table]]
 FULL: dict[str, Benchmark] = {
-    "start": partial(start.run, trials=5),
     "requests": partial(requests.run, images=40),
     "steps": partial(steps.run, images=300, trials=3),
     "prefect": partial(prefect_cost.run, count=400, trials=3),
@@ -30,10 +29,8 @@ FULL: dict[str, Benchmark] = {
     "makespan-1000": partial(makespan.run, images=1000, trials=3),
     "makespan-5000": partial(makespan.run, images=5000, trials=1),
     "reconcile": partial(reconcile.run, sizes=reconcile.SIZES),
-    "upload-to-submit": partial(upload_to_submit.run, uploads=20),
 }
 QUICK: dict[str, Benchmark] = {
-    "start": partial(start.run, trials=1),
     "requests": partial(requests.run, images=10),
     "steps": partial(steps.run, images=60, trials=1),
     "transfer": partial(transfer.run, trials=1, sizes=transfer.QUICK_SIZES),

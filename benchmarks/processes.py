@@ -109,8 +109,6 @@ class ChildResult:
     """The JSON object that a child printed last, and what the child cost."""
 
     seconds: float
-    started: float
-    """Unix time."""
     cpu: float
     output: dict[str, Any]
 
@@ -129,12 +127,12 @@ def started(module: str, *, env: dict[str, str]) -> Iterator[subprocess.Popen[by
 def run_child(module: str, *arguments: str, env: dict[str, str]) -> ChildResult:
     """Run `python -m MODULE`. Raise `RuntimeError` with the end of its stderr if it fails."""
     command = [sys.executable, "-m", module, *arguments]
-    before, begun, clock = resource.getrusage(resource.RUSAGE_CHILDREN), time.time(), time.monotonic()
+    before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     done = subprocess.run(command, cwd=ROOT, env=clean_environment() | env, capture_output=True, text=True, check=False)
-    seconds, after = time.monotonic() - clock, resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds, after = time.monotonic() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command[1:])} failed with exit code {done.returncode}:\n{done.stderr[-3000:]}")
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     lines = done.stdout.strip().splitlines()
     output = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
-    return ChildResult(seconds, begun, cpu, output)
+    return ChildResult(seconds, cpu, output)

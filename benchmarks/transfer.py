@@ -1,15 +1,34 @@
 """From the provider into the bucket: i2v's store step against plain httpx and one PUT, with its memory by video size.
 
-The videos are ready before the clock starts. Emulator and S3 run on the same machine and use its cores.
+The videos are ready before the clock starts. Emulator and S3 run on the same machine and use its cores. `python -m
+benchmarks.transfer bare|i2v` is the child; it stores one video first, so that all code is loaded.
 """
 
 from __future__ import annotations
 
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Awaitable, Sequence
 from typing import Any
+from uuid import uuid4
 
-from benchmarks.processes import run_child
+from benchmarks.floor import Floor
+from benchmarks.processes import peak_mb, reset_peak, resident_mb, run_child
 from benchmarks.report import Row, Table, median_or_zero
 from benchmarks.servers import Servers
+from i2v.inputs.prompts import RequestOptions
+from i2v.inputs.sources import find_items
+from i2v.ledger.ledger import VersionedRecord
+from i2v.pipeline.context import RunContext
+from i2v.pipeline.generate import Steps, prepare
+from i2v.pipeline.order import Order
+from i2v.pipeline.poll import poll
+from i2v.pipeline.run import open_run
+from i2v.pipeline.store import store
+from i2v.pipeline.submit import submit
+from i2v.settings import read_settings
 
 MB = 1_000_000
 SIZES = {3: 60, 30: 12, 300: 1}
@@ -19,10 +38,10 @@ HEAD = ("videos", "bare: MB/s", "i2v: MB/s", "ratio", "bare: ms CPU/MB", "i2v: m
 
 
 def measure(servers: Servers, side: str, size_mb: int, count: int) -> dict[str, Any]:
-    """Run one side once."""
+    """Run one side once, in a process of its own."""
     servers.reset(count + 1, render_seconds=0, file_bytes=size_mb * MB)
     env = servers.env(I2V_POLL_FIRST_SECONDS="0.2", I2V_POLL_EVERY_SECONDS="0.2")
-    return run_child("benchmarks.transfer_sides", side, env=env).output
+    return run_child("benchmarks.transfer", side, env=env).output
 
 
 def run(servers: Servers, trials: int, sizes: dict[int, int]) -> list[Table]:
@@ -47,3 +66,48 @@ def _row(size: int, count: int, done: dict[str, list[dict[str, Any]]]) -> Row:
     speeds = [total / each(side, "seconds") for side in done]
     cpu = [each(side, "cpu") / total * 1000 for side in done]
     return (f"{count} of {size} MB", *speeds, speeds[1] / speeds[0], *cpu, *(each(side, "more_mb") for side in done))
+
+
+async def store_bare() -> dict[str, float]:
+    """Store videos as the floor does."""
+    floor = Floor()
+    urls = [await floor.poll(await floor.submit(key)) for key in await asyncio.to_thread(floor.keys)]
+    await floor.store(urls[0], "videos/first.mp4")
+    result = await timed([floor.store(url, f"videos/{number}.mp4") for number, url in enumerate(urls[1:])])
+    await floor.http.aclose()
+    return result
+
+
+async def store_with_i2v() -> dict[str, float]:
+    """Store videos with the library's store step."""
+    settings = read_settings()
+    async with open_run(settings, str(uuid4())) as run:
+        await run.ledger.prepare()
+        items = await find_items(str(settings.images), run.storage, settings)
+        orders = [await prepare(run, item, RequestOptions(prompt="it moves"), Steps()) for item in items]
+        records = [await submit(run, order) for order in orders if isinstance(order, Order)]
+        work = [await _polled(run, record) for record in records]
+        await work[0]
+        return await timed(work[1:])
+
+
+async def _polled(run: RunContext, record: VersionedRecord) -> Awaitable[VersionedRecord]:
+    """Return the store step of a job whose video is ready."""
+    record, status, _ = await poll(run, record)
+    if status is None:
+        raise RuntimeError("a video is not ready")
+    return store(run, record, status)
+
+
+async def timed(work: Sequence[Awaitable[object]]) -> dict[str, float]:
+    """Run all concurrently; return seconds, CPU seconds and the additional memory."""
+    before = resident_mb()
+    reset_peak()
+    begun, cpu = time.monotonic(), time.process_time()
+    await asyncio.gather(*work)
+    seconds, cpu = time.monotonic() - begun, time.process_time() - cpu
+    return {"seconds": seconds, "cpu": cpu, "more_mb": peak_mb() - before}
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(store_bare() if sys.argv[1] == "bare" else store_with_i2v())))

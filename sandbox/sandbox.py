@@ -52,7 +52,7 @@ class Sandbox:
     def __post_init__(self) -> None:
         self.aws = Aws(host=self.host, port=self.s3_port)
 
-    def start(self) -> Self:
+    def __enter__(self) -> Self:
         """Start all servers and create a bucket. Raise `OSError` if a port is taken, `RuntimeError` if S3 fails."""
         with ExitStack() as stack:
             stack.enter_context(self.aws)
@@ -63,15 +63,8 @@ class Sandbox:
             self._stack = stack.pop_all()
         return self
 
-    def stop(self) -> None:
-        """Stop all servers. Safe to call twice."""
-        self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        self._stack.close()
 
     def new_bucket(self, name: str = "") -> str:
         """Create a bucket and switch to it. Older buckets keep their objects."""

@@ -54,7 +54,7 @@ def test_notifications_reach_the_queue() -> None:
 
 def test_servers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     """S3 stops even when its owner is killed."""
-    start = f"Sandbox(folder=pathlib.Path({str(tmp_path)!r})).start()"
+    start = f"Sandbox(folder=pathlib.Path({str(tmp_path)!r})).__enter__()"
     code = f"import pathlib, time; from sandbox import Sandbox; print({start}.aws.url, flush=True); time.sleep(60)"
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as owner:  # noqa: S603 - our own
