@@ -4,8 +4,6 @@
 benchmark fails, its old section stays. Progress goes to stderr, tables go to stdout.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 import sys

@@ -4,8 +4,6 @@ It lists, presigns, submits, polls, downloads and uploads, with httpx behind a s
 ledger, checks, resume or UI: it pays twice if it runs twice, and loses paid videos if it dies.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

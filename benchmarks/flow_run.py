@@ -1,7 +1,5 @@
 """One flow run in its own process, as a worker starts it: `python -m benchmarks.flow_run`. Prints a JSON object."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

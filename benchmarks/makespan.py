@@ -1,7 +1,5 @@
 """i2v against the floor: makespan, CPU and memory of each process, and the time from success to stored."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime

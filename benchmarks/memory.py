@@ -4,14 +4,13 @@ Each number of videos has its own process, with Prefect and the vendor's schedul
 is submitted, the benchmark waits a while, measures, and kills the process.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 
-from benchmarks.processes import peak_mb, resident_mb, started
+from benchmarks.processes import peak_mb, resident_mb
 from benchmarks.report import Row, Table
 from benchmarks.servers import Servers
+from sandbox.child_process import ChildProcess, clean_environment
 
 RENDER_SECONDS = 7200
 REST_SECONDS = 20
@@ -22,14 +21,17 @@ SIDE_PX = 640
 def measure(servers: Servers, count: int) -> tuple[float, float]:
     """Return resident and peak MB with that many videos in flight. Raise `RuntimeError` if the run stops early."""
     servers.reset(count, side_px=SIDE_PX, render_seconds=RENDER_SECONDS)
-    with started("benchmarks.flow_run", env=servers.env()) as child:
+    env, log = clean_environment() | servers.env(), servers.folder / "run.log"
+    with ChildProcess("benchmarks.flow_run", env=env, log=log) as child:
         deadline = time.monotonic() + SUBMIT_SECONDS
         while (submitted := len(servers.requests("submit"))) < count:
-            if child.poll() is not None or time.monotonic() > deadline:
+            if not child.is_running or time.monotonic() > deadline:
                 raise RuntimeError(f"{submitted} of {count} videos were submitted")
             time.sleep(1)
         time.sleep(REST_SECONDS)
-        return resident_mb(child.pid), peak_mb(child.pid)
+        measured = resident_mb(child.pid), peak_mb(child.pid)
+        child.kill()
+        return measured
 
 
 def run(servers: Servers, counts: Sequence[int]) -> list[Table]:

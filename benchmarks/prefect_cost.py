@@ -4,8 +4,6 @@ A flow in its own process, `python -m benchmarks.prefect_cost KIND COUNT`, makes
 of the same flow without them is subtracted.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import sys

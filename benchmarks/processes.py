@@ -3,15 +3,12 @@
 Each side of a comparison runs in its own process, so that no cost is attributed to another side.
 """
 
-from __future__ import annotations
-
 import json
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from os import sysconf
 from pathlib import Path
@@ -111,17 +108,6 @@ class ChildResult:
     seconds: float
     cpu: float
     output: dict[str, Any]
-
-
-@contextmanager
-def started(module: str, *, env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `python -m MODULE` within the block, and kill it at the end."""
-    command, quiet = [sys.executable, "-m", module], subprocess.DEVNULL
-    with subprocess.Popen(command, cwd=ROOT, env=clean_environment() | env, stdout=quiet, stderr=quiet) as child:
-        try:
-            yield child
-        finally:
-            child.kill()
 
 
 def run_child(module: str, *arguments: str, env: dict[str, str]) -> ChildResult:

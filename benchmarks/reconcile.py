@@ -4,8 +4,6 @@ Another process serves the listing of a large bucket: three outputs for each ima
 lists the same pages one after the other with boto3 alone.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import sys

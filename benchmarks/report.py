@@ -1,7 +1,5 @@
 """`Table` is one result as Markdown; `update_section` writes results into benchmarks/README.md."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

@@ -1,7 +1,5 @@
 """Classifies the S3 requests that a fault proxy logged."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable

@@ -3,8 +3,6 @@
 Two runs of different size separate what grows with the images from what each run needs once.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """`Servers` starts the provider emulator, S3 and a Prefect server, each a metered process."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 import uuid

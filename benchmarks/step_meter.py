@@ -3,8 +3,6 @@
 The step is a context variable, so tasks and threads that a step starts count as its own. `loop` is the time between.
 """
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """CPU of a run by step, in the library alone. `python -m benchmarks.steps` is the child: one run without Prefect."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import time

@@ -4,8 +4,6 @@ The videos are ready before the clock starts. Emulator and S3 run on the same ma
 benchmarks.transfer bare|i2v` is the child; it stores one video first, so that all code is loaded.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import sys

@@ -4,8 +4,6 @@
 return a `SetupResult` per object. What runs, and when, is in prefect.yaml.
 """
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import NamedTuple
 

@@ -4,8 +4,6 @@ An automation is found by its name, so names never change. Users decide whether 
 alert does, unless `--notify` names a notification block; without one, a new alert only shows in the event feed.
 """
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 from uuid import UUID

@@ -1,7 +1,5 @@
 """The block types for credentials. Block documents belong to users and are never read here."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 
 from prefect.blocks.core import Block

@@ -4,8 +4,6 @@ prefect.yaml wins, except for what users set: whether a schedule is active, sche
 is paused, and `since` of `nightly`.
 """
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -3,8 +3,6 @@
 python -m deployments.setup [--notify TYPE/NAME]
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import logging

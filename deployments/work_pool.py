@@ -1,7 +1,5 @@
 """The work pool and its queues. Existing ones are left alone: limits, pauses and the job template belong to users."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from prefect.client.orchestration import PrefectClient

@@ -1,7 +1,5 @@
 """`python -m doors`: read the settings, run the door, and report wrong settings in words."""
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import logging

@@ -4,8 +4,6 @@ Add a route in `make_app`; handlers find shared objects in `request.app.state`. 
 gallery is in `doors.gallery`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hmac
 import logging

@@ -4,8 +4,6 @@
 it succeeds or the batcher is closed.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import random

@@ -4,8 +4,6 @@ A callback is a hint, never a proof. The signature is verified before the body i
 is counted and gets a bare status. 200 means that Prefect has a flow run for it, or that it needs none.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import logging

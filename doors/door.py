@@ -1,7 +1,5 @@
 """`Door`: the settings, health, metrics and pending images that the HTTP routes and the SQS receiver share."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 

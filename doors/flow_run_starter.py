@@ -1,7 +1,5 @@
 """`FlowRunStarter`: start flow runs of one deployment, once per idempotency key. The only calls to Prefect's API."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """`Health`: the state of the door's dependencies, which `/healthz` returns and the log reports when it changes."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 from typing import Literal

@@ -4,8 +4,6 @@ A scrape never waits for S3: it returns the last values, and starts a new read i
 1,000 oldest open jobs are read for their state; unknown jobs are among the oldest.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time

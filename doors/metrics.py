@@ -1,7 +1,5 @@
 """Prometheus metrics of the door itself. Metrics of the ledger are in `doors.ledger_gauges`."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable
 

@@ -4,8 +4,6 @@ Four formats are known: S3's `Records` (also MinIO's and Ceph's), the same in an
 Created", and `s3:TestEvent`. Anything else raises `InvalidNotification`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter

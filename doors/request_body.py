@@ -3,8 +3,6 @@
 Raise `RequestError` in a handler to end the request with a status; `doors.app` turns it into JSON.
 """
 
-from __future__ import annotations
-
 import asyncio
 from http import HTTPStatus
 

@@ -1,7 +1,5 @@
 """`serve`: wire the door's parts together, listen, and finish pending work on SIGTERM."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import signal

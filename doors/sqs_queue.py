@@ -1,7 +1,5 @@
 """`SqsQueue`: async access to one SQS queue, and the only boto3 calls of the doors. It does not read the messages."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import time

@@ -4,8 +4,6 @@ Until then the messages stay hidden from other consumers, however long Prefect i
 delivers them again: nothing is deleted before its run exists.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time

@@ -3,8 +3,6 @@
 The order of an image's steps is `Steps`; each step is a Prefect task, and its logic is in the library.
 """
 
-from __future__ import annotations
-
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 

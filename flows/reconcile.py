@@ -3,8 +3,6 @@
 Without `generate` it never submits anything. It is safe to run at any time, also in parallel.
 """
 
-from __future__ import annotations
-
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """Report the spending by day: sum the ledger, and compare it with the provider's balance."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 from prefect import flow, runtime

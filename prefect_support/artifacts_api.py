@@ -4,8 +4,6 @@ Prefect's event feed repeats the first text of an artifact. So signed links are 
 PATCH: Prefect's own update would emit an event with the whole text.
 """
 
-from __future__ import annotations
-
 import logging
 from uuid import UUID
 

@@ -3,8 +3,6 @@
 Emitting never waits for Prefect and never fails a run: Prefect's own worker sends the events.
 """
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

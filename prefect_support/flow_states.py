@@ -3,8 +3,6 @@
 An `I2vError` becomes a Failed state with one clear message, never a traceback.
 """
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 from typing import Any
 

@@ -4,8 +4,6 @@ After a downtime, Prefect starts all missed runs at once; one of them is enough.
 is never skipped.
 """
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Logging in a flow's process: send the library's lines to Prefect, and drop Prefect's lines that repeat a state."""
 
-from __future__ import annotations
-
 import logging
 
 from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler

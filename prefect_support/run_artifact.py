@@ -4,8 +4,6 @@ Nothing here may fail or delay a run: a background task writes now and then, and
 text has no signed links (`prefect_support.artifacts_api` says why).
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine

@@ -1,7 +1,5 @@
 """Names and tags of flow runs, such as `12 images · images/cats/ · standard 6 s`, set once the images are known."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from os.path import commonprefix

@@ -1,7 +1,5 @@
 """SIGTERM in a flow's process: Prefect sends it to cancel a run, and Kubernetes to stop a pod."""
 
-from __future__ import annotations
-
 import asyncio
 import signal
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The spend report in Prefect's UI: the artifact `i2v-spend`, with a chart that is stored beside the ledger."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 

@@ -1,7 +1,5 @@
 """The ledger's status in Prefect's UI: the artifact `i2v-open`, created at the end of each reconcile."""
 
-from __future__ import annotations
-
 import logging
 
 from i2v.errors import I2vError

@@ -4,8 +4,6 @@ Every state carries the step's value, even a Failed one; `as_steps` passes the v
 because it returns a plain value: if Prefect caches a named state, it renames the state to `Cached`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 from functools import partial

@@ -1,7 +1,5 @@
 """`python -m sandbox`: run the sandbox from a shell until it is stopped."""
 
-from __future__ import annotations
-
 import argparse
 import signal
 import sys

@@ -1,7 +1,5 @@
 """S3 and SQS on this machine: ministack as a child process, in memory."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import httpx

@@ -4,8 +4,6 @@
 pipe whose other end only the parent holds.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import runpy

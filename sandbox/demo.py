@@ -4,8 +4,6 @@
 `KEEP=1` keeps everything running.
 """
 
-from __future__ import annotations
-
 import os
 import secrets
 import shlex

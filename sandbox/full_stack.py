@@ -3,8 +3,6 @@
 Each part is a real process, started as a user starts it. So import nothing from flows, doors or deployments here.
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import time

@@ -1,7 +1,5 @@
 """A Prefect server with its UI on loopback, as a child process."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from sandbox.child_process import ServerProcess, clean_environment

@@ -1,7 +1,5 @@
 """Access to the TCP connection of an ASGI request, for what HTTP servers do not do: close or reset it mid-request."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import struct

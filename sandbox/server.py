@@ -1,7 +1,5 @@
 """What the sandbox's servers share: `Server`, `ThreadServer` for those that are ASGI apps, `listen` for sockets."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import threading

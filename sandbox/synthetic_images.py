@@ -1,7 +1,5 @@
 """Synthetic images, smooth like photographs and distinct by seed. For real photographs see `samples/`."""
 
-from __future__ import annotations
-
 import io
 import random
 

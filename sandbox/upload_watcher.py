@@ -3,8 +3,6 @@
 It uses only what any user can see: the door's log, Prefect's API, the provider's request log and the bucket.
 """
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Step 3, free: wait until the provider has rendered the video; one task run, however often it polls."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from prefect import task

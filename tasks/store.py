@@ -1,7 +1,5 @@
 """Step 4, free: download a rendered video, check that it is complete, and publish it with its manifest."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from prefect import task

@@ -1,7 +1,5 @@
 """Step 2, the one that pays: attach to an existing job, or pay for one attempt if none is in progress."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from prefect import task

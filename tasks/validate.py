@@ -1,7 +1,5 @@
 """Step 1, free: read the whole image and validate it, once per version of an object."""
 
-from __future__ import annotations
-
 import hashlib
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Who may see the gallery: `GalleryAccess` checks the token and the login cookie, and locks out guessing clients."""
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import re

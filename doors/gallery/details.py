@@ -3,8 +3,6 @@
 It sends S3 at most four requests: the job record, or the manifest and a HEAD of the video and the image.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ That is one listing of run pages, at most `MAX_RUNS` page reads, and one job rec
 the job's current state. Links to posters and videos are signed locally; the browser fetches them from S3.
 """
 
-from __future__ import annotations
-
 import asyncio
 from dataclasses import dataclass, field
 from datetime import datetime

@@ -3,8 +3,6 @@
 `templates/` are Jinja templates with autoescape; `static/` has one style sheet and one script. Pages work without it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from pathlib import Path

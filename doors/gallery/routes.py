@@ -1,7 +1,5 @@
 """The gallery's routes: `gallery_routes`. Without a token there are none."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable

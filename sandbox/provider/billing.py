@@ -1,7 +1,5 @@
 """The emulator's account and its rate limit."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Sends callbacks: POSTs the final status to the submit's `callback_url` until the response is exactly 200."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 import uuid

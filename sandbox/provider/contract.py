@@ -3,8 +3,6 @@
 Add what the vendor documents; keep out HTTP, time and billing.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from decimal import Decimal

@@ -3,8 +3,6 @@
 Everything here runs on the emulator's own event loop. HTTP is in `routes`, threads are in `server`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import random

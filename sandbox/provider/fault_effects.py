@@ -1,7 +1,5 @@
 """What a scripted fault does to one response, on the real connection: `apply_fault`."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable

@@ -3,8 +3,6 @@
 `fault_effects` applies those of HTTP responses; `emulator` and `callback_sender` apply those of tasks and callbacks.
 """
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self

@@ -1,7 +1,5 @@
 """Fetches and checks the submitted image by the vendor's rules. An `ImageError` becomes a failed task."""
 
-from __future__ import annotations
-
 import io
 from urllib.parse import parse_qs, urlsplit
 

@@ -1,7 +1,5 @@
 """`ProviderOptions`: how the emulator behaves, at start and while it runs. Scripted faults are in `faults`."""
 
-from __future__ import annotations
-
 from decimal import Decimal
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Renders videos in two threads and caches them by image, size and length."""
 
-from __future__ import annotations
-
 import asyncio
 import io
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """What the emulator received and sent, in order: one `LogEntry` per request or callback."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal

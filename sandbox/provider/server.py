@@ -1,7 +1,5 @@
 """`Provider` runs the emulator on a real socket, and lets the demo, tests and benchmarks control it."""
 
-from __future__ import annotations
-
 import asyncio
 import tempfile
 import time

@@ -3,8 +3,6 @@
 `sandbox.provider.emulator` runs the tasks.
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import json

@@ -1,7 +1,5 @@
 """`make_video` renders an mp4 from one image: a slow camera move, marked as synthetic. It blocks."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import dataclass
 from hashlib import sha256

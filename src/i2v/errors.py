@@ -31,8 +31,6 @@ I2vError                     `message` says what happened, `hint` what to do, `e
     └── BadAnswer               a status or balance answer that breaks the contract
 """
 
-from __future__ import annotations
-
 from enum import IntEnum
 from typing import Any, ClassVar, Self
 

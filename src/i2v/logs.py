@@ -1,7 +1,5 @@
 """Logging: JSON lines (`I2V_LOG_FORMAT=json`), the context of a line, and quiet HTTP libraries."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Memory of a process with many threads: `limit_malloc_arenas`. Has an effect on Linux with glibc only."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 from contextlib import suppress

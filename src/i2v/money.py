@@ -1,7 +1,5 @@
 """Amounts of US dollars: as `Decimal`, and as text."""
 
-from __future__ import annotations
-
 from decimal import Decimal
 
 ZERO = Decimal(0)

@@ -3,8 +3,6 @@
 `I2V_PRICES_USD` overrides a price by its name here. Budgets and caps are elsewhere.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from decimal import Decimal
 

@@ -1,7 +1,5 @@
 """What a video is requested with: `Request`. Together with an image it is a job (`i2v.ledger.job`)."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import unicodedata

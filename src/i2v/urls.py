@@ -1,7 +1,5 @@
 """URLs in messages: `redact_url`."""
 
-from __future__ import annotations
-
 import re
 
 

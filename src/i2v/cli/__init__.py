@@ -4,8 +4,6 @@ Import the library, the flow and Prefect inside the commands, so that `i2v --hel
 is in `options`, `images`, `output` and `prefect`. Keep out everything that a flow or a door needs too.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

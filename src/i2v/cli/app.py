@@ -1,7 +1,5 @@
 """The typer app: the list of commands, in the order of `i2v --help`."""
 
-from __future__ import annotations
-
 import sys
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`i2v doctor`: print the checks of `i2v.doctor` and of the Prefect server."""
 
-from __future__ import annotations
-
 import asyncio
 import sys
 from collections.abc import Sequence

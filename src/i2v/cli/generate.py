@@ -1,7 +1,5 @@
 """What `i2v run` does: preview the images with the library alone, or upload local ones and run the flow."""
 
-from __future__ import annotations
-
 import asyncio
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Run the library in this process, without Prefect; and `RunMonitor`, which ends any run cleanly on Ctrl-C."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import signal

@@ -1,7 +1,5 @@
 """`i2v pause` and `i2v resume`: the flag in the ledger that every run reads before it submits."""
 
-from __future__ import annotations
-
 import sys
 
 from i2v.cli import options

@@ -1,7 +1,5 @@
 """The progress of a run: a bar on a terminal, otherwise a line every 15 seconds."""
 
-from __future__ import annotations
-
 import time
 from typing import Self
 

@@ -1,7 +1,5 @@
 """`i2v run`, and `i2v estimate`, which is its dry run. What they do is in `generate`."""
 
-from __future__ import annotations
-
 import asyncio
 import sys
 from typing import Annotated, Literal

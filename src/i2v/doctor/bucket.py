@@ -1,7 +1,5 @@
 """Checks of the bucket: permissions, conditional writes, presigned URLs, lifecycle rules, versioning, clock."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress

@@ -1,7 +1,5 @@
 """All checks (`examine`), and those of the provider's account, the ledger and callbacks."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """The result of a check: `Finding`."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 `i2v.inputs.sources` reads the file and resolves its rows to images.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Encode any text as S3 object metadata, which is printable ASCII only: RFC 2047 encoded words."""
 
-from __future__ import annotations
-
 import re
 from email.charset import SHORTEST, Charset
 from email.errors import MessageError

@@ -1,7 +1,5 @@
 """The type of a file, from its first bytes, as words for a message: `describe_file_type`."""
 
-from __future__ import annotations
-
 import re
 from codecs import getincrementaldecoder
 

@@ -3,8 +3,6 @@
 `i2v.media.videos` does the measuring. Keep FFmpeg out: it takes 17 MB of memory, and many runs never need it.
 """
 
-from __future__ import annotations
-
 from pydantic import BaseModel, ConfigDict
 
 from i2v.request import Mode, Request

@@ -4,8 +4,6 @@ It runs C code (FFmpeg, through PyAV) on untrusted bytes: call it in a thread, n
 out (`i2v.pipeline.store`).
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -3,8 +3,6 @@
 Everything here is pure except the DNS lookup. `i2v.net.fetcher` makes the requests.
 """
 
-from __future__ import annotations
-
 import asyncio
 import ipaddress
 import socket

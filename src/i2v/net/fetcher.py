@@ -4,8 +4,6 @@ It connects only to addresses that `i2v.net.address_policy` has checked, and che
 provider's API belong in `i2v.apixo.client`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import socket

@@ -4,8 +4,6 @@
 which addresses are allowed (`address_policy`) and what a status means (`fetcher`).
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import re

@@ -4,8 +4,6 @@ Its width is at most the size of the HTTP client's pool, whose cost grows with t
 waiter here costs one future. Keep HTTP out.
 """
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections import deque

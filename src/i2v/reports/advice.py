@@ -3,8 +3,6 @@
 Every page, alert and command takes its advice from here.
 """
 
-from __future__ import annotations
-
 import shlex
 from dataclasses import dataclass, replace
 

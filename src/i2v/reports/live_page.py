@@ -1,7 +1,5 @@
 """The page of a run in progress, as markdown: its counts, its cost so far and its expected end."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from decimal import Decimal
 

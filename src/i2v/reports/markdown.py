@@ -4,8 +4,6 @@ Special characters are escaped with a backslash, which both of Prefect's UIs sup
 references literally, and needs HTML for an image inside a link.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from html import escape

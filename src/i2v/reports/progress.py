@@ -1,7 +1,5 @@
 """The progress of a run, `RunProgress`, which the progress bar and the live page render."""
 
-from __future__ import annotations
-
 from collections import Counter, deque
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal

@@ -4,8 +4,6 @@ Pages are for display; the job records are the source of truth. A run writes its
 the page of a killed run may lack its last minute.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime

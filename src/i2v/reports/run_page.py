@@ -3,8 +3,6 @@
 The caller signs links to the videos that `sample_videos` returns. The page has a maximum size, however large the run.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The result of a run: `Report`, with an `ItemReport` for each image. `--json` and the run's record contain it."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from decimal import Decimal

@@ -3,8 +3,6 @@
 Each run keeps its own sums in its record (`summarize_savings`); `read_savings` reads those of all runs.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable

@@ -3,8 +3,6 @@
 The page has a maximum size, however large the ledger. Without a link to the chart, a Mermaid chart takes its place.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import attrgetter

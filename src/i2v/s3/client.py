@@ -1,7 +1,5 @@
 """The boto3 session and client, from the usual AWS environment, for Amazon S3 and compatible servers."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit

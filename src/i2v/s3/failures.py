@@ -3,8 +3,6 @@
 Each message names the operation, the object and what S3 returned; each hint says what to do.
 """
 
-from __future__ import annotations
-
 from http import HTTPStatus
 
 from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, NoCredentialsError

@@ -1,7 +1,5 @@
 """Listings of a bucket: `S3Entry` and `Page`. `i2v.s3.storage` requests them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,7 +1,5 @@
 """An object as S3 returns it: `S3Object`, and how it is read from a response."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime

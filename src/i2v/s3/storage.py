@@ -3,8 +3,6 @@
 boto3 runs in threads over one shared client. Every failure is raised as an `i2v.errors.StorageError`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 from base64 import b64encode

@@ -3,8 +3,6 @@
 Prefect stores and shows parameters, so signed URLs and long lists go into a batch file instead.
 """
 
-from __future__ import annotations
-
 import hashlib
 import tempfile
 from collections.abc import Iterator, Sequence

@@ -3,8 +3,6 @@
 `i2v.cli.images.uploads` validates and uploads them.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

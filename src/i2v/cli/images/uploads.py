@@ -3,8 +3,6 @@
 An existing object is never overwritten. `i2v.cli.images.local_files` finds the files.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence

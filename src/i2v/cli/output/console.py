@@ -1,7 +1,5 @@
 """The two streams: results on stdout, everything else on stderr; and log lines above a progress bar."""
 
-from __future__ import annotations
-
 import json
 import logging
 import sys

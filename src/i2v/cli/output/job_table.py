@@ -1,7 +1,5 @@
 """Jobs of the ledger, as tables and as `--json`."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,5 @@
 """A run's report, as a table or as `--json`."""
 
-from __future__ import annotations
-
 from itertools import groupby
 
 from rich.table import Table

@@ -4,8 +4,6 @@ It listens on a free port, and prints the port once it accepts requests. It ends
 holds that open, so the child never outlives the command.
 """
 
-from __future__ import annotations
-
 import socket
 import sys
 import threading

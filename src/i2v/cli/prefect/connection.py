@@ -1,7 +1,5 @@
 """The connection to the Prefect server of `PREFECT_API_URL` or of a Prefect profile, and what a run sends to it."""
 
-from __future__ import annotations
-
 import asyncio
 from contextlib import suppress
 from typing import Any, NamedTuple

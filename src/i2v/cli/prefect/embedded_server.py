@@ -1,7 +1,5 @@
 """A temporary Prefect server for commands that run without `PREFECT_API_URL`; its database is in `PREFECT_HOME`."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import select

@@ -1,7 +1,5 @@
 """Find the project's flows, and load the flow `generate` as a worker does."""
 
-from __future__ import annotations
-
 from contextlib import chdir
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Run the flow `generate` in this process, against the configured Prefect server or a temporary one."""
 
-from __future__ import annotations
-
 import asyncio
 from contextlib import ExitStack
 from typing import Any
