@@ -1,6 +1,6 @@
 """Where i2v runs: what `make deploy` sets up on a Prefect server, and `server.env` for self-hosted servers.
 
-`setup` is the command. `prefect_yaml`, `work_pool`, `automations` and `blocks` each set up one kind of object, and
+`setup` is the command. `sync_deployments`, `work_pool`, `automations` and `blocks` each set up one kind of object, and
 return a `SetupResult` per object. What runs, and when, is in prefect.yaml.
 """
 

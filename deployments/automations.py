@@ -17,7 +17,7 @@ from prefect.events.schemas.events import ResourceSpecification
 from pydantic import TypeAdapter
 
 from deployments import Change, SetupResult
-from deployments.prefect_yaml import DesiredDeployment
+from deployments.sync_deployments import DesiredDeployment
 from deployments.work_pool import HEARTBEAT_SECONDS
 
 ALERT_INTERVAL = timedelta(minutes=10)

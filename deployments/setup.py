@@ -18,7 +18,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 from deployments import Change, SetupResult
 from deployments.automations import alerts, dead_runs, event_automations, lost_runs, set_up_automation
 from deployments.blocks import set_up_blocks
-from deployments.prefect_yaml import load_deployments, read_config, set_up_deployment
+from deployments.sync_deployments import load_deployments, read_config, set_up_deployment
 from deployments.work_pool import set_up_pool
 from i2v.errors import I2vError, Stopped, UsageError
 

@@ -88,6 +88,7 @@ class ProxiedRequest:
     body: bytes = field(default=b"", repr=False)
     status: int = 0
     forwarded: bool = False
+    answered: bool = False
     at: float = field(default_factory=time.monotonic)
 
     def __str__(self) -> str:
@@ -159,6 +160,7 @@ class FaultProxy(ThreadServer):
             await connection.close()
         else:
             await response(scope, receive, send)
+            request.answered = True
 
     async def _respond(self, request: ProxiedRequest, headers: Headers, connection: RawConnection) -> Response | None:
         """Return the response, or None to drop the connection."""

@@ -99,4 +99,4 @@ RUN = {
 }
 
 PROVIDER_IMAGE_READ = _s3(EACH, "GET", PICTURE + r"\?.*X-Amz-Signature")
-"""The provider fetches the images through the same proxy; nobody dies of that."""
+"""The provider fetches the images through the same proxy; no process is killed at these requests."""

@@ -1,8 +1,8 @@
-"""A bucket that can only be listed: images and their answers by the hundred thousand, made up as they are asked for.
+"""A bucket that can only be listed: hundreds of thousands of images and their outputs, generated on request.
 
-It speaks ListObjectsV2 as S3 does, 1,000 keys a page, each encoded as in a URL, so that boto3 lists it for real. Run as
-`python -m tests.support.listing_server IMAGES EACH`: of so many images every EACH-th has no answer, the others have
-a poster, a manifest and a video. It prints its address, and ends when its input does.
+It implements ListObjectsV2 as S3 does: 1,000 URL-encoded keys per page. `python -m tests.support.listing_server IMAGES
+EACH` serves that many images; every EACH-th has no outputs, the others have a poster, a manifest and a video. It
+prints its address, and ends when its stdin closes.
 """
 
 from __future__ import annotations

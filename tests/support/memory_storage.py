@@ -1,7 +1,7 @@
 """S3 in memory: `MemoryStorage`, and `memory_run` on top of it, for unit tests and for thousands of simulated steps.
 
-`tests/integration/s3/test_storage.py` holds it to the contract of the sandbox's S3. Only what the ledger, the budget
-and the reports ask of a `Storage` is here; faults are played by whoever overrides `turn`.
+`tests/integration/s3/test_storage.py` holds it to the contract of the sandbox's S3. It has the methods
+that the ledger, the budget and the reports call; a test injects faults by overriding `turn`.
 """
 
 from __future__ import annotations

@@ -60,26 +60,26 @@ class SecretSearch:
         assert all(len(secret) >= 16 for secret in secrets.values())
         self._forms = {name: forms(secret) for name, secret in secrets.items()}
         self.found: set[tuple[str, str]] = set()
-        self.looked_at = 0
+        self.searched = 0
 
-    def look(self, where: str, what: bytes | str) -> None:
+    def search(self, where: str, what: bytes | str) -> None:
         """Search one text or file."""
-        self.looked_at += 1
+        self.searched += 1
         content = what.encode(errors="replace") if isinstance(what, str) else what
         for name, spellings in self._forms.items():
             if any(spelling in content for spelling in spellings):
                 self.found.add((name, where))
 
-    def look_in_folder(self, folder: Path) -> None:
+    def search_folder(self, folder: Path) -> None:
         """Search every file below a folder."""
         for path in folder.rglob("*"):
             if path.is_file():
-                self.look(f"{folder.name}/{path.relative_to(folder)}", path.read_bytes())
+                self.search(f"{folder.name}/{path.relative_to(folder)}", path.read_bytes())
 
-    def look_in_database(
+    def search_database(
         self,
         path: Path,
-        but_for: AllowedLinks | None = None,
+        allowed: AllowedLinks | None = None,
         earlier: AbstractSet[tuple[str, str, bytes | str]] = frozenset(),
     ) -> None:
         """Search every new value of every table; in the file itself, long values are split into pages."""
@@ -87,15 +87,15 @@ class SecretSearch:
             for table, column, value in _values(database):
                 if (table, column, value) in earlier:
                     continue
-                searched = but_for.cut(table, column, value) if but_for else value
-                self.look(f"table {table}, column {column}", searched)
+                text = allowed.cut(table, column, value) if allowed else value
+                self.search(f"table {table}, column {column}", text)
 
-    def look_in_bucket(self, sandbox: Sandbox) -> None:
+    def search_bucket(self, sandbox: Sandbox) -> None:
         """Search every object of a bucket: key, body and metadata."""
         for key in sandbox.keys():  # noqa: SIM118 - not a dict
             answer = sandbox.s3().get_object(Bucket=sandbox.bucket, Key=key)
-            self.look(f"object {key}", b"\n".join((key.encode(), answer["Body"].read())))
-            self.look(f"metadata of {key}", json.dumps(answer["Metadata"]))
+            self.search(f"object {key}", b"\n".join((key.encode(), answer["Body"].read())))
+            self.search(f"metadata of {key}", json.dumps(answer["Metadata"]))
 
 
 def values_in(path: Path) -> AbstractSet[tuple[str, str, bytes | str]]:

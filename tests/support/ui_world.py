@@ -58,7 +58,7 @@ class World:
 
 @contextmanager
 def world() -> Iterator[World]:
-    """All of it, for as long as it is looked at; some 40 s to make."""
+    """Start everything and fill it with results, which takes some 40 s."""
     with (
         TemporaryDirectory(prefix="i2v-ui-", ignore_cleanup_errors=True) as folder,
         Sandbox(ProviderOptions(render_seconds=1, fast=True), bucket=BUCKET) as sandbox,
@@ -106,7 +106,7 @@ def _upload(sandbox: Sandbox) -> None:
 
 
 def _remember_a_month(sandbox: Sandbox) -> None:
-    """Let the ledger know of the weeks before: copies of a record of today, made up but for their shape."""
+    """Add a month of history to the ledger: copies of one of today's records with invented values."""
     key = next(key for key in sandbox.keys("jobs/") if key.count("/") == 1 and len(key) == len("jobs/.json") + 64)
     dice, now = random.Random(7), datetime.now(UTC)  # noqa: S311 - a picture, not a secret
     for back, (folder, label, mode, seconds) in product(range(1, 30), KINDS):

@@ -119,13 +119,13 @@ def test_no_secret_is_stored_or_printed(
         }
     )
     for result in results:
-        search.look("output", result.out + result.err)
-    search.look("the server's output", prefect_server.last_lines())
-    search.look_in_bucket(sandbox)
-    search.look_in_folder(Path(env["PREFECT_HOME"]))
+        search.search("output", result.out + result.err)
+    search.search("the server's output", prefect_server.last_lines())
+    search.search_bucket(sandbox)
+    search.search_folder(Path(env["PREFECT_HOME"]))
     links = AllowedLinks(sandbox, LINK_SECONDS)
-    search.look_in_database(database, but_for=links, earlier=earlier)
-    assert search.looked_at > 1000
+    search.search_database(database, allowed=links, earlier=earlier)
+    assert search.searched > 1000
     assert links.count > 4
     assert search.found == set()
 
@@ -147,9 +147,9 @@ def test_a_planted_secret_is_found(sandbox: Sandbox, tmp_path: Path, spelling: b
         database.execute("CREATE TABLE log (message TEXT)")
         database.execute("INSERT INTO log VALUES (?)", ("z" * 100_000 + spelling.decode(),))
     search = SecretSearch({"key": KEY})
-    search.look_in_folder(tmp_path / "results")
-    search.look_in_bucket(sandbox)
-    search.look_in_database(tmp_path / "prefect.db")
+    search.search_folder(tmp_path / "results")
+    search.search_bucket(sandbox)
+    search.search_database(tmp_path / "prefect.db")
     assert {where for _, where in search.found} == {
         "results/one",
         "object jobs/a.json",
@@ -180,7 +180,7 @@ def test_only_short_lived_links_in_artifacts_are_allowed(sandbox: Sandbox, tmp_p
             database.execute(f"CREATE TABLE {table} (data TEXT)")
             database.execute(f"INSERT INTO {table} VALUES (?)", (json.dumps(text),))  # noqa: S608 - a literal above
         search = SecretSearch({"key": KEY, "any presigned URL": "X-Amz-Signature="})
-        search.look_in_database(path, but_for=AllowedLinks(sandbox, LINK_SECONDS))
+        search.search_database(path, allowed=AllowedLinks(sandbox, LINK_SECONDS))
         assert bool(search.found) is found, text
 
 
@@ -188,6 +188,6 @@ def test_the_search_decodes_base64_and_urls() -> None:
     """The search finds a key in a basic-auth header at any base64 offset, and in a URL's query."""
     for before in ("", "a", "ab"):
         search = SecretSearch({"key": KEY})
-        search.look("header", base64.b64encode(f"{before}{KEY}:rest".encode()))
-        search.look("address", f"https://example.org/?key={quote(KEY, safe='')}&b=1")
+        search.search("header", base64.b64encode(f"{before}{KEY}:rest".encode()))
+        search.search("address", f"https://example.org/?key={quote(KEY, safe='')}&b=1")
         assert {where for _, where in search.found} == {"header", "address"}
