@@ -25,8 +25,8 @@ The door runs until it is stopped. All settings come from the environment:
 EPILOG = """\
 GET /healthz returns 200 while the queue and Prefect are reachable; GET /metrics is for Prometheus. On SIGTERM the door
 finishes the work it has taken. It deletes a message, or answers a webhook with 200, only after Prefect has the flow
-run. See docs/doors.md for the bucket's setup. Exit codes: 0 stopped by SIGTERM, 130 by Ctrl-C, 2 wrong settings, 1 a part of the
-door ended unexpectedly.
+run. See docs/doors.md for the bucket's setup. Exit codes: 0 stopped by SIGTERM, 130 by Ctrl-C, 2 wrong settings, 1 a
+part of the door failed.
 """
 
 

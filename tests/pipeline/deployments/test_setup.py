@@ -23,8 +23,8 @@ from prefect.settings import PREFECT_API_URL, Settings, temporary_settings
 from pydantic import BaseModel
 
 from deployments import Change, SetupResult
-from deployments.sync_deployments import load_deployments, read_config, set_up_deployment
 from deployments.setup import main, set_up
+from deployments.sync_deployments import load_deployments, read_config, set_up_deployment
 from i2v.errors import UsageError
 from sandbox.prefect_server import PrefectServer
 from tests.support.paths import ROOT
