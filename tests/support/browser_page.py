@@ -1,4 +1,4 @@
-"""A browser page that records which hosts it asked and what it complained about, and screenshots of it."""
+"""A browser page that records requested hosts and console errors, and takes screenshots."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUALITY = 82
 
 
 class Visit:
-    """A browser's window of its own: its page, and what it asked of which hosts."""
+    """A page in its own browser window, with the hosts it requested and the errors it logged."""
 
     def __init__(self, context: BrowserContext) -> None:
         context.set_default_timeout(PATIENCE_MS)
@@ -46,7 +46,7 @@ OpenPage = Callable[..., Visit]
 
 
 def keep_screenshot(page: Page, name: str, **options: object) -> None:
-    """Keep what is seen as `name.webp` in the folder that SCREENSHOTS names, else in `.sandbox/screenshots`."""
+    """Save a screenshot as `name.webp` in the folder SCREENSHOTS, by default `.sandbox/screenshots`."""
     folder = ROOT / os.environ.get("SCREENSHOTS", ".sandbox/screenshots")
     folder.mkdir(parents=True, exist_ok=True)
     with Image.open(io.BytesIO(page.screenshot(**options))) as shot:  # type: ignore[arg-type]

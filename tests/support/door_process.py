@@ -103,7 +103,7 @@ def wait_for(condition: Callable[[], T], seconds: float = TIMEOUT_SECONDS) -> T:
 
 
 async def wait_for_async(condition: Callable[[], T], seconds: float = TIMEOUT_SECONDS) -> T:
-    """Do the same without blocking the event loop."""
+    """Wait for the condition without blocking the event loop."""
     return await asyncio.to_thread(wait_for, condition, seconds)
 
 

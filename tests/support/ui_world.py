@@ -1,4 +1,4 @@
-"""A world to look at: `world()` starts sandbox, Prefect server and door, and lets a team's day happen in them."""
+"""The data for browser tests: `world()` starts sandbox, Prefect server and door, and runs flows with every outcome."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ FLOW = "import asyncio, {module} as m; asyncio.run(m.{flow}(return_state=True))"
 
 @dataclass(frozen=True)
 class World:
-    """Where everything is, and how the runs ended."""
+    """The addresses of all servers, and the final states of the runs."""
 
     sandbox: Sandbox
     prefect: PrefectServer
@@ -72,7 +72,7 @@ def world() -> Iterator[World]:
 
 
 def live_a_day(sandbox: Sandbox, env: dict[str, str]) -> dict[str, Result]:
-    """Runs of every kind of end, and the flows that look at them afterwards."""
+    """Run flows with every outcome, then the flows that report on them."""
     at, first = f"s3://{BUCKET}/images", {}
     _upload(sandbox)
     ask = ("--prompt", "Slow push in, natural light", "--json")

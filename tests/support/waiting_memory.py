@@ -67,7 +67,7 @@ class WaitingRun:
 
 
 class WaitingFlowRun(WaitingRun):
-    """The same as a flow run."""
+    """The same run as a Prefect flow."""
 
     async def _execute(self) -> None:
         execute = super()._execute

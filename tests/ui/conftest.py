@@ -1,4 +1,4 @@
-"""Fixtures for browser tests: one world for all of them, one Chromium, and pages in it."""
+"""Fixtures for browser tests: one set of servers and one Chromium for all of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FLAGS = (
 
 @pytest.fixture(scope="session")
 def a_world(no_outside: None) -> Iterator[World]:
-    """Start the world that all these tests only read."""
+    """Start the servers once for all browser tests, which change nothing."""
     with world() as made:
         yield made
 
@@ -61,7 +61,7 @@ def new_visit(browser: Browser) -> Iterator[OpenPage]:
 
 @pytest.fixture
 def gallery(a_world: World, new_visit: OpenPage) -> Iterator[Callable[..., Visit]]:
-    """Open the gallery and log in; afterwards, check that no other host was asked and no error was logged."""
+    """Open the gallery and log in; afterwards, check that no other host was requested and no error was logged."""
     visits: list[Visit] = []
 
     def enter(path: str = "/gallery", **options: object) -> Visit:

@@ -138,7 +138,7 @@ def test_the_gallery_fits_a_phone(gallery: ENTER) -> None:
 
 
 def test_the_gallery_works_without_javascript(gallery: ENTER) -> None:
-    """Links, forms and the browser's own player do the same."""
+    """Without scripts, links, forms and the browser's own player do the same."""
     page = gallery(java_script_enabled=False).page
     page.select_option("#filter-outcome", "stored")
     page.click("#filter-go")

@@ -83,7 +83,7 @@ def test_tasks_are_named_after_their_image(ui: Page, a_world: World) -> None:
 
 
 def test_the_run_page_shows_reasons_and_videos(ui: Page, a_world: World) -> None:
-    """It has the reason of each refused image, and posters with their text beside them that link to the videos."""
+    """The run page has the reason of each refused image, and posters with text beside them that link to the videos."""
     open_run(ui, a_world, "autumn")
     ui.get_by_role("tab", name="Artifacts").click()
     ui.get_by_role("link", name="i2v-run").first.click()
@@ -105,7 +105,7 @@ def test_the_run_page_shows_reasons_and_videos(ui: Page, a_world: World) -> None
 
 
 def test_the_status_page_shows_open_jobs_and_commands(ui: Page, a_world: World) -> None:
-    """It has today's spend, open jobs with their time, and what needs attention with its command."""
+    """The status page has today's spend, open jobs with their age, and a command for each job that needs attention."""
     open_artifact(ui, a_world, "i2v-open")
     expect(ui.get_by_text("spent or reserved").first).to_contain_text(
         f"${money_text(a_world.sandbox.provider.billed_usd)}"

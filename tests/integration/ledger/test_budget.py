@@ -258,7 +258,7 @@ async def test_an_unreadable_document_stops_spending(budget: MakeBudget, sandbox
 
 
 async def test_a_newer_format_asks_for_an_upgrade(budget: MakeBudget, sandbox: Sandbox) -> None:
-    """Also if this version could not parse the rest of it."""
+    """A newer format is recognized even if this version cannot parse the rest of the page."""
     body = b'{"format": 2, "day": "x", "reserved_usd": "elsewhere now"}'
     sandbox.s3().put_object(Bucket=sandbox.bucket, Key=f"jobs/days/{today()}.json", Body=body)
     with pytest.raises(LedgerError, match="Upgrade i2v"):

@@ -95,7 +95,7 @@ async def test_sixteen_concurrent_changes_are_all_applied(ledger: Ledger) -> Non
 
 
 async def test_a_change_that_no_longer_applies_returns_none(ledger: Ledger) -> None:
-    """Nothing is written."""
+    """An edit that does not apply writes nothing."""
     current = await ready(ledger, KEY, IMAGE, REQUEST)
     await ledger.change(current, claim("A"))
     assert await ledger.change(current, claim("B")) is None

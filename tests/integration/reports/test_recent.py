@@ -58,7 +58,7 @@ async def test_recent_pages_come_newest_run_first(sandbox: Sandbox, new_run: Ope
 
 
 async def test_an_image_refused_before_is_not_recent_again(sandbox: Sandbox, new_run: OpenRun) -> None:
-    """Requested again, it is in the report and not on the new page."""
+    """An image that is cached again is in the report and not on the new page."""
     put_photo(sandbox, "nsfw.jpg")
     sandbox.put_image("images/small.jpg", make_jpeg(200, 200))
     sandbox.provider.add_fault(on="task", kind="fails", code="NSFW")
@@ -72,7 +72,7 @@ async def test_an_image_refused_before_is_not_recent_again(sandbox: Sandbox, new
 
 
 async def test_a_retried_run_keeps_the_results_of_its_first_try(sandbox: Sandbox, new_run: OpenRun) -> None:
-    """The same flow run adds to its page."""
+    """A flow run that is started again adds to its page."""
     for seed, name in enumerate(("tom.jpg", "ann.jpg")):
         put_photo(sandbox, name, seed=seed)
         async with new_run(run_id="one") as run:
@@ -83,7 +83,7 @@ async def test_a_retried_run_keeps_the_results_of_its_first_try(sandbox: Sandbox
 
 
 async def test_an_unreadable_page_is_skipped(sandbox: Sandbox, new_run: OpenRun) -> None:
-    """The other pages are still read."""
+    """A page that cannot be read does not hide the other pages."""
     put_photo(sandbox)
     sandbox.s3().put_object(Bucket=sandbox.bucket, Key="jobs/recent/0000000000000-x.json", Body=b"{")
     async with new_run(run_id="one") as run:

@@ -48,7 +48,7 @@ def storage_at(server: RawServer, monkeypatch: pytest.MonkeyPatch) -> Storage:
 
 
 async def wait_for_requests(server: RawServer, times: int) -> None:
-    """Wait until the server has received so many requests."""
+    """Wait until the server has received this many requests."""
     async with asyncio.timeout(SOON):
         while len(server.requests) < times:
             server.request_received.clear()
@@ -124,7 +124,7 @@ async def test_a_page_is_retried_in_place(monkeypatch: pytest.MonkeyPatch) -> No
     ],
 )
 async def test_a_response_that_is_not_a_page_is_an_error(monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
-    """A portal's page or half a listing is never taken for the end of a listing."""
+    """A 200 with a captive portal's page or half a listing is an error, not the end of the listing."""
     async with running(send(200, body, Content_Type="application/xml")) as server:
         with storage_at(server, monkeypatch) as storage, pytest.raises(StorageError, match="s3://b-1/p/"):
             await keys(storage.pages(PREFIX))

@@ -33,13 +33,13 @@ def storage(aws: None) -> Iterator[Storage]:
 
 @pytest.fixture
 def uri(sandbox: Sandbox) -> S3Uri:
-    """Where the video goes."""
+    """The URI at which tests put the video."""
     return S3Uri(sandbox.bucket, "videos/a.jpg/x.mp4")
 
 
 @pytest.fixture
 def film(tmp_path: Path) -> MakeFile:
-    """Make a file of so many random bytes."""
+    """Make a file of this many random bytes."""
 
     def make(size: int) -> Path:
         path = tmp_path / f"{size}.mp4"
@@ -55,7 +55,7 @@ def digest_of(path: Path) -> bytes:
 
 
 async def put(storage: Storage, path: Path, uri: S3Uri, **options: Any) -> None:
-    """Put the file as a video is put."""
+    """Put the file as the store step puts a video."""
     metadata = {"sha256": "5", "job": "j"}
     await storage.put_file(
         uri, path, **{"sha256": digest_of(path).hex(), "content_type": "video/mp4", "metadata": metadata} | options

@@ -1,4 +1,4 @@
-"""Each answer of the provider means exactly one thing for the money."""
+"""Each answer of the provider maps to exactly one error, which decides about payment."""
 
 from __future__ import annotations
 

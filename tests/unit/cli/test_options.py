@@ -1,4 +1,4 @@
-"""What is typed on the command line: help, options, amounts and times. No server."""
+"""Parsing of the command line: help, options, amounts and times. No server."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ async def test_a_cheaper_video_is_still_allowed() -> None:
 
 
 def test_total_usd_sums_the_runs() -> None:
-    """It is everything spent or reserved, exactly."""
+    """The daily total is exactly everything spent or reserved."""
     page = DailySpend(day="2026-11-22", reserved_usd={"a": PRICE, "b": PRO})
     assert page.total_usd == Decimal("0.522")
     assert DailySpend.model_validate_json(page.model_dump_json()) == page

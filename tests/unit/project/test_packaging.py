@@ -1,4 +1,4 @@
-"""What is shipped: pins and lock, the wheel, the licences page and the sample photos."""
+"""Packaging: pins and lock, the wheel, the licences page and the sample photos."""
 
 from __future__ import annotations
 

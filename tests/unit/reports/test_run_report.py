@@ -106,7 +106,7 @@ def test_images_awaiting_callbacks_do_not_fail_the_run() -> None:
 
 
 def test_nothing_is_valid_if_no_image_passed_validation() -> None:
-    """This distinguishes exit 3 from exit 0."""
+    """A run without a valid image exits 3, unlike a run whose images are all refused by the provider."""
     wrong = [item.model_copy(update={"valid": False}) for item in items("refused", 2, Decimal(0))]
     assert report(wrong).nothing_valid
     assert not report(wrong, items("refused")).nothing_valid

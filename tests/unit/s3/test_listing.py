@@ -20,6 +20,6 @@ def test_a_page_is_built_from_a_response(token: str) -> None:
 
 
 def test_a_page_without_its_end_is_an_error() -> None:
-    """A response that does not say whether more follows is not taken for the last page."""
+    """A response without `IsTruncated` is an error, not the last page."""
     with pytest.raises(KeyError):
         page_from_response("b-1", {})
