@@ -17,7 +17,7 @@ unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo deploy test check unit integration crash pipeline test-proxy test-ui bench bench-quick lock clean
+.PHONY: help setup demo deploy test check unit integration crash pipeline simulate test-proxy test-ui bench bench-quick lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +54,9 @@ crash: $(READY) ## kill processes at every request they make; I2V_CRASH_ROUNDS=5
 
 pipeline: $(READY) ## tests with a real Prefect server
 	@$(PY) -m tests $@ $(ARGS)
+
+simulate: $(READY) ## play stories of failures and crashes in virtual time; SEEDS=10000 as many, SEED=7 prints that one
+	@$(PY) -m tests.simulator $(if $(SEED),--seed $(SEED),$(SEEDS))
 
 test-proxy: $(READY) ## test the door behind a real nginx; root installs it with apt; without nginx, make test skips these
 	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; command -v nginx >/dev/null || \

@@ -1,0 +1,1 @@
+"""Models of the outside: S3 and the provider, how they fail, and what one process reaches them with."""

@@ -1,0 +1,192 @@
+"""What must hold once all has come to rest. Each check is one promise; `watch` checks what must hold at each submit."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from i2v.reports.run_report import Outcome
+from tests.simulator.promises import reading
+from tests.simulator.promises.reading import AttemptView, JobView
+
+if TYPE_CHECKING:
+    from tests.simulator.models.provider import Post, RenderTask
+    from tests.simulator.world import World
+
+ZERO = Decimal(0)
+
+
+def check(world: World) -> None:
+    """Accuse each broken promise."""
+    jobs = reading.jobs(world.bucket)
+    for one in (_posts, _tasks, _videos, _caps, _markers, _ends, _ledger_and_bill, _reports, _unknowns):
+        one(world, jobs)
+    for job in jobs.values():
+        world.count(f"job {job.state}")
+
+
+def _attempt(jobs: dict[str, JobView], post: Post) -> AttemptView | None:
+    job = jobs.get(post.job)
+    return next((one for one in job.attempts if one.claim == post.claim), None) if job else None
+
+
+def _posts(world: World, jobs: dict[str, JobView]) -> None:
+    """An attempt is paid at most once."""
+    paid = Counter(post.claim for post in world.provider.posts if post.is_billed)
+    for claim, count in paid.items():
+        if count > 1:
+            world.accuse("paid once", f"claim {claim} was paid {count} times")
+
+
+def _tasks(world: World, jobs: dict[str, JobView]) -> None:
+    """Every paid task that is known was asked for until it ended, and its end is in its record."""
+    recorded = {task: job for job in jobs.values() for task in job.task_ids}
+    known = {task for process in world.processes if process.ended for task in process.received}
+    for task in world.provider.tasks.values():
+        job = recorded.get(task.id)
+        if job is None:
+            if task.id in known:
+                world.accuse("task dropped", f"{task.id} of {task.post.job[:8]}/{task.post.attempt} is in no record")
+        elif job.key != task.post.job:
+            world.accuse("wrong job", f"{task.id} of {task.post.job[:8]} is in {job.key[:8]}")
+        elif not world.drops[job.key]:
+            _check_task(world, job, task)
+
+
+def _check_task(world: World, job: JobView, task: RenderTask) -> None:
+    attempt = next(one for one in job.attempts if task.id in one.task_ids)
+    if not task.end_was_seen:
+        world.accuse("never asked", f"{task.id} of {job.key[:8]}/{attempt.number}: nobody saw its end; job {job.state}")
+    elif not attempt.end and job.state != "stored":
+        world.accuse("no end", f"{task.id} of {job.key[:8]}/{attempt.number} has ended, the attempt has not")
+    elif not task.fail_code and job.state != "stored":
+        world.accuse("not stored", f"{task.id} of {job.key[:8]}/{attempt.number} succeeded; job {job.state}")
+
+
+def _videos(world: World, jobs: dict[str, JobView]) -> None:
+    """A stored video is there, whole, with its manifest, and of its own task; one of another image is flagged."""
+    for job in jobs.values():
+        if not job.video_key or job.key in world.removed:
+            continue
+        found = world.bucket.objects.get(job.video_key)
+        manifest = world.bucket.objects.get(job.video_key.removesuffix(".mp4") + ".json")
+        if found is None or manifest is None:
+            world.accuse("video", f"the video or manifest of {job.key[:8]} is missing")
+            continue
+        task = world.provider.tasks.get(found.body.decode().rpartition(" ")[2])
+        if task is None or task.post.job != job.key:
+            world.accuse("video", f"{job.key[:8]} has {found.body!r}")
+        elif task.fetched not in {"", job.image_sha256} and not job.flags:
+            world.accuse("flag", f"the video of {job.key[:8]} is of another image and not flagged")
+
+
+def _caps(world: World, jobs: dict[str, JobView]) -> None:
+    """No limit is passed by a cent, by the provider's bill."""
+    by_day: defaultdict[str, Decimal] = defaultdict(Decimal)
+    by_run: defaultdict[str, Decimal] = defaultdict(Decimal)
+    for post in world.provider.posts:
+        if post.is_billed:
+            attempt = _attempt(jobs, post)
+            by_day[attempt.day if attempt and attempt.day else post.day] += post.price
+            by_run[post.run_id] += post.price
+    cap = world.settings.daily_cap_usd
+    for day, usd in by_day.items():
+        if cap is not None and usd > cap:
+            world.accuse("day cap", f"${usd} on {day}, the cap is ${cap}")
+    limits = {process.run_id: process.max_spend for process in world.processes if process.max_spend is not None}
+    for run_id, limit in limits.items():
+        if by_run[run_id] > limit:
+            world.accuse("run limit", f"${by_run[run_id]} by {run_id}, its limit is ${limit}")
+
+
+def _markers(world: World, jobs: dict[str, JobView]) -> None:
+    """There is a marker for each open job, and none else."""
+    marked = set()
+    for key, number, _name in reading.markers(world.bucket):
+        job = jobs.get(key)
+        marked.add((key, number))
+        if job is None or not job.is_open:
+            world.accuse("needless marker", f"{key[:8]} is {job.state if job else 'not there'}")
+        elif number and not any(one.number == number and one.end in {"", "lost"} for one in job.attempts):
+            world.accuse("needless marker", f"{key[:8]}/{number} needs none")
+    for job in jobs.values():
+        if job.is_open and not any(key == job.key for key, _ in marked):
+            world.accuse("no marker", f"{job.key[:8]} is {job.state} and has no marker")
+
+
+def _ends(world: World, jobs: dict[str, JobView]) -> None:
+    """Every image of a run that was not killed has one end in its report, and none is an internal error."""
+    for process in world.processes:
+        if process.report is None:
+            continue
+        for item in process.report.items:
+            world.count(f"image {item.outcome}")
+            if item.reason and "Internal error" in item.reason:
+                world.accuse("internal error", f"{process.name}: {item.image}: {item.reason}")
+        if process.images:
+            lines = Counter(item.image for item in process.report.items)
+            if lines != Counter(process.images):
+                world.accuse("no end", f"{process.name} was given {process.images}, its report has {dict(lines)}")
+    for job in jobs.values():
+        if job.state in {"claimed", "submitted"}:
+            world.accuse("open for ever", f"{job.key[:8]} is still {job.state}")
+
+
+def _ledger_and_bill(world: World, jobs: dict[str, JobView]) -> None:
+    """What the provider billed and a process learned is in the ledger, at its price, and nothing else."""
+    posts = {post.claim: post for post in world.provider.posts}
+    for job in jobs.values():
+        for attempt in job.attempts:
+            post = posts.get(attempt.claim)
+            if attempt.is_counted and not world.drops[job.key] and (post is None or not post.is_exposed):
+                world.accuse("bill", f"{job.key[:8]}/{attempt.number} is counted and was not paid")
+            if post and attempt.price != post.price:
+                world.accuse("bill", f"{job.key[:8]}/{attempt.number} costs ${post.price}, not ${attempt.price}")
+    for post in world.provider.posts:
+        billed = _attempt(jobs, post)
+        if post.is_billed and billed is None:
+            world.accuse("bill", f"POST #{post.number} was billed, and its attempt is gone from {post.job[:8]}")
+        elif post.is_billed and post.task and billed and post.task in billed.task_ids and not billed.is_counted:
+            world.accuse("bill", f"{post.task} is recorded and not counted")
+    _days(world)
+
+
+def _days(world: World) -> None:
+    """What is reserved at rest covers the bill."""
+    billed: defaultdict[tuple[str, str], Decimal] = defaultdict(Decimal)
+    for post in world.provider.posts:
+        if post.is_billed:
+            billed[post.run_id, ""] += post.price
+    for (run_id, _), usd in billed.items():
+        days = [
+            name[len("jobs/days/") : -len(".json")] for name in world.bucket.objects if name.startswith("jobs/days/")
+        ]
+        reserved = sum((reading.reserved(world.bucket, day).get(run_id, ZERO) for day in days), ZERO)
+        if usd > reserved:
+            world.accuse("reserved", f"${usd} billed to {run_id}, ${reserved} reserved at rest")
+
+
+def _reports(world: World, jobs: dict[str, JobView]) -> None:
+    """A run's report has what its submits cost: no less than they learned, no more than was billed."""
+    for process in world.processes:
+        if process.report is None or len(world.processes_of(process.run_id)) > 1:
+            continue
+        posts = [post for post in world.provider.posts if post.process == process.name]
+        most = sum((post.price for post in posts if post.is_billed or post.fate == "fail code"), ZERO)
+        least = sum((post.price for post in posts if post.task in process.received), ZERO)
+        if not least <= process.report.spent_usd <= most:
+            spent = process.report.spent_usd
+            world.accuse("report", f"{process.name} says ${spent}; learned ${least}, billed at most ${most}")
+        found = reading.run_record(world.bucket, process.run_id)
+        if found and found.report and found.report["spent_usd"] != float(process.report.spent_usd):
+            world.accuse("report", f"the record of {process.name} says {found.report['spent_usd']}")
+
+
+def _unknowns(world: World, jobs: dict[str, JobView]) -> None:
+    """The last reconcile names every job that waits for a person."""
+    last = next(process for process in reversed(world.processes) if process.name.startswith("rest-"))
+    named = {item.job for item in last.report.items if item.outcome is Outcome.UNKNOWN} if last.report else set()
+    for job in jobs.values():
+        if job.state == "unknown" and job.key not in named:
+            world.accuse("not named", f"{job.key[:8]} is unknown, and {last.name} does not name it")

@@ -1,0 +1,120 @@
+"""What is checked at the moment it happens: each submit when its first byte is sent, and each write."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from tests.simulator.models.provider import Post, is_transient
+from tests.simulator.patches import wall_clock
+from tests.simulator.promises import reading
+
+if TYPE_CHECKING:
+    from tests.simulator.process import Process
+    from tests.simulator.world import World
+
+PAUSE_SECONDS = 100.0
+"""A pause takes hold within 10 s; a submit that is at its claim then may take this long."""
+MIDNIGHT_SECONDS = 180.0
+"""A submit that is sent this soon after midnight may count for the day before: claim and connection take time."""
+
+
+class Watch:
+    """Watches one world."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.paused_at: float | None = None
+        self._final: set[str] = set()
+        world.bucket.on_write = self._note_write
+
+    def note_post(self, process: Process, key: str, price: Decimal) -> Post:
+        """Check that a submit is claimed, marked, reserved and allowed, and return its line of the bill."""
+        world, number = self.world, len(self.world.provider.posts) + 1
+        job = reading.job(world.bucket, key)
+        own = [one for one in job.attempts if one.run_id == process.run_id and not one.task_ids] if job else []
+        attempt = next((one for one in reversed(own) if not one.end), None)
+        post = Post(
+            number=number,
+            process=process.name,
+            run_id=process.run_id,
+            job=key,
+            attempt=attempt.number if attempt else 0,
+            claim=attempt.claim if attempt else "",
+            day=wall_clock().date().isoformat(),
+            sent_at=world.loop.time(),
+            price=price,
+        )
+        what = f"POST #{number} of {process.name} for {key[:8]}/{post.attempt}"
+        world.tell(process.name, f"{what} is sent")
+        if attempt is None:
+            self._accuse("claim", f"{what} without a claim")
+        if not reading.has_marker(world.bucket, key):
+            self._accuse("marker", f"{what} without an open marker")
+        self._check_allowed(post, what)
+        self._check_reserved(post, what)
+        self._check_brakes(process, what)
+        return post
+
+    def _accuse(self, rule: str, message: str) -> None:
+        self.world.accuse(rule, message)
+
+    def _check_allowed(self, post: Post, what: str) -> None:
+        world = self.world
+        earlier = [one for one in world.provider.posts if one.job == post.job and one.is_exposed]
+        if post.claim and any(one.claim == post.claim for one in earlier):
+            self._accuse("paid once", f"{what}: the attempt may have been paid before")
+        failed = sum(
+            is_transient(task.fail_code)
+            for task in world.provider.tasks.values()
+            if task.post.job == post.job and task.fail_code and task.end_was_seen
+        )
+        persons = world.resubmits[post.job]
+        if len(earlier) + 1 > 1 + failed + persons:
+            self._accuse("allowed", f"{what}: {len(earlier)} earlier, {failed} failed for now, {persons} by persons")
+        if len(earlier) + 1 > world.settings.max_attempts + persons:
+            self._accuse("attempts", f"{what}: more than {world.settings.max_attempts} attempts")
+
+    def _check_reserved(self, post: Post, what: str) -> None:
+        own = [one for one in self.world.provider.posts if one.run_id == post.run_id and one.is_exposed]
+        days = {post.day} | {_day_before(post.day)} if self._is_after_midnight() else {post.day}
+        needed = sum((one.price for one in own if one.day in days), post.price)
+        reserved = sum(
+            (reading.reserved(self.world.bucket, day).get(post.run_id, Decimal(0)) for day in days), Decimal(0)
+        )
+        if needed > reserved:
+            self._accuse("reserved", f"{what}: ${reserved} reserved, ${needed} needed")
+
+    def _is_after_midnight(self) -> bool:
+        now = wall_clock()
+        return now - now.replace(hour=0, minute=0, second=0, microsecond=0) < timedelta(seconds=MIDNIGHT_SECONDS)
+
+    def _check_brakes(self, process: Process, what: str) -> None:
+        now = self.world.loop.time()
+        if self.paused_at is not None and now - self.paused_at > PAUSE_SECONDS:
+            self._accuse("pause", f"{what}: {now - self.paused_at:.0f} s after the pause")
+        stopped = process.terminated_at
+        if stopped is not None and now - stopped > PAUSE_SECONDS:
+            self._accuse("SIGTERM", f"{what}: {now - stopped:.0f} s after SIGTERM")
+
+    def _note_write(self, key: str, body: bytes | None) -> None:
+        if key == "jobs/ledger.json":
+            if not reading.paused(self.world.bucket):
+                self.paused_at = None
+            elif self.paused_at is None:
+                self.paused_at = self.world.loop.time()
+        elif key.startswith("jobs/runs/") and key.endswith(".json"):
+            self._note_run(key)
+
+    def _note_run(self, key: str) -> None:
+        run_id = key.removeprefix("jobs/runs/").removesuffix(".json")
+        found = reading.run_record(self.world.bucket, run_id)
+        if found and found.ended_at:
+            self._final.add(run_id)
+        elif run_id in self._final and len(self.world.processes_of(run_id)) == 1:
+            self._accuse("run record", f"the end of {run_id} was overwritten")
+
+
+def _day_before(day: str) -> str:
+    return (date.fromisoformat(day) - timedelta(days=1)).isoformat()
