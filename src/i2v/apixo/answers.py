@@ -18,8 +18,10 @@ from functools import cached_property
 from typing import Any
 
 REDACTED_CHARS = 300
-TASK_ID_CHARS = 256
-"""Known task ids have under 40 characters; a longer one would not fit into names and URLs."""
+REDACTED_BODY_CHARS = 1000
+TASK_ID_CHARS = 4096
+"""As JSON text. Known task ids have under 40 characters; 100 of this length fit into a flow run's parameters."""
+BODY_START_CHARS = 1 << 14
 MIN_SECRET_CHARS = 4
 
 _QUERY = re.compile(r"(\bhttps?:/+[^\s\"'<>?#]+)[?#][^\s\"'<>]*", re.IGNORECASE)
@@ -27,18 +29,21 @@ _USERINFO = re.compile(r"(\bhttps?://)[^\s/\"'<>@]+@", re.IGNORECASE)
 _SIGNATURE = re.compile(
     r"((?:X-Amz-[A-Za-z-]+|Signature|AWSAccessKeyId|Key-Pair-Id|Policy)(?:=|%3D))[^&\s\"'<>]+", re.IGNORECASE
 )
+_ESCAPED_SLASH = re.compile(r"\\+/")
+"""JSON may escape a slash, also in a URL."""
 _BEARER = re.compile(r"(\bBearer\s+)\S+", re.IGNORECASE)
 
 
-def redact(text: str, secret: str = "") -> str:
-    """Return the provider's text as one line of at most 300 characters, without the key and URL queries."""
+def redact(text: str, secret: str = "", limit: int = REDACTED_CHARS) -> str:
+    """Return the provider's text as one line of at most `limit` characters, without the key and URL queries."""
+    text = _ESCAPED_SLASH.sub("/", text)
     if len(secret) >= MIN_SECRET_CHARS:
         text = text.replace(secret, "…")
     for pattern, replacement in ((_USERINFO, r"\1"), (_QUERY, r"\1?…"), (_SIGNATURE, r"\1…"), (_BEARER, r"\1…")):
         text = pattern.sub(replacement, text)
     text = "".join(" " if unicodedata.category(char).startswith(("C", "Z")) else char for char in text)
     text = " ".join(text.split())
-    return text if len(text) <= REDACTED_CHARS else text[: REDACTED_CHARS - 1] + "…"
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def retry_after(header: str | None, now: datetime | None = None) -> float | None:
@@ -60,6 +65,21 @@ def text_field(data: Any, name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
+def read_task_id(value: object) -> str:
+    """Return a `taskId` as text, or an empty string if it cannot be one.
+
+    It is opaque: any printable text of at most 4,096 characters, or a positive integer, as its decimal text.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        value = str(value)
+    return value if isinstance(value, str) and is_task_id(value) else ""
+
+
+def is_task_id(text: str) -> bool:
+    """Return whether a text can be a task id: printable, not blank, at most 4,096 characters as JSON text."""
+    return bool(text.strip()) and text.isprintable() and len(json.dumps(text)) - len('""') <= TASK_ID_CHARS
+
+
 @dataclass(frozen=True)
 class Envelope:
     """The provider's `{"code": …, "message": …, "data": …}`; a field of the wrong type is None."""
@@ -78,8 +98,7 @@ class Envelope:
     @property
     def task_id(self) -> str:
         """The task id, or an empty string if there is no usable one."""
-        task_id = text_field(self.data, "taskId")
-        return task_id if task_id.strip() and task_id.isprintable() and len(task_id) <= TASK_ID_CHARS else ""
+        return read_task_id(self.data.get("taskId")) if isinstance(self.data, dict) else ""
 
     @property
     def text(self) -> str:
@@ -136,9 +155,18 @@ class Answer:
         """Seconds to wait, if the provider sent them."""
         return retry_after(self.headers.get("retry-after"))
 
-    def redact(self, text: str) -> str:
+    def redact(self, text: str, limit: int = REDACTED_CHARS) -> str:
         """Return the text without secrets."""
-        return redact(text, self.secret)
+        return redact(text, self.secret, limit)
+
+    @property
+    def redacted_body(self) -> str:
+        """The start of the body, without secrets: up to 1,000 characters of JSON, 300 of anything else."""
+        document = _json(self.body)
+        if isinstance(document, dict | list):  # written anew, since escapes would hide secrets from `redact`
+            text = json.dumps(document, ensure_ascii=False, default=str)
+            return self.redact(text[:BODY_START_CHARS], REDACTED_BODY_CHARS)
+        return self.redact(self.body[:BODY_START_CHARS].decode(errors="replace"))
 
     def __str__(self) -> str:
         kind = self.redact(self.headers.get("content-type", "")) or "no content type"

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from i2v.apixo.answers import TASK_ID_CHARS, text_field
+from i2v.apixo.answers import read_task_id
 from i2v.errors import FetchError, UsageError
 from i2v.net.address_policy import AddressPolicy, Resolver, resolve_host
 from i2v.settings import Settings
@@ -71,13 +71,8 @@ def callback_task_id(body: bytes) -> str | None:
         document = json.loads(body)
     except (ValueError, RecursionError):
         return None
-    task_id = text_field(document.get("data") if isinstance(document, dict) else None, "taskId")
-    return task_id if is_task_id(task_id) else None
-
-
-def is_task_id(text: str) -> bool:
-    """Return whether a text can be a task id: short, printable ASCII."""
-    return 0 < len(text) <= TASK_ID_CHARS and text.isascii() and text.isprintable() and not text.isspace()
+    data = document.get("data") if isinstance(document, dict) else None
+    return (read_task_id(data.get("taskId")) or None) if isinstance(data, dict) else None
 
 
 def callback_settings_error(settings: Settings) -> UsageError | None:

@@ -7,6 +7,7 @@ contract in `models`.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -19,13 +20,14 @@ import httpx
 from i2v.apixo.answers import Answer, redact
 from i2v.apixo.errors import LOST_HINT, accepted_task, bad_answer, read_error
 from i2v.apixo.models import SubmitBody, TaskStatus, task_status
-from i2v.apixo.transport import NOT_CONNECTED, Transport, read_body, timeouts
+from i2v.apixo.transport import NOT_CONNECTED, SendHook, Transport, read_body, timeouts
 from i2v.errors import AnswerLost, BadAnswer, Busy, NothingSent, Rejected, UsageError
 from i2v.logs import quiet_http_logs
 from i2v.net.limiter import AdaptiveLimiter
 from i2v.request import MODEL
 from i2v.settings import Settings
 
+log = logging.getLogger(__name__)
 SUBMIT_PATH = f"/generateTask/{MODEL}"
 STATUS_PATH = f"/statusTask/{MODEL}"
 BALANCE_PATH = "/apikeys/current-balance"
@@ -53,7 +55,7 @@ class ApixoClient:
 
     Args:
         settings: key, base URL and number of connections.
-        transport: replaces the network, for tests and benchmarks.
+        transport: replaces the network, for tests and benchmarks; it must send the `trace` events of httpx.
 
     Attributes:
         limiter: admits as many requests as there are connections. Hold it around `submit`; `status` and `balance`
@@ -86,7 +88,13 @@ class ApixoClient:
     async def __aexit__(self, *_: object) -> None:
         await self._http.aclose()
 
-    async def submit(self, body: SubmitBody, *, timeout: float = SUBMIT_SECONDS) -> str:  # noqa: ASYNC109 — it is total
+    async def submit(
+        self,
+        body: SubmitBody,
+        *,
+        timeout: float = SUBMIT_SECONDS,  # noqa: ASYNC109 — it is total
+        before_send: Callable[[], None] | None = None,
+    ) -> str:
         """Submit one video with exactly one POST, and return its task id; from then on it is charged.
 
         The caller holds the limiter and the job's claim. A cancel leaves the claim without an answer, like a crash.
@@ -94,28 +102,45 @@ class ApixoClient:
         Args:
             body: the submit.
             timeout: total seconds.
+            before_send: called once the connection is ready, right before the first byte; if it raises, nothing is
+                sent, and its error is raised unchanged.
 
         Raises:
             NothingSent: no connection; safe to send again.
             ProviderError: any error of `accepted_task`.
             AnswerLost: anything else; it may be charged.
         """
-        label = f"POST {SUBMIT_PATH}"
-        request = self._submit_request(label, body, timeout)
+        label, hook, received = f"POST {SUBMIT_PATH}", SendHook(before_send), bytearray()
+        request, response = self._submit_request(label, body, timeout, hook), None
         try:
             async with asyncio.timeout(timeout):
-                answer = await self._answer(label, await self._http.send(request, stream=True))
+                response = await self._http.send(request, stream=True)
+                await read_body(response, received)
         except NOT_CONNECTED as error:
             raise self._nothing_sent(label, error) from None
         except Exception as error:  # noqa: BLE001 — after any other error, the POST may have arrived
-            message = f"{label} got no answer: {self._describe(error)}"
-            raise AnswerLost(message, LOST_HINT, type(error).__name__) from None
-        try:
-            task_id = accepted_task(answer)
-        except Busy:
-            self._slow_down_after(answer)
-            raise
-        self.limiter.recover()
+            if hook.error is not None:
+                raise hook.error from None
+            return self._task_in_part(label, response, received, error)
+        return self._accepted(self._answer(label, response, received))
+
+    def _task_in_part(self, label: str, response: httpx.Response | None, received: bytearray, error: Exception) -> str:
+        """Return the task id if the answer was complete up to the error; else raise `AnswerLost`."""
+        answer = None if response is None else self._answer(label, response, received)
+        if answer and answer.envelope and answer.envelope.task_id:
+            return self._accepted(answer)
+        message = f"{label} got no answer: {self._describe(error)}"
+        if answer and answer.redacted_body:
+            message = f"{label} got a part of an answer: {self._describe(error)}: {answer.redacted_body}"
+        raise AnswerLost(message, LOST_HINT, type(error).__name__) from None
+
+    def _accepted(self, answer: Answer) -> str:
+        self._slow_down_after(answer)
+        task_id = accepted_task(answer)
+        if httpx.codes.is_success(answer.status):
+            self.limiter.recover()
+        else:
+            log.warning("%s, but with a task id: the task exists", answer)
         return task_id
 
     async def status(
@@ -157,12 +182,15 @@ class ApixoClient:
             request = httpx.Request("GET", url, params=params or None, headers=headers, extensions=self._extensions)
             async with asyncio.timeout(READ_SECONDS):
                 # not through httpx.AsyncClient, which would take a third more CPU
-                answer = await self._answer(label, await self._transport.handle_async_request(request))
+                response = await self._transport.handle_async_request(request)
+                body = bytearray()
+                await read_body(response, body)
         except NOT_CONNECTED as error:
             raise self._nothing_sent(label, error) from None
         except Exception as error:  # noqa: BLE001 — the transport raises more than it documents, and a retry is free
             hint = "It is retried; if that does not help, check the network and APIXO_BASE_URL"
             raise BadAnswer(f"{label} got no answer: {self._describe(error)}", hint, type(error).__name__) from None
+        answer = self._answer(label, response, body)
         if failure := read_error(answer):
             self._slow_down_after(answer)
             raise failure
@@ -170,17 +198,19 @@ class ApixoClient:
         self.limiter.recover()
         return result
 
-    def _submit_request(self, label: str, body: SubmitBody, seconds: float) -> httpx.Request:
+    def _submit_request(self, label: str, body: SubmitBody, seconds: float, hook: SendHook) -> httpx.Request:
         url = self._base_url + SUBMIT_PATH
         try:
-            return self._http.build_request("POST", url, json=body.wire(), timeout=timeouts(seconds))
+            return self._http.build_request(
+                "POST", url, json=body.wire(), timeout=timeouts(seconds), extensions={"trace": hook}
+            )
         except httpx.InvalidURL as error:
             raise self._nothing_sent(label, error) from None
         except ValueError as error:  # such as half a surrogate pair in the prompt
             raise Rejected(f"{label} cannot be encoded: {type(error).__name__}", "Correct the prompt") from None
 
-    async def _answer(self, label: str, response: httpx.Response) -> Answer:
-        return Answer(label, response.status_code, await read_body(response), response.headers, self._key)
+    def _answer(self, label: str, response: httpx.Response, body: bytearray) -> Answer:
+        return Answer(label, response.status_code, bytes(body), response.headers, self._key)
 
     def _nothing_sent(self, label: str, error: Exception) -> NothingSent:
         return NothingSent(f"{label} could not connect: {self._describe(error)}", _CONNECT_HINT, type(error).__name__)

@@ -123,7 +123,7 @@ _BY_CLASS = {
 
 
 def accepted_task(answer: Answer) -> str:
-    """Return the task id in the answer to a submit.
+    """Return the task id in the answer to a submit: whatever else it says, the task exists and may be charged.
 
     Raises:
         Busy: 429, or 500, 502, 503 in an envelope with the same code; not charged.
@@ -133,14 +133,12 @@ def accepted_task(answer: Answer) -> str:
         AnswerLost: anything else; it may be charged.
     """
     envelope = answer.envelope
+    if envelope and envelope.task_id:
+        return envelope.task_id
     if answer.status == _TOO_MANY:
         raise _refused(answer, _STATUS[_TOO_MANY])
     if envelope is None:
         raise _lost(answer, "not a JSON object")
-    if envelope.task_id:
-        if _OK <= answer.status < 300 and envelope.code in {_OK, None}:  # noqa: PLR2004 — all of 2xx
-            return envelope.task_id
-        raise _lost(answer, f"although with the task id {envelope.task_id}")
     raise _submit_error(answer, envelope)
 
 
@@ -149,7 +147,7 @@ def _submit_error(answer: Answer, envelope: Envelope) -> ProviderError:
     if answer.status == _OK and code == _OK:
         if envelope.fail_code:
             return _refused(answer, _BY_CLASS[classify_fail_code(envelope.fail_code)])
-        return _lost(answer, "without a task id")
+        return _lost(answer, "without a usable task id")
     if not envelope.is_complete:
         return _lost(answer, "without the provider's code and message")
     if code in _REFUSALS and envelope.code != _OK:
@@ -199,8 +197,10 @@ def _refused(answer: Answer, meaning: _Meaning) -> ProviderError:
 
 
 def _lost(answer: Answer, why: str) -> AnswerLost:
-    fail_code, text = _fail_code_and_text(answer)
-    return AnswerLost(f"{answer}, {why}{text}", LOST_HINT, fail_code or str(answer.status), answer.retry_after)
+    """Return the error with the whole answer, so that a person can find the task."""
+    fail_code, _ = _fail_code_and_text(answer)
+    body = f": {answer.redacted_body}" if answer.redacted_body else ""
+    return AnswerLost(f"{answer}, {why}{body}", LOST_HINT, fail_code or str(answer.status), answer.retry_after)
 
 
 def _fail_code_and_text(answer: Answer) -> tuple[str, str]:

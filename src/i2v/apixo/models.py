@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from i2v.apixo.answers import Answer
+from i2v.apixo.answers import Answer, read_task_id
 from i2v.apixo.errors import bad_answer
 from i2v.request import Duration, Mode, Request
 
@@ -173,7 +173,7 @@ class TaskStatus(_Contract):
         cost_ms: processing time in milliseconds.
     """
 
-    task_id: NonBlank = Field(alias="taskId")
+    task_id: Annotated[NonBlank, BeforeValidator(read_task_id)] = Field(alias="taskId")
     raw_state: NonBlank = Field(alias="state")
     result_urls: Annotated[tuple[str, ...], BeforeValidator(_urls)] = Field(default=(), alias="resultJson", repr=False)
     fail_code: Text = Field("", alias="failCode")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import httpx
 
@@ -13,6 +15,8 @@ IDLE_SECONDS = 1.0
 BODY_LIMIT_BYTES = 1 << 20
 REFUSAL_BODY_SECONDS = 5.0
 """How long to wait for the body of a 429, which is a refusal without it too."""
+SENDING = "http11.send_request_headers.started"
+"""The event of httpcore right before the first byte of a request."""
 NOT_CONNECTED = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
@@ -54,29 +58,48 @@ class Transport(httpx.AsyncBaseTransport):
         await self._reads.aclose()
 
 
+class SendHook:
+    """Calls `before_send` when the connection is ready and the request's first byte is about to be sent.
+
+    It is a `trace` extension of a request: what it raises ends the request. `error` keeps that, since the connection
+    may raise another error while it closes.
+    """
+
+    def __init__(self, before_send: Callable[[], None] | None) -> None:
+        self._before_send = before_send
+        self.error: Exception | None = None
+
+    async def __call__(self, event: str, _info: Mapping[str, Any]) -> None:
+        """Handle one event of the connection."""
+        if event == SENDING and self._before_send is not None:
+            try:
+                self._before_send()
+            except Exception as error:
+                self.error = error
+                raise
+
+
 def timeouts(seconds: float) -> httpx.Timeout:
     """Return timeouts such that a failed connection ends as a connect error, before the total time is over."""
     connect = min(CONNECT_SECONDS, seconds / 4)
     return httpx.Timeout(seconds, connect=connect, pool=connect)
 
 
-async def read_body(response: httpx.Response) -> bytes:
-    """Read the body of a response to its end, and close the response. The body of a 429 may be missing."""
+async def read_body(response: httpx.Response, body: bytearray) -> None:
+    """Append the body of a response to `body`, to its end, and close the response. That of a 429 may be incomplete."""
     try:
         if response.status_code != httpx.codes.TOO_MANY_REQUESTS:
-            return await _read_limited(response)
+            await _read_limited(response, body)
+            return
         with contextlib.suppress(Exception):
             async with asyncio.timeout(REFUSAL_BODY_SECONDS):
-                return await _read_limited(response)
-        return b""
+                await _read_limited(response, body)
     finally:
         await response.aclose()
 
 
-async def _read_limited(response: httpx.Response) -> bytes:
-    body = bytearray()
+async def _read_limited(response: httpx.Response, body: bytearray) -> None:
     async for chunk in response.aiter_bytes():
         body += chunk
         if len(body) > BODY_LIMIT_BYTES:
             raise ValueError(f"the body is larger than {BODY_LIMIT_BYTES} bytes")
-    return bytes(body)

@@ -30,6 +30,7 @@ from i2v.settings import Settings
 log = logging.getLogger(__name__)
 FORMAT = 1
 """Of manifests and verdicts."""
+METADATA_TASK_CHARS = 1000
 
 
 async def publish_video(
@@ -74,7 +75,7 @@ async def _changed_flags(run: RunContext, image: JobImage) -> tuple[str, ...]:
 
 async def _put_video(run: RunContext, path: Path, video: StoredVideo, record: JobRecord) -> None:
     """Put the video if there is none, or replace one whose store died before it wrote the manifest."""
-    metadata = {"job": record.key, "task": record.task_id or "", "sha256": video.sha256}
+    metadata = {"job": record.key, "sha256": video.sha256, **_task_metadata(record)}
     put = partial(
         run.storage.put_file, video.uri, path, sha256=video.sha256, content_type="video/mp4", metadata=metadata
     )
@@ -88,6 +89,12 @@ async def _put_video(run: RunContext, path: Path, video: StoredVideo, record: Jo
             return
         if existing.metadata.get("sha256") != video.sha256:
             await put(if_match=existing.etag)
+
+
+def _task_metadata(record: JobRecord) -> dict[str, str]:
+    """Return the task id, unless it does not fit into S3's metadata: 2 KB of ASCII. The manifest has it in any case."""
+    task_id = record.task_id or ""
+    return {"task": task_id} if task_id.isascii() and len(task_id) <= METADATA_TASK_CHARS else {}
 
 
 async def _put_manifest(

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict
 
-from i2v.apixo.callbacks import is_task_id
+from i2v.apixo.answers import is_task_id
 from i2v.apixo.models import TaskStatus
 from i2v.errors import Conflict, Rejected, StorageError, UsageError
 from i2v.ledger import keys, transitions

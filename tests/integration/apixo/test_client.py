@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import socket
@@ -27,6 +28,7 @@ from i2v.errors import (
     BadAnswer,
     Busy,
     ContentRejected,
+    I2vError,
     NothingSent,
     ProviderError,
     Rejected,
@@ -41,6 +43,11 @@ from tests.support.raw_server import RawServer, Responder, drip, hang, hang_up, 
 KEY = "sk-test-0123456789"
 BODY = submit_body(Request(prompt="a cat waves"), "https://b.example/cat.jpg?X-Amz-Signature=hush")
 ACCEPTED = send_json(200, {"code": 200, "message": "success", "data": {"taskId": "task_1"}})
+PAID = {"code": 500, "message": "odd", "data": {"taskId": 7001, "failCode": "Timeout"}}
+PAID_AND_SILENT = b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (
+    len(json.dumps(PAID)),
+    json.dumps(PAID).encode(),
+)
 HTML = b"<html><body>502 Bad Gateway</body></html>"
 MakeSettings = Callable[..., Settings]
 
@@ -158,6 +165,122 @@ async def test_an_accepted_submit_returns_its_task_id(make_client: MakeClient) -
     assert seen.header("content-type") == "application/json"
     assert seen.header("user-agent").startswith("i2v/")
     assert json.loads(seen.body) == BODY.wire()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(send_json(status, PAID) for status in (201, 302, 400, 401, 429, 500, 503, 504)),
+        send(200, json.dumps(PAID).encode(), declared=5000, close=True),
+        send(429, json.dumps(PAID).encode(), declared=5000, close=True),
+        lambda exchange: _raw(exchange, PAID_AND_SILENT),
+    ],
+    ids=["201", "302", "400", "401", "429", "500", "503", "504", "200 cut", "429 cut", "200 that never ends"],
+)
+async def test_an_answer_with_a_task_id_is_an_acceptance(answer: Responder, make_client: MakeClient) -> None:
+    """A task id is returned whatever the status, also if the connection broke after it; one POST was sent."""
+    async with _client_of(make_client, answer, I2V_MAX_CONNECTIONS=8) as (server, client):
+        assert await client.submit(BODY, timeout=1.5) == "7001"
+        assert len(server.requests) == 1
+
+
+async def test_a_429_with_a_task_id_slows_down(make_client: MakeClient) -> None:
+    """An accepted submit whose status is 429 halves the limit, like every 429."""
+    async with _client_of(make_client, send_json(429, PAID), I2V_MAX_CONNECTIONS=8) as (_, client):
+        await client.submit(BODY)
+        assert client.limiter.allowed == 4
+
+
+async def test_a_part_of_an_answer_is_shown(make_client: MakeClient) -> None:
+    """AnswerLost repeats what came before the connection broke, without secrets."""
+    part = b'{"code": 200, "data": {"taskId": "task_77 https://b.example/?hush'
+    async with _client_of(make_client, send(200, part, declared=5000, close=True)) as (_, client):
+        error = await _submit_error(client)
+    assert type(error) is AnswerLost
+    assert '"taskId": "task_77' in error.message
+    assert "hush" not in error.message
+
+
+class NotNow(I2vError):
+    """What a test's `before_send` raises."""
+
+
+def _refuse() -> None:
+    raise NotNow("too late")
+
+
+@asynccontextmanager
+async def _slow_tls_server(context: ssl.SSLContext, seconds: float) -> AsyncIterator[tuple[str, bytearray]]:
+    """Start a TLS server that delays the handshake; return its URL and the plain bytes that it receives."""
+    received, listener = bytearray(), socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with listener.accept()[0] as plain, contextlib.suppress(OSError):
+            time.sleep(seconds)
+            with context.wrap_socket(plain, server_side=True) as encrypted:
+                while data := encrypted.recv(1000):
+                    received.extend(data)
+
+    with listener:
+        serving = asyncio.create_task(asyncio.to_thread(serve))
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}", received
+        await serving
+
+
+async def test_a_refusal_after_a_slow_connect_sends_nothing(
+    make_client: MakeClient, authority: tuple[ssl.SSLContext, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`before_send` runs after the handshake; if it raises, no byte arrives and its error is raised unchanged."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority[1]))
+    refusal, called = NotNow("too late"), []
+
+    def refuse() -> None:
+        called.append(time.monotonic())
+        raise refusal
+
+    async with _slow_tls_server(authority[0], 0.7) as (url, received), make_client(url) as client:
+        began = time.monotonic()
+        with pytest.raises(NotNow) as caught:
+            await client.submit(BODY, timeout=5, before_send=refuse)
+    assert received == b""
+    assert caught.value is refusal
+    assert len(called) == 1
+    assert called[0] - began >= 0.7
+
+
+async def test_a_refused_submit_gives_its_connection_back(make_client: MakeClient) -> None:
+    """After more refusals than there are connections, the next submit is sent."""
+    async with _client_of(make_client, ACCEPTED, I2V_MAX_CONNECTIONS=2) as (server, client):
+        for _ in range(5):
+            with pytest.raises(NotNow):
+                await client.submit(BODY, timeout=2, before_send=_refuse)
+        assert server.requests == []
+        assert await client.submit(BODY, timeout=2) == "task_1"
+
+
+async def test_before_send_is_called_once_and_may_allow(make_client: MakeClient) -> None:
+    """A `before_send` that returns lets the request go; a status request does not call it."""
+    calls: list[int] = []
+    async with _client_of(make_client, _either) as (server, client):
+        assert await client.submit(BODY, before_send=lambda: calls.append(len(server.requests))) == "task_1"
+        await client.status("t")
+    assert calls == [0]
+
+
+async def test_before_send_is_not_called_without_a_connection(make_client: MakeClient) -> None:
+    """A refused connection is NothingSent, and `before_send` is not called."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        async with make_client(f"http://127.0.0.1:{free.getsockname()[1]}") as client:
+            with pytest.raises(NothingSent):
+                await client.submit(BODY, before_send=_refuse)
+
+
+async def test_an_error_after_before_send_is_a_lost_answer(make_client: MakeClient) -> None:
+    """Once `before_send` has allowed the request, a reset is AnswerLost."""
+    async with _client_of(make_client, reset) as (_, client):
+        with pytest.raises(AnswerLost):
+            await client.submit(BODY, before_send=lambda: None)
 
 
 async def test_a_reset_before_the_body_was_read_is_a_lost_answer(make_client: MakeClient) -> None:

@@ -113,6 +113,25 @@ def test_a_body_gives_its_task_id() -> None:
 
 
 @pytest.mark.parametrize(
+    ("task_id", "text"), [(5, "5"), ("t" * 4096, "t" * 4096), ("task_é/1 2", "task_é/1 2")], ids=["number", "long", "é"]
+)
+def test_a_callback_takes_the_task_ids_that_a_submit_takes(task_id: object, text: str) -> None:
+    """A number, a long text or another alphabet is a task id here too, and comes through a job entry unchanged."""
+    assert callback_task_id(body_of({"taskId": task_id})) == text
+    hint = CallbackHint(JOB, 1, text)
+    assert parse_job_entry(str(hint)) == (JOB, hint)
+
+
+def test_a_hundred_callbacks_fit_into_the_parameters_of_a_flow_run() -> None:
+    """The door's largest batch of the longest task ids stays below Prefect's limit of 512 KiB of JSON."""
+    longest = ("t" * 4096, "é" * (4096 // 6), '"' * 2048)
+    assert all(callback_task_id(body_of({"taskId": task_id})) for task_id in longest)
+    for task_id in longest:
+        parameters = {"jobs": [str(CallbackHint(JOB, 999_999_999, task_id))] * 100}
+        assert len(json.dumps(parameters)) < 524_288
+
+
+@pytest.mark.parametrize(
     "body",
     [
         b"",
@@ -127,13 +146,13 @@ def test_a_body_gives_its_task_id() -> None:
         body_of(None),
         body_of([]),
         body_of({}),
-        body_of({"taskId": 5}),
+        body_of({"taskId": 5.5}),
         body_of({"taskId": ["task_1"]}),
         body_of({"taskId": ""}),
         body_of({"taskId": "  "}),
-        body_of({"taskId": "t" * 257}),
+        body_of({"taskId": "t" * 4097}),
         body_of({"taskId": "task\n1"}),
-        body_of({"taskId": "task_é"}),
+        body_of({"taskId": "é" * 4096}),
         body_of({"taskId": "\ud800"}),
     ],
     ids=range(20),

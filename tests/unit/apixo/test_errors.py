@@ -87,11 +87,62 @@ def test_an_empty_fail_code_is_unknown() -> None:
         _submit(201, _envelope(200, "success", taskId="task_1")),
         _submit(200, b'{"data": {"taskId": "task_1"}}'),
         _submit(200, b"\xef\xbb\xbf" + _envelope(200, "success", taskId="task_1")),
+        _submit(200, _envelope(402, taskId="task_1")),
+        _submit(302, _envelope(302, taskId="task_1")),
+        _submit(400, _envelope(400, taskId="task_1")),
+        _submit(403, _envelope(403, "Content violates policy", taskId="task_1", failCode="NSFW")),
+        _submit(429, _envelope(429, "slow down", taskId="task_1")),
+        _submit(500, _envelope(500, taskId="task_1")),
+        _submit(502, _envelope("x", None, taskId="task_1")),
+        _submit(504, _envelope(504, taskId="task_1", failCode="Timeout")),
     ],
 )
 def test_a_task_id_in_hand_is_never_dropped(answer: Answer) -> None:
-    """A success with a task id is accepted, whatever else is there or missing."""
+    """An answer with a task id is an acceptance, whatever its status, code and fail code."""
     assert accepted_task(answer) == "task_1"
+
+
+@pytest.mark.parametrize(
+    ("task_id", "text"),
+    [(123456, "123456"), (10**39, "1" + "0" * 39), ("t" * 4096, "t" * 4096), ("a b/ä", "a b/ä"), ("0", "0")],
+    ids=["number", "large number", "long", "any characters", "zero as text"],
+)
+@pytest.mark.parametrize("status", [200, 429, 504])
+def test_a_task_id_may_be_a_number_or_long(status: int, task_id: object, text: str) -> None:
+    """A number is taken as its decimal text, and a text has up to 4,096 characters."""
+    assert accepted_task(_submit(status, _envelope(status, taskId=task_id))) == text
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(200, AnswerLost), (400, Rejected), (429, Busy), (500, Busy), (504, AnswerLost)]
+)
+@pytest.mark.parametrize(
+    "task_id",
+    [
+        "",
+        "  ",
+        "a\nb",
+        "a\x00b",
+        "\ud800",
+        True,
+        False,
+        0,
+        -1,
+        1.5,
+        1e20,
+        None,
+        ["t"],
+        {"id": "t"},
+        "t" * 4097,
+        "é" * 999,
+    ],
+    ids=repr,
+)
+def test_what_cannot_be_a_task_id_leaves_the_meaning_to_the_status(
+    status: int, kind: type[ProviderError], task_id: object
+) -> None:
+    """Without a usable id a success is lost, and a refusal is a refusal."""
+    assert type(_error(_submit(status, _envelope(status, taskId=task_id)))) is kind
 
 
 CASES: list[tuple[type[ProviderError], str, Answer]] = [
@@ -146,8 +197,8 @@ CASES: list[tuple[type[ProviderError], str, Answer]] = [
     (AnswerLost, "200", _submit(200, _envelope(200, "success"))),
     (AnswerLost, "200", _submit(200, _envelope(200, "success", taskId=""))),
     (AnswerLost, "200", _submit(200, _envelope(200, "success", taskId="  "))),
-    (AnswerLost, "200", _submit(200, _envelope(200, "success", taskId=12345))),
-    (AnswerLost, "200", _submit(200, _envelope(200, "success", taskId="x" * 300))),
+    (AnswerLost, "200", _submit(200, _envelope(200, "success", taskId=123.45))),
+    (AnswerLost, "200", _submit(200, _envelope(200, "success", taskId="x" * 5000))),
     (AnswerLost, "200", _submit(200, _envelope(200, "success", taskId="a\nb"))),
     (AnswerLost, "200", _submit(200, b'{"data": {}}')),
     (AnswerLost, "200", _submit(200, _envelope(True, "x"))),
@@ -184,10 +235,6 @@ CASES: list[tuple[type[ProviderError], str, Answer]] = [
     (AnswerLost, "504", _submit(504, _envelope(504))),
     (AnswerLost, "504", _submit(504, HTML)),
     (AnswerLost, "524", _submit(524, HTML)),
-    # a task id beside a refusal contradicts it
-    (AnswerLost, "500", _submit(500, _envelope(500, taskId="task_1"))),
-    (AnswerLost, "400", _submit(400, _envelope(400, taskId="task_1"))),
-    (AnswerLost, "200", _submit(200, _envelope(402, taskId="task_1"))),
 ]
 
 
@@ -209,9 +256,43 @@ def test_only_plain_refusals_are_retryable() -> None:
     assert retried == {(429, True), (429, False), (500, True), (502, True), (503, True)}
 
 
-def test_a_lost_answer_names_its_task_id() -> None:
-    """The message has the task id, so that the task can be adopted."""
-    assert "task_1" in str(_error(_submit(500, _envelope(500, taskId="task_1"))))
+@pytest.mark.parametrize(
+    ("body", "clue"),
+    [
+        (_envelope(200, "success", taskId=["task_1"]), '"taskId": ["task_1"]'),
+        (_envelope(200, "success", taskId="task\u0007_1"), "task\\u0007_1"),
+        (_envelope(200, "w" * 900, job="task_1"), '"job": "task_1"'),
+        (b'{"code": 200, "message": "ok", "taskId": "task_1"}', '"taskId": "task_1"'),
+        (b'[1, "task_1"]', "task_1"),
+        (b"<p>task_1</p>", "<p>task_1</p>"),
+        (b'{"data": {"taskId": "task_1', '"taskId": "task_1'),
+    ],
+)
+@pytest.mark.parametrize("status", [200, 201, 504])
+def test_a_lost_answer_shows_what_came(status: int, body: bytes, clue: str) -> None:
+    """The message repeats the answer, so that a person can find the task."""
+    error = _error(_submit(status, body))
+    assert type(error) is AnswerLost
+    assert clue in error.message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"data": {"a": "https:\\/\\/b.example\\/i.jpg?X-Amz-Signature=hush", "k": "sk-secret-key"}}',
+        b'{"data": "https:\\u002f\\u002fme:hush@b.example", "k": "sk-secret\\u002dkey"}',
+        b'{"data": "{\\"url\\": \\"https:\\\\/\\\\/b.example\\\\/i.jpg?hush\\"}"}',
+        b"<p>sk-secret-key https://b.example/i.jpg?hush</p>",
+    ],
+)
+def test_a_lost_answer_is_redacted(body: bytes) -> None:
+    """No escape of JSON hides a key, a password or a signature from the redaction, and the message stays short."""
+    message = _error(_submit(200, body + b" " * 100_000)).message
+    assert "b.example" in message
+    assert "hush" not in message
+    assert "sk-secret" not in message
+    assert len(_error(_submit(200, b"x" * 1_000_000)).message) < 500
+    assert len(_error(_submit(200, _envelope(200, "x" * 1_000_000))).message) < 1200
 
 
 def test_a_refusal_carries_retry_after() -> None:

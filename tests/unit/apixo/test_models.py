@@ -157,7 +157,7 @@ def test_a_paid_video_is_not_lost_to_a_bad_time(value: object) -> None:
     [
         ({"state": "processing"}, "taskId"),
         ({"taskId": TASK}, "state"),
-        ({"taskId": 5, "state": "processing"}, "taskId"),
+        ({"taskId": 5.5, "state": "processing"}, "taskId"),
         ({"taskId": TASK, "state": 5}, "state"),
         ({"taskId": TASK, "state": ""}, "state"),
         ({"taskId": "task_other", "state": "processing"}, "for another task"),
