@@ -60,8 +60,6 @@ async def run_in_thread(threads: Executor, sock: socket.socket, work: Callable[[
             while not done.done():
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait({done})
-            if not done.cancelled():
-                done.exception()  # mark it as retrieved, or asyncio logs it
             raise
 
 

@@ -11,7 +11,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -174,14 +174,27 @@ async def test_a_failure_has_a_reason_and_leaves_no_file(
     assert _file_names(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("scheme", "responder"),
+    [("https", hang), ("http", hang), ("http", send(200, b"half", declared=1000))],
+    ids=["handshake", "head", "body"],
+)
 async def test_silence_and_slowness_have_different_messages(
-    make_fetcher: MakeFetcher, monkeypatch: pytest.MonkeyPatch
+    scheme: str, responder: Responder, make_fetcher: MakeFetcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that stops sending is reported as such, and not as too slow."""
+    """A server that stops sending is reported as such, and not as too slow, whatever it was sending."""
     monkeypatch.setattr("i2v.net.fetcher.SILENCE_SECONDS", 0.2)
-    async with running(hang) as server, make_fetcher(_host(server)) as fetcher:
+    async with running(responder) as server, make_fetcher(_host(server)) as fetcher:
         with pytest.raises(FetchError, match="did not respond or stopped sending"):
-            await fetcher.fetch_bytes(server.url, limit=10, total_seconds=60)
+            await fetcher.fetch_bytes(f"{scheme}://{_host(server)}/", limit=1000, total_seconds=5)
+
+
+async def test_a_negative_chunk_does_not_read_the_rest(make_fetcher: MakeFetcher) -> None:
+    """After an invalid chunk size, an endless body is not read into memory until the time is over."""
+    head = b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n"
+    async with running(endless(b"x" * 65_536, head)) as server, make_fetcher(_host(server)) as fetcher:
+        with pytest.raises(FetchError, match=r"malformed or incomplete|too large"):
+            await fetcher.fetch_bytes(server.url, limit=1000, total_seconds=2)
 
 
 @pytest.mark.parametrize("status", [403, 404, 410, 500])
@@ -248,20 +261,35 @@ async def test_cancelling_twice_still_waits_for_the_thread(make_fetcher: MakeFet
     assert _file_names(tmp_path) == []
 
 
-async def test_cancelling_while_connecting_leaves_nothing(make_fetcher: MakeFetcher) -> None:
-    """Cancelling a connection attempt that gets no reply returns at once, without a thread."""
+@pytest.fixture
+def unresponsive_host() -> Iterator[str]:
+    """host:port where connection attempts get no reply, because the queue is full."""
     with socket.socket() as full, contextlib.ExitStack() as clients:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
-        for _ in range(2):  # fill the queue, so that further attempts get no reply
+        for _ in range(2):
             client = clients.enter_context(socket.socket())
             client.setblocking(False)
             client.connect_ex(full.getsockname())
-        host = f"127.0.0.1:{full.getsockname()[1]}"
-        async with make_fetcher(host) as fetcher:
-            with pytest.raises(FetchError, match=r"not finished after 0\.2 s"):
-                await fetcher.fetch_bytes(f"http://{host}/", limit=10, total_seconds=0.2)
-            assert not _fetch_threads()
+        yield f"127.0.0.1:{full.getsockname()[1]}"
+
+
+async def test_cancelling_while_connecting_leaves_nothing(unresponsive_host: str, make_fetcher: MakeFetcher) -> None:
+    """Cancelling a connection attempt that gets no reply returns at once, without a thread."""
+    async with make_fetcher(unresponsive_host) as fetcher:
+        with pytest.raises(FetchError, match=r"not finished after 0\.2 s"):
+            await fetcher.fetch_bytes(f"http://{unresponsive_host}/", limit=10, total_seconds=0.2)
+        assert not _fetch_threads()
+
+
+async def test_a_connection_attempt_has_its_own_limit(
+    unresponsive_host: str, make_fetcher: MakeFetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection attempt without a reply ends long before the total time, so that the next address gets a try."""
+    monkeypatch.setattr("i2v.net.fetcher.CONNECT_SECONDS", 0.2)
+    async with make_fetcher(unresponsive_host) as fetcher:
+        with pytest.raises(FetchError, match="did not respond or stopped sending"):
+            await fetcher.fetch_bytes(f"http://{unresponsive_host}/", limit=10, total_seconds=5)
 
 
 async def test_an_existing_file_stays_if_nothing_was_fetched(make_fetcher: MakeFetcher, tmp_path: Path) -> None:
@@ -297,6 +325,16 @@ async def test_private_addresses_are_never_connected_to(url: str, make_fetcher: 
         assert caught.value.forbidden
         assert server.connections == 0
         assert "pw" not in str(caught.value)
+
+
+async def test_a_user_name_is_forbidden_on_an_allowed_host_too(make_fetcher: MakeFetcher) -> None:
+    """A URL with a user name or password is forbidden even if its host is allowed, and no connection is made."""
+    async with running(send(200)) as server, make_fetcher(_host(server)) as fetcher:
+        for user in ("user", "user:pw", ":pw"):
+            with pytest.raises(FetchError, match="contains a user name") as caught:
+                await fetcher.fetch_bytes(f"http://{user}@{_host(server)}/", limit=10)
+            assert caught.value.forbidden
+        assert server.connections == 0
 
 
 async def test_a_redirect_is_checked_like_the_first_url(make_fetcher: MakeFetcher) -> None:
@@ -414,15 +452,14 @@ async def test_no_cookie_or_connection_is_reused(make_fetcher: MakeFetcher) -> N
 
 
 async def test_concurrent_fetches_are_limited(make_fetcher: MakeFetcher) -> None:
-    """Of 40 fetches, at most 4 run at a time."""
-    inside, most = 0, 0
+    """Of 40 fetches, at most 4 run at a time; the others have no connection yet."""
+    most, answered = 0, 0
 
     async def slow(exchange: Any) -> None:
-        nonlocal inside, most
-        inside += 1
-        most = max(most, inside)
-        await asyncio.sleep(0.01)
-        inside -= 1
+        nonlocal most, answered
+        await asyncio.sleep(0.02)
+        most = max(most, server.connections - answered)
+        answered += 1
         await send(200, b"here")(exchange)
 
     async with running(slow) as server, make_fetcher(_host(server), connections=4) as fetcher:
