@@ -6,10 +6,12 @@ Add a variable here and to `docs/settings.md`. boto3 reads the AWS variables; no
 from __future__ import annotations
 
 import json
+import math
 from decimal import Decimal
 from functools import cached_property
 from itertools import permutations
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -30,13 +32,28 @@ from i2v.s3_uri import S3Uri
 
 PREFIX_MAX_BYTES = 80
 """An S3 key has up to 1,024 bytes, of which the names in `i2v.ledger.keys` take up to 938."""
-VIDEO_MAX_BYTES = 5 << 30
-"""The largest object that S3 accepts in one PUT or copies in one request."""
 
 
 def _http_url(text: str) -> str:
     TypeAdapter(HttpUrl).validate_python(text)
     return text.rstrip("/")
+
+
+def _api_url(text: str) -> str:
+    url = _http_url(text)
+    parts = urlsplit(url)
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError("it must not have a user name, password, query or fragment; the key goes to APIXO_API_KEY")
+    return url
+
+
+def _at_most(limit: int, why: str) -> AfterValidator:
+    def check(value: float) -> float:
+        if value > limit:
+            raise ValueError(f"{why}; set {limit} or less")
+        return value
+
+    return AfterValidator(check)
 
 
 def _prefix(text: str) -> str:
@@ -52,14 +69,13 @@ def _prefix(text: str) -> str:
     return text
 
 
-def _video_size(value: int) -> int:
-    if value > VIDEO_MAX_BYTES:
-        raise ValueError(f"S3 accepts at most 5 GiB in one PUT; set {VIDEO_MAX_BYTES} or less")
-    return value
-
-
 Seconds = Annotated[float, Field(gt=0, le=31_536_000, allow_inf_nan=False)]
 """A duration of at most one year."""
+Signable = _at_most(604_800, "S3 signs URLs for at most 7 days")
+SignableSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False), Signable]
+LeaseSeconds = Annotated[Seconds, Field(ge=10)]
+"""Fractions of it are the time limits of a submit."""
+ApiUrl = Annotated[str, AfterValidator(_api_url)]
 HttpAddress = Annotated[str, AfterValidator(_http_url)]
 Prefix = Annotated[str, AfterValidator(_prefix)]
 HostName = Annotated[str, StringConstraints(to_lower=True)]
@@ -68,10 +84,12 @@ HostName = Annotated[str, StringConstraints(to_lower=True)]
 class Settings(BaseSettings):
     """Everything that i2v reads from the environment. Times are in seconds, money in US dollars."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True)
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True, hide_input_in_errors=True
+    )
 
     api_key: SecretStr | None = Field(default=None, validation_alias="APIXO_API_KEY")
-    base_url: HttpAddress = Field(default="https://api.apixo.ai/api/v1", validation_alias="APIXO_BASE_URL")
+    base_url: ApiUrl = Field(default="https://api.apixo.ai/api/v1", validation_alias="APIXO_BASE_URL")
     provider_route: str | None = Field(default=None, validation_alias="APIXO_PROVIDER")
     """The `provider` field of a submit (auto, value, official); not sent if None."""
 
@@ -82,15 +100,16 @@ class Settings(BaseSettings):
 
     poll_first_seconds: Seconds = Field(default=30, validation_alias="I2V_POLL_FIRST_SECONDS")
     poll_every_seconds: Seconds = Field(default=10, validation_alias="I2V_POLL_EVERY_SECONDS")
-    poll_deadline_seconds: Seconds = Field(default=1800, validation_alias="I2V_POLL_DEADLINE_SECONDS")
-    lease_seconds: Seconds = Field(default=300, validation_alias="I2V_LEASE_SECONDS")
+    poll_deadline_seconds: SignableSeconds = Field(default=1800, validation_alias="I2V_POLL_DEADLINE_SECONDS")
+    """The image's presigned URL works as long."""
+    lease_seconds: LeaseSeconds = Field(default=300, validation_alias="I2V_LEASE_SECONDS")
     run_gone_seconds: Seconds = Field(default=180, validation_alias="I2V_RUN_GONE_SECONDS")
     """A run whose record has not been updated for this long is considered dead; reconcile takes over its jobs."""
     settling_seconds: float = Field(default=120, validation_alias="I2V_SETTLING_SECONDS")
     """Reconcile skips newer images: a prompt file may still be uploaded, or the event may be on its way."""
-    presign_seconds: int = Field(default=7200, gt=0, le=604_800, validation_alias="I2V_PRESIGN_SECONDS")
+    presign_seconds: Annotated[int, Signable] = Field(default=7200, gt=0, validation_alias="I2V_PRESIGN_SECONDS")
     """The least lifetime of image URLs; see `image_url_seconds`."""
-    link_seconds: int = Field(default=86_400, ge=0, le=604_800, validation_alias="I2V_LINK_SECONDS")
+    link_seconds: Annotated[int, Signable] = Field(default=86_400, ge=0, validation_alias="I2V_LINK_SECONDS")
     """How long links to posters, videos and charts in Prefect artifacts work; 0 leaves them out."""
     submit_patience_seconds: Seconds = Field(default=600, validation_alias="I2V_SUBMIT_PATIENCE_SECONDS")
     """How long a submit that was not charged (429, no connection) is retried before the job is released."""
@@ -99,7 +118,9 @@ class Settings(BaseSettings):
     """Connections to the provider, and so the number of concurrent requests."""
     max_attempts: int = Field(default=2, gt=0, validation_alias="I2V_MAX_ATTEMPTS")
     """Paid attempts of a job, over all runs."""
-    max_video_bytes: Annotated[int, AfterValidator(_video_size)] = Field(
+    first_submits: int = Field(default=8, ge=0, validation_alias="I2V_FIRST_SUBMITS")
+    """Submits to a bucket that the provider has not yet fetched from, until one is rendered; 0 sets no limit."""
+    max_video_bytes: Annotated[int, _at_most(5 << 30, "S3 accepts at most 5 GiB in one PUT")] = Field(
         default=1 << 30, gt=0, validation_alias="I2V_MAX_VIDEO_BYTES"
     )
 
@@ -192,7 +213,17 @@ class Settings(BaseSettings):
     @property
     def image_url_seconds(self) -> int:
         """How long the URL that the provider fetches an image from must work."""
-        return max(self.presign_seconds, int(self.poll_deadline_seconds))
+        return max(self.presign_seconds, math.ceil(self.poll_deadline_seconds))
+
+    @property
+    def claim_to_post_seconds(self) -> float:
+        """The longest time from a claim to the first byte of its POST: a fifth of the lease."""
+        return self.lease_seconds / 5
+
+    @property
+    def post_seconds(self) -> float:
+        """The time limit of a POST: two fifths of the lease."""
+        return self.lease_seconds * 2 / 5
 
     def require_bucket(self) -> None:
         """Raise UsageError if the bucket is not set, or if one of the three prefixes contains another."""

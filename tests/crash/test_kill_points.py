@@ -31,7 +31,7 @@ def test_every_request_has_a_name(world: ProxiedSandbox, work: str, points: dict
     round_ = KillRound(world, work)
     if work == "reconcile":
         leave_open(round_)
-    run_successfully(world.process(SHORT_LEASE, work=work))
+    run_successfully(world.process(settings=SHORT_LEASE, work=work))
     found: Counter[str] = Counter()
     for proxy, log in (("s3", world.s3.log), ("api", world.api.log)):
         for proxied in log:
@@ -87,7 +87,9 @@ def test_reconcile_killed_at_any_request_is_repeated(world: ProxiedSandbox, name
     for seed in range(often):
         round_ = KillRound(world, f"{name} {when} {seed}")
         leave_open(round_)
-        round_.kill(world.process(SHORT_LEASE, work="reconcile"), RECONCILE[name], when, seed % RECONCILE[name].times)
+        round_.kill(
+            world.process(settings=SHORT_LEASE, work="reconcile"), RECONCILE[name], when, seed % RECONCILE[name].times
+        )
         assert round_.possibly_paid() <= {LOST}
         round_.check({LOST}, round_.recover())
 
@@ -98,7 +100,7 @@ def test_processes_killed_again_and_again_pay_once(world: ProxiedSandbox, seed: 
     round_ = KillRound(world, f"again and again {seed}")
     for _ in range(KILLS):
         work = round_.dice.choice(("generate", "generate", "reconcile"))
-        with start_process(world.process(SHORT_LEASE, work=work)) as running:
+        with start_process(world.process(settings=SHORT_LEASE, work=work)) as running:
             running.begin()
             time.sleep(round_.dice.uniform(0, LONGEST_SECONDS))
     lost = round_.possibly_paid()

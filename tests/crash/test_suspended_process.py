@@ -29,7 +29,7 @@ def test_a_claimant_that_slept_through_its_lease_pays_once(
         sleeper.begin()
         world.provider.wait(lambda: rule.hits == 1)
         time.sleep(AFTER_LEASE_SECONDS)
-        other = run_successfully(world.process(SHORT_LEASE))
+        other = run_successfully(world.process(settings=SHORT_LEASE))
         assert [item["outcome"] for item in other.report["items"]] == ["unknown"]
         assert world.states() == {"tom.jpg": JobState.UNKNOWN}
         assert world.provider.request_log.find("submit") == []

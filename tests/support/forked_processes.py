@@ -55,6 +55,8 @@ class ProcessSpec:
     partial: bool = False
     claim_to_post_seconds: float = submit.CLAIM_TO_POST_SECONDS
     """The library's limit, which a test may shorten instead of waiting a minute."""
+    settings: Mapping[str, float] = field(default_factory=dict)
+    """Changes to the settings that the environment may not make, such as a lease of half a second."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,8 @@ def _end_with_parent() -> None:
 
 
 async def _do(spec: ProcessSpec) -> tuple[Report, Stopped | None]:
-    settings, storage = read_settings(), Storage(session=boto3.Session(botocore_session=AWS_SESSION))
+    settings = read_settings().model_copy(update=spec.settings)
+    storage = Storage(session=boto3.Session(botocore_session=AWS_SESSION))
     async with open_run(settings, spec.run_id, max_spend_usd=spec.max_spend_usd, storage=storage) as run:
         if spec.work == "reconcile":
             return await reconcile(run), None

@@ -53,6 +53,7 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("I2V_MAX_IN_FLIGHT", "7", "max_in_flight", 7),
     ("I2V_MAX_CONNECTIONS", "3", "max_connections", 3),
     ("I2V_MAX_ATTEMPTS", "1", "max_attempts", 1),
+    ("I2V_FIRST_SUBMITS", "0", "first_submits", 0),
     ("I2V_MAX_VIDEO_BYTES", "1000", "max_video_bytes", 1000),
     ("I2V_DAILY_CAP_USD", "0", "daily_cap_usd", Decimal(0)),
     ("I2V_DAILY_CAP_USD", "19.20", "daily_cap_usd", Decimal("19.20")),
@@ -106,6 +107,7 @@ DEFAULTS = {
     "daily_cap_usd": None,
     "default_prompt": None,
     "max_attempts": 2,
+    "first_submits": 8,
 }
 
 
@@ -151,6 +153,12 @@ BAD = [
     ("I2V_DAILY_CAP_USD", "5,00"),
     ("I2V_PRESIGN_SECONDS", "604801"),
     ("I2V_LINK_SECONDS", "604801"),
+    ("I2V_LINK_SECONDS", "-1"),
+    ("I2V_FIRST_SUBMITS", "-1"),
+    ("I2V_FIRST_SUBMITS", "many"),
+    ("I2V_LEASE_SECONDS", "9.99"),
+    ("APIXO_BASE_URL", "https://api.apixo.ai/api/v1?key=k"),
+    ("APIXO_BASE_URL", "https://api.apixo.ai/api/v1#top"),
     ("I2V_LOG_FORMAT", "xml"),
     ("I2V_MAX_ATTEMPTS", "1.5"),
     ("APIXO_BASE_URL", "api.apixo.ai"),
@@ -185,6 +193,8 @@ def test_an_invalid_value_names_its_variable(read: Read, variable: str, text: st
     [
         ("APIXO_BASE_URL", SECRET),
         ("APIXO_BASE_URL", f"ftp://user:{SECRET}@host.example/"),
+        ("APIXO_BASE_URL", f"https://user:{SECRET}@host.example/"),
+        ("APIXO_BASE_URL", f"https://{SECRET}@host.example/"),
         ("I2V_PRICES_USD", SECRET),
         ("I2V_PRICES_USD", f'{{"standard-6": "{SECRET}"}}'),
         ("I2V_DAILY_CAP_USD", SECRET),
@@ -198,6 +208,43 @@ def test_no_message_repeats_a_value(read: Read, variable: str, text: str) -> Non
     assert SECRET not in str(caught.value)
     assert caught.value.__suppress_context__
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("user", ["me:pass@", "me@", ":pass@", "@"])
+def test_the_base_url_has_no_user(read: Read, user: str) -> None:
+    """A user name in APIXO_BASE_URL is refused, because httpx would send it in place of the key."""
+    with pytest.raises(UsageError, match=r"^APIXO_BASE_URL: it must not have a user name.*APIXO_API_KEY") as caught:
+        read(APIXO_BASE_URL=f"https://{user}api.apixo.ai/api/v1")
+    assert "pass@" not in str(caught.value)
+
+
+@pytest.mark.parametrize("variable", ["I2V_POLL_DEADLINE_SECONDS", "I2V_PRESIGN_SECONDS", "I2V_LINK_SECONDS"])
+def test_nothing_is_signed_for_longer_than_s3_allows(read: Read, variable: str) -> None:
+    """What a presigned URL must last is at most 7 days, and the message says so."""
+    assert read(**{variable: "604800"}).image_url_seconds <= 604_800
+    with pytest.raises(UsageError, match=f"^{variable}: S3 signs URLs for at most 7 days; set 604800 or less"):
+        read(**{variable: "604801"})
+    with pytest.raises(UsageError, match=f"^{variable}: S3 signs URLs for at most 7 days"):
+        read(**{variable: "1000000000000"})
+
+
+def test_an_image_url_works_until_the_deadline(read: Read) -> None:
+    """It works for I2V_PRESIGN_SECONDS, or until the deadline of the poll if that is later."""
+    assert read(I2V_POLL_DEADLINE_SECONDS="604799.5").image_url_seconds == 604_800
+    assert read(I2V_POLL_DEADLINE_SECONDS="60", I2V_PRESIGN_SECONDS="70").image_url_seconds == 70
+
+
+@pytest.mark.parametrize(("lease", "start", "post"), [("300", 60, 120), ("10", 2, 4)])
+def test_a_submit_ends_well_within_its_lease(read: Read, lease: str, start: float, post: float) -> None:
+    """A POST starts within a fifth of the lease, and takes at most two fifths."""
+    settings = read(I2V_LEASE_SECONDS=lease)
+    assert (settings.claim_to_post_seconds, settings.post_seconds) == (start, post)
+
+
+def test_a_lease_has_room_for_a_submit(read: Read) -> None:
+    """A lease of under 10 s is refused, and the message says the limit."""
+    with pytest.raises(UsageError, match=r"^I2V_LEASE_SECONDS: Input should be greater than or equal to 10"):
+        read(I2V_LEASE_SECONDS="5")
 
 
 def test_the_key_is_never_shown(read: Read) -> None:

@@ -101,7 +101,7 @@ def test_a_killed_run_keeps_its_limit_when_retried(world: ProxiedSandbox, submit
     for number in range(8):
         world.put(f"{number}.jpg", number)
     limit = 4 * STANDARD
-    process = world.process({**UNTIL_SUBMITTED, **SHORT_LEASE}, max_spend_usd=limit, partial=True, run_id="the-same")
+    process = world.process(UNTIL_SUBMITTED, settings=SHORT_LEASE, max_spend_usd=limit, partial=True, run_id="the-same")
     with start_process(process) as running:
         world.s3.add(RUN["job-submitted"].kill(running.pid, "after", submits - 1))
         running.begin()

@@ -86,7 +86,7 @@ class Case:
         image = world.put(name, random.randrange(1 << 30))  # noqa: S311
         kind = {**RUN, **RECONCILE}[point].rule
         rule = replace(fault, method=kind.method, target=f"^/{bucket}\\b.*{kind.target}", body=kind.body)
-        settings = make_settings(**world.env, **SHORT_LEASE)
+        settings = make_settings(**world.env).model_copy(update=SHORT_LEASE)
         return cls(point, world, settings, image, world.s3.add(rule), session)
 
     async def run(self, run_id: str) -> ItemReport | I2vError:
