@@ -25,6 +25,7 @@ from sandbox import Sandbox
 from sandbox.provider import Provider
 from tests.support.orders import OpenRun, order_for, put_photo
 from tests.support.reconciling import reconcile
+from tests.support.vendor_client import VendorClient
 
 PRICE = Decimal("0.192")
 
@@ -177,3 +178,26 @@ async def test_failures_that_are_not_consecutive_do_not_stop_the_run(
         orders = [await order_for(run, put_photo(sandbox, f"{number}.jpg", number)) for number in range(6)]
         outcomes = [(await process_order(run, order, Steps())).outcome for order in orders]
     assert outcomes == [failure, failure, Outcome.STORED] * 2
+
+
+@pytest.mark.parametrize(
+    ("task_id", "text"), [(7001, "7001"), ("task_" * 800, "task_" * 800), ("tâche 1/2", "tâche 1/2")], ids=str
+)
+@pytest.mark.parametrize("status", [200, 429, 504])
+async def test_an_odd_task_id_is_followed_to_its_video(
+    sandbox: Sandbox, provider: Provider, new_run: OpenRun, task_id: str | int, text: str, status: int
+) -> None:
+    """A task id that is a number, long or not ASCII, under any status, is polled, stored and named in the manifest."""
+    async with new_run() as run:
+        await process_order(run, await order_for(run, put_photo(sandbox)), Steps())
+        with VendorClient(provider) as vendor:
+            done = vendor.status(next(iter(provider.tasks))).json()
+        accepted = {"code": status, "message": "odd", "data": {"taskId": task_id, "failCode": "Timeout"}}
+        ended = {**done, "data": {**done["data"], "taskId": task_id}}
+        provider.add_fault(on="submit", kind="answer", status=status, document=accepted)
+        provider.add_fault(on="status", kind="answer", status=200, document=ended, times=None)
+        line = await process_order(run, await order_for(run, put_photo(sandbox, "two.jpg", 2)), Steps())
+    assert (line.outcome, line.task_id) == (Outcome.STORED, text)
+    (manifest,) = (key for key in sandbox.keys("videos/two.jpg/") if key.endswith(".json"))
+    assert sandbox.read_json(manifest)["task_id"] == text
+    assert len(provider.request_log.find("submit")) == 2
