@@ -109,9 +109,13 @@ class RunningProcess:
 
 
 def fork_context() -> ForkServerContext:
-    """Return the fork server's context; there is one server per test process, and it ends with it."""
+    """Return the fork server's context; there is one server per test process, and it ends with it.
+
+    It imports Prefect only in the tests with Prefect.
+    """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "tests.support.forkserver_preload"])
+    with_prefect = ["tests.support.prefect_preload"] if "prefect" in sys.modules else []
+    context.set_forkserver_preload([__name__, "tests.support.forkserver_preload", *with_prefect])
     return context
 
 

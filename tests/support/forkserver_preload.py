@@ -11,7 +11,11 @@ import gc
 import httpx
 from botocore.config import Config
 
+import i2v.cli.app
+import i2v.cli.generate
 from tests.support.forked_processes import AWS_SESSION
+
+__all__ = ["i2v"]
 
 NOWHERE = "http://127.0.0.1:9"
 

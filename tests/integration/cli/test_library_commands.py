@@ -13,6 +13,7 @@ from i2v.inputs.sources import find_items
 from i2v.pipeline.generate import Steps, generate
 from sandbox import Sandbox
 from sandbox.synthetic_images import make_jpeg
+from tests.support.forked_command import forked_i2v
 from tests.support.i2v_command import Result, bare_env, i2v
 from tests.support.orders import OpenRun
 from tests.support.paths import ROOT
@@ -22,7 +23,7 @@ PROMPT = "it moves"
 
 def run_i2v(sandbox: Sandbox, *words: str, **variables: str) -> Result:
     """Run the command in the sandbox."""
-    return i2v(*words, env=bare_env(**{**sandbox.env, **variables}))
+    return forked_i2v(*words, env=bare_env(**{**sandbox.env, **variables}))
 
 
 async def generate_all(sandbox: Sandbox, new_run: OpenRun) -> None:

@@ -8,7 +8,8 @@ from i2v.ledger.job import JobState
 from i2v.pipeline.submit import submit
 from sandbox import Sandbox
 from sandbox.provider import Provider
-from tests.support.i2v_command import bare_env, i2v
+from tests.support.forked_command import forked_i2v
+from tests.support.i2v_command import bare_env
 from tests.support.orders import OpenRun, order_for, put_photo
 
 
@@ -25,10 +26,10 @@ async def lost(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> str:
 def test_an_unknown_job_is_listed_adopted_and_stored(sandbox: Sandbox, provider: Provider, lost: str) -> None:
     """Reconcile lists the job and exits 1; after --adopt, reconcile stores the video and exits 0."""
     env = bare_env(**sandbox.env)
-    listed = i2v("reconcile", env=env)
+    listed = forked_i2v("reconcile", env=env)
     (task_id,) = provider.tasks
-    adopted = i2v("jobs", "resolve", lost[:12], "--adopt", task_id, env=env)
-    stored = i2v("reconcile", "--json", env=env)
+    adopted = forked_i2v("jobs", "resolve", lost[:12], "--adopt", task_id, env=env)
+    stored = forked_i2v("reconcile", "--json", env=env)
     assert (listed.code, "1 unknown" in listed.out) == (1, True), listed
     assert adopted.code == 0, adopted
     assert (stored.code, stored.report["stored"]) == (0, 1), stored
@@ -38,9 +39,9 @@ def test_an_unknown_job_is_listed_adopted_and_stored(sandbox: Sandbox, provider:
 def test_resubmit_needs_confirmation(sandbox: Sandbox, lost: str) -> None:
     """Without a terminal and without --yes the job stays unknown; with --yes it becomes ready."""
     env = bare_env(**sandbox.env)
-    unconfirmed = i2v("jobs", "resolve", "--state", "unknown", "--all", "--resubmit", env=env)
-    listed = i2v("jobs", "--state", "unknown", "--json", env=env)
-    done = i2v("jobs", "resolve", "--state", "unknown", "--all", "--resubmit", "--yes", "--json", env=env)
+    unconfirmed = forked_i2v("jobs", "resolve", "--state", "unknown", "--all", "--resubmit", env=env)
+    listed = forked_i2v("jobs", "--state", "unknown", "--json", env=env)
+    done = forked_i2v("jobs", "resolve", "--state", "unknown", "--all", "--resubmit", "--yes", "--json", env=env)
     assert (unconfirmed.code, "1 job will be retried" in unconfirmed.err, "$0.192" in unconfirmed.err) == (
         2,
         True,
@@ -65,20 +66,20 @@ def test_resubmit_needs_confirmation(sandbox: Sandbox, lost: str) -> None:
 )
 def test_wrong_usage_exits_2(sandbox: Sandbox, words: list[str], message: str) -> None:
     """Wrong usage exits 2 with an error."""
-    result = i2v("jobs", "resolve", *words, env=bare_env(**sandbox.env))
+    result = forked_i2v("jobs", "resolve", *words, env=bare_env(**sandbox.env))
     assert (result.code, message in result.err) == (2, True), result
 
 
 def test_a_stored_job_is_not_resolved(sandbox: Sandbox, provider: Provider, lost: str) -> None:
     """A job in a final state cannot be dropped: exit code 2."""
     env = bare_env(**sandbox.env)
-    first = i2v("jobs", "resolve", lost, "--drop", "--yes", env=env)
-    second = i2v("jobs", "resolve", lost, "--drop", "--yes", env=env)
+    first = forked_i2v("jobs", "resolve", lost, "--drop", "--yes", env=env)
+    second = forked_i2v("jobs", "resolve", lost, "--drop", "--yes", env=env)
     assert (first.code, second.code) == (0, 2), (first, second)
     assert "is failed" in second.err
 
 
 def test_reconcile_of_an_empty_ledger_succeeds(sandbox: Sandbox) -> None:
     """Without open jobs reconcile says so and exits 0."""
-    result = i2v("reconcile", env=bare_env(**sandbox.env))
+    result = forked_i2v("reconcile", env=bare_env(**sandbox.env))
     assert (result.code, result.out) == (0, "nothing is open\n"), result

@@ -31,7 +31,8 @@ from i2v.settings import Settings
 from sandbox import Sandbox
 from sandbox.provider import Provider
 from sandbox.synthetic_images import make_jpeg
-from tests.support.i2v_command import bare_env, i2v
+from tests.support.forked_command import forked_i2v
+from tests.support.i2v_command import bare_env
 from tests.support.listing_server import START, listing_server, name_of
 from tests.support.orders import OpenRun, order_for, put_photo
 from tests.support.settings import SealedSettings
@@ -275,7 +276,7 @@ def test_the_command_generates_missing_images(sandbox: Sandbox, provider: Provid
     put_numbered(sandbox, 1)
     env = bare_env(**sandbox.env, I2V_SETTLING_SECONDS="-2")
     arguments = ("reconcile", "--generate", "--since", "2d", "--prompt", "it moves", "--max-spend")
-    stopped, done = i2v(*arguments, "0.10", env=env), i2v(*arguments, "1", "--json", env=env)
+    stopped, done = forked_i2v(*arguments, "0.10", env=env), forked_i2v(*arguments, "1", "--json", env=env)
     assert (stopped.code, "max_spend_usd has $0.10 left" in stopped.err) == (3, True), stopped
     assert done.code == 0, done
     assert (json.loads(done.out)["stored"], json.loads(done.out)["spent_usd"]) == (1, 0.192)
@@ -291,5 +292,5 @@ def test_the_command_generates_missing_images(sandbox: Sandbox, provider: Provid
 )
 def test_the_command_names_the_missing_options(arguments: list[str], message: str) -> None:
     """Incomplete options exit with 2 and name what to add, before any request is sent."""
-    completed = i2v("reconcile", *arguments, env=bare_env(I2V_BUCKET="b-1", APIXO_API_KEY="k"))
+    completed = forked_i2v("reconcile", *arguments, env=bare_env(I2V_BUCKET="b-1", APIXO_API_KEY="k"))
     assert (completed.code, message in completed.err) == (2, True), completed

@@ -21,7 +21,8 @@ from sandbox import Sandbox
 from sandbox.fault_proxy import FaultProxy, FaultRule
 from sandbox.prefect_server import PrefectServer
 from sandbox.synthetic_images import make_jpeg, make_webp
-from tests.support.i2v_command import Result, bare_env, i2v
+from tests.support.forked_command import forked_i2v
+from tests.support.i2v_command import Result, bare_env
 from tests.support.paths import ROOT
 
 PAGE = ROOT / "docs" / "errors.md"
@@ -161,13 +162,13 @@ class World:
         bucket = env["I2V_BUCKET"]
         places = {"bucket": bucket, "files": str(self.folder), "refusing": self.refusing, "closed": self.closed}
         if case is CASES["other_account"]:
-            assert i2v("pause", env=env).code == i2v("resume", env=env).code == 0
+            assert forked_i2v("pause", env=env).code == forked_i2v("resume", env=env).code == 0
         for name, value in case.variables.items():
             env.pop(name, None)
             if value is not None:
                 env[name] = value.format(**places)
         words = [word if "{name}" in word else word.format(**places) for word in case.words]
-        return i2v("run", *words, "--json", env=env)
+        return forked_i2v("run", *words, "--json", env=env)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ import pytest
 
 from sandbox import Sandbox
 from sandbox.synthetic_images import make_jpeg
-from tests.support.i2v_command import COMMAND, bare_env, i2v
+from tests.support.forked_command import forked_i2v
+from tests.support.i2v_command import COMMAND, bare_env
 from tests.support.paths import ROOT
 
 SECONDS = 100
@@ -52,8 +53,8 @@ def test_local_images_become_videos(sandbox: Sandbox, env: dict[str, str], tmp_p
     (tmp_path / "cats/tom.jpg").write_bytes(make_jpeg(400, 400))
     (tmp_path / "cats/tom.jpg.txt").write_text("it purrs")
     (tmp_path / "small.jpg").write_bytes(make_jpeg(300, 400))
-    first = i2v("run", str(tmp_path), *PROMPT, "--json", env=env)
-    rerun = i2v("run", str(tmp_path), *PROMPT, "--json", env=env)
+    first = forked_i2v("run", str(tmp_path), *PROMPT, "--json", env=env)
+    rerun = forked_i2v("run", str(tmp_path), *PROMPT, "--json", env=env)
     assert (first.code, first.report["stored"], first.report["refused"], first.report["spent_usd"]) == (0, 1, 1, 0.192)
     assert (rerun.code, rerun.report["cached"], rerun.report["refused"], rerun.report["spent_usd"]) == (0, 1, 1, 0.0)
     assert sandbox.keys("images/") == ["images/cats/tom.jpg"]
@@ -64,7 +65,7 @@ def test_a_dry_run_writes_nothing(sandbox: Sandbox, env: dict[str, str], tmp_pat
     """Local files and objects are priced; no uploads and no charges."""
     prefix = put_images(sandbox, 1)
     (tmp_path / "tom.jpg").write_bytes(make_jpeg(400, 400, seed=9))
-    result = i2v("run", prefix, str(tmp_path), *PROMPT, "--dry-run", "--json", env=env)
+    result = forked_i2v("run", prefix, str(tmp_path), *PROMPT, "--dry-run", "--json", env=env)
     assert (result.code, result.report["planned"], sandbox.keys()) == (0, 2, ["images/cats/0.jpg"])
 
 
@@ -72,7 +73,7 @@ def test_an_unknown_image_exits_1_and_comes_first(sandbox: Sandbox, env: dict[st
     """One unknown image is the first row, and the other images are stored."""
     prefix = put_images(sandbox, 3)
     sandbox.provider.add_fault(on="submit", kind="lost_answer")
-    result = i2v("run", prefix, *PROMPT, env=env)
+    result = forked_i2v("run", prefix, *PROMPT, env=env)
     lines = result.out.splitlines()
     assert (result.code, lines[1].split()[1]) == (1, "unknown")
     assert (lines[-1], 3) == ("2 stored · 1 unknown · $0.384", billed(sandbox))
@@ -136,7 +137,7 @@ def test_ctrl_c_stops_cleanly_and_the_next_run_resumes(sandbox: Sandbox, env: di
     (task_id, *_) = sandbox.provider.tasks
     assert all(words in terminal.output for words in ("━", "3 still open · $0.576", "Stopping:", task_id[:12]))
 
-    result = i2v("run", prefix, *PROMPT, "--json", env=env)
+    result = forked_i2v("run", prefix, *PROMPT, "--json", env=env)
     assert (result.report["stored"], billed(sandbox), result.report["spent_usd"]) == (3, 3, 0.0)
 
 
@@ -148,7 +149,7 @@ def test_a_second_ctrl_c_quits_immediately(sandbox: Sandbox, env: dict[str, str]
     terminal.read_until(lambda output: "1 rendering" in output)
     os.write(terminal.keyboard, b"\x03\x03")
     assert terminal.end() == 130
-    (job,) = i2v("jobs", "--json", env=env).report["jobs"]
+    (job,) = forked_i2v("jobs", "--json", env=env).report["jobs"]
     assert job["state"] == "submitted"
 
 

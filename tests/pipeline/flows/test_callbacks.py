@@ -16,7 +16,7 @@ from sandbox.provider import Provider
 from sandbox.synthetic_images import make_jpeg
 from tests.support.callback_receiver import CallbackReceiver, serve_callbacks
 from tests.support.flow_runs import RunFlow
-from tests.support.i2v_command import i2v
+from tests.support.forked_command import forked_i2v
 from tests.support.orders import put_photos
 from tests.support.settings import MakeSettings
 
@@ -71,7 +71,9 @@ def test_the_callback_command_exits_with_0(
     (tmp_path / "tom.jpg").write_bytes(make_jpeg(400, 400))
     with serve_callbacks(make_settings, sandbox.env) as receiver:
         env = receiver.env(child_env)
-        completed = i2v("run", str(tmp_path), "--prompt", "it moves", "--delivery", "callback", "--json", env=env)
+        completed = forked_i2v(
+            "run", str(tmp_path), "--prompt", "it moves", "--delivery", "callback", "--json", env=env
+        )
         receiver.wait(1)
     assert (completed.code, completed.report["submitted"], completed.report["spent_usd"]) == (0, 1, 0.192), (
         completed.err
@@ -86,6 +88,6 @@ def test_the_command_without_callback_settings_exits_with_2(
 ) -> None:
     """Missing callback settings are reported before anything is uploaded or paid."""
     (tmp_path / "tom.jpg").write_bytes(make_jpeg(400, 400))
-    completed = i2v("run", str(tmp_path), "--prompt", "it moves", "--delivery", "callback", env=child_env)
+    completed = forked_i2v("run", str(tmp_path), "--prompt", "it moves", "--delivery", "callback", env=child_env)
     assert (completed.code, sandbox.keys()) == (2, [])
     assert completed.errors == ["Callbacks need I2V_CALLBACK_BASE_URL, which is not set"]

@@ -18,7 +18,8 @@ from sandbox import Sandbox
 from sandbox.prefect_server import PrefectServer
 from sandbox.sandbox import REGION
 from sandbox.synthetic_images import make_jpeg
-from tests.support.i2v_command import Result, i2v, run_script
+from tests.support.forked_command import forked_i2v
+from tests.support.i2v_command import Result, run_script
 from tests.support.secret_search import AllowedLinks, SecretSearch, forms, values_in
 
 pytestmark = pytest.mark.timeout(240)
@@ -74,15 +75,15 @@ def _run_everything(sandbox: Sandbox, env: dict[str, str], signed: str) -> list[
     prefix = f"s3://{sandbox.bucket}/images"
     polled = [f"{prefix}/{name}.jpg" for name in ("good", "failed", "unknown", "refused by content", "small")]
     results = [
-        i2v("run", *polled, signed, "--prompt", "it moves", "--verbose", env=env),
-        i2v("run", f"{prefix}/callback.jpg", "--delivery", "callback", "--verbose", "--json", env=env),
-        i2v("reconcile", "--verbose", env=env | {"I2V_CALLBACK_PATIENCE_SECONDS": "0.01"}),
-        i2v("jobs", "--json", env=env),
-        i2v("doctor", env=env),
+        forked_i2v("run", *polled, signed, "--prompt", "it moves", "--verbose", env=env),
+        forked_i2v("run", f"{prefix}/callback.jpg", "--delivery", "callback", "--verbose", "--json", env=env),
+        forked_i2v("reconcile", "--verbose", env=env | {"I2V_CALLBACK_PATIENCE_SECONDS": "0.01"}),
+        forked_i2v("jobs", "--json", env=env),
+        forked_i2v("doctor", env=env),
         run_script(REPORT, env),
     ]
     keys = [job["key"] for job in json.loads(results[3].out)["jobs"]]
-    return results + [i2v("jobs", "show", key, env=env) for key in keys[:1]]
+    return results + [forked_i2v("jobs", "show", key, env=env) for key in keys[:1]]
 
 
 def test_no_secret_is_stored_or_printed(
