@@ -4,8 +4,6 @@ Requests and responses pass unchanged unless a rule applies: it can kill or susp
 does, drop its connection, delay it or never answer, before it is forwarded or after the server has handled it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import random
@@ -24,12 +22,27 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandbox.raw_connection import RawConnection
-from sandbox.server import TIMEOUT_SECONDS, ThreadServer
+from sandbox.server import TIMEOUT_SECONDS, ThreadServer, wait_until
 
-POLL_SECONDS = 0.005
 Headers = list[tuple[bytes, bytes]]
 Action = Literal["kill", "stop", "fail", "drop", "delay", "hold"]
 SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
+
+
+@dataclass
+class ProxiedRequest:
+    """One request. `status` is the server's or a rule's, 0 without a response."""
+
+    method: str
+    target: str
+    body: bytes = field(default=b"", repr=False)
+    status: int = 0
+    forwarded: bool = False
+    answered: bool = False
+    at: float = field(default_factory=time.monotonic)
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.target.partition('?')[0]} {self.status or 'no response'}"
 
 
 @dataclass
@@ -79,28 +92,10 @@ class FaultRule:
         )
 
 
-@dataclass
-class ProxiedRequest:
-    """One request. `status` is the server's or a rule's, 0 without a response."""
-
-    method: str
-    target: str
-    body: bytes = field(default=b"", repr=False)
-    status: int = 0
-    forwarded: bool = False
-    answered: bool = False
-    at: float = field(default_factory=time.monotonic)
-
-    def __str__(self) -> str:
-        return f"{self.method} {self.target.partition('?')[0]} {self.status or 'no response'}"
-
-
 class FaultProxy(ThreadServer):
-    """A running proxy in front of a server. Every method is safe to call from any thread.
+    """A running proxy in front of the server at `upstream` (host:port). Every method is safe to call from any thread.
 
-    Args:
-        upstream: host:port of the server.
-        rewrite_address: replace the server's address with the proxy's in response bodies, so that links lead here.
+    With `rewrite_address`, response bodies name the proxy's address instead of the server's, so that links lead here.
     """
 
     DEFAULT_HEADERS = False
@@ -132,11 +127,7 @@ class FaultProxy(ThreadServer):
 
     def wait_idle(self, seconds: float = TIMEOUT_SECONDS) -> None:
         """Wait until no request is in progress, not even one of a dead process. Raise `TimeoutError`."""
-        deadline = time.monotonic() + seconds
-        while self._in_progress:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{self._in_progress} requests are still in progress")
-            time.sleep(POLL_SECONDS)
+        wait_until(lambda: not self._in_progress, seconds)
 
     @asynccontextmanager
     async def open_app(self) -> AsyncIterator[ASGIApp]:

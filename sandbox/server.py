@@ -1,8 +1,10 @@
-"""What the sandbox's servers share: `Server`, `ThreadServer` for those that are ASGI apps, `listen` for sockets."""
+"""What the sandbox's servers share: `Server`, `ThreadServer` for ASGI apps, `listen`, `wait_until`."""
 
 import asyncio
 import socket
 import threading
+import time
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import ClassVar, Self
 
@@ -13,6 +15,7 @@ from sandbox.raw_connection import RawHttpProtocol
 
 BACKLOG = 2048
 TIMEOUT_SECONDS = 10
+POLL_SECONDS = 0.005
 
 
 class Server:
@@ -98,6 +101,15 @@ class ThreadServer(Server):
         self._server.should_exit = True
         for connection in list(self._server.server_state.connections):
             connection.transport.abort()
+
+
+def wait_until(condition: Callable[[], object], seconds: float = TIMEOUT_SECONDS) -> None:
+    """Wait until a condition holds. Raise `TimeoutError` if it does not."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the condition did not hold within {seconds:g} s")
+        time.sleep(POLL_SECONDS)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -1,12 +1,10 @@
 """What a gallery URL selects: `Filters`, and the `Cursor` where the next page starts."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Self, TypeVar
 from urllib.parse import quote, urlencode
 
 from i2v.ledger.keys import descending_timestamp
@@ -34,7 +32,7 @@ class Cursor(NamedTuple):
     number: int
 
     @classmethod
-    def parse(cls, text: str) -> Cursor | None:
+    def parse(cls, text: str) -> Self | None:
         """Parse the text form; return `None` if it is malformed."""
         match = re.fullmatch(r"(?P<page>\d{13}-[^/~]{1,200}\.json)~(?P<number>\d{1,9})", text, re.ASCII)
         return cls(match["page"], int(match["number"])) if match else None
@@ -60,7 +58,7 @@ class Filters:
     """A sentence for each invalid value."""
 
     @classmethod
-    def parse(cls, query: Mapping[str, str]) -> Filters:
+    def parse(cls, query: Mapping[str, str]) -> Self:
         """Parse a query string; an invalid value is reported in `errors` and ignored."""
         errors: list[str] = []
         return cls(

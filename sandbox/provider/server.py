@@ -2,7 +2,6 @@
 
 import asyncio
 import tempfile
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -20,7 +19,7 @@ from sandbox.provider.request_log import RequestLog
 from sandbox.provider.routes import API, make_app
 from sandbox.provider.tasks import Task
 from sandbox.raw_connection import RawHttpProtocol
-from sandbox.server import BACKLOG, TIMEOUT_SECONDS, ThreadServer
+from sandbox.server import BACKLOG, TIMEOUT_SECONDS, ThreadServer, wait_until
 
 T = TypeVar("T")
 
@@ -28,12 +27,10 @@ T = TypeVar("T")
 class Provider(ThreadServer):
     """A running emulator: `with Provider() as provider:`. Every method is safe to call from any thread.
 
-    Args:
-        options: how it behaves at start and after each reset.
-        host: the address to listen on.
-        port: the port to listen on; 0 picks a free one.
-        folder: where rendered videos are cached; a temporary folder by default.
+    `options` apply at start and after each reset. Rendered videos are cached in `folder`, by default a temporary one.
     """
+
+    wait = staticmethod(wait_until)
 
     def __init__(
         self,
@@ -151,11 +148,3 @@ class Provider(ThreadServer):
     def status_requests(self) -> Counter[str | None]:
         """Count the status requests of each task."""
         return Counter(entry.task_id for entry in self.request_log.find("status"))
-
-    def wait(self, until: Callable[[], bool], seconds: float = TIMEOUT_SECONDS) -> None:
-        """Wait until a condition holds. Raise `TimeoutError` if it does not."""
-        deadline = time.monotonic() + seconds
-        while not until():
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"the condition did not hold within {seconds:g} s")
-            time.sleep(0.005)

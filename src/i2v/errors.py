@@ -168,13 +168,9 @@ class Conflict(StorageError):
 
 
 class FetchError(I2vError):
-    """A URL could not be fetched, or must not be.
+    """A URL could not be fetched, or the address policy does not allow it (`forbidden`).
 
-    Args:
-        message: what happened; it names the URL without its query.
-        hint: what to do.
-        status: the HTTP status, or 0 if there was none.
-        forbidden: the address policy does not allow this address.
+    `message` names the URL without its query; `status` is the HTTP status, or 0 if there was none.
     """
 
     def __init__(self, message: str, hint: str = "", status: int = 0, forbidden: bool = False) -> None:
@@ -192,12 +188,8 @@ class BrokenVideo(I2vError):
 class ProviderError(I2vError):
     """A request to the provider failed.
 
-    Args:
-        message: names the request (method and path) and what came back.
-        hint: what to do.
-        code: the provider's fail code, else the HTTP status, else the exception's name.
-        retry_after: seconds to wait, if the provider sent them.
-        status: the HTTP status, or the envelope's code if HTTP says 200; 0 if there was none.
+    `message` names the request and what came back; `code` is the provider's fail code, else the HTTP status, else the
+    exception's name; `status` is the HTTP status, or the envelope's code if HTTP says 200, or 0 if there was none.
     """
 
     def __init__(

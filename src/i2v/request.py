@@ -67,5 +67,10 @@ class Request(BaseModel):
         parts = {"model": MODEL, **self.model_dump(mode="json"), "image_sha256": image_sha256}
         return hashlib.sha256(canonical_json(parts)).hexdigest()
 
+    @property
+    def mode_and_duration(self) -> str:
+        """Mode and duration for people: `standard 6 s`."""
+        return f"{self.mode} {self.duration} s"
+
     def __str__(self) -> str:
-        return f"{self.mode} {self.duration} s" + (f" take {self.take}" if self.take > 1 else "")
+        return self.mode_and_duration + (f" take {self.take}" if self.take > 1 else "")

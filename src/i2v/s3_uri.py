@@ -1,9 +1,7 @@
 """An object or a prefix in S3: `S3Uri`. How keys are named is in `i2v.ledger.keys`."""
 
-from __future__ import annotations
-
 import re
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
@@ -18,7 +16,7 @@ class S3Uri(NamedTuple):
     key: str
 
     @classmethod
-    def parse(cls, text: str) -> S3Uri:
+    def parse(cls, text: str) -> Self:
         """Parse `s3://bucket/key`; raise ValueError if the text has another form."""
         match = _URI.fullmatch(text)
         if match is None:
@@ -30,10 +28,10 @@ class S3Uri(NamedTuple):
         """Whether this is a prefix instead of one object."""
         return not self.key or self.key.endswith("/")
 
-    def __truediv__(self, name: str) -> S3Uri:
-        return S3Uri(self.bucket, self.key + name)
+    def __truediv__(self, name: str) -> Self:
+        return self._replace(key=self.key + name)
 
-    def holds(self, other: S3Uri) -> bool:
+    def holds(self, other: Self) -> bool:
         """Return whether `other` is under this prefix."""
         return self.bucket == other.bucket and other.key.startswith(self.key)
 

@@ -3,13 +3,12 @@
 No image is read here. `i2v.media.images` validates them, and `i2v.inputs.prompts` finds their prompts.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -47,9 +46,9 @@ class InputItem(BaseModel):
     """False if a listing shows that there is none."""
 
     @property
-    def unlisted(self) -> InputItem:
+    def unlisted(self) -> Self:
         """Return the item without the facts of its listing, which may be out of date."""
-        return InputItem(ref=self.ref, options=self.options)
+        return self.model_copy(update={"etag": None, "size": None, "may_have_sidecar": True})
 
 
 def is_uri(text: str) -> bool:

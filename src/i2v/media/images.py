@@ -4,8 +4,6 @@ Every rule about an image's bytes is here, with its source; all are checked befo
 images (`i2v.inputs.sources`) and reading them (`i2v.s3.storage`, the fetcher).
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import zlib
@@ -62,7 +60,7 @@ class ImageRef(BaseModel):
         return self
 
     @classmethod
-    def parse(cls, text: str) -> ImageRef:
+    def parse(cls, text: str) -> Self:
         """Parse `s3://bucket/key` or a web URL; raise `UsageError` for anything else and for a prefix.
 
         Plain http is accepted here; the fetcher decides whether to fetch it.
@@ -127,8 +125,7 @@ def check_size(size: int, label: str) -> None:
 def check_image(body: bytes, label: str) -> ImageFacts:
     """Check an image and measure it. It decodes the whole image: call it in a thread. `label` names it in messages.
 
-    Raises:
-        Refused: `empty`, `too_large`, `not_jpeg_or_png`, `truncated`, `corrupt`, `bomb`, `short_side` or `ratio`.
+    Raise `Refused`: `empty`, `too_large`, `not_jpeg_or_png`, `truncated`, `corrupt`, `bomb`, `short_side` or `ratio`.
     """
     check_size(len(body), label)
     image_format = _format(body, label)

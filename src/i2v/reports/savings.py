@@ -36,8 +36,8 @@ def summarize_savings(items: Iterable[ItemReport]) -> tuple[Saving, ...]:
     groups: defaultdict[tuple[str, str, str], list[Decimal]] = defaultdict(list)
     for item in items:
         if item.saved_usd and item.request:
-            mode = f"{item.request.mode} {item.request.duration} s"
-            groups[mode, item.folder, "attached" if item.attached else "cached"].append(item.saved_usd)
+            outcome = "attached" if item.attached else "cached"
+            groups[item.request.mode_and_duration, item.folder, outcome].append(item.saved_usd)
     return tuple(
         Saving(mode=mode, folder=folder, outcome=outcome, images=len(amounts), usd=sum(amounts, ZERO))
         for (mode, folder, outcome), amounts in sorted(groups.items())

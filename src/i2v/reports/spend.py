@@ -4,14 +4,12 @@ It reads only records written in the window, because each new attempt changes it
 so that memory does not grow with the ledger.
 """
 
-from __future__ import annotations
-
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, Field
 
@@ -72,8 +70,8 @@ class Sums(BaseModel):
         else:
             self.open_usd += attempt.price_usd
 
-    def __add__(self, other: Sums) -> Sums:
-        return Sums(**{name: getattr(self, name) + getattr(other, name) for name in Sums.model_fields})
+    def __add__(self, other: Self) -> Self:
+        return self.model_copy(update={name: getattr(self, name) + getattr(other, name) for name in Sums.model_fields})
 
 
 Groups = list[tuple[Group, Sums]]
@@ -191,7 +189,7 @@ class SpendReport(BaseModel):
 def _group(record: JobRecord, attempt: Attempt) -> Group:
     return Group(
         day=_day(attempt.claimed_at),
-        mode=f"{record.request.mode} {record.request.duration} s",
+        mode=record.request.mode_and_duration,
         folder=record.image.name.rpartition("/")[0],
         label=record.label or "",
         outcome=record.state.value if attempt is record.attempt else "failed",

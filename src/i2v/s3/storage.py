@@ -91,10 +91,8 @@ class Storage:
     ) -> str:
         """Write an object, let S3 verify its checksum, and return its etag.
 
-        With `create`, write only if there is no object; with `if_match`, only over the version with this etag.
-
-        Raises:
-            Conflict: the condition did not hold (412), or another write was under way (409).
+        With `create`, write only if there is no object; with `if_match`, only over the version with this etag. Raise
+        `Conflict` if the condition does not hold (412) or another write is under way (409).
         """
         condition = {"IfNoneMatch": "*"} if create else {"IfMatch": if_match} if if_match else {}
 
@@ -115,10 +113,8 @@ class Storage:
     ) -> str:
         """Stream a file of up to 5 GB into one object, only if there is none or over the version with etag `if_match`.
 
-        S3 rejects the object unless its bytes have this `sha256` (in hex): a half object is never visible.
-
-        Raises:
-            Conflict: the condition did not hold (412), or another write was under way (409).
+        S3 rejects the object unless its bytes have this `sha256` (in hex): a half object is never visible. Raise
+        `Conflict` as `put` does.
         """
         condition = {"IfMatch": if_match} if if_match else {"IfNoneMatch": "*"}
 
