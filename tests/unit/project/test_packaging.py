@@ -1,4 +1,4 @@
-"""Packaging: pins and lock, the wheel, the licences page and the sample photos."""
+"""Packaging: pins and lock, the wheel, the licenses page and the sample photos."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ def test_wheel_holds_the_library_alone(tmp_path: Path) -> None:
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
 
-def test_licences_page_names_every_direct_dependency() -> None:
-    """The licences page lists every direct dependency."""
-    words = set(re.findall(r"[\w-]+", (ROOT / "docs/licences.md").read_text().lower()))
+def test_licenses_page_names_every_direct_dependency() -> None:
+    """The licenses page lists every direct dependency."""
+    words = set(re.findall(r"[\w-]+", (ROOT / "docs/licenses.md").read_text().lower()))
     names = {canonicalize_name(requirement.name) for requirement in _direct()}
     assert "av" in names
 
