@@ -10,9 +10,9 @@ from typing import Any
 
 from benchmarks.processes import run_child
 from benchmarks.report import Row, Table
-from benchmarks.request_kinds import kinds, overhead
 from benchmarks.servers import Servers
-from sandbox.fault_proxy import FaultProxy, ProxiedRequest
+from tests.support.fault_proxy import FaultProxy, ProxiedRequest
+from tests.support.request_kinds import kinds, overhead
 
 FASTER = 10
 SMALL = 10

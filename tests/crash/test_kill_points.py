@@ -14,7 +14,7 @@ from collections import Counter
 
 import pytest
 
-from sandbox.fault_proxy import FaultRule
+from tests.support.fault_proxy import FaultRule
 from tests.support.forked_processes import start_process
 from tests.support.kill_points import PROVIDER_IMAGE_READ, RECONCILE, RUN, KillPoint, When
 from tests.support.kill_rounds import AFTER_LEASE_SECONDS, LOST, SHORT_LEASE, KillRound, run_successfully

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from i2v.ledger.job import JobState
-from sandbox.fault_proxy import FaultRule
+from tests.support.fault_proxy import FaultRule
 from tests.support.forked_processes import start_process
 from tests.support.kill_points import RECORD
 from tests.support.kill_rounds import AFTER_LEASE_SECONDS, SHORT_LEASE, run_successfully

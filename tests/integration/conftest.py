@@ -13,8 +13,8 @@ from i2v.pipeline.context import RunContext
 from i2v.pipeline.run import open_run
 from i2v.settings import Settings
 from sandbox import Sandbox
-from sandbox.fault_proxy import FaultProxy
 from tests.support.callback_receiver import CallbackReceiver, serve_callbacks
+from tests.support.fault_proxy import FaultProxy
 from tests.support.orders import OpenRun
 from tests.support.settings import MakeSettings
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from sandbox.fault_proxy import FaultRule, ProxiedRequest
+from tests.support.fault_proxy import FaultRule, ProxiedRequest
 
 When = Literal["before", "after"]
 RECORD, SUBMIT = r"/jobs/[0-9a-f]{64}\.json$", r"/generateTask/"

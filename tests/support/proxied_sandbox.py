@@ -15,10 +15,10 @@ from typing import Any, Self
 
 from i2v.ledger.job import JobRecord, JobState
 from sandbox import Sandbox
-from sandbox.fault_proxy import FaultProxy
 from sandbox.provider import Provider
 from sandbox.synthetic_images import make_jpeg
 from tests.support.certificate_authority import own_authority
+from tests.support.fault_proxy import FaultProxy
 from tests.support.forked_processes import ProcessSpec
 from tests.support.orders import job_records
 

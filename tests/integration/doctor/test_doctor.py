@@ -19,7 +19,7 @@ from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 from sandbox import Sandbox
-from sandbox.fault_proxy import FaultProxy, FaultRule
+from tests.support.fault_proxy import FaultProxy, FaultRule
 from tests.support.i2v_command import bare_env, i2v
 from tests.support.settings import MakeSettings
 

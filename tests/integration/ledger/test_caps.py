@@ -14,7 +14,7 @@ from i2v.ledger.budget import BLOCK_JOBS, DailySpend
 from i2v.ledger.ledger import Ledger
 from i2v.s3.storage import Storage
 from sandbox import Sandbox
-from sandbox.fault_proxy import FaultRule
+from tests.support.fault_proxy import FaultRule
 from tests.support.forked_processes import ProcessResult, run_concurrently, run_process, start_process
 from tests.support.kill_points import RUN
 from tests.support.kill_rounds import KILLED, SHORT_LEASE

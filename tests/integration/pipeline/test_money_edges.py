@@ -18,8 +18,8 @@ from i2v.pipeline.generate import Steps, process_order
 from i2v.pipeline.submit import submit
 from i2v.reports.run_report import ItemReport, Outcome
 from sandbox import Sandbox
-from sandbox.fault_proxy import FaultProxy, FaultRule
 from sandbox.provider import Provider
+from tests.support.fault_proxy import FaultProxy, FaultRule
 from tests.support.forked_processes import start_process
 from tests.support.orders import OpenRun, order_for, put_photo
 from tests.support.proxied_sandbox import ProxiedSandbox

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from benchmarks.request_kinds import kinds, overhead
 from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
 from i2v.pipeline.generate import Steps, generate
 from sandbox import Sandbox
-from sandbox.fault_proxy import FaultProxy
 from sandbox.provider import Provider
+from tests.support.fault_proxy import FaultProxy
 from tests.support.orders import OpenRun, put_photo
+from tests.support.request_kinds import kinds, overhead
 
 NEW_VIDEO = {
     "GET image": 1,  # also returns its metadata

@@ -27,7 +27,7 @@ from i2v.s3.client import ATTEMPTS
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
 from sandbox import Sandbox
-from sandbox.fault_proxy import FaultRule
+from tests.support.fault_proxy import FaultRule
 from tests.support.kill_points import RECONCILE, RUN
 from tests.support.kill_rounds import AFTER_LEASE_SECONDS, BAD, GOOD, SHORT_LEASE
 from tests.support.proxied_sandbox import ProxiedSandbox, UploadedImage

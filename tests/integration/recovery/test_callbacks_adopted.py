@@ -21,9 +21,9 @@ from i2v.recovery.reconcile import list_open_markers, settle_open
 from i2v.recovery.resolve import Resolver
 from i2v.reports.run_report import Outcome
 from sandbox import Sandbox
-from sandbox.fault_proxy import FaultProxy, FaultRule
 from sandbox.provider import Provider
 from tests.support.callback_receiver import CallbackReceiver, open_callback_run, run_collect
+from tests.support.fault_proxy import FaultProxy, FaultRule
 from tests.support.orders import order_for, put_photo
 from tests.support.reconciling import reconcile
 

@@ -18,9 +18,9 @@ from threading import Lock
 import pytest
 
 from sandbox import Sandbox
-from sandbox.fault_proxy import FaultProxy, FaultRule
 from sandbox.prefect_server import PrefectServer
 from sandbox.synthetic_images import make_jpeg, make_webp
+from tests.support.fault_proxy import FaultProxy, FaultRule
 from tests.support.forked_command import forked_i2v
 from tests.support.i2v_command import Result, bare_env
 from tests.support.paths import ROOT

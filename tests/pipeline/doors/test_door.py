@@ -19,7 +19,6 @@ from doors.service import check_settings, listen
 from doors.sqs_queue import QueueError, SqsQueue
 from i2v.errors import UsageError
 from sandbox import Sandbox
-from sandbox.fault_proxy import FaultProxy, FaultRule
 from sandbox.prefect_server import PrefectServer
 from tests.support.door_process import (
     TOKEN,
@@ -33,6 +32,7 @@ from tests.support.door_process import (
     s3_notification,
     wait_for_async,
 )
+from tests.support.fault_proxy import FaultProxy, FaultRule
 from tests.support.paths import ROOT
 from tests.support.settings import MakeSettings
 

@@ -21,7 +21,6 @@ from flows.reconcile import reconcile_videos
 from i2v.apixo.callbacks import callback_url
 from i2v.settings import Settings
 from sandbox import Sandbox
-from sandbox.fault_proxy import FaultProxy, FaultRule
 from sandbox.prefect_server import PrefectServer
 from sandbox.provider import Provider
 from sandbox.synthetic_images import make_jpeg
@@ -31,6 +30,7 @@ from tests.support.callback_door import collect as collect  # noqa: PLC0414 - a 
 from tests.support.callback_door import env as env  # noqa: PLC0414 - a fixture
 from tests.support.callback_door import settings as settings  # noqa: PLC0414 - a fixture
 from tests.support.door_process import DoorProcess, wait_for_async
+from tests.support.fault_proxy import FaultProxy, FaultRule
 from tests.support.flow_runs import RunFlow
 from tests.support.paths import ROOT
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from sandbox import Sandbox
-from sandbox.fault_proxy import FaultProxy
+from tests.support.fault_proxy import FaultProxy
 from tests.support.flow_runs import RunFlow
 
 

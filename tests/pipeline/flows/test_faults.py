@@ -9,8 +9,8 @@ import pytest
 
 from i2v.request import Request
 from sandbox import Sandbox
-from sandbox.fault_proxy import FaultProxy, FaultRule
 from sandbox.provider import Provider
+from tests.support.fault_proxy import FaultProxy, FaultRule
 from tests.support.flow_runs import RunFlow
 from tests.support.orders import put_photos
 

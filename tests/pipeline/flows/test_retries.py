@@ -9,9 +9,9 @@ from prefect import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
 from sandbox import Sandbox
-from sandbox.fault_proxy import FaultProxy, FaultRule
 from sandbox.provider import Provider
 from sandbox.synthetic_images import make_jpeg
+from tests.support.fault_proxy import FaultProxy, FaultRule
 from tests.support.flow_runs import FinishedFlowRun, RunFlow
 
 BOTO3_ATTEMPTS = 4

@@ -18,8 +18,8 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, HTTPClientError
 
 from sandbox import Sandbox
-from sandbox.fault_proxy import FaultProxy, FaultRule
 from sandbox.sandbox import ACCESS_KEY, REGION, SECRET_KEY
+from tests.support.fault_proxy import FaultProxy, FaultRule
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

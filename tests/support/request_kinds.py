@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from sandbox.fault_proxy import ProxiedRequest
+from tests.support.fault_proxy import ProxiedRequest
 
 KINDS = (
     (r"PUT /[^/]+/images/", "PUT image"),
