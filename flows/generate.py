@@ -19,8 +19,9 @@ from i2v.pipeline.run import open_run
 from i2v.request import Duration, Mode
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
-from prefect_support.flow_states import final_state, run_flow, stopped_state
+from prefect_support.flow_states import final_state, stopped_state
 from prefect_support.run_artifact import publish_progress
+from prefect_support.run_flow import run_flow
 from prefect_support.run_names import name_run
 from prefect_support.signals import graceful_sigterm
 from prefect_support.task_states import as_steps

@@ -17,8 +17,9 @@ from i2v.recovery.backfill import backfill_options, reconcile_and_backfill
 from i2v.request import Duration, Mode
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
-from prefect_support.flow_states import raise_for_retry, reconciled_state, run_flow
+from prefect_support.flow_states import raise_for_retry, reconciled_state
 from prefect_support.run_artifact import publish_progress
+from prefect_support.run_flow import run_flow
 from prefect_support.signals import graceful_sigterm
 from prefect_support.status_artifact import publish_status
 from prefect_support.task_states import as_steps

@@ -11,7 +11,7 @@ from i2v.apixo.client import ApixoClient
 from i2v.reports.spend import sum_spend
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
-from prefect_support.flow_states import run_flow
+from prefect_support.run_flow import run_flow
 from prefect_support.spend_artifact import publish_spend
 
 

@@ -1,6 +1,6 @@
 """`make demo`: upload the sample photographs to a bucket and watch them become videos, free of charge.
 
-`sandbox.upload_watcher` prints each step. This module starts everything, prints the bill and copies the videos.
+`sandbox.demo_upload` prints each step. This module starts everything, prints the bill and copies the videos.
 `KEEP=1` keeps everything running.
 """
 
@@ -21,10 +21,10 @@ from rich.console import Console
 
 from i2v.money import money_text
 from sandbox.child_process import ROOT
+from sandbox.demo_upload import DemoUpload
 from sandbox.full_stack import FullStack
 from sandbox.provider import ProviderOptions
 from sandbox.sandbox import Sandbox
-from sandbox.upload_watcher import UploadWatcher
 
 FOLDER = Path(".sandbox", "demo")
 """Where the videos are copied to, relative to the project's root."""
@@ -52,7 +52,7 @@ class Demo:
         self.token = token
         self.console = console
         self.photographs = sorted(path for path in SAMPLES.iterdir() if path.suffix in {".jpg", ".png"})
-        self.watcher = UploadWatcher(stack, self.photographs, console)
+        self.uploader = DemoUpload(stack, self.photographs, console)
 
     def print_urls(self) -> None:
         """Print where to look."""
@@ -67,7 +67,7 @@ class Demo:
     def upload(self, title: str) -> bool:
         """Upload the photographs, print each step, and return whether all flow runs completed."""
         self.console.rule(f"[bold]{title}[/]", align="left")
-        completed = self.watcher.upload()
+        completed = self.uploader.upload()
         self.console.print()
         return completed
 

@@ -12,7 +12,7 @@ import httpx
 from botocore.config import Config
 
 import i2v.cli.app
-import i2v.cli.generate
+import i2v.cli.run_or_preview
 from tests.support.forked_processes import AWS_SESSION
 
 __all__ = ["i2v"]

@@ -1,4 +1,4 @@
-"""`i2v run`, and `i2v estimate`, which is its dry run. What they do is in `generate`."""
+"""`i2v run`, and `i2v estimate`, which is its dry run. What they do is in `run_or_preview`."""
 
 import asyncio
 import sys
@@ -56,7 +56,7 @@ def run(  # noqa: PLR0913 - a command's parameters are its options
     Without PREFECT_API_URL, Prefect runs inside this command; with it, the run
     appears in your Prefect UI. Ctrl-C stops cleanly and lists what is still open.
     """
-    from i2v.cli.generate import finish, preview_or_run
+    from i2v.cli.run_or_preview import finish, preview_or_run
     from i2v.pipeline.preflight import check_delivery
     from i2v.settings import read_settings
 

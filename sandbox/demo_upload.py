@@ -1,4 +1,4 @@
-"""`UploadWatcher` uploads images to a running stack and prints each step until all of them are done.
+"""`DemoUpload` uploads images to a running stack and prints each step until all of them are done.
 
 It uses only what any user can see: the door's log, Prefect's API, the provider's request log and the bucket.
 """
@@ -23,7 +23,7 @@ Step = tuple[str, str]
 """A unique id, and the line to print."""
 
 
-class UploadWatcher:
+class DemoUpload:
     """Uploads the same image files once or more. A `.txt` file next to an image has its prompt."""
 
     def __init__(self, stack: FullStack, images: list[Path], console: Console) -> None:
