@@ -158,6 +158,7 @@ class Process:
         if self.frozen or self.over:
             return
         self.frozen = True
+        self.world.has_frozen(self, seconds)
         self.world.loop.call_later(seconds, self.thaw)
 
     def thaw(self) -> None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
+from i2v.ledger.job import FORMAT
 from tests.simulator.patches import BAD_IMAGE
 from tests.simulator.process import Mishap
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 PRICE = Decimal("0.192")
 Kind = Literal["run", "reconcile", "backfill", "resubmit", "drop", "adopt", "pause", "resume"]
 RENDER = ((85, 180), (85, 180), (85, 180), (85, 180), (2, 20), (2, 20), (400, 2400), (5_000, 60_000))
+IS_FORMAT_2 = FORMAT > 1
 STRUCK = ("POST", "put if", "put", "delete", "status", "get", "")
 
 
@@ -62,6 +64,10 @@ class Plan:
     """When a consumer moves a video away."""
     calm_at: float
     runs_once_more: bool
+    is_unreachable: bool
+    """Whether the provider can fetch no image."""
+    has_garbage: bool
+    """Whether one record and its marker cannot be read."""
 
     def render_seconds(self, weather: Weather) -> float:
         """Draw how long a task takes."""
@@ -90,6 +96,8 @@ def draw_plan(seed: int) -> Plan:
         removals=tuple(chance.uniform(0, calm_at) for _ in range(chance.choice((0, 0, 0, 1)))),
         calm_at=calm_at,
         runs_once_more=chance.random() < 0.3,
+        is_unreachable=chance.random() < 0.04,
+        has_garbage=chance.random() < 0.08 and IS_FORMAT_2,
     )
 
 
@@ -106,6 +114,8 @@ def _variables(chance: random.Random) -> dict[str, Any]:
         "I2V_POLL_EVERY_SECONDS": chance.choice((10, 30, 60)),
         "I2V_POLL_DEADLINE_SECONDS": chance.choice((300, 600, 1800)),
         "I2V_SUBMIT_PATIENCE_SECONDS": chance.choice((30, 600)),
+        "I2V_LEASE_SECONDS": chance.choice((300, 300, 300, 60, 20)) if IS_FORMAT_2 else 300,
+        "I2V_FIRST_SUBMITS": chance.choice((0, 1, 2, 8)),
         "I2V_CALLBACK_PATIENCE_SECONDS": chance.choice((300, 600)),
     }
     if chance.random() < 0.5:

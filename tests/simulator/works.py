@@ -145,6 +145,7 @@ async def adopt_work(process: Process) -> None:
         lost = _lost_tasks(world)
     task = world.chance.choice(lost)
     world.count("person: adopt")
+    world.adoptions[task.post.job] += 1
     world.tell(process.name, f"adopt {task.id} for {task.post.job[:8]}")
     await Resolver(process.storage, world.settings).adopt(task.post.job, task.id, process.client)  # type: ignore[arg-type]
 

@@ -17,6 +17,7 @@ from tests.simulator.models.provider import Provider
 from tests.simulator.models.weather import Weather
 from tests.simulator.process import Process
 from tests.simulator.promises import at_rest, reading
+from tests.simulator.promises.reading import GARBAGE
 from tests.simulator.promises.watch import Watch
 from tests.simulator.scenario import Plan, Start
 from tests.simulator.story import Story
@@ -25,6 +26,8 @@ from tests.support.settings import SealedSettings
 
 DEADLINE_SECONDS = 3 * 86_400.0
 MOST_ROUNDS = 10
+TWIN_AFTER_SECONDS = 200.0
+"""After this long, Prefect believes that a frozen run is dead."""
 
 
 class World:
@@ -46,11 +49,13 @@ class World:
         self.processes: list[Process] = []
         self.resubmits: Counter[str] = Counter()
         self.drops: Counter[str] = Counter()
+        self.adoptions: Counter[str] = Counter()
         self.removed: set[str] = set()
         """Jobs whose video a consumer has moved away."""
         self.late_writes = 0
         self.is_calm = False
-        self._by_run: defaultdict[str, list[Process]] = defaultdict(list)
+        self.processes_by_run: defaultdict[str, list[Process]] = defaultdict(list)
+        self.had_s3_faults = self.weather.s3_rate > 0
         self._starts: dict[str, tuple[Start, works.Work]] = {}
         self._changed = asyncio.Event()
 
@@ -84,20 +89,21 @@ class World:
         )
         return f" -> {job.state if job else 'gone'} [{' '.join(attempts)}]"
 
-    def processes_of(self, run_id: str) -> list[Process]:
-        """Return all processes that ever ran under a run id."""
-        return self._by_run[run_id]
+    @property
+    def settings_first_submits(self) -> int:
+        """The limit of submits from a bucket that is not proven; 0 for none."""
+        return getattr(self.settings, "first_submits", 0)
 
     def start(self, start: Start, work: works.Work, run_id: str) -> Process:
         """Start a process."""
-        number = len(self._by_run[run_id]) + 1
+        number = len(self.processes_by_run[run_id]) + 1
         name = run_id if number == 1 else f"{run_id}.{number}"
         mishaps = () if self.is_calm else start.mishaps
         process = Process(self, name, run_id, work, skew=start.skew, mishaps=mishaps)
         self.tell(name, f"starts {start.kind} {start.options}")
         self.count(f"started {start.kind}")
         self.processes.append(process)
-        self._by_run[run_id].append(process)
+        self.processes_by_run[run_id].append(process)
         self._starts[name] = (start, work)
         return process
 
@@ -111,6 +117,14 @@ class World:
             again = replace(start, mishaps=start.mishaps[1:], restart="")
             self.loop.call_later(start.restart_after, self.start, again, work, run_id)
             self.count(f"started again, {start.restart} run id")
+
+    def has_frozen(self, process: Process, seconds: float) -> None:
+        """Start a frozen run again, sometimes, as Prefect does with a run that it believes to be dead."""
+        start, work = self._starts[process.name]
+        if seconds >= TWIN_AFTER_SECONDS and start.restart == "same" and self.chance.random() < 0.5:
+            again = replace(start, mishaps=(), restart="")
+            self.loop.call_later(TWIN_AFTER_SECONDS, self.start, again, work, process.run_id)
+            self.count("started again while frozen")
 
     async def play(self) -> None:
         """Play the plan, let everything come to rest, and judge."""
@@ -129,6 +143,9 @@ class World:
         at_rest.check(self)
 
     def _schedule(self) -> None:
+        if self.plan.has_garbage:
+            for name in (f"jobs/{GARBAGE}.json", f"jobs/open/{'0' * 12}-{'0' * 12}-{GARBAGE}-1"):
+                self.bucket.put(S3Uri("b-1", name), b"{ not JSON", {}, "")
         for upload in self.plan.uploads:
             if upload.at < 0:
                 self._upload(upload.key, upload.body)

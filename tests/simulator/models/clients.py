@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from contextvars import ContextVar
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
 from i2v.apixo.models import SubmitBody, TaskStatus
 from i2v.errors import AccountRejected, AnswerLost, BadAnswer, Busy, FetchError, NothingSent, ProviderError
@@ -44,11 +47,17 @@ class SimulatedClient:
     async def __aexit__(self, *_: object) -> None:
         pass
 
-    async def submit(self, body: SubmitBody, *, timeout: float = 120.0, **_: Any) -> str:  # noqa: ASYNC109 - as there
+    async def submit(
+        self,
+        body: SubmitBody,
+        *,
+        timeout: float = 120.0,  # noqa: ASYNC109 - as there
+        before_send: Callable[[], None] | None = None,
+    ) -> str:
         """Send one POST, as `ApixoClient.submit` does."""
         key, weather = ORDERED.get(), self._world.weather
         await self._process.about_to("POST", key)
-        fault = weather.submit_fault()
+        fault, post = weather.submit_fault(), None
         try:
             async with asyncio.timeout(timeout):
                 await asyncio.sleep(weather.between(0.005, 0.3))
@@ -57,9 +66,13 @@ class SimulatedClient:
                     raise NothingSent("POST: no connection", code="ConnectError")
                 if self._process.dead:
                     raise asyncio.CancelledError
-                answer = self._world.provider.receive(self._process, body, key, fault)
+                if before_send:
+                    before_send()
+                post, answer = self._world.provider.receive(self._process, body, key, fault)
                 task_id = await answer
         except TimeoutError:
+            if post:
+                post.is_exposed = True
             raise AnswerLost("POST: timeout", code="TimeoutError") from None
         self._process.received.append(task_id)
         self.limiter.recover()
@@ -100,6 +113,17 @@ class SimulatedFetcher:
 
     async def __aexit__(self, *_: object) -> None:
         pass
+
+    async def fetch_first_byte(self, url: str, **_: Any) -> SimpleNamespace:
+        """Request one byte of a presigned URL; what it finds is what `FirstByte` has."""
+        await self._process.about_to("download", url)
+        weather = self._world.weather
+        await asyncio.sleep(weather.between(0.01, 0.5))
+        found = self._world.bucket.objects.get(urlsplit(url).path.lstrip("/"))
+        if weather.happens(weather.file_rate, "download failed"):
+            raise FetchError(f"{url} returned nothing")
+        status, size, code = (206, found.size, "") if found else (404, None, "NoSuchKey")
+        return SimpleNamespace(status=status, location=None, content_type="image/jpeg", size=size, code=code)
 
     async def fetch_file(self, url: str, path: Path, *, limit: int) -> FetchedFile:
         """Download a video."""

@@ -106,7 +106,9 @@ class Provider:
         self.balance = world.plan.balance
         self.skew = world.plan.provider_skew
 
-    def receive(self, process: Process, body: SubmitBody, key: str, fault: str | None) -> asyncio.Future[str]:
+    def receive(
+        self, process: Process, body: SubmitBody, key: str, fault: str | None
+    ) -> tuple[Post, asyncio.Future[str]]:
         """Take a submit whose first byte was sent; nothing can stop it any more."""
         world, weather = self.world, self.world.weather
         post = world.watch.note_post(process, key, _price(body))
@@ -120,7 +122,7 @@ class Provider:
             returns = weather.between(125, 600)
         post.is_exposed = fault not in UNPAID
         world.loop.call_later(arrives, self._accept, process, body, post, answer, returns)
-        return answer
+        return post, answer
 
     def _accept(
         self, process: Process, body: SubmitBody, post: Post, answer: asyncio.Future[str], returns: float
@@ -176,7 +178,7 @@ class Provider:
 
     def _fetch_image(self, task: RenderTask) -> None:
         found = self.world.bucket.objects.get(task.image_key)
-        if found is None:
+        if found is None or self.world.plan.is_unreachable:
             task.fail_code = "IMAGE_DOWNLOAD_FAILED"
         else:
             task.fetched = hashlib.sha256(found.body).hexdigest()

@@ -58,7 +58,7 @@ def _check_task(world: World, job: JobView, task: RenderTask) -> None:
     attempt = next(one for one in job.attempts if task.id in one.task_ids)
     if not task.end_was_seen:
         world.accuse("never asked", f"{task.id} of {job.key[:8]}/{attempt.number}: nobody saw its end; job {job.state}")
-    elif not attempt.end and job.state != "stored":
+    elif not attempt.end:
         world.accuse("no end", f"{task.id} of {job.key[:8]}/{attempt.number} has ended, the attempt has not")
     elif not task.fail_code and job.state != "stored":
         world.accuse("not stored", f"{task.id} of {job.key[:8]}/{attempt.number} succeeded; job {job.state}")
@@ -88,7 +88,9 @@ def _caps(world: World, jobs: dict[str, JobView]) -> None:
     for post in world.provider.posts:
         if post.is_billed:
             attempt = _attempt(jobs, post)
-            by_day[attempt.day if attempt and attempt.day else post.day] += post.price
+            by_day[post.day] += post.price
+            if attempt and attempt.day not in {"", post.day}:
+                world.accuse("day", f"POST #{post.number} was sent on {post.day} and counts for {attempt.day}")
             by_run[post.run_id] += post.price
     cap = world.settings.daily_cap_usd
     for day, usd in by_day.items():
@@ -101,18 +103,16 @@ def _caps(world: World, jobs: dict[str, JobView]) -> None:
 
 
 def _markers(world: World, jobs: dict[str, JobView]) -> None:
-    """There is a marker for each open job, and none else."""
-    marked = set()
-    for key, number, _name in reading.markers(world.bucket):
+    """There is a marker for each open attempt, and none else."""
+    for key, number in reading.markers(world.bucket):
         job = jobs.get(key)
-        marked.add((key, number))
-        if job is None or not job.is_open:
-            world.accuse("needless marker", f"{key[:8]} is {job.state if job else 'not there'}")
-        elif number and not any(one.number == number and one.end in {"", "lost"} for one in job.attempts):
-            world.accuse("needless marker", f"{key[:8]}/{number} needs none")
+        open_numbers = {one.number for one in job.attempts if not one.is_settled} if job else set()
+        if not open_numbers or (number and number not in open_numbers):
+            world.accuse("needless marker", f"{key[:8]}/{number} is {job.state if job else 'not there'}")
     for job in jobs.values():
-        if job.is_open and not any(key == job.key for key, _ in marked):
-            world.accuse("no marker", f"{job.key[:8]} is {job.state} and has no marker")
+        for attempt in job.attempts:
+            if not attempt.is_settled and not reading.has_marker(world.bucket, job.key, attempt.number):
+                world.accuse("no marker", f"{job.key[:8]}/{attempt.number} of a job that is {job.state}")
 
 
 def _ends(world: World, jobs: dict[str, JobView]) -> None:
@@ -139,7 +139,12 @@ def _ledger_and_bill(world: World, jobs: dict[str, JobView]) -> None:
     for job in jobs.values():
         for attempt in job.attempts:
             post = posts.get(attempt.claim)
-            if attempt.is_counted and not world.drops[job.key] and (post is None or not post.is_exposed):
+            if (
+                attempt.is_counted
+                and not world.drops[job.key]
+                and not world.adoptions[job.key]
+                and (post is None or not post.is_exposed)
+            ):
                 world.accuse("bill", f"{job.key[:8]}/{attempt.number} is counted and was not paid")
             if post and attempt.price != post.price:
                 world.accuse("bill", f"{job.key[:8]}/{attempt.number} costs ${post.price}, not ${attempt.price}")
@@ -153,25 +158,25 @@ def _ledger_and_bill(world: World, jobs: dict[str, JobView]) -> None:
 
 
 def _days(world: World) -> None:
-    """What is reserved at rest covers the bill."""
-    billed: defaultdict[tuple[str, str], Decimal] = defaultdict(Decimal)
-    for post in world.provider.posts:
-        if post.is_billed:
-            billed[post.run_id, ""] += post.price
-    for (run_id, _), usd in billed.items():
-        days = [
-            name[len("jobs/days/") : -len(".json")] for name in world.bucket.objects if name.startswith("jobs/days/")
-        ]
-        reserved = sum((reading.reserved(world.bucket, day).get(run_id, ZERO) for day in days), ZERO)
-        if usd > reserved:
-            world.accuse("reserved", f"${usd} billed to {run_id}, ${reserved} reserved at rest")
+    """What is reserved at rest covers the bill, to the cent where no write was lost and no process killed."""
+    for run_id, processes in world.processes_by_run.items():
+        posts = [post for post in world.provider.posts if post.run_id == run_id]
+        billed = sum((post.price for post in posts if post.is_billed), ZERO)
+        exposed = sum((post.price for post in posts if post.is_exposed), ZERO)
+        reserved = reading.reserved_in_all(world.bucket, run_id)
+        if billed > reserved:
+            world.accuse("reserved", f"${billed} billed to {run_id}, ${reserved} reserved at rest")
+        if reserved != exposed and not world.had_s3_faults and all(process.ended for process in processes):
+            world.accuse("day total", f"{run_id} may have paid ${exposed}, the days have ${reserved}")
 
 
 def _reports(world: World, jobs: dict[str, JobView]) -> None:
     """A run's report has what its submits cost: no less than they learned, no more than was billed."""
     for process in world.processes:
-        if process.report is None or len(world.processes_of(process.run_id)) > 1:
+        if process.report is None or len(world.processes_by_run[process.run_id]) > 1:
             continue
+        if any(world.drops[item.job] or world.adoptions[item.job] for item in process.report.items if item.job):
+            continue  # what a person gives up counts in full, also if it was never sent
         posts = [post for post in world.provider.posts if post.process == process.name]
         most = sum((post.price for post in posts if post.is_billed or post.fate == "fail code"), ZERO)
         least = sum((post.price for post in posts if post.task in process.received), ZERO)
@@ -179,14 +184,16 @@ def _reports(world: World, jobs: dict[str, JobView]) -> None:
             spent = process.report.spent_usd
             world.accuse("report", f"{process.name} says ${spent}; learned ${least}, billed at most ${most}")
         found = reading.run_record(world.bucket, process.run_id)
-        if found and found.report and found.report["spent_usd"] != float(process.report.spent_usd):
-            world.accuse("report", f"the record of {process.name} says {found.report['spent_usd']}")
+        if found.get("report") and found["report"]["spent_usd"] != float(process.report.spent_usd):
+            world.accuse("report", f"the record of {process.name} says {found['report']['spent_usd']}")
 
 
 def _unknowns(world: World, jobs: dict[str, JobView]) -> None:
     """The last reconcile names every job that waits for a person."""
     last = next(process for process in reversed(world.processes) if process.name.startswith("rest-"))
     named = {item.job for item in last.report.items if item.outcome is Outcome.UNKNOWN} if last.report else set()
+    if world.plan.has_garbage and last.report and reading.GARBAGE not in {item.job for item in last.report.items}:
+        world.accuse("not named", f"{last.name} does not name the record that cannot be read")
     for job in jobs.values():
         if job.state == "unknown" and job.key not in named:
             world.accuse("not named", f"{job.key[:8]} is unknown, and {last.name} does not name it")

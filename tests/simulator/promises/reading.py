@@ -1,21 +1,26 @@
-"""How the simulator reads the ledger: the one place that knows the format of records, markers, days and tasks."""
+"""How the simulator reads the ledger: the one place that knows the format of records, markers, days and runs.
+
+It reads the JSON itself and not with the library's models, so that a fault there is no fault here.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
-from i2v.ledger.budget import DailySpend
-from i2v.ledger.job import JobRecord, JobState
-from i2v.ledger.run_record import RunRecord
 from tests.simulator.models.bucket import Bucket
 
+Json = dict[str, Any]
 _RECORD = re.compile(r"jobs/([0-9a-f]{64})\.json")
-_MARKER = re.compile(r"jobs/open/[0-9a-f]{12}-[0-9a-f]{12}-([0-9a-f]{64})(?:-([0-9]+)(r?))?")
-OPEN = frozenset({"claimed", "submitted", "unknown"})
+_MARKER = re.compile(r"jobs/open/[0-9a-f]{12}-[0-9a-f]{12}-([0-9a-f]{64})(?:-([0-9]+)r?)?")
+ZERO = Decimal(0)
+GARBAGE = "0" * 64
+"""The key of a record that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class AttemptView:
     task_ids: frozenset[str]
     end: str
     """Empty while it has none; else unpaid, refused, failed, lost, dropped or stored."""
+    is_settled: bool
+    """Whether it needs no marker."""
     is_counted: bool
     """Whether the ledger counts it as spent."""
 
@@ -42,17 +49,15 @@ class JobView:
     key: str
     state: str
     attempts: tuple[AttemptView, ...]
-    video_task: str
-    """The task whose video is stored, empty if unknown."""
     video_key: str
+    """Where its video is, empty if it has none."""
     flags: tuple[str, ...]
     image_sha256: str
-    label: str
 
     @property
     def is_open(self) -> bool:
         """Whether it must have a marker."""
-        return self.state in OPEN
+        return not all(attempt.is_settled for attempt in self.attempts)
 
     @property
     def task_ids(self) -> frozenset[str]:
@@ -62,31 +67,55 @@ class JobView:
 
 def parse_record(body: bytes) -> JobView:
     """Read a job record."""
-    record = JobRecord.model_validate_json(body)
-    attempts = []
-    for one in record.attempts:
-        is_latest = one is record.attempts[-1]
-        end = ""
-        if one.fail:
-            end = "dropped" if one.fail.code == "dropped" else "failed"
-        elif is_latest and record.state is JobState.STORED:
-            end = "stored"
-        elif not one.task_ids and (not is_latest or record.state is not JobState.CLAIMED):
-            end = "lost"
-        attempts.append(
-            AttemptView(
-                one.number, one.claim, one.run_id, one.price_usd, "", one.task_ids, end, one.spent_usd == one.price_usd
-            )
-        )
+    data = json.loads(body)
+    attempts = tuple((_attempt if data["format"] > 1 else _attempt_1)(data, one) for one in data["attempts"])
+    ends = [one.get("end") or {} for one in data["attempts"]]
+    videos = [end["video"] for end in sorted(ends, key=lambda end: end.get("revision", 0)) if end.get("video")]
+    video = data.get("video") or next(iter(videos), None)
     return JobView(
-        key=record.key,
-        state=record.state.value,
-        attempts=tuple(attempts),
-        video_task=(record.task_id or "") if record.video else "",
-        video_key=record.video.uri.key if record.video else "",
-        flags=record.video.flags if record.video else (),
-        image_sha256=record.image.facts.sha256,
-        label=record.image.label,
+        key=data["key"],
+        state=data["state"],
+        attempts=attempts,
+        video_key=video["uri"].split("/", 3)[3] if video else "",
+        flags=tuple(video["flags"]) if video else (),
+        image_sha256=data["image"]["facts"]["sha256"],
+    )
+
+
+def _attempt(_data: Json, one: Json) -> AttemptView:
+    end = one["end"]["kind"] if one["end"] else ""
+    return AttemptView(
+        number=one["number"],
+        claim=one["claim"],
+        run_id=one["run_id"],
+        price=Decimal(one["price_usd"]),
+        day=one["day"],
+        task_ids=frozenset(filter(None, [one["task_id"]])),
+        end=end,
+        is_settled=bool(end) and (end != "lost" or one["resubmitted"]),
+        is_counted=bool(one["task_id"]) or end in {"failed", "dropped"},
+    )
+
+
+def _attempt_1(data: Json, one: Json) -> AttemptView:
+    task_ids = frozenset(filter(None, [one["task_id"], *one["other_task_ids"]]))
+    is_latest, end = one is data["attempts"][-1], ""
+    if one["fail"]:
+        end = "dropped" if one["fail"]["code"] == "dropped" else "failed"
+    elif is_latest and data["state"] == "stored":
+        end = "stored"
+    elif not task_ids and (not is_latest or data["state"] != "claimed"):
+        end = "lost"
+    return AttemptView(
+        number=one["number"],
+        claim=one["claim"],
+        run_id=one["run_id"],
+        price=Decimal(one["price_usd"]),
+        day="",
+        task_ids=task_ids,
+        end=end,
+        is_settled=not is_latest or data["state"] not in {"claimed", "submitted", "unknown"},
+        is_counted=bool(task_ids or one["fail"]),
     )
 
 
@@ -95,13 +124,13 @@ def jobs(bucket: Bucket) -> dict[str, JobView]:
     return {
         match[1]: parse_record(found.body)
         for name, found in bucket.objects.items()
-        if (match := _RECORD.fullmatch(name))
+        if (match := _RECORD.fullmatch(name)) and match[1] != GARBAGE
     }
 
 
 def job(bucket: Bucket, key: str) -> JobView | None:
     """Return one job."""
-    found = bucket.objects.get(f"jobs/{key}.json")
+    found = bucket.objects.get(f"jobs/{key}.json") if key != GARBAGE else None
     return parse_record(found.body) if found else None
 
 
@@ -111,41 +140,47 @@ def record_key(name: str) -> str:
     return match[1] if match else ""
 
 
-def markers(bucket: Bucket) -> Iterator[tuple[str, int, str]]:
-    """Yield each open marker as job key, attempt (0 if it names none) and object name."""
+def markers(bucket: Bucket) -> Iterator[tuple[str, int]]:
+    """Yield each open marker as job key and attempt, 0 if it names none (format 1)."""
     for name in bucket.objects:
-        if match := _MARKER.fullmatch(name):
-            yield match[1], int(match[2] or 0), name
+        if (match := _MARKER.fullmatch(name)) and match[1] != GARBAGE:
+            yield match[1], int(match[2] or 0)
 
 
-def has_marker(bucket: Bucket, key: str) -> bool:
-    """Return whether a job has a marker."""
-    return any(job_key == key for job_key, _, _ in markers(bucket))
+def has_marker(bucket: Bucket, key: str, number: int) -> bool:
+    """Return whether an attempt has a marker."""
+    return any(job_key == key and attempt in {0, number} for job_key, attempt in markers(bucket))
 
 
 def reserved(bucket: Bucket, day: str) -> dict[str, Decimal]:
-    """Return what each run has reserved on a day."""
+    """Return what each run has reserved or paid on a day."""
     found = bucket.objects.get(f"jobs/days/{day}.json")
-    return DailySpend.model_validate_json(found.body).reserved_usd if found else {}
+    data: Json = json.loads(found.body) if found else {}
+    sums: defaultdict[str, Decimal] = defaultdict(Decimal)
+    for run_id, usd in data.get("reserved_usd", {}).items():
+        sums[run_id] += Decimal(usd)
+    for entry in data.get("entries", {}).values():
+        held = (Decimal(one["usd"]) for one in entry["reserved"].values())
+        sums[entry["run_id"]] += sum(held, Decimal(entry["paid_usd"]))
+    return sums
 
 
-def paused(bucket: Bucket) -> bool:
-    """Return whether submits are paused."""
+def reserved_in_all(bucket: Bucket, run_id: str) -> Decimal:
+    """Return what a run has reserved or paid on all days."""
+    prefix = "jobs/days/"
+    days = [name.removeprefix(prefix).removesuffix(".json") for name in bucket.objects if name.startswith(prefix)]
+    return sum((reserved(bucket, day).get(run_id, ZERO) for day in days), ZERO)
+
+
+def ledger_info(bucket: Bucket) -> Json:
+    """Return `jobs/ledger.json`, empty if there is none."""
     found = bucket.objects.get("jobs/ledger.json")
-    return bool(found and json.loads(found.body).get("paused"))
+    info: Json = json.loads(found.body) if found else {}
+    return info
 
 
-def run_record(bucket: Bucket, run_id: str) -> RunRecord | None:
-    """Return a run's record."""
+def run_record(bucket: Bucket, run_id: str) -> Json:
+    """Return a run's record, empty if there is none."""
     found = bucket.objects.get(f"jobs/runs/{run_id}.json")
-    return RunRecord.model_validate_json(found.body) if found else None
-
-
-def parked_tasks(bucket: Bucket) -> dict[str, str]:
-    """Return the job key by task id, from `jobs/tasks/`."""
-    found = {}
-    for name, one in bucket.objects.items():
-        if name.startswith("jobs/tasks/"):
-            page = json.loads(one.body)
-            found[page["task_id"]] = page["job"]
-    return found
+    record: Json = json.loads(found.body) if found else {}
+    return record

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
 
 PAUSE_SECONDS = 100.0
 """A pause takes hold within 10 s; a submit that is at its claim then may take this long."""
-MIDNIGHT_SECONDS = 180.0
-"""A submit that is sent this soon after midnight may count for the day before: claim and connection take time."""
 
 
 class Watch:
@@ -50,11 +47,12 @@ class Watch:
         world.tell(process.name, f"{what} is sent")
         if attempt is None:
             self._accuse("claim", f"{what} without a claim")
-        if not reading.has_marker(world.bucket, key):
+        if not reading.has_marker(world.bucket, key, post.attempt):
             self._accuse("marker", f"{what} without an open marker")
         self._check_allowed(post, what)
         self._check_reserved(post, what)
         self._check_brakes(process, what)
+        self._check_first(process, key, what)
         return post
 
     def _accuse(self, rule: str, message: str) -> None:
@@ -78,17 +76,19 @@ class Watch:
 
     def _check_reserved(self, post: Post, what: str) -> None:
         own = [one for one in self.world.provider.posts if one.run_id == post.run_id and one.is_exposed]
-        days = {post.day} | {_day_before(post.day)} if self._is_after_midnight() else {post.day}
-        needed = sum((one.price for one in own if one.day in days), post.price)
-        reserved = sum(
-            (reading.reserved(self.world.bucket, day).get(post.run_id, Decimal(0)) for day in days), Decimal(0)
-        )
+        needed = sum((one.price for one in own if one.day == post.day), post.price)
+        reserved = reading.reserved(self.world.bucket, post.day).get(post.run_id, Decimal(0))
         if needed > reserved:
-            self._accuse("reserved", f"{what}: ${reserved} reserved, ${needed} needed")
+            self._accuse("reserved", f"{what}: ${reserved} reserved on {post.day}, ${needed} needed")
 
-    def _is_after_midnight(self) -> bool:
-        now = wall_clock()
-        return now - now.replace(hour=0, minute=0, second=0, microsecond=0) < timedelta(seconds=MIDNIGHT_SECONDS)
+    def _check_first(self, process: Process, key: str, what: str) -> None:
+        """Check that a bucket that the provider has not been seen to fetch from gets few submits."""
+        world, limit = self.world, self.world.settings_first_submits
+        if not limit or any(task.end_was_seen and not task.fail_code for task in world.provider.tasks.values()):
+            return
+        jobs = {one.job for one in world.provider.posts if one.process == process.name and one.is_exposed} | {key}
+        if len(jobs) > limit:
+            self._accuse("first submits", f"{what}: {len(jobs)} jobs, and nothing was rendered yet")
 
     def _check_brakes(self, process: Process, what: str) -> None:
         now = self.world.loop.time()
@@ -100,7 +100,7 @@ class Watch:
 
     def _note_write(self, key: str, body: bytes | None) -> None:
         if key == "jobs/ledger.json":
-            if not reading.paused(self.world.bucket):
+            if not reading.ledger_info(self.world.bucket)["paused"]:
                 self.paused_at = None
             elif self.paused_at is None:
                 self.paused_at = self.world.loop.time()
@@ -110,11 +110,7 @@ class Watch:
     def _note_run(self, key: str) -> None:
         run_id = key.removeprefix("jobs/runs/").removesuffix(".json")
         found = reading.run_record(self.world.bucket, run_id)
-        if found and found.ended_at:
+        if found.get("ended_at"):
             self._final.add(run_id)
-        elif run_id in self._final and len(self.world.processes_of(run_id)) == 1:
+        elif run_id in self._final and len(self.world.processes_by_run[run_id]) == 1:
             self._accuse("run record", f"the end of {run_id} was overwritten")
-
-
-def _day_before(day: str) -> str:
-    return (date.fromisoformat(day) - timedelta(days=1)).isoformat()
