@@ -12,7 +12,7 @@ from tests.support.fault_proxy import FaultRule, ProxiedRequest
 
 When = Literal["before", "after"]
 RECORD, SUBMIT = r"/jobs/[0-9a-f]{64}\.json$", r"/generateTask/"
-RECENT_LIST, RUN_LINES = r"/jobs/recent/", r"/jobs/runs/.*\.jsonl$"
+RECENT_PAGE, RUN_ROWS = r"/jobs/recent/", r"/jobs/runs/.*\.jsonl$"
 """Written for display only; no decision depends on them."""
 
 
@@ -31,7 +31,7 @@ class KillPoint:
 
     def changes_outcome(self, when: When) -> bool:
         """Whether a kill here leaves a state of its own; for job writes, before and after both do."""
-        is_shown_only = self.rule.target in {RECENT_LIST, RUN_LINES}
+        is_shown_only = self.rule.target in {RECENT_PAGE, RUN_ROWS}
         return self.changes and not is_shown_only and (when == "after" or self.rule.target in {RECORD, SUBMIT})
 
     def matches(self, proxied: ProxiedRequest) -> bool:
@@ -52,36 +52,37 @@ def _api(times: int, method: str, target: str) -> KillPoint:
     return KillPoint("api", FaultRule("kill", method, target), times)
 
 
-PICTURE = r"/images/[a-z]+\.jpg"
-EACH, GOOD, BAD, LOST, ONCE = 3, 2, 1, 1, 1
-"""Three images go through a run: two become videos, one is refused. The answer for a fourth is lost."""
+IMAGE = r"/images/[a-z]+\.jpg"
+IMAGES, VIDEOS, REFUSED, LOST, ONCE = 3, 2, 1, 1, 1
+"""How often a request occurs: a run has three images, of which two become videos and one is refused; the answer to a
+fourth submit is lost."""
 
 SETTLING = {
-    "page-read": _s3(ONCE, "GET", r"/jobs/ledger\.json$"),
-    "page": _s3(ONCE, "PUT", r"/jobs/ledger\.json$"),
+    "ledger-info-read": _s3(ONCE, "GET", r"/jobs/ledger\.json$"),
+    "ledger-info": _s3(ONCE, "PUT", r"/jobs/ledger\.json$"),
     "run-record-read": _s3(ONCE, "GET", r"/jobs/runs/"),
-    "recent-read": _s3(ONCE, "GET", RECENT_LIST),
-    "recent": _s3(ONCE, "PUT", RECENT_LIST),
-    "lines": _s3(ONCE, "PUT", RUN_LINES),
-    "job-read": _s3(EACH, "GET", RECORD),
-    "status": _api(EACH, "GET", r"/statusTask/"),
-    "file": _api(GOOD, "GET", r"/files/"),
-    "image-head": _s3(GOOD, "HEAD", PICTURE),
-    "video": _s3(GOOD, "PUT", r"/videos/.*\.mp4$"),
-    "poster": _s3(GOOD, "PUT", r"/videos/.*-[0-9a-f]{12}\.jpg$"),
-    "manifest": _s3(GOOD, "PUT", r"/videos/.*-[0-9a-f]{12}\.json$"),
-    "job-stored": _s3(GOOD, "PUT", RECORD, "stored"),
-    "job-refused": _s3(BAD, "PUT", RECORD, "refused"),
-    "verdict": _s3(BAD, "PUT", r"/videos/.*\.refused\.json$"),
-    "unmark": _s3(BAD, "DELETE", r"/jobs/open/"),
-    "unmark-many": _s3(ONCE, "POST", r"\?delete$"),
+    "recent-page-read": _s3(ONCE, "GET", RECENT_PAGE),
+    "recent-page": _s3(ONCE, "PUT", RECENT_PAGE),
+    "run-rows": _s3(ONCE, "PUT", RUN_ROWS),
+    "job-read": _s3(IMAGES, "GET", RECORD),
+    "status": _api(IMAGES, "GET", r"/statusTask/"),
+    "file": _api(VIDEOS, "GET", r"/files/"),
+    "image-head": _s3(VIDEOS, "HEAD", IMAGE),
+    "video": _s3(VIDEOS, "PUT", r"/videos/.*\.mp4$"),
+    "poster": _s3(VIDEOS, "PUT", r"/videos/.*-[0-9a-f]{12}\.jpg$"),
+    "manifest": _s3(VIDEOS, "PUT", r"/videos/.*-[0-9a-f]{12}\.json$"),
+    "job-stored": _s3(VIDEOS, "PUT", RECORD, "stored"),
+    "job-refused": _s3(REFUSED, "PUT", RECORD, "refused"),
+    "verdict": _s3(REFUSED, "PUT", r"/videos/.*\.refused\.json$"),
+    "marker-deleted": _s3(REFUSED, "DELETE", r"/jobs/open/"),
+    "markers-deleted": _s3(ONCE, "POST", r"\?delete$"),
     "run-record": _s3(ONCE, "PUT", r"/jobs/runs/.*\.json$"),
 }
 
 RECONCILE = {
-    "open-marks": _s3(ONCE, "GET", r"\?.*list-type=2.*prefix=jobs"),
+    "open-markers": _s3(ONCE, "GET", r"\?.*list-type=2.*prefix=jobs"),
     "job-unknown": _s3(LOST, "PUT", RECORD, "unknown"),
-    "video-head": _s3(GOOD, "HEAD", r"/videos/.*\.mp4$"),
+    "video-head": _s3(VIDEOS, "HEAD", r"/videos/.*\.mp4$"),
     **SETTLING,
 }
 
@@ -90,13 +91,13 @@ RUN = {
     "day-read": _s3(ONCE, "GET", r"/jobs/days/"),
     "day": _s3(ONCE, "PUT", r"/jobs/days/"),
     "balance": _api(ONCE, "GET", r"/current-balance$"),
-    "image-read": _s3(EACH, "GET", PICTURE + "$"),
-    "mark": _s3(EACH, "PUT", r"/jobs/open/"),
-    "job-claimed": _s3(EACH, "PUT", RECORD, "claimed"),
-    "submit": _api(EACH, "POST", SUBMIT),
-    "job-submitted": _s3(EACH, "PUT", RECORD, "submitted"),
+    "image-read": _s3(IMAGES, "GET", IMAGE + "$"),
+    "marker": _s3(IMAGES, "PUT", r"/jobs/open/"),
+    "job-claimed": _s3(IMAGES, "PUT", RECORD, "claimed"),
+    "submit": _api(IMAGES, "POST", SUBMIT),
+    "job-submitted": _s3(IMAGES, "PUT", RECORD, "submitted"),
     **SETTLING,
 }
 
-PROVIDER_IMAGE_READ = _s3(EACH, "GET", PICTURE + r"\?.*X-Amz-Signature")
+PROVIDER_IMAGE_READ = _s3(IMAGES, "GET", IMAGE + r"\?.*X-Amz-Signature")
 """The provider fetches the images through the same proxy; no process is killed at these requests."""

@@ -37,7 +37,7 @@ from tests.support.settings import MakeSettings
 pytestmark = pytest.mark.timeout(300)
 S3_POINTS = [name for name, point in RUN.items() if point.proxy == "s3"]
 WRITES = [name for name in S3_POINTS if RUN[name].changes]
-CONDITIONAL = ["day", "page", "video", "job-claimed", "job-submitted", "job-stored", "job-refused"]
+CONDITIONAL = ["day", "ledger-info", "video", "job-claimed", "job-submitted", "job-stored", "job-refused"]
 
 Faults = list[tuple[FaultRule, list[str]]]
 TEMPORARY: dict[str, Faults] = {
@@ -82,7 +82,7 @@ class Case:
     ) -> Self:
         """Put the image and add the fault rule."""
         bucket = world.sandbox.new_bucket()
-        name = BAD if point in {"job-refused", "verdict", "unmark"} else GOOD[0]
+        name = BAD if point in {"job-refused", "verdict", "marker-deleted"} else GOOD[0]
         image = world.put(name, random.randrange(1 << 30))  # noqa: S311
         kind = {**RUN, **RECONCILE}[point].rule
         rule = replace(fault, method=kind.method, target=f"^/{bucket}\\b.*{kind.target}", body=kind.body)
@@ -132,7 +132,7 @@ class Case:
         if isinstance(result, I2vError):
             assert result.hint, self.point
             assert self.world.task_ids(self.image) == set(), self.point
-        elif self.point in {"job-submitted", "unmark-many", "recent-read", "recent", "lines"}:
+        elif self.point in {"job-submitted", "markers-deleted", "recent-page-read", "recent-page", "run-rows"}:
             assert result.outcome is Outcome.STORED
         else:
             assert result.outcome is Outcome.FAILED, f"{self.point}: {result}"
