@@ -2,8 +2,9 @@
 
 A run is killed `I2V_CRASH_ROUNDS` (1) times at each of the 20 points that change the outcome: after every kind of
 request that writes, and also before those that write a job. All other points get a fifth of that, reconcile's points a
-quarter, each at least one. Every round has its own seed, which decides the image that is hit, the order of simultaneous
-requests, and whether reconcile or another run comes first afterwards.
+quarter; every kind of request gets at least one round, after a write and before a read. Every round has its own seed,
+which decides the image that is hit, the order of simultaneous requests, and whether reconcile or another run comes
+first afterwards.
 """
 
 from __future__ import annotations
@@ -57,17 +58,23 @@ def leave_open(round_: KillRound) -> None:
 
 
 def rounds(points: dict[str, KillPoint], most: int) -> list[tuple[str, When, int]]:
-    """List every kill point, before and after its request, with its number of rounds."""
+    """List the kill points, before and after their requests, with their numbers of rounds."""
     moments: tuple[When, ...] = ("before", "after")
-    return [
-        (name, when, most if point.changes_outcome(when) else max(1, most // 5))
-        for name, point in points.items()
-        for when in moments
-    ]
+    found = [(name, when, rounds_at(point, when, most)) for name, point in points.items() for when in moments]
+    return [each for each in found if each[2]]
+
+
+def rounds_at(point: KillPoint, when: When, most: int) -> int:
+    """Return the number of rounds; a kill before a write leaves what one after the request before it leaves."""
+    if point.changes_outcome(when):
+        return most
+    return max(most // 5, int((when == "after") is point.changes))
 
 
 def test_enough_points_are_tried_often_enough() -> None:
-    """A run is killed at 20 points or more for the full number of rounds."""
+    """A run is killed at 20 points or more for the full number of rounds, and at each kind of request at least once."""
+    for points in (RUN, RECONCILE):
+        assert {name for name, _, _ in rounds(points, 1)} == set(points)
     assert sum(often == 10 for _, _, often in rounds(RUN, 10)) >= 20
 
 

@@ -18,6 +18,14 @@ from flows.generate import generate_videos
 from sandbox import Sandbox
 from sandbox.prefect_server import PrefectServer
 from tests.support.flow_runs import FinishedFlowRun, RunFlow
+from tests.support.prefect_database import start_server
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that all processes of a test run share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")
@@ -28,12 +36,12 @@ def prefect_server_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def prefect_server(
-    no_outside: None, prefect_server_home: Path, tmp_path_factory: pytest.TempPathFactory
+    no_outside: None, prefect_server_home: Path, shared_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[PrefectServer]:
-    """Start this worker's Prefect server (about 10 s). Flows called in this process use it."""
+    """Start this worker's Prefect server (5 to 10 s). Flows called in this process use it."""
     home = tmp_path_factory.mktemp("prefect-home")
     with (
-        PrefectServer(home=prefect_server_home) as server,
+        start_server(prefect_server_home, shared_folder) as server,
         temporary_settings({PREFECT_API_URL: server.api_url, PREFECT_HOME: home}),
     ):
         yield server

@@ -17,7 +17,6 @@ from i2v.ledger.job import JobRecord, JobState
 from sandbox import Sandbox
 from sandbox.provider import Provider
 from sandbox.synthetic_images import make_jpeg
-from tests.support.certificate_authority import own_authority
 from tests.support.fault_proxy import FaultProxy
 from tests.support.forked_processes import ProcessSpec
 from tests.support.orders import job_records
@@ -43,7 +42,6 @@ class ProxiedSandbox:
         self._runs = 0
 
     def __enter__(self) -> Self:
-        _, self._authority = own_authority(self.folder, "localhost")
         with ExitStack() as stack:
             self.s3 = stack.enter_context(FaultProxy(self.sandbox.aws.address))
             self.api = stack.enter_context(FaultProxy(self.provider.address, rewrite_address=True))
@@ -79,7 +77,7 @@ class ProxiedSandbox:
 
     @property
     def env(self) -> dict[str, str]:
-        """All environment variables for processes behind the proxies; one CA certificate loads faster than all."""
+        """All environment variables for processes behind the proxies."""
         return {
             **self.sandbox.env,
             "APIXO_BASE_URL": self.provider.base_url.replace(self.provider.address, self.api.address),
@@ -87,7 +85,6 @@ class ProxiedSandbox:
             "I2V_PRIVATE_HOSTS": f"{self.api.address},{self.s3.address}",
             "I2V_POLL_FIRST_SECONDS": "0.05",
             "I2V_POLL_EVERY_SECONDS": "0.05",
-            "SSL_CERT_FILE": str(self._authority),
         }
 
     def process(self, env: dict[str, str] | None = None, **what: Any) -> ProcessSpec:

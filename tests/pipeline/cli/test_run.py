@@ -180,7 +180,7 @@ def recorded(home: Path) -> list[tuple[str, int]]:
 
 def test_without_a_server_all_task_runs_are_recorded(sandbox: Sandbox, tmp_path: Path) -> None:
     """Two parallel runs on a new PREFECT_HOME succeed, record all task runs, and leave no server running."""
-    prefix = put_images(sandbox, 10)
+    prefix = put_images(sandbox, 4)
     env = bare_env(**sandbox.env, PREFECT_HOME=str(tmp_path))
     runs = [
         subprocess.Popen(  # noqa: S603 - our own command
@@ -195,8 +195,8 @@ def test_without_a_server_all_task_runs_are_recorded(sandbox: Sandbox, tmp_path:
     ]
     outputs = [child.communicate(timeout=200) for child in runs]
     assert [child.returncode for child in runs] == [0, 0], outputs
-    assert recorded(tmp_path) == [("COMPLETED", 2 * 10 * 4)]
-    assert [out.splitlines()[-1] for out, _ in outputs] == ["10 stored · $1.92"] * 2
+    assert recorded(tmp_path) == [("COMPLETED", 2 * 4 * 4)]
+    assert [out.splitlines()[-1] for out, _ in outputs] == ["4 stored · $0.768"] * 2
     assert not any(word in err for _, err in outputs for word in ("INFO", "Error", "Traceback")), outputs
     assert _children_with(tmp_path) == []
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from sandbox.full_stack import FullStack
 from sandbox.provider import ProviderOptions
 from sandbox.synthetic_images import make_jpeg
 from tests.support.door_process import NotificationQueue, wait_for
+from tests.support.prefect_database import copy_database
 
 IMAGES = int(os.environ.get("I2V_LANDED_IMAGES", "12"))
 ODD = ("a b", "a+b", "100%", "a%20b%2Bc", "ÿ 猫/é", "x" * (1024 - len("images/killed/.jpg")))
@@ -114,14 +116,16 @@ class Landing:
 
 @pytest.fixture(scope="module")
 def running(
-    no_outside: None, tmp_path_factory: pytest.TempPathFactory
+    no_outside: None, shared_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Sandbox, NotificationQueue, FullStack]]:
     """A sandbox with door, Prefect server and worker."""
     with Sandbox(ProviderOptions(fast=True, render="shared"), notifications=True) as box:
         queue = NotificationQueue(box, connect_bucket=False)
         own = {"I2V_RUN_GONE_SECONDS": str(GONE_SECONDS), "I2V_SETTLING_SECONDS": "0", "I2V_DEFAULT_PROMPT": "zoom"}
         own |= {"I2V_SQS_QUEUE_URL": queue.url}
-        with FullStack(box, tmp_path_factory.mktemp("landing"), own) as pipeline:
+        folder = tmp_path_factory.mktemp("landing")
+        copy_database(shared_folder, folder / "server")
+        with FullStack(box, folder, own) as pipeline:
             yield box, queue, pipeline
 
 
