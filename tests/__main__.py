@@ -21,7 +21,7 @@ OPTIONS = {
     "crash": ("-n", "8"),
     "pipeline": ("-n", "3", "--dist", "loadfile"),  # a Prefect server per worker, and files share deployments
 }
-WITHOUT_PREFECT = ("tests/crash", "tests/integration", "tests/unit", "-n", "5", "--dist", "worksteal")
+WITHOUT_PREFECT = ("tests/crash", "tests/integration", "tests/unit", "-n", "4", "--dist", "worksteal")
 WITH_PREFECT = ("tests/pipeline", *OPTIONS["pipeline"])
 
 

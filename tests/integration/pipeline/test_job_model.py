@@ -1,6 +1,6 @@
 """Model tests of one job: races, crashes, lost responses and manual resolution, at random and as named scenarios.
 
-Hypothesis interleaves the real steps, by default through the same 200 examples each time. `I2V_MODEL_EXAMPLES` runs
+Hypothesis interleaves the real steps, by default through the same 100 examples each time. `I2V_MODEL_EXAMPLES` runs
 that many random examples and shrinks failures; `I2V_MODEL_STEPS` sets their length.
 """
 
@@ -22,7 +22,7 @@ from tests.support.job_state_machine import JobStateMachine, generate_video, res
 from tests.support.simulated_world import ORDER, PRICE
 
 RANDOM = "I2V_MODEL_EXAMPLES" in os.environ
-EXAMPLES = int(os.environ.get("I2V_MODEL_EXAMPLES", "200"))
+EXAMPLES = int(os.environ.get("I2V_MODEL_EXAMPLES", "100"))
 PROFILE = settings(
     max_examples=EXAMPLES,
     stateful_step_count=int(os.environ.get("I2V_MODEL_STEPS", "50")),

@@ -34,7 +34,7 @@ from tests.support.fault_proxy import FaultProxy, FaultRule
 from tests.support.flow_runs import RunFlow
 from tests.support.paths import ROOT
 
-FORGED = int(os.environ.get("I2V_FORGED_CALLBACKS", "600"))
+FORGED = int(os.environ.get("I2V_FORGED_CALLBACKS", "240"))
 """10,000 take a minute or two."""
 ROUNDS = 4
 MOST_GROWN_KB = 20_000

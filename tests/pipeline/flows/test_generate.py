@@ -14,13 +14,13 @@ from sandbox.synthetic_images import make_jpeg
 from tests.support.flow_runs import RunFlow, final_task_runs
 from tests.support.orders import put_photos
 
-IMAGES = int(os.environ.get("I2V_RUN_IMAGES", "60"))
+IMAGES = int(os.environ.get("I2V_RUN_IMAGES", "30"))
 
 
 async def test_many_images_are_each_billed_and_stored_once(
     sandbox: Sandbox, provider: Provider, run_flow: RunFlow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One run stores `I2V_RUN_IMAGES` (60) images, each billed once and polled no more often than the schedule says."""
+    """One run stores `I2V_RUN_IMAGES` (30) images, each billed once and polled no more often than the schedule says."""
     put_photos(sandbox, IMAGES)
     provider.set_options(render="shared", render_seconds=8)
     monkeypatch.setenv("I2V_POLL_FIRST_SECONDS", "6")
