@@ -10,7 +10,7 @@ from sandbox import Sandbox
 from sandbox.prefect_server import PrefectServer
 from tests.support.orders import put_copies
 
-FEW, MANY = 5, 30
+FEW, MANY = 10, 60
 WAITING_KB = 48
 """Limit as Python counts it, 44 KB now. Resident memory is a quarter more; its limit is 60 KB."""
 
