@@ -36,7 +36,11 @@ def prefect_server_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def prefect_server(
-    no_outside: None, prefect_server_home: Path, shared_folder: Path, tmp_path_factory: pytest.TempPathFactory
+    no_outside: None,
+    prefect_server_home: Path,
+    shared_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    pytestconfig: pytest.Config,
 ) -> Iterator[PrefectServer]:
     """Start this worker's Prefect server (5 to 10 s). Flows called in this process use it."""
     home = tmp_path_factory.mktemp("prefect-home")
@@ -44,6 +48,8 @@ def prefect_server(
         start_server(prefect_server_home, shared_folder) as server,
         temporary_settings({PREFECT_API_URL: server.api_url, PREFECT_HOME: home}),
     ):
+        category = "pytest.PytestUnraisableExceptionWarning"
+        pytestconfig.addinivalue_line("filterwarnings", f"ignore:{_left_open(server.port)}:{category}")  # later tests
         yield server
         APILogWorker.drain_all()  # else they wait at exit for a server that is gone
         EventsWorker.drain_all()
@@ -52,11 +58,17 @@ def prefect_server(
 
 @pytest.fixture(autouse=True)
 def ignore_sockets_left_open_by_prefect(request: pytest.FixtureRequest) -> None:
-    """Ignore connections to the server that Prefect 3.8 leaves open when it resolves result storage; no others."""
+    """Ignore connections to the server that Prefect 3.8 leaves open when it resolves result storage; no others.
+
+    They may be collected in a later test without a server, so `prefect_server` adds the filter for those.
+    """
     if "prefect_server" in request.fixturenames:
         port = request.getfixturevalue("prefect_server").port
-        leaves = rf"Exception ignored in.*<socket\.socket .*raddr=\('127\.0\.0\.1', {port}\)>"
-        warnings.filterwarnings("ignore", leaves, pytest.PytestUnraisableExceptionWarning)
+        warnings.filterwarnings("ignore", _left_open(port), pytest.PytestUnraisableExceptionWarning)
+
+
+def _left_open(port: int) -> str:
+    return rf"Exception ignored in.*<socket\.socket .*raddr=\('127\.0\.0\.1', {port}\)>"
 
 
 @pytest.fixture
