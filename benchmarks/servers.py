@@ -76,6 +76,7 @@ class Servers:
             "I2V_POLL_FIRST_SECONDS": str(30 / faster),
             "I2V_POLL_EVERY_SECONDS": str(10 / faster),
             "I2V_MAX_IN_FLIGHT": "10000",
+            "I2V_FIRST_SUBMITS": "0",
             "DO_NOT_TRACK": "1",
             "NO_PROXY": "*",
             "PREFECT_API_URL": self.prefect.api_url,

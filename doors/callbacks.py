@@ -24,8 +24,9 @@ from doors.request_body import RequestError, read_body
 from i2v.apixo.callbacks import BODY_LIMIT_BYTES, PATH, callback_task_id, verify
 from i2v.errors import I2vError
 from i2v.ledger import transitions
-from i2v.ledger.job import JobRecord, JobState
+from i2v.ledger.job import JobRecord
 from i2v.ledger.ledger import Ledger
+from i2v.ledger.task_ids import claim_task
 from i2v.recovery.callbacks import CallbackHint
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
@@ -134,7 +135,9 @@ class Callbacks:
         except I2vError as error:
             log.warning("Cannot read the job of a callback; the provider will retry: %s", error)
             return CallbackOutcome.LATER
-        if stored is None or not any(attempt.number == hint.attempt for attempt in stored.record.attempts):
+        if stored is None:
+            await self._park(hint)
+        if stored is None or stored.record.attempt_numbered(hint.attempt) is None:
             return CallbackOutcome.UNKNOWN_JOB
         if not _needs_run(stored.record, hint) or str(hint) in self._started:
             return CallbackOutcome.REPEATED
@@ -142,6 +145,14 @@ class Callbacks:
             return CallbackOutcome.LATER
         await self.batcher.add([str(hint)])
         return CallbackOutcome.TAKEN
+
+    async def _park(self, hint: CallbackHint) -> None:
+        """Keep the task of a job whose record was deleted: its signature proves that the job was submitted."""
+        log.error("A callback names task %s of job %s, whose record is missing: restore it", hint.task_id, hint.key)
+        try:
+            await claim_task(self._ledger.storage, self._ledger.settings, hint.task_id, hint.key, hint.attempt)
+        except I2vError as error:
+            log.warning("Cannot keep the task: %s", error)
 
     async def _start_run(self, hints: list[str]) -> None:
         key = hashlib.sha256("\n".join(sorted(hints)).encode()).hexdigest()
@@ -155,7 +166,6 @@ def _needs_run(record: JobRecord, hint: CallbackHint) -> bool:
 
     False also if the submit's response named another task: a valid address must not start runs for invented task ids.
     """
-    latest = record.attempt
-    is_latest = latest is not None and latest.number == hint.attempt and hint.task_id in latest.task_ids
-    is_awaited = record.state is JobState.SUBMITTED and is_latest
-    return is_awaited or transitions.awaiting_callback(record, hint.attempt) is not None
+    attempt = record.attempt_for_task(hint.task_id)
+    is_running = attempt is not None and attempt.is_running
+    return is_running or transitions.awaiting_callback(record, hint.attempt) is not None

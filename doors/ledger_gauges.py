@@ -7,14 +7,15 @@ A scrape never waits for S3: it returns the last values, and starts a new read i
 import asyncio
 import logging
 import time
-from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Gauge
 
+from i2v.clock import today_utc
 from i2v.errors import I2vError
-from i2v.ledger.budget import DailySpendStore
+from i2v.ledger.day_spend import DaySpendStore
 from i2v.ledger.job import JobState
-from i2v.ledger.ledger import Ledger
+from i2v.ledger.keys import OpenMarker
+from i2v.ledger.ledger import Ledger, VersionedRecord
 from i2v.s3.listing import S3Entry
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
@@ -24,7 +25,6 @@ REFRESH_SECONDS = 60.0
 READ_TIMEOUT_SECONDS = 120.0
 MAX_MARKERS = 100_000
 MAX_JOBS_READ = 1000
-KEY_LENGTH = 64
 
 
 class LedgerGauges:
@@ -65,12 +65,14 @@ class LedgerGauges:
                 break
         oldest = sorted(markers, key=lambda entry: entry.last_modified)[:MAX_JOBS_READ]
         records = Ledger(self._storage, self._settings).read_many(sorted(set(map(_job_key, oldest))))
-        unknown = [stored async for stored in records if stored.record.state is JobState.UNKNOWN]
-        spend, _ = await DailySpendStore(self._storage, self._settings).read(datetime.now(UTC).date().isoformat())
+        found = [stored async for _, stored in records if isinstance(stored, VersionedRecord)]
+        unknown = [stored for stored in found if stored.record.state is JobState.UNKNOWN]
+        spend = (await DaySpendStore(self._storage, self._settings).read(today_utc())).content
         self._open.set(len(set(map(_job_key, markers))))
         self._unknown.set(len(unknown))
         self._spent.set(float(spend.total_usd))
 
 
 def _job_key(marker: S3Entry) -> str:
-    return marker.uri.key[-KEY_LENGTH:]
+    name = OpenMarker.parse(marker.uri.key.rpartition("/")[2])
+    return name.key if name else ""

@@ -159,7 +159,7 @@ def _record_facts(record: JobRecord) -> Facts:
     return {
         "job state": record.state,
         "reason code": record.reason.code if record.reason else None,
-        "paid attempts": len(record.attempts),
+        "paid attempts": record.paid_attempts,
         "task id": record.task_id,
         "run": record.attempt.run_id if record.attempt else None,
         "label": record.label,

@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.fault_proxy import FaultRule
 from tests.support.forked_processes import start_process
-from tests.support.kill_points import PROVIDER_IMAGE_READ, RECONCILE, RUN, KillPoint, When
+from tests.support.kill_points import RECONCILE, RUN, KillPoint, When
 from tests.support.kill_rounds import AFTER_LEASE_SECONDS, LOST, SHORT_LEASE, KillRound, run_successfully
 from tests.support.proxied_sandbox import ProxiedSandbox
 
@@ -37,7 +37,7 @@ def test_every_request_has_a_name(world: ProxiedSandbox, work: str, points: dict
     for proxy, log in (("s3", world.s3.log), ("api", world.api.log)):
         for proxied in log:
             names = [name for name, point in points.items() if point.proxy == proxy and point.matches(proxied)]
-            assert len(names) == 1 or PROVIDER_IMAGE_READ.matches(proxied), f"{proxied}: {names}"
+            assert len(names) == 1, f"{proxied}: {names}"
             found.update(names)
     assert {name: found[name] for name, point in points.items() if found[name] < point.times} == {}
 

@@ -38,6 +38,6 @@ def test_a_claimant_that_slept_through_its_lease_pays_once(
         ended = sleeper.wait()
     assert [(item["outcome"], item["cost_usd"]) for item in ended.report["items"]] == [("stored", 0.192)]
     assert world.bills() == {picture.sha256: 1}
-    assert world.records()[picture.sha256].last_attempt == claims
+    assert len(world.records()[picture.sha256].attempts) == claims
     world.read_published(picture)
     assert world.open_markers() == set()

@@ -67,8 +67,8 @@ def list_attacks(settings: Settings, jobs: tuple[str, str], task_id: str) -> lis
 
 
 def _malformed() -> list[bytes]:
-    bodies = [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"data": 1}', b'{"data": {}}', b'{"data": {"taskId": 7}}']
-    bodies += [b'{"data": {"taskId": ""}}', b"[" * 100_000, b'{"data": {"taskId": "' + b"x" * 500 + b'"}}']
+    bodies = [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"data": 1}', b'{"data": {}}', b'{"data": {"taskId": 7.5}}']
+    bodies += [b'{"data": {"taskId": ""}}', b"[" * 100_000, b'{"data": {"taskId": "' + b"x" * 5000 + b'"}}']
     bodies += [b'{"data": ' * 100_000, b'{"data": {"taskId": ' + b"9" * 100_000 + b"}}"]
     return [*bodies, '{"data": {"taskId": "täsk\\u0000"}}'.encode(), b'{"data": {"taskId": "\\ud800"}}']
 

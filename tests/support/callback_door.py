@@ -66,6 +66,7 @@ def callback_env(sandbox: Sandbox, base_url: str) -> dict[str, str]:
     return {
         "I2V_CALLBACK_BASE_URL": base_url,
         "I2V_CALLBACK_SECRET": SECRET,
+        "I2V_FIRST_SUBMITS": "0",  # the first ones of a bucket would be polled
         "I2V_PRIVATE_HOSTS": f"{sandbox.env['I2V_PRIVATE_HOSTS']},{base_url.partition('//')[2]}",
     }
 

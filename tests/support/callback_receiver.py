@@ -41,6 +41,7 @@ class CallbackReceiver(ThreadingHTTPServer):
         return env | {
             "I2V_CALLBACK_BASE_URL": f"http://{address}",
             "I2V_CALLBACK_SECRET": SECRET,
+            "I2V_FIRST_SUBMITS": "0",  # the first ones of a bucket would be polled
             "I2V_PRIVATE_HOSTS": f"{env['I2V_PRIVATE_HOSTS']},{address}",
         }
 

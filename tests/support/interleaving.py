@@ -1,26 +1,17 @@
-"""Deterministic interleaving: pause before every S3 operation until a test decides how it ends, in virtual time.
-
-Nothing here knows about jobs; `simulated_world.py` does.
-"""
+"""Faults of a bucket in memory: before every S3 operation something decides how it ends, such as `ScriptedFaults`."""
 
 from __future__ import annotations
 
-import asyncio
-import selectors
-from collections.abc import Callable, MutableSet
+from collections.abc import Callable
 from contextlib import suppress
-from contextvars import ContextVar
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
-from weakref import WeakSet
 
 from i2v.errors import Conflict, I2vError, StorageError
 from i2v.s3_uri import S3Uri
 from tests.support.memory_storage import MemoryBucket, MemoryStorage
 
 T = TypeVar("T")
-PROCESS_TASKS: ContextVar[MutableSet[asyncio.Task[Any]]] = ContextVar("owned", default=WeakSet())  # noqa: B039 - for tasks of no process
-"""The asyncio tasks of the current process, which all end when it is killed."""
 
 
 class S3Fault(StrEnum):
@@ -40,56 +31,25 @@ class S3Fault(StrEnum):
     """Raises an error, and is done later."""
 
 
-class _Jump(selectors.SelectSelector):
-    """A selector that does not wait: time jumps to the next timer."""
-
-    now = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:
-            raise RuntimeError("deadlock: every task is waiting")
-        self.now += max(timeout, 0.0)
-        return []
-
-
-def _owned_task(loop: asyncio.AbstractEventLoop, coro: Any, **more: Any) -> asyncio.Task[Any]:
-    task = asyncio.Task(coro, loop=loop, **more)
-    PROCESS_TASKS.get().add(task)
-    return task
-
-
-class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """An event loop in which sleeps return at once, in the right order."""
-
-    def __init__(self) -> None:
-        self._jump = _Jump()
-        super().__init__(self._jump)
-        self.set_task_factory(_owned_task)
-
-    def time(self) -> float:
-        """Virtual seconds."""
-        return self._jump.now
-
-
 class SteppedProcess(Protocol):
-    """A process that pauses before every operation."""
+    """What decides about each operation, as soon as it likes."""
 
     late: list[Callable[[], Any]]
     """Writes that are applied later, after their process has given them up."""
 
     async def wait_for_turn(self, kind: str, uri: S3Uri | None = None) -> Any:
-        """Pause before an operation and return its fault, or `None`."""
+        """Wait before an operation, and return its fault or `None`."""
 
 
 class SteppedStorage(MemoryStorage):
-    """One process's storage: every operation pauses first and may fail."""
+    """A storage whose operations wait and fail as a `SteppedProcess` decides."""
 
     def __init__(self, bucket: MemoryBucket, process: SteppedProcess) -> None:
         super().__init__(bucket)
         self._process = process
 
     async def turn(self, operation: str, uri: S3Uri, action: Callable[[], T]) -> T:
-        """Pause, then do the operation or fail as the test decided."""
+        """Wait, then do the operation or fail as decided."""
         match await self._process.wait_for_turn(operation, uri):
             case None:
                 return action()

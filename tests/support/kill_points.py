@@ -74,7 +74,6 @@ SETTLING = {
     "job-stored": _s3(VIDEOS, "PUT", RECORD, "stored"),
     "job-refused": _s3(REFUSED, "PUT", RECORD, "refused"),
     "verdict": _s3(REFUSED, "PUT", r"/videos/.*\.refused\.json$"),
-    "marker-deleted": _s3(REFUSED, "DELETE", r"/jobs/open/"),
     "markers-deleted": _s3(ONCE, "POST", r"\?delete$"),
     "run-record": _s3(ONCE, "PUT", r"/jobs/runs/.*\.json$"),
 }
@@ -82,7 +81,7 @@ SETTLING = {
 RECONCILE = {
     "open-markers": _s3(ONCE, "GET", r"\?.*list-type=2.*prefix=jobs"),
     "job-unknown": _s3(LOST, "PUT", RECORD, "unknown"),
-    "video-head": _s3(VIDEOS, "HEAD", r"/videos/.*\.mp4$"),
+    "marker-deleted": _s3(IMAGES, "DELETE", r"/jobs/open/"),
     **SETTLING,
 }
 
@@ -92,12 +91,12 @@ RUN = {
     "day": _s3(ONCE, "PUT", r"/jobs/days/"),
     "balance": _api(ONCE, "GET", r"/current-balance$"),
     "image-read": _s3(IMAGES, "GET", IMAGE + "$"),
+    "address-tried": _s3(ONCE, "GET", IMAGE + r"\?.*X-Amz-Signature"),
     "marker": _s3(IMAGES, "PUT", r"/jobs/open/"),
     "job-claimed": _s3(IMAGES, "PUT", RECORD, "claimed"),
     "submit": _api(IMAGES, "POST", SUBMIT),
+    "task-page": _s3(IMAGES, "PUT", r"/jobs/tasks/"),
     "job-submitted": _s3(IMAGES, "PUT", RECORD, "submitted"),
     **SETTLING,
 }
-
-PROVIDER_IMAGE_READ = _s3(IMAGES, "GET", IMAGE + r"\?.*X-Amz-Signature")
-"""The provider fetches the images through the same proxy; no process is killed at these requests."""
+"""The provider fetches images at such URLs too, through the same proxy, but only after `address-tried`."""

@@ -85,7 +85,7 @@ class KillRound:
                 self._check_unknown(picture, item)
             else:
                 assert bills[picture.sha256] == 1
-                assert self.world.task_ids(picture) == records[picture.sha256].attempts[0].task_ids
+                assert self.world.task_ids(picture) == {records[picture.sha256].task_id}
                 self._check_ended(picture, item)
         unknown = {record.key for record in records.values() if record.image.name in lost}
         assert self.world.open_markers() == unknown

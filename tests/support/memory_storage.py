@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any, TypeVar, cast
 
 from i2v.apixo.client import ApixoClient
-from i2v.errors import Conflict, NotFound
+from i2v.errors import Conflict, FetchError, NotFound
 from i2v.ledger.job import JobImage
 from i2v.ledger.ledger import Ledger, VersionedRecord
 from i2v.ledger.run_record import RunRecord
-from i2v.net.fetcher import Fetcher
+from i2v.net.fetcher import Fetcher, FirstByte
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.run import make_context
 from i2v.request import Request
@@ -152,18 +153,62 @@ class MemoryStorage(Storage):
         """Yield one page with all objects below a prefix."""
         yield await self.turn("list", prefix, lambda: self.bucket.list(prefix, start_after, recursive))
 
+    def credentials_end_within(self, seconds: int) -> bool:
+        """Return that the credentials never expire."""
+        del seconds
+        return False
+
     async def presign(self, uri: S3Uri, *, seconds: int, version_id: str | None = None) -> str:
         """Return a URL that no test fetches."""
         del version_id
         return f"https://{uri.bucket}.example/{uri.key}?expires={seconds}"
 
 
-def memory_run(storage: MemoryStorage, run_id: str = "run-1", *, client: object = None, **variables: Any) -> RunContext:
+class WatchedStorage(MemoryStorage):
+    """A storage that calls `before` with each operation and its object first; what that raises is raised."""
+
+    def __init__(self, bucket: MemoryBucket, before: Callable[[str, S3Uri], object]) -> None:
+        super().__init__(bucket)
+        self._before = before
+
+    async def turn(self, operation: str, uri: S3Uri, action: Callable[[], T]) -> T:
+        """Call `before`, then do the operation."""
+        self._before(operation, uri)
+        return await super().turn(operation, uri, action)
+
+
+class MemoryFetcher:
+    """Fetches the first byte of every URL, like a stranger for whom presigned URLs work."""
+
+    def __init__(self) -> None:
+        self.urls: list[str] = []
+        self.answer: FirstByte | FetchError = FirstByte(206, None, "image/jpeg", None, "")
+
+    async def fetch_first_byte(self, url: str) -> FirstByte:
+        """Return the answer, or raise it."""
+        self.urls.append(url)
+        if isinstance(self.answer, FetchError):
+            raise self.answer
+        return self.answer
+
+
+def memory_run(
+    storage: MemoryStorage,
+    run_id: str = "run-1",
+    *,
+    client: object = None,
+    fetcher: MemoryFetcher | None = None,
+    max_spend_usd: Decimal | None = None,
+    **variables: Any,
+) -> RunContext:
     """Make a run over a bucket in memory; `client` stands for the provider, `variables` are environment variables."""
     settings = SealedSettings(**{"I2V_BUCKET": "b-1", "APIXO_API_KEY": "k", **variables})
     now = datetime.now(UTC)
     record = RunRecord(run_id=run_id, started_at=now, touched_at=now)
-    return make_context(settings, storage, cast("ApixoClient", client), cast("Fetcher", None), record)
+    url_fetcher = cast("Fetcher", fetcher or MemoryFetcher())
+    return make_context(
+        settings, storage, cast("ApixoClient", client), url_fetcher, record, max_spend_usd=max_spend_usd
+    )
 
 
 async def ready(ledger: Ledger, key: str, image: JobImage, request: Request) -> VersionedRecord:

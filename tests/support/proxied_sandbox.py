@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from i2v.ledger.job import JobRecord, JobState
+from i2v.ledger.keys import OpenMarker
 from sandbox import Sandbox
 from sandbox.provider import Provider
 from sandbox.synthetic_images import make_jpeg
@@ -135,4 +136,5 @@ class ProxiedSandbox:
 
     def open_markers(self) -> set[str]:
         """Return the keys of all jobs that have an open marker."""
-        return {key.rpartition("-")[2] for key in self.sandbox.keys("jobs/open/")}
+        names = (OpenMarker.parse(key.removeprefix("jobs/open/")) for key in self.sandbox.keys("jobs/open/"))
+        return {name.key for name in names if name}

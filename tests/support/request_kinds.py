@@ -15,6 +15,7 @@ KINDS = (
     (r"GET /[^/]+/?\?", "LIST"),
     (r"(\w+) /[^/]+/jobs/open/", r"\1 open marker"),
     (r"POST /[^/]+/?\?delete", "DELETE open markers"),
+    (r"(\w+) /[^/]+/jobs/tasks/", r"\1 task page"),
     (r"(\w+) /[^/]+/jobs/days/", r"\1 day record"),
     (r"(\w+) /[^/]+/jobs/runs/", r"\1 run record"),
     (r"(\w+) /[^/]+/jobs/recent/", r"\1 recent"),

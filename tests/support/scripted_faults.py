@@ -17,6 +17,15 @@ class ScriptedFaults:
         self.operations: list[str] = []
         self._faults = list(faults)
 
+    def script(self, *faults: S3Fault | None) -> None:
+        """Let the next operations end so."""
+        self._faults.extend(faults)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all scripted operations have been done."""
+        return not self._faults
+
     async def wait_for_turn(self, kind: str, uri: S3Uri | None = None) -> S3Fault | None:
         """Record the operation and return its fault, without waiting."""
         del uri

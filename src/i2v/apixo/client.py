@@ -106,7 +106,7 @@ class ApixoClient:
                 sent, and its error is raised unchanged.
 
         Raises:
-            NothingSent: no connection; safe to send again.
+            NothingSent: no connection, or not in time; safe to send again.
             ProviderError: any error of `accepted_task`.
             AnswerLost: anything else; it may be charged.
         """
@@ -121,6 +121,8 @@ class ApixoClient:
         except Exception as error:  # noqa: BLE001 — after any other error, the POST may have arrived
             if hook.error is not None:
                 raise hook.error from None
+            if hook.nothing_sent:
+                raise self._nothing_sent(label, error) from None
             return self._task_in_part(label, response, received, error)
         return self._accepted(self._answer(label, response, received))
 

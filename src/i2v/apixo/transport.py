@@ -68,15 +68,24 @@ class SendHook:
     def __init__(self, before_send: Callable[[], None] | None) -> None:
         self._before_send = before_send
         self.error: Exception | None = None
+        self._last_event = ""
+        self._sending = False
+
+    @property
+    def nothing_sent(self) -> bool:
+        """Whether the connection was being prepared, and no byte of the request was sent."""
+        return bool(self._last_event) and not self._sending
 
     async def __call__(self, event: str, _info: Mapping[str, Any]) -> None:
         """Handle one event of the connection."""
+        self._last_event = event
         if event == SENDING and self._before_send is not None:
             try:
                 self._before_send()
             except Exception as error:
                 self.error = error
                 raise
+        self._sending = self._sending or event == SENDING
 
 
 def timeouts(seconds: float) -> httpx.Timeout:

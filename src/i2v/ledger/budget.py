@@ -1,75 +1,37 @@
-"""Spending limits: `Budget`, a run's share of `jobs/days/<UTC day>.json`.
+"""Spending limits: `Budget` reserves the price of each submit right before it is sent, on the day on which it is sent.
 
-A run reserves money for a block of jobs before it submits and returns the rest at its end. Entries are absolute sums by
-run, so repeating a reservation changes nothing. The reservations of a dead run count until the day ends.
+Submits that reserve at the same time share one write. What is reserved and not yet paid is at most what is being
+submitted. A reservation of a process that died counts until the job's record tells that nothing was paid.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import defaultdict
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
-from decimal import ROUND_DOWN, Decimal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 
-from pydantic import BaseModel, ConfigDict
-
-from i2v.errors import BudgetExceeded, Conflict
-from i2v.ledger import keys
-from i2v.ledger.documents import read_document, write_document
-from i2v.ledger.job import FORMAT
+from i2v.clock import today_utc
+from i2v.errors import BudgetExceeded, StorageError
+from i2v.ledger.abandoned import AbandonedReservations, ReadClaim
+from i2v.ledger.day_spend import DaySpend, DaySpendStore, Entry, Reservation
+from i2v.ledger.documents import Document
 from i2v.money import ZERO, money_text
-from i2v.s3.storage import Storage
-from i2v.settings import Settings
 
-BLOCK_JOBS = 32
-"""A run never holds more unspent money than the price of this many jobs."""
 NEAR_CAP = Decimal("0.8")
 """The share of the daily cap from which i2v warns."""
+RECHECK_SECONDS = 1.0
 
 
-def today_utc() -> str:
-    """Return the UTC day by this host's clock, e.g. `2026-11-22`."""
-    return datetime.now(UTC).date().isoformat()
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    """A reservation that is not written yet."""
 
-
-class DailySpend(BaseModel):
-    """What each run has reserved on one UTC day, in US dollars."""
-
-    model_config = ConfigDict(frozen=True)
-
-    format: int = FORMAT
-    day: str
-    writer: str = ""
-    reserved_usd: dict[str, Decimal] = {}
-
-    @property
-    def total_usd(self) -> Decimal:
-        """Everything spent or reserved on this day."""
-        return sum(self.reserved_usd.values(), ZERO)
-
-
-class DailySpendStore:
-    """The `DailySpend` documents in S3."""
-
-    def __init__(self, storage: Storage, settings: Settings) -> None:
-        self._storage = storage
-        self._settings = settings
-
-    async def read(self, day: str) -> tuple[DailySpend, str | None]:
-        """Return a day's document and its etag, or an empty one and `None`. Raise `LedgerError` if it is invalid."""
-        found = await read_document(self._storage, DailySpend, keys.daily_spend_uri(self._settings, day))
-        return (found.content, found.etag) if found else (DailySpend(day=day), None)
-
-    async def write(self, spend: DailySpend, etag: str | None) -> bool:
-        """Replace the version with this etag; return `False` if another write came first."""
-        new = spend.model_copy(update={"writer": secrets.token_hex(8)})
-        try:
-            await write_document(self._storage, new, keys.daily_spend_uri(self._settings, spend.day), etag)
-        except Conflict:
-            return (await self.read(spend.day))[0].writer == new.writer
-        return True
+    claim: str
+    wanted: Reservation
+    done: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 class Budget:
@@ -77,174 +39,226 @@ class Budget:
 
     Args:
         max_spend_usd, daily_cap_usd: the limits of this run and of all runs on one UTC day, or `None`.
-        days: the days on which an earlier try of this run reserved money.
-        today: returns the UTC day; money reserved on one day is not spent on the next.
-
-    Attributes:
-        before_block: called before each block is reserved; may raise.
-        jobs_expected: how many jobs are still to come; a block is never larger.
+        first_day: the UTC day on which an earlier try of this run started; `None` if this is the first.
+        read_claim: tells what became of the reservation of a process that may have died.
+        abandoned_after: seconds after which a reservation without a claim in the ledger can no longer be sent.
     """
 
     def __init__(
         self,
-        store: DailySpendStore,
+        store: DaySpendStore,
         run_id: str,
         *,
         max_spend_usd: Decimal | None,
         daily_cap_usd: Decimal | None,
-        days: tuple[str, ...] = (),
+        read_claim: ReadClaim,
+        abandoned_after: float,
+        first_day: date | None = None,
         today: Callable[[], str] = today_utc,
     ) -> None:
-        self.before_block: Callable[[], Awaitable[None]] | None = None
-        self.jobs_expected = BLOCK_JOBS
         self._store = store
         self._run_id = run_id
+        self._entry_id = f"{run_id}:{secrets.token_hex(4)}"
         self._max_spend = max_spend_usd
+        self._max_spend_name = "max_spend_usd"
         self._cap = daily_cap_usd
+        self._abandoned = AbandonedReservations(read_claim, self._entry_id, abandoned_after)
         self._today = today
-        self._lock = asyncio.Lock()
-        self._reserved: dict[str, Decimal] = dict.fromkeys(days, ZERO)
-        self._unspent: defaultdict[str, Decimal] = defaultdict(Decimal)
-        """Reserved and not yet spent, by day."""
-        self._totals: dict[str, Decimal] = {}
-        """What all runs had reserved when last read, by day."""
-        self._loaded = not days
-        self._refusal: tuple[str, Decimal, BudgetExceeded] | None = None
-        """The last refused reservation: its day, its price and the error."""
-
-    @property
-    def days(self) -> tuple[str, ...]:
-        """The days on which this run has reserved money."""
-        return tuple(self._reserved)
+        self._first_day = first_day
+        self._loaded_day = ""
+        """The day until which `_others` was read."""
+        self._others: dict[str, Decimal] = {}
+        """What other processes of this run, its earlier tries, have spent, by day."""
+        self._own: dict[str, Entry] = {}
+        """This process's entries, by day."""
+        self._known: Document[DaySpend] | None = None
+        self._waiting: list[_Waiting] = []
+        self._writing: asyncio.Task[None] | None = None
+        self._refused: tuple[str, Decimal, BudgetExceeded] | None = None
+        """The last refusal: its day, its price and the error."""
 
     @property
     def spent_usd(self) -> Decimal:
         """What this run has spent, including submits in progress."""
-        return sum(self._reserved.values(), ZERO) - sum(self._unspent.values(), ZERO)
+        others = sum(self._others.values(), ZERO)
+        return sum((entry.total_usd for entry in self._own.values()), others)
 
     @property
     def near_cap_usd(self) -> tuple[Decimal, Decimal] | None:
         """Today's spend of all runs, as last read, and the daily cap; `None` below `NEAR_CAP`."""
         day = self._today()
-        spent = self._totals.get(day, ZERO) - self._unspent[day]
-        return (spent, self._cap) if self._cap and spent >= NEAR_CAP * self._cap else None
+        if self._cap is None or self._known is None or self._known.content.day != day:
+            return None
+        spent = self._with_own(self._known.content).total_usd
+        return (spent, self._cap) if spent >= NEAR_CAP * self._cap else None
 
     async def available_usd(self) -> tuple[Decimal | None, str]:
         """Return what this run can spend now, `None` for any amount, and the name of the limit that applies."""
-        await self._load()
-        spend, _ = await self._store.read(self._today())
-        self._note(spend)
-        return self._available(spend)
+        await self._load_days_until(self._today())
+        self._known = await self._store.read(self._today())
+        return self._available(await self._abandoned.left_out(self._known))
 
-    async def reserve(self, price_usd: Decimal) -> str:
-        """Reserve the price of one attempt before it is submitted; return the day it counts for.
-
-        Raise `BudgetExceeded` if a limit does not allow it, and whatever `before_block` raises. After a `StorageError`
-        the reservation may not be written, so nothing may be spent.
-        """
-        async with self._lock:
-            day = self._today()
-            if self._unspent[day] < price_usd:
-                day = await self._reserve_block_unless_refused(price_usd)
-            self._unspent[day] -= price_usd
-            self.jobs_expected = max(1, self.jobs_expected - 1)
-            return day
-
-    def refund(self, price_usd: Decimal, day: str | None = None) -> None:
-        """Return the price of an attempt that was not charged, to the day it was reserved on (default: today)."""
-        self._unspent[day or self._today()] += price_usd
-        self.jobs_expected += 1
-        self._refusal = None
-
-    def lower_limit(self, available_usd: Decimal | None) -> None:
-        """Let this run spend at most this much from now on; `None` changes nothing."""
-        if available_usd is not None:
-            limit = self._committed_usd(self._today()) + available_usd
-            self._max_spend = limit if self._max_spend is None else min(limit, self._max_spend)
-
-    async def close(self) -> None:
-        """Return the unspent rest. If this raises `StorageError`, the rest counts until the day ends."""
-        async with self._lock:
-            for day in self.days:
-                while self._unspent[day] > 0 and self._reserved[day] > 0:
-                    await self._return_unspent(day)
-
-    async def _return_unspent(self, day: str) -> None:
-        spend, etag = await self._store.read(day)
-        written = spend.reserved_usd.get(self._run_id, ZERO)
-        if written < self._reserved[day]:  # returned already, by a write whose answer was lost
-            self._unspent[day] -= self._reserved[day] - written
-            self._reserved[day] = written
+    def lower_limit(self, available_usd: Decimal | None, name: str) -> None:
+        """Let this run spend at most this much from now on, because of the limit `name`; `None` changes nothing."""
+        if available_usd is None:
             return
-        rest = min(written, self._unspent[day])
-        if await self._write_entry(spend, etag, written - rest):
-            self._unspent[day] -= rest
+        limit = self.spent_usd + available_usd
+        if self._max_spend is None or limit < self._max_spend:
+            self._max_spend, self._max_spend_name = limit, name
 
-    async def _load(self) -> None:
-        if not self._loaded:
-            for day in self._reserved:
-                spend, _ = await self._store.read(day)
-                self._reserved[day] = spend.reserved_usd.get(self._run_id, ZERO)
-            self._loaded = True
+    async def reserve(self, price_usd: Decimal, job: str, claim: str) -> str:
+        """Reserve the price of one submit; return the UTC day it counts for.
 
-    def _note(self, spend: DailySpend) -> None:
-        """Update totals and this run's entry, which another process of the same run may have raised."""
-        self._totals[spend.day] = spend.total_usd
-        known, written = self._reserved.get(spend.day, ZERO), spend.reserved_usd.get(self._run_id, ZERO)
-        if known or written:
-            self._reserved[spend.day] = max(known, written)
-
-    def _committed_usd(self, day: str) -> Decimal:
-        """Return what counts against the run's own limit: all reservations but the unspent rest of other days."""
-        return self.spent_usd + self._unspent[day]
-
-    def _available(self, spend: DailySpend) -> tuple[Decimal | None, str]:
-        limits = []
-        if self._max_spend is not None:
-            limits.append((self._max_spend - self._committed_usd(spend.day), "max_spend_usd"))
-        if self._cap is not None:
-            limits.append((self._cap - spend.total_usd, "I2V_DAILY_CAP_USD"))
-        return min(limits, default=(None, "no limit"))
-
-    async def _reserve_block_unless_refused(self, price_usd: Decimal) -> str:
-        """Reserve a block; raise at once, without a request, if this or a lower price was refused today."""
-        if self._refusal and self._refusal[0] == self._today() and price_usd >= self._refusal[1]:
-            raise self._refusal[2]
-        if self.before_block:
-            await self.before_block()
+        Raises:
+            BudgetExceeded: a limit does not allow it.
+            StorageError: the reservation may not be written, so nothing may be spent.
+        """
+        if self._refused and self._refused[0] == self._today() and price_usd >= self._refused[1]:
+            raise self._refused[2]
+        waiting = _Waiting(claim, Reservation(job=job, usd=price_usd, at=datetime.now(UTC)))
+        self._waiting.append(waiting)
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.ensure_future(self._write_waiting())
         try:
-            return await self._reserve_block(price_usd)
-        except BudgetExceeded as error:
-            self._refusal = (self._today(), price_usd, error)
+            return await waiting.done
+        except asyncio.CancelledError:
+            self.release(claim)
             raise
 
-    async def _reserve_block(self, price_usd: Decimal) -> str:
-        await self._load()
+    def pay(self, claim: str) -> None:
+        """Count a reservation as spent."""
+        for day, entry in self._own.items():
+            if found := entry.reserved.get(claim):
+                self._own[day] = entry.without(claim).model_copy(update={"paid_usd": entry.paid_usd + found.usd})
+
+    def release(self, claim: str) -> None:
+        """Give back a reservation that was not spent."""
+        for day, entry in self._own.items():
+            if claim in entry.reserved:
+                self._own[day] = entry.without(claim)
+                self._refused = None
+
+    async def close(self) -> None:
+        """Write what was given back. If this raises `StorageError`, the claims in the ledger still tell."""
+        for day in list(self._own):
+            while not await self._write(await self._store.read(day)):
+                pass
+
+    async def _write_waiting(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            try:
+                await self._reserve_all(batch)
+            except Exception as error:  # noqa: BLE001 - whoever waits must learn of it
+                self._known = None
+                for one in batch:
+                    self._answer(one, error)
+
+    async def _reserve_all(self, batch: list[_Waiting]) -> None:
         while True:
-            spend, etag = await self._store.read(self._today())
-            self._note(spend)
-            amount = self._block_usd(price_usd, spend)
-            if await self._write_entry(spend, etag, spend.reserved_usd.get(self._run_id, ZERO) + amount):
-                self._unspent[spend.day] += amount
-                return spend.day
+            day = self._today()
+            await self._load_days_until(day)
+            if self._known is None or self._known.content.day != day:
+                self._known = await self._store.read(day)
+            accepted, refused = self._admit(batch, self._known.content)
+            if refused:  # look again: another process may have given something back, or died
+                self._release_all(accepted)
+                self._refused = None
+                self._known = await self._store.read(day)
+                accepted, refused = self._admit(batch, await self._abandoned.left_out(self._known))
+            if not accepted or await self._write(self._known):
+                break
+            self._release_all(accepted)
+        for one in accepted:
+            self._answer(one, day)
+        for one, error in refused:
+            self._answer(one, error)
 
-    def _block_usd(self, price_usd: Decimal, spend: DailySpend) -> Decimal:
+    def _release_all(self, accepted: list[_Waiting]) -> None:
+        for one in accepted:
+            self.release(one.claim)
+
+    def _answer(self, one: _Waiting, answer: str | Exception) -> None:
+        """Answer a reservation; give it back if it failed, or if its caller was cancelled."""
+        if isinstance(answer, Exception) or one.done.done():
+            self.release(one.claim)
+        if one.done.done():
+            return
+        if isinstance(answer, Exception):
+            one.done.set_exception(answer)
+        else:
+            one.done.set_result(answer)
+
+    def _admit(
+        self, batch: list[_Waiting], spend: DaySpend
+    ) -> tuple[list[_Waiting], list[tuple[_Waiting, BudgetExceeded]]]:
+        """Add to this process's entry what the limits allow."""
+        accepted, refused = [], []
+        for one in batch:
+            if self._fits(one.wanted.usd, spend):
+                entry = self._own.get(spend.day) or Entry(run_id=self._run_id)
+                reserved = {**entry.reserved, one.claim: one.wanted}
+                self._own[spend.day] = entry.model_copy(update={"reserved": reserved})
+                accepted.append(one)
+            else:
+                error = self._exceeded(one.wanted.usd, spend)
+                self._refused = (spend.day, one.wanted.usd, error)
+                refused.append((one, error))
+        return accepted, refused
+
+    def _fits(self, price_usd: Decimal, spend: DaySpend) -> bool:
+        available, _ = self._available(spend)
+        return available is None or price_usd <= available
+
+    def _exceeded(self, price_usd: Decimal, spend: DaySpend) -> BudgetExceeded:
         available, limit = self._available(spend)
-        jobs = Decimal(min(BLOCK_JOBS, self.jobs_expected))
-        if available is not None and price_usd:
-            affordable = (available + self._unspent[spend.day]) / price_usd
-            jobs = min(jobs, affordable.to_integral_value(ROUND_DOWN))
-        if jobs < 1:
-            left = money_text(max(available or ZERO, ZERO))
-            hint = "Raise the limit, or wait for the next UTC day" if "CAP" in limit else "Raise max_spend_usd"
-            raise BudgetExceeded(f"{limit} has ${left} left, one video costs ${money_text(price_usd)}", hint)
-        return jobs * price_usd - self._unspent[spend.day]
+        left = money_text(max(available or ZERO, ZERO))
+        hint = "Raise the limit, or wait for the next UTC day" if "CAP" in limit else "Raise max_spend_usd"
+        if not limit.isidentifier():
+            hint, limit = "Add balance at the provider", limit[0].upper() + limit[1:]
+        return BudgetExceeded(f"{limit} has ${left} left, one video costs ${money_text(price_usd)}", hint)
 
-    async def _write_entry(self, spend: DailySpend, etag: str | None, amount: Decimal) -> bool:
-        entries = {**spend.reserved_usd, self._run_id: amount}
-        new = spend.model_copy(update={"reserved_usd": entries})
-        if not await self._store.write(new, etag):
-            return False
-        self._totals[spend.day] = new.total_usd
-        self._reserved[spend.day] = amount
-        return True
+    def _available(self, spend: DaySpend) -> tuple[Decimal | None, str]:
+        limits = []
+        others = [one for name, one in spend.entries.items() if one.run_id == self._run_id and name != self._entry_id]
+        self._others[spend.day] = sum((entry.total_usd for entry in others), ZERO)
+        if self._max_spend is not None:
+            limits.append((self._max_spend - self.spent_usd, self._max_spend_name))
+        if self._cap is not None:
+            limits.append((self._cap - self._with_own(spend).total_usd, "I2V_DAILY_CAP_USD"))
+        return min(limits, default=(None, "no limit"))
+
+    def _with_own(self, spend: DaySpend) -> DaySpend:
+        """Return the document with this process's entry as it is now."""
+        own = self._own.get(spend.day)
+        return spend.model_copy(update={"entries": {**spend.entries, self._entry_id: own}}) if own else spend
+
+    async def _write(self, known: Document[DaySpend]) -> bool:
+        """Write this process's entry; read back a write whose answer was lost. Return `False` after a conflict."""
+        new = self._with_own(known.content)
+        try:
+            written = await self._store.write(new, known.etag)
+        except StorageError:
+            found = await self._store.read(new.day)
+            if found.content.entries.get(self._entry_id) != new.entries.get(self._entry_id):
+                raise
+            written = found
+        self._known = written if new.day == self._today() else self._known
+        return written is not None
+
+    async def _load_days_until(self, today: str) -> None:
+        """Read what other processes of this run have spent since it started, once a day; clocks may differ by a day."""
+        if self._loaded_day == today:
+            return
+        start = date.fromisoformat(self._loaded_day or today)
+        if self._first_day and not self._loaded_day:
+            start = self._first_day - timedelta(days=1)
+        for ordinal in range(start.toordinal(), date.fromisoformat(today).toordinal() + 1):
+            day = date.fromordinal(ordinal).isoformat()
+            known = await self._store.read(day)
+            while self._max_spend is not None and await self._abandoned.has_unclear(known, self._run_id):
+                await asyncio.sleep(RECHECK_SECONDS)
+                known = await self._store.read(day)
+            self._available(await self._abandoned.left_out(known))
+            self._known = known
+        self._loaded_day = today

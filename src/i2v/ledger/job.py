@@ -1,25 +1,30 @@
-"""The job record and its state machine.
+"""The job record, format 2: a list of attempts. The job's state is computed from them and never stored as a decision.
 
-    ready ─► claimed ─► submitted ─► stored | refused | failed
-               │  ├──► ready      rejected, nothing charged
-               │  ├──► refused    400, content         ├──► failed   a fail code instead of a task id
-               │  └──► unknown    answer lost, or lease expired without a task id
-    unknown ──► submitted (adopted) | ready (nothing was sent, or a person) | failed (a person)
-    submitted ─► ready (transient failure, attempts left)            refused, failed ─► ready (a person)
-    ready, failed ─► submitted      a person dropped or resubmitted the job, then the lost answer or a callback arrived
+    ready     ─► claimed | submitted (late)
+    claimed   ─► submitted | ready (not charged) | refused | failed | unknown (answer lost, or lease expired)
+    submitted ─► stored | refused | failed | ready (transient failure, attempts left)
+              ─► claimed | unknown (another attempt has no answer)
+    unknown   ─► submitted (late) | ready | refused | failed (the answer became known, or a person decided)
+    refused   ─► ready (a person) | submitted (late)
+    failed    ─► ready (a person) | submitted (late)
+    late: a task id arrived after all; the attempt that it belongs to is open again. A stored job stays stored.
 
-`i2v.ledger.transitions` has the functions that change a record; `i2v.ledger.ledger` reads and writes it. Keep I/O out.
+An attempt is appended by its claim and never removed; its end is written once. Only an attempt without a task id can be
+reopened, by its task id. `i2v.ledger.transitions` has the functions that change a record, `i2v.ledger.ledger` reads and
+writes it, `i2v.ledger.format_1` reads old records. Keep I/O out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, computed_field, model_validator
 
+from i2v.ledger.format_1 import upgrade_record
 from i2v.media.images import ImageFacts
 from i2v.money import ZERO
 from i2v.request import Request
@@ -27,7 +32,7 @@ from i2v.s3_uri import S3Uri
 
 Delivery = Literal["poll", "callback"]
 """How i2v learns that a task has ended: it polls, or the provider calls back."""
-FORMAT = 1
+FORMAT = 2
 DROPPED_CODE = "dropped"
 """`Reason.code` of a job that a person dropped."""
 
@@ -43,26 +48,19 @@ class JobState(StrEnum):
     FAILED = "failed"
     UNKNOWN = "unknown"
 
-    @property
-    def is_open(self) -> bool:
-        """Whether money may be in flight, so that the job must still be settled."""
-        return self in {JobState.CLAIMED, JobState.SUBMITTED, JobState.UNKNOWN}
 
-    def can_become(self, state: JobState) -> bool:
-        """Return whether the diagram allows this transition."""
-        return state in ALLOWED_TRANSITIONS[self]
+class EndKind(StrEnum):
+    """How an attempt ended."""
 
-
-_READY, _CLAIMED, _SUBMITTED, _STORED, _REFUSED, _FAILED, _UNKNOWN = JobState
-ALLOWED_TRANSITIONS: dict[JobState, frozenset[JobState]] = {
-    _READY: frozenset({_CLAIMED, _SUBMITTED}),
-    _CLAIMED: frozenset({_SUBMITTED, _READY, _REFUSED, _FAILED, _UNKNOWN}),
-    _SUBMITTED: frozenset({_STORED, _REFUSED, _FAILED, _READY}),
-    _UNKNOWN: frozenset({_SUBMITTED, _READY, _FAILED}),
-    _REFUSED: frozenset({_READY}),
-    _FAILED: frozenset({_READY, _SUBMITTED}),
-    _STORED: frozenset(),
-}
+    UNPAID = "unpaid"
+    """Nothing was sent, or the provider plainly rejected it for now."""
+    REFUSED = "refused"
+    FAILED = "failed"
+    LOST = "lost"
+    """The answer was lost, or the lease expired: possibly charged."""
+    DROPPED = "dropped"
+    """A person gave it up."""
+    STORED = "stored"
 
 
 class _Model(BaseModel):
@@ -90,38 +88,6 @@ class JobImage(_Model):
     facts: ImageFacts
 
 
-class Attempt(_Model):
-    """One submit that was charged or possibly charged. Times are UTC."""
-
-    number: int
-    claim: str
-    """Random token that identifies the claimant."""
-    run_id: str
-    claimed_at: datetime
-    price_usd: Decimal
-    delivery: Delivery = "poll"
-    task_id: str | None = None
-    other_task_ids: tuple[str, ...] = ()
-    """Task ids received after `task_id` was set."""
-    submitted_at: datetime | None = None
-    created_at: datetime | None = None
-    """The provider's own creation time."""
-    ended_at: datetime | None = None
-    fail: Reason | None = None
-    revived: bool = False
-    """Whether the attempt was given up before its task id arrived."""
-
-    @property
-    def task_ids(self) -> frozenset[str]:
-        """All known task ids."""
-        return frozenset(task for task in (self.task_id, *self.other_task_ids) if task)
-
-    @property
-    def spent_usd(self) -> Decimal:
-        """The full price once the provider returned a task or a failure, else 0."""
-        return self.price_usd if self.task_ids or self.fail else ZERO
-
-
 class StoredVideo(_Model):
     """A job's published files and the video's measurements."""
 
@@ -135,6 +101,85 @@ class StoredVideo(_Model):
     seconds: float
     flags: tuple[str, ...] = ()
     """Sentences on how the video differs from the request."""
+    image_changed: bool = False
+    """Whether the image was replaced or deleted meanwhile, so that the video may show another one."""
+
+
+class AttemptEnd(_Model):
+    """The end of an attempt."""
+
+    kind: EndKind
+    at: datetime
+    revision: int
+    """The record's revision that wrote it: the highest is the newest."""
+    reason: Reason | None = None
+    retry: bool = False
+    """Whether a run may pay for another attempt: the failure is transient and attempts are left."""
+    video: StoredVideo | None = None
+
+
+class Attempt(_Model):
+    """One claim of a job, for one submit. Times are UTC."""
+
+    number: int
+    claim: str
+    """Random token that identifies the claimant."""
+    run_id: str
+    claimed_at: datetime
+    price_usd: Decimal
+    day: str = ""
+    """The UTC day that the price counts for."""
+    delivery: Delivery = "poll"
+    task_id: str | None = None
+    submitted_at: datetime | None = None
+    created_at: datetime | None = None
+    """The provider's own creation time."""
+    reopened: bool = False
+    """Whether its task id arrived after it had ended."""
+    resubmitted: bool = False
+    """Whether a person allowed another attempt after this one."""
+    end: AttemptEnd | None = None
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether its submit has no answer yet."""
+        return self.end is None and self.task_id is None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has a task that has not ended."""
+        return self.end is None and self.task_id is not None
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether its answer is lost and no person has decided about it."""
+        return self.ended_as(EndKind.LOST) and not self.resubmitted
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is left to do for it, so that its open marker can go."""
+        return self.end is not None and not self.is_unknown
+
+    @property
+    def cost_usd(self) -> Decimal:
+        """The full price if it was charged or possibly charged, else 0."""
+        free = self.ended_as(EndKind.UNPAID) or (self.ended_as(EndKind.REFUSED) and not self.task_id)
+        return ZERO if free else self.price_usd
+
+    @property
+    def spent_usd(self) -> Decimal:
+        """The full price if the provider returned a task or a failure, or a person gave it up; else 0."""
+        known = self.task_id or self.ended_as(EndKind.FAILED, EndKind.DROPPED)
+        return self.price_usd if known else ZERO
+
+    @property
+    def at_risk_usd(self) -> Decimal:
+        """The price if it was possibly charged without producing a video, else 0."""
+        return ZERO if self.is_running or self.ended_as(EndKind.STORED) else self.cost_usd
+
+    def ended_as(self, *kinds: EndKind) -> bool:
+        """Return whether it ended in one of these ways."""
+        return self.end is not None and self.end.kind in kinds
 
 
 class JobRecord(_Model):
@@ -142,7 +187,6 @@ class JobRecord(_Model):
 
     format: int = FORMAT
     key: str
-    state: JobState = JobState.READY
     revision: int = 0
     writer: str = ""
     image: JobImage
@@ -151,43 +195,113 @@ class JobRecord(_Model):
     created_at: datetime
     updated_at: datetime
     attempts: tuple[Attempt, ...] = ()
-    last_attempt: int = 0
-    """The highest attempt number ever used, including released attempts."""
-    extra_attempts: int = 0
-    """Attempts that people allowed beyond `max_attempts`."""
-    reason: Reason | None = None
-    video: StoredVideo | None = None
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _upgrade(cls, data: Any, validate: ModelWrapValidatorHandler[JobRecord]) -> JobRecord:
+        """Read format 1 too, unless its state would become another: a job must not become ready by mistake."""
+        if not isinstance(data, dict) or data.get("format") != 1:
+            return validate(data)
+        try:
+            record = validate(upgrade_record(data))
+        except (AttributeError, LookupError, TypeError) as error:
+            raise ValueError(f"not a record of format 1: {error!r}") from None
+        if record.state is not JobState.SUBMITTED and record.state != data["state"]:  # submitted: by an earlier task
+            raise ValueError(f"the attempts do not make this job {data['state']}")
+        return record
+
+    @computed_field  # type: ignore[prop-decorator]  # mypy does not support decorators on properties
+    @property
+    def state(self) -> JobState:
+        """The job's state, computed from its attempts."""
+        return decide(self.attempts)[0]
 
     @property
     def attempt(self) -> Attempt | None:
-        """The latest attempt."""
-        return self.attempts[-1] if self.attempts else None
+        """The attempt that decides the state."""
+        return decide(self.attempts)[1]
 
     @property
     def task_id(self) -> str | None:
-        """The latest attempt's task id."""
+        """That attempt's task id."""
         return self.attempt.task_id if self.attempt else None
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why the job failed, was refused, is unknown or was tried in vain; `None` once a person resubmitted it."""
+        attempt = self.attempt
+        return attempt.end.reason if attempt and attempt.end and not attempt.resubmitted else None
+
+    @property
+    def video(self) -> StoredVideo | None:
+        """The job's published video."""
+        return self.attempt.end.video if self.attempt and self.attempt.end else None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether money may be in flight, so that an attempt must still be settled."""
+        return not all(attempt.is_settled for attempt in self.attempts)
+
+    @property
+    def paid_attempts(self) -> int:
+        """How many attempts were charged or possibly charged."""
+        return sum(1 for attempt in self.attempts if attempt.cost_usd)
+
+    @property
+    def cost_usd(self) -> Decimal:
+        """What all attempts cost, including failed and possibly charged ones."""
+        return sum((attempt.cost_usd for attempt in self.attempts), ZERO)
+
+    @property
+    def next_number(self) -> int:
+        """The number of the next attempt."""
+        return max((attempt.number for attempt in self.attempts), default=0) + 1
 
     @property
     def may_have_verdicts(self) -> bool:
         """Whether an earlier result may have left a `.refused.json` or `.failed.json`."""
-        return self.last_attempt > 1 or any(attempt.revived for attempt in self.attempts)
+        return len(self.attempts) > 1 or any(attempt.reopened for attempt in self.attempts)
 
-    def at_risk_usd(self, attempt: Attempt) -> Decimal:
-        """Return the attempt's price if it was possibly charged without producing a video, else 0."""
-        is_latest = attempt.number == (self.attempt.number if self.attempt else 0)
-        return ZERO if is_latest and self.state in {JobState.SUBMITTED, JobState.STORED} else attempt.price_usd
-
-    def transition(self, state: JobState, **changes: Any) -> JobRecord:
-        """Return this record in another state. Raise `ValueError` if the diagram does not allow it."""
-        if not self.state.can_become(state):
-            raise ValueError(f"job {self.key[:12]}: {self.state} cannot become {state}")
-        return self.model_copy(update={"state": state, **changes})
-
-    def with_attempt(self, attempt: Attempt) -> tuple[Attempt, ...]:
-        """Return the attempts with the one of the same number replaced."""
-        return tuple(attempt if old.number == attempt.number else old for old in self.attempts)
+    def with_attempt(self, attempt: Attempt) -> JobRecord:
+        """Return this record with the attempt of the same number replaced."""
+        attempts = tuple(attempt if old.number == attempt.number else old for old in self.attempts)
+        return self.model_copy(update={"attempts": attempts})
 
     def attempt_for_claim(self, claim: str) -> Attempt | None:
-        """Return the attempt with this claim token, if the record still has it."""
+        """Return the attempt with this claim token."""
         return next((attempt for attempt in self.attempts if attempt.claim == claim), None)
+
+    def attempt_for_task(self, task_id: str) -> Attempt | None:
+        """Return the attempt with this task."""
+        return next((attempt for attempt in self.attempts if attempt.task_id == task_id), None)
+
+    def attempt_numbered(self, number: int) -> Attempt | None:
+        """Return the attempt with this number."""
+        return next((attempt for attempt in self.attempts if attempt.number == number), None)
+
+
+_BY_END = {
+    EndKind.UNPAID: JobState.READY,
+    EndKind.LOST: JobState.READY,
+    EndKind.REFUSED: JobState.REFUSED,
+    EndKind.FAILED: JobState.FAILED,
+    EndKind.DROPPED: JobState.FAILED,
+}
+
+
+def decide(attempts: Sequence[Attempt]) -> tuple[JobState, Attempt | None]:
+    """Return the state that these attempts give their job, and the attempt that decides it."""
+    ended = sorted((one for one in attempts if one.end), key=lambda one: one.end.revision if one.end else 0)
+    if stored := next((one for one in ended if one.ended_as(EndKind.STORED)), None):
+        return JobState.STORED, stored
+    for state, matches in (
+        (JobState.SUBMITTED, [one for one in attempts if one.is_running]),
+        (JobState.CLAIMED, [one for one in attempts if one.is_claimed]),
+        (JobState.UNKNOWN, [one for one in attempts if one.is_unknown]),
+    ):
+        if matches:
+            return state, matches[-1]
+    newest = ended[-1] if ended else None
+    if newest is None or newest.end is None or newest.resubmitted or newest.end.retry:
+        return JobState.READY, newest
+    return _BY_END[newest.end.kind], newest

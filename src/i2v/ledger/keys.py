@@ -7,9 +7,12 @@ jobs/<job key>.json  ledger.json  spend.json  open/  runs/  days/  inputs/  task
 from __future__ import annotations
 
 import hashlib
+import re
 from datetime import datetime
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from i2v.ledger.job import JobImage
 from i2v.media.images import ImageRef
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
@@ -18,6 +21,7 @@ NAME_MAX_BYTES = 900
 RECENT_PREFIX = "recent/"
 MAX_UNIX_MILLISECONDS = 9_999_999_999_999
 """13 digits; a timestamp is subtracted from it, so that listings return the newest name first."""
+_MARKER = re.compile(r"([0-9a-f]{12}-[0-9a-f]{12})-([0-9a-f]{64})(?:-([0-9]{1,9})r?)?")
 RESERVED = ("_s3/", "_url/", "_long/")
 """Folders for images from outside the images prefix; no image key under the prefix may start with one."""
 
@@ -69,9 +73,27 @@ def job_uri(settings: Settings, key: str) -> S3Uri:
     return settings.jobs / f"{key}.json"
 
 
-def open_marker_uri(settings: Settings, name: str, etag: str, key: str) -> S3Uri:
-    """Return the URI of the marker that a job may be open. It is an index only; the record decides."""
-    return settings.jobs / f"open/{digest12(name)}-{digest12(etag)}-{key}"
+def open_marker_uri(settings: Settings, image: JobImage, key: str, number: int, *, reopened: bool = False) -> S3Uri:
+    """Return the URI of the marker that an attempt may be open. It is an index only; the record decides.
+
+    A reopened attempt has a marker of its own, since a late delete may still take its first one.
+    """
+    attempt = f"{number}r" if reopened else str(number)
+    return settings.jobs / f"open/{digest12(image.name)}-{digest12(image.etag)}-{key}-{attempt}"
+
+
+class OpenMarker(NamedTuple):
+    """What the name of an open marker says; format 1 named no attempt."""
+
+    version: str
+    key: str
+    number: int | None
+
+    @classmethod
+    def parse(cls, name: str) -> OpenMarker | None:
+        """Parse a key without the prefix `jobs/open/`; `None` if it is not a marker."""
+        match = _MARKER.fullmatch(name)
+        return cls(match[1], match[2], int(match[3]) if match[3] else None) if match else None
 
 
 def run_uri(settings: Settings, run_id: str) -> S3Uri:

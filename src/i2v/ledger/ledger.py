@@ -19,10 +19,11 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict
 
-from i2v.errors import Conflict, LedgerError, Paused, StorageError, UsageError
+from i2v.errors import Conflict, I2vError, LedgerError, Paused, StorageError, UsageError
 from i2v.ledger import keys
+from i2v.ledger.abandoned import ClaimState
 from i2v.ledger.documents import read_document, write_document
-from i2v.ledger.job import FORMAT, JobImage, JobRecord, JobState
+from i2v.ledger.job import FORMAT, JobImage, JobRecord
 from i2v.ledger.transitions import validate_change
 from i2v.request import Request
 from i2v.s3.storage import Storage
@@ -47,7 +48,7 @@ class VersionedRecord:
 
 
 class LedgerInfo(BaseModel):
-    """`jobs/ledger.json`: the one provider and account that the ledger serves, and the pause flag."""
+    """`jobs/ledger.json`: the one provider and account that the ledger serves, its pause flag, and proven buckets."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -55,6 +56,8 @@ class LedgerInfo(BaseModel):
     host: str
     account: str
     paused: bool = False
+    fetched_from: tuple[str, ...] = ()
+    """The buckets from which the provider has fetched an image."""
 
 
 class Ledger:
@@ -75,6 +78,14 @@ class Ledger:
         if found is None:
             raise LedgerError(f"The record of job {key[:12]} is missing", "Restore it; never delete job records")
         return found
+
+    async def read_claim(self, key: str, claim: str) -> ClaimState:
+        """Return what the job's record tells of a claim."""
+        found = await self.read(key)
+        attempt = found.record.attempt_for_claim(claim) if found else None
+        if attempt is None:
+            return "absent"
+        return "counts" if attempt.cost_usd else "free"
 
     async def read_or_new(
         self, key: str, image: JobImage, request: Request, label: str | None = None
@@ -105,23 +116,43 @@ class Ledger:
                 await _wait_briefly()
         return None
 
+    async def recreate(self, record: JobRecord) -> VersionedRecord | None:
+        """Write a record that was deleted; return `None` if there is one."""
+        new = _stamped(record)
+        with contextlib.suppress(Conflict):
+            return VersionedRecord(
+                new, await write_document(self.storage, new, keys.job_uri(self.settings, new.key), None)
+            )
+        return None
+
     async def _read_after_conflict(self, current: VersionedRecord) -> VersionedRecord:
         """Return the winner's record; after a 409 on a new record it may not exist yet."""
         if current.etag is None:
             return await self.read(current.record.key) or current
         return await self.read_existing(current.record.key)
 
-    async def records(self, *, since: datetime | None = None) -> AsyncIterator[JobRecord]:
-        """Yield all records, or those written since then, by key. Raise `LedgerError` if one cannot be parsed."""
-        async for found in self.read_many(await self.find_keys(since=since)):
-            yield found.record
+    async def records(
+        self, *, since: datetime | None = None, on_error: Callable[[str, I2vError], None] | None = None
+    ) -> AsyncIterator[JobRecord]:
+        """Yield all records, or those written since then, by key. Log each that cannot be read, or call `on_error`."""
+        async for key, found in self.read_many(await self.find_keys(since=since)):
+            if isinstance(found, VersionedRecord):
+                yield found.record
+            elif found:
+                (on_error or _log_unreadable)(key, found)
 
-    async def read_many(self, job_keys: Sequence[str]) -> AsyncIterator[VersionedRecord]:
-        """Yield the records that exist, in the order given. Raise `LedgerError` if one cannot be parsed."""
+    async def read_many(self, job_keys: Sequence[str]) -> AsyncIterator[tuple[str, VersionedRecord | I2vError | None]]:
+        """Yield each key with its record, with the error that made it unreadable, or with `None`, in this order."""
         for start in range(0, len(job_keys), CONCURRENT_READS):
-            for found in await asyncio.gather(*map(self.read, job_keys[start : start + CONCURRENT_READS])):
-                if found:
-                    yield found
+            some = job_keys[start : start + CONCURRENT_READS]
+            for found in zip(some, await asyncio.gather(*map(self._read_or_error, some)), strict=True):
+                yield found
+
+    async def _read_or_error(self, key: str) -> VersionedRecord | I2vError | None:
+        try:
+            return await self.read(key)
+        except I2vError as error:
+            return error
 
     async def find_keys(self, start: str = "", *, since: datetime | None = None) -> list[str]:
         """Return the job keys that start with these characters, or only those of records written since then."""
@@ -130,18 +161,9 @@ class Ledger:
         names = (uri.key.removeprefix(self.settings.jobs.key) for uri in recent)
         return [match[1] for name in names if (match := _RECORD_NAME.fullmatch(name))]
 
-    async def put_open_marker(self, image: JobImage, key: str) -> None:
-        """Put the job's open marker, before the claim."""
-        await self.storage.put(keys.open_marker_uri(self.settings, image.name, image.etag, key), b"")
-
-    async def delete_open_marker(self, record: JobRecord) -> None:
-        """Delete the open marker of a job that ended, and put it back if the job was reopened in the meantime."""
-        image = record.image
-        await self.storage.delete(keys.open_marker_uri(self.settings, image.name, image.etag, record.key))
-        if record.state is not JobState.STORED:
-            newest = (await self.read_existing(record.key)).record
-            if newest.state.is_open or newest.state is JobState.READY:  # another run may be about to claim it
-                await self.put_open_marker(newest.image, newest.key)
+    async def put_open_marker(self, image: JobImage, key: str, number: int, *, reopened: bool = False) -> None:
+        """Put the open marker of an attempt, before it is claimed or reopened."""
+        await self.storage.put(keys.open_marker_uri(self.settings, image, key, number, reopened=reopened), b"")
 
     async def read_info(self) -> LedgerInfo | None:
         """Return `jobs/ledger.json`, or `None` before the first run."""
@@ -159,13 +181,23 @@ class Ledger:
 
         Raise `UsageError` if the ledger belongs to another provider or account.
         """
+        return await self._change_info(lambda info: info.model_copy(update={"paused": paused}))
+
+    async def add_fetched_bucket(self, bucket: str) -> None:
+        """Remember for good that the provider can fetch from this bucket."""
+        await self._change_info(
+            lambda info: info.model_copy(update={"fetched_from": tuple(dict.fromkeys((*info.fetched_from, bucket)))})
+        )
+
+    async def _change_info(self, edit: Callable[[LedgerInfo], LedgerInfo]) -> bool:
         while True:
             info, etag = await self._read_info()
             self._check_owner(info)
-            if info.paused == paused:
+            changed = edit(info)
+            if changed == info:
                 return False
             with contextlib.suppress(Conflict):
-                await self._write_info(info.model_copy(update={"paused": paused}), etag)
+                await self._write_info(changed, etag)
                 return True
 
     async def raise_if_paused(self) -> None:
@@ -191,10 +223,10 @@ class Ledger:
     async def _read_or_create_info(self) -> LedgerInfo:
         while True:
             info, etag = await self._read_info()
-            if etag:
+            if etag and info.format == FORMAT:
                 return info
-            try:
-                await self._write_info(info, None)
+            try:  # an older i2v that meets the new format stops before it pays
+                await self._write_info(info.model_copy(update={"format": FORMAT}), etag)
             except Conflict:
                 log.debug("another run is creating jobs/ledger.json")
                 await _wait_briefly()
@@ -228,9 +260,18 @@ def provider_host(settings: Settings) -> str:
     return urlsplit(settings.base_url).netloc.rpartition("@")[2].lower()
 
 
+def _log_unreadable(_key: str, error: I2vError) -> None:
+    log.warning("%s", error)
+
+
 def _stamped(record: JobRecord) -> JobRecord:
     return record.model_copy(
-        update={"revision": record.revision + 1, "writer": secrets.token_hex(8), "updated_at": datetime.now(UTC)}
+        update={
+            "format": FORMAT,
+            "revision": record.revision + 1,
+            "writer": secrets.token_hex(8),
+            "updated_at": datetime.now(UTC),
+        }
     )
 
 

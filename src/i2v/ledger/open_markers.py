@@ -1,7 +1,6 @@
-"""Batched deletion of the open markers of stored jobs: `OpenMarkerCleaner`.
+"""Batched deletion of the open markers of settled attempts: `OpenMarkerCleaner`. `Ledger` puts markers.
 
-A stored job never reopens, so its marker may outlive it; if the process dies first, reconcile deletes the marker.
-`Ledger` puts markers, and deletes those of jobs that ended otherwise.
+A marker names its attempt, so that a late delete takes no other's. If the process dies first, reconcile deletes it.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import logging
 
 from i2v.errors import StorageError
 from i2v.ledger import keys
-from i2v.ledger.job import JobRecord
+from i2v.ledger.job import Attempt, JobRecord
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
@@ -27,10 +26,13 @@ class OpenMarkerCleaner:
         self._settings = settings
         self._markers: list[S3Uri] = []
 
-    async def add(self, record: JobRecord) -> None:
-        """Queue the marker of a stored job."""
-        image = record.image
-        self._markers.append(keys.open_marker_uri(self._settings, image.name, image.etag, record.key))
+    async def add(self, record: JobRecord, attempt: Attempt | None) -> None:
+        """Queue the marker of an attempt, if it is settled; a reopened one has two."""
+        if attempt is None or not attempt.is_settled:
+            return
+        for reopened in {False, attempt.reopened}:
+            uri = keys.open_marker_uri(self._settings, record.image, record.key, attempt.number, reopened=reopened)
+            self._markers.append(uri)
         if len(self._markers) >= BATCH_SIZE:
             await self.flush()
 
@@ -51,4 +53,4 @@ class OpenMarkerCleaner:
             for marker in markers:
                 await self._storage.delete(marker)
         except StorageError as error:
-            log.warning("open markers of stored jobs were not deleted; the next reconcile deletes them: %s", error)
+            log.warning("open markers of ended attempts were not deleted; the next reconcile deletes them: %s", error)

@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from i2v.errors import LedgerError, NotFound, StorageError
+from i2v.errors import LedgerError, StorageError
 from i2v.ledger import keys
+from i2v.ledger.documents import Document, read_document
 from i2v.ledger.job import FORMAT
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
@@ -40,26 +41,20 @@ class RunRecord(BaseModel):
     started_at: datetime
     touched_at: datetime
     ended_at: datetime | None = None
-    days: tuple[str, ...] = ()
-    """The UTC days on which the run has reserved money."""
     label: str | None = None
     saved: tuple[Saving, ...] = ()
     report: dict[str, Any] | None = None
 
 
-async def read_or_new(storage: Storage, settings: Settings, run_id: str, label: str | None) -> RunRecord:
-    """Return a new record, with the start and the days of an earlier try of the same run.
-
-    Raise `LedgerError` if that record cannot be read.
-    """
-    uri, now = keys.run_uri(settings, run_id), datetime.now(UTC)
-    new = RunRecord(run_id=run_id, started_at=now, touched_at=now, label=label)
+async def read_run(storage: Storage, settings: Settings, run_id: str) -> Document[RunRecord] | None:
+    """Return the record that an earlier try of the same run wrote. Raise `LedgerError` if it cannot be read."""
     try:
-        earlier = RunRecord.model_validate_json((await storage.get(uri)).body)
-    except NotFound:
-        return new
-    except ValidationError:
-        raise LedgerError(f"{uri} is not a valid run record", "Restore it from a backup; do not delete it") from None
+        return await read_document(storage, RunRecord, keys.run_uri(settings, run_id))
     except StorageError as error:
         raise LedgerError(f"Cannot read the ledger: {error.message}", error.hint) from None
-    return new.model_copy(update={"days": earlier.days, "started_at": earlier.started_at})
+
+
+def new_run(run_id: str, label: str | None = None) -> RunRecord:
+    """Return the record of a run that starts now."""
+    now = datetime.now(UTC)
+    return RunRecord(run_id=run_id, started_at=now, touched_at=now, label=label)

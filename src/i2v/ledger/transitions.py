@@ -5,170 +5,204 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 
-from i2v.ledger.job import DROPPED_CODE, Attempt, Delivery, JobImage, JobRecord, JobState, Reason, StoredVideo
+from i2v.ledger.job import (
+    Attempt,
+    AttemptEnd,
+    EndKind,
+    JobImage,
+    JobRecord,
+    JobState,
+    Reason,
+    StoredVideo,
+)
+
+_FIXED = ("number", "claim", "run_id", "claimed_at", "price_usd", "day", "delivery")
+_MAY_REPLACE: Mapping[EndKind | None, frozenset[EndKind]] = {
+    None: frozenset(EndKind),
+    EndKind.LOST: frozenset({EndKind.UNPAID, EndKind.REFUSED, EndKind.FAILED, EndKind.DROPPED}),
+}
+"""Which ends may follow. A lost answer may still become known; every other end is final."""
 
 
 def validate_change(old: JobRecord, new: JobRecord) -> None:
-    """Raise `ValueError` if `new` has an illegal state or another identity, or loses a task id or a charged attempt."""
-    if new.state != old.state and not old.state.can_become(new.state):
-        raise ValueError(f"job {old.key[:12]}: {old.state} cannot become {new.state}")
+    """Raise `ValueError` if `new` has another identity, or loses or rewrites an attempt, a task id or an end."""
+    name = f"job {old.key[:12]}"
     if (old.key, old.request) != (new.key, new.request):
-        raise ValueError(f"job {old.key[:12]}: a record's identity cannot change")
-    if new.last_attempt < old.last_attempt or (old.video and new.video != old.video):
-        raise ValueError(f"job {old.key[:12]}: `last_attempt` cannot decrease and a stored video cannot change")
-    kept = {attempt.number: attempt.task_ids for attempt in new.attempts}
-    for attempt in old.attempts:
-        if attempt.fail and attempt.number not in kept:
-            raise ValueError(f"job {old.key[:12]}: attempt {attempt.number} may have been charged and would be lost")
-        if lost := attempt.task_ids - kept.get(attempt.number, frozenset()):
-            raise ValueError(f"job {old.key[:12]}: task ids {sorted(lost)} would be lost")
+        raise ValueError(f"{name}: a record's identity cannot change")
+    if len(new.attempts) < len(old.attempts):
+        raise ValueError(f"{name}: an attempt would be lost")
+    numbers = [attempt.number for attempt in new.attempts]
+    if numbers != sorted(set(numbers)):
+        raise ValueError(f"{name}: the numbers of attempts must rise")
+    for before, after in zip(old.attempts, new.attempts, strict=False):
+        _validate_attempt(name, before, after)
 
 
-def claim(
-    record: JobRecord,
-    *,
-    token: str,
-    run_id: str,
-    image: JobImage,
-    price_usd: Decimal,
-    now: datetime,
-    delivery: Delivery = "poll",
-) -> JobRecord | None:
-    """Claim a ready job for one POST. The record takes the claimant's image."""
-    if record.state is not JobState.READY:
+def _validate_attempt(name: str, old: Attempt, new: Attempt) -> None:
+    name = f"{name}, attempt {old.number}"
+    if any(getattr(old, field) != getattr(new, field) for field in _FIXED):
+        raise ValueError(f"{name}: its claim cannot change")
+    if old.task_id and new.task_id != old.task_id:
+        raise ValueError(f"{name}: task id {old.task_id} would be lost")
+    if old.end == new.end:
+        return
+    if new.end is None:
+        if old.task_id or not new.task_id:
+            raise ValueError(f"{name}: only a late task id reopens an attempt")
+    elif new.end.kind not in _MAY_REPLACE.get(old.end.kind if old.end else None, ()):
+        raise ValueError(f"{name}: its end cannot change to {new.end.kind}")
+
+
+def claim(record: JobRecord, image: JobImage, attempt: Attempt) -> JobRecord | None:
+    """Claim a ready job for one POST, if `attempt` has the next number. The record takes the claimant's image."""
+    if record.state is not JobState.READY or record.next_number != attempt.number:
         return None
-    number = record.last_attempt + 1
-    attempt = Attempt(number=number, claim=token, run_id=run_id, claimed_at=now, price_usd=price_usd, delivery=delivery)
-    attempts = (*record.attempts, attempt)
-    return record.transition(JobState.CLAIMED, image=image, attempts=attempts, last_attempt=number, reason=None)
+    return record.model_copy(update={"image": image, "attempts": (*record.attempts, attempt)})
 
 
-def release(record: JobRecord, token: str) -> JobRecord | None:
-    """Remove an attempt that was not charged; the job is ready again."""
+def _end(record: JobRecord, attempt: Attempt, kind: EndKind, now: datetime, **changes: Any) -> JobRecord:
+    end = AttemptEnd(kind=kind, at=now, revision=record.revision + 1, **changes)
+    return record.with_attempt(attempt.model_copy(update={"end": end}))
+
+
+def _end_answered(record: JobRecord, attempt: Attempt, kind: EndKind, now: datetime, **changes: Any) -> JobRecord:
+    """End an attempt whose answer may have been lost until now; that makes its end no newer than a later attempt's."""
+    revision = attempt.end.revision if attempt.end else record.revision + 1
+    end = AttemptEnd(kind=kind, at=now, revision=revision, **changes)
+    return record.with_attempt(attempt.model_copy(update={"end": end}))
+
+
+def _unanswered(record: JobRecord, token: str) -> Attempt | None:
+    """Return the attempt of a claim if its answer is not known: it is claimed or lost."""
     attempt = record.attempt_for_claim(token)
-    if attempt is None or attempt.task_ids or record.state not in {JobState.CLAIMED, JobState.UNKNOWN}:
+    if attempt is None or attempt.task_id or not (attempt.is_claimed or attempt.ended_as(EndKind.LOST)):
         return None
-    rest = tuple(other for other in record.attempts if other is not attempt)
-    if attempt is not record.attempt:
-        return record.model_copy(update={"attempts": rest})
-    return _resume_previous_task(record, rest) or record.transition(JobState.READY, attempts=rest, reason=None)
+    return attempt
 
 
-def _resume_previous_task(record: JobRecord, attempts: tuple[Attempt, ...]) -> JobRecord | None:
-    """Return to the previous attempt if its task id arrived late and the task has not ended."""
-    if not attempts or attempts[-1].task_id is None or attempts[-1].ended_at:
+def release(record: JobRecord, token: str, now: datetime) -> JobRecord | None:
+    """End a claim that was not charged."""
+    attempt = _unanswered(record, token)
+    return _end_answered(record, attempt, EndKind.UNPAID, now) if attempt else None
+
+
+def reject(record: JobRecord, token: str, kind: EndKind, reason: Reason, now: datetime) -> JobRecord | None:
+    """End a claim whose POST returned a final error and no task id: refused (not charged) or failed."""
+    attempt = _unanswered(record, token)
+    return _end_answered(record, attempt, kind, now, reason=reason) if attempt else None
+
+
+def mark_lost(record: JobRecord, token: str, reason: Reason, now: datetime) -> JobRecord | None:
+    """End a claim whose answer is lost, or whose lease expired: it was possibly charged."""
+    attempt = record.attempt_for_claim(token)
+    if attempt is None or not attempt.is_claimed:
         return None
-    return record.transition(JobState.SUBMITTED, attempts=attempts, reason=None)
+    return _end(record, attempt, EndKind.LOST, now, reason=reason)
 
 
 def record_task(record: JobRecord, token: str, task_id: str, now: datetime) -> JobRecord | None:
-    """Record the task id of a claim, in whatever state the job is now."""
+    """Record the task id of a claim, whatever has become of the attempt; it is open again.
+
+    A second task of one claim becomes an attempt of its own, so that it is asked for too.
+    """
     attempt = record.attempt_for_claim(token)
-    if attempt is None or task_id in attempt.task_ids:
+    if attempt is None or record.attempt_for_task(task_id):
         return None
-    if attempt.task_id is not None:
-        merged = attempt.model_copy(update={"other_task_ids": (*attempt.other_task_ids, task_id)})
-        return record.model_copy(update={"attempts": record.with_attempt(merged)})
-    revived = attempt.revived or attempt.fail is not None
-    update = {"task_id": task_id, "submitted_at": now, "ended_at": None, "fail": None, "revived": revived}
-    changes: dict[str, Any] = {"attempts": record.with_attempt(attempt.model_copy(update=update))}
-    if attempt is record.attempt and record.state.can_become(JobState.SUBMITTED):
-        return record.transition(JobState.SUBMITTED, reason=None, **changes)
-    return record.model_copy(update=changes)
+    update: dict[str, Any] = {"task_id": task_id, "submitted_at": now, "end": None, "resubmitted": False}
+    if attempt.task_id:
+        number = record.next_number
+        update |= {"number": number, "claim": f"{token}+{number}", "created_at": None}
+        other = attempt.model_copy(update=update)
+        return record.model_copy(update={"attempts": (*record.attempts, other)})
+    reopened = attempt.reopened or attempt.end is not None
+    return record.with_attempt(attempt.model_copy(update={**update, "reopened": reopened}))
 
 
-def mark_unknown(record: JobRecord, token: str, reason: Reason) -> JobRecord | None:
-    """Mark a claim whose answer is lost, or whose lease expired: it was possibly charged."""
-    attempt = record.attempt_for_claim(token)
-    if attempt is None or attempt is not record.attempt or record.state is not JobState.CLAIMED:
+def end_task(
+    record: JobRecord, task_id: str, kind: EndKind, reason: Reason, now: datetime, *, max_attempts: int | None = None
+) -> JobRecord | None:
+    """End a task that the provider reports as failed.
+
+    Args:
+        record, task_id, kind, reason, now: what ended, how and when.
+        max_attempts: how many attempts the job may have if the failure is transient, else `None`.
+    """
+    attempt = record.attempt_for_task(task_id)
+    if attempt is None or not attempt.is_running:
         return None
-    return record.transition(JobState.UNKNOWN, reason=reason)
-
-
-def reject(record: JobRecord, token: str, state: JobState, reason: Reason, now: datetime) -> JobRecord | None:
-    """End a claim whose POST returned a final error and no task id: refused (not charged) or failed."""
-    attempt = record.attempt_for_claim(token)
-    if state is JobState.REFUSED and record.state is JobState.UNKNOWN:
-        return release(record, token)  # the claimant now knows that nothing was charged
-    if attempt is None or attempt is not record.attempt or attempt.task_ids or not record.state.can_become(state):
-        return None
-    if state is JobState.REFUSED:
-        rest = record.attempts[:-1]
-        return _resume_previous_task(record, rest) or record.transition(state, attempts=rest, reason=reason)
-    return _fail(record, attempt, state, reason, now)
-
-
-def _fail(record: JobRecord, attempt: Attempt, state: JobState, reason: Reason, now: datetime) -> JobRecord:
-    ended = attempt.model_copy(update={"ended_at": now, "fail": reason})
-    return record.transition(state, attempts=record.with_attempt(ended), reason=reason)
-
-
-def end_task(record: JobRecord, task_id: str, state: JobState, reason: Reason, now: datetime) -> JobRecord | None:
-    """End a task that the provider reports as failed: the job is refused, failed, or ready for another attempt."""
-    attempt = record.attempt
-    if attempt is None or attempt.task_id != task_id or record.state is not JobState.SUBMITTED:
-        return None
-    return _fail(record, attempt, state, reason, now)
+    retry = max_attempts is not None and attempts_left(record, max_attempts)
+    return _end(record, attempt, kind, now, reason=reason, retry=retry)
 
 
 def store(
     record: JobRecord, task_id: str, video: StoredVideo, now: datetime, created_at: datetime | None = None
 ) -> JobRecord | None:
     """Record the published video; `created_at` is the task's creation time by the provider's clock."""
-    attempt = record.attempt
-    if attempt is None or attempt.task_id != task_id or record.state is not JobState.SUBMITTED:
+    attempt = record.attempt_for_task(task_id)
+    if attempt is None or not attempt.is_running:
         return None
-    ended = attempt.model_copy(update={"ended_at": now, "created_at": created_at})
-    return record.transition(JobState.STORED, attempts=record.with_attempt(ended), video=video, reason=None)
+    return _end(record, attempt.model_copy(update={"created_at": created_at}), EndKind.STORED, now, video=video)
 
 
-def adopt(record: JobRecord, task_id: str, now: datetime) -> JobRecord | None:
-    """Set the task of an unknown job that a person found; the job is submitted."""
-    if record.state is not JobState.UNKNOWN or record.attempt is None:
-        return None
-    if any(task_id in attempt.task_ids for attempt in record.attempts):
-        return None
-    return record_task(record, record.attempt.claim, task_id, now)
+def adoptable(record: JobRecord, created_at: datetime | None) -> Attempt | None:
+    """Return the attempt that a person may give a task that was created then: one that is unknown, lost or given up.
+
+    The task was created after its claim, so that the time tells which of several it belongs to.
+    """
+    candidates = [one for one in record.attempts if one.ended_as(EndKind.LOST, EndKind.DROPPED) and not one.task_id]
+    if created_at:
+        return min(candidates, key=lambda one: abs(created_at - one.claimed_at), default=None)
+    return max(candidates, key=lambda one: (one.is_unknown, one.number), default=None)
+
+
+def adopt(record: JobRecord, task_id: str, created_at: datetime | None, now: datetime) -> JobRecord | None:
+    """Set the task that a person found for an attempt without an answer; it is submitted."""
+    attempt = adoptable(record, created_at)
+    return record_task(record, attempt.claim, task_id, now) if attempt else None
 
 
 def awaiting_callback(record: JobRecord, number: int) -> Attempt | None:
-    """Return attempt `number` if it uses callbacks and its answer is lost, so that a callback may name its task."""
-    attempt = next((one for one in record.attempts if one.number == number), None)
+    """Return attempt `number` if it uses callbacks and has no task, so that a callback may name it."""
+    attempt = record.attempt_numbered(number)
     if attempt is None or attempt.delivery != "callback" or attempt.task_id is not None:
         return None
-    return attempt if attempt.fail is None or attempt.fail.code == DROPPED_CODE else None
+    return attempt
 
 
 def adopt_from_callback(record: JobRecord, number: int, task_id: str, now: datetime) -> JobRecord | None:
-    """Record the task that a callback named and the provider confirmed, if the attempt awaits one.
-
-    Only a task of the latest attempt changes the job's state.
-    """
+    """Record the task that a callback named and the provider confirmed, if the attempt awaits one."""
     attempt = awaiting_callback(record, number)
-    if attempt is None or any(task_id in one.task_ids for one in record.attempts):
-        return None
-    return record_task(record, attempt.claim, task_id, now)
+    return record_task(record, attempt.claim, task_id, now) if attempt else None
 
 
-def resubmit(record: JobRecord, max_attempts: int) -> JobRecord | None:
+def resubmit(record: JobRecord) -> JobRecord | None:
     """Make the job ready at a person's request, with at least one attempt left."""
     if record.state not in {JobState.UNKNOWN, JobState.REFUSED, JobState.FAILED}:
         return None
-    needed = len(record.attempts) + 1 - max_attempts
-    return record.transition(JobState.READY, reason=None, extra_attempts=max(record.extra_attempts, needed))
+    for attempt in record.attempts:
+        if attempt.is_unknown:
+            record = record.with_attempt(attempt.model_copy(update={"resubmitted": True}))
+    if record.state is not JobState.READY and record.attempt:  # without the unknown ones, its newest end decides
+        record = record.with_attempt(record.attempt.model_copy(update={"resubmitted": True}))
+    return record
 
 
 def drop(record: JobRecord, reason: Reason, now: datetime) -> JobRecord | None:
-    """Fail the job at a person's request."""
-    if record.state not in {JobState.UNKNOWN, JobState.SUBMITTED} or record.attempt is None:
+    """Fail the job at a person's request: give up every attempt that is unknown or running."""
+    if record.state not in {JobState.UNKNOWN, JobState.SUBMITTED}:
         return None
-    return _fail(record, record.attempt, JobState.FAILED, reason, now)
+    for attempt in record.attempts:
+        if attempt.is_unknown or attempt.is_running:
+            record = _end(record, attempt, EndKind.DROPPED, now, reason=reason)
+    return record
 
 
 def attempts_left(record: JobRecord, max_attempts: int) -> bool:
-    """Return whether a transient failure may be followed by another attempt."""
-    return len(record.attempts) < max_attempts + record.extra_attempts
+    """Return whether a transient failure may be followed by another attempt; a person's resubmit allows one more."""
+    paid = [attempt for attempt in record.attempts if attempt.cost_usd]
+    resubmitted = max((index for index, one in enumerate(paid, 1) if one.resubmitted), default=-1)
+    return len(paid) < max(max_attempts, resubmitted + 1)

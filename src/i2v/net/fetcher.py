@@ -6,6 +6,7 @@ provider's API belong in `i2v.apixo.client`.
 
 import asyncio
 import hashlib
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -52,6 +53,17 @@ class FetchedFile(NamedTuple):
     content_type: str | None
 
 
+class FirstByte(NamedTuple):
+    """The head of the response to a request for the first byte: `size` is the whole object's, if the server says it."""
+
+    status: int
+    location: str | None
+    content_type: str | None
+    size: int | None
+    code: str
+    """The code of an error in S3's XML, or empty."""
+
+
 class Fetcher:
     """Fetch public https URLs: `async with Fetcher(settings) as fetcher:`.
 
@@ -94,6 +106,20 @@ class Fetcher:
             async with self._request(url, total_seconds):
                 content_type = await self._fetch(url, limit, sink.open)
         return FetchedFile(sink.size, sink.hash.hexdigest(), content_type)
+
+    async def fetch_first_byte(self, url: str, *, total_seconds: float = 20) -> FirstByte:
+        """Request one byte of a URL, without following redirects. Raise `FetchError` if there is no response."""
+        here = httpx.URL(url)
+        headers = {**self._headers, "Range": "bytes=0-0"}
+        async with self._request(url, total_seconds):
+            sock, target = await self._connect(here)
+            tls = self._tls if here.scheme == "https" else None
+
+            def read() -> FirstByte:
+                with http_get.get(sock, target, headers, tls=tls, silence_seconds=SILENCE_SECONDS) as response:
+                    return _first_byte(response)
+
+            return await http_get.run_in_thread(self._threads, sock, read)
 
     @asynccontextmanager
     async def _request(self, url: str, seconds: float) -> AsyncIterator[None]:
@@ -167,6 +193,18 @@ def _read(response: BaseHTTPResponse, url: str, limit: int, open_sink: _OpenSink
             raise _too_large(url, f"more than {limit} bytes", limit)
         write(piece)
     return _End(None, response.headers.get("content-type"))
+
+
+def _first_byte(response: BaseHTTPResponse) -> FirstByte:
+    headers = response.headers
+    total = re.fullmatch(r"bytes 0-0/(\d{1,18})", headers.get("content-range", ""))
+    size = int(total[1]) if total else None
+    if response.status == httpx.codes.OK:
+        size = http_get.declared_length(headers.getlist("content-length"))
+    failed = response.status >= httpx.codes.BAD_REQUEST
+    code = re.search(rb"<Code>(\w{1,64})</Code>", response.read(4096)) if failed else None
+    location = headers.get("location") if response.status in _REDIRECTS else None
+    return FirstByte(response.status, location, headers.get("content-type"), size, code[1].decode() if code else "")
 
 
 def _check_head(response: BaseHTTPResponse, url: str, limit: int) -> None:

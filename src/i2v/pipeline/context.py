@@ -11,16 +11,21 @@ from collections import defaultdict
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, TypeVar
 
 from i2v.apixo.client import ApixoClient
 from i2v.ledger.budget import Budget
 from i2v.ledger.ledger import Ledger
 from i2v.ledger.open_markers import OpenMarkerCleaner
+from i2v.ledger.pause import PauseFlag
+from i2v.money import ZERO
 from i2v.net.fetcher import Fetcher
 from i2v.pipeline.brake import Brake
 from i2v.pipeline.events import Event, EventListener, ImagesCounted, RunOpened
 from i2v.pipeline.heartbeat import Heartbeat
+from i2v.pipeline.payment.address_probe import AddressProbe
+from i2v.pipeline.payment.first_submits import FirstSubmits
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
 
@@ -84,19 +89,25 @@ class RunContext:
     budget: Budget
     fetcher: Fetcher
     heartbeat: Heartbeat
-    stored_markers: OpenMarkerCleaner
+    ended_markers: OpenMarkerCleaner
     api: ApixoClient | None
     dry_run: bool
     brake: Brake = field(default_factory=Brake)
+    pause_flag: PauseFlag = field(init=False)
+    first_submits: FirstSubmits = field(init=False)
+    address_probe: AddressProbe = field(init=False)
     shielded: ShieldedWork = field(default_factory=ShieldedWork)
     limits: Limits = field(init=False)
     _listeners: list[EventListener] = field(default_factory=list)
-    _charged: set[str] = field(default_factory=set)
+    _reported: dict[str, tuple[Decimal, Decimal]] = field(default_factory=dict)
     _job_locks: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
 
     def __post_init__(self) -> None:
-        """Size the limits by the settings."""
+        """Make what follows from the settings and the other resources."""
         self.limits = Limits(self.settings.max_in_flight)
+        self.pause_flag = PauseFlag(self.ledger)
+        self.first_submits = FirstSubmits(self.ledger, self.brake, self.settings.first_submits)
+        self.address_probe = AddressProbe(self.fetcher, self.brake)
 
     @property
     def run_id(self) -> str:
@@ -131,15 +142,14 @@ class RunContext:
         listener.on_event(RunOpened(self))
 
     def set_image_count(self, count: int) -> None:
-        """Announce how many images the run has; money for more jobs than that is not reserved."""
-        self.budget.jobs_expected = count
+        """Announce how many images the run has."""
         self.emit(ImagesCounted(count))
 
-    def charge_once(self, job_key: str) -> bool:
-        """Return whether this job's cost is not yet in the report; equal images share a job that is paid once."""
-        first = job_key not in self._charged
-        self._charged.add(job_key)
-        return first
+    def not_yet_reported(self, job_key: str, spent_usd: Decimal, at_risk_usd: Decimal) -> tuple[Decimal, Decimal]:
+        """Return what a job has cost beyond what the report has; equal images share a job that is paid once."""
+        spent, at_risk = self._reported.get(job_key, (ZERO, ZERO))
+        self._reported[job_key] = spent_usd, at_risk_usd
+        return spent_usd - spent, at_risk_usd - at_risk
 
     def job_lock(self, job_key: str) -> asyncio.Lock:
         """Return the lock that lets one image at a time work on a job, so that equal images pay and store once."""

@@ -72,7 +72,9 @@ async def generate(
     """
     paused = False
     if not run.dry_run:
-        paused = (await run.ledger.prepare()).paused
+        info = await run.ledger.prepare()
+        paused = info.paused
+        run.first_submits.trust(*info.fetched_from)
         preflight.warn_of_expiring_credentials(run)
     run.set_image_count(len(settled) + len(items))
     preparing = [asyncio.ensure_future(prepare(run, item, default, steps)) for item in items]
@@ -105,7 +107,7 @@ async def _check_funds(
             if prices and paused:
                 await run.ledger.raise_if_paused()
             preflight.check_money(prices, room, limit, partial=partial)
-            run.budget.lower_limit(room)
+            run.budget.lower_limit(room, limit)
     except StorageError as error:
         return _stop(run, LedgerError(f"Cannot read the ledger: {error.message}", error.hint))
     except Stopped as error:
@@ -182,8 +184,14 @@ async def process_order(run: RunContext, order: Order, steps: Steps) -> ItemRepo
     Raises:
         I2vError: the submit failed, so that this run has no job for the image.
     """
-    async with run.job_lock(order.key), run.limits.in_flight:
+    bucket = order.image.at.bucket
+    async with run.job_lock(order.key), run.limits.in_flight, run.first_submits.turn(bucket) as turn:
+        if turn.is_first:
+            order = replace(order, delivery="poll")
         job = await steps.submit(run, order)
+        turn.paid = any(attempt.run_id == run.run_id and attempt.cost_usd for attempt in job.record.attempts)
+        if job.record.state is JobState.STORED:
+            await run.first_submits.rendered(bucket)
         try:
             return await run_to_completion(run, order, job, steps)
         except Exception as error:  # noqa: BLE001 - what was paid must be reported whatever happens after it
@@ -206,6 +214,7 @@ async def run_to_completion(run: RunContext, order: Order, job: VersionedRecord,
     while order.delivery == "poll" and job.record.state in {JobState.SUBMITTED, JobState.READY}:
         if job.record.state is JobState.READY:
             await run.brake.sleep(run.settings.poll_every_seconds)
+            run.first_submits.count_another(order.image.at.bucket)
             job = await steps.submit(run, order)
             continue
         job, status, _ = await steps.poll(run, job)
@@ -216,6 +225,9 @@ async def run_to_completion(run: RunContext, order: Order, job: VersionedRecord,
         elif job.record.state is JobState.SUBMITTED:
             break
     video = await publish_outputs(run, job.record, order.image, just_stored=just_stored)
+    for attempt in job.record.attempts:
+        if attempt.run_id == run.run_id:
+            await run.ended_markers.add(job.record, attempt)
     line = outcomes.of_job(run, order, job.record, video, cached=cached)
     return line.model_copy(update={"is_new_outcome": is_new})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 
 from i2v.errors import Refused, UsageError
@@ -24,6 +25,8 @@ class Order:
     price_usd: Decimal
     label: str | None = None
     delivery: Delivery = "poll"
+    read_at: datetime | None = None
+    """When the image was read for its validation, by this host's clock."""
 
     @property
     def key(self) -> str:
@@ -60,4 +63,4 @@ def make_order(run: RunContext, image: ResolvedImage, validation: ValidationResu
         facts=validation.facts,
     )
     price = price_usd(request.mode, request.duration, run.settings.prices_usd)
-    return Order(image=job_image, request=request, price_usd=price, label=run.label)
+    return Order(image=job_image, request=request, price_usd=price, label=run.label, read_at=validation.read_at)

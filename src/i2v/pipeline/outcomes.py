@@ -29,7 +29,9 @@ OUTCOMES = {
 def of_job(run: RunContext, order: Order, record: JobRecord, video: S3Uri | None, *, cached: bool) -> ItemReport:
     """Report an image whose job is known. What this run paid for a job counts once, at its first image."""
     paid, at_risk = _money(run, record)
-    attached = not cached and bool(record.attempts) and all(one.run_id != run.run_id for one in record.attempts)
+    attached = (
+        not cached and record.cost_usd > 0 and all(one.run_id != run.run_id for one in record.attempts if one.cost_usd)
+    )
     is_free = not paid and (cached or (attached and record.state in {JobState.SUBMITTED, JobState.STORED}))
     return ItemReport(
         image=order.image.label,
@@ -92,19 +94,17 @@ async def preview(run: RunContext, order: Order) -> ItemReport:
     """Report what a run would do with a valid image; pay nothing and change nothing."""
     job = await run.ledger.read(order.key)
     if job is None or job.record.state is JobState.READY:
-        cost, image = order.price_usd if run.charge_once(order.key) else ZERO, order.image.label
+        (cost, _), image = run.not_yet_reported(order.key, order.price_usd, ZERO), order.image.label
         return ItemReport(image=image, outcome=Outcome.PLANNED, job=order.key, cost_usd=cost, request=order.request)
     video = job.record.video.uri if job.record.video else None
     return of_job(run, order, job.record, video, cached=job.record.state is JobState.STORED)
 
 
 def _money(run: RunContext, record: JobRecord) -> tuple[Decimal, Decimal]:
-    """Return what this run paid for a job, and how much of it is at risk; zero after the first call."""
-    if not run.charge_once(record.key):
-        return ZERO, ZERO
+    """Return what this run paid for a job and how much of it is at risk, beyond what another image's line has."""
     own = [attempt for attempt in record.attempts if attempt.run_id == run.run_id]
     spent = sum((attempt.spent_usd for attempt in own), ZERO)
-    return spent, sum((record.at_risk_usd(attempt) for attempt in own), ZERO)
+    return run.not_yet_reported(record.key, spent, sum((attempt.at_risk_usd for attempt in own), ZERO))
 
 
 def _reason(record: JobRecord) -> str | None:

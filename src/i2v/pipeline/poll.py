@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from typing import NamedTuple, assert_never
 
 from i2v.apixo.callbacks import hide_signatures
-from i2v.apixo.errors import FailClass, classify_fail_code
+from i2v.apixo.fail_codes import FailClass, classify_fail_code
 from i2v.apixo.models import TaskState, TaskStatus
 from i2v.errors import ProviderError
 from i2v.ledger import transitions
-from i2v.ledger.job import Attempt, JobState, Reason
+from i2v.ledger.job import EndKind, JobRecord, JobState, Reason
 from i2v.ledger.ledger import VersionedRecord
 from i2v.logs import log_context
 from i2v.pipeline.context import RunContext
@@ -54,9 +54,9 @@ async def poll(run: RunContext, job: VersionedRecord) -> PollResult:
         if run.brake.interrupted:
             break
         polls += 1
-        status = await query_status(run, job, polls)
+        status = await query_status(run, job, attempt.task_id, polls)
         if status is not None and status.state is not TaskState.RUNNING:
-            return await handle_final_status(run, job, attempt, status, polls)
+            return await handle_final_status(run, job, status, polls)
         if time.monotonic() - logged_at >= LOG_EVERY_SECONDS:
             logged_at = time.monotonic()
             log.info("%s: rendering, %.0f s, poll %d", job_label(job), _age(created), polls, extra=job_log_context(job))
@@ -75,11 +75,11 @@ def job_log_context(job: VersionedRecord) -> dict[str, str | None]:
     return log_context(job.record.image.label, job.record.key, job.record.task_id)
 
 
-async def query_status(run: RunContext, job: VersionedRecord, polls: int) -> TaskStatus | None:
-    """Request the status once; return `None`, after logging it, where the request failed."""
+async def query_status(run: RunContext, job: VersionedRecord, task_id: str, polls: int) -> TaskStatus | None:
+    """Request a task's status once; return `None`, after logging it, if the request failed."""
     run.emit(StepStarted("rendering", job.record.key))
     try:
-        status = await run.client.status(job.record.task_id or "")
+        status = await run.client.status(task_id)
     except ProviderError as error:
         log.warning("%s: no status, the job stays open: %s", job_label(job), error, extra=job_log_context(job))
         return None
@@ -87,43 +87,44 @@ async def query_status(run: RunContext, job: VersionedRecord, polls: int) -> Tas
     return status
 
 
-async def handle_final_status(
-    run: RunContext, job: VersionedRecord, attempt: Attempt, status: TaskStatus, polls: int
-) -> PollResult:
+async def handle_final_status(run: RunContext, job: VersionedRecord, status: TaskStatus, polls: int) -> PollResult:
     """Return a success for `store`; record a failure by the class of its fail code."""
     if status.state is TaskState.SUCCESS:
         run.brake.count_fetch()
+        await run.first_submits.rendered(job.record.image.at.bucket)
         took = "" if status.cost_ms is None else f" in {status.cost_ms / 1000:.0f} s"
         log.info("%s: rendered%s, %d polls", job_label(job), took, polls, extra=job_log_context(job))
         return PollResult(job, status, polls)
-    state, reason = classify_failure(run, job, status)
+    kind, reason, max_attempts = classify_failure(run, status)
     log.warning("%s: %s", job_label(job), reason.message, extra=job_log_context(job))
-    now, task_id = status.completed_at or datetime.now(UTC), attempt.task_id or ""
-    ended = await run.ledger.change(job, lambda record: transitions.end_task(record, task_id, state, reason, now))
+    now = status.completed_at or datetime.now(UTC)
+
+    def end(record: JobRecord) -> JobRecord | None:
+        return transitions.end_task(record, status.task_id, kind, reason, now, max_attempts=max_attempts)
+
+    ended = await run.ledger.change(job, end)
     return PollResult(ended or await run.ledger.read_existing(job.record.key), polls=polls)
 
 
-def classify_failure(run: RunContext, job: VersionedRecord, status: TaskStatus) -> tuple[JobState, Reason]:
-    """Return the state that a failed task gives its job, and why."""
+def classify_failure(run: RunContext, status: TaskStatus) -> tuple[EndKind, Reason, int | None]:
+    """Return how a failed task ends its attempt, why, and how many attempts its job may have if that is transient."""
     code = status.fail_code
     vendor_text = ": ".join(part for part in (code, status.fail_message) if part)
     message = hide_signatures(vendor_text) or "the provider gave no reason"
     reason = Reason(code=hide_signatures(code) or "no fail code", message=message)
-    attempts_left = transitions.attempts_left(job.record, run.settings.max_attempts)
-    after_failure = JobState.READY if attempts_left else JobState.FAILED
     match kind := classify_fail_code(code):
         case FailClass.CONTENT | FailClass.INPUT:
-            return JobState.REFUSED, reason
+            return EndKind.REFUSED, reason, None
         case FailClass.TRANSIENT:
-            return after_failure, reason
+            return EndKind.FAILED, reason, run.settings.max_attempts
         case FailClass.ACCOUNT:
             run.brake.stop("account", message)
-            return after_failure, reason
+            return EndKind.FAILED, reason, run.settings.max_attempts
         case FailClass.FETCH:
             run.brake.count_failed_fetch()
-            return JobState.FAILED, reason
+            return EndKind.FAILED, reason, None
         case FailClass.UNKNOWN:
-            return JobState.FAILED, reason
+            return EndKind.FAILED, reason, None
         case _:
             assert_never(kind)
 

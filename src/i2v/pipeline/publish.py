@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from i2v.apixo.models import TaskStatus
-from i2v.errors import Conflict, NotFound
+from i2v.errors import Conflict, I2vError, NotFound
 from i2v.ledger import keys
 from i2v.ledger.job import JobImage, JobRecord, JobState, Reason, StoredVideo
 from i2v.ledger.ledger import provider_host
 from i2v.media.video_facts import VideoFacts, deviations
-from i2v.money import ZERO
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.validate import ResolvedImage, ValidationResult
 from i2v.request import MODEL, Request, canonical_json
@@ -31,6 +30,13 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 """Of manifests and verdicts."""
 METADATA_TASK_CHARS = 1000
+DELETED = "the image was deleted while its video was made"
+REPLACED = "the image was replaced while its video was made"
+BESIDE = "another attempt of this job had stored its video first"
+
+
+class NotCopied(I2vError):
+    """An equal image's video is not copied, because it may show another image."""
 
 
 async def publish_video(
@@ -38,21 +44,26 @@ async def publish_video(
 ) -> StoredVideo:
     """Put a complete video, its poster, and last its manifest."""
     image = record.image
-    flags = (*deviations(facts, record.request), *await _changed_flags(run, image))
-    for flag in flags:
+    changed = await _changed_flags(run, image)
+    attempt = record.attempt_for_task(status.task_id)
+    number = attempt.number if attempt else 0
+    for name, beside in (("", ()), (f".attempt-{number}", (BESIDE,))):
+        video = StoredVideo(
+            uri=_output_uri(run, record, image, f"{name}.mp4"),
+            poster=_output_uri(run, record, image, f"{name}.jpg"),
+            manifest=_output_uri(run, record, image, f"{name}.json"),
+            sha256=facts.sha256,
+            size=facts.size,
+            width=facts.width,
+            height=facts.height,
+            seconds=facts.seconds,
+            flags=(*deviations(facts, record.request), *changed, *beside),
+            image_changed=bool(changed),
+        )
+        if await _put_video(run, path, video, record.key, number, status.task_id):
+            break
+    for flag in video.flags:
         log.warning("%s: %s", image.name, flag)
-    video = StoredVideo(
-        uri=_output_uri(run, record, image, ".mp4"),
-        poster=_output_uri(run, record, image, ".jpg"),
-        manifest=_output_uri(run, record, image, ".json"),
-        sha256=facts.sha256,
-        size=facts.size,
-        width=facts.width,
-        height=facts.height,
-        seconds=facts.seconds,
-        flags=flags,
-    )
-    await _put_video(run, path, video, record)
     await run.storage.put(video.poster, poster, content_type="image/jpeg")
     await _put_manifest(run, record, image, video.manifest, manifest(run, record, video, status, facts))
     return video
@@ -69,13 +80,16 @@ async def _changed_flags(run: RunContext, image: JobImage) -> tuple[str, ...]:
     try:
         now = await run.storage.head(image.at)
     except NotFound:
-        return ("the image was deleted while its video was made",)
-    return () if now.etag == image.etag else ("the image was replaced while its video was made",)
+        return (DELETED,)
+    return () if now.etag == image.etag else (REPLACED,)
 
 
-async def _put_video(run: RunContext, path: Path, video: StoredVideo, record: JobRecord) -> None:
-    """Put the video if there is none, or replace one whose store died before it wrote the manifest."""
-    metadata = {"job": record.key, "sha256": video.sha256, **_task_metadata(record)}
+async def _put_video(run: RunContext, path: Path, video: StoredVideo, job: str, attempt: int, task_id: str) -> bool:
+    """Put the video if there is none, or replace one whose store died before it wrote the manifest.
+
+    Return `False` if there is the video of another attempt, which is never replaced.
+    """
+    metadata = {"job": job, "attempt": str(attempt), "sha256": video.sha256, **_task_metadata(task_id)}
     put = partial(
         run.storage.put_file, video.uri, path, sha256=video.sha256, content_type="video/mp4", metadata=metadata
     )
@@ -86,14 +100,17 @@ async def _put_video(run: RunContext, path: Path, video: StoredVideo, record: Jo
             existing = await run.storage.head(video.uri)
         except NotFound:  # S3 answers 409 also while another write is under way
             await put()
-            return
-        if existing.metadata.get("sha256") != video.sha256:
-            await put(if_match=existing.etag)
+            return True
+        if existing.metadata.get("sha256") == video.sha256:
+            return True
+        if existing.metadata.get("attempt", str(attempt)) != str(attempt):
+            return False
+        await put(if_match=existing.etag)
+    return True
 
 
-def _task_metadata(record: JobRecord) -> dict[str, str]:
+def _task_metadata(task_id: str) -> dict[str, str]:
     """Return the task id, unless it does not fit into S3's metadata: 2 KB of ASCII. The manifest has it in any case."""
-    task_id = record.task_id or ""
     return {"task": task_id} if task_id.isascii() and len(task_id) <= METADATA_TASK_CHARS else {}
 
 
@@ -109,7 +126,7 @@ def manifest(
     run: RunContext, record: JobRecord, video: StoredVideo, status: TaskStatus | None, facts: VideoFacts | None
 ) -> dict[str, Any]:
     """Return the JSON beside a video: its lineage, request, cost and measurements."""
-    attempt = record.attempt
+    attempt = (status and record.attempt_for_task(status.task_id)) or record.attempt
     return {
         "format": FORMAT,
         "job": record.key,
@@ -117,9 +134,9 @@ def manifest(
         "request": {"model": MODEL, **record.request.model_dump(mode="json")},
         "label": record.label,
         "provider": provider_host(run.settings),
-        "task_id": record.task_id,
-        "cost_usd": str(sum((a.price_usd for a in record.attempts), ZERO)),
-        "attempts": len(record.attempts),
+        "task_id": attempt.task_id if attempt else None,
+        "cost_usd": str(record.cost_usd),
+        "attempts": record.paid_attempts,
         "run_id": attempt.run_id if attempt else None,
         "submitted_at": attempt.submitted_at.isoformat() if attempt and attempt.submitted_at else None,
         "rendering_ms": status.cost_ms if status else None,
@@ -139,7 +156,6 @@ async def publish_outputs(
         return await _publish_stored(run, record, record.video, image, just_stored=just_stored)
     if record.state in {JobState.REFUSED, JobState.FAILED} and record.reason:
         await put_verdict(run.storage, run.settings, job_verdict(record, image, record.reason))
-        await run.ledger.delete_open_marker(record)
     return None
 
 
@@ -154,6 +170,11 @@ async def _publish_stored(
     try:
         await run.storage.head(_output_uri(run, record, image, ".json"))
     except NotFound:
+        if video.image_changed or set(video.flags) & {DELETED, REPLACED}:
+            raise NotCopied(
+                f"Not copied: the video of equal content may show another image ({'; '.join(video.flags)})",
+                "Look at it in the gallery; order another of this image with --take 2",
+            ) from None
         await _copy(run, record, video, image, target)
     return target
 

@@ -10,10 +10,12 @@ from decimal import Decimal
 from i2v.apixo.client import ApixoClient
 from i2v.errors import I2vError
 from i2v.ledger import keys
-from i2v.ledger.budget import Budget, DailySpendStore, today_utc
+from i2v.ledger.budget import Budget
+from i2v.ledger.day_spend import DaySpendStore
+from i2v.ledger.documents import Document
 from i2v.ledger.ledger import Ledger
 from i2v.ledger.open_markers import OpenMarkerCleaner
-from i2v.ledger.run_record import RunRecord, read_or_new
+from i2v.ledger.run_record import RunRecord, new_run, read_run
 from i2v.memory import limit_malloc_arenas
 from i2v.net.fetcher import Fetcher
 from i2v.pipeline.context import RunContext
@@ -58,10 +60,19 @@ async def open_run(
     limit_malloc_arenas()
     async with AsyncExitStack() as stack:
         storage = stack.enter_context(storage or Storage())
-        record = await read_or_new(storage, settings, run_id, label)
+        earlier = await read_run(storage, settings, run_id)
         client = await stack.enter_async_context(ApixoClient(settings)) if settings.api_key else None
         fetcher = await stack.enter_async_context(Fetcher(settings))
-        run = make_context(settings, storage, client, fetcher, record, max_spend_usd=max_spend_usd, dry_run=dry_run)
+        run = make_context(
+            settings,
+            storage,
+            client,
+            fetcher,
+            new_run(run_id, label),
+            earlier=earlier,
+            max_spend_usd=max_spend_usd,
+            dry_run=dry_run,
+        )
         if listener := LISTENER.get():
             run.add_listener(listener)
         if not dry_run:
@@ -79,31 +90,29 @@ def make_context(
     fetcher: Fetcher,
     record: RunRecord,
     *,
+    earlier: Document[RunRecord] | None = None,
     max_spend_usd: Decimal | None = None,
     dry_run: bool = False,
 ) -> RunContext:
     """Assemble a run from its resources. This is the one place that knows how they fit together."""
+    ledger = Ledger(storage, settings)
+    if earlier:
+        record = record.model_copy(update={"started_at": earlier.content.started_at})
     budget = Budget(
-        DailySpendStore(storage, settings),
+        DaySpendStore(storage, settings),
         record.run_id,
         max_spend_usd=max_spend_usd,
         daily_cap_usd=settings.daily_cap_usd,
-        days=record.days,
+        read_claim=ledger.read_claim,
+        abandoned_after=settings.claim_to_post_seconds,
+        first_day=record.started_at.date() if earlier else None,
     )
     markers = OpenMarkerCleaner(storage, settings)
     recent = RecentWriter(storage, settings, record.run_id, record.started_at, record.label)
-    heartbeat = Heartbeat(storage, settings, record, budget, (markers.flush, recent.write))
-    ledger = Ledger(storage, settings)
+    etag = earlier.etag if earlier else None
+    heartbeat = Heartbeat(storage, settings, record, budget, (markers.flush, recent.write), etag)
     run = RunContext(settings, storage, ledger, budget, fetcher, heartbeat, markers, client, dry_run)
     run.add_listener(_RecentListener(recent))
-
-    async def before_block() -> None:
-        """Check the pause flag, and record today, so that a retry of this run finds its reservations."""
-        await ledger.raise_if_paused()
-        if (today := today_utc()) not in heartbeat.record.days:
-            await heartbeat.touch(days=(*heartbeat.record.days, today))
-
-    budget.before_block = before_block
     return run
 
 
@@ -123,7 +132,7 @@ async def end_run(run: RunContext, report: Report) -> None:
     """Write the report into the ledger and release unspent money. A failure is logged; paid work is not lost."""
     await run.shielded.finish()
     run.emit(RunEnded(report))
-    await run.stored_markers.flush()
+    await run.ended_markers.flush()
     await _write_lines(run, report)
     await run.heartbeat.end(report=report.for_json(), saved=summarize_savings(report.items))
 
@@ -143,6 +152,6 @@ async def close_run(run: RunContext) -> None:
     run.brake.stop("ended", "the run is ending")
     try:
         await run.shielded.finish()
-        await run.stored_markers.flush()
+        await run.ended_markers.flush()
     finally:
         await run.heartbeat.end()

@@ -49,13 +49,13 @@ async def store(run: RunContext, job: VersionedRecord, status: TaskStatus) -> Ve
             f"Paid, but the video cannot be written to the temporary folder: {error.strerror or error}",
             "Free space there, or set TMPDIR to another folder; the job stays open and is not paid again",
         ) from error
-    task_id, now = job.record.task_id or "", datetime.now(UTC)
+    task_id, now = status.task_id, datetime.now(UTC)
     stored = await run.ledger.change(
         job, lambda record: transitions.store(record, task_id, video, now, status.created_at)
     )
     log.info("%s: stored as %s", job_label(job), video.uri, extra=job_log_context(job))
     if stored:
-        await run.stored_markers.add(stored.record)
+        await run.ended_markers.add(stored.record, stored.record.attempt_for_task(task_id))
     return stored or await run.ledger.read_existing(job.record.key)
 
 
@@ -65,7 +65,7 @@ async def _deliver(run: RunContext, job: VersionedRecord, status: TaskStatus) ->
     for fresh in range(FRESH_STATUSES + 1):
         if fresh:
             await run.brake.sleep(run.settings.poll_every_seconds)
-            status = await query_status(run, job, fresh) or status
+            status = await query_status(run, job, status.task_id, fresh) or status
         for url in status.result_urls[:1] if status.state is TaskState.SUCCESS else ():
             try:
                 async with run.limits.storing:
@@ -76,7 +76,7 @@ async def _deliver(run: RunContext, job: VersionedRecord, status: TaskStatus) ->
                 problem = str(error)
                 log.warning("%s: %s", job_label(job), error)
     raise NotDelivered(
-        f"Paid, but the video of task {job.record.task_id} cannot be downloaded: {problem}",
+        f"Paid, but the video of task {status.task_id} cannot be downloaded: {problem}",
         f"The job stays open and is not paid again; inspect it with: i2v jobs show {job.record.key[:12]}",
     )
 

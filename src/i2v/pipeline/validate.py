@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict
 
@@ -65,6 +66,8 @@ class ValidationResult(BaseModel):
     refusal: str | None = None
     rule: str = ""
     read: ObjectMetadata | None = None
+    read_at: datetime | None = None
+    """When the bytes were read, by this host's clock."""
 
 
 async def resolve_image(run: RunContext, item: InputItem, default: RequestOptions) -> ResolvedImage:
@@ -155,7 +158,7 @@ async def _check(body: bytes, label: str, etag: str, at: S3Uri, size: int) -> Va
         facts = await asyncio.to_thread(check_image, body, label)
     except Refused as refusal:
         return ValidationResult(etag=etag, at=at, refusal=str(refusal), rule=refusal.rule)
-    return ValidationResult(etag=etag, at=at, facts=facts)
+    return ValidationResult(etag=etag, at=at, facts=facts, read_at=datetime.now(UTC))
 
 
 def _changed(image: ResolvedImage) -> ImageChanged:

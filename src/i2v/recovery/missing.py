@@ -22,7 +22,6 @@ from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 
 _OUTCOME = re.compile(r"(?P<e12>[0-9a-f]{12})-[0-9a-f]{12}(?:\.refused|\.failed)?\.json")
-_MARKER = re.compile(r"(?P<version>[0-9a-f]{12}-[0-9a-f]{12})-[0-9a-f]{64}")
 BUCKETS = 65_521
 """A prime, so that versions with the same content, which end alike, spread over all buckets."""
 Age = tuple[datetime, str]
@@ -85,8 +84,8 @@ async def versions_with_outcome(run: RunContext) -> Versions:
     markers = run.settings.jobs / "open/"
     async for page in _pages(run, markers):
         for entry in page:
-            if match := _MARKER.fullmatch(entry.uri.key[len(markers.key) :]):
-                taken.add(match["version"])
+            if marker := keys.OpenMarker.parse(entry.uri.key[len(markers.key) :]):
+                taken.add(marker.version)
     async for page in _pages(run, run.settings.videos):
         for entry in page:
             if version := version_with_outcome(entry.uri.key[videos:]):
@@ -104,7 +103,7 @@ async def has_outcome(run: RunContext, entry: S3Entry) -> bool:
     for place, skipped in places.items():
         async for found in run.storage.list(place):
             rest = found.uri.key[skipped:]
-            if _MARKER.fullmatch(rest) or version_with_outcome(rest) == version:
+            if keys.OpenMarker.parse(rest) or version_with_outcome(rest) == version:
                 return True
     return False
 

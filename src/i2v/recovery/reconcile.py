@@ -1,6 +1,7 @@
-"""Settle open jobs whose run is gone: poll, store or close each of them. Reconcile never pays.
+"""Settle open jobs whose run is gone: ask for every task of theirs, then store or close it. Reconcile never pays.
 
-`i2v.recovery.backfill` then generates missing videos, if requested.
+Each job is settled by itself; an error is a line of the report. `i2v.recovery.backfill` then generates missing videos,
+if requested.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from pydantic import ValidationError
-
 from i2v.apixo.models import TaskState, TaskStatus
-from i2v.errors import I2vError, NotFound
+from i2v.errors import I2vError, LedgerError
 from i2v.ledger import keys, transitions
-from i2v.ledger.job import JobRecord, JobState
+from i2v.ledger.documents import read_document
+from i2v.ledger.job import Attempt, JobRecord, JobState
 from i2v.ledger.ledger import VersionedRecord
 from i2v.ledger.run_record import RunRecord
+from i2v.ledger.task_ids import claim_task
 from i2v.money import ZERO
 from i2v.pipeline import outcomes
 from i2v.pipeline.context import RunContext
@@ -28,24 +29,25 @@ from i2v.pipeline.poll import handle_final_status, query_status
 from i2v.pipeline.publish import publish_outputs
 from i2v.pipeline.submit import LEASE_OVER
 from i2v.recovery.callbacks import CallbackAdopter, CallbackHint, parse_job_entry
+from i2v.recovery.open_markers import ListedMarker, delete_settled_markers, list_open_markers
 from i2v.reports.run_report import ItemReport, Outcome
-from i2v.s3.listing import S3Entry
 
 log = logging.getLogger(__name__)
 NEEDS_ATTENTION_AFTER = timedelta(hours=24)
+NEXT_TIME = "the video is ready; the next reconcile stores it, since this one has reached its limit"
 
 
 async def settle_open(
     run: RunContext, *, entries: Sequence[str] | None = None, limit: int = 100, steps: Steps | None = None
 ) -> tuple[ItemReport, ...]:
-    """Settle the jobs that `entries` name, or all that have an open marker and no live run, oldest marker first.
+    """Settle the jobs that `entries` name, or all that have an open marker and no live run.
 
     A job that waits for its callback is settled once `callback_patience_seconds` have passed.
 
     Args:
         run: it is not ended; in a dry run open jobs are reported and nothing is changed.
         entries: job keys, settled even if a run works on them, or `KEY/ATTEMPT/TASKID` from a callback.
-        limit: how many jobs are settled at most; those that wait for a person do not count.
+        limit: how many videos are stored at most; without `entries` only.
         steps: its `store` publishes a video.
 
     Returns:
@@ -53,15 +55,18 @@ async def settle_open(
 
     Raises:
         UsageError: the ledger belongs to another provider or account, or an entry is not valid.
-        LedgerError: the ledger cannot be read.
+        LedgerError: the ledger cannot be used.
     """
     if not run.dry_run:
-        await run.ledger.prepare()
-    steps, adopter = steps or Steps(), CallbackAdopter(run)
+        run.first_submits.trust(*(await run.ledger.prepare()).fetched_from)
+    settler = Settler(run, steps or Steps(), limit if entries is None else None)
     if entries is None:
-        settling = [_settle(run, job, steps, adopter) for job in await _open_jobs(run, limit)]
+        markers = await list_open_markers(run)
+        settling = [
+            settler.settle_marked(key, found, markers[key]) async for key, found in run.ledger.read_many(list(markers))
+        ]
     else:
-        settling = [_settle_entry(run, key, steps, adopter, hints) for key, hints in _hints_by_job(entries).items()]
+        settling = [settler.settle_named(key, hints) for key, hints in _hints_by_job(entries).items()]
     run.set_image_count(len(settling))
     return tuple(line for line in await asyncio.gather(*settling) if line)
 
@@ -74,130 +79,135 @@ def _hints_by_job(entries: Sequence[str]) -> dict[str, list[CallbackHint]]:
     return hints
 
 
-async def _settle_entry(
-    run: RunContext, key: str, steps: Steps, adopter: CallbackAdopter, hints: Sequence[CallbackHint]
-) -> ItemReport | None:
-    try:
-        job = await run.ledger.read_existing(key)
-    except I2vError as error:
-        line = ItemReport(image=f"job {key}", outcome=Outcome.FAILED, job=key, reason=str(error))
-        run.emit(ImageDone(line))
-        return line
-    return await _settle(run, job, steps, adopter, hints)
+class Settler:
+    """Settles jobs in one run. It reads the record of each run that owns jobs once."""
 
+    def __init__(self, run: RunContext, steps: Steps, limit: int | None) -> None:
+        self._run = run
+        self._steps = steps
+        self._stores_left = limit
+        self._adopter = CallbackAdopter(run)
+        self._alive: dict[str, asyncio.Task[bool]] = {}
 
-async def list_open_markers(run: RunContext) -> dict[str, list[S3Entry]]:
-    """Return all open markers by job key, oldest first; equal images have one each."""
-    entries = [entry async for entry in run.storage.list(run.settings.jobs / "open/")]
-    markers: dict[str, list[S3Entry]] = {}
-    for entry in sorted(entries, key=lambda entry: entry.last_modified):
-        markers.setdefault(entry.uri.key.rpartition("-")[2], []).append(entry)
-    return markers
-
-
-async def _open_jobs(run: RunContext, limit: int) -> list[VersionedRecord]:
-    """Return open jobs without a run, at most `limit` that can be settled; delete the markers of all others."""
-    markers = await list_open_markers(run)
-    found, postponed = [], 0
-    without_record = set(markers)
-    async for job in run.ledger.read_many(list(markers)):
-        without_record.remove(job.record.key)
-        if not job.record.state.is_open:
-            await _clear(run, job.record, markers[job.record.key])
-        elif job.record.state is JobState.UNKNOWN:
-            found.append(job)
-        elif limit > 0 and not await _is_owned(run, job):
-            found.append(job)
-            limit -= 1
-        elif limit <= 0:
-            postponed += 1
-    for key in without_record:  # its process died before the claim, which is a job's first record
-        await _clear(run, None, markers[key])
-    if postponed:
-        log.warning("%d open jobs are postponed to the next reconcile", postponed)
-    return found
-
-
-async def _clear(run: RunContext, record: JobRecord | None, markers: Sequence[S3Entry]) -> None:
-    """Delete the markers of an ended job, and of an unpaid one unless a run may be about to claim it."""
-    unpaid = record is None or record.state is JobState.READY
-    if run.dry_run or (unpaid and await _is_fresh(run, markers[-1])):
-        return
-    if record and not unpaid:
-        await publish_outputs(run, record, record.image)
-    for marker in markers:
-        await run.storage.delete(marker.uri)
-    job = await run.ledger.read(markers[0].uri.key.rpartition("-")[2])
-    newest = job.record if job else None
-    if newest and (newest.state.is_open or (newest.state is JobState.READY and newest != record)):
-        await run.ledger.put_open_marker(newest.image, newest.key)
-
-
-async def _is_fresh(run: RunContext, marker: S3Entry) -> bool:
-    """Return whether a run may be about to claim the job, by S3's clock; also if the marker was deleted just now."""
-    try:
-        return (await run.storage.head(marker.uri)).age_seconds < run.settings.lease_seconds
-    except NotFound:
-        return True
-
-
-async def _settle(
-    run: RunContext, job: VersionedRecord, steps: Steps, adopter: CallbackAdopter, hints: Sequence[CallbackHint] = ()
-) -> ItemReport | None:
-    async with run.limits.in_flight:
+    async def settle_marked(
+        self, key: str, found: VersionedRecord | I2vError | None, markers: Sequence[ListedMarker]
+    ) -> ItemReport | None:
+        """Settle a job that has open markers, and delete those of settled attempts."""
+        if isinstance(found, I2vError):
+            return self._failed(key, f"job {key}", found)
+        label = found.record.image.label if found else f"job {key}"
         try:
-            now = job
-            if not run.dry_run:
-                adopted, status = await adopter.adopt_from_callback(job, hints)
-                now = await settle(run, adopted, status, steps)
-            line = _line(run, now.record, was=job.record.state)
+            async with self._run.limits.in_flight:
+                line = None
+                if found and found.record.is_open:
+                    found, line = await self._settle(found, only_unowned=True)
+                if not self._run.dry_run:
+                    await delete_settled_markers(self._run, found.record if found else None, markers)
         except Exception as error:  # noqa: BLE001 - one job's error must not end the others
-            label = job.record.image.label
-            failure = expected(error, label)
-            log.warning("job %s is not settled: %s", job.record.key[:12], failure)
-            line = ItemReport(image=label, outcome=Outcome.FAILED, job=job.record.key, reason=str(failure))
+            return self._failed(key, label, error)
+        return self._emit(line)
+
+    async def settle_named(self, key: str, hints: Sequence[CallbackHint]) -> ItemReport | None:
+        """Settle a job that a person or a callback named."""
+        label = f"job {key}"
+        try:
+            async with self._run.limits.in_flight:
+                job = await self._run.ledger.read(key)
+                if job is None:
+                    await self._park(hints)
+                    job = await self._run.ledger.read_existing(key)
+                label = job.record.image.label
+                was = job.record
+                if not self._run.dry_run:
+                    job = await self._adopter.adopt_from_callback(job, hints)
+                job, line = await self._settle(job, only_unowned=False, was=was)
+        except Exception as error:  # noqa: BLE001 - one job's error must not end the others
+            return self._failed(key, label, error)
+        return self._emit(line)
+
+    async def _park(self, hints: Sequence[CallbackHint]) -> None:
+        """Keep the tasks of a job whose record was deleted, and name them."""
+        for hint in hints if not self._run.dry_run else ():
+            await claim_task(self._run.storage, self._run.settings, hint.task_id, hint.key, hint.attempt)
+            raise LedgerError(
+                f"The record of job {hint.key[:12]} is missing, and the provider has its task {hint.task_id}",
+                "Restore the record, then run: i2v reconcile",
+            )
+
+    def _failed(self, key: str, label: str, error: Exception) -> ItemReport | None:
+        failure = expected(error, label)
+        log.warning("job %s is not settled: %s", key[:12], failure)
+        return self._emit(ItemReport(image=label, outcome=Outcome.FAILED, job=key, reason=str(failure)))
+
+    def _emit(self, line: ItemReport | None) -> ItemReport | None:
         if line:
-            run.emit(ImageDone(line))
+            self._run.emit(ImageDone(line))
         return line
 
+    async def _settle(
+        self, job: VersionedRecord, *, only_unowned: bool, was: JobRecord | None = None
+    ) -> tuple[VersionedRecord, ItemReport | None]:
+        """Settle each open attempt of a job; return the job and its line, if there is something to report."""
+        run, before, postponed, touched = self._run, was or job.record, False, False
+        for attempt in [one for one in job.record.attempts if not one.is_settled]:
+            if only_unowned and await self._is_owned(job, attempt):
+                continue
+            touched = True
+            if attempt.is_claimed:
+                job = await self._settle_claim(job, attempt)
+            elif attempt.is_running and not run.dry_run:
+                job, status = await self._ask(job, attempt)
+                if status and self._stores_left == 0:
+                    postponed = True
+                elif status:
+                    self._stores_left = None if self._stores_left is None else self._stores_left - 1
+                    job = await self._steps.store(run, job, status)
+        if not run.dry_run and job.record is not before:
+            await publish_outputs(run, job.record, job.record.image, just_stored=True)
+        for attempt in job.record.attempts if job.record is not before else ():
+            await run.ended_markers.add(job.record, attempt)
+        line = _line(run, job.record, was=before.state) if touched or not only_unowned else None
+        return job, line.model_copy(update={"reason": NEXT_TIME}) if line and postponed else line
 
-async def settle(run: RunContext, job: VersionedRecord, status: TaskStatus | None, steps: Steps) -> VersionedRecord:
-    """Settle one job: a claim past its lease becomes unknown, a finished task is stored or closed.
+    async def _settle_claim(self, job: VersionedRecord, attempt: Attempt) -> VersionedRecord:
+        """Mark a claim whose lease is over as lost."""
+        if self._run.dry_run or job.age_seconds <= self._run.settings.lease_seconds:
+            return job
+        now = datetime.now(UTC)
+        lost = await self._run.ledger.change(
+            job, lambda record: transitions.mark_lost(record, attempt.claim, LEASE_OVER, now)
+        )
+        return lost or await self._run.ledger.read_existing(job.record.key)
 
-    Args:
-        status: the task's status, if it was requested just now.
+    async def _ask(self, job: VersionedRecord, attempt: Attempt) -> tuple[VersionedRecord, TaskStatus | None]:
+        """Ask for a task; return the job, and the status of a video that is ready."""
+        status = await query_status(self._run, job, attempt.task_id or "", 1)
+        if status is None or status.state is TaskState.RUNNING:
+            return job, None
+        ended, ready, _ = await handle_final_status(self._run, job, status, 1)
+        return ended, ready
 
-    Raises:
-        I2vError: a step failed; the job stays open.
-    """
-    attempt = job.record.attempt
-    if job.record.state is JobState.CLAIMED and attempt and job.age_seconds > run.settings.lease_seconds:
-        lost = await run.ledger.change(job, lambda record: transitions.mark_unknown(record, attempt.claim, LEASE_OVER))
-        return lost or await run.ledger.read_existing(job.record.key)
-    if job.record.state is JobState.SUBMITTED and attempt:
-        status = status or await query_status(run, job, 1)
-        if status and status.state is not TaskState.RUNNING:
-            job, ready, _ = await handle_final_status(run, job, attempt, status, 1)
-            job = await steps.store(run, job, ready) if ready else job
-    if not job.record.state.is_open and job.record.state is not JobState.READY:
-        await publish_outputs(run, job.record, job.record.image)
-        await run.ledger.delete_open_marker(job.record)
-    return job
+    async def _is_owned(self, job: VersionedRecord, attempt: Attempt) -> bool:
+        """Return whether a live run works on an attempt, its callback is expected, or its lease is not over."""
+        if attempt.is_claimed:
+            return job.age_seconds <= self._run.settings.lease_seconds
+        if attempt.is_unknown:
+            return False
+        if attempt.delivery == "callback":
+            return _age(attempt.claimed_at) <= timedelta(seconds=self._run.settings.callback_patience_seconds)
+        if attempt.run_id not in self._alive:
+            self._alive[attempt.run_id] = asyncio.ensure_future(self._is_alive(attempt.run_id))
+        return await self._alive[attempt.run_id]
 
-
-async def _is_owned(run: RunContext, job: VersionedRecord) -> bool:
-    """Return whether a live run works on the job, its callback is still expected, or its claim's lease is not over."""
-    attempt = job.record.attempt
-    if attempt is None or job.record.state is JobState.CLAIMED:
-        return job.age_seconds <= run.settings.lease_seconds
-    if attempt.delivery == "callback":
-        return _age(attempt.claimed_at) <= timedelta(seconds=run.settings.callback_patience_seconds)
-    try:
-        found = await run.storage.get(keys.run_uri(run.settings, attempt.run_id))
-        owner = RunRecord.model_validate_json(found.body)
-    except (NotFound, ValidationError):
-        return False
-    return owner.ended_at is None and found.age_seconds <= run.settings.run_gone_seconds
+    async def _is_alive(self, run_id: str) -> bool:
+        try:
+            found = await read_document(self._run.storage, RunRecord, keys.run_uri(self._run.settings, run_id))
+        except LedgerError as error:
+            log.warning("%s", error)
+            return False
+        return bool(
+            found and found.content.ended_at is None and found.age_seconds <= self._run.settings.run_gone_seconds
+        )
 
 
 def _age(moment: datetime) -> timedelta:
@@ -206,7 +216,7 @@ def _age(moment: datetime) -> timedelta:
 
 def _line(run: RunContext, record: JobRecord, was: JobState) -> ItemReport | None:
     """Report a job that ended here, is open, failed for now, or needs a person; `None` for an unpaid one."""
-    fails_for_now = record.state is JobState.READY and was.is_open
+    fails_for_now = record.state is JobState.READY and was not in {JobState.READY, JobState.STORED}
     if record.state in {JobState.READY, JobState.CLAIMED} and not fails_for_now:
         return None
     order = Order(image=record.image, request=record.request, price_usd=ZERO)

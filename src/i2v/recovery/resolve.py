@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from i2v.apixo.client import ApixoClient
 from i2v.errors import CannotResolve, ProviderError
 from i2v.ledger import transitions
-from i2v.ledger.job import DROPPED_CODE, JobRecord, JobState, Reason
+from i2v.ledger.job import DROPPED_CODE, JobRecord, Reason
 from i2v.ledger.ledger import Edit, Ledger, VersionedRecord
+from i2v.ledger.task_ids import claim_task, record_task
 from i2v.pipeline.publish import remove_verdicts
-from i2v.recovery.callbacks import claim_task
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
 
@@ -31,35 +31,42 @@ class Resolver:
         self._ledger = Ledger(storage, settings)
 
     async def adopt(self, key: str, task_id: str, client: ApixoClient) -> JobRecord:
-        """Give an unknown job its task; the next run or reconcile stores the video.
+        """Give a job whose answer was lost its task; the next run or reconcile stores the video.
 
         Raises:
-            CannotResolve: the job is not unknown, the provider does not know the task, or another job has it.
+            CannotResolve: no answer of the job is lost, the provider does not know the task, or another job has it.
         """
         job = await self._ledger.read_existing(key)
-        if job.record.state is not JobState.UNKNOWN:
-            raise CannotResolve(f"Job {key[:12]} is {job.record.state}; only an unknown job can adopt a task")
+        if job.record.attempt_for_task(task_id):
+            raise CannotResolve(f"Job {key[:12]} already has task {task_id}")
+        if transitions.adoptable(job.record, None) is None:
+            raise _not_adoptable(job.record)
+        created_at = await self._confirm(task_id, client)
+
+        def add_task(record: JobRecord) -> JobRecord | None:
+            return transitions.adopt(record, task_id, created_at, datetime.now(UTC))
+
+        while attempt := transitions.adoptable(job.record, created_at):
+            owner = await claim_task(self._storage, self._settings, task_id, key, attempt.number)
+            if owner.job != key:
+                raise CannotResolve(f"Task {task_id} already belongs to job {owner.job[:12]}")
+            adopted = await record_task(self._ledger, job, add_task, task_id)
+            if adopted:
+                return adopted.record
+            job = await self._ledger.read_existing(key)
+        raise _not_adoptable(job.record)
+
+    async def _confirm(self, task_id: str, client: ApixoClient) -> datetime | None:
+        """Return when the provider created a task. Raise `CannotResolve` if it does not know it."""
         try:
-            await client.status(task_id)
+            return (await client.status(task_id)).created_at
         except ProviderError as error:
             raise CannotResolve(f"The provider does not confirm task {task_id}: {error.message}", error.hint) from None
-        await self._refuse_taken(task_id, key)
-        number = job.record.attempt.number if job.record.attempt else 0
-        owner = await claim_task(self._storage, self._settings, task_id, key, number)
-        if owner.job != key:
-            raise CannotResolve(f"Task {task_id} already belongs to job {owner.job[:12]}")
-        now = datetime.now(UTC)
-        return await self._change(job, lambda record: transitions.adopt(record, task_id, now))
-
-    async def _refuse_taken(self, task_id: str, key: str) -> None:
-        async for record in self._ledger.records():
-            if record.key != key and any(task_id in attempt.task_ids for attempt in record.attempts):
-                raise CannotResolve(f"Task {task_id} already belongs to job {record.key[:12]}")
 
     async def resubmit(self, key: str) -> JobRecord:
         """Make an unknown, refused or failed job ready. Raise `CannotResolve` if it is in another state."""
         job = await self._ledger.read_existing(key)
-        ready = await self._change(job, lambda record: transitions.resubmit(record, self._settings.max_attempts))
+        ready = await self._change(job, transitions.resubmit)
         await remove_verdicts(self._storage, self._settings, ready.image, ready.request)
         return ready
 
@@ -78,3 +85,7 @@ class Resolver:
                 f"Inspect it with: i2v jobs show {job.record.key[:12]}",
             )
         return changed.record
+
+
+def _not_adoptable(record: JobRecord) -> CannotResolve:
+    return CannotResolve(f"Job {record.key[:12]} is {record.state}; only a job whose answer was lost can adopt a task")

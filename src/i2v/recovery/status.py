@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from i2v.ledger.budget import DailySpendStore, today_utc
+from i2v.clock import today_utc
+from i2v.ledger.day_spend import DaySpendStore
 from i2v.ledger.job import JobRecord, JobState
+from i2v.ledger.ledger import VersionedRecord
 from i2v.money import money_text
 from i2v.pipeline.context import RunContext
-from i2v.recovery.reconcile import NEEDS_ATTENTION_AFTER, list_open_markers
+from i2v.recovery.open_markers import list_open_markers
+from i2v.recovery.reconcile import NEEDS_ATTENTION_AFTER
 from i2v.reports.advice import Advice, advise
 from i2v.reports.markdown import as_code, as_table, as_text, as_usd
 from i2v.reports.recent import RecentItem, list_recent_pages, read_recent_page
@@ -72,7 +75,7 @@ class LedgerStatus:
 async def read_status(run: RunContext) -> LedgerStatus:
     """Read the status of the ledger now."""
     page = await run.ledger.read_info()
-    today, _ = await DailySpendStore(run.storage, run.settings).read(today_utc())
+    today = (await DaySpendStore(run.storage, run.settings).read(today_utc())).content
     markers = list(await list_open_markers(run))
     status = LedgerStatus(
         at=datetime.now(UTC),
@@ -82,8 +85,12 @@ async def read_status(run: RunContext) -> LedgerStatus:
         markers=len(markers),
         read=min(len(markers), MOST_OPEN),
     )
-    async for job in run.ledger.read_many(markers[:MOST_OPEN]):
-        _add(status, job.record)
+    async for key, found in run.ledger.read_many(markers[:MOST_OPEN]):
+        if isinstance(found, VersionedRecord):
+            _add(status, found.record)
+        elif found:
+            advice = Advice("Its record cannot be read. To see why:", f"i2v jobs show {key[:12]}")
+            status.needs_attention.append(NeedsAttention(status.at, f"job {key}", "unreadable", str(found), advice))
     status.waiting.sort(key=_since)
     status.needs_attention.sort(key=lambda entry: entry.since)
     status.needs_attention += await _failed(run)
@@ -101,7 +108,7 @@ def _add(status: LedgerStatus, record: JobRecord) -> None:
         status.needs_attention.append(
             NeedsAttention(since, record.image.label, "open too long", "the provider has not finished it", advice)
         )
-    elif record.state.is_open:
+    elif record.state in {JobState.CLAIMED, JobState.SUBMITTED}:
         status.waiting.append(record)
 
 
@@ -126,7 +133,9 @@ async def _failed(run: RunContext) -> list[NeedsAttention]:
             break
     items = list(found.values())[:MOST_FAILED]
     keys = [item.job for item in items if item.job]
-    states = {job.record.key: job.record.state async for job in run.ledger.read_many(keys)}
+    states = {
+        key: found.record.state async for key, found in run.ledger.read_many(keys) if isinstance(found, VersionedRecord)
+    }
     return [_failed_entry(item) for item in items if states.get(item.job or "", JobState.FAILED) is JobState.FAILED]
 
 

@@ -17,7 +17,7 @@ from i2v.apixo.client import ApixoClient
 from i2v.errors import ProviderError
 from i2v.ledger import keys
 from i2v.ledger.documents import read_if_valid
-from i2v.ledger.job import FORMAT, Attempt, JobRecord, JobState
+from i2v.ledger.job import FORMAT, Attempt, EndKind, JobRecord, JobState
 from i2v.ledger.ledger import Ledger
 from i2v.money import ZERO, money_text
 from i2v.reports.savings import RunSavings, read_savings
@@ -60,14 +60,13 @@ class Sums(BaseModel):
         """Everything charged or possibly charged."""
         return self.stored_usd + self.at_risk_usd + self.open_usd
 
-    def add(self, record: JobRecord, attempt: Attempt) -> None:
+    def add(self, attempt: Attempt) -> None:
         """Add an attempt at its full price."""
         self.attempts += 1
-        if risk := record.at_risk_usd(attempt):
-            self.at_risk_usd += risk
-        elif record.state is JobState.STORED:
+        self.at_risk_usd += attempt.at_risk_usd
+        if attempt.ended_as(EndKind.STORED):
             self.stored_usd += attempt.price_usd
-        else:
+        elif attempt.is_running:
             self.open_usd += attempt.price_usd
 
     def __add__(self, other: Self) -> Self:
@@ -105,9 +104,9 @@ class SpendWindow:
     def add_job(self, record: JobRecord) -> None:
         """Add a job's attempts."""
         for attempt in record.attempts:
-            if attempt.claimed_at >= self.since:
-                self._sums[_group(record, attempt)].add(record, attempt)
-                if risk := record.at_risk_usd(attempt):
+            if attempt.claimed_at >= self.since and attempt.cost_usd:
+                self._sums[_group(record, attempt)].add(attempt)
+                if risk := attempt.at_risk_usd:
                     found = AtRisk(attempt.claimed_at, record.key, record.image.label, record.state, risk)
                     self.at_risk = sorted([*self.at_risk, found], reverse=True)[:MAX_AT_RISK]
 
@@ -192,7 +191,7 @@ def _group(record: JobRecord, attempt: Attempt) -> Group:
         mode=record.request.mode_and_duration,
         folder=record.image.name.rpartition("/")[0],
         label=record.label or "",
-        outcome=record.state.value if attempt is record.attempt else "failed",
+        outcome=record.state.value if attempt == record.attempt else "failed",
     )
 
 
@@ -210,7 +209,7 @@ async def sum_spend(
 ) -> SpendReport:
     """Sum the last `days` times 24 hours; with a `client`, compare with the balance since the last report.
 
-    Raise `LedgerError` if a record cannot be parsed.
+    A record that cannot be read is logged and left out.
     """
     now = datetime.now(UTC)
     last = await read_if_valid(storage, BalanceSnapshot, keys.spend_uri(settings))

@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from doors.ledger_gauges import LedgerGauges
 from i2v.ledger import keys
-from i2v.ledger.budget import DailySpend, DailySpendStore
-from i2v.ledger.job import JobImage, JobRecord, JobState
+from i2v.ledger.day_spend import DaySpend, DaySpendStore, Entry
+from i2v.ledger.job import Attempt, AttemptEnd, EndKind, JobImage, JobRecord, JobState
 from i2v.media.images import ImageFacts
 from i2v.request import Mode, Request
 from i2v.s3.storage import Storage
@@ -33,9 +33,15 @@ async def _write(storage: Storage, settings: Settings, key: str, state: JobState
     image = JobImage(label=str(at), name="a.jpg", at=at, etag="e", facts=FACTS)
     request = Request(mode=Mode.STANDARD, duration=6, prompt="it moves")
     now = datetime.now(UTC)
-    record = JobRecord(key=key, state=state, image=image, request=request, created_at=now, updated_at=now)
+    lost = AttemptEnd(kind=EndKind.LOST, at=now, revision=2) if state is JobState.UNKNOWN else None
+    task_id = None if lost else "task"
+    attempt = Attempt(
+        number=1, claim="t", run_id="r", claimed_at=now, price_usd=Decimal("0.192"), task_id=task_id, end=lost
+    )
+    record = JobRecord(key=key, image=image, request=request, created_at=now, updated_at=now, attempts=(attempt,))
+    assert record.state is state
     await storage.put(keys.job_uri(settings, key), record.model_dump_json().encode())
-    await storage.put(keys.open_marker_uri(settings, "a.jpg", "e", key), b"")
+    await storage.put(keys.open_marker_uri(settings, image, key, 1), b"")
 
 
 async def _scrape(gauges: LedgerGauges, registry: CollectorRegistry, seconds: float = 10) -> str:
@@ -55,7 +61,8 @@ async def test_gauges_show_the_ledger(aws: None, settings: Settings, registry: C
         await _write(storage, settings, "b" * 64, JobState.SUBMITTED)
         await _write(storage, settings, "c" * 64, JobState.UNKNOWN)
         day = datetime.now(UTC).date().isoformat()
-        await DailySpendStore(storage, settings).write(DailySpend(day=day, reserved_usd={"run": Decimal("0.5")}), None)
+        spend = DaySpend(day=day, entries={"run:1": Entry(run_id="run", paid_usd=Decimal("0.5"))})
+        await DaySpendStore(storage, settings).write(spend, "")
         text = await _scrape(LedgerGauges(storage, settings, registry), registry)
 
     assert "i2v_jobs_open 3.0" in text

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from i2v.ledger.budget import BLOCK_JOBS, DailySpend
+from i2v.ledger.day_spend import DaySpend
 from i2v.ledger.ledger import Ledger
 from i2v.s3.storage import Storage
 from sandbox import Sandbox
@@ -22,8 +22,14 @@ from tests.support.proxied_sandbox import ProxiedSandbox
 from tests.support.settings import MakeSettings
 
 CENT = Decimal("0.01")
+GATE, IMAGES = 24, 80
+"""Submits at once in one process, and its images."""
 STANDARD, LONG, PRO = Decimal("0.192"), Decimal("0.320"), Decimal("0.33")
-UNTIL_SUBMITTED = {"I2V_POLL_FIRST_SECONDS": "0.5", "I2V_POLL_DEADLINE_SECONDS": "0.1"}
+UNTIL_SUBMITTED = {
+    "I2V_POLL_FIRST_SECONDS": "0.5",
+    "I2V_POLL_DEADLINE_SECONDS": "0.1",
+    "I2V_FIRST_SUBMITS": "0",
+}
 """Submitted jobs stay open: these tests are about money."""
 
 
@@ -42,7 +48,7 @@ def items(ended: list[ProcessResult], outcome: str) -> list[dict[str, Any]]:
 
 def reserved_usd(world: ProxiedSandbox) -> Decimal:
     """Return what is reserved on all days."""
-    pages = [DailySpend.model_validate_json(world.sandbox.read(key)) for key in world.sandbox.keys("jobs/days/")]
+    pages = [DaySpend.model_validate_json(world.sandbox.read(key)) for key in world.sandbox.keys("jobs/days/")]
     return sum((page.total_usd for page in pages), Decimal(0))
 
 
@@ -97,7 +103,7 @@ def test_a_run_that_exceeds_its_limit_does_not_start(world: ProxiedSandbox) -> N
 
 @pytest.mark.parametrize("submits", [1, 2, 3])
 def test_a_killed_run_keeps_its_limit_when_retried(world: ProxiedSandbox, submits: int) -> None:
-    """The same flow run, killed after some submits and started again, spends no more than its limit in total."""
+    """The same flow run, killed after some submits and started again, neither exceeds its limit nor loses of it."""
     for number in range(8):
         world.put(f"{number}.jpg", number)
     limit = 4 * STANDARD
@@ -110,30 +116,31 @@ def test_a_killed_run_keeps_its_limit_when_retried(world: ProxiedSandbox, submit
     assert submits * STANDARD <= world.provider.billed_usd <= limit
     again = run_process(process)
     assert world.provider.billed_usd <= limit
+    assert sum(record.cost_usd for record in world.records().values()) == limit, "paid, or possibly paid"
     assert max(world.bills().values()) == 1
     assert len(again.report["items"]) == 8
 
 
-async def test_a_pause_stops_every_run_within_a_block(
+async def test_a_pause_stops_every_run_in_its_gate(
     world: ProxiedSandbox, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Paused during their first block, two runs pay for that block only; after the resume the rest is paid."""
+    """Paused while gates turn over every 3 s, two runs submit at most three rounds; a resume pays for the rest."""
     for name, value in world.sandbox.env.items():
         monkeypatch.setenv(name, value)
-    uris = [world.put(f"{number}.jpg", number).uri for number in range(2 * (BLOCK_JOBS + 8))]
+    uris = [world.put(f"{number}.jpg", number).uri for number in range(2 * IMAGES)]
     processes = [world.process(UNTIL_SUBMITTED, images=tuple(uris[first::2])) for first in range(2)]
-    world.s3.add(FaultRule("delay", "PUT", r"/jobs/days/", when="after", seconds=1, times=None))
+    world.s3.add(FaultRule("delay", "PUT", r"/jobs/[0-9a-f]{64}\.json", when="before", seconds=3, times=None))
     with Storage() as storage, ThreadPoolExecutor(1) as executor:
         ledger = Ledger(storage, make_settings(**world.env))
         running = executor.submit(run_concurrently, processes)
-        world.provider.wait(lambda: sum("/jobs/days/" in p.target and p.method == "PUT" for p in world.s3.log) == 2)
+        world.provider.wait(lambda: len({p.target for p in world.s3.log if "/jobs/open/" in p.target}) > GATE)
         await ledger.set_paused(True)
         ended = running.result()
-        assert all(0 < each.report["submitted"] <= BLOCK_JOBS for each in ended)
+        assert all(0 < each.report["submitted"] <= 3 * GATE for each in ended)
         assert all("paused" in item["reason"] for item in items(ended, "not_tried"))
         assert len(items(ended, "submitted") + items(ended, "not_tried")) == len(uris)
         await ledger.set_paused(False)
     world.clear_faults()
     ended = run_concurrently(processes)
-    assert [each.report["submitted"] for each in ended] == [BLOCK_JOBS + 8] * 2
+    assert [each.report["submitted"] for each in ended] == [IMAGES] * 2
     assert list(world.bills().values()) == [1] * len(uris)

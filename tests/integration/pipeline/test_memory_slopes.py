@@ -20,7 +20,7 @@ VIDEO_BYTES = 60_000_000
 def test_a_video_in_flight_takes_little_memory(sandbox: Sandbox) -> None:
     """Each further video that is rendering takes less than 25 KB."""
     put_copies(sandbox, 1 + FEW + MANY)
-    env = sandbox.env | {"I2V_POLL_FIRST_SECONDS": "1000", "I2V_POLL_EVERY_SECONDS": "0.1"}
+    env = sandbox.env | {"I2V_POLL_FIRST_SECONDS": "1000", "I2V_POLL_EVERY_SECONDS": "0.1", "I2V_FIRST_SUBMITS": "0"}
     result = run_child("tests.support.waiting_memory", str(FEW), str(MANY), env=env)
     assert 1 < result.output["bytes_each"] / 1000 < WAITING_KB
 
@@ -31,7 +31,7 @@ def test_a_large_video_is_never_in_memory(sandbox: Sandbox) -> None:
     put_copies(sandbox, 2)
     env = sandbox.env | {"I2V_POLL_FIRST_SECONDS": "0.05", "I2V_POLL_EVERY_SECONDS": "0.1"}
     sandbox.provider.set_options(file_bytes=VIDEO_BYTES, render_seconds=0, render="shared")
-    result = run_child("benchmarks.transfer_sides", "i2v", env=env)
+    result = run_child("benchmarks.transfer", "i2v", env=env)
     video, _ = sorted(key for key in sandbox.keys("videos/") if key.endswith(".mp4"))
     head = sandbox.s3().head_object(Bucket=sandbox.bucket, Key=video)
     assert head["ContentLength"] == VIDEO_BYTES

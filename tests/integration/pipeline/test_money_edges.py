@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from i2v.clock import today_utc
 from i2v.errors import NotTried
 from i2v.ledger import keys
-from i2v.ledger.budget import DailySpend, today_utc
+from i2v.ledger.day_spend import DaySpend, Entry
 from i2v.ledger.run_record import RunRecord
 from i2v.pipeline.generate import Steps, process_order
 from i2v.pipeline.submit import submit
@@ -32,6 +33,11 @@ LIMITED: dict[str, Any] = {"run_id": "same", "max_spend_usd": Decimal("0.40"), "
 def submit_count(provider: Provider) -> int:
     """Count the submits that the provider received."""
     return len(provider.request_log.find("submit"))
+
+
+def read_entries(sandbox: Sandbox, day: str) -> list[Entry]:
+    """Return the entries of all processes on a UTC day."""
+    return list(DaySpend.model_validate(sandbox.read_json(f"jobs/days/{day}.json")).entries.values())
 
 
 async def process_photo(sandbox: Sandbox, new_run: OpenRun, **limits: Any) -> ItemReport:
@@ -82,7 +88,7 @@ async def test_money_that_may_be_spent_is_never_released(
         with pytest.raises(NotTried, match="max_spend_usd"):
             await submit(run, await order_for(run, put_photo(sandbox, "two.jpg", 2)))
     assert submit_count(provider) == 1
-    assert list(sandbox.read_json(f"jobs/days/{today_utc()}.json")["reserved_usd"].values()) == [str(PRICE)]
+    assert [(entry.paid_usd, entry.reserved) for entry in read_entries(sandbox, today_utc())] == [(PRICE, {})]
 
 
 async def test_a_video_that_cannot_be_downloaded_is_reported_with_its_cost(
@@ -138,21 +144,21 @@ YESTERDAY = (datetime.now(UTC) - timedelta(days=1)).date().isoformat()
 
 
 async def test_a_retry_after_midnight_counts_yesterday(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
-    """Money that a run spent before midnight counts against its limit, and unused money of today is released."""
-    now = datetime.now(UTC)
-    record = RunRecord(run_id="late", started_at=now, touched_at=now, days=(YESTERDAY,))
-    page = DailySpend(day=YESTERDAY, reserved_usd={"late": 2 * PRICE})
+    """What a run spent before midnight counts against its limit, and on yesterday; today has only what today cost."""
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    record = RunRecord(run_id="late", started_at=yesterday, touched_at=yesterday)
+    entry = Entry(run_id="late", paid_usd=2 * PRICE)
+    page = DaySpend(day=YESTERDAY, entries={"late:1": entry})
     async with new_run() as first:
         await first.storage.put(keys.run_uri(first.settings, "late"), record.model_dump_json().encode())
         await first.storage.put(keys.daily_spend_uri(first.settings, YESTERDAY), page.model_dump_json().encode())
-    async with new_run(run_id="late", max_spend_usd=4 * PRICE) as run:
-        run.set_image_count(2)
-        await submit(run, await order_for(run, put_photo(sandbox)))
-        assert RunRecord.model_validate(sandbox.read_json("jobs/runs/late.json")).days == (YESTERDAY, today_utc())
-    async with new_run(run_id="late", max_spend_usd=3 * PRICE) as run:
-        with pytest.raises(NotTried, match="max_spend_usd"):
-            await submit(run, await order_for(run, put_photo(sandbox, "two.jpg", 2)))
-    reserved = {
-        day: sandbox.read_json(f"jobs/days/{day}.json")["reserved_usd"]["late"] for day in (YESTERDAY, today_utc())
-    }
-    assert reserved == {YESTERDAY: str(2 * PRICE), today_utc(): str(PRICE)}
+    for limit in (4, 3):
+        async with new_run(run_id="late", max_spend_usd=limit * PRICE) as run:
+            order = await order_for(run, put_photo(sandbox, f"{limit}.jpg", limit))
+            if limit == 4:
+                await submit(run, order)
+            else:
+                with pytest.raises(NotTried, match="max_spend_usd"):
+                    await submit(run, order)
+    assert (submit_count(provider), read_entries(sandbox, YESTERDAY)) == (1, [entry])
+    assert [one.paid_usd for one in read_entries(sandbox, today_utc()) if one.total_usd] == [PRICE]

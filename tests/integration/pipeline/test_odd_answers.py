@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from botocore.parsers import ResponseParserError
 
+from i2v.clock import today_utc
 from i2v.errors import I2vError, NotTried, Rejected
 from i2v.ledger import keys, transitions
-from i2v.ledger.budget import today_utc
 from i2v.ledger.job import JobState
 from i2v.pipeline.generate import Steps, process_order
 from i2v.pipeline.run import end_run, open_run
@@ -23,6 +23,7 @@ from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 from sandbox import Sandbox
 from sandbox.provider import Provider
+from tests.support.memory_provider import claim_by_hand
 from tests.support.orders import OpenRun, order_for, put_photo
 from tests.support.reconciling import reconcile
 from tests.support.vendor_client import VendorClient
@@ -96,7 +97,7 @@ async def test_a_failed_verdict_is_deleted_once_the_job_is_stored(
         failed = await process_order(run, order, Steps())
         verdicts = [key.partition(".jpg/")[2].partition(".")[2] for key in sandbox.keys("videos/")]
         job = await run.ledger.read_existing(order.key)
-        await run.ledger.change(job, lambda record: transitions.resubmit(record, 2))
+        await run.ledger.change(job, transitions.resubmit)
         stored = await process_order(run, order, Steps())
     assert (failed.outcome, verdicts, stored.outcome) == (Outcome.FAILED, ["failed.json"], Outcome.STORED)
     assert [key.partition(".jpg/")[2].partition(".")[2] for key in sandbox.keys("videos/")] == ["jpg", "json", "mp4"]
@@ -105,14 +106,13 @@ async def test_a_failed_verdict_is_deleted_once_the_job_is_stored(
 async def test_markers_of_unpaid_jobs_do_not_starve_reconcile(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
-    """Markers that a 402 left on unpaid jobs do not count against the limit, so the paid job is settled at once."""
-    provider.add_fault(on="submit", kind="answer", status=402, times=None)
+    """Markers that a killed run left on unpaid jobs do not count against the limit: the paid job is settled at once."""
     async with new_run() as run:
-        orders = [await order_for(run, put_photo(sandbox, f"{number}.jpg", number)) for number in range(5)]
-        results = await asyncio.gather(*(submit(run, order) for order in orders), return_exceptions=True)
-    assert all(isinstance(result, I2vError) for result in results)
+        for number in range(5):
+            order = await order_for(run, put_photo(sandbox, f"{number}.jpg", number))
+            job = await claim_by_hand(run.ledger, order)
+            await run.ledger.change(job, lambda record: transitions.release(record, "t", record.updated_at))
     assert len(sandbox.keys("jobs/open/")) == 5
-    provider.clear_faults()
     async with new_run() as run:
         paid = await order_for(run, put_photo(sandbox, "paid.jpg", 50))
         await submit(run, paid)
@@ -121,6 +121,16 @@ async def test_markers_of_unpaid_jobs_do_not_starve_reconcile(
     async with new_run(lease_seconds=0.5) as run:
         report = await reconcile(run, limit=1)
     assert [(item.job, item.outcome) for item in report.items] == [(paid.key, Outcome.STORED)]
+    assert sandbox.keys("jobs/open/") == []
+
+
+async def test_markers_of_unpaid_submits_are_deleted(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
+    """A run whose submits all got 402 deletes the markers of its claims at its end."""
+    provider.add_fault(on="submit", kind="answer", status=402, times=None)
+    async with new_run() as run:
+        orders = [await order_for(run, put_photo(sandbox, f"{number}.jpg", number)) for number in range(5)]
+        results = await asyncio.gather(*(submit(run, order) for order in orders), return_exceptions=True)
+    assert all(isinstance(result, I2vError) for result in results)
     assert sandbox.keys("jobs/open/") == []
 
 
@@ -136,11 +146,8 @@ async def test_a_404_stops_the_run_and_leaves_the_job_ready(
         with pytest.raises(NotTried):
             await submit(run, await order_for(run, put_photo(sandbox, "two.jpg", 2)))
         job = await run.ledger.read_existing(order.key)
-    assert (job.record.state, job.record.attempts, len(provider.request_log.find("submit"))) == (
-        JobState.READY,
-        (),
-        1,
-    )
+    assert (job.record.state, job.record.cost_usd) == (JobState.READY, Decimal(0))
+    assert len(provider.request_log.find("submit")) == 1
 
 
 @pytest.mark.parametrize(

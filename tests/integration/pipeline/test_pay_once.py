@@ -10,19 +10,21 @@ import pytest
 from i2v.errors import AccountRejected, Busy, LedgerError, NotTried, Paused
 from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
-from i2v.ledger import keys, transitions
-from i2v.ledger.job import JobState, Reason
+from i2v.ledger import keys
+from i2v.ledger.job import JobState
 from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline.context import RunContext
-from i2v.pipeline.generate import Steps, generate
+from i2v.pipeline.generate import Steps, generate, process_order
 from i2v.pipeline.order import Order
+from i2v.pipeline.payment.result import record_task_id
 from i2v.pipeline.poll import poll
 from i2v.pipeline.publish import publish_outputs
 from i2v.pipeline.store import NotDelivered, store
 from i2v.pipeline.submit import submit
-from i2v.pipeline.submit_result import record_task_id
+from i2v.reports.run_report import Outcome
 from sandbox import Sandbox
 from sandbox.provider import Provider
+from tests.support.memory_provider import claim_by_hand, lose
 from tests.support.orders import OpenRun, order_for, put_photo
 
 PRICE = Decimal("0.192")
@@ -119,7 +121,7 @@ async def test_an_account_error_stops_the_run_and_leaves_the_job_ready(
             await submit(run, await order_for(run, two))
         job = await run.ledger.read_existing(order.key)
     assert job.record.state is JobState.READY
-    assert job.record.attempts == ()
+    assert [attempt.cost_usd for attempt in job.record.attempts] == [0]
     assert billed_tasks(provider) == 0
 
 
@@ -129,10 +131,9 @@ async def test_a_400_refuses_the_job_permanently(sandbox: Sandbox, provider: Pro
     provider.add_fault(on="submit", kind="answer", status=400)
     async with new_run() as run:
         order = await order_for(run, uri)
-        job = await submit(run, order)
-        await publish_outputs(run, job.record, order.image)
-        again = await submit(run, order)
-    assert (job.record.state, again.record.state) == (JobState.REFUSED, JobState.REFUSED)
+        lines = [await process_order(run, order, Steps()) for _ in range(2)]
+    assert [(line.outcome, line.cost_usd) for line in lines] == [(Outcome.REFUSED, Decimal(0))] * 2
+    assert len(provider.request_log.find("submit")) == 1
     assert [key for key in sandbox.keys("videos/") if key.endswith(".refused.json")]
     assert not sandbox.keys("jobs/open/")
 
@@ -164,10 +165,7 @@ async def test_an_expired_claim_is_unknown(sandbox: Sandbox, provider: Provider,
     uri = put_photo(sandbox)
     async with new_run() as dead:
         order = await order_for(dead, uri)
-        job = await dead.ledger.read_or_new(order.key, order.image, order.request)
-        claim = {"token": "t", "run_id": dead.run_id, "price_usd": PRICE, "now": job.record.created_at}
-        claim["image"] = order.image
-        await dead.ledger.change(job, lambda record: transitions.claim(record, **claim))  # type: ignore[arg-type]
+        await claim_by_hand(dead.ledger, order, run_id=dead.run_id)
     async with new_run(lease_seconds=1.0) as run:
         found = await submit(run, order)
     assert found.record.state is JobState.UNKNOWN
@@ -179,13 +177,8 @@ async def test_a_late_task_id_is_recorded(sandbox: Sandbox, provider: Provider, 
     uri = put_photo(sandbox)
     async with new_run() as run:
         order = await order_for(run, uri)
-        job = await run.ledger.read_or_new(order.key, order.image, order.request)
-        claim = {"token": "t", "run_id": run.run_id, "price_usd": PRICE, "now": job.record.created_at}
-        claim["image"] = order.image
-        claimed = await run.ledger.change(job, lambda record: transitions.claim(record, **claim))  # type: ignore[arg-type]
-        assert claimed
-        reason = Reason(code="lease_over", message="")
-        await run.ledger.change(claimed, lambda record: transitions.mark_unknown(record, "t", reason))
+        claimed = await claim_by_hand(run.ledger, order, run_id=run.run_id)
+        await lose(run.ledger, claimed)
         late = await record_task_id(run, claimed, "t", "task_late")
     assert (late.record.state, late.record.task_id) == (JobState.SUBMITTED, "task_late")
 

@@ -21,6 +21,7 @@ NEW_VIDEO = {
     "GET job record": 1,  # is it in progress, or paid?
     "PUT job record": 3,  # claimed, submitted, stored
     "PUT open marker": 1,
+    "PUT task page": 1,
     "PUT video": 1,
     "PUT poster": 1,
     "PUT manifest": 1,
@@ -56,7 +57,7 @@ async def test_s3_requests_per_video(sandbox: Sandbox, s3_proxy: FaultProxy, new
     sandbox.provider.set_options(render="shared")
     put_photo(sandbox, "0.jpg", 0)
     one = await run_and_count(new_run, sandbox, s3_proxy, "1 stored")
-    assert overhead(Counter(NEW_VIDEO)) == 6
+    assert overhead(Counter(NEW_VIDEO)) == 7
 
     for number in range(1, IMAGES + 1):
         put_photo(sandbox, f"{number}.jpg", number)

@@ -39,9 +39,12 @@ from tests.support.reconciling import reconcile
 from tests.support.settings import MakeSettings
 
 pytestmark = pytest.mark.timeout(300)
-S3_POINTS = [name for name, point in RUN.items() if point.proxy == "s3"]
+S3_POINTS = [name for name, point in RUN.items() if point.proxy == "s3" and name != "address-tried"]
+"""`test_address_probe.py` is about the other; its faults would reach the provider too."""
 WRITES = [name for name in S3_POINTS if RUN[name].changes]
 READS = [name for name in S3_POINTS if name not in WRITES]
+WRITTEN_IN_THE_END = ["task-page", "job-submitted", "markers-deleted", "recent-page-read", "recent-page", "run-rows"]
+"""Tried until they succeed, or only logged. A day whose answer was lost is read back."""
 CONDITIONAL = ["day", "ledger-info", "video", "job-claimed", "job-submitted", "job-stored", "job-refused"]
 EVERY = os.environ.get("I2V_EVERY_FAULT") == "1"
 
@@ -68,6 +71,8 @@ def world(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         world.provider.add_fault(on="task", kind="fails", code="NSFW", image=BAD, times=None)
         for name, value in world.env.items():
             monkeypatch.setenv(name, value)
+        monkeypatch.setattr(Settings, "claim_to_post_seconds", 60.0)  # a part of a short lease is too little
+        monkeypatch.setattr(Settings, "post_seconds", 120.0)
         yield world
 
 
@@ -88,7 +93,7 @@ class Case:
     ) -> Self:
         """Put the image and add the fault rule."""
         bucket = world.sandbox.new_bucket()
-        name = BAD if point in {"job-refused", "verdict", "marker-deleted"} else GOOD[0]
+        name = BAD if point in {"job-refused", "verdict"} else GOOD[0]
         image = world.put(name, random.randrange(1 << 30))  # noqa: S311
         kind = {**RUN, **RECONCILE}[point].rule
         rule = replace(fault, method=kind.method, target=f"^/{bucket}\\b.*{kind.target}", body=kind.body)
@@ -129,7 +134,7 @@ class Case:
         """Check that a submitted task is in the ledger, once and with its task id."""
         tasks = self.world.task_ids(self.image)
         record = self.record()
-        known = frozenset[str]().union(*(a.task_ids for a in record.attempts)) if record else frozenset()
+        known = {a.task_id for a in record.attempts if a.task_id} if record else set()
         assert len(tasks) <= 1, self.point
         assert tasks == known, self.point
 
@@ -138,7 +143,7 @@ class Case:
         if isinstance(result, I2vError):
             assert result.hint, self.point
             assert self.world.task_ids(self.image) == set(), self.point
-        elif self.point in {"job-submitted", "markers-deleted", "recent-page-read", "recent-page", "run-rows"}:
+        elif self.point in WRITTEN_IN_THE_END or (self.point == "day" and self.rule.when == "after"):
             assert result.outcome is Outcome.STORED
         else:
             assert result.outcome is Outcome.FAILED, f"{self.point}: {result}"

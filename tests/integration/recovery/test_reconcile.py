@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from decimal import Decimal
 
-from i2v.ledger import transitions
 from i2v.ledger.job import JobState
 from i2v.pipeline.submit import submit
-from i2v.recovery.reconcile import list_open_markers
+from i2v.recovery.open_markers import list_open_markers
 from i2v.reports.run_report import Outcome
 from sandbox import Sandbox
 from sandbox.provider import Provider
+from tests.support.memory_provider import claim_by_hand
 from tests.support.orders import OpenRun, order_for, put_photo
 from tests.support.reconciling import reconcile
 
@@ -36,7 +36,6 @@ async def test_a_live_runs_job_is_left_alone(sandbox: Sandbox, provider: Provide
     """Reconcile does not poll the jobs of a run with a recent heartbeat."""
     uri = put_photo(sandbox)
     async with new_run() as live:
-        await live.heartbeat.touch()
         order = await order_for(live, uri)
         await submit(live, order)
         async with new_run() as run:
@@ -62,15 +61,7 @@ async def test_an_expired_claim_becomes_unknown(sandbox: Sandbox, provider: Prov
     uri = put_photo(sandbox)
     async with new_run() as dead:
         order = await order_for(dead, uri)
-        job = await dead.ledger.read_or_new(order.key, order.image, order.request)
-        await dead.ledger.put_open_marker(order.image, order.key)
-        now, price = job.record.created_at, order.price_usd
-        await dead.ledger.change(
-            job,
-            lambda record: transitions.claim(
-                record, token="t", run_id=dead.run_id, image=order.image, price_usd=price, now=now
-            ),
-        )
+        await claim_by_hand(dead.ledger, order, run_id=dead.run_id)
     async with new_run() as run:
         early = await reconcile(run)
     async with new_run(lease_seconds=0.001) as run:

@@ -9,7 +9,8 @@ from decimal import Decimal
 import pytest
 from markdown_it import MarkdownIt
 
-from i2v.ledger.budget import DailySpendStore, today_utc
+from i2v.clock import today_utc
+from i2v.ledger.day_spend import DaySpendStore
 from i2v.ledger.ledger import Ledger
 from i2v.pipeline.events import ImageDone
 from i2v.pipeline.generate import Steps, process_order
@@ -85,7 +86,7 @@ async def test_a_resolved_job_is_no_longer_listed(sandbox: Sandbox, provider: Pr
         [key] = [match[1] for name in sandbox.keys("jobs/") if (match := re.fullmatch(r"jobs/(\w{64})\.json", name))]
         await Resolver(run.storage, run.settings).resubmit(key)
         await Ledger(run.storage, run.settings).set_paused(True)
-        day, _ = await DailySpendStore(run.storage, run.settings).read(today_utc())
+        day = (await DaySpendStore(run.storage, run.settings).read(today_utc())).content
         run.settings = run.settings.model_copy(update={"daily_cap_usd": Decimal(20)})
         after = await read_status(run)
     assert (len(before.needs_attention), before.is_paused, before.today_usd) == (1, False, Decimal("0.192"))

@@ -8,7 +8,8 @@ import pickle
 import pytest
 
 from i2v.apixo.answers import Answer
-from i2v.apixo.errors import FailClass, accepted_task, classify_fail_code, read_error
+from i2v.apixo.errors import accepted_task, read_error
+from i2v.apixo.fail_codes import FailClass, classify_fail_code
 from i2v.errors import (
     AccountRejected,
     AnswerLost,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 import pytest
@@ -13,10 +14,12 @@ from i2v.media.images import ImageRef
 from i2v.request import Request
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
+from tests.support.job_records import IMAGE
 from tests.support.settings import SealedSettings
 
 SETTINGS = SealedSettings(I2V_BUCKET="b-1")
 ELSEWHERE = SealedSettings(I2V_BUCKET="b-1", I2V_IMAGES_PREFIX="s3://photos/in/", I2V_VIDEOS_PREFIX="s3://films/out/")
+KEY = "a" * 64
 S3_KEY_MAX_BYTES = 1024
 MAX_PREFIX_BYTES = 80
 """What 1,024 bytes leave for the videos prefix, after 900 for the name and 39 for `/<12>-<12>.refused.json`."""
@@ -130,7 +133,10 @@ def test_no_key_exceeds_the_s3_limit(image: ImageRef, ending: str) -> None:
     settings = SealedSettings(I2V_BUCKET="b-1", I2V_VIDEOS_PREFIX="v" * (MAX_PREFIX_BYTES - 1) + "/")
     folder = name(image, settings)
     assert len(keys.output_uri(settings, folder, "e", "0" * 12, ending).key.encode()) <= S3_KEY_MAX_BYTES
-    assert len(keys.open_marker_uri(settings, folder, "e", "k" * 64).key.encode()) <= S3_KEY_MAX_BYTES
+    marker = keys.open_marker_uri(
+        settings, IMAGE.model_copy(update={"name": folder}), "k" * 64, 999_999_999, reopened=True
+    )
+    assert len(marker.key.encode()) <= S3_KEY_MAX_BYTES
 
 
 def test_an_output_is_named_by_image_version_and_request() -> None:
@@ -146,10 +152,42 @@ def test_an_output_is_named_by_image_version_and_request() -> None:
     assert len({output, *others}) == 4
 
 
-def test_an_open_marker_names_image_version_and_job() -> None:
-    """From `jobs/open/<n12>-<e12>-<job key>` reconcile learns the image and the job."""
-    marker = keys.open_marker_uri(SETTINGS, "cats/tom.jpg", "e", "k" * 64)
-    assert str(marker) == f"s3://b-1/jobs/open/{keys.digest12('cats/tom.jpg')}-{keys.digest12('e')}-{'k' * 64}"
+@pytest.mark.parametrize(("number", "reopened", "ending"), [(1, False, "1"), (12, False, "12"), (2, True, "2r")])
+def test_an_open_marker_names_image_version_job_and_attempt(number: int, reopened: bool, ending: str) -> None:
+    """From `jobs/open/<n12>-<e12>-<job key>-<attempt>` reconcile learns all three."""
+    version = f"{keys.digest12(IMAGE.name)}-{keys.digest12(IMAGE.etag)}"
+    marker = keys.open_marker_uri(SETTINGS, IMAGE, KEY, number, reopened=reopened)
+    assert str(marker) == f"s3://b-1/jobs/open/{version}-{KEY}-{ending}"
+    assert keys.OpenMarker.parse(marker.key.removeprefix("jobs/open/")) == (version, KEY, number)
+
+
+def test_no_two_attempts_share_a_marker() -> None:
+    """A late delete of one attempt's marker hides no other attempt, and not the same attempt once it is reopened."""
+    other = IMAGE.model_copy(update={"etag": "f"})
+    markers = [
+        keys.open_marker_uri(SETTINGS, image, key, number, reopened=reopened)
+        for image in (IMAGE, other)
+        for key in (KEY, "b" * 64)
+        for number in (1, 2, 11)
+        for reopened in (False, True)
+    ]
+    assert len(set(markers)) == len(markers)
+
+
+def test_a_marker_of_format_1_names_no_attempt() -> None:
+    """Markers that an older i2v left are still found."""
+    version = f"{keys.digest12('a')}-{keys.digest12('b')}"
+    assert keys.OpenMarker.parse(f"{version}-{KEY}") == (version, KEY, None)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "README", KEY, f"{'0' * 12}-{'0' * 12}-{KEY}-", f"{'0' * 12}-{'0' * 12}-{KEY}-x", f"{'0' * 12}-{KEY}-1"],
+    ids=["empty", "text", "key", "no number", "letter", "no etag"],
+)
+def test_other_objects_are_no_markers(name: str) -> None:
+    """People put files everywhere."""
+    assert keys.OpenMarker.parse(name) is None
 
 
 def test_the_keys_of_the_ledger_are_stable() -> None:
@@ -160,6 +198,7 @@ def test_the_keys_of_the_ledger_are_stable() -> None:
         keys.daily_spend_uri(SETTINGS, "2026-11-22"),
         keys.input_uri(SETTINGS, "5"),
         keys.ledger_uri(SETTINGS),
+        keys.task_uri(SETTINGS, "task_1"),
     ]
     assert [uri.key for uri in uris] == [
         "jobs/k.json",
@@ -167,6 +206,7 @@ def test_the_keys_of_the_ledger_are_stable() -> None:
         "jobs/days/2026-11-22.json",
         "jobs/inputs/5",
         "jobs/ledger.json",
+        f"jobs/tasks/{hashlib.sha256(b'task_1').hexdigest()}",
     ]
 
 

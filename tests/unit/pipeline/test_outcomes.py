@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from i2v.errors import FetchError, NotTried, Refused
 from i2v.inputs.prompts import RequestOptions
 from i2v.ledger import transitions
-from i2v.ledger.job import JobRecord, JobState, Reason
+from i2v.ledger.job import EndKind, JobRecord, JobState, Reason, StoredVideo
 from i2v.media.images import ImageRef
 from i2v.pipeline import outcomes
 from i2v.pipeline.context import RunContext
@@ -19,11 +18,10 @@ from i2v.pipeline.validate import ResolvedImage, ValidationResult
 from i2v.reports.run_report import Outcome
 from i2v.request import Request
 from i2v.s3_uri import S3Uri
+from tests.support.job_records import FACTS, IMAGE, NOW, PRICE, VIDEO, applied, claim_as
+from tests.support.memory_provider import claim_by_hand
 from tests.support.memory_storage import MemoryStorage, memory_run
-from tests.unit.ledger.test_job import FACTS, IMAGE, VIDEO
 
-NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
-PRICE = Decimal("0.192")
 NOTHING = Decimal(0)
 REASON = Reason(code="NSFW", message="NSFW: not this")
 ORDER = Order(IMAGE, Request(prompt="zoom"), PRICE)
@@ -32,46 +30,55 @@ NEW = JobRecord(key=ORDER.key, image=IMAGE, request=ORDER.request, created_at=NO
 
 def claimed(record: JobRecord = NEW, run_id: str = "run-1") -> JobRecord:
     """Return the job claimed by this run."""
-    token = f"claim {record.last_attempt + 1}"
-    changed = transitions.claim(record, token=token, run_id=run_id, image=IMAGE, price_usd=PRICE, now=NOW)
-    assert changed
-    return changed
+    return claim_as(record, f"claim {record.next_number}", run_id=run_id)
 
 
 def submitted(record: JobRecord, task_id: str = "task_1") -> JobRecord:
     """Return the job with the task of its POST."""
     assert record.attempt
-    changed = transitions.record_task(record, record.attempt.claim, task_id, NOW)
-    assert changed
-    return changed
+    return applied(transitions.record_task(record, record.attempt.claim, task_id, NOW))
 
 
-def finished(record: JobRecord, state: JobState) -> JobRecord:
-    """Return the job after its task failed, in this state."""
-    changed = transitions.end_task(record, record.task_id or "", state, REASON, NOW)
-    assert changed
-    return changed
+def finished(record: JobRecord, kind: EndKind, *, most: int | None = None) -> JobRecord:
+    """Return the job after its task failed; with `most` the failure is transient."""
+    assert record.task_id
+    return applied(transitions.end_task(record, record.task_id, kind, REASON, NOW, max_attempts=most))
 
 
-def stored(record: JobRecord) -> JobRecord:
+def stored(record: JobRecord, video: StoredVideo = VIDEO) -> JobRecord:
     """Return the job with its video published."""
-    changed = transitions.store(record, record.task_id or "", VIDEO, NOW)
-    assert changed
-    return changed
+    assert record.task_id
+    return applied(transitions.store(record, record.task_id, video, NOW))
 
 
-LOST = transitions.mark_unknown(claimed(), "claim 1", REASON) or NEW
-CASES = [
-    (NEW, "not_tried", 0, 0),
-    (claimed(), "unknown", 0, 1),
-    (LOST, "unknown", 0, 1),
-    (submitted(claimed()), "submitted", 1, 0),
-    (stored(submitted(claimed())), "stored", 1, 0),
-    (finished(submitted(claimed()), JobState.REFUSED), "refused", 1, 1),
-    (finished(submitted(claimed()), JobState.FAILED), "failed", 1, 1),
-    (finished(submitted(claimed()), JobState.READY), "not_tried", 1, 1),
-    (stored(submitted(claimed(finished(submitted(claimed()), JobState.READY)), "task_2")), "stored", 2, 1),
-]
+def rejected(kind: EndKind) -> JobRecord:
+    """Return the job after its POST returned this."""
+    return applied(transitions.reject(claimed(), "claim 1", kind, REASON, NOW))
+
+
+LOST = applied(transitions.mark_lost(claimed(), "claim 1", REASON, NOW))
+RELEASED = applied(transitions.release(claimed(), "claim 1", NOW))
+AGAIN = finished(submitted(claimed()), EndKind.FAILED, most=2)
+LATE = applied(transitions.record_task(claimed(applied(transitions.resubmit(LOST))), "claim 1", "task_1", NOW))
+"""The first answer came late, after a person had the job submitted again and the second was sent."""
+BOTH = applied(transitions.record_task(LATE, "claim 2", "task_2", NOW))
+CASES = {
+    "new": (NEW, "not_tried", 0, 0),
+    "claimed": (claimed(), "unknown", 0, 1),
+    "lost": (LOST, "unknown", 0, 1),
+    "released": (RELEASED, "not_tried", 0, 0),
+    "submitted": (submitted(claimed()), "submitted", 1, 0),
+    "stored": (stored(submitted(claimed())), "stored", 1, 0),
+    "task refused": (finished(submitted(claimed()), EndKind.REFUSED), "refused", 1, 1),
+    "submit refused": (rejected(EndKind.REFUSED), "refused", 0, 0),
+    "task failed": (finished(submitted(claimed()), EndKind.FAILED), "failed", 1, 1),
+    "submit failed": (rejected(EndKind.FAILED), "failed", 1, 1),
+    "failed for now": (AGAIN, "not_tried", 1, 1),
+    "stored at the second attempt": (stored(submitted(claimed(AGAIN), "task_2")), "stored", 2, 1),
+    "late answer beside a newer claim": (LATE, "submitted", 1, 1),
+    "both submitted": (BOTH, "submitted", 2, 0),
+    "first stored, second open": (stored(BOTH), "stored", 2, 0),
+}
 
 
 @pytest.fixture
@@ -80,7 +87,7 @@ def run() -> RunContext:
     return memory_run(MemoryStorage())
 
 
-@pytest.mark.parametrize(("record", "outcome", "paid", "at_risk"), CASES, ids=[case[1] for case in CASES])
+@pytest.mark.parametrize(("record", "outcome", "paid", "at_risk"), CASES.values(), ids=CASES.keys())
 def test_each_state_becomes_a_line(run: RunContext, record: JobRecord, outcome: str, paid: int, at_risk: int) -> None:
     """Every submitted attempt costs its full price; an attempt without a video or a response is at risk."""
     line = outcomes.of_job(run, ORDER, record, None, cached=False)
@@ -101,7 +108,7 @@ def test_a_job_paid_by_another_run_costs_nothing(run: RunContext) -> None:
 
 def test_only_this_runs_attempts_are_counted(run: RunContext) -> None:
     """If another run's attempt failed and ours was stored, we paid once and nothing is at risk."""
-    mixed = submitted(claimed(finished(submitted(claimed(run_id="run-0")), JobState.READY)), "task_2")
+    mixed = submitted(claimed(finished(submitted(claimed(run_id="run-0")), EndKind.FAILED, most=2)), "task_2")
     line = outcomes.of_job(run, ORDER, stored(mixed), VIDEO.uri, cached=False)
     assert (line.cost_usd, line.at_risk_usd) == (PRICE, NOTHING)
 
@@ -121,8 +128,7 @@ def test_a_cached_video_is_reported_as_cached(run: RunContext) -> None:
 
 def test_a_line_has_its_reason(run: RunContext) -> None:
     """The reason is the provider's message, that the job is open, or the video's flags; a plain success has none."""
-    flagged = stored(submitted(claimed()))
-    flagged = flagged.model_copy(update={"video": VIDEO.model_copy(update={"flags": ("one", "two")})})
+    flagged = stored(submitted(claimed()), VIDEO.model_copy(update={"flags": ("one", "two")}))
     reasons = [
         outcomes.of_job(run, ORDER, record, None, cached=False).reason
         for record in (LOST, submitted(claimed()), flagged, stored(submitted(claimed())))
@@ -176,14 +182,19 @@ async def test_a_dry_run_plans_unpaid_jobs(run: RunContext) -> None:
 
 async def test_a_dry_run_reports_existing_jobs(run: RunContext) -> None:
     """A claimed job is planned at no cost, and a stored one is cached."""
-    job = await run.ledger.read_or_new(ORDER.key, IMAGE, ORDER.request)
-    claim = {"token": "token", "run_id": "run-0", "image": IMAGE, "price_usd": PRICE, "now": NOW}
-    job = await run.ledger.change(job, lambda record: transitions.claim(record, **claim)) or job  # type: ignore[arg-type]
+    await claim_by_hand(run.ledger, ORDER)
     assert (await outcomes.preview(run, ORDER)).cost_usd == NOTHING
-    job = await run.ledger.change(job, lambda record: transitions.record_task(record, "token", "task_1", NOW)) or job
+    job = await run.ledger.read_existing(ORDER.key)
+    job = await run.ledger.change(job, lambda record: transitions.record_task(record, "t", "task_1", NOW)) or job
     await run.ledger.change(job, lambda record: transitions.store(record, "task_1", VIDEO, NOW))
     line = await outcomes.preview(run, ORDER)
     assert (line.outcome, line.video, line.cost_usd) == (Outcome.CACHED, str(VIDEO.uri), NOTHING)
+
+
+def test_a_task_by_callback_says_what_it_waits_for(run: RunContext) -> None:
+    """The reader learns that nothing has to be done, and who asks if no callback comes."""
+    job = submitted(claim_as(NEW, "claim 1", run_id="run-1", delivery="callback"))
+    assert "waiting for the callback" in (outcomes.of_job(run, ORDER, job, None, cached=False).reason or "")
 
 
 def test_an_orders_key_is_its_job_key() -> None:

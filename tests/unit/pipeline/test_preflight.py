@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
 from i2v.errors import AccountRejected, BadAnswer, BalanceTooLow, BudgetExceeded, I2vError, NothingSent, Stopped
-from i2v.ledger import transitions
+from i2v.ledger import keys
 from i2v.pipeline import preflight
 from i2v.pipeline.order import Order
 from i2v.request import Mode, Request
+from tests.support.memory_provider import IMAGE, claim_by_hand
 from tests.support.memory_storage import MemoryStorage, memory_run, ready
-from tests.unit.ledger.test_job import IMAGE
 
 PRICE = Decimal("0.192")
 BALANCE = "the provider's balance"
-NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
 class Balance:
@@ -75,7 +74,7 @@ def test_a_low_balance_is_a_separate_error() -> None:
 )
 async def test_the_lowest_limit_applies(balance: str, cap: str | None, room: str, limit: str) -> None:
     """The limit is the daily cap or the provider's balance, whichever is less."""
-    variables = {"I2V_DAILY_CAP_USD": cap} if cap else {}
+    variables: dict[str, Any] = {"I2V_DAILY_CAP_USD": cap} if cap else {}
     run = memory_run(MemoryStorage(), client=Balance(Decimal(balance)), **variables)
     assert await preflight.room_usd(run) == (Decimal(room), limit)
 
@@ -99,11 +98,19 @@ async def test_only_unpaid_jobs_have_a_price() -> None:
     run = memory_run(MemoryStorage())
     orders = [Order(IMAGE, Request(prompt=f"zoom {number}"), PRICE) for number in range(3)]
     for order in orders[:2]:
-        job = await ready(run.ledger, order.key, IMAGE, order.request)
-    await run.ledger.change(
-        job, lambda record: transitions.claim(record, token="A", run_id="r", image=IMAGE, price_usd=PRICE, now=NOW)
-    )
+        await ready(run.ledger, order.key, IMAGE, order.request)
+    await claim_by_hand(run.ledger, orders[1])
     assert await preflight.unpaid_prices(run, [*orders, orders[0], orders[2]]) == [PRICE, PRICE]
+
+
+async def test_a_job_that_cannot_be_read_counts_as_unpaid(caplog: pytest.LogCaptureFixture) -> None:
+    """It fails its own image at its submit; the others of the run go on."""
+    run = memory_run(MemoryStorage())
+    orders = [Order(IMAGE, Request(prompt=f"zoom {number}"), PRICE) for number in range(2)]
+    await run.storage.put(keys.job_uri(run.settings, orders[0].key), b"{")
+    await claim_by_hand(run.ledger, orders[1])
+    assert await preflight.unpaid_prices(run, orders) == [PRICE]
+    assert "cannot be read" in caplog.text
 
 
 def test_the_worst_case_is_the_most_expensive_video() -> None:

@@ -5,23 +5,64 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
-from i2v.ledger.job import ALLOWED_TRANSITIONS, JobState
+from i2v.ledger import job
+from i2v.ledger.job import AttemptEnd, EndKind, JobState
 from tests.support.documents import code_spans, names_in, read_page, tables
+from tests.support.job_records import CLAIMED, NOW, explore
 from tests.support.paths import ROOT
 
 ARCHITECTURE = "docs/architecture.md"
 
 
-def test_architecture_draws_the_legal_transitions() -> None:
-    """The state diagram has exactly the transitions that the ledger accepts."""
+@cache
+def _made() -> set[tuple[str, str]]:
+    """Return the changes of state that any sequence of events can make. Two attempts show all; a third adds none."""
+    steps = ((step.old.state.value, step.new.state.value) for step in explore(max_attempts=2))
+    return {(old, new) for old, new in steps if old != new}
+
+
+def test_architecture_draws_the_transitions_of_the_code() -> None:
+    """The state diagram has exactly the changes of state that the functions in `i2v.ledger.transitions` can make."""
     drawn = set(re.findall(r"^ +(\w+) --> (\w+): \w", read_page(ARCHITECTURE), re.MULTILINE))
-    legal = {(old.value, new.value) for old, news in ALLOWED_TRANSITIONS.items() for new in news}
     assert drawn
 
-    assert drawn == legal
+    assert drawn == _made()
     assert {state for pair in drawn for state in pair} == {state.value for state in JobState}
+
+
+def test_the_job_modules_docstring_has_the_same_transitions() -> None:
+    """So does the list at the head of `i2v.ledger.job`; what is in parentheses explains."""
+    listed, old = set(), ""
+    for line in re.sub(r"\([^)]*\)", "", job.__doc__ or "").splitlines():
+        if match := re.fullmatch(r" {4}(\w*) +─► (.+)", line):
+            old = match[1] or old
+            listed |= {(old, new.strip()) for new in match[2].split("|")}
+    assert listed
+
+    assert listed == _made()
+
+
+def test_architecture_describes_each_state_and_end() -> None:
+    """The tables of the ledger name every way in which an attempt ends, and the state that it gives its job."""
+    ends, states = tables(ARCHITECTURE, "The ledger")
+
+    assert [names_in(row[0]) for row in ends] == [[kind.value] for kind in EndKind]
+    assert {state for _, text in states for state in names_in(text)} == {state.value for state in JobState}
+
+
+def test_architecture_says_which_ends_cost_nothing() -> None:
+    """Its column `counts` says no exactly where an attempt without a task costs nothing."""
+    ends, _ = tables(ARCHITECTURE, "The ledger")
+    said = {names_in(kind)[0]: counts for kind, _, counts in ends}
+    (attempt,) = CLAIMED.attempts
+
+    for kind in EndKind:
+        ended = attempt.model_copy(update={"end": AttemptEnd(kind=kind, at=NOW, revision=1)})
+        without_task, with_task = ended.cost_usd, ended.model_copy(update={"task_id": "task"}).cost_usd
+        assert said[kind] == ("yes" if without_task else "only with a task id" if with_task else "no")
 
 
 def test_architecture_names_files_that_exist() -> None:

@@ -13,7 +13,7 @@ import yaml
 from pydantic_core import PydanticUndefined
 
 from deployments import Change
-from i2v.apixo.errors import FailClass, classify_fail_code
+from i2v.apixo.fail_codes import FailClass, classify_fail_code
 from i2v.cli.run import EPILOG
 from i2v.errors import ExitCode
 from i2v.media.images import MAX_IMAGE_BYTES, RATIO_NARROW, RATIO_WIDE, SHORT_SIDE_OVER

@@ -10,24 +10,27 @@ from rich.table import Table
 from rich.text import Text
 
 from i2v.cli.output.console import stdout
-from i2v.ledger.job import Attempt, JobRecord, JobState
+from i2v.ledger.job import Attempt, EndKind, JobRecord, JobState
 from i2v.money import money_text
 from i2v.reports.advice import advise_job
 
 MAX_ROWS = 100
 STYLES = {JobState.FAILED: "red", JobState.UNKNOWN: "red", JobState.SUBMITTED: "yellow", JobState.CLAIMED: "yellow"}
 STYLES |= {JobState.STORED: "green", JobState.REFUSED: "magenta"}
-
-
-def cost(record: JobRecord) -> Decimal:
-    """Return the cost of all attempts in US dollars, including failed ones."""
-    return sum((attempt.price_usd for attempt in record.attempts), Decimal(0))
+END_WORDS = {
+    EndKind.UNPAID: "not charged, released",
+    EndKind.REFUSED: "refused",
+    EndKind.FAILED: "failed",
+    EndKind.LOST: "answer lost, possibly charged,",
+    EndKind.DROPPED: "given up",
+    EndKind.STORED: "stored",
+}
 
 
 def as_object(record: JobRecord) -> dict[str, Any]:
     """Return the record for `--json`, with money as numbers."""
     attempts = [{**each.model_dump(mode="json"), "price_usd": float(each.price_usd)} for each in record.attempts]
-    return {**record.model_dump(mode="json"), "attempts": attempts, "cost_usd": float(cost(record))}
+    return {**record.model_dump(mode="json"), "attempts": attempts, "cost_usd": float(record.cost_usd)}
 
 
 def age(moment: datetime) -> str:
@@ -57,8 +60,8 @@ def print_jobs(records: Sequence[JobRecord]) -> None:
             Text(record.state, style=STYLES.get(record.state, "")),
             record.image.name,
             str(record.request),
-            str(len(record.attempts)),
-            f"${money_text(cost(record))}",
+            str(record.paid_attempts),
+            f"${money_text(record.cost_usd)}",
             age(record.created_at),
             record.reason.message if record.reason else "",
         )
@@ -68,7 +71,7 @@ def print_jobs(records: Sequence[JobRecord]) -> None:
         console.print(f"… and {len(records) - MAX_ROWS} older: filter with --state or --since, or use --json")
     counts = Counter(record.state for record in records)
     words = [f"{counts[state]} {state}" for state in JobState if counts[state]]
-    total = money_text(sum(map(cost, records), Decimal(0)))
+    total = money_text(sum((record.cost_usd for record in records), Decimal(0)))
     console.print(" · ".join([*(words or ["no jobs"]), f"${total}"]), style="bold")
 
 
@@ -91,8 +94,8 @@ def _details(record: JobRecord) -> Iterator[tuple[str, str]]:
     if record.label:
         yield "label", record.label
     for attempt in record.attempts:
-        yield f"attempt {attempt.number}", ", ".join(_attempt_details(attempt))
-    yield "cost", f"${money_text(cost(record))}"
+        yield f"attempt {attempt.number}", "; ".join(_attempt_story(attempt))
+    yield "cost", f"${money_text(record.cost_usd)}"
     if video := record.video:
         yield "video", f"{video.uri}  ({video.width} x {video.height} px, {video.seconds:g} s, {video.size:,} bytes)"
         yield "poster", str(video.poster)
@@ -102,17 +105,26 @@ def _details(record: JobRecord) -> Iterator[tuple[str, str]]:
     yield "next", next_step(record)
 
 
-def _attempt_details(attempt: Attempt) -> Iterator[str]:
-    yield f"claimed {_time(attempt.claimed_at)}, ${money_text(attempt.price_usd)}, run {attempt.run_id}"
-    if attempt.delivery == "callback":
-        yield "by callback"
-    yield f"task {', '.join(sorted(attempt.task_ids)) or 'unknown'}"
-    if attempt.submitted_at:
-        yield f"submitted {_time(attempt.submitted_at)}"
-    if attempt.ended_at:
-        yield f"ended {_time(attempt.ended_at)}"
-    if attempt.fail:
-        yield f"failed with {attempt.fail.code}"
+def _attempt_story(attempt: Attempt) -> Iterator[str]:
+    """Tell what happened to an attempt, in order."""
+    by = " by callback" if attempt.delivery == "callback" else ""
+    price = money_text(attempt.price_usd)
+    yield f"claimed{by} {_time(attempt.claimed_at)} at ${price} by run {attempt.run_id or 'unknown'}"
+    if attempt.task_id:
+        late = " (the answer came late)" if attempt.reopened else ""
+        at = f" {_time(attempt.submitted_at)}" if attempt.submitted_at else ""
+        yield f"submitted{at} as task {attempt.task_id}{late}"
+    yield _end_of(attempt)
+    if attempt.resubmitted:
+        yield "resubmitted by a person"
+
+
+def _end_of(attempt: Attempt) -> str:
+    end = attempt.end
+    if end is None:
+        return "in progress at the provider" if attempt.task_id else "waiting for the answer to its submit"
+    reason = f": {end.reason.message}" if end.reason else ""
+    return f"{END_WORDS[end.kind]} {_time(end.at)}{reason}"
 
 
 def _time(moment: datetime) -> str:

@@ -1,0 +1,16 @@
+"""The clocks of this host. Ages of objects are S3's business: no host's clock decides about them."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+
+def boot_time() -> float:
+    """Return a monotonic time in seconds that also advances while the machine sleeps, if the system has one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def today_utc() -> str:
+    """Return the UTC day, e.g. `2026-11-22`."""
+    return datetime.now(UTC).date().isoformat()
