@@ -7,9 +7,11 @@ import os
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 
+from tests.simulator.mutants import MUTANTS
 from tests.simulator.play import play
-from tests.simulator.seeds import begin, play_many
+from tests.simulator.seeds import begin, hunt_all, play_many
 
 MOST_SHOWN = 20
 """Broken promises that are printed, one a seed."""
@@ -45,6 +47,19 @@ def show_many(first: int, count: int, processes: int, allowed: set[str]) -> int:
     return 1 if broken else 0
 
 
+def show_mutants(names: Sequence[str], most: int, processes: int) -> int:
+    """Print a table of mutants, and after how many seeds each was found."""
+    docs = {mutant.__name__: str(mutant.__doc__).partition(": ") for mutant in MUTANTS}
+    print("| promise | broken | seeds until it is found | what is found |\n|---|---|---|---|")
+    missed = 0
+    for name, seeds, seen in hunt_all(names or list(docs), most, processes):
+        missed += seeds is None
+        promise, _, what = docs[name]
+        rule = seen.partition("]")[0].removeprefix("[")
+        print(f"| {promise} | {what.rstrip('.')} | {seeds or f'not within {most:,}'} | {rule} |")
+    return 1 if missed else 0
+
+
 def main() -> int:
     """Read the command line and play."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulator", description=__doc__)
@@ -53,7 +68,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="play this one and print its story")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--allow", default="", help="rules, comma separated, that may be broken")
+    parser.add_argument(
+        "--mutants", nargs="*", metavar="NAME", help="break promises on purpose, all or these, and see them found"
+    )
     given = parser.parse_args()
+    if given.mutants is not None:
+        return show_mutants(given.mutants, given.seeds, given.processes)
     allowed = set(filter(None, given.allow.split(",")))
     if given.seed is not None:
         return show_one(given.seed, allowed)

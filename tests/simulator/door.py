@@ -20,14 +20,14 @@ class Door:
     def __init__(self, world: World) -> None:
         self._world = world
         self._waiting: list[str] = []
-        self.received: set[str] = set()
+        self.given: dict[str, list[str]] = {}
+        """What each run for callbacks was given, by its id."""
         self.count = 0
 
     def receive(self, entry: str) -> None:
         """Take a callback."""
         self._world.tell("door", f"callback {entry[:8]}…{entry[64:]}")
         self._world.count("callback delivered")
-        self.received.add(entry)
         if not self._waiting:
             self._world.loop.call_later(GATHER_SECONDS, self._start)
         self._waiting.append(entry)
@@ -36,6 +36,7 @@ class Door:
         entries, self._waiting = self._waiting, []
         self.count += 1
         name = f"collect-{self.count}"
+        self.given[name] = entries
         self._world.start(self._plan(name), works.reconcile_work(entries=entries), name)
 
     def _plan(self, name: str) -> Start:

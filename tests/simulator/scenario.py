@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
-from i2v.ledger.job import FORMAT
 from tests.simulator.patches import BAD_IMAGE
 from tests.simulator.process import Mishap
 
@@ -16,9 +15,9 @@ if TYPE_CHECKING:
     from tests.simulator.models.weather import Weather
 
 PRICE = Decimal("0.192")
+Theme = Literal["mixed", "late", "race"]
 Kind = Literal["run", "reconcile", "backfill", "resubmit", "drop", "adopt", "pause", "resume"]
 RENDER = ((85, 180), (85, 180), (85, 180), (85, 180), (2, 20), (2, 20), (400, 2400), (5_000, 60_000))
-IS_FORMAT_2 = FORMAT > 1
 STRUCK = ("POST", "put if", "put", "delete", "status", "get", "")
 
 
@@ -51,6 +50,8 @@ class Plan:
     """Everything that a seed decides before the story starts."""
 
     seed: int
+    theme: Theme
+    """late: answers are lost and come after a person has resubmitted. race: runs start at the same time."""
     begins: datetime
     variables: dict[str, Any]
     balance: Decimal
@@ -80,24 +81,26 @@ def draw_plan(seed: int) -> Plan:
     begins = datetime(2026, 3, 10, 9, tzinfo=UTC) + timedelta(minutes=chance.randrange(0, 600))
     if chance.random() < 0.4:
         begins = datetime(2026, 3, 11, tzinfo=UTC) - timedelta(seconds=chance.randrange(1, 1800))
-    calm_at = chance.choice((1200.0, 2400.0, 4800.0))
+    theme: Theme = chance.choice(("mixed", "mixed", "mixed", "late", "race"))
+    calm_at = 4800.0 if theme == "late" else chance.choice((1200.0, 2400.0, 4800.0))
     uploads = _uploads(chance, calm_at)
     return Plan(
         seed=seed,
+        theme=theme,
         begins=begins,
         variables=_variables(chance),
-        balance=PRICE * chance.choice((1000, 1000, 1000, 3)),
+        balance=PRICE * chance.choice((1000, 1000, 1000, 1000, 1000, 3)),
         provider_skew=chance.choice((0.0, 0.0, -20.0, 20.0)),
         s3_skew=chance.choice((0.0, 0.0, -25.0, 40.0)),
         failure_rate=chance.choice((0.0, 0.1, 0.5)),
-        render=tuple(chance.sample(RENDER, 3)),
+        render=RENDER[4:7] if theme == "late" else tuple(chance.sample(RENDER, 3)),
         uploads=uploads,
-        starts=_starts(chance, calm_at, [upload.key for upload in uploads]),
+        starts=_starts(chance, theme, calm_at, [upload.key for upload in uploads]),
         removals=tuple(chance.uniform(0, calm_at) for _ in range(chance.choice((0, 0, 0, 1)))),
         calm_at=calm_at,
         runs_once_more=chance.random() < 0.3,
         is_unreachable=chance.random() < 0.04,
-        has_garbage=chance.random() < 0.08 and IS_FORMAT_2,
+        has_garbage=chance.random() < 0.08,
     )
 
 
@@ -114,11 +117,11 @@ def _variables(chance: random.Random) -> dict[str, Any]:
         "I2V_POLL_EVERY_SECONDS": chance.choice((10, 30, 60)),
         "I2V_POLL_DEADLINE_SECONDS": chance.choice((300, 600, 1800)),
         "I2V_SUBMIT_PATIENCE_SECONDS": chance.choice((30, 600)),
-        "I2V_LEASE_SECONDS": chance.choice((300, 300, 300, 60, 20)) if IS_FORMAT_2 else 300,
-        "I2V_FIRST_SUBMITS": chance.choice((0, 1, 2, 8)),
+        "I2V_LEASE_SECONDS": chance.choice((300, 300, 300, 60, 20)),
+        "I2V_FIRST_SUBMITS": chance.choice((0, 8, 8, 8, 2, 1)),
         "I2V_CALLBACK_PATIENCE_SECONDS": chance.choice((300, 600)),
     }
-    if chance.random() < 0.5:
+    if chance.random() < 0.35:
         variables["I2V_DAILY_CAP_USD"] = PRICE * chance.choice((1, 2, 3, 5, 8))
     return variables
 
@@ -137,14 +140,14 @@ def _uploads(chance: random.Random, calm_at: float) -> tuple[Upload, ...]:
     return tuple(uploads)
 
 
-def _starts(chance: random.Random, calm_at: float, keys: list[str]) -> tuple[Start, ...]:
-    persons = chance.choice((0.0, 0.2, 0.5))
+def _starts(chance: random.Random, theme: Theme, calm_at: float, keys: list[str]) -> tuple[Start, ...]:
+    persons = 0.7 if theme == "late" else chance.choice((0.0, 0.2, 0.5))
     kinds: list[Kind] = ["run"] * chance.choice((1, 2, 3, 4))
     kinds += ["reconcile"] * chance.choice((1, 2, 4))
     kinds += ["backfill"] * chance.choice((0, 1, 2))
     for person in ("resubmit", "resubmit", "resubmit", "adopt", "adopt", "drop"):
         kinds += [person] if chance.random() < persons else []
-    starts = [_start(chance, kind, f"{kind}-{number}", calm_at, keys) for number, kind in enumerate(kinds)]
+    starts = [_start(chance, kind, f"{kind}-{number}", theme, calm_at, keys) for number, kind in enumerate(kinds)]
     if chance.random() < 0.15:
         paused_at = chance.uniform(0, calm_at)
         starts.append(Start(paused_at, "pause", "pause"))
@@ -152,13 +155,11 @@ def _starts(chance: random.Random, calm_at: float, keys: list[str]) -> tuple[Sta
     return tuple(starts)
 
 
-def _start(chance: random.Random, kind: Kind, name: str, calm_at: float, keys: list[str]) -> Start:
+def _start(chance: random.Random, kind: Kind, name: str, theme: Theme, calm_at: float, keys: list[str]) -> Start:
     person = kind in {"resubmit", "adopt", "drop"}
-    at = (
-        chance.uniform(100, calm_at)
-        if person or kind == "reconcile"
-        else chance.choice((0.0, chance.uniform(0, calm_at)))
-    )
+    at = chance.uniform(0, calm_at)
+    if not person and kind != "reconcile" and chance.random() < (0.9 if theme == "race" else 0.4):
+        at = chance.choice((0.0, 0.05))
     return Start(
         at=at,
         kind=kind,
@@ -167,7 +168,7 @@ def _start(chance: random.Random, kind: Kind, name: str, calm_at: float, keys: l
         mishaps=() if person else tuple(_mishap(chance) for _ in range(chance.choice((0, 1, 1, 2, 3)))),
         restart=chance.choice(("", "same", "same", "new")),
         restart_after=chance.choice((1.0, 30.0, 400.0)),
-        options=_options(chance, kind, keys),
+        options=_options(chance, kind, theme, keys),
     )
 
 
@@ -181,14 +182,14 @@ def _mishap(chance: random.Random) -> Mishap:
     return Mishap(what, number, kind, after=after, seconds=seconds)
 
 
-def _options(chance: random.Random, kind: Kind, keys: list[str]) -> dict[str, Any]:
+def _options(chance: random.Random, kind: Kind, theme: Theme, keys: list[str]) -> dict[str, Any]:
     if kind == "run":
         named = chance.sample(keys, max(1, len(keys) - 1)) if chance.random() < 0.3 else None
         return {
             "images": [f"s3://b-1/{key}" for key in dict.fromkeys(named)] if named else "s3://b-1/images/",
-            "delivery": chance.choice(("poll", "poll", "callback")),
+            "delivery": chance.choice(("poll", "callback", "callback" if theme == "late" else "poll")),
             "max_spend_usd": PRICE * chance.choice((1, 2, 4)) if chance.random() < 0.3 else None,
-            "partial": chance.random() < 0.7,
+            "partial": chance.random() < 0.85,
             "duration": chance.choice((6, 6, 6, 10)),
         }
     if kind == "backfill":

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import NamedTuple
 
 from tests.simulator import patches
+from tests.simulator.mutants import MUTANTS
 from tests.simulator.play import play
 from tests.simulator.story import Violation
 
@@ -52,3 +54,19 @@ def play_many(first: int, count: int, processes: int) -> Result:
             failures += result.failures
             cpu += result.cpu_seconds
     return Result(counts, failures, cpu)
+
+
+def hunt(name: str, most: int) -> tuple[str, int | None, str]:
+    """Play seeds with a mutant until one breaks a promise; return its name, how many it took, and what was seen."""
+    next(one for one in MUTANTS if one.__name__ == name)()
+    for seed in range(most):
+        if violations := play(seed).violations:
+            return name, seed + 1, str(violations[0])
+    return name, None, ""
+
+
+def hunt_all(names: Sequence[str], most: int, processes: int) -> list[tuple[str, int | None, str]]:
+    """Hunt these mutants, each in a process of its own."""
+    context = get_context("spawn")
+    with ProcessPoolExecutor(processes, context, begin, max_tasks_per_child=1) as pool:
+        return list(pool.map(hunt, names, [most] * len(names)))

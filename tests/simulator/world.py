@@ -41,7 +41,7 @@ class World:
         self.chance = _chance("world", plan)
         self.library_random = _chance("library", plan)
         self.settings = SealedSettings(**plan.variables)
-        self.weather = Weather(_chance("weather", plan), self.story)
+        self.weather = Weather(_chance("weather", plan), self.story, plan.theme)
         self.bucket = Bucket(lambda: self.now + timedelta(seconds=plan.s3_skew))
         self.provider = Provider(self)
         self.door = Door(self)
@@ -88,11 +88,6 @@ class World:
             else []
         )
         return f" -> {job.state if job else 'gone'} [{' '.join(attempts)}]"
-
-    @property
-    def settings_first_submits(self) -> int:
-        """The limit of submits from a bucket that is not proven; 0 for none."""
-        return getattr(self.settings, "first_submits", 0)
 
     def start(self, start: Start, work: works.Work, run_id: str) -> Process:
         """Start a process."""
@@ -162,14 +157,14 @@ class World:
 
     def _remove_a_video(self) -> None:
         """Do what a consumer does that moves a video away."""
-        stored = [job for job in reading.jobs(self.bucket).values() if job.video_key]
+        stored = [job for job in reading.jobs(self.bucket).values() if job.videos]
         if stored:
             job = self.chance.choice(stored)
             self.removed.add(job.key)
             self.count("video moved away")
-            self.tell("consumer", f"moves {job.video_key}")
+            self.tell("consumer", f"moves {job.videos[0]}")
             for ending in (".mp4", ".jpg", ".json"):
-                self.bucket.delete(S3Uri("b-1", job.video_key.removesuffix(".mp4") + ending))
+                self.bucket.delete(S3Uri("b-1", job.videos[0].removesuffix(".mp4") + ending))
 
     def _work(self, start: Start) -> works.Work:
         match start.kind:

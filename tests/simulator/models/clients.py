@@ -16,6 +16,7 @@ from i2v.apixo.models import SubmitBody, TaskStatus
 from i2v.errors import AccountRejected, AnswerLost, BadAnswer, Busy, FetchError, NothingSent, ProviderError
 from i2v.net.fetcher import FetchedFile
 from i2v.net.limiter import AdaptiveLimiter
+from tests.simulator.models.provider import copied, price_of
 from tests.simulator.patches import BROKEN_VIDEO
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class SimulatedClient:
         except TimeoutError:
             if post:
                 post.is_exposed = True
+            else:
+                self._world.provider.never_sent_usd[self._process.run_id] += price_of(body)
             raise AnswerLost("POST: timeout", code="TimeoutError") from None
         self._process.received.append(task_id)
         self.limiter.recover()
@@ -86,7 +89,7 @@ class SimulatedClient:
             await asyncio.sleep(weather.between(0.01, 0.3))
             if weather.happens(weather.status_rate, "status failed"):
                 await asyncio.sleep(weather.between(0, 60))
-                raise self._world.chance.choice(STATUS_ERRORS)
+                raise copied(self._world.chance.choice(STATUS_ERRORS))
             if self._process.dead:
                 raise asyncio.CancelledError
             return self._world.provider.status(task_id)
@@ -134,7 +137,7 @@ class SimulatedFetcher:
         if weather.happens(weather.file_rate, "download failed"):
             raise FetchError(f"{url} returned 503", status=503)
         body = f"video of {task.id}".encode()
-        if task.is_broken and weather.happens(0.5, "download broken"):
+        if task.is_broken and not self._world.is_calm and weather.happens(0.7, "download broken"):
             body = BROKEN_VIDEO
         path.write_bytes(body)  # noqa: ASYNC240 - a few bytes
         return FetchedFile(len(body), hashlib.sha256(body).hexdigest(), "video/mp4")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from i2v.apixo.callbacks import verify
-from i2v.apixo.errors import FailClass, classify_fail_code
+from i2v.apixo.fail_codes import FailClass, classify_fail_code
 from i2v.apixo.models import SubmitBody, TaskStatus
 from i2v.errors import (
     AccountRejected,
@@ -103,6 +104,8 @@ class Provider:
         self.world = world
         self.posts: list[Post] = []
         self.tasks: dict[str, RenderTask] = {}
+        self.never_sent_usd: defaultdict[str, Decimal] = defaultdict(Decimal)
+        """What each run must count as possibly paid, although its connections never came about."""
         self.balance = world.plan.balance
         self.skew = world.plan.provider_skew
 
@@ -111,7 +114,7 @@ class Provider:
     ) -> tuple[Post, asyncio.Future[str]]:
         """Take a submit whose first byte was sent; nothing can stop it any more."""
         world, weather = self.world, self.world.weather
-        post = world.watch.note_post(process, key, _price(body))
+        post = world.watch.note_post(process, key, price_of(body))
         self.posts.append(post)
         post.fate = fault or "accepted"
         answer: asyncio.Future[str] = world.loop.create_future()
@@ -218,16 +221,21 @@ def is_transient(code: str) -> bool:
     return classify_fail_code(code) in {FailClass.TRANSIENT, FailClass.ACCOUNT}
 
 
-def _price(body: SubmitBody) -> Decimal:
+def price_of(body: SubmitBody) -> Decimal:
+    """Return what a submit costs."""
     mode = Mode.PRO if body.input.mode.startswith("pro") else Mode.STANDARD
     return price_usd(mode, body.input.duration or 6, {})
+
+
+def copied(error: ProviderError) -> ProviderError:
+    """Return an error to raise: one that is raised twice would keep the frames of an earlier story alive."""
+    return type(error)(error.message, error.hint, error.code, error.retry_after, error.status)
 
 
 def _deliver(answer: asyncio.Future[str], result: str | ProviderError) -> None:
     if answer.done():
         return
     if isinstance(result, ProviderError):
-        error = type(result)(result.message, result.hint, result.code, result.retry_after, result.status)
-        answer.set_exception(error)
+        answer.set_exception(copied(result))
     else:
         answer.set_result(result)

@@ -6,6 +6,7 @@ import random
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tests.simulator.scenario import Theme
     from tests.simulator.story import Story
 
 RATES = (0.0, 0.002, 0.01, 0.03, 0.1)
@@ -27,16 +28,18 @@ SUBMIT = (
 )
 STATUS = ("bad answer", "busy", "no connection", "slow", "unknown state")
 _KINDS, _WEIGHTS = zip(*SUBMIT, strict=True)
+_LATE_WEIGHTS = tuple(8 if "paid" in kind or "late" in kind else 1 for kind in _KINDS)
 
 
 class Weather:
     """Draws each request's fate."""
 
-    def __init__(self, chance: random.Random, story: Story) -> None:
+    def __init__(self, chance: random.Random, story: Story, theme: Theme) -> None:
         self._chance = chance
         self._story = story
         self.s3_rate = chance.choice(RATES)
         self.submit_rate = chance.choice((0.0, 0.1, 0.3, 0.6))
+        self._submit_weights = _LATE_WEIGHTS if theme == "late" else _WEIGHTS
         self.status_rate = chance.choice((0.0, 0.02, 0.2))
         self.file_rate = chance.choice((0.0, 0.05, 0.3))
         self.door_rate = chance.choice((0.0, 0.1, 0.5))
@@ -87,4 +90,4 @@ class Weather:
         """Return how a submit ends, or `None` for a task id."""
         if not self.submit_rate or self._chance.random() >= self.submit_rate:
             return None
-        return str(self._chance.choices(_KINDS, _WEIGHTS)[0])
+        return str(self._chance.choices(_KINDS, self._submit_weights)[0])

@@ -20,10 +20,13 @@ ZERO = Decimal(0)
 def check(world: World) -> None:
     """Accuse each broken promise."""
     jobs = reading.jobs(world.bucket)
-    for one in (_posts, _tasks, _videos, _caps, _markers, _ends, _ledger_and_bill, _reports, _unknowns):
+    for one in (_posts, _tasks, _videos, _callbacks, _caps, _markers, _ends, _ledger_and_bill, _reports, _unknowns):
         one(world, jobs)
     for job in jobs.values():
         world.count(f"job {job.state}")
+        world.count(f"job with {min(len(job.attempts), 3)} attempts")
+        for attempt in job.attempts:
+            world.count(f"attempt {attempt.end or 'open'}{' after all' if attempt.is_reopened else ''}")
 
 
 def _attempt(jobs: dict[str, JobView], post: Post) -> AttemptView | None:
@@ -67,18 +70,33 @@ def _check_task(world: World, job: JobView, task: RenderTask) -> None:
 def _videos(world: World, jobs: dict[str, JobView]) -> None:
     """A stored video is there, whole, with its manifest, and of its own task; one of another image is flagged."""
     for job in jobs.values():
-        if not job.video_key or job.key in world.removed:
-            continue
-        found = world.bucket.objects.get(job.video_key)
-        manifest = world.bucket.objects.get(job.video_key.removesuffix(".mp4") + ".json")
-        if found is None or manifest is None:
-            world.accuse("video", f"the video or manifest of {job.key[:8]} is missing")
-            continue
-        task = world.provider.tasks.get(found.body.decode().rpartition(" ")[2])
-        if task is None or task.post.job != job.key:
-            world.accuse("video", f"{job.key[:8]} has {found.body!r}")
-        elif task.fetched not in {"", job.image_sha256} and not job.flags:
-            world.accuse("flag", f"the video of {job.key[:8]} is of another image and not flagged")
+        for attempt in job.attempts:
+            if attempt.video_key and job.key not in world.removed:
+                _check_video(world, job, attempt)
+
+
+def _check_video(world: World, job: JobView, attempt: AttemptView) -> None:
+    name = f"{job.key[:8]}/{attempt.number}"
+    found = world.bucket.objects.get(attempt.video_key)
+    if found is None or attempt.video_key.removesuffix(".mp4") + ".json" not in world.bucket.objects:
+        world.accuse("video", f"the video or manifest of {name} is missing")
+        return
+    task_id = found.body.decode().rpartition(" ")[2]
+    if task_id not in attempt.task_ids:
+        world.accuse("video", f"{name} has {found.body!r}")
+    elif world.provider.tasks[task_id].fetched not in {"", job.image_sha256} and not attempt.flags:
+        world.accuse("flag", f"the video of {name} is of another image and not flagged")
+
+
+def _callbacks(world: World, jobs: dict[str, JobView]) -> None:
+    """A callback that was settled without an error has brought its task to the attempt that it named."""
+    for process in world.processes:
+        entries = world.door.given.get(process.run_id, []) if process.report else []
+        failed = {item.job for item in process.report.items if item.outcome is Outcome.FAILED} if process.report else {}
+        for key, number, task_id in (entry.split("/") for entry in entries):
+            job = jobs.get(key)
+            if job and key not in failed and task_id not in job.task_ids:
+                world.accuse("callback", f"{process.name} settled {task_id} of {key[:8]}/{number}, no attempt has it")
 
 
 def _caps(world: World, jobs: dict[str, JobView]) -> None:
@@ -89,7 +107,7 @@ def _caps(world: World, jobs: dict[str, JobView]) -> None:
         if post.is_billed:
             attempt = _attempt(jobs, post)
             by_day[post.day] += post.price
-            if attempt and attempt.day not in {"", post.day}:
+            if attempt and attempt.day != post.day:
                 world.accuse("day", f"POST #{post.number} was sent on {post.day} and counts for {attempt.day}")
             by_run[post.run_id] += post.price
     cap = world.settings.daily_cap_usd
@@ -106,8 +124,7 @@ def _markers(world: World, jobs: dict[str, JobView]) -> None:
     """There is a marker for each open attempt, and none else."""
     for key, number in reading.markers(world.bucket):
         job = jobs.get(key)
-        open_numbers = {one.number for one in job.attempts if not one.is_settled} if job else set()
-        if not open_numbers or (number and number not in open_numbers):
+        if job is None or all(one.number != number or one.is_settled for one in job.attempts):
             world.accuse("needless marker", f"{key[:8]}/{number} is {job.state if job else 'not there'}")
     for job in jobs.values():
         for attempt in job.attempts:
@@ -162,7 +179,7 @@ def _days(world: World) -> None:
     for run_id, processes in world.processes_by_run.items():
         posts = [post for post in world.provider.posts if post.run_id == run_id]
         billed = sum((post.price for post in posts if post.is_billed), ZERO)
-        exposed = sum((post.price for post in posts if post.is_exposed), ZERO)
+        exposed = sum((post.price for post in posts if post.is_exposed), world.provider.never_sent_usd[run_id])
         reserved = reading.reserved_in_all(world.bucket, run_id)
         if billed > reserved:
             world.accuse("reserved", f"${billed} billed to {run_id}, ${reserved} reserved at rest")

@@ -17,7 +17,7 @@ from tests.simulator.models.bucket import Bucket
 
 Json = dict[str, Any]
 _RECORD = re.compile(r"jobs/([0-9a-f]{64})\.json")
-_MARKER = re.compile(r"jobs/open/[0-9a-f]{12}-[0-9a-f]{12}-([0-9a-f]{64})(?:-([0-9]+)r?)?")
+_MARKER = re.compile(r"jobs/open/[0-9a-f]{12}-[0-9a-f]{12}-([0-9a-f]{64})-([0-9]+)r?")
 ZERO = Decimal(0)
 GARBAGE = "0" * 64
 """The key of a record that cannot be read."""
@@ -32,7 +32,6 @@ class AttemptView:
     run_id: str
     price: Decimal
     day: str
-    """Empty in format 1."""
     task_ids: frozenset[str]
     end: str
     """Empty while it has none; else unpaid, refused, failed, lost, dropped or stored."""
@@ -40,6 +39,13 @@ class AttemptView:
     """Whether it needs no marker."""
     is_counted: bool
     """Whether the ledger counts it as spent."""
+    is_reopened: bool = False
+    """Whether its task id came after it had ended."""
+    reason: str = ""
+    """The code of why it ended."""
+    video_key: str = ""
+    """Where its video is."""
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,15 +55,17 @@ class JobView:
     key: str
     state: str
     attempts: tuple[AttemptView, ...]
-    video_key: str
-    """Where its video is, empty if it has none."""
-    flags: tuple[str, ...]
     image_sha256: str
 
     @property
     def is_open(self) -> bool:
         """Whether it must have a marker."""
         return not all(attempt.is_settled for attempt in self.attempts)
+
+    @property
+    def videos(self) -> list[str]:
+        """Where the videos of its attempts are."""
+        return [attempt.video_key for attempt in self.attempts if attempt.video_key]
 
     @property
     def task_ids(self) -> frozenset[str]:
@@ -68,21 +76,16 @@ class JobView:
 def parse_record(body: bytes) -> JobView:
     """Read a job record."""
     data = json.loads(body)
-    attempts = tuple((_attempt if data["format"] > 1 else _attempt_1)(data, one) for one in data["attempts"])
-    ends = [one.get("end") or {} for one in data["attempts"]]
-    videos = [end["video"] for end in sorted(ends, key=lambda end: end.get("revision", 0)) if end.get("video")]
-    video = data.get("video") or next(iter(videos), None)
+    attempts = tuple(map(_attempt, data["attempts"]))
     return JobView(
         key=data["key"],
         state=data["state"],
         attempts=attempts,
-        video_key=video["uri"].split("/", 3)[3] if video else "",
-        flags=tuple(video["flags"]) if video else (),
         image_sha256=data["image"]["facts"]["sha256"],
     )
 
 
-def _attempt(_data: Json, one: Json) -> AttemptView:
+def _attempt(one: Json) -> AttemptView:
     end = one["end"]["kind"] if one["end"] else ""
     return AttemptView(
         number=one["number"],
@@ -94,29 +97,14 @@ def _attempt(_data: Json, one: Json) -> AttemptView:
         end=end,
         is_settled=bool(end) and (end != "lost" or one["resubmitted"]),
         is_counted=bool(one["task_id"]) or end in {"failed", "dropped"},
+        is_reopened=one["reopened"],
+        reason=((one["end"] or {}).get("reason") or {}).get("code", ""),
+        **_video((one["end"] or {}).get("video")),
     )
 
 
-def _attempt_1(data: Json, one: Json) -> AttemptView:
-    task_ids = frozenset(filter(None, [one["task_id"], *one["other_task_ids"]]))
-    is_latest, end = one is data["attempts"][-1], ""
-    if one["fail"]:
-        end = "dropped" if one["fail"]["code"] == "dropped" else "failed"
-    elif is_latest and data["state"] == "stored":
-        end = "stored"
-    elif not task_ids and (not is_latest or data["state"] != "claimed"):
-        end = "lost"
-    return AttemptView(
-        number=one["number"],
-        claim=one["claim"],
-        run_id=one["run_id"],
-        price=Decimal(one["price_usd"]),
-        day="",
-        task_ids=task_ids,
-        end=end,
-        is_settled=not is_latest or data["state"] not in {"claimed", "submitted", "unknown"},
-        is_counted=bool(task_ids or one["fail"]),
-    )
+def _video(video: Json | None) -> Json:
+    return {"video_key": video["uri"].split("/", 3)[3], "flags": tuple(video["flags"])} if video else {}
 
 
 def jobs(bucket: Bucket) -> dict[str, JobView]:
@@ -141,15 +129,15 @@ def record_key(name: str) -> str:
 
 
 def markers(bucket: Bucket) -> Iterator[tuple[str, int]]:
-    """Yield each open marker as job key and attempt, 0 if it names none (format 1)."""
+    """Yield each open marker as job key and attempt."""
     for name in bucket.objects:
         if (match := _MARKER.fullmatch(name)) and match[1] != GARBAGE:
-            yield match[1], int(match[2] or 0)
+            yield match[1], int(match[2])
 
 
 def has_marker(bucket: Bucket, key: str, number: int) -> bool:
     """Return whether an attempt has a marker."""
-    return any(job_key == key and attempt in {0, number} for job_key, attempt in markers(bucket))
+    return (key, number) in markers(bucket)
 
 
 def reserved(bucket: Bucket, day: str) -> dict[str, Decimal]:
@@ -157,8 +145,6 @@ def reserved(bucket: Bucket, day: str) -> dict[str, Decimal]:
     found = bucket.objects.get(f"jobs/days/{day}.json")
     data: Json = json.loads(found.body) if found else {}
     sums: defaultdict[str, Decimal] = defaultdict(Decimal)
-    for run_id, usd in data.get("reserved_usd", {}).items():
-        sums[run_id] += Decimal(usd)
     for entry in data.get("entries", {}).values():
         held = (Decimal(one["usd"]) for one in entry["reserved"].values())
         sums[entry["run_id"]] += sum(held, Decimal(entry["paid_usd"]))

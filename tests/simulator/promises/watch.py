@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from tests.simulator.models.provider import Post, is_transient
 from tests.simulator.patches import wall_clock
 from tests.simulator.promises import reading
+from tests.simulator.promises.reading import JobView
 
 if TYPE_CHECKING:
     from tests.simulator.process import Process
     from tests.simulator.world import World
 
-PAUSE_SECONDS = 100.0
-"""A pause takes hold within 10 s; a submit that is at its claim then may take this long."""
+BRAKE_SECONDS = 10.0
+"""A pause or a SIGTERM takes hold within this time; a submit that is at its claim then may still be sent."""
 
 
 class Watch:
@@ -24,6 +26,8 @@ class Watch:
         self.world = world
         self.paused_at: float | None = None
         self._final: set[str] = set()
+        self._records: dict[str, tuple[JobView, datetime]] = {}
+        """Each record as it was last written, and when, by S3's clock."""
         world.bucket.on_write = self._note_write
 
     def note_post(self, process: Process, key: str, price: Decimal) -> Post:
@@ -83,7 +87,7 @@ class Watch:
 
     def _check_first(self, process: Process, key: str, what: str) -> None:
         """Check that a bucket that the provider has not been seen to fetch from gets few submits."""
-        world, limit = self.world, self.world.settings_first_submits
+        world, limit = self.world, self.world.settings.first_submits
         if not limit or any(task.end_was_seen and not task.fail_code for task in world.provider.tasks.values()):
             return
         jobs = {one.job for one in world.provider.posts if one.process == process.name and one.is_exposed} | {key}
@@ -91,11 +95,11 @@ class Watch:
             self._accuse("first submits", f"{what}: {len(jobs)} jobs, and nothing was rendered yet")
 
     def _check_brakes(self, process: Process, what: str) -> None:
-        now = self.world.loop.time()
-        if self.paused_at is not None and now - self.paused_at > PAUSE_SECONDS:
+        now, most = self.world.loop.time(), BRAKE_SECONDS + self.world.settings.lease_seconds / 5
+        if self.paused_at is not None and now - self.paused_at > most:
             self._accuse("pause", f"{what}: {now - self.paused_at:.0f} s after the pause")
         stopped = process.terminated_at
-        if stopped is not None and now - stopped > PAUSE_SECONDS:
+        if stopped is not None and now - stopped > most:
             self._accuse("SIGTERM", f"{what}: {now - stopped:.0f} s after SIGTERM")
 
     def _note_write(self, key: str, body: bytes | None) -> None:
@@ -104,8 +108,25 @@ class Watch:
                 self.paused_at = None
             elif self.paused_at is None:
                 self.paused_at = self.world.loop.time()
+        elif reading.record_key(key) and body and key != f"jobs/{reading.GARBAGE}.json":
+            self._note_record(reading.parse_record(body))
         elif key.startswith("jobs/runs/") and key.endswith(".json"):
             self._note_run(key)
+
+    def _note_record(self, new: JobView) -> None:
+        """Check that a write loses nothing, and that no claim is given up before its lease is over."""
+        now = self.world.bucket.time()
+        old, written = self._records.get(new.key, (None, now))
+        self._records[new.key] = new, now
+        for before in old.attempts if old else ():
+            after = next((one for one in new.attempts if one.claim == before.claim), None)
+            name = f"{new.key[:8]}/{before.number}"
+            if after is None or not before.task_ids <= after.task_ids:
+                self._accuse("record", f"{name} or its task id was lost by a write")
+            elif after.reason == "lease_over" and not before.end:
+                age = (now - written).total_seconds()
+                if age < self.world.settings.lease_seconds:
+                    self._accuse("lease", f"{name} was given up after {age:.0f} s")
 
     def _note_run(self, key: str) -> None:
         run_id = key.removeprefix("jobs/runs/").removesuffix(".json")

@@ -1,0 +1,96 @@
+"""Mutants that lose what was paid: promise 3."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from i2v.errors import I2vError
+from i2v.ledger import keys
+from i2v.ledger.job import Attempt, JobRecord
+from i2v.ledger.ledger import Ledger, VersionedRecord
+from i2v.ledger.open_markers import OpenMarkerCleaner
+from i2v.pipeline.context import RunContext
+from i2v.pipeline.payment import pay, result
+from i2v.recovery import open_markers
+from i2v.recovery.callbacks import CallbackAdopter
+from i2v.recovery.reconcile import Settler
+from tests.simulator.mutants.replacing import Mutant, do_nothing, replace
+
+
+def late_task_id_dropped() -> None:
+    """3: a task id that arrives after its attempt was given up is not recorded."""
+    original = result.record_task_id
+
+    async def record_task_id(run: RunContext, claimed: VersionedRecord, claim: str, task_id: str) -> VersionedRecord:
+        newest = await run.ledger.read_existing(claimed.record.key)
+        attempt = newest.record.attempt_for_claim(claim)
+        if attempt and attempt.end:
+            return newest
+        return await original(run, claimed, claim, task_id)
+
+    replace(pay, "record_task_id", record_task_id)
+
+
+def task_id_written_once() -> None:
+    """3: the write of a task id is not tried again."""
+
+    async def once(write: Callable[[], Any], _problem: str) -> Any:
+        try:
+            return await write()
+        except Exception as error:
+            raise I2vError(str(error)) from error
+
+    replace(result, "_until_written", once)
+
+
+def earlier_task_not_asked() -> None:
+    """3: only the newest attempt's task is asked for."""
+    original = Settler._ask
+
+    async def ask(self: Settler, job: VersionedRecord, attempt: Attempt) -> Any:
+        return (job, None) if attempt is not job.record.attempts[-1] else await original(self, job, attempt)
+
+    replace(Settler, "_ask", ask)
+
+
+def no_marker() -> None:
+    """3: the open marker is not put before the claim."""
+    replace(Ledger, "put_open_marker", do_nothing)
+
+
+def wrong_marker_deleted() -> None:
+    """3: with an attempt's marker those of the job's other attempts are deleted."""
+    original = OpenMarkerCleaner.add
+
+    async def add(self: OpenMarkerCleaner, record: JobRecord, attempt: Attempt | None) -> None:
+        await original(self, record, attempt)
+        if attempt and attempt.is_settled:
+            for other in record.attempts:
+                uri = keys.open_marker_uri(self._settings, record.image, record.key, other.number)
+                self._markers.append(uri)
+
+    async def settled(_run: RunContext, record: Any, _marker: Any) -> bool:
+        return record is None or any(attempt.is_settled for attempt in record.attempts)
+
+    replace(OpenMarkerCleaner, "add", add)
+    replace(open_markers, "_is_settled", settled)
+
+
+def callback_ignored() -> None:
+    """3: a callback does not bring the task of a lost answer."""
+
+    async def adopt(_self: CallbackAdopter, job: VersionedRecord, _hints: Any) -> VersionedRecord:
+        return job
+
+    replace(CallbackAdopter, "adopt_from_callback", adopt)
+
+
+MUTANTS: tuple[Mutant, ...] = (
+    late_task_id_dropped,
+    task_id_written_once,
+    earlier_task_not_asked,
+    no_marker,
+    wrong_marker_deleted,
+    callback_ignored,
+)
