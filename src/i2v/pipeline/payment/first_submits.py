@@ -9,23 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from typing import Self
 
 from i2v.errors import I2vError, NotTried
 from i2v.ledger.ledger import Ledger
 from i2v.pipeline.brake import Brake
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Turn:
-    """Whether this is one of a bucket's first submits, which are polled; set `paid` once this run has paid for it."""
-
-    is_first: bool
-    paid: bool = False
 
 
 class FirstSubmits:
@@ -57,22 +47,19 @@ class FirstSubmits:
         except I2vError as error:
             log.warning("not remembered that the provider can fetch from %s: %s", bucket, error)
 
-    @asynccontextmanager
-    async def turn(self, bucket: str) -> AsyncIterator[Turn]:
-        """Wait until an image from this bucket may be submitted.
+    def turn(self, bucket: str) -> Turn:
+        """Return the turn of an image from this bucket: `async with` waits until it may be submitted."""
+        return Turn(self, bucket)
 
-        Raise `NotTried` if the first ones have ended and none was rendered.
-        """
-        if not self._limit or bucket in self._proven or not await self._admit(bucket):
-            yield Turn(is_first=False)
-            return
-        turn = Turn(is_first=True)
-        try:
-            yield turn
-        finally:
-            self._in_progress[bucket] -= 1
-            self._paid[bucket] -= not turn.paid
-            self._wake(bucket)
+    async def enter(self, bucket: str) -> bool:
+        """Return whether this is one of the first orders, once it may be submitted. Raise as `Turn` does."""
+        return bool(self._limit) and bucket not in self._proven and await self._admit(bucket)
+
+    def leave(self, bucket: str, *, paid: bool) -> None:
+        """Let the next order of a bucket in, if this one was one of the first."""
+        self._in_progress[bucket] -= 1
+        self._paid[bucket] -= not paid
+        self._wake(bucket)
 
     def count_another(self, bucket: str) -> None:
         """Count another attempt of one of the first orders. Raise `NotTried` if that is one too many."""
@@ -101,3 +88,26 @@ class FirstSubmits:
     def _wake(self, bucket: str) -> None:
         if event := self._changed.pop(bucket, None):
             event.set()
+
+
+class Turn:
+    """The turn of one image. There is one for each video in flight, so it is small.
+
+    `is_first` tells whether it is one of a bucket's first submits, which are polled; set `paid` once this run has paid
+    for it. Entering raises `NotTried` if the first ones have ended and none was rendered.
+    """
+
+    __slots__ = ("_bucket", "_first_submits", "is_first", "paid")
+
+    def __init__(self, first_submits: FirstSubmits, bucket: str) -> None:
+        self._first_submits = first_submits
+        self._bucket = bucket
+        self.is_first = self.paid = False
+
+    async def __aenter__(self) -> Self:
+        self.is_first = await self._first_submits.enter(self._bucket)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self.is_first:
+            self._first_submits.leave(self._bucket, paid=self.paid)
