@@ -114,7 +114,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         done: asyncio.Future[T] = self.create_future()
         try:
             done.set_result(func(*args))
-        except Exception as error:  # noqa: BLE001 - it belongs to whoever awaits the work
+        except Exception as error:  # noqa: BLE001 - the caller that awaits the work gets it
             done.set_exception(error)
         return done
 

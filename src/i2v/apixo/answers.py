@@ -163,7 +163,7 @@ class Answer:
     def redacted_body(self) -> str:
         """The start of the body, without secrets: up to 1,000 characters of JSON, 300 of anything else."""
         document = _json(self.body)
-        if isinstance(document, dict | list):  # written anew, since escapes would hide secrets from `redact`
+        if isinstance(document, dict | list):  # serialized again: escapes would hide secrets from `redact`
             text = json.dumps(document, ensure_ascii=False, default=str)
             return self.redact(text[:BODY_START_CHARS], REDACTED_BODY_CHARS)
         return self.redact(self.body[:BODY_START_CHARS].decode(errors="replace"))

@@ -149,7 +149,7 @@ class Budget:
             batch, self._waiting = self._waiting, []
             try:
                 await self._reserve_all(batch)
-            except Exception as error:  # noqa: BLE001 - whoever waits must learn of it
+            except Exception as error:  # noqa: BLE001 - each caller gets the error
                 self._known = None
                 for one in batch:
                     self._answer(one, error)

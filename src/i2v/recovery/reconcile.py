@@ -129,8 +129,10 @@ class Settler:
         """Keep the tasks of a job whose record was deleted, and name them."""
         for hint in hints if not self._run.dry_run else ():
             await claim_task(self._run.storage, self._run.settings, hint.task_id, hint.key, hint.attempt)
+        if hints:
+            tasks = ", ".join(hint.task_id for hint in hints)
             raise LedgerError(
-                f"The record of job {hint.key[:12]} is missing, and the provider has its task {hint.task_id}",
+                f"The record of job {hints[0].key[:12]} is missing, and the provider has its task {tasks}",
                 "Restore the record, then run: i2v reconcile",
             )
 

@@ -176,7 +176,7 @@ async def test_read_many_yields_each_key_with_what_became_of_it(ledger: Ledger, 
 async def test_an_unreadable_record_is_skipped_and_named(
     ledger: Ledger, sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A listing of all records goes on; who wants to know of errors is told each with its key."""
+    """A listing of all records continues after a bad one; `on_error` gets the key and the error of each."""
     wanted = [f"{number:064x}" for number in range(3)]
     for key in wanted:
         await ready(ledger, key, IMAGE, REQUEST)

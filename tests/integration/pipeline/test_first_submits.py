@@ -100,7 +100,7 @@ async def test_the_ledger_remembers_a_bucket_for_good() -> None:
 
 
 async def test_a_bucket_is_trusted_although_the_ledger_cannot_remember_it() -> None:
-    """If the ledger's settings cannot be written then, the run goes on, and the next run learns it anew."""
+    """If `ledger.json` cannot be written, the run continues, and the next run proves the bucket again."""
     bucket, provider = MemoryBucket(), EndingProvider(SUCCESS)
     orders_in = [0]
 

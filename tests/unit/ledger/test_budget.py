@@ -71,7 +71,7 @@ async def test_the_error_names_the_daily_cap() -> None:
 
 
 async def test_the_error_names_the_balance() -> None:
-    """A partial run that the balance limits is told to add balance, not to raise a limit that is not its own."""
+    """If the balance limits a partial run, the hint is to add balance, not to raise a limit."""
     own = budget()
     own.lower_limit(Decimal("0.2"), "the provider's balance")
     await reserve(own)

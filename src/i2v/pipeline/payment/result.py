@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import TypeVar
 
 from i2v.apixo.fail_codes import FailClass, classify_fail_code
-from i2v.errors import AccountRejected, AnswerLost, I2vError, ProviderError, Rejected, TaskRejected
+from i2v.errors import AccountRejected, AnswerLost, I2vError, LedgerError, ProviderError, Rejected, TaskRejected
 from i2v.ledger import transitions
 from i2v.ledger.job import EndKind, JobRecord, Reason
 from i2v.ledger.ledger import Edit, VersionedRecord
@@ -106,8 +106,7 @@ async def record_task_id(run: RunContext, claimed: VersionedRecord, claim: str, 
 
     async def write() -> VersionedRecord:
         nonlocal job
-        attempt = claimed.record.attempt_for_claim(claim)
-        await claim_task(run.storage, run.settings, task_id, key, attempt.number if attempt else 0)
+        await _put_task_page(run, claimed.record, claim, task_id)
         try:
             while not (written := await record_task(run.ledger, job, add_task, task_id)):
                 job = await run.ledger.read_existing(key)
@@ -120,6 +119,18 @@ async def record_task_id(run: RunContext, claimed: VersionedRecord, claim: str, 
         return written
 
     return await _until_written(write, f"job {key}: PAID task {task_id} is not recorded yet, retrying")
+
+
+async def _put_task_page(run: RunContext, record: JobRecord, claim: str, task_id: str) -> None:
+    """Claim the task for this attempt. A page that cannot be read, or is another job's, must not stop the record."""
+    attempt = record.attempt_for_claim(claim)
+    try:
+        page = await claim_task(run.storage, run.settings, task_id, record.key, attempt.number if attempt else 0)
+    except LedgerError as error:
+        log.error("job %s: the page of task %s cannot be read: %s", record.key[:12], task_id, error)  # noqa: TRY400
+        return
+    if page.job != record.key:
+        log.error("job %s: its task %s was adopted by job %s", record.key[:12], task_id, page.job[:12])
 
 
 async def _until_written(write: Callable[[], Awaitable[T]], problem: str) -> T:
