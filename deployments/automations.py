@@ -18,7 +18,6 @@ from pydantic import TypeAdapter
 
 from deployments import Change, SetupResult
 from deployments.sync_deployments import DesiredDeployment
-from deployments.work_pool import HEARTBEAT_SECONDS
 
 ALERT_INTERVAL = timedelta(minutes=10)
 """An alert is sent at most once in this time."""
@@ -32,12 +31,12 @@ RUN_FAILED = {"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.fl
 NOT_STARTED = {f"prefect.flow-run.{state}" for state in ("Pending", "Submitting", "InfrastructurePending")}
 
 
-def dead_runs(flows: list[str]) -> AutomationCore:
+def dead_runs(flows: list[str], heartbeat_seconds: int) -> AutomationCore:
     """Mark a flow run Crashed after three missed heartbeats. A self-hosted server does not do this by itself."""
     return AutomationCore(
         name="i2v: dead runs are marked Crashed",
         description="Without this automation a run whose process was killed stays Running forever.",
-        trigger=_silence(flows, after={"prefect.flow-run.heartbeat"}, within=timedelta(seconds=3 * HEARTBEAT_SECONDS)),
+        trigger=_silence(flows, after={"prefect.flow-run.heartbeat"}, within=timedelta(seconds=3 * heartbeat_seconds)),
         actions=[_crash("The run missed three heartbeats. reconcile settles its open jobs.")],
     )
 

@@ -6,8 +6,10 @@ python -m deployments.setup [--notify TYPE/NAME]
 import argparse
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from uuid import UUID
 
 import httpx
@@ -19,7 +21,9 @@ from deployments import Change, SetupResult
 from deployments.automations import alerts, dead_runs, event_automations, lost_runs, set_up_automation
 from deployments.blocks import set_up_blocks
 from deployments.sync_deployments import load_deployments, read_config, set_up_deployment
-from deployments.work_pool import set_up_pool
+from deployments.work_pool import heartbeat_seconds, job_environment, read_pool, set_up_pool
+from i2v.cli.prefect.connection import check_api
+from i2v.cli.prefect.server_errors import describe_server_error, shown_api_url
 from i2v.errors import I2vError, Stopped, UsageError
 
 DESCRIPTION = """\
@@ -66,11 +70,9 @@ async def _run(notify: str | None) -> None:
     if not PREFECT_API_URL.value():
         hint = "Set it to your server: export PREFECT_API_URL=http://127.0.0.1:4200/api"
         raise UsageError("PREFECT_API_URL is not set", hint)
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):  # with retries a failure takes 15 s
+        await check_api()
     async with get_client() as client:
-        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):  # with retries a failure takes 15 s
-            failure = await client.api_healthcheck()
-        if failure:
-            raise _unreachable(failure)
         try:
             await _set_up_and_print(client, notify)
         except PrefectHTTPStatusError as error:
@@ -81,35 +83,37 @@ async def _run(notify: str | None) -> None:
                 "Check that its version matches",
             ) from None
         except httpx.TransportError as error:
-            raise _unreachable(error) from None
-
-
-def _unreachable(failure: Exception) -> Stopped:
-    return Stopped(
-        f"The Prefect server at {PREFECT_API_URL.value()} does not respond: {type(failure).__name__}",
-        "Start it (prefect server start, with deployments/server.env) or correct PREFECT_API_URL",
-    )
+            raise Stopped(*describe_server_error(error)) from None
 
 
 async def _set_up_and_print(client: PrefectClient, notify: str | None) -> None:
     block = await _find_block(client, notify) if notify else None
     changes: list[Change] = []
     async for result in set_up(client, block):
-        print(result, flush=True)  # noqa: T201 - command output
+        _print(str(result))
         changes.append(result.change)
     counts = " · ".join(f"{changes.count(change)} {change}" for change in Change if change in changes)
-    print(f"\n{counts} on {PREFECT_API_URL.value()}")  # noqa: T201 - command output
+    _print(f"\n{counts} on {shown_api_url()}")
+
+
+def _print(line: str) -> None:
+    """Print a line of output. A reader that has gone, as in `make deploy | head`, does not end the setup."""
+    with suppress(BrokenPipeError):
+        print(line, flush=True)  # noqa: T201 - command output
+        return
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's flush at exit succeeds
 
 
 async def set_up(client: PrefectClient, block: UUID | None = None) -> AsyncIterator[SetupResult]:
     """Set up everything in order of dependency; `block` is the notification block that sends the alerts."""
-    deployments = load_deployments(read_config())
+    pool = await read_pool(client)
+    deployments = load_deployments(read_config(), job_environment(pool, os.environ))
     flows = sorted({each.flow for each in deployments})
-    for result in [*await set_up_pool(client), *await set_up_blocks(client)]:
+    for result in [*await set_up_pool(client, pool), *await set_up_blocks(client)]:
         yield result
     for deployment in deployments:
         yield await set_up_deployment(client, deployment)
-    automations = [dead_runs(flows), lost_runs(flows), *alerts(flows, block)]
+    automations = [dead_runs(flows, heartbeat_seconds(pool)), lost_runs(flows), *alerts(flows, block)]
     for deployment in deployments:
         automations += await event_automations(client, deployment)
     for automation in automations:

@@ -1,9 +1,10 @@
 """The deployments of prefect.yaml: load them, compare them with the server, and update what differs.
 
 prefect.yaml wins, except for what users set: whether a schedule is active, schedules of their own, whether a deployment
-is paused, and `since` of `nightly`.
+is paused, `since` of `nightly`, and environment variables that we do not set.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,25 +48,31 @@ def read_config() -> dict[str, Any]:
         raise UsageError(f"prefect.yaml is not valid YAML: {error}", "Correct it") from None
 
 
-def load_deployments(config: dict[str, Any]) -> list[DesiredDeployment]:
-    """Return the deployments. Raise `UsageError` if a flow cannot be imported, or a deployment lacks a field."""
+def load_deployments(config: dict[str, Any], environment: Mapping[str, str]) -> list[DesiredDeployment]:
+    """Return the deployments, whose runs get `environment` unless prefect.yaml says otherwise.
+
+    Raise `UsageError` if a flow cannot be imported, or a deployment lacks a field.
+    """
     pull = config.get("pull") or [{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}]
     try:
-        return [_load_deployment(each, pull) for each in config["deployments"]]
+        return [_load_deployment(each, pull, environment) for each in config["deployments"]]
     except (KeyError, TypeError) as error:
         hint = "Compare it with the other deployments; a schedule needs a slug and a cron"
         raise UsageError(f"prefect.yaml: a deployment lacks {error}", hint) from None
 
 
-def _load_deployment(each: dict[str, Any], pull: list[dict[str, Any]]) -> DesiredDeployment:
+def _load_deployment(
+    each: dict[str, Any], pull: list[dict[str, Any]], environment: Mapping[str, str]
+) -> DesiredDeployment:
     flow, pool = _load_flow(each["entrypoint"]), each["work_pool"]
+    job_variables = pool.get("job_variables", {})
     fields = {name: each[name] for name in ("entrypoint", "description", "tags")} | {
         "parameters": each.get("parameters", {}),
         "parameter_openapi_schema": parameter_schema(flow).model_dump(mode="json", exclude_unset=True),
         "enforce_parameter_schema": True,
         "work_pool_name": pool["name"],
         "work_queue_name": pool["work_queue_name"],
-        "job_variables": pool.get("job_variables", {}),
+        "job_variables": job_variables | {"env": {**environment, **job_variables.get("env", {})}},
         "pull_steps": each.get("pull") or pull,
     }
     schedules = [_load_schedule(schedule) for schedule in each.get("schedules", [])]
@@ -98,7 +105,9 @@ async def set_up_deployment(client: PrefectClient, desired: DesiredDeployment) -
         await client.create_deployment(flow_id, desired.name, schedules=desired.schedules, **fields)
         detail = "" if fields == desired.fields else f"processes images from {now:%Y-%m-%d %H:%M} UTC on"
         return SetupResult(Change.CREATED, target, detail)
-    updated = await _update_fields(client, found, _with_since(desired.fields, found.parameters, now))
+    updated = await _update_fields(
+        client, found, _with_since(_with_environment(desired.fields, found.job_variables or {}), found.parameters, now)
+    )
     updated += [slug for each in desired.schedules if (slug := await _update_schedule(client, found, each))]
     return SetupResult(Change.UPDATED if updated else Change.UNCHANGED, target, ", ".join(updated))
 
@@ -110,6 +119,12 @@ def _with_since(fields: dict[str, Any], found: dict[str, Any], now: datetime) ->
         return fields
     since = found.get(SINCE) or now.isoformat(timespec="seconds")
     return fields | {"parameters": parameters | {SINCE: since}}
+
+
+def _with_environment(fields: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Keep the environment variables that users added to a deployment."""
+    job_variables = fields["job_variables"]
+    return fields | {"job_variables": job_variables | {"env": {**(found.get("env") or {}), **job_variables["env"]}}}
 
 
 async def _update_fields(client: PrefectClient, found: DeploymentResponse, fields: dict[str, Any]) -> list[str]:

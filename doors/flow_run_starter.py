@@ -6,7 +6,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import httpx
@@ -16,6 +15,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 
 from doors.health import OK, Dependency, Health
+from i2v.cli.prefect.server_errors import describe_server_error, shown_api_url
 from i2v.errors import I2vError, UsageError
 
 CALL_TIMEOUT_SECONDS = 20.0
@@ -39,8 +39,7 @@ def prefect_api_url() -> str:
     url = PREFECT_API_URL.value()
     if not url:  # the client would start a temporary server inside the door, whose runs no worker sees
         raise UsageError("PREFECT_API_URL is not set", "Set it to your Prefect server, e.g. http://host:4200/api")
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return shown_api_url()
 
 
 @dataclass
@@ -81,34 +80,30 @@ class FlowRunStarter:
         try:
             async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
                 return await call
-        except (httpx.HTTPError, ObjectNotFound, TimeoutError) as error:
+        except (httpx.HTTPError, ObjectNotFound, TimeoutError, ValueError, RuntimeError) as error:
             translated = self._translate(error)
             self.health.update(self.dependency, str(translated))
             raise translated from error
 
     def _translate(self, error: Exception) -> I2vError:
         status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else None
-        if isinstance(error, ObjectNotFound) or status == HTTPStatus.NOT_FOUND:
+        if isinstance(error, ObjectNotFound):
             self._id = None
             return RunRejected(
                 f"Deployment {self.deployment} does not exist at {prefect_api_url()}", "Create it: make deploy"
             )
+        message, hint = describe_server_error(error)
         if not isinstance(error, httpx.HTTPStatusError):
-            return PrefectUnavailable(
-                f"Prefect cannot be reached at {prefect_api_url()} ({type(error).__name__})",
-                "Check PREFECT_API_URL and the server; the door retries and loses nothing",
-            )
+            return PrefectUnavailable(message, f"{hint}. The door retries and loses nothing")
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-            return RunRejected(f"Prefect returned {status}", "Check PREFECT_API_KEY or PREFECT_API_AUTH_STRING")
+            return RunRejected(message, hint)
         if status in {HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY}:
             return RunRejected(
                 f"The deployment {self.deployment} rejects the parameters ({status}): "
                 f"{error.response.text[:MAX_ERROR_CHARS]}",
                 "It was deployed from another version: run make deploy",
             )
-        return PrefectUnavailable(
-            f"Prefect returned {status}", "Check the server's log; the door retries and loses nothing"
-        )
+        return PrefectUnavailable(message, f"{hint}. The door retries and loses nothing")
 
     async def watch(self) -> None:
         """Check regularly that Prefect and the deployment are there, until cancelled."""

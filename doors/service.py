@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
-from prefect.client.orchestration import PrefectClient
-from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from doors.app import make_app
 from doors.callbacks import COLLECT, Callbacks
@@ -81,7 +81,7 @@ async def serve(settings: Settings) -> int:
     queue = SqsQueue(settings.sqs_queue_url) if settings.sqs_queue_url else None
     # Prefect's client must not retry: the batchers do, and health must show each error
     with listen(settings) as listening, temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), Storage() as storage:
-        async with PrefectClient(PREFECT_API_URL.value()) as client:
+        async with get_client() as client:
             health = Health(queue=STARTING if queue else OFF)
             on_image = FlowRunStarter(client, ON_IMAGE, health)
             collect = FlowRunStarter(client, COLLECT, health, "callbacks")

@@ -47,13 +47,20 @@ async def _examine() -> list[Finding]:
 
 
 async def _check_prefect() -> Finding:
-    from i2v.cli.prefect import connection
+    import prefect
+    from packaging.version import Version
 
-    address = connection.configured_api()
-    if address is None:
+    from i2v.cli.prefect import connection
+    from i2v.cli.prefect.server_errors import shown_api_url
+
+    if connection.configured_api() is None:
         return Finding("prefect", Level.OK, "PREFECT_API_URL is not set: i2v run starts a temporary server")
-    version = await connection.check_api()
-    return Finding("prefect", Level.OK, f"{address} responds, version {version}")
+    version, ours = await connection.check_api(), prefect.__version__
+    message = f"{shown_api_url()} responds, version {version}"
+    if Version(version) < Version(ours):
+        hint = "Upgrade the server: an older server than the client is not supported by Prefect"
+        return Finding("prefect", Level.WARNING, f"{message}; this is {ours}", hint)
+    return Finding("prefect", Level.OK, message)
 
 
 def _print(findings: Sequence[Finding]) -> None:

@@ -103,7 +103,7 @@ async def test_a_run_that_was_killed_becomes_crashed(
     prefect_server: PrefectServer, child_env: dict[str, str], tmp_path: Path
 ) -> None:
     """A run killed with -9 becomes Crashed; a finished run with a custom state name is not touched."""
-    async with _automations(_after_ten_seconds(dead_runs([FLOW]))) as client:
+    async with _automations(_after_ten_seconds(dead_runs([FLOW], 60))) as client:
         ended = UUID((await skip(return_state=True)).message)  # first, so that a wrong trigger would fire for it first
         async with _sleeping(child_env, tmp_path / "sleeper.py") as (child, killed):
             await asyncio.sleep(2)  # its first heartbeat is sent in the background

@@ -155,7 +155,7 @@ async def test_differences_from_prefect_yaml_are_updated(prefect_server: Prefect
 
 async def test_old_images_are_not_processed(prefect_server: PrefectServer) -> None:
     """`since` is the time at which the deployment was first created, and later deploys keep it."""
-    (desired,) = [each for each in load_deployments(read_config()) if each.name == "nightly"]
+    (desired,) = [each for each in load_deployments(read_config(), {}) if each.name == "nightly"]
     desired = desired._replace(name="nightly-copy")
     async with get_client() as client:
         created = await set_up_deployment(client, desired)
@@ -193,7 +193,7 @@ def test_a_flow_that_cannot_be_loaded_is_not_deployed(tmp_path: Path) -> None:
     config["deployments"][0]["entrypoint"] = "flows/nothing.py:generate_videos"
 
     with pytest.raises(UsageError, match=r"flows/nothing\.py:generate_videos cannot be loaded"):
-        load_deployments(config)
+        load_deployments(config, {})
 
 
 def test_an_unreachable_or_missing_server_is_reported(capsys: pytest.CaptureFixture[str]) -> None:

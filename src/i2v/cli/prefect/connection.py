@@ -5,14 +5,19 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import prefect
+from packaging.version import Version
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogHandler
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, get_current_settings
 
+from i2v.cli.prefect.server_errors import describe_server_error, shown_api_url
 from i2v.errors import Stopped
 
+HEARTBEAT_SECONDS = 60
+"""How often a run sends a heartbeat. With Prefect's default of 180 s it takes ten minutes to detect a dead run."""
 CONNECT_SECONDS = 15
 RECORD_SECONDS = 10.0
 RECORD_SECONDS_PER_TASK_RUN = 0.02
@@ -33,6 +38,12 @@ def configured_api() -> str | None:
     return url
 
 
+def run_settings() -> dict[Any, Any]:
+    """Return the settings of a run in this process: our heartbeat interval, unless a user has set one."""
+    is_set = "heartbeat_frequency" in get_current_settings().flows.model_fields_set
+    return {} if is_set else {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: HEARTBEAT_SECONDS}
+
+
 def current_flow_run() -> FlowRunFacts | None:
     """Return the flow run that this code runs in, and how many task runs it has started."""
     context = FlowRunContext.get()
@@ -43,15 +54,18 @@ def current_flow_run() -> FlowRunFacts | None:
 
 
 async def check_api() -> str:
-    """Return the server's version, or raise `Stopped` if it does not respond."""
+    """Return the server's version. Raise `Stopped` if it does not respond, rejects us, or has another major version."""
     try:
         async with asyncio.timeout(CONNECT_SECONDS), get_client() as client:
-            return await client.api_version()
+            found = str(await client.api_version())
     except Exception as error:  # noqa: BLE001 - Prefect's client raises many kinds of errors for a wrong URL
+        raise Stopped(*describe_server_error(error)) from None
+    if Version(found).major != Version(prefect.__version__).major:
         raise Stopped(
-            f"The Prefect server at {configured_api()} does not respond: {type(error).__name__}",
-            "Start it, correct PREFECT_API_URL, or unset PREFECT_API_URL to run without a server",
-        ) from None
+            f"The Prefect server at {shown_api_url()} has version {found}, but this is Prefect {prefect.__version__}",
+            "Install the same major version on both sides",
+        )
+    return found
 
 
 async def flush(flow_run: FlowRunFacts | None, *, until_recorded: bool) -> None:

@@ -41,6 +41,7 @@ def run_flow(arguments: dict[str, Any], progress: Progress, *, verbose: bool) ->
         embedded = None if has_server else stack.enter_context(EmbeddedServer())
         flow = load_flow(root)
         show_logs(progress.console, verbose=verbose)  # after Prefect's import, which configures logging
+        stack.enter_context(temporary_settings(connection.run_settings()))
         if embedded:
             stack.enter_context(temporary_settings({PREFECT_API_URL: embedded.wait_for_url()}))
         monitor = FlowRunMonitor(progress)
