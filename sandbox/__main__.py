@@ -38,18 +38,15 @@ def _usd(text: str) -> Decimal:
 def _parser() -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("python -m sandbox", description=ABOUT, epilog=EXAMPLES, formatter_class=formatter)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=0, help="port of the provider (default: a free port)")
     parser.add_argument("--s3-port", type=int, default=0, help="port of S3 and SQS (default: a free port)")
     parser.add_argument("--bucket", default="i2v-sandbox", help="bucket to create (default: %(default)s)")
-    parser.add_argument("--data-dir", type=Path, help="folder to cache videos in (default: a temporary folder)")
     parser.add_argument("--render-seconds", type=float, default=8, help="rendering time (default: %(default)s)")
     parser.add_argument("--balance", type=_usd, default=Decimal(100), help="account balance in USD (default: 100)")
     parser.add_argument("--fast", action="store_true", help="render coarse videos that need little CPU")
     parser.add_argument("--shared", action="store_true", help="use one video for all images of a size (load tests)")
     parser.add_argument("--versioning", action="store_true", help="turn on bucket versioning")
     parser.add_argument("--notifications", action="store_true", help="send bucket notifications to an SQS queue")
-    parser.add_argument("--print-env", action="store_true", help="print KEY=VALUE lines and nothing else")
     parser.add_argument("--env-file", type=Path, help="write KEY=VALUE lines to this file once ready")
     return parser
 
@@ -63,10 +60,8 @@ def _sandbox(args: argparse.Namespace) -> Sandbox:
     )
     return Sandbox(
         options,
-        host=args.host,
         port=args.port,
         s3_port=args.s3_port,
-        folder=args.data_dir,
         bucket=args.bucket,
         versioning=args.versioning,
         notifications=args.notifications,
@@ -80,13 +75,10 @@ def _print_env(sandbox: Sandbox, args: argparse.Namespace) -> None:
         part = args.env_file.with_suffix(".part")
         part.write_text(lines)
         part.rename(args.env_file)
-    if args.print_env:
-        sys.stdout.write(lines)
-    else:
-        exports = "".join(f"export {line}\n" for line in lines.splitlines())
-        about = ABOUT.replace("\n", "\n# ")
-        sys.stdout.write(f"# {about}\n# Set these in another shell:\n{exports}")
-        sys.stdout.write(f"# Tasks and bills: {sandbox.provider.url}/_sandbox/tasks   Press Ctrl-C to stop.\n")
+    exports = "".join(f"export {line}\n" for line in lines.splitlines())
+    about = ABOUT.replace("\n", "\n# ")
+    sys.stdout.write(f"# {about}\n# Set these in another shell:\n{exports}")
+    sys.stdout.write(f"# Tasks and bills: {sandbox.provider.url}/_sandbox/tasks   Press Ctrl-C to stop.\n")
     sys.stdout.flush()
 
 

@@ -132,8 +132,8 @@ class ServerProcess(ChildProcess, Server):
     HEALTH_PATH: ClassVar[str]
     START_SECONDS: ClassVar[float]
 
-    def __init__(self, *, host: str = "127.0.0.1", port: int = 0) -> None:
-        Server.__init__(self, host, port)
+    def __init__(self, *, port: int = 0) -> None:
+        Server.__init__(self, port)
         self._command = self.COMMAND
 
     def environment(self, scratch: Path) -> dict[str, str]:
@@ -143,7 +143,7 @@ class ServerProcess(ChildProcess, Server):
     def start(self) -> Self:
         """Start it and wait until it answers. Raise `OSError` if its port is taken, `RuntimeError` if it fails."""
         with listen(self.host, self.port) as free:
-            self.host, self.port = free.getsockname()[:2]
+            self.port = free.getsockname()[1]
         self._folder = tempfile.TemporaryDirectory(prefix="i2v-sandbox-", ignore_cleanup_errors=True)
         self._scratch = Path(self._folder.name)
         self._log, self._env = self._scratch / "output.log", self.environment(self._scratch)

@@ -2,20 +2,10 @@
 
 from pathlib import Path
 
-from sandbox.child_process import ServerProcess, clean_environment
+from sandbox.child_process import ROOT, ServerProcess, clean_environment
 
-HOST = "127.0.0.1"
-SETTINGS = {
-    "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-    "PREFECT_SERVER_API_HOST": HOST,
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
-    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
-    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "200",
-}
-"""No telemetry, and events written in batches: a third of the CPU."""
+SETTINGS = ROOT / "deployments" / "server.env"
+"""What users set for their own server."""
 
 
 class PrefectServer(ServerProcess):
@@ -29,13 +19,14 @@ class PrefectServer(ServerProcess):
     START_SECONDS = 120
 
     def __init__(self, *, port: int = 0, home: Path | None = None) -> None:
-        super().__init__(host=HOST, port=port)
+        super().__init__(port=port)
         self._home = home
 
     def environment(self, scratch: Path) -> dict[str, str]:
         """Set the port here and not by `--port`: only then does the UI find the API."""
         own = {"PREFECT_SERVER_API_PORT": str(self.port), "PREFECT_HOME": str(self._home or scratch)}
-        return clean_environment() | SETTINGS | own
+        settings = (line.split("=", 1) for line in SETTINGS.read_text().splitlines() if line and line[0] != "#")
+        return clean_environment() | dict(settings) | own
 
     @property
     def api_url(self) -> str:

@@ -43,13 +43,6 @@ class RawConnection:
         self._transport.abort()
         await self.wait_closed()
 
-    async def hang(self, seconds: float | None) -> None:
-        """Send nothing until the client disconnects, or close it after that time."""
-        try:
-            await asyncio.wait_for(self.wait_closed(), seconds)
-        except TimeoutError:
-            await self.close()
-
     async def send_and_close(self, data: bytes) -> None:
         """Send raw bytes and close."""
         self._transport.write(data)

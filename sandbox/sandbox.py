@@ -7,7 +7,6 @@ import uuid
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import boto3
@@ -33,13 +32,9 @@ class Sandbox:
     options: ProviderOptions = field(default_factory=ProviderOptions)
     """How the provider emulator behaves at start and after each reset."""
     _: KW_ONLY
-    host: str = "127.0.0.1"
-    """The address that all servers listen on."""
     port: int = 0
     """The emulator's port; 0 picks a free one, here and for S3."""
     s3_port: int = 0
-    folder: Path | None = None
-    """Where rendered videos are cached; a temporary folder by default."""
     bucket: str = ""
     """The bucket's name; a unique one by default."""
     versioning: bool = False
@@ -50,15 +45,14 @@ class Sandbox:
     _stack: ExitStack = field(default_factory=ExitStack, init=False)
 
     def __post_init__(self) -> None:
-        self.aws = Aws(host=self.host, port=self.s3_port)
+        self.aws = Aws(port=self.s3_port)
 
     def __enter__(self) -> Self:
         """Start all servers and create a bucket. Raise `OSError` if a port is taken, `RuntimeError` if S3 fails."""
         with ExitStack() as stack:
             stack.enter_context(self.aws)
             options = self.options.model_copy(update={"s3_address": self.aws.address})
-            provider = Provider(options, host=self.host, port=self.port, folder=self.folder)
-            self.provider = stack.enter_context(provider)
+            self.provider = stack.enter_context(Provider(options, port=self.port))
             self.new_bucket(self.bucket)
             self._stack = stack.pop_all()
         return self

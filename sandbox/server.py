@@ -19,10 +19,12 @@ POLL_SECONDS = 0.005
 
 
 class Server:
-    """A server with an address: `with Server() as server:`. A subclass implements `start` and `stop`."""
+    """A server on loopback: `with Server() as server:`. A subclass implements `start` and `stop`."""
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
-        self.host, self.port = host, port
+    host: ClassVar[str] = "127.0.0.1"
+
+    def __init__(self, port: int = 0) -> None:
+        self.port = port
 
     def start(self) -> Self:
         """Start the server and wait until it answers. Port 0 becomes a free port."""
@@ -62,7 +64,7 @@ class ThreadServer(Server):
     def start(self) -> Self:
         """Listen. Raise `OSError` if the port is taken."""
         listener = listen(self.host, self.port)
-        self.host, self.port = listener.getsockname()[:2]
+        self.port = listener.getsockname()[1]
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(listener)), daemon=True)
         self._thread.start()

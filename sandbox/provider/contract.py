@@ -19,16 +19,16 @@ PRO_SECONDS = 6
 SHORT_SIDES = {STANDARD: 768, PRO: 1080}
 ROUTES = ("auto", "value", "official")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""Where a callback URL may be http, unlike the vendor's."""
 
 
 class ApiError(Exception):
     """An error response. `code` is the HTTP status and the envelope's `code`, `error` goes into `data.error`."""
 
-    def __init__(self, code: int, error: str, retry_after: float | None = None) -> None:
+    def __init__(self, code: int, error: str) -> None:
         super().__init__(code, error)
         self.code = code
         self.error = error
-        self.retry_after = retry_after
 
 
 MESSAGES = {
@@ -109,20 +109,14 @@ def _callback_url(top: dict[str, Any]) -> str | None:
     kind = top.get("request_type", "async")
     if kind not in ("async", "callback"):
         raise ApiError(400, f"request_type {kind!r} is neither async nor callback")
-    url = top.get("callback_url")
     if kind == "async":
         if "callback_url" in top:
             raise ApiError(400, "callback_url goes only with request_type callback")
         return None
-    if not _is_url(url) or not _is_secure_or_local(str(url)):
+    url: Any = top.get("callback_url")
+    if not _is_url(url) or not (url.startswith("https:") or urlsplit(url).hostname in LOOPBACK):
         raise ApiError(400, "callback_url must be an https URL")
     return str(url)
-
-
-def _is_secure_or_local(url: str) -> bool:
-    """Whether it is https. The sandbox also accepts http on loopback."""
-    parts = urlsplit(url)
-    return parts.scheme == "https" or parts.hostname in LOOPBACK
 
 
 def _is_url(value: Any) -> bool:

@@ -12,9 +12,9 @@ from typing import Any
 
 import httpx
 
-from sandbox.provider.billing import Account, RateLimit
+from sandbox.provider.billing import Account
 from sandbox.provider.callback_sender import CallbackSender
-from sandbox.provider.contract import ApiError, SubmitRequest
+from sandbox.provider.contract import SubmitRequest
 from sandbox.provider.faults import Fault, ScriptedFaults
 from sandbox.provider.input_images import ImageError, check_image, fetch_image
 from sandbox.provider.options import ProviderOptions
@@ -24,7 +24,8 @@ from sandbox.provider.tasks import ResultUrls, Task
 from sandbox.provider.video_maker import VideoSpec
 
 MAX_IMAGE_FETCHES = 16
-FOREVER = 10**9
+URL_SECONDS = 3600
+"""How long a result URL is valid."""
 
 
 class Emulator:
@@ -44,7 +45,6 @@ class Emulator:
     def _initialize(self, options: ProviderOptions) -> None:
         self.options = options
         self.account = Account(options.balance_usd)
-        self.rate_limit = RateLimit()
         self.faults = ScriptedFaults()
         self.tasks: dict[str, Task] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -83,10 +83,7 @@ class Emulator:
         return [result for result in results if isinstance(result, Exception)]
 
     def accept(self, request: SubmitRequest) -> Task:
-        """Bill a submit and start its task. Raise `ApiError` 402 or 429."""
-        limit = self.options.running_limit
-        if limit is not None and sum(task.state == "processing" for task in self.tasks.values()) >= limit:
-            raise ApiError(429, "too many tasks are running", self.options.retry_after)
+        """Bill a submit and start its task. Raise `ApiError` 402 if the balance is too low."""
         self.account.charge(request.price_usd)
         jitter = self._random.uniform(-self.options.render_jitter, self.options.render_jitter)
         task = Task(request, request.price_usd, due=time.time() + self.options.render_seconds * (1 + jitter))
@@ -102,7 +99,7 @@ class Emulator:
 
     def result_url(self, task: Task, *, expired: bool = False) -> str:
         """Return a new URL of the task's video, or an expired one."""
-        return self.result_urls.create(task.id, -1 if expired else self.options.url_seconds)
+        return self.result_urls.create(task.id, -1 if expired else URL_SECONDS)
 
     async def _run(self, task: Task) -> None:
         try:
@@ -111,21 +108,17 @@ class Emulator:
             task.fail(error.code, error.message)
         except OSError as error:
             task.fail("GENERATION_FAILED", type(error).__name__)
-        if task.state == "failed" and not self.options.bill_failed:
-            self.account.refund(task.billed_usd)
-            task.billed_usd -= task.billed_usd
         if task.request.callback_url:
             fault = self.faults.next_for(task.fault_target("callback"))
             await self._callback_sender.deliver(task, task.status_body(self.result_url(task)), fault)
 
     async def _render(self, task: Task) -> Path:
         image = await self._image(task)
-        kind = task.fault.kind if task.fault else ""
-        if task.fault and kind == "fails":
+        if task.fault and task.fault.kind == "fails":
             await asyncio.sleep(task.due - time.time())
             raise _scripted_failure(task.fault, "Unknown error")
         video = await self.renderer.render(image, self._video_spec(task), shared=self.options.render == "shared")
-        await asyncio.sleep(FOREVER if kind == "stuck" else task.due - time.time())
+        await asyncio.sleep(task.due - time.time())
         return video
 
     def _video_spec(self, task: Task) -> VideoSpec:

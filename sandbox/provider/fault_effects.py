@@ -2,10 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sandbox.provider.contract import envelope, error_envelope
@@ -14,7 +14,6 @@ from sandbox.raw_connection import RawConnection
 from sandbox.synthetic_images import make_jpeg
 
 DEFAULT_SECONDS = 1.0
-DRIP_PIECES = 20
 HTML = b"<html><head><title>Please wait</title></head><body><h1>Please wait</h1><hr>cloud gateway</body></html>"
 
 
@@ -25,13 +24,10 @@ async def apply_fault(
     response = await _captured(app, scope, receive) if fault.handles_request else Response()
     if await _break_connection(fault, RawConnection(scope, receive), response):
         return
-    seconds = DEFAULT_SECONDS if fault.seconds is None else fault.seconds
     if fault.kind == "after_callback":
         await wait_ended()
     elif fault.kind == "late":
-        await asyncio.sleep(seconds)
-    elif fault.kind == "drip":
-        response = StreamingResponse(_drip(response.body, seconds), response.status_code, dict(response.headers))
+        await asyncio.sleep(DEFAULT_SECONDS if fault.seconds is None else fault.seconds)
     else:
         response = _changed(fault, response)
     await response(scope, receive, send)
@@ -60,8 +56,6 @@ async def _break_connection(fault: Fault, connection: RawConnection, response: R
             await connection.close()
         case "reset" | "reset_answer":
             await connection.reset()
-        case "hang":
-            await connection.hang(fault.seconds)
         case "not_http":
             await connection.send_and_close(b"\x16\x03\x01 this is not HTTP\r\n\r\n")
         case "cut":
@@ -74,13 +68,6 @@ async def _break_connection(fault: Fault, connection: RawConnection, response: R
 def _first_half(response: Response) -> bytes:
     lines = [b"HTTP/1.1 %d OK" % response.status_code, *(b": ".join(pair) for pair in response.raw_headers)]
     return b"\r\n".join([*lines, b"", bytes(response.body[: len(response.body) // 2])])
-
-
-async def _drip(body: bytes | memoryview, seconds: float) -> AsyncIterator[bytes]:
-    size = max(1, -(-len(body) // DRIP_PIECES))
-    for start in range(0, len(body), size):
-        await asyncio.sleep(seconds / DRIP_PIECES)
-        yield bytes(body[start : start + size])
 
 
 def _changed(fault: Fault, response: Response) -> Response:

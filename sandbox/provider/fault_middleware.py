@@ -1,20 +1,16 @@
 """ASGI middleware around all routes: it logs each request and applies the scripted faults."""
 
-from __future__ import annotations
-
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sandbox.provider.emulator import Emulator
 from sandbox.provider.fault_effects import apply_fault
 from sandbox.provider.faults import FaultTarget
 from sandbox.provider.request_log import LogEntry
-
-if TYPE_CHECKING:
-    from sandbox.provider.emulator import Emulator
 
 PATHS = {
     "/api/v1/generateTask/": "submit",
@@ -72,12 +68,12 @@ class FaultMiddleware:
     def _fault_target(self, endpoint: str, scope: Scope, body: bytes) -> FaultTarget:
         if endpoint == "submit":
             fields = _input_fields(body)
-            return FaultTarget(endpoint, None, str(fields.get("prompt", "")), str(fields.get("image_urls", "")))
+            return FaultTarget(endpoint, str(fields.get("prompt", "")), str(fields.get("image_urls", "")))
         task_id = Request(scope).query_params.get("taskId", "")
         if endpoint == "file":
             task_id = scope["path"].removeprefix("/files/").removesuffix(".mp4")
         task = self._emulator.tasks.get(task_id)
-        return task.fault_target(endpoint) if task else FaultTarget(endpoint, task_id or None)
+        return task.fault_target(endpoint) if task else FaultTarget(endpoint)
 
 
 def _input_fields(body: bytes) -> dict[str, Any]:

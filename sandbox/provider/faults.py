@@ -15,7 +15,6 @@ REQUEST_HANDLED = {
     "lost_answer": "handle the request, then close the connection without a response",
     "reset_answer": "the same, with a TCP reset",
     "late": "respond after `seconds`",
-    "drip": "send the body in small pieces over `seconds`",
     "cut": "send half of the announced body, then close",
     "garbage": "respond 200 with a body that is not JSON",
     "not_http": "respond with bytes that are not HTTP",
@@ -26,7 +25,6 @@ REQUEST_NOT_HANDLED = {
     "answer": "respond `status` with the vendor's envelope, or `document` as JSON, or `body` verbatim",
     "drop": "close the connection without a response",
     "reset": "the same, with a TCP reset",
-    "hang": "never respond; with `seconds`, close the connection then",
 }
 HTTP_KINDS = REQUEST_NOT_HANDLED | REQUEST_HANDLED
 KINDS: dict[str, dict[str, str]] = {
@@ -46,9 +44,6 @@ KINDS: dict[str, dict[str, str]] = {
     "image": {"fails": "fail the task with `code`", "late": "fetch the image after `seconds`"},
     "task": {
         "fails": "fail with `code` and `message` when its time is over",
-        "state": "report `state` as its state while it runs",
-        "stuck": "never end",
-        "bare": "end without completeTime and costTime",
         "wrong_size": "make the video's short side `pixels`",
         "wrong_length": "make the video `seconds` long",
     },
@@ -66,7 +61,7 @@ class Fault(BaseModel):
     """One thing that goes wrong: `Fault(on="submit", kind="lost_answer", times=1)`.
 
     All conditions must hold; `prompt` and `image` are searched for in the submit's prompt and image URL. `accepted`
-    overrides whether the request is handled: a submit that is answered 504 or never may be billed.
+    overrides whether the request is handled: a submit that is answered 504 may be billed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,7 +74,6 @@ class Fault(BaseModel):
     """How many matching requests to leave alone first."""
     probability: float = Field(default=1, ge=0, le=1)
     seed: int = 0
-    task_id: str | None = None
     prompt: str | None = None
     image: str | None = None
 
@@ -94,7 +88,6 @@ class Fault(BaseModel):
     seconds: float | None = Field(default=None, ge=0)
     pixels: int = Field(default=480, gt=0)
     code: str | None = None
-    state: str = "pending"
 
     @model_validator(mode="after")
     def _kind_is_known(self) -> Self:
@@ -115,18 +108,12 @@ class FaultTarget:
     """What a fault's conditions are checked against: a request, task, image or callback."""
 
     endpoint: str
-    task_id: str | None = None
     prompt: str = ""
     image: str = ""
 
     def matches(self, fault: Fault) -> bool:
         """Whether the fault's conditions hold."""
-        return (
-            fault.on == self.endpoint
-            and fault.task_id in (None, self.task_id)
-            and (fault.prompt or "") in self.prompt
-            and (fault.image or "") in self.image
-        )
+        return fault.on == self.endpoint and (fault.prompt or "") in self.prompt and (fault.image or "") in self.image
 
 
 @dataclass

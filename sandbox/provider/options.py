@@ -14,8 +14,6 @@ class ProviderOptions(BaseModel):
     api_key: str = "sandbox-key"
     balance_usd: Decimal = Decimal(1000)
     """The balance at start and after a reset. Changing it sets the balance."""
-    bill_failed: bool = True
-    """Whether a failed task stays billed. The vendor does not say."""
 
     render_seconds: float = Field(default=2, ge=0)
     """From submit to success. The vendor takes 85 to 180 s."""
@@ -29,18 +27,7 @@ class ProviderOptions(BaseModel):
     file_bytes: int = Field(default=0, ge=0)
     """Pad videos to this length. Synthetic ones are small; the vendor's have about 3 MB."""
 
-    requests_per_second: float | None = Field(default=None, gt=0)
-    """Answer 429 to more submits than this within one second."""
-    running_limit: int | None = Field(default=None, ge=0)
-    """Answer 429 to a submit while this many tasks are processing."""
-    retry_after: float | None = None
-    """The Retry-After header of those 429 responses, if set."""
-
-    url_seconds: float = Field(default=3600, gt=0)
-    """How long a result URL is valid. Each status response has a new one."""
     callback_scale: float = Field(default=1, gt=0)
     """Multiplies the delays between callback attempts (30, 60, 120 s)."""
-    callback_answer_seconds: float = Field(default=30, gt=0)
-    """How long a callback receiver may take."""
     s3_address: str | None = None
     """host:port of the sandbox's S3. Unsigned image URLs there are rejected, as real S3 does."""

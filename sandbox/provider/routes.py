@@ -1,11 +1,8 @@
 """The emulator's HTTP API: the vendor's four endpoints, and `/_sandbox/…` to control the emulator."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,12 +12,10 @@ from starlette.routing import Route
 
 from sandbox.provider import contract
 from sandbox.provider.contract import ApiError, envelope, error_envelope
+from sandbox.provider.emulator import Emulator
 from sandbox.provider.faults import Fault
 from sandbox.provider.request_log import LogEntry
 from sandbox.provider.tasks import Task
-
-if TYPE_CHECKING:
-    from sandbox.provider.emulator import Emulator
 
 API = "/api/v1"
 CHUNK_BYTES = 256 * 1024
@@ -45,8 +40,6 @@ class VendorApi:
         self._authorize(request)
         if not request.headers.get("content-type", "").startswith("application/json"):
             raise ApiError(400, "Content-Type must be application/json")
-        options = self._emulator.options
-        self._emulator.rate_limit.admit(options.requests_per_second, options.retry_after)
         submit = contract.parse_submit(await request.body())
         entry.prompt, entry.mode, entry.duration = submit.prompt, submit.mode, submit.duration
         task = self._emulator.accept(submit)
@@ -155,8 +148,7 @@ async def _chunks(path: Path, padding: int) -> AsyncIterator[bytes]:
 async def _api_error(_: Request, error: Exception) -> Response:
     if not isinstance(error, ApiError):
         raise error
-    headers = {} if error.retry_after is None else {"Retry-After": f"{error.retry_after:g}"}
-    return JSONResponse(error_envelope(error.code, error.error), error.code, headers)
+    return JSONResponse(error_envelope(error.code, error.error), error.code)
 
 
 async def _http_error(_: Request, error: Exception) -> Response:

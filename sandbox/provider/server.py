@@ -3,8 +3,8 @@
 import asyncio
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,8 +18,7 @@ from sandbox.provider.options import ProviderOptions
 from sandbox.provider.request_log import RequestLog
 from sandbox.provider.routes import API, make_app
 from sandbox.provider.tasks import Task
-from sandbox.raw_connection import RawHttpProtocol
-from sandbox.server import BACKLOG, TIMEOUT_SECONDS, ThreadServer, wait_until
+from sandbox.server import TIMEOUT_SECONDS, ThreadServer, wait_until
 
 T = TypeVar("T")
 
@@ -27,30 +26,20 @@ T = TypeVar("T")
 class Provider(ThreadServer):
     """A running emulator: `with Provider() as provider:`. Every method is safe to call from any thread.
 
-    `options` apply at start and after each reset. Rendered videos are cached in `folder`, by default a temporary one.
+    `options` apply at start and after each reset.
     """
 
     wait = staticmethod(wait_until)
 
-    def __init__(
-        self,
-        options: ProviderOptions | None = None,
-        *,
-        host: str = "127.0.0.1",
-        port: int = 0,
-        folder: Path | None = None,
-    ) -> None:
-        super().__init__(host, port)
-        self._initial_options = options or ProviderOptions()
-        self._folder = folder
-        if folder:
-            folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, options: ProviderOptions, *, port: int = 0) -> None:
+        super().__init__(port)
+        self._initial_options = options
 
     @asynccontextmanager
     async def open_app(self) -> AsyncIterator[ASGIApp]:
         """Create an emulator, and stop it with its tasks."""
-        with tempfile.TemporaryDirectory(prefix="i2v-videos-") as temporary:
-            self._emulator = Emulator(self._initial_options, self.url, self._folder or Path(temporary))
+        with tempfile.TemporaryDirectory(prefix="i2v-videos-") as folder:
+            self._emulator = Emulator(self._initial_options, self.url, Path(folder))
             yield FaultMiddleware(make_app(self._emulator), self._emulator)
             await self._emulator.close()
 
@@ -87,25 +76,6 @@ class Provider(ThreadServer):
     def clear_faults(self) -> None:
         """Remove all scripted faults."""
         self._call(self._emulator.faults.scripted.clear)
-
-    @contextmanager
-    def offline(self) -> Iterator[None]:
-        """Refuse new connections within the block. Open ones stay."""
-        self._call(self._stop_listening)
-        try:
-            yield
-        finally:
-            self._run(self._listen_again())
-
-    def _stop_listening(self) -> None:
-        for server in self._server.servers:
-            server.close()
-
-    async def _listen_again(self) -> None:
-        def protocol() -> RawHttpProtocol:
-            return RawHttpProtocol(self._server.config, self._server.server_state, {})
-
-        self._server.servers = [await self._loop.create_server(protocol, self.host, self.port, backlog=BACKLOG)]
 
     @property
     def options(self) -> ProviderOptions:

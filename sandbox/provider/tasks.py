@@ -44,7 +44,7 @@ class Task:
 
     def fault_target(self, endpoint: str) -> FaultTarget:
         """Return what scripted faults are checked against."""
-        return FaultTarget(endpoint, self.id, self.request.prompt, self.request.image_url)
+        return FaultTarget(endpoint, self.request.prompt, self.request.image_url)
 
     def succeed(self, video: Path) -> None:
         """End with a video."""
@@ -56,15 +56,12 @@ class Task:
 
     def status_body(self, result_url: str) -> dict[str, Any]:
         """Return the body of a status response or callback."""
-        kind = self.fault.kind if self.fault else ""
         data: dict[str, Any] = {"taskId": self.id, "state": self.state, "createTime": _milliseconds(self.created)}
-        if self.fault and kind == "state" and self.state == "processing":
-            data["state"] = self.fault.state
         if self.state == "success":
             data["resultJson"] = json.dumps({"resultUrls": [result_url]})
         if self.state == "failed":
             data |= {"failCode": self.fail_code, "failMsg": self.fail_message}
-        if self.ended is not None and kind != "bare":
+        if self.ended is not None:
             data["completeTime"] = _milliseconds(self.ended)
             if self.state == "success":
                 data["costTime"] = data["completeTime"] - data["createTime"]

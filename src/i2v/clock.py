@@ -1,7 +1,5 @@
 """The clocks of this host. Ages of objects are S3's business: no host's clock decides about them."""
 
-from __future__ import annotations
-
 import time
 from datetime import UTC, datetime
 

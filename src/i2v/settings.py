@@ -3,8 +3,6 @@
 Add a variable here and to `docs/settings.md`. boto3 reads the AWS variables; nothing here writes `os.environ`.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from decimal import Decimal

@@ -3,8 +3,6 @@
 What an answer means for the money is in `errors`, the contract in `models`.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -4,8 +4,6 @@ The provider does not sign callbacks, so the URL carries our signature of job an
 `i2v.recovery.callbacks` requests the status itself. No I/O here but the lookup of the host name.
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import json

@@ -4,8 +4,6 @@ A submit is exactly one POST; status and balance requests are retried. What an a
 contract in `models`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import random

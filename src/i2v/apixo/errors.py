@@ -4,8 +4,6 @@ Add a status to `_STATUS`; fail codes are in `fail_codes`. No I/O and no retries
 costliest case: the answer to a submit is lost, a fail code is unknown.
 """
 
-from __future__ import annotations
-
 import re
 from typing import NamedTuple
 

@@ -3,8 +3,6 @@
 Each field has the provider's name, or has it as its alias. What an answer means for the money is in `errors`.
 """
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime
 from decimal import Decimal

@@ -1,7 +1,5 @@
 """The transport of the provider's client: connections, time limits and bounded bodies. Requests are in `client`."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping

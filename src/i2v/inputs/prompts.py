@@ -12,8 +12,6 @@ The first of these places that has a prompt wins:
 Mode, duration and take follow the same order (1, 2, 4). Prompts of 4 to 6 are templates: `{stem}`, `{key}`, `{folder}`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from string import Formatter
@@ -66,7 +64,7 @@ class RequestOptions(BaseModel):
     """Seconds; ignored for pro, which is always 6 s."""
     take: Annotated[int | None, Field(ge=1), _Blank] = None
 
-    def over(self, lower: RequestOptions) -> RequestOptions:
+    def over(self, lower: "RequestOptions") -> "RequestOptions":
         """Return these options, with unset fields taken from `lower`."""
         return lower.model_copy(update=self.model_dump(exclude_none=True))
 

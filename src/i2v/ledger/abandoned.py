@@ -4,8 +4,6 @@ The job's record tells: a claim in it was charged or was not. Without a claim, a
 may still be about to make one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Literal

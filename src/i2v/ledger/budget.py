@@ -4,8 +4,6 @@ Submits that reserve at the same time share one write. What is reserved and not 
 submitted. A reservation of a process that died counts until the job's record tells that nothing was paid.
 """
 
-from __future__ import annotations
-
 import asyncio
 import secrets
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Reading and conditionally writing the ledger's JSON documents. Keep out what is in them."""
 
-from __future__ import annotations
-
 import json
 import logging
 from typing import Generic, NamedTuple, TypeVar

@@ -4,8 +4,6 @@
 Delete this module once no ledger has records of format 1.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

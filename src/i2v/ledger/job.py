@@ -14,13 +14,11 @@ reopened, by its task id. `i2v.ledger.transitions` has the functions that change
 writes it, `i2v.ledger.format_1` reads old records. Keep I/O out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, computed_field, model_validator
 
@@ -198,7 +196,7 @@ class JobRecord(_Model):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _upgrade(cls, data: Any, validate: ModelWrapValidatorHandler[JobRecord]) -> JobRecord:
+    def _upgrade(cls, data: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
         """Read format 1 too, unless its state would become another: a job must not become ready by mistake."""
         if not isinstance(data, dict) or data.get("format") != 1:
             return validate(data)
@@ -262,7 +260,7 @@ class JobRecord(_Model):
         """Whether an earlier result may have left a `.refused.json` or `.failed.json`."""
         return len(self.attempts) > 1 or any(attempt.reopened for attempt in self.attempts)
 
-    def with_attempt(self, attempt: Attempt) -> JobRecord:
+    def with_attempt(self, attempt: Attempt) -> Self:
         """Return this record with the attempt of the same number replaced."""
         attempts = tuple(attempt if old.number == attempt.number else old for old in self.attempts)
         return self.model_copy(update={"attempts": attempts})

@@ -4,8 +4,6 @@ boto3 repeats a write whose answer was lost and then gets 412 for its own write.
 writer and a new revision: a process that reads its own back has won. Changes themselves are in `transitions`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging

@@ -3,8 +3,6 @@
 A marker names its attempt, so that a late delete takes no other's. If the process dies first, reconcile deletes it.
 """
 
-from __future__ import annotations
-
 import logging
 
 from i2v.errors import StorageError

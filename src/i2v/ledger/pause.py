@@ -1,7 +1,5 @@
 """The pause flag of a ledger, as a run that submits all the time reads it: `PauseFlag`."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 

@@ -3,8 +3,6 @@
 `i2v.pipeline.heartbeat` writes it. Reconcile reads it to find out whether the run is still working on its jobs.
 """
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any

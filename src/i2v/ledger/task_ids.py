@@ -4,8 +4,6 @@ There is one page for each paid task, `jobs/tasks/<sha256 of the task id>`. Its 
 two jobs have the same task and nobody has to search the ledger.
 """
 
-from __future__ import annotations
-
 import asyncio
 
 from pydantic import BaseModel, ConfigDict

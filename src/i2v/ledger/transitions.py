@@ -3,8 +3,6 @@
 `Ledger.change` writes what they return, and rejects it if `validate_change` does. The diagram is in `i2v.ledger.job`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any

@@ -3,8 +3,6 @@
 Add a reason to stop here. Limits on money are in `i2v.ledger.budget`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from contextlib import suppress

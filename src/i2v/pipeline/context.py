@@ -3,8 +3,6 @@
 Add a resource that steps share. Keep out logic: what a step does is in its own module.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections import defaultdict

@@ -3,8 +3,6 @@
 The order of the steps is here; the steps are passed in as `Steps`: the library's own, or Prefect tasks around them.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence

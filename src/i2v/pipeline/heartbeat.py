@@ -4,8 +4,6 @@ As long as the record is touched, reconcile leaves the run's jobs alone. This is
 come one after another, and each replaces the version before it, so that a late one cannot overwrite the report.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence

@@ -1,7 +1,5 @@
 """An order: one valid image with its priced request. `i2v.pipeline.submit` may pay for it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal

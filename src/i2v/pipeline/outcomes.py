@@ -1,7 +1,5 @@
 """From a job's record to an image's line in the report."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from decimal import Decimal
 

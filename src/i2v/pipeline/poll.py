@@ -3,8 +3,6 @@
 A failed status request is retried and never ends a job. The deadline ends the wait, not the job.
 """
 
-from __future__ import annotations
-
 import logging
 import random
 import time

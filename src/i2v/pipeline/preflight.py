@@ -1,7 +1,5 @@
 """Checks before the first submit of a run: its cost against its own limit, the daily cap and the balance."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Sequence

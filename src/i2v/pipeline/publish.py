@@ -4,8 +4,6 @@
 which another image with the same content may have paid for.
 """
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime

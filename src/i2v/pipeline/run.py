@@ -1,7 +1,5 @@
 """Open and end a run: `open_run` yields its `RunContext`, `end_run` writes its report into the ledger."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager

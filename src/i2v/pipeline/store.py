@@ -3,8 +3,6 @@
 After a dead result URL or a broken file, the status is polled again; the job is never paid again.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os

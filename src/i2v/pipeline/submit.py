@@ -4,8 +4,6 @@ What decides about the payment happens inside the gate, right before the POST (`
 never repeated after a lost answer.
 """
 
-from __future__ import annotations
-
 import logging
 import random
 from datetime import UTC, datetime

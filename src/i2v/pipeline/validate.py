@@ -3,8 +3,6 @@
 Only an image that passes here may be paid for.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import logging

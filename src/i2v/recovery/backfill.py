@@ -4,8 +4,6 @@
 one record in the ledger.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections import deque

@@ -5,8 +5,6 @@ status confirms it, it was created within the attempt's claim, and no other atte
 `i2v.ledger.task_ids`).
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Sequence

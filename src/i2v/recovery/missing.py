@@ -5,8 +5,6 @@ that etag (a video alone does not count: its manifest comes last), and is under 
 `i2v.recovery.backfill` decides what to generate.
 """
 
-from __future__ import annotations
-
 import re
 from array import array
 from collections.abc import AsyncIterator, Collection, Sequence

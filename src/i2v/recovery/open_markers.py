@@ -3,8 +3,6 @@
 Each marker is handled by itself. Keep out what is asked of the provider (`i2v.recovery.reconcile`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

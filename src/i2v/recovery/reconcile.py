@@ -4,8 +4,6 @@ Each job is settled by itself; an error is a line of the report. `i2v.recovery.b
 if requested.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 Nothing here pays: a resubmitted job is ready, and the next run that needs it pays.
 """
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 
 from i2v.apixo.client import ApixoClient

@@ -4,8 +4,6 @@ The number of S3 requests is bounded, however large the ledger is: two listings,
 the newest failed jobs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime

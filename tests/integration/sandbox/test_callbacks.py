@@ -18,7 +18,7 @@ from tests.support.vendor_client import PRO, VendorClient
 
 
 class Receiver(ThreadingHTTPServer):
-    """Record POSTed bodies and respond with the statuses in `answers` after `waits`, then 200."""
+    """Record POSTed bodies and respond with the statuses in `answers`, then 200."""
 
     daemon_threads = True
 
@@ -26,7 +26,6 @@ class Receiver(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.bodies: list[dict[str, Any]] = []
         self.answers: list[int] = []
-        self.waits: list[float] = []
 
     @property
     def url(self) -> str:
@@ -44,8 +43,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.server.bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-        if self.server.waits:
-            time.sleep(self.server.waits.pop())
         self.send_response(self.server.answers.pop(0) if self.server.answers else 200)
         self.end_headers()
 
@@ -119,17 +116,6 @@ def test_a_failed_task_sends_a_callback(submitter: Submitter, receiver: Receiver
     submitter.provider.add_fault(on="task", kind="fails", code="NSFW")
     submitter.submit()
     submitter.provider.wait(lambda: receiver.states == ["failed"])
-
-
-def test_a_slow_receiver_is_retried(submitter: Submitter, receiver: Receiver) -> None:
-    """A receiver that exceeds the time limit counts as not reached."""
-    submitter.provider.set_options(callback_answer_seconds=0.1)
-    receiver.waits = [0.3]
-    submitter.submit()
-    submitter.provider.wait(
-        lambda: [entry.outcome for entry in submitter.provider.request_log.find("callback")][1:] == ["200"]
-    )
-    assert submitter.provider.request_log.find("callback")[0].outcome == "TimeoutError"
 
 
 @pytest.mark.parametrize(

@@ -71,16 +71,6 @@ def test_a_response_is_lost_before_or_after_the_bill(
     assert [(entry.fault, entry.outcome) for entry in provider.request_log.find("submit")] == [(kind, kind)]
 
 
-@pytest.mark.parametrize("accepted", [False, True])
-def test_a_hanging_submit_is_never_answered(client: VendorClient, url: str, accepted: bool) -> None:
-    """A hanging submit ends only by the client's timeout, billed or not as scripted."""
-    client.provider.add_fault(on="submit", kind="hang", accepted=accepted)
-    client.http.timeout = httpx.Timeout(0.3)
-    with pytest.raises(httpx.ReadTimeout):
-        client.submit(url)
-    assert len(client.provider.tasks) == accepted
-
-
 @pytest.mark.parametrize(
     ("fault", "status", "body"),
     [
@@ -136,17 +126,16 @@ def test_a_fail_code_instead_of_a_task(client: VendorClient, url: str) -> None:
     assert client.submit(url).json()["data"]["failCode"] == "SensitiveContent"
 
 
-def test_cut_late_and_slow_responses(client: VendorClient, url: str) -> None:
-    """A response can be shorter than announced, late, or sent in small pieces."""
+def test_cut_and_late_responses(client: VendorClient, url: str) -> None:
+    """A response can be shorter than announced, or late."""
     task = client.run_to_end(url)
     client.provider.add_fault(on="status", kind="cut")
     with pytest.raises(httpx.RemoteProtocolError):
         client.status(task["taskId"])
-    for kind in ("late", "drip"):
-        client.provider.add_fault(on="status", kind=kind, seconds=0.3)
-        began = time.monotonic()
-        assert client.status(task["taskId"]).json()["data"]["state"] == "success"
-        assert 0.28 < time.monotonic() - began < 2
+    client.provider.add_fault(on="status", kind="late", seconds=0.3)
+    began = time.monotonic()
+    assert client.status(task["taskId"]).json()["data"]["state"] == "success"
+    assert 0.28 < time.monotonic() - began < 2
 
 
 def test_a_fault_applies_to_the_matching_requests(client: VendorClient, url: str) -> None:
@@ -181,34 +170,11 @@ def test_faults_over_http(client: VendorClient) -> None:
 
 
 def test_a_task_fails_with_the_scripted_code(client: VendorClient, url: str) -> None:
-    """A task can fail with any code, and an option decides whether it stays billed."""
-    client.provider.add_fault(on="task", kind="fails", code="NSFW", message="no", times=2)
+    """A task can fail with any code, and stays billed."""
+    client.provider.add_fault(on="task", kind="fails", code="NSFW", message="no")
     data = client.run_to_end(url)
     assert (data["state"], data["failCode"], data["failMsg"]) == ("failed", "NSFW", "no")
     assert client.provider.billed_usd == PRICE
-    client.provider.set_options(bill_failed=False)
-    client.run_to_end(url)
-    assert client.provider.billed_usd == PRICE
-
-
-def test_an_unknown_state_and_a_bare_success(client: VendorClient, url: str) -> None:
-    """A running task can have any state, and a success can lack its times."""
-    client.provider.add_fault(on="task", kind="state", state="processing_r2")
-    client.provider.add_fault(on="task", kind="bare")
-    task_id = client.submit(url).json()["data"]["taskId"]
-    assert client.status(task_id).json()["data"]["state"] == "processing_r2"
-    data = client.run_to_end(url)
-    assert data["state"] == "success"
-    assert not {"completeTime", "costTime"} & set(data)
-
-
-def test_a_stuck_task_never_ends(client: VendorClient, url: str) -> None:
-    """A stuck task is still processing long after it was due."""
-    client.provider.set_options(render_seconds=0.05)
-    client.provider.add_fault(on="task", kind="stuck")
-    task_id = client.submit(url).json()["data"]["taskId"]
-    time.sleep(0.4)
-    assert client.status(task_id).json()["data"]["state"] == "processing"
 
 
 def test_a_video_differs_from_the_request(client: VendorClient, url: str) -> None:
@@ -252,11 +218,3 @@ def test_an_image_download_can_fail(client: VendorClient, url: str) -> None:
     """The provider can fail to fetch an image that exists."""
     client.provider.add_fault(on="image", kind="fails", code="INVALID_IMAGE_URL", image="a.jpg")
     assert client.run_to_end(url)["failCode"] == "INVALID_IMAGE_URL"
-
-
-def test_the_provider_can_be_offline(client: VendorClient) -> None:
-    """While offline, it refuses new connections; afterwards it works as before."""
-    address = f"{client.provider.base_url}/apikeys/current-balance"
-    with client.provider.offline(), pytest.raises(httpx.ConnectError):
-        httpx.get(address, trust_env=False)
-    assert httpx.get(address, trust_env=False).status_code == 401

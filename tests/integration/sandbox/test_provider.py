@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import time
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
@@ -172,26 +171,13 @@ def test_a_low_balance_is_answered_402(sandbox: Sandbox, client: VendorClient) -
     assert client.provider.balance_usd == Decimal("0.191")
 
 
-def test_limits_answer_429(sandbox: Sandbox, client: VendorClient) -> None:
-    """Both limits respond 429, with Retry-After only if it is set."""
-    url = signed(sandbox, make_jpeg())
-    client.provider.set_options(running_limit=1, render_seconds=60)
-    assert client.submit(url).status_code == 200
-    answer = client.submit(url)
-    assert (answer.status_code, answer.headers.get("retry-after")) == (429, None)
-    client.provider.set_options(running_limit=None, requests_per_second=1, retry_after=3)
-    assert [client.submit(url).headers.get("retry-after") for _ in range(3)].count("3") >= 2
-    assert len(client.provider.tasks) == 2
-
-
 def test_a_result_url_expires_and_is_renewed(sandbox: Sandbox, client: VendorClient) -> None:
     """An expired or forged URL gets 403, and the next status response has a valid one."""
-    client.provider.set_options(url_seconds=0.05)
+    client.provider.add_fault(on="status", kind="expired_url", times=None)
     data = client.run_to_end(signed(sandbox, make_jpeg()))
     (url,) = json.loads(data["resultJson"])["resultUrls"]
-    time.sleep(0.06)
     assert httpx.get(url, trust_env=False).status_code == 403
-    client.provider.set_options(url_seconds=60)
+    client.provider.clear_faults()
     fresh = json.loads(client.status(data["taskId"]).json()["data"]["resultJson"])["resultUrls"][0]
     assert httpx.get(fresh, trust_env=False).status_code == 200
     assert httpx.get(fresh[:-1] + "x", trust_env=False).status_code == 403

@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 from PIL import Image, ImageOps
 
-from sandbox.provider.billing import Account, RateLimit
+from sandbox.provider.billing import Account
 from sandbox.provider.contract import ApiError
 from sandbox.provider.faults import KINDS, Fault, FaultTarget, ScriptedFaults
 from sandbox.provider.tasks import ResultUrls
@@ -69,7 +69,7 @@ def test_faults_apply_in_order_and_as_often_as_scripted() -> None:
 def test_every_kind_of_fault_is_valid() -> None:
     """Each kind in the table is a valid fault of its endpoint."""
     faults = [Fault.model_validate({"on": on, "kind": kind}) for on, kinds in KINDS.items() for kind in kinds]
-    assert len(faults) > 60
+    assert len(faults) > 50
 
 
 def test_an_account_can_be_emptied_but_not_overdrawn() -> None:
@@ -81,14 +81,3 @@ def test_an_account_can_be_emptied_but_not_overdrawn() -> None:
     with pytest.raises(ApiError, match="402"):
         account.charge(Decimal("0.001"))
     assert account.billed_usd == Decimal("0.384")
-
-
-def test_a_rate_limit_rejects_more_than_its_limit() -> None:
-    """One more submit than the limit within a second gets 429 with Retry-After."""
-    rate_limit = RateLimit()
-    for _ in range(3):
-        rate_limit.admit(3, 2.5)
-    with pytest.raises(ApiError) as error:
-        rate_limit.admit(3, 2.5)
-    assert (error.value.code, error.value.retry_after) == (429, 2.5)
-    rate_limit.admit(None, None)

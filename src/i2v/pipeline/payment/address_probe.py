@@ -4,8 +4,6 @@ A URL that does not work for a stranger would cost one failed task per image. If
 may still be able to, so that is only logged.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable

@@ -4,8 +4,6 @@ The claim is the last write before the POST. No POST starts more than a fifth of
 another UTC day than the one that its price was reserved on. Add a condition of a payment to `_check_before_claim`.
 """
 
-from __future__ import annotations
-
 import logging
 import secrets
 from dataclasses import dataclass

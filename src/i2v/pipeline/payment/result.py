@@ -3,8 +3,6 @@
 Add what another error of a submit means to `record_error`. A failed write here must never lose a payment.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
