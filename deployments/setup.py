@@ -46,6 +46,12 @@ NOTIFY_HELP = (
     "existing ones keep their actions"
 )
 
+START_SECONDS = 60.0
+"""How long to wait for a server that is starting; a new database takes 15 s."""
+NO_PROMPT = """
+I2V_DEFAULT_PROMPT is not set here. If the workers do not have it either, images that land without a prompt of their own
+are refused: see docs/settings.md."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return the exit code."""
@@ -71,7 +77,7 @@ async def _run(notify: str | None) -> None:
         hint = "Set it to your server: export PREFECT_API_URL=http://127.0.0.1:4200/api"
         raise UsageError("PREFECT_API_URL is not set", hint)
     with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):  # with retries a failure takes 15 s
-        await check_api()
+        await check_api(wait_seconds=START_SECONDS)
     async with get_client() as client:
         try:
             await _set_up_and_print(client, notify)
@@ -94,6 +100,8 @@ async def _set_up_and_print(client: PrefectClient, notify: str | None) -> None:
         changes.append(result.change)
     counts = " · ".join(f"{changes.count(change)} {change}" for change in Change if change in changes)
     _print(f"\n{counts} on {shown_api_url()}")
+    if not os.environ.get("I2V_DEFAULT_PROMPT"):
+        _print(NO_PROMPT)
 
 
 def _print(line: str) -> None:

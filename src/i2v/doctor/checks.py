@@ -26,6 +26,7 @@ async def examine(settings: Settings, storage: Storage) -> list[Finding]:
     with suppress(UsageError):  # which the bucket's check reports
         settings.require_bucket()
         checks |= BucketChecks(settings, storage).by_name() | {"ledger": lambda: check_ledger(settings, storage)}
+    checks["prompts"] = lambda: check_prompts(settings)
     checks["callbacks"] = lambda: check_callback_address(settings)
     return list(await asyncio.gather(*(run_check(name, check) for name, check in checks.items())))
 
@@ -55,6 +56,17 @@ async def check_ledger(settings: Settings, storage: Storage) -> Finding:
     if info.paused:
         return Finding("ledger", Level.WARNING, "submits are paused", "Resume them with: i2v resume")
     return Finding("ledger", Level.OK, f"{settings.jobs} belongs to {info.host}, account {info.account!r}")
+
+
+async def check_prompts(settings: Settings) -> Finding:
+    """Check that images that land in the bucket without a prompt of their own get one."""
+    if settings.default_prompt or "" in settings.prompts_by_prefix:
+        return Finding("prompts", Level.OK, "images without a prompt of their own get the default prompt")
+    message = "images without a prompt of their own are refused: I2V_DEFAULT_PROMPT is not set"
+    if settings.sqs_queue_url or settings.door_token:
+        hint = "Set I2V_DEFAULT_PROMPT for the workers, or upload each image with its prompt (docs/usage.md)"
+        return Finding("prompts", Level.WARNING, message, hint)
+    return Finding("prompts", Level.OK, message)
 
 
 async def check_callback_address(settings: Settings) -> Finding:

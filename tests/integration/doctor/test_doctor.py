@@ -11,7 +11,7 @@ import boto3
 import pytest
 
 from i2v.doctor.bucket import is_removed_by
-from i2v.doctor.checks import examine
+from i2v.doctor.checks import check_prompts, examine
 from i2v.doctor.findings import Finding, Level
 from i2v.ledger.ledger import Ledger
 from i2v.s3.client import s3_client
@@ -24,6 +24,7 @@ from tests.support.i2v_command import bare_env, i2v
 from tests.support.settings import MakeSettings
 
 JOBS = S3Uri("b", "jobs/")
+DOOR = {"I2V_DOOR_TOKEN": "a-token-of-the-test"}
 
 
 async def findings_of(settings: Settings, storage: Storage) -> dict[str, Finding]:
@@ -75,7 +76,7 @@ async def test_a_working_setup_has_no_fault_and_is_left_clean(
     """Every check is ok, nothing is billed, and the bucket is as empty as before."""
     findings = await findings_of(settings, storage)
     assert {Level.OK} == {finding.level for finding in findings.values()}, findings
-    assert len(findings) == 12
+    assert len(findings) == 13
     assert (sandbox.keys(), sum(sandbox.provider.billed().values())) == ([], 0)
 
 
@@ -211,9 +212,34 @@ def test_the_command_exits_1_at_a_fault(tmp_path_factory: pytest.TempPathFactory
     """Without settings, it names the missing ones and runs the checks that do not need them."""
     said = i2v("doctor", env=bare_env(PREFECT_HOME=str(tmp_path_factory.mktemp("home"))))
     assert said.code == 1
-    assert [line.split()[:2] for line in said.out.splitlines()[::2]] == [
+    assert [line.split()[:2] for line in said.out.splitlines() if not line.startswith(" ")] == [
         ["fault", "key"],
         ["fault", "bucket"],
+        ["ok", "prompts"],
         ["ok", "callbacks"],
+        ["ok", "prefect"],
     ]
     assert said.out.splitlines()[-1].split()[:2] == ["ok", "prefect"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "level"),
+    [
+        ({}, Level.OK),
+        ({"I2V_DOOR_TOKEN": "a-token-of-the-test"}, Level.WARNING),
+        ({"I2V_DOOR_TOKEN": "a-token-of-the-test", "I2V_DEFAULT_PROMPT": "it moves"}, Level.OK),
+        (
+            {"I2V_DOOR_TOKEN": "a-token-of-the-test", "I2V_PROMPTS_BY_PREFIX": '{"cats/": "the cat yawns"}'},
+            Level.WARNING,
+        ),
+    ],
+    ids=["by hand", "no prompt", "default", "some prefixes"],
+)
+async def test_images_that_would_land_without_a_prompt(
+    make_settings: MakeSettings, variables: dict[str, str], level: Level
+) -> None:
+    """Where images land, a missing default prompt is a warning that says how to set it."""
+    finding = await check_prompts(make_settings(**variables))
+
+    assert finding.level is level
+    assert ("I2V_DEFAULT_PROMPT" in finding.hint) == (level is Level.WARNING)

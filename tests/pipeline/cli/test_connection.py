@@ -83,3 +83,13 @@ def test_a_run_by_hand_sends_heartbeats_as_often_as_a_deployed_one() -> None:
         assert get_current_settings().flows.heartbeat_frequency == 60
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 45}):
         assert run_settings() == {}
+
+
+async def test_a_server_that_is_starting_is_waited_for() -> None:
+    """Failed connections are tried again until the server answers; a rejected login is not."""
+    async with running(reset, reset, send_json(200, prefect.__version__)) as server:
+        with temporary_settings({PREFECT_API_URL: f"{server.url}/api", PREFECT_CLIENT_MAX_RETRIES: 0}):
+            assert await check_api(wait_seconds=60) == prefect.__version__
+    async with running(send_json(401, {}), send_json(200, prefect.__version__)) as server:
+        with temporary_settings({PREFECT_API_URL: f"{server.url}/api"}), pytest.raises(Stopped, match="login"):
+            await check_api(wait_seconds=60)

@@ -22,7 +22,7 @@ from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.settings import PREFECT_API_URL, Settings, temporary_settings
 from pydantic import BaseModel
 
-from deployments import Change, SetupResult
+from deployments import Change, SetupResult, setup
 from deployments.setup import main, set_up
 from deployments.sync_deployments import load_deployments, read_config, set_up_deployment
 from i2v.errors import UsageError
@@ -196,8 +196,11 @@ def test_a_flow_that_cannot_be_loaded_is_not_deployed(tmp_path: Path) -> None:
         load_deployments(config, {})
 
 
-def test_an_unreachable_or_missing_server_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreachable_or_missing_server_is_reported(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The command exits 3 if the server does not respond and 2 if none is set, and both say what to do."""
+    monkeypatch.setattr(setup, "START_SECONDS", 0)
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         assert main([]) == 3
     assert "http://127.0.0.1:9/api does not respond" in capsys.readouterr().err

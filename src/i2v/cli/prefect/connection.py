@@ -1,6 +1,7 @@
 """The connection to the Prefect server of `PREFECT_API_URL` or of a Prefect profile, and what a run sends to it."""
 
 import asyncio
+import time
 from contextlib import suppress
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -13,7 +14,7 @@ from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, get_current_settings
 
-from i2v.cli.prefect.server_errors import describe_server_error, shown_api_url
+from i2v.cli.prefect.server_errors import describe_server_error, is_unreachable, shown_api_url
 from i2v.errors import Stopped
 
 HEARTBEAT_SECONDS = 60
@@ -53,19 +54,29 @@ def current_flow_run() -> FlowRunFacts | None:
     return FlowRunFacts(context.flow_run.id, sum(counters) + len(counters))
 
 
-async def check_api() -> str:
-    """Return the server's version. Raise `Stopped` if it does not respond, rejects us, or has another major version."""
-    try:
-        async with asyncio.timeout(CONNECT_SECONDS), get_client() as client:
-            found = str(await client.api_version())
-    except Exception as error:  # noqa: BLE001 - Prefect's client raises many kinds of errors for a wrong URL
-        raise Stopped(*describe_server_error(error)) from None
+async def check_api(*, wait_seconds: float = 0) -> str:
+    """Return the server's version; wait so long for a server that is starting.
+
+    Raise `Stopped` if it does not respond, rejects us, or has another major version.
+    """
+    found = await _read_version(time.monotonic() + wait_seconds)
     if Version(found).major != Version(prefect.__version__).major:
         raise Stopped(
             f"The Prefect server at {shown_api_url()} has version {found}, but this is Prefect {prefect.__version__}",
             "Install the same major version on both sides",
         )
     return found
+
+
+async def _read_version(deadline: float) -> str:
+    while True:
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS), get_client() as client:
+                return str(await client.api_version())
+        except Exception as error:  # noqa: BLE001 - Prefect's client raises many kinds of errors for a wrong URL
+            if not is_unreachable(error) or time.monotonic() >= deadline:
+                raise Stopped(*describe_server_error(error)) from None
+        await asyncio.sleep(1)
 
 
 async def flush(flow_run: FlowRunFacts | None, *, until_recorded: bool) -> None:

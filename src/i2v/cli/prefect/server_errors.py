@@ -19,6 +19,14 @@ def shown_api_url() -> str:
     return redact_url(PREFECT_API_URL.value() or "")
 
 
+def is_unreachable(error: Exception) -> bool:
+    """Return whether there is no connection to the server, as while it starts."""
+    causes = list(_causes(error))
+    return any(isinstance(each, OSError) for each in causes) and not any(
+        isinstance(each, ssl.SSLError) for each in causes
+    )
+
+
 def describe_server_error(error: Exception) -> tuple[str, str]:
     """Return what an error of Prefect's client means, and what to do. Neither contains credentials."""
     server, causes = f"The Prefect server at {shown_api_url()}", list(_causes(error))
