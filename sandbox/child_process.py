@@ -37,12 +37,9 @@ def clean_environment() -> dict[str, str]:
 class ChildProcess:
     """A running `python -m MODULE ARGUMENTS…` in the project's root. It can be started again after it ends.
 
-    Args:
-        command: the module and its arguments.
-        env: the child's whole environment.
-        log: the file for its output, truncated at each start.
-        scratch: a folder that the child deletes when its parent ends. With one, the child exits at once when it is
-            stopped; without, it gets SIGTERM and some seconds to shut down.
+    `env` is its whole environment; its output goes to `log`, which each start truncates. The child deletes the folder
+    `scratch` when its parent ends. With one, it exits at once when it is stopped; without, it gets SIGTERM and some
+    seconds to shut down.
     """
 
     def __init__(self, *command: str, env: dict[str, str], log: Path, scratch: Path | None = None) -> None:
@@ -165,15 +162,13 @@ class ServerProcess(ChildProcess, Server):
 
     def stop(self) -> int:
         """Stop it, by SIGKILL after a timeout, and return its exit code."""
-        code = super().stop()
-        self._folder.cleanup()
-        return code
+        with self._folder:
+            return super().stop()
 
     def kill(self) -> int:
         """Send SIGKILL to it and its session, and return its exit code."""
-        code = super().kill()
-        self._folder.cleanup()
-        return code
+        with self._folder:
+            return super().kill()
 
 
 def _exit_with_parent(scratch: str) -> None:

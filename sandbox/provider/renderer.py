@@ -1,10 +1,11 @@
-"""Renders videos in two threads and caches them by image, size and length."""
+"""Renders videos in two threads, one for each image, size and length."""
 
 import asyncio
 import io
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
+from uuid import uuid4
 
 from PIL import Image
 
@@ -16,32 +17,30 @@ THREADS = 2
 
 
 class Renderer:
-    """Renders into `folder`. Its cache survives a reset of the emulator."""
+    """Renders into `folder`. Its videos survive a reset of the emulator."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="sandbox-renderer")
         self._videos: dict[tuple[str, VideoSpec], asyncio.Future[Path]] = {}
-        self.rendered = 0
-        """Videos that did not come from the cache."""
+
+    @property
+    def rendered(self) -> int:
+        """How many videos were rendered."""
+        return len(self._videos)
 
     async def render(self, image: bytes, spec: VideoSpec, *, shared: bool) -> Path:
         """Return the video of an image; with `shared`, one video for all images of its size. Raise `OSError`."""
         name = _frame_name(image, spec) if shared else sha256(image).hexdigest()
         key = (name, spec)
         if key not in self._videos:
-            self._videos[key] = asyncio.get_running_loop().run_in_executor(self._pool, self._make, image, key, shared)
+            frame = name if shared else None
+            self._videos[key] = asyncio.get_running_loop().run_in_executor(self._pool, self._make, image, spec, frame)
         return await asyncio.shield(self._videos[key])
 
-    def _make(self, image: bytes, key: tuple[str, VideoSpec], shared: bool) -> Path:
-        name, spec = key
-        quality = "fast" if spec.fast else "fine"
-        path = self._folder / f"{name}-{spec.short_side}-{spec.seconds}-{quality}.mp4"
-        if not path.exists():
-            if shared:
-                image = make_jpeg(*map(int, name.split("x")))
-            make_video(image, spec, path)
-            self.rendered += 1
+    def _make(self, image: bytes, spec: VideoSpec, frame: str | None) -> Path:
+        path = self._folder / f"{uuid4().hex}.mp4"
+        make_video(make_jpeg(*map(int, frame.split("x"))) if frame else image, spec, path)
         return path
 
     def close(self) -> None:

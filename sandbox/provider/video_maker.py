@@ -48,7 +48,7 @@ class VideoSpec:
 
 
 def make_video(image: bytes, spec: VideoSpec, path: Path) -> None:
-    """Write an h264 yuv420p mp4 with its index in front (faststart), atomically.
+    """Write an h264 yuv420p mp4 with its index in front (faststart).
 
     Raise `OSError` if the image cannot be read or the file cannot be written.
     """
@@ -57,9 +57,7 @@ def make_video(image: bytes, spec: VideoSpec, path: Path) -> None:
     size = spec.size(*picture.size)
     larger = (round(size[0] * (1 + MARGIN)), round(size[1] * (1 + MARGIN)))
     planes = _planes(picture.resize(larger, Image.Resampling.BILINEAR, reducing_gap=2))
-    part = path.with_suffix(".part")
-    _encode(planes, size, spec, MOVES[sha256(image).digest()[0] % len(MOVES)], part)
-    part.rename(path)
+    _encode(planes, size, spec, MOVES[sha256(image).digest()[0] % len(MOVES)], path)
 
 
 def _planes(picture: Image.Image) -> Planes:

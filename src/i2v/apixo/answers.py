@@ -118,21 +118,14 @@ def _json(body: bytes) -> Any:
 
 @dataclass(frozen=True)
 class Answer:
-    """A complete HTTP answer.
-
-    Args:
-        request: method and path, such as `GET /apikeys/current-balance`.
-        status: the HTTP status.
-        body: the raw bytes.
-        headers: a case-insensitive mapping, or one with names in lower case.
-        secret: the API key, which `redact` removes.
-    """
+    """A complete HTTP answer. `request` is method and path; header names are in lower case, or case does not matter."""
 
     request: str
     status: int
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     secret: str = field(default="", repr=False)
+    """The API key, which `redact` removes."""
 
     @cached_property
     def envelope(self) -> Envelope | None:

@@ -1,4 +1,4 @@
-"""The provider's contract: the bodies of a submit, its answer and a status (docs/provider.md).
+"""The provider's contract: the body of a submit, and a status (docs/provider.md).
 
 Each field has the provider's name, or has it as its alias. What an answer means for the money is in `errors`.
 """
@@ -75,11 +75,7 @@ def submit_body(
 ) -> SubmitBody:
     """Return the body of a submit for one video; with pro, the duration is left out.
 
-    Args:
-        request: mode, duration and prompt.
-        image_url: where the provider can fetch the image.
-        callback_url: where the provider posts the final status; None to poll.
-        route: the `provider` field (auto, value, official); None lets the provider choose.
+    Without a `callback_url` the caller polls. `route` is the field `provider`; None lets the provider choose.
     """
     duration = request.duration if request.mode is Mode.STANDARD else None
     mode = _WIRE_MODES[request.mode]
@@ -89,20 +85,6 @@ def submit_body(
         provider=route or None,
         input=SubmitInput(mode=mode, prompt=request.prompt, image_urls=[image_url], duration=duration),
     )
-
-
-class TaskReference(_Contract):
-    """The `data` of a submit's answer."""
-
-    task_id: StrictStr = Field(alias="taskId", min_length=1)
-
-
-class SubmitAnswer(_Contract):
-    """The answer to an accepted submit."""
-
-    code: Literal[200] = 200
-    message: StrictStr = "success"
-    data: TaskReference
 
 
 class TaskState(StrEnum):
@@ -165,10 +147,7 @@ Timestamp = Annotated[datetime | None, BeforeValidator(_timestamp)]
 class TaskStatus(_Contract):
     """The `data` of a status answer, or of a callback.
 
-    Attributes:
-        raw_state: the state as the provider sent it.
-        result_urls: URLs of the videos, never empty on success; they expire and may be signed.
-        cost_ms: processing time in milliseconds.
+    On success there is at least one result URL; they expire and may be signed. `cost_ms` is the processing time.
     """
 
     task_id: Annotated[NonBlank, BeforeValidator(read_task_id)] = Field(alias="taskId")

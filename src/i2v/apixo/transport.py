@@ -86,10 +86,10 @@ class SendHook:
         self._sending = self._sending or event == SENDING
 
 
-def timeouts(seconds: float) -> httpx.Timeout:
-    """Return timeouts such that a failed connection ends as a connect error, before the total time is over."""
-    connect = min(CONNECT_SECONDS, seconds / 4)
-    return httpx.Timeout(seconds, connect=connect, pool=connect)
+def timeouts(seconds: float) -> dict[str, float | None]:
+    """Return the extension `timeout` of a request that has this much time in total."""
+    connect = min(CONNECT_SECONDS, seconds / 4)  # so that a failed connection ends as a connect error
+    return httpx.Timeout(seconds, connect=connect, pool=connect).as_dict()
 
 
 async def read_body(response: httpx.Response, body: bytearray) -> None:
