@@ -4,7 +4,7 @@ app            HTTP routes: POST /s3, /healthz, /metrics   notifications      pa
 callbacks      HTTP route: POST /apixo/…                   batcher            many items, one flow run; generic
 gallery        HTTP routes: /gallery                       flow_run_starter   the only calls to Prefect
 sqs_receiver   the loop over the queue                     sqs_queue          the only boto3 calls
-door           what routes and receiver share              service            wire it up, start, stop
+image_intake   what routes and receiver share              service            wire it up, start, stop
 ledger_gauges, metrics   what Prometheus scrapes           health             the state of queue and Prefect
 request_body   read a body with limits
 

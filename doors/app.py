@@ -5,12 +5,10 @@ gallery is in `doors.gallery`.
 """
 
 import asyncio
-import hmac
 import logging
 from collections.abc import Sequence
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -18,10 +16,11 @@ from starlette.routing import Route
 
 from doors.batcher import BatcherClosed
 from doors.callbacks import Callbacks
-from doors.door import Door
+from doors.image_intake import ImageIntake
 from doors.ledger_gauges import LedgerGauges
 from doors.notifications import MAX_NOTIFICATION_BYTES, InvalidNotification, Notification, parse_notification
 from doors.request_body import RequestError, read_body
+from doors.tokens import TokenCheck
 
 log = logging.getLogger(__name__)
 RUN_TIMEOUT_SECONDS = 10.0
@@ -29,7 +28,9 @@ RUN_TIMEOUT_SECONDS = 10.0
 RETRY_AFTER = {"Retry-After": "5"}
 
 
-def make_app(door: Door, gauges: LedgerGauges, callbacks: Callbacks, gallery: Sequence[Route] = ()) -> Starlette:
+def make_app(
+    intake: ImageIntake, gauges: LedgerGauges, callbacks: Callbacks, gallery: Sequence[Route] = ()
+) -> Starlette:
     """Return the door's ASGI application."""
     app = Starlette(
         routes=[
@@ -42,14 +43,16 @@ def make_app(door: Door, gauges: LedgerGauges, callbacks: Callbacks, gallery: Se
         exception_handlers={RequestError: show_error},
     )
     app.router.redirect_slashes = False  # a redirect would repeat a callback's URL, which is secret
-    app.state.door = door
+    app.state.intake = intake
     app.state.gauges = gauges
+    token = intake.settings.door_token
+    app.state.tokens = TokenCheck(token) if token else None
     return app
 
 
 async def get_health(request: Request) -> Response:
     """Return 200 if new notifications become flow runs, else 503. Omit the details for requests through a proxy."""
-    health = request.app.state.door.health
+    health = request.app.state.intake.health
     status = {"live": True, "ready": health.is_ready}
     if "X-Forwarded-For" not in request.headers:  # the details contain internal addresses
         status |= {"queue": health.queue, "prefect": health.prefect, "callbacks": health.callbacks}
@@ -59,41 +62,42 @@ async def get_health(request: Request) -> Response:
 async def get_metrics(request: Request) -> Response:
     """Return the metrics in Prometheus' text format."""
     request.app.state.gauges.refresh()
-    return Response(generate_latest(request.app.state.door.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(request.app.state.intake.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 async def receive_notification(request: Request) -> Response:
     """Return 200 once Prefect has the flow run, 4xx if a retry cannot help, 503 if the sender must retry."""
-    door: Door = request.app.state.door
-    _check_token(request, door.settings.door_token)
-    notification = _parse(door, await read_body(request, MAX_NOTIFICATION_BYTES))
-    if notification.images and door.images.is_full:
+    intake: ImageIntake = request.app.state.intake
+    await _check_token(request, request.app.state.tokens)
+    notification = _parse(intake, await read_body(request, MAX_NOTIFICATION_BYTES))
+    if notification.images and intake.images.is_full:
         raise RequestError(503, "Too many images are pending", RETRY_AFTER)
-    door.metrics.count("http", notification)
+    intake.metrics.count("http", notification)
     try:
         async with asyncio.timeout(RUN_TIMEOUT_SECONDS):
-            await door.images.add(notification.images)
+            await intake.images.add(notification.images)
     except (TimeoutError, BatcherClosed):
         raise RequestError(503, "Prefect does not have the flow run yet", RETRY_AFTER) from None
     return JSONResponse({"images": len(notification.images), "dropped": dict(notification.dropped)})
 
 
-def _check_token(request: Request, token: SecretStr | None) -> None:
-    if token is None:
+async def _check_token(request: Request, tokens: TokenCheck | None) -> None:
+    if tokens is None:
         raise RequestError(404, "POST /s3 is off: I2V_DOOR_TOKEN is not set")
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    is_valid = hmac.compare_digest(given.strip().encode(), token.get_secret_value().encode())
-    if scheme.lower() != "bearer" or not is_valid:
+    if not await tokens.check_bearer(request):
         raise RequestError(401, "The token is missing or wrong", {"WWW-Authenticate": "Bearer"})
 
 
-def _parse(door: Door, body: bytes) -> Notification:
+def _parse(intake: ImageIntake, body: bytes) -> Notification:
     try:
-        return parse_notification(body, door.settings)
+        notification = parse_notification(body, intake.settings)
     except InvalidNotification as error:
-        door.metrics.count_invalid("http")
+        intake.metrics.count_invalid("http")
         log.warning("Rejected an invalid webhook: %s", error)
         raise RequestError(422, str(error)) from None
+    if notification.error:
+        log.warning("Dropped an unreadable event of a webhook: %s", notification.error)
+    return notification
 
 
 async def show_error(_request: Request, error: Exception) -> Response:

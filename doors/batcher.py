@@ -42,7 +42,8 @@ class Batcher(Generic[T]):
         call: receives a batch of distinct items in order of arrival; called again if it raises.
         identity: items with the same identity are duplicates; the second waits for the first.
         max_size: items in a batch.
-        max_wait_seconds: how long a batch that is not full waits for more items.
+        quiet_seconds: a batch is complete once no item has arrived for this long.
+        max_wait_seconds: how long a batch that is not full waits for more items at most.
         capacity: pending items at which `is_full` is true. `add` does not enforce it; callers check first.
         on_duplicate: called for each item that is already pending.
     """
@@ -50,6 +51,7 @@ class Batcher(Generic[T]):
     call: Callable[[list[T]], Awaitable[object]]
     identity: Callable[[T], str]
     max_size: int = 100
+    quiet_seconds: float = 0.3
     max_wait_seconds: float = 2.0
     capacity: int = 2000
     on_duplicate: Callable[[], object] = lambda: None
@@ -116,11 +118,23 @@ class Batcher(Generic[T]):
                 await self._wait_until(lambda: bool(self._queued) and len(self._calls) < MAX_CALLS)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self.max_wait_seconds):
-                        await self._wait_until(lambda: self._closing or len(self._queued) >= self.max_size)
+                        await self._wait_for_quiet()
                 if batch := [self._queued.pop(key) for key in list(self._queued)[: self.max_size]]:
                     self._calls.add(asyncio.create_task(self._pass_on(batch)))
         finally:
             self._fail_pending()
+
+    async def _wait_for_quiet(self) -> None:
+        """Return once the batch is full; raise `TimeoutError` once nothing has arrived for a while."""
+        known = 0
+
+        def has_more() -> bool:
+            return self._closing or len(self._queued) > known
+
+        while not self._closing and len(self._queued) < self.max_size:
+            known = len(self._queued)
+            async with asyncio.timeout(self.quiet_seconds):
+                await self._wait_until(has_more)
 
     async def _wait_until(self, predicate: Callable[[], bool]) -> None:
         async with self._changed:

@@ -4,20 +4,19 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
-import uvicorn
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from doors.app import make_app
 from doors.callbacks import COLLECT, Callbacks
-from doors.door import ON_IMAGE, Door, make_door
 from doors.flow_run_starter import FlowRunStarter, prefect_api_url
 from doors.gallery.routes import gallery_routes
 from doors.health import OFF, STARTING, Health
+from doors.http_server import HttpServer
+from doors.image_intake import ON_IMAGE, ImageIntake, make_intake
 from doors.ledger_gauges import LedgerGauges
 from doors.sqs_queue import SqsQueue
 from doors.sqs_receiver import STOP_SECONDS, SqsReceiver
@@ -31,23 +30,6 @@ FINISH_SECONDS = 25.0
 """Below the 30 s that Kubernetes and ECS allow between SIGTERM and SIGKILL."""
 LAST_SECONDS = 3.0
 """For deleting messages and sending the last responses."""
-UVICORN_OPTIONS: dict[str, Any] = {
-    "access_log": False,
-    "log_config": None,
-    "log_level": "warning",
-    "lifespan": "off",
-    "limit_concurrency": 512,
-    "timeout_graceful_shutdown": 2,
-    "server_header": False,
-}
-
-
-class _Server(uvicorn.Server):
-    """Leave the signals to `serve`: pending work is finished before connections are closed."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 def check_settings(settings: Settings) -> None:
@@ -85,24 +67,24 @@ async def serve(settings: Settings) -> int:
             health = Health(queue=STARTING if queue else OFF)
             on_image = FlowRunStarter(client, ON_IMAGE, health)
             collect = FlowRunStarter(client, COLLECT, health, "callbacks")
-            door = make_door(settings, health, on_image)
-            gauges = LedgerGauges(storage, settings, door.metrics.registry)
-            callbacks = Callbacks(settings, storage, collect, door.metrics.registry)
+            intake = make_intake(settings, health, on_image, storage)
+            gauges = LedgerGauges(storage, settings, intake.metrics.registry)
+            callbacks = Callbacks(settings, storage, collect, intake.metrics.registry)
             health.callbacks = STARTING if callbacks.is_on else OFF
-            background = [on_image.watch(), door.images.run(), callbacks.batcher.run()]
+            background = [on_image.watch(), intake.images.run(), callbacks.batcher.run()]
             background += [collect.watch()] if callbacks.is_on else []
             log.info("%s", _describe(settings, listening))
-            app = make_app(door, gauges, callbacks, gallery_routes(settings, storage))
-            server = _Server(uvicorn.Config(app, **UVICORN_OPTIONS))
-            receiver = SqsReceiver(queue, door) if queue else None
+            app = make_app(intake, gauges, callbacks, gallery_routes(settings, storage))
+            server = HttpServer(app)
+            receiver = SqsReceiver(queue, intake) if queue else None
             inputs = [server.serve(sockets=[listening]), *([receiver.run()] if receiver else [])]
-            return await _run(door, callbacks, server, receiver, background, inputs)
+            return await _run(intake, callbacks, server, receiver, background, inputs)
 
 
 async def _run(
-    door: Door,
+    intake: ImageIntake,
     callbacks: Callbacks,
-    server: _Server,
+    server: HttpServer,
     receiver: SqsReceiver | None,
     background: Sequence[Coroutine[Any, Any, None]],
     inputs: Sequence[Coroutine[Any, Any, None]],
@@ -110,7 +92,7 @@ async def _run(
     background_tasks = [asyncio.create_task(part) for part in background]
     input_tasks = [asyncio.create_task(part) for part in inputs]
     code = await _wait_for_stop([*background_tasks, *input_tasks])
-    await asyncio.gather(_finish(door, receiver, input_tasks[-1]), callbacks.batcher.close(FINISH_SECONDS))
+    await asyncio.gather(_finish(intake, receiver, input_tasks[-1]), callbacks.batcher.close(FINISH_SECONDS))
     server.should_exit = True
     for task in background_tasks:
         task.cancel()
@@ -131,13 +113,13 @@ async def _wait_for_stop(tasks: list[asyncio.Task[None]]) -> int:
     return 1
 
 
-async def _finish(door: Door, receiver: SqsReceiver | None, receiving: asyncio.Task[None]) -> None:
+async def _finish(intake: ImageIntake, receiver: SqsReceiver | None, receiving: asyncio.Task[None]) -> None:
     log.info("Stopping: finishing pending work, up to %.0f s", FINISH_SECONDS)
-    door.health.stopping = True
+    intake.health.stopping = True
     if receiver:
         receiver.stop()
         await asyncio.wait({receiving}, timeout=STOP_SECONDS)
-    is_done = await door.images.close(FINISH_SECONDS)
+    is_done = await intake.images.close(FINISH_SECONDS)
     if receiver:
         await asyncio.wait({receiving}, timeout=LAST_SECONDS)
     log.info("Stopped%s", "" if is_done else "; images without a flow run stay in the queue")

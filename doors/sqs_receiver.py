@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from doors.batcher import BatcherClosed
-from doors.door import Door
 from doors.health import OK
-from doors.notifications import InvalidNotification, NewImage, parse_notification
+from doors.image_intake import ImageIntake
+from doors.notifications import InvalidNotification, Notification, parse_notification
 from doors.sqs_queue import BATCH_SIZE, Message, QueueError, SqsQueue
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class SqsReceiver:
     """Receive from one queue until stopped. Each loop that gets a full batch starts another one, up to eight."""
 
     queue: SqsQueue
-    door: Door
+    intake: ImageIntake
     _visibility_seconds: int = 0
     _in_progress: set[Message] = field(default_factory=set)
     _loops: set[asyncio.Task[None]] = field(default_factory=set)
@@ -58,17 +58,17 @@ class SqsReceiver:
     async def _loop(self, *, is_first: bool) -> None:
         delay = 1.0
         while not self._stopping.is_set():
-            await self.door.images.wait_for_room()
+            await self.intake.images.wait_for_room()
             try:
                 messages = await self._receive()
             except QueueError as error:
-                self.door.health.update("queue", str(error))
+                self.intake.health.update("queue", str(error))
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), delay)
                 delay = min(MAX_DELAY_SECONDS, delay * 2)
                 continue
             delay = 1.0
-            self.door.health.update("queue", OK)
+            self.intake.health.update("queue", OK)
             if messages:
                 _spawn(self._handle(messages), self._handlers)
             if len(messages) == BATCH_SIZE and len(self._loops) < MAX_LOOPS and not self._stopping.is_set():
@@ -79,16 +79,16 @@ class SqsReceiver:
     async def _receive(self) -> list[Message]:
         if not self._visibility_seconds:
             self._visibility_seconds = (await self.queue.read_attributes()).visibility_seconds
-            self.door.health.update("queue", OK)  # an empty queue takes 20 s to answer the first receive
+            self.intake.health.update("queue", OK)  # an empty queue takes 20 s to answer the first receive
         return await self.queue.receive(self._visibility_seconds)
 
     async def _handle(self, messages: list[Message]) -> None:
         self._in_progress.update(messages)
         try:
-            images, with_images, without_images = await self._parse(messages)
-            await self._delete(without_images)
-            await self.door.images.add(images)
-            await self._delete(with_images)
+            parsed = [(message, found) for message in messages if (found := await self._parse(message))]
+            await self._settle([each for each in parsed if not each[1].images])
+            await self.intake.images.add([image for _, found in parsed for image in found.images])
+            await self._settle([each for each in parsed if each[1].images])
         except BatcherClosed:
             log.warning("%d messages stay in the queue; SQS delivers them again", len(messages))
         except QueueError as error:
@@ -98,37 +98,36 @@ class SqsReceiver:
         finally:
             self._in_progress.difference_update(messages)
 
-    async def _delete(self, messages: list[Message]) -> None:
-        await self.queue.delete(messages)
-        self._in_progress.difference_update(messages)
-
-    async def _parse(self, messages: list[Message]) -> tuple[list[NewImage], list[Message], list[Message]]:
-        """Return the images, the messages that contain them, and the valid messages without images."""
-        images: list[NewImage] = []
-        with_images: list[Message] = []
-        without_images: list[Message] = []
-        for message in messages:
-            try:
-                notification = parse_notification(message.body.encode(errors="surrogatepass"), self.door.settings)
-            except InvalidNotification as error:
-                self._in_progress.discard(message)
-                await self._reject(message, error)
-                continue
-            self.door.metrics.count("sqs", notification)
+    async def _parse(self, message: Message) -> Notification | None:
+        try:
+            found = parse_notification(message.body.encode(errors="surrogatepass"), self.intake.settings)
+        except InvalidNotification as error:
+            self._in_progress.discard(message)
+            self.intake.metrics.count_invalid("sqs")
+            await self._reject(message, error)
+            return None
+        self.intake.metrics.count("sqs", found)
+        if not found.error:
             message.body = ""  # pending messages must not hold memory
-            images += notification.images
-            (with_images if notification.images else without_images).append(message)
-        return images, with_images, without_images
+        return found
 
-    async def _reject(self, message: Message, error: InvalidNotification) -> None:
-        self.door.metrics.count_invalid("sqs")
+    async def _settle(self, parsed: list[tuple[Message, Notification]]) -> None:
+        """Delete messages; move those with an unreadable event to the dead-letter queue instead, if there is one."""
+        unreadable = [message for message, found in parsed if found.error and await self._reject(message, found.error)]
+        rest = [message for message, _ in parsed if message not in unreadable]
+        await self.queue.delete(rest)
+        self._in_progress.difference_update(rest)
+
+    async def _reject(self, message: Message, error: InvalidNotification) -> bool:
+        """Move a message to the dead-letter queue. Return False if there is no such queue."""
         try:
             is_moved = await self.queue.dead_letter(message, str(error))
         except QueueError as failed:
             log.warning("Could not move an invalid message to the dead-letter queue: %s; %s", error, failed)
-            return
-        action = "Moved to the dead-letter queue" if is_moved else "Left in the queue, which has no dead-letter queue"
+            return True
+        action = "Moved to the dead-letter queue" if is_moved else "There is no dead-letter queue"
         log.warning("%s: an invalid message (received %d times): %s", action, message.receive_count, error)
+        return is_moved
 
     async def _renew_visibility(self) -> None:
         while True:

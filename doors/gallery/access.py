@@ -1,57 +1,33 @@
-"""Who may see the gallery: `GalleryAccess` checks the token and the login cookie, and locks out guessing clients."""
+"""Who may see the gallery: `GalleryAccess` checks the token and the login cookie."""
 
-import hashlib
 import hmac
 import re
 import time
 from collections.abc import Callable
 from typing import Any
 
-from cachetools import TTLCache
 from pydantic import SecretStr
 from starlette.requests import Request
 from starlette.responses import Response
 
+from doors.tokens import TokenCheck
+
 COOKIE = "i2v_gallery"
 COOKIE_PATH = "/gallery"
 COOKIE_SECONDS = 12 * 3600
-MAX_FAILED_LOGINS = 10
-"""Per client and `LOCKOUT_SECONDS`."""
-LOCKOUT_SECONDS = 60.0
-MAX_CLIENTS = 1000
 
 
 class GalleryAccess:
     """Check tokens and cookies. A cookie is its expiry time and an HMAC of it, valid at every door with this token."""
 
     def __init__(self, token: SecretStr, clock: Callable[[], float] = time.time) -> None:
-        self._token = token.get_secret_value().strip().encode()
-        self._key = hmac.digest(self._token, b"i2v gallery cookie 1", "sha256")
+        self.tokens = TokenCheck(token)
+        self._key = hmac.digest(token.get_secret_value().encode(), b"i2v gallery cookie 1", "sha256")
         self._clock = clock
-        self.failed_logins: TTLCache[str, list[float]] = TTLCache(MAX_CLIENTS, LOCKOUT_SECONDS)
-        """Times by client, forgotten `LOCKOUT_SECONDS` after the first."""
 
-    def allows(self, request: Request) -> bool:
+    async def allows(self, request: Request) -> bool:
         """Return whether the request carries a valid cookie or the token."""
-        return self.is_valid_cookie(request.cookies.get(COOKIE, "")) or self._has_bearer_token(request)
-
-    def is_locked_out(self, request: Request) -> bool:
-        """Return whether the client has sent too many wrong tokens."""
-        return len(self.failed_logins.get(_client(request), ())) >= MAX_FAILED_LOGINS
-
-    def check_token(self, request: Request, token: bytes) -> bool:
-        """Return whether the token is right, in constant time; count a wrong one."""
-        if self.is_locked_out(request):
-            return False
-        given, expected = (hashlib.sha256(each).digest() for each in (token, self._token))
-        if hmac.compare_digest(given, expected):
-            return True
-        self.failed_logins.setdefault(_client(request), []).append(self._clock())
-        return False
-
-    def _has_bearer_token(self, request: Request) -> bool:
-        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and self.check_token(request, given.strip().encode("latin-1"))
+        return self.is_valid_cookie(request.cookies.get(COOKIE, "")) or await self.tokens.check_bearer(request)
 
     def is_valid_cookie(self, value: str) -> bool:
         """Return whether the cookie is ours and has not expired."""
@@ -80,7 +56,3 @@ def _cookie_attributes(request: Request) -> dict[str, Any]:
     forwarded = request.headers.get("X-Forwarded-Proto", "").partition(",")[0].strip().lower()
     is_https = "https" in {request.url.scheme, forwarded}  # directly or through a proxy
     return {"path": COOKIE_PATH, "secure": is_https, "httponly": True, "samesite": "strict"}
-
-
-def _client(request: Request) -> str:
-    return request.client.host if request.client else ""

@@ -10,12 +10,13 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from doors.gallery.access import LOCKOUT_SECONDS, GalleryAccess
+from doors.gallery.access import GalleryAccess
 from doors.gallery.details import read_details
 from doors.gallery.filters import HOME, Cursor, Filters
 from doors.gallery.listing import GalleryReader
 from doors.gallery.rendering import HEADERS, PageRenderer
 from doors.request_body import RequestError, read_body
+from doors.tokens import MEMORY_SECONDS
 from i2v.errors import I2vError
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
@@ -62,8 +63,8 @@ class Gallery:
 
     def _protected(self, handler: Handler) -> Handler:
         async def handle(request: Request) -> Response:
-            if not self._access.allows(request):
-                return self._login_page(request)
+            if not await self._access.allows(request):
+                return self._login_page(request, is_wrong="Authorization" in request.headers)
             try:
                 async with asyncio.timeout(PAGE_TIMEOUT_SECONDS), self._page_slots:
                     return await handler(request)
@@ -101,20 +102,20 @@ class Gallery:
         return self._renderer.render("item", media=card.links.poster if card.links else "", details=details)
 
     def _login_page(self, request: Request, *, is_wrong: bool = False, to: str = "") -> Response:
-        is_locked_out = self._access.is_locked_out(request)
-        status = HTTPStatus.TOO_MANY_REQUESTS if is_locked_out else HTTPStatus.UNAUTHORIZED
+        is_slowed_down = is_wrong and self._access.tokens.is_slowed_down(request)
+        status = HTTPStatus.TOO_MANY_REQUESTS if is_slowed_down else HTTPStatus.UNAUTHORIZED
         response = self._renderer.render(
             "login",
             status,
             to=to or _own_address(request),
             is_wrong=is_wrong,
-            is_locked_out=is_locked_out,
+            is_slowed_down=is_slowed_down,
             # browsers omit a strict cookie when another site links here, but send it after a refresh
             is_cross_site=request.method == "GET" and request.headers.get("Sec-Fetch-Site") == "cross-site",
         )
         response.headers["WWW-Authenticate"] = "Bearer"
-        if is_locked_out:
-            response.headers["Retry-After"] = f"{LOCKOUT_SECONDS:.0f}"
+        if is_slowed_down:
+            response.headers["Retry-After"] = f"{MEMORY_SECONDS:.0f}"
         return response
 
     async def _log_in(self, request: Request) -> Response:
@@ -124,7 +125,7 @@ class Gallery:
             return Response(status_code=error.status_code, headers=HEADERS)
         form = {name: values[0] for name, values in parse_qs(body.decode(errors="replace")).items()}
         to = _safe_target(form.get("to", ""))
-        if not self._access.check_token(request, form.get("token", "").strip().encode(errors="surrogatepass")):
+        if not await self._access.tokens.check(request, form.get("token", "")):
             return self._login_page(request, is_wrong=True, to=to)
         return self._access.log_in(request, _redirect(to))
 

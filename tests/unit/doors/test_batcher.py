@@ -1,7 +1,5 @@
 """The batcher: batches, duplicates, retries and closing."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -29,7 +27,7 @@ def new_batcher() -> NEW_BATCHER:
                 raise errors.pop()
             batches.append(items)
 
-        batcher = Batcher(call, identity=str, **{"max_wait_seconds": 0.05, **options})
+        batcher = Batcher(call, identity=str, **{"quiet_seconds": 0.05, "max_wait_seconds": 60, **options})
         running = asyncio.create_task(batcher.run())
         try:
             yield batcher, batches
@@ -50,9 +48,35 @@ async def test_items_that_arrive_together_become_one_call(new_batcher: NEW_BATCH
         assert len(batcher) == 0
 
 
+async def test_a_batch_ends_when_it_is_quiet(new_batcher: NEW_BATCHER) -> None:
+    """Each arrival extends the wait, and a batch is passed on once nothing has arrived for the quiet time."""
+    async with new_batcher(quiet_seconds=0.2) as (batcher, batches):
+        adding = []
+        for name in "abcd":
+            adding.append(asyncio.create_task(batcher.add([name])))
+            await asyncio.sleep(0.1)
+        assert batches == []
+        async with asyncio.timeout(5):
+            await asyncio.gather(*adding)
+        assert batches == [["a", "b", "c", "d"]]
+
+
+async def test_a_batch_that_is_never_quiet_ends_after_the_longest_wait(new_batcher: NEW_BATCHER) -> None:
+    """Steady arrivals do not keep a batch open."""
+    async with new_batcher(quiet_seconds=60, max_wait_seconds=0.1) as (batcher, batches):
+        async with asyncio.timeout(5):
+            await batcher.add(["a"])
+        assert batches == [["a"]]
+
+
+def test_the_waits_are_those_of_the_documents() -> None:
+    """A batch of the door ends after 0.3 s of quiet, 2 s or 100 images."""
+    assert (Batcher.quiet_seconds, Batcher.max_wait_seconds, Batcher.max_size) == (0.3, 2.0, 100)
+
+
 async def test_a_full_batch_does_not_wait(new_batcher: NEW_BATCHER) -> None:
     """A full batch is passed on at once, and no batch exceeds the maximum size."""
-    async with new_batcher(max_size=3, max_wait_seconds=60) as (batcher, batches):
+    async with new_batcher(max_size=3, quiet_seconds=60) as (batcher, batches):
         async with asyncio.timeout(5):
             await batcher.add([str(number) for number in range(9)])
         assert [len(batch) for batch in batches] == [3, 3, 3]
@@ -71,7 +95,7 @@ async def test_add_returns_only_after_the_call_succeeds(new_batcher: NEW_BATCHER
 
 async def test_a_cancelled_caller_withdraws_items_that_are_in_no_batch(new_batcher: NEW_BATCHER) -> None:
     """A cancelled caller's items are withdrawn unless another caller waits for them too."""
-    async with new_batcher(max_wait_seconds=0.3) as (batcher, batches):
+    async with new_batcher(quiet_seconds=0.3) as (batcher, batches):
         cancelled = asyncio.create_task(batcher.add(["a", "b"]))
         waiting = asyncio.create_task(batcher.add(["b"]))
         await asyncio.sleep(0.05)
@@ -83,7 +107,7 @@ async def test_a_cancelled_caller_withdraws_items_that_are_in_no_batch(new_batch
 
 async def test_a_batcher_at_capacity_is_full(new_batcher: NEW_BATCHER) -> None:
     """It is full while the number of pending items is at the capacity, until some are passed on."""
-    async with new_batcher(capacity=2, max_wait_seconds=0.2) as (batcher, _):
+    async with new_batcher(capacity=2, quiet_seconds=0.2) as (batcher, _):
         adding = asyncio.create_task(batcher.add(["a", "b"]))
         await asyncio.sleep(0.05)
         assert batcher.is_full
@@ -95,7 +119,7 @@ async def test_a_batcher_at_capacity_is_full(new_batcher: NEW_BATCHER) -> None:
 
 async def test_closing_passes_on_pending_items(new_batcher: NEW_BATCHER) -> None:
     """Closing passes pending items on at once and rejects new ones."""
-    async with new_batcher(max_wait_seconds=60) as (batcher, batches):
+    async with new_batcher(quiet_seconds=60) as (batcher, batches):
         adding = asyncio.create_task(batcher.add(["a"]))
         await asyncio.sleep(0.01)
         assert await batcher.close(5)

@@ -1,25 +1,15 @@
-"""Access to the gallery: what the login cookie proves, and how guessing is slowed down."""
-
-from __future__ import annotations
+"""Access to the gallery: what the login cookie proves, and which tokens are accepted."""
 
 import pytest
-from cachetools import TTLCache
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 from starlette.requests import Request
 from starlette.responses import Response
 
-from doors.gallery.access import (
-    COOKIE,
-    COOKIE_SECONDS,
-    LOCKOUT_SECONDS,
-    MAX_CLIENTS,
-    MAX_FAILED_LOGINS,
-    GalleryAccess,
-)
+from doors.gallery.access import COOKIE, COOKIE_SECONDS, GalleryAccess
 
-TOKEN = "a-token-of-the-test-ü"
+TOKEN = "a-token-of-the-test"
 
 
 class Clock:
@@ -44,12 +34,12 @@ def _cookie_of(access: GalleryAccess, **headers: str) -> tuple[str, str]:
     return header.partition(";")[0].partition("=")[2], header
 
 
-def test_a_cookie_is_valid_until_it_expires() -> None:
+async def test_a_cookie_is_valid_until_it_expires() -> None:
     """A cookie is valid for twelve hours at every door with the same token, and then no longer."""
     clock = Clock()
     value, _ = _cookie_of(GalleryAccess(SecretStr(TOKEN), clock))
     other_door = GalleryAccess(SecretStr(TOKEN), clock)
-    assert other_door.allows(_request(Cookie=f"{COOKIE}={value}"))
+    assert await other_door.allows(_request(Cookie=f"{COOKIE}={value}"))
 
     clock.now += COOKIE_SECONDS - 1
     assert other_door.is_valid_cookie(value)
@@ -90,32 +80,7 @@ def test_a_made_up_cookie_is_invalid(value: str) -> None:
 
 
 @pytest.mark.parametrize("header", ["Bearer wrong", "Bearer", f"Basic {TOKEN}", TOKEN, ""])
-def test_only_the_token_is_accepted_as_bearer(header: str) -> None:
+async def test_only_the_token_is_accepted_as_bearer(header: str) -> None:
     """Another scheme or another token grants no access."""
-    assert not GalleryAccess(SecretStr(TOKEN)).allows(_request(Authorization=header))
-    assert GalleryAccess(SecretStr(TOKEN)).allows(_request(Authorization=f"bearer {TOKEN}"))
-
-
-def test_a_guessing_client_is_locked_out() -> None:
-    """After ten wrong tokens in a minute a client is locked out even with the right one; others and cookies are not."""
-    access, clock = GalleryAccess(SecretStr(TOKEN)), Clock()
-    access.failed_logins = TTLCache(MAX_CLIENTS, LOCKOUT_SECONDS, timer=clock)
-    cookie, _ = _cookie_of(access)
-    for _ in range(MAX_FAILED_LOGINS):
-        assert not access.check_token(_request(), b"guess")
-
-    assert not access.check_token(_request(), TOKEN.encode())
-    assert access.check_token(_request("10.0.0.2"), TOKEN.encode())
-    assert access.allows(_request(Cookie=f"{COOKIE}={cookie}"))
-    clock.now += 60
-    assert access.check_token(_request(), TOKEN.encode())
-
-
-def test_guessing_from_many_clients_takes_bounded_memory() -> None:
-    """However many clients guess, only a fixed number of the latest ones is remembered."""
-    access = GalleryAccess(SecretStr(TOKEN))
-    for number in range(MAX_CLIENTS * 3):
-        for _ in range(MAX_FAILED_LOGINS):
-            access.check_token(_request(str(number)), b"guess")
-    assert len(access.failed_logins) == MAX_CLIENTS
-    assert access.is_locked_out(_request(str(MAX_CLIENTS * 3 - 1)))
+    assert not await GalleryAccess(SecretStr(TOKEN)).allows(_request(Authorization=header))
+    assert await GalleryAccess(SecretStr(TOKEN)).allows(_request(Authorization=f"bearer {TOKEN}"))

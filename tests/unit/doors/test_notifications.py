@@ -1,7 +1,5 @@
 """Parsing bucket notifications. The payloads in `fixtures/notifications` follow the vendors; see its SOURCES.md."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -26,6 +24,7 @@ FIXTURES = FIXTURES / "notifications"
 BUCKET = "amzn-s3-demo-bucket"
 SETTINGS = SealedSettings(I2V_BUCKET=BUCKET)
 CREATED = ["s3", "sns", "eventbridge", "minio", "ceph"]
+SERVERS = json.loads((FIXTURES / "servers.json").read_bytes())
 
 
 def _payload(name: str) -> bytes:
@@ -87,6 +86,28 @@ def test_objects_that_are_not_images_are_dropped_with_a_reason(key: str, why: st
     assert _read(_notification(key)) == ([], {why: 1})
 
 
+@pytest.mark.parametrize("name", SERVERS)
+def test_every_servers_payload_becomes_what_a_user_wants(name: str) -> None:
+    """Uploads become images, other events are counted, and formats that need a bridge are rejected."""
+    case = SERVERS[name]
+    payload = json.dumps(case["payload"]).encode()
+    if case.get("invalid"):
+        with pytest.raises(InvalidNotification) as caught:
+            parse_notification(payload, SETTINGS)
+        assert caught.value.hint
+        return
+    found = parse_notification(payload, SETTINGS)
+    keys = [each if isinstance(each, list) else [each, None] for each in case["images"]]
+    assert [[image.key, image.raw_key] for image in found.images] == keys
+    assert found.dropped == case["dropped"]
+    assert (found.error is None) == ("unreadable" not in case["dropped"])
+
+
+def test_a_byte_order_mark_is_skipped() -> None:
+    """A payload may begin with a UTF-8 byte order mark."""
+    assert _read(b"\xef\xbb\xbf" + _notification("images/a.jpg")) == (["images/a.jpg"], {})
+
+
 def test_other_events_are_dropped() -> None:
     """A new tag on an object is not a new image."""
     assert _read(_notification("images/a.jpg", eventName="ObjectTagging:Put")) == ([], {"other_event": 1})
@@ -95,6 +116,7 @@ def test_other_events_are_dropped() -> None:
 def test_drop_reasons_keep_their_names() -> None:
     """The drop reasons are the metric's labels, which dashboards use."""
     names = "test_event deletion other_event folder own_object other_prefix other_suffix reserved_name"
+    names += " multipart_start empty_key unreadable"
     assert {why.value for why in DropReason} == set(names.split())
 
 
@@ -121,13 +143,14 @@ def test_each_record_of_a_message_is_parsed() -> None:
         b"[" * 500_000,
         b"1" * 5000,
         b" " * (MAX_NOTIFICATION_BYTES + 1),
-        _notification("images/%ff.jpg"),
-        _notification(""),
         _notification("images/" + "a" * 1024 + ".jpg"),
-        _notification("images/%00.jpg"),
+        _notification("images/\0.jpg"),
+        _notification("images/\ud800.jpg"),
+        b'{"Records": [{"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": "b"}, "object": {"key": [1]}}}]}',
+        b'{"Records": [{"eventName": "ObjectCreated:Put", "s3": null}]}',
         _payload("eventbridge").replace(b"red flower", rb"\ud800"),
     ],
-    ids=range(19),
+    ids=range(20),
 )
 def test_an_invalid_payload_is_rejected(payload: bytes) -> None:
     """A payload that is not JSON, of unknown format, with an impossible key, too large or too deep raises one error."""
@@ -181,6 +204,36 @@ def test_arbitrary_payloads_raise_only_invalid_notification(payload: bytes | str
     """An arbitrary payload raises `InvalidNotification` and nothing else."""
     with pytest.raises(InvalidNotification):
         parse_notification(payload.encode() if isinstance(payload, str) else payload, SETTINGS)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    ),
+    st.sampled_from(["eventSource", "eventTime", "awsRegion", "eTag", "sequencer", "size", "versionId"]),
+)
+def test_a_field_that_is_not_needed_may_hold_anything(value: Any, field: str) -> None:
+    """Any value in a field that does not name the upload is accepted."""
+    data = json.loads(_notification("images/a.jpg"))
+    record = data["Records"][0]
+    (record if field in {"eventSource", "eventTime", "awsRegion"} else record["s3"]["object"])[field] = value
+    found = parse_notification(json.dumps(data).encode(), SETTINGS)
+    assert [image.key for image in found.images] == ["images/a.jpg"]
+
+
+def test_bare_events_never_share_a_run() -> None:
+    """Two uploads told apart by nothing get different idempotency keys, also beside a constant sequencer."""
+    bare = json.dumps(SERVERS["nothing but names"]["payload"]).encode()
+    first, second = (parse_notification(bare, SETTINGS).images for _ in range(2))
+    assert idempotency_key(first) != idempotency_key(second)
+
+    early, late = (
+        parse_notification(_notification("images/a.jpg", eventTime=f"2026-01-01T00:00:0{second}Z"), SETTINGS).images
+        for second in range(2)
+    )
+    assert early[0].etag == late[0].etag
+    assert idempotency_key(early) != idempotency_key(late)
 
 
 def test_identity_is_per_upload() -> None:

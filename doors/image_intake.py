@@ -1,0 +1,69 @@
+"""`ImageIntake`: where the HTTP routes and the SQS receiver hand in new images, which become runs of `on-image`."""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from doors.batcher import Batcher
+from doors.flow_run_starter import FlowRunStarter
+from doors.health import Health
+from doors.metrics import Metrics
+from doors.notifications import NewImage, idempotency_key
+from i2v.errors import I2vError, NotFound
+from i2v.s3.storage import Storage
+from i2v.s3_uri import S3Uri
+from i2v.settings import Settings
+
+log = logging.getLogger(__name__)
+ON_IMAGE = "generate/on-image"
+TAGS = ("bucket",)
+KEY_CHECK_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class ImageIntake:
+    """What all inputs of one door share; `images` holds the images that wait for a flow run."""
+
+    settings: Settings
+    health: Health
+    metrics: Metrics
+    images: Batcher[NewImage]
+
+
+def make_intake(settings: Settings, health: Health, starter: FlowRunStarter, storage: Storage) -> ImageIntake:
+    """Return an intake that starts flow runs with `starter`; the caller runs its batcher."""
+    metrics = Metrics()
+
+    async def start_run(images: list[NewImage]) -> None:
+        found = await asyncio.gather(*(find_image(storage, image) for image in images))
+        uris = list(dict.fromkeys(map(str, found)))
+        run = await starter.start({"images": uris}, key=idempotency_key(images), tags=TAGS)
+        metrics.count_run(images)
+        log.info("Started flow run %s (%s) with %d images", run.name, run.id, len(uris))
+
+    batcher = Batcher(start_run, identity=lambda image: image.identity, on_duplicate=metrics.duplicates.inc)
+    metrics.pending.set_function(lambda: len(batcher))
+    return ImageIntake(settings, health, metrics, batcher)
+
+
+async def find_image(storage: Storage, image: NewImage) -> S3Uri:
+    """Return the object that is meant: the key as sent if the bucket has that one and not the decoded one.
+
+    S3 is asked only where both are possible. If it does not answer in time, the decoded key is meant.
+    """
+    if image.raw_key is None or await _exists(storage, image.uri) is not False:
+        return image.uri
+    raw = image.uri._replace(key=image.raw_key)
+    return raw if await _exists(storage, raw) else image.uri
+
+
+async def _exists(storage: Storage, uri: S3Uri) -> bool | None:
+    """Return whether the object exists; `None` if S3 does not say."""
+    try:
+        async with asyncio.timeout(KEY_CHECK_SECONDS):
+            await storage.head(uri)
+    except NotFound:
+        return False
+    except (I2vError, TimeoutError):
+        return None
+    return True
