@@ -1,12 +1,11 @@
 """The long-lived service that turns bucket notifications and provider callbacks into flow runs: `python -m doors`.
 
-app            HTTP routes: POST /s3, /healthz, /metrics   notifications      parse a payload; pure
-callbacks      HTTP route: POST /apixo/…                   batcher            many items, one flow run; generic
-gallery        HTTP routes: /gallery                       flow_run_starter   the only calls to Prefect
+http           the routes and the HTTP server              gallery            the routes of /gallery
 sqs_receiver   the loop over the queue                     sqs_queue          the only boto3 calls
-image_intake   what routes and receiver share              service            wire it up, start, stop
+notifications  parse a payload; pure                       image_intake       new images become runs
+batcher        many items, one flow run; generic           flow_run_starter   the only calls to Prefect
 ledger_gauges, metrics   what Prometheus scrapes           health             the state of queue and Prefect
-request_body   read a body with limits
+service        wire it up, start, stop
 
 The doors never submit a job, and import neither flows nor tasks.
 """

@@ -10,12 +10,12 @@ from typing import Any
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from doors.app import make_app
-from doors.callbacks import COLLECT, Callbacks
 from doors.flow_run_starter import FlowRunStarter, prefect_api_url
 from doors.gallery.routes import gallery_routes
 from doors.health import OFF, STARTING, Health
-from doors.http_server import HttpServer
+from doors.http.app import make_app
+from doors.http.callbacks import COLLECT, Callbacks
+from doors.http.server import HttpServer
 from doors.image_intake import ON_IMAGE, ImageIntake, make_intake
 from doors.ledger_gauges import LedgerGauges
 from doors.sqs_queue import SqsQueue

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from starlette.requests import Request
 from starlette.responses import Response
 
-from doors.tokens import TokenCheck
+from doors.http.tokens import TokenCheck
 
 COOKIE = "i2v_gallery"
 COOKIE_PATH = "/gallery"

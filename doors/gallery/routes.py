@@ -15,8 +15,8 @@ from doors.gallery.details import read_details
 from doors.gallery.filters import HOME, Cursor, Filters
 from doors.gallery.listing import GalleryReader
 from doors.gallery.rendering import HEADERS, PageRenderer
-from doors.request_body import RequestError, read_body
-from doors.tokens import MEMORY_SECONDS
+from doors.http.request_body import RequestError, read_body
+from doors.http.tokens import MEMORY_SECONDS
 from i2v.errors import I2vError
 from i2v.s3.storage import Storage
 from i2v.settings import Settings

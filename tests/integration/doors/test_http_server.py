@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from doors import http_server
-from doors.http_server import HttpServer, LimitedProtocol
+from doors.http import server as http_server
+from doors.http.server import HttpServer, LimitedProtocol
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: door\r\n\r\n"
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]

@@ -17,7 +17,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.objects import FlowRun
 
-from doors.callbacks import COLLECT
+from doors.http.callbacks import COLLECT
 from flows.reconcile import reconcile_videos
 from sandbox import Sandbox
 from sandbox.child_process import ChildProcess

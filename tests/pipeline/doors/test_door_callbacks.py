@@ -16,7 +16,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from doors.callbacks import COLLECT, CallbackOutcome
+from doors.http.callbacks import COLLECT, CallbackOutcome
 from flows.reconcile import reconcile_videos
 from i2v.apixo.callbacks import callback_url
 from i2v.settings import Settings

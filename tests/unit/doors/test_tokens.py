@@ -7,7 +7,7 @@ from cachetools import TTLCache
 from pydantic import SecretStr
 from starlette.requests import Request
 
-from doors.tokens import FREE_TRIES, MAX_CLIENTS, MEMORY_SECONDS, WRONG_TRY_SECONDS, TokenCheck
+from doors.http.tokens import FREE_TRIES, MAX_CLIENTS, MEMORY_SECONDS, WRONG_TRY_SECONDS, TokenCheck
 
 TOKEN = "a-token-of-the-test"
 

@@ -1,6 +1,6 @@
 """`read_body`: read a request body within a size limit and a time limit. Every route that reads a body uses it.
 
-Raise `RequestError` in a handler to end the request with a status; `doors.app` turns it into JSON.
+Raise `RequestError` in a handler to end the request with a status; `doors.http.app` turns it into JSON.
 """
 
 import asyncio

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from doors.batcher import Batcher, BatcherClosed
 from doors.flow_run_starter import FlowRunStarter
-from doors.request_body import RequestError, read_body
+from doors.http.request_body import RequestError, read_body
 from i2v.apixo.callbacks import BODY_LIMIT_BYTES, PATH, callback_task_id, verify
 from i2v.errors import I2vError
 from i2v.ledger import transitions

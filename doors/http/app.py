@@ -1,7 +1,6 @@
 """HTTP routes: `POST /s3` for bucket webhooks, `GET /healthz`, `GET /metrics`.
 
-Add a route in `make_app`; handlers find shared objects in `request.app.state`. Callbacks are in `doors.callbacks`, the
-gallery is in `doors.gallery`.
+Add a route in `make_app`; handlers find shared objects in `request.app.state`.
 """
 
 import asyncio
@@ -15,12 +14,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from doors.batcher import BatcherClosed
-from doors.callbacks import Callbacks
+from doors.http.callbacks import Callbacks
+from doors.http.request_body import RequestError, read_body
+from doors.http.tokens import TokenCheck
 from doors.image_intake import ImageIntake
 from doors.ledger_gauges import LedgerGauges
 from doors.notifications import MAX_NOTIFICATION_BYTES, InvalidNotification, Notification, parse_notification
-from doors.request_body import RequestError, read_body
-from doors.tokens import TokenCheck
 
 log = logging.getLogger(__name__)
 RUN_TIMEOUT_SECONDS = 10.0
