@@ -8,7 +8,7 @@ import math
 from decimal import Decimal
 from functools import cached_property
 from itertools import permutations
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -77,6 +77,11 @@ ApiUrl = Annotated[str, AfterValidator(_api_url)]
 HttpAddress = Annotated[str, AfterValidator(_http_url)]
 Prefix = Annotated[str, AfterValidator(_prefix)]
 HostName = Annotated[str, StringConstraints(to_lower=True)]
+_JSON_EXAMPLES = {
+    "prompts_by_prefix": '{"cats/": "the cat yawns"}',
+    "prices_usd": '{"standard-6": "0.192"}',
+    "s3_extra_args": '{"ServerSideEncryption": "aws:kms"}',
+}
 
 
 class Settings(BaseSettings):
@@ -95,6 +100,11 @@ class Settings(BaseSettings):
     images_prefix: Prefix = Field(default="images/", validation_alias="I2V_IMAGES_PREFIX")
     videos_prefix: Prefix = Field(default="videos/", validation_alias="I2V_VIDEOS_PREFIX")
     jobs_prefix: Prefix = Field(default="jobs/", validation_alias="I2V_JOBS_PREFIX")
+
+    s3_extra_args: Annotated[dict[str, Any], NoDecode] = Field(
+        default_factory=dict, validation_alias="I2V_S3_EXTRA_ARGS"
+    )
+    """Arguments of boto3 that are added to each put and copy, as JSON; `i2v.s3.extra_args` checks them."""
 
     poll_first_seconds: Seconds = Field(default=30, validation_alias="I2V_POLL_FIRST_SECONDS")
     poll_every_seconds: Seconds = Field(default=10, validation_alias="I2V_POLL_EVERY_SECONDS")
@@ -167,14 +177,17 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
-    @field_validator("prompts_by_prefix", "prices_usd", mode="before")
+    @field_validator(*_JSON_EXAMPLES, mode="before")
     @classmethod
     def _read_json(cls, value: object, info: ValidationInfo) -> object:
-        example = '{"standard-6": "0.192"}' if info.field_name == "prices_usd" else '{"cats/": "the cat yawns"}'
+        example = _JSON_EXAMPLES[info.field_name or ""]
         try:
-            return json.loads(value, parse_float=Decimal) if isinstance(value, str) else value
+            read = json.loads(value, parse_float=Decimal) if isinstance(value, str) else value
         except ValueError:
             raise ValueError(f"not valid JSON; use e.g. {example}") from None
+        if not isinstance(read, dict):
+            raise ValueError(f"not a JSON object; use e.g. {example}")  # noqa: TRY004 - pydantic reports a ValueError
+        return read
 
     @field_validator("prices_usd")
     @classmethod

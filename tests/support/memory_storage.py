@@ -21,6 +21,7 @@ from i2v.net.fetcher import Fetcher, FirstByte
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.run import make_context
 from i2v.request import Request
+from i2v.s3.etags import EtagForm
 from i2v.s3.listing import S3Entry
 from i2v.s3.objects import S3Object
 from i2v.s3.storage import Storage
@@ -118,7 +119,7 @@ class MemoryStorage(Storage):
         metadata: Mapping[str, str] | None = None,
         create: bool = False,
         if_match: str | None = None,
-        sha256: bytes | None = None,
+        etag_form: EtagForm | None = None,
     ) -> str:
         """Write an object, optionally with a condition."""
         condition = "*" if create else if_match or ""
@@ -158,7 +159,9 @@ class MemoryStorage(Storage):
         del seconds
         return False
 
-    async def presign(self, uri: S3Uri, *, seconds: int, version_id: str | None = None) -> str:
+    async def presign(
+        self, uri: S3Uri, *, seconds: int, version_id: str | None = None, content_type: str | None = None
+    ) -> str:
         """Return a URL that no test fetches."""
         del version_id
         return f"https://{uri.bucket}.example/{uri.key}?expires={seconds}"

@@ -38,10 +38,11 @@ async def _examine() -> list[Finding]:
 
     try:
         settings = read_settings()
+        storage = Storage()
     except UsageError as error:
         findings = [Finding("settings", Level.FAULT, error.message, error.hint)]
     else:
-        with Storage() as storage:
+        with storage:
             findings = await examine(settings, storage)
     return [*findings, await run_check("prefect", _check_prefect)]
 

@@ -9,10 +9,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from i2v.doctor.findings import Check, Finding, Level
-from i2v.errors import Conflict, FetchError, NoBucket, NotFound, StorageError
-from i2v.ledger.ledger import WRONG_ETAG
+from i2v.errors import AccessDenied, FetchError, NoBucket, NotFound, StorageError
 from i2v.net.address_policy import is_public, resolve_host
 from i2v.net.fetcher import Fetcher
+from i2v.s3.conditions import prove_conditional_writes
+from i2v.s3.failures import PERMISSIONS
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
@@ -34,8 +35,16 @@ async def check_bucket(settings: Settings, storage: Storage) -> Finding:
             await storage.call(S3Uri(bucket, ""), storage.client.head_bucket, Bucket=bucket)
         except NotFound:
             raise NoBucket(f"the bucket {bucket} does not exist", "Check I2V_BUCKET and the region") from None
+        except StorageError:
+            await _list_one(storage, S3Uri(bucket, ""))  # the response to a HEAD has no reason
+            raise
     endpoint = urlsplit(str(storage.client.meta.endpoint_url)).netloc
     return Finding("bucket", Level.OK, f"{', '.join(buckets)} found at {endpoint}")
+
+
+async def _list_one(storage: Storage, prefix: S3Uri) -> None:
+    query = {"Bucket": prefix.bucket, "Prefix": prefix.key, "MaxKeys": 1}
+    await storage.call(prefix, storage.client.list_objects_v2, **query)
 
 
 class BucketChecks:
@@ -62,12 +71,12 @@ class BucketChecks:
         """List, put, get and delete under a prefix; a missing permission that runs do not need is a warning."""
         scratch = prefix / f"doctor/{secrets.token_hex(8)}.txt"
         operations: dict[str, Callable[[], Awaitable[object]]] = {
-            "list": lambda: self._list_one(prefix),
+            "list": lambda: _list_one(self._storage, prefix),
             "put": lambda: self._storage.put(scratch, b"i2v doctor"),
             "get": lambda: self._storage.get(scratch),
             "delete": lambda: self._storage.delete(scratch),
         }
-        denied: dict[str, str] = {}
+        denied: dict[str, AccessDenied] = {}
         for operation, attempt in operations.items():
             try:
                 await attempt()
@@ -75,34 +84,25 @@ class BucketChecks:
                 raise
             except NotFound:
                 continue  # the get after a denied put
-            except StorageError as error:
-                denied[operation] = error.message
+            except AccessDenied as error:
+                if error.hint != PERMISSIONS:  # clock, credentials or key
+                    raise
+                denied[operation] = error
             if denied.keys() >= {"list", "put"}:
                 break  # the rest would fail too, each after its retries
         if not denied:
             return Finding(f"rights {name}", Level.OK, f"list, get, put and delete under {prefix}")
-        message = f"under {prefix}: {'; '.join(denied.values())}"
+        message = f"under {prefix}: {'; '.join(error.message for error in denied.values())}"
         if denied.keys() <= OPTIONAL[name]:
             return Finding(f"rights {name}", Level.WARNING, message, "Only uploads of local files need it")
         hint = f"Grant the credentials permission to {', '.join(denied)} there"
         return Finding(f"rights {name}", Level.FAULT, message, hint)
 
-    async def _list_one(self, prefix: S3Uri) -> None:
-        list_objects = self._storage.client.list_objects_v2
-        await self._storage.call(prefix, list_objects, Bucket=prefix.bucket, Prefix=prefix.key, MaxKeys=1)
-
     async def conditional_writes(self) -> Finding:
         """Check that the server honors IfNoneMatch and IfMatch, on which the ledger relies."""
         async with self._scratch() as scratch:
-            etag = await self._storage.put(scratch, b"1", create=True)
-            for name, create, if_match in (("IfNoneMatch", True, None), ("IfMatch", False, WRONG_ETAG)):
-                try:
-                    await self._storage.put(scratch, b"2", create=create, if_match=if_match)
-                except Conflict:
-                    continue
-                hint = "Two runs could both pay for one video: use a server that honors conditional writes"
-                return Finding("conditional writes", Level.FAULT, f"the S3 server ignores {name}", hint)
-            await self._storage.put(scratch, b"3", if_match=etag)
+            await self._storage.put(scratch, b"i2v doctor")
+            await prove_conditional_writes(self._storage, scratch)
         return Finding("conditional writes", Level.OK, "IfNoneMatch and IfMatch are honored")
 
     async def presigned_url(self) -> Finding:
@@ -131,7 +131,10 @@ class BucketChecks:
             try:
                 response = await fetcher.fetch_bytes(url, limit=len(expected))
             except FetchError as error:
-                return error.message, "Check the endpoint, the region and the credentials"
+                return (
+                    error.message,
+                    "Check AWS_REGION, the credentials, and that a proxy before S3 keeps host and path",
+                )
         if response.body != expected:
             return "it returned other bytes than were stored", "Check AWS_ENDPOINT_URL"
         return None

@@ -24,14 +24,13 @@ from i2v.ledger.documents import read_document, write_document
 from i2v.ledger.job import FORMAT, JobImage, JobRecord
 from i2v.ledger.transitions import validate_change
 from i2v.request import Request
+from i2v.s3.conditions import prove_conditional_writes
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
 
 log = logging.getLogger(__name__)
 _RECORD_NAME = re.compile(r"([0-9a-f]{64})\.json")
 CONCURRENT_READS = 64
-WRONG_ETAG = "0" * 32
-"""An etag that no document of the ledger has."""
 Edit = Callable[[JobRecord], JobRecord | None]
 
 
@@ -212,7 +211,7 @@ class Ledger:
         try:
             info = await self._read_or_create_info()
             self._check_owner(info)
-            await self._verify_conditional_writes(info)
+            await prove_conditional_writes(self.storage, keys.ledger_uri(self.settings))
         except StorageError as error:
             message = f"The ledger cannot be used, so nothing is submitted: {error.message}"
             raise LedgerError(message, error.hint) from None
@@ -236,17 +235,6 @@ class Ledger:
                 f"The ledger {self.settings.jobs} belongs to {info.host} (account {info.account!r}), "
                 f"not to {host} (account {account!r})",
                 "Use another bucket or I2V_JOBS_PREFIX for each provider and account",
-            )
-
-    async def _verify_conditional_writes(self, info: LedgerInfo) -> None:
-        for condition, etag in (("IfNoneMatch", None), ("IfMatch", WRONG_ETAG)):
-            try:
-                await self._write_info(info, etag)
-            except Conflict:
-                continue
-            raise LedgerError(
-                f"The S3 server ignores conditional writes ({condition})",
-                "Use a server that supports them: without them two runs could pay for one video",
             )
 
     async def _write_info(self, info: LedgerInfo, etag: str | None) -> None:

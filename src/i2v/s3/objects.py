@@ -8,7 +8,12 @@ from typing import Any
 
 from botocore.exceptions import IncompleteReadError
 
+from i2v.errors import StorageError
+from i2v.s3.etags import opaque_etag
 from i2v.s3_uri import S3Uri
+
+NOT_S3 = "Check AWS_ENDPOINT_URL and what answers there: it does not behave as S3 does"
+_REQUIRED = {"ETag": "ETag", "LastModified": "Last-Modified"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,7 @@ class S3Object:
     content_type: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    content_encoding: str = ""
 
     @property
     def age_seconds(self) -> float:
@@ -33,32 +39,40 @@ class S3Object:
 
 
 def object_from_response(uri: S3Uri, response: Mapping[str, Any], body: bytes = b"") -> S3Object:
-    """Build the object from boto3's response to a GET or HEAD."""
+    """Build the object from boto3's response to a GET or HEAD. Raise `StorageError` if it lacks what i2v needs."""
+    missing = [header for name, header in _REQUIRED.items() if not response.get(name)]
+    if missing:
+        raise StorageError(f"The response for {uri} has no {' and no '.join(missing)} header", NOT_S3)
     return S3Object(
         uri=uri,
-        etag=response["ETag"].strip('"'),
-        size=response["ContentLength"],
+        etag=opaque_etag(response["ETag"]),
+        size=response.get("ContentLength", len(body)),
         last_modified=response["LastModified"],
         served_at=response_time(response),
         version_id=version if (version := response.get("VersionId")) not in (None, "null") else None,
         content_type=response.get("ContentType", ""),
         metadata=response.get("Metadata", {}),
         body=body,
+        content_encoding=response.get("ContentEncoding", ""),
     )
 
 
 def response_time(response: Mapping[str, Any]) -> datetime:
     """Return the time by S3's clock at which it sent a response."""
     date = response["ResponseMetadata"]["HTTPHeaders"].get("date")
-    return parsedate_to_datetime(date) if date else datetime.now(UTC)
+    try:
+        return parsedate_to_datetime(date) if date else datetime.now(UTC)
+    except ValueError:
+        return datetime.now(UTC)
 
 
 def read_body(response: Mapping[str, Any], limit: int | None) -> bytes:
     """Read the body, or its first `limit + 1` bytes, and close it: with an unread rest, this closes the connection."""
-    size: int = response["ContentLength"]
-    expected = size if limit is None else min(size, limit + 1)
+    size: int | None = response.get("ContentLength")  # none if the body is sent in chunks
+    expected = size if limit is None or size is None else min(size, limit + 1)
+    most = None if limit is None else limit + 1
     with response["Body"] as stream:
-        body: bytes = stream.read(None if expected == size else expected)
-    if len(body) != expected:
+        body: bytes = stream.read(most if expected is None else None if expected == size else expected)
+    if expected is not None and len(body) != expected:
         raise IncompleteReadError(actual_bytes=len(body), expected_bytes=expected)
     return body

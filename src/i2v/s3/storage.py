@@ -18,24 +18,39 @@ from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import BotoCoreError
 from urllib3.exceptions import HTTPError
 
-from i2v.errors import StorageError
+from i2v.errors import Conflict, NotFound, StorageError
 from i2v.s3.client import THREADS, new_session, s3_client
-from i2v.s3.failures import to_storage_error
+from i2v.s3.etags import EtagForm, opaque_etag
+from i2v.s3.extra_args import add_extra_args
+from i2v.s3.failures import refuses_etag_form, to_storage_error
+from i2v.s3.links import LinkSigner
 from i2v.s3.listing import Page, S3Entry, page_from_response
-from i2v.s3.objects import S3Object, object_from_response, read_body, response_time
+from i2v.s3.objects import NOT_S3, S3Object, object_from_response, read_body, response_time
 from i2v.s3_uri import S3Uri
+from i2v.settings import read_settings
 
 BODY_ATTEMPTS = 2
 """How often a body is read that breaks off: boto3 retries a request only until its response begins."""
+CONDITION_WAITS = (0.05, 0.2, 0.8, 0.0)
+"""Seconds after a conditional write that S3 refused although its condition holds, as it may during another write."""
 T = TypeVar("T")
 
 
 class Storage:
-    """Objects in S3. Close it, or use it in `with`, to end its threads."""
+    """Objects in S3. Close it, or use it in `with`, to end its threads.
+
+    Raise `UsageError` if boto3's settings or I2V_S3_EXTRA_ARGS cannot be used.
+    """
+
+    etag_form: EtagForm | None = None
+    """The form of ETags that this server accepts, once `i2v.s3.conditions` has proven it."""
 
     def __init__(self, client: Any | None = None, session: boto3.Session | None = None) -> None:
         self._session = session or new_session()
         self.client = s3_client(self._session) if client is None else client
+        extra = read_settings().s3_extra_args
+        add_extra_args(self.client, extra)
+        self._links = LinkSigner(self.client, self._session if client is None else None, extra)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="s3")
 
     def close(self) -> None:
@@ -88,17 +103,22 @@ class Storage:
         metadata: Mapping[str, str] | None = None,
         create: bool = False,
         if_match: str | None = None,
+        etag_form: EtagForm | None = None,
     ) -> str:
         """Write an object, let S3 verify its checksum, and return its etag.
 
-        With `create`, write only if there is no object; with `if_match`, only over the version with this etag. Raise
-        `Conflict` if the condition does not hold (412) or another write is under way (409).
+        With `create`, write only if there is no object; with `if_match`, only over the version with this etag, sent in
+        `etag_form` alone if that is given. Raise `Conflict` if the condition does not hold (412) or another write is
+        under way (409).
         """
-        condition = {"IfNoneMatch": "*"} if create else {"IfMatch": if_match} if if_match else {}
 
-        def send() -> str:
+        def send(**condition: str) -> str:
             return self._put(uri, body, hashlib.sha256(body).digest(), content_type, metadata or {}, condition)
 
+        if etag_form:
+            return await self.call(uri, send, **_condition(if_match, etag_form))
+        if create or if_match:
+            return await self._put_if(uri, send, if_match)
         return await self.call(uri, send)
 
     async def put_file(
@@ -116,13 +136,41 @@ class Storage:
         S3 rejects the object unless its bytes have this `sha256` (in hex): a half object is never visible. Raise
         `Conflict` as `put` does.
         """
-        condition = {"IfMatch": if_match} if if_match else {"IfNoneMatch": "*"}
 
-        def send() -> str:
+        def send(**condition: str) -> str:
             with path.open("rb") as file:
                 return self._put(uri, file, bytes.fromhex(sha256), content_type, metadata, condition)
 
-        return await self.call(uri, send)
+        return await self._put_if(uri, send, if_match)
+
+    async def _put_if(self, uri: S3Uri, send: Callable[..., str], etag: str | None) -> str:
+        """Write over the version with this etag, or if there is no object.
+
+        Raise `Conflict` only if there is another object. If the condition holds, try again, and in other forms of the
+        etag where none is proven; then raise `StorageError`, since the caller would find nothing new.
+        """
+        proven = self.etag_form or EtagForm.QUOTED
+        forms = (proven, proven, *(EtagForm if etag and self.etag_form is None else (proven, proven)))
+        for form, wait in zip(forms, CONDITION_WAITS, strict=False):
+            try:
+                return await self.call(uri, send, **_condition(etag, form))
+            except StorageError as error:
+                is_unclear = isinstance(error, Conflict) or (etag and not self.etag_form and refuses_etag_form(error))
+                if not is_unclear or not await self._has_etag(uri, etag):
+                    raise
+                refusal = error
+            await asyncio.sleep(wait)
+        message = f"S3 refuses to write {uri} although nothing changed there: {refusal.message.partition(': ')[0]}"
+        raise StorageError(message, "Check conditional writes with: i2v doctor; docs/s3.md lists servers") from refusal
+
+    async def _has_etag(self, uri: S3Uri, etag: str | None) -> bool:
+        """Return whether the object has this etag; with `None`, whether there is none."""
+        try:
+            return (await self.head(uri)).etag == etag
+        except NotFound:
+            return etag is None
+        except StorageError:
+            return False
 
     def _put(
         self,
@@ -142,8 +190,9 @@ class Storage:
             Metadata=dict(metadata),
             **condition,
         )
-        etag: str = response["ETag"].strip('"')
-        return etag
+        if not response.get("ETag"):
+            raise StorageError(f"The response to the write of {uri} has no ETag header", NOT_S3)
+        return opaque_etag(response["ETag"])
 
     async def copy(self, source: S3Uri, target: S3Uri) -> None:
         """Copy an object within S3, with its metadata and content type. Raise NotFound if there is none."""
@@ -188,7 +237,12 @@ class Storage:
         ahead: asyncio.Task[Page] | None = None
         try:
             while page.next_token:
-                page = await (ahead or self._page(prefix, query, page.next_token))
+                token = page.next_token
+                page = await (ahead or self._page(prefix, query, token))
+                if page.next_token == token:
+                    raise StorageError(
+                        f"The listing of {prefix} does not end: each page names the same next one", NOT_S3
+                    )
                 ahead = asyncio.create_task(self._page(prefix, query, page.next_token)) if page.next_token else None
                 yield page.entries
         finally:
@@ -200,23 +254,26 @@ class Storage:
 
         def request() -> Page:
             response = self.client.list_objects_v2(Bucket=prefix.bucket, **query, **continuation)
-            return page_from_response(prefix.bucket, response)
+            return page_from_response(prefix, response)
 
         return await self.call(prefix, request)
 
-    async def presign(self, uri: S3Uri, *, seconds: int, version_id: str | None = None) -> str:
-        """Return a URL that lets anyone GET the object, or one version of it, for so many seconds."""
-        version = {"VersionId": version_id} if version_id else {}
-        url: str = await self.call(
-            uri,
-            self.client.generate_presigned_url,
-            ClientMethod="get_object",
-            Params={"Bucket": uri.bucket, "Key": uri.key, **version},
-            ExpiresIn=seconds,
-        )
-        return url
+    async def presign(
+        self, uri: S3Uri, *, seconds: int, version_id: str | None = None, content_type: str | None = None
+    ) -> str:
+        """Return a URL that lets anyone GET the object, or one version of it, for so many seconds.
+
+        S3 answers it with this `content_type`, whatever is stored with the object.
+        """
+        params = {"Bucket": uri.bucket, "Key": uri.key, "VersionId": version_id, "ResponseContentType": content_type}
+        given = {name: value for name, value in params.items() if value}
+        return await self.call(uri, self._links.sign, params=given, seconds=seconds)
 
     def credentials_end_within(self, seconds: int) -> bool:
         """Return whether the credentials, and with them every URL they signed, expire within so many seconds."""
         credentials = self._session.get_credentials()
         return isinstance(credentials, RefreshableCredentials) and credentials.refresh_needed(seconds)
+
+
+def _condition(etag: str | None, form: EtagForm) -> dict[str, str]:
+    return {"IfNoneMatch": "*"} if etag is None else {"IfMatch": form.of(etag)}

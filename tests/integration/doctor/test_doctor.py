@@ -15,6 +15,7 @@ from i2v.doctor.checks import check_prompts, examine
 from i2v.doctor.findings import Finding, Level
 from i2v.ledger.ledger import Ledger
 from i2v.s3.client import s3_client
+from i2v.s3.etags import EtagForm
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
@@ -63,10 +64,10 @@ class UnconditionalStorage(Storage):
         metadata: Mapping[str, str] | None = None,
         create: bool = False,
         if_match: str | None = None,
-        sha256: bytes | None = None,
+        etag_form: EtagForm | None = None,
     ) -> str:
         """Put without a condition."""
-        del create, if_match, sha256
+        del create, if_match, etag_form
         return await super().put(uri, body, content_type=content_type, metadata=metadata)
 
 
@@ -127,7 +128,7 @@ async def test_a_server_that_ignores_conditions_is_a_fault(sandbox: Sandbox, set
     """The ledger relies on conditional writes."""
     with UnconditionalStorage(sandbox.s3()) as storage:
         finding = (await findings_of(settings, storage))["conditional writes"]
-    assert (finding.level, finding.message) == (Level.FAULT, "the S3 server ignores IfNoneMatch")
+    assert (finding.level, finding.message) == (Level.FAULT, "The S3 server ignores conditional writes (IfNoneMatch)")
     assert sandbox.keys() == []
 
 

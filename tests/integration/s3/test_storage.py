@@ -216,17 +216,6 @@ def xml(code: str) -> bytes:
     return f"<Error><Code>{code}</Code><Message>Access Denied or so</Message></Error>".encode()
 
 
-@pytest.mark.parametrize("code", ["AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"])
-async def test_a_denied_request_is_named(code: str) -> None:
-    """The error names the operation, the object, the code and `i2v doctor`."""
-    async with running(send(403, xml(code), Content_Type="application/xml")) as server:
-        with (
-            single_attempt(server.url) as storage,
-            pytest.raises(StorageError, match=rf"S3 denied GetObject of s3://b-1/a \({code}\).*i2v doctor"),
-        ):
-            await storage.get(S3Uri("b-1", "a"))
-
-
 @pytest.mark.parametrize(
     ("status", "body"),
     [(500, xml("InternalError")), (503, xml("SlowDown")), (502, b"<html>Bad gateway</html>"), (500, b""), (400, b"{")],

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from i2v.errors import Conflict, NotFound
+from i2v.s3.etags import EtagForm
 from i2v.s3.listing import S3Entry
 from i2v.s3.objects import S3Object
 from i2v.s3.storage import Storage
@@ -117,6 +118,7 @@ class SimulatedStorage(Storage):
         metadata: Mapping[str, str] | None = None,
         create: bool = False,
         if_match: str | None = None,
+        etag_form: EtagForm | None = None,
     ) -> str:
         """Write an object, optionally with a condition."""
         condition = "*" if create else if_match or ""
@@ -170,6 +172,8 @@ class SimulatedStorage(Storage):
         """Yield one page with all objects below a prefix."""
         yield await self._request("list", prefix, lambda: self._bucket.list(prefix, start_after, recursive=recursive))
 
-    async def presign(self, uri: S3Uri, *, seconds: int, version_id: str | None = None) -> str:
+    async def presign(
+        self, uri: S3Uri, *, seconds: int, version_id: str | None = None, content_type: str | None = None
+    ) -> str:
         """Return a URL by which the simulated provider finds the object."""
         return f"https://{uri.bucket}.example/{uri.key}?expires={seconds}"
