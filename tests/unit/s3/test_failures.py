@@ -23,7 +23,11 @@ def failed(code: str, status: int, operation: str = "GetObject", message: str = 
 @pytest.mark.parametrize(
     ("error", "kind", "words"),
     [
-        (failed("AccessDenied", 403), AccessDenied, "denied GetObject of s3://b-1/a.jpg|permissions and the bucket's policy"),
+        (
+            failed("AccessDenied", 403),
+            AccessDenied,
+            "denied GetObject of s3://b-1/a.jpg|permissions and the bucket's policy",
+        ),
         (failed("AccessDenied", 403, message="kms:Decrypt on resource"), AccessDenied, "encryption key|kms:Decrypt"),
         (failed("RequestTimeTooSkewed", 403), AccessDenied, "clock is wrong|NTP"),
         (failed("ExpiredToken", 400), StorageError, "credentials have expired|aws sso login"),
