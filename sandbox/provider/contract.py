@@ -3,6 +3,7 @@
 Add what the vendor documents; keep out HTTP, time and billing.
 """
 
+import http.client
 import json
 from dataclasses import dataclass
 from decimal import Decimal
@@ -31,18 +32,8 @@ class ApiError(Exception):
         self.error = error
 
 
-MESSAGES = {
-    400: "Invalid request",
-    401: "Unauthorized",
-    402: "Insufficient balance",
-    403: "Forbidden",
-    404: "Not found",
-    429: "Too many requests",
-    500: "Internal server error",
-    502: "Bad gateway",
-    503: "Service unavailable",
-    504: "Gateway timeout",
-}
+MESSAGES = {**http.client.responses, 400: "Invalid request"}
+"""By HTTP status; the vendor's examples show that of 400."""
 
 
 @dataclass(frozen=True)

@@ -223,7 +223,7 @@ class Settings(BaseSettings):
 
     @property
     def image_url_seconds(self) -> int:
-        """How long the URL that the provider fetches an image from must work."""
+        """The lifetime of the URL from which the provider fetches an image."""
         return max(self.presign_seconds, math.ceil(self.poll_deadline_seconds))
 
     @property

@@ -129,7 +129,7 @@ class ApixoClient:
     async def status(
         self, task_id: str, *, tries: int = READ_ATTEMPTS, within: float = RETRY_WITHIN_SECONDS
     ) -> TaskStatus:
-        """Request the status of a task. Free; up to `tries` attempts are made, the last one `within` so many seconds.
+        """Request the status of a task. Free; makes up to `tries` attempts within that many seconds.
 
         Raise `ProviderError`: that of the last attempt, or at once that of an answer that cannot change (400 to 404).
         """

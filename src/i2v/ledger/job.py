@@ -100,7 +100,7 @@ class StoredVideo(_Model):
     flags: tuple[str, ...] = ()
     """Sentences on how the video differs from the request."""
     image_changed: bool = False
-    """Whether the image was replaced or deleted meanwhile, so that the video may show another one."""
+    """Whether the image was replaced or deleted before the end, so that the video may show another one."""
 
 
 class AttemptEnd(_Model):
@@ -226,7 +226,7 @@ class JobRecord(_Model):
 
     @property
     def reason(self) -> Reason | None:
-        """Why the job failed, was refused, is unknown or was tried in vain; `None` once a person resubmitted it."""
+        """Why the job failed, was refused, is unknown or was released; `None` once a person resubmitted it."""
         attempt = self.attempt
         return attempt.end.reason if attempt and attempt.end and not attempt.resubmitted else None
 

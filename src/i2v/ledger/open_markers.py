@@ -1,6 +1,7 @@
 """Batched deletion of the open markers of settled attempts: `OpenMarkerCleaner`. `Ledger` puts markers.
 
-A marker names its attempt, so that a late delete takes no other's. If the process dies first, reconcile deletes it.
+A marker names its attempt, so that a late delete cannot remove another's. If the process dies first, reconcile deletes
+it.
 """
 
 import logging

@@ -6,7 +6,7 @@ import time
 from i2v.ledger.ledger import Ledger
 
 RECHECK_SECONDS = 5.0
-"""A pause takes hold within 10 s: this, and the time that a request takes."""
+"""A pause stops submits within 10 s: this, and the time of one request."""
 
 
 class PauseFlag:

@@ -1,7 +1,7 @@
 """Which attempt has which of the provider's tasks: `claim_task`, and then `record_task` in the job's record.
 
 There is one page for each paid task, `jobs/tasks/<sha256 of the task id>`. Its conditional create decides, so that no
-two jobs have the same task and nobody has to search the ledger.
+two jobs have the same task and no lookup has to search the ledger.
 """
 
 import asyncio

@@ -204,7 +204,7 @@ async def test_submits_at_the_same_time_share_writes(memory_budget: MakeBudget) 
 
 
 async def test_those_that_come_during_a_write_share_the_next(memory_budget: MakeBudget) -> None:
-    """Nobody's money is taken for reserved before the write that has it."""
+    """No amount counts as reserved before the write that contains it."""
     bucket = MemoryBucket()
     own = memory_budget(SlowStorage(bucket))
     first = asyncio.ensure_future(reserve(own))

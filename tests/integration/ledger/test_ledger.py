@@ -160,7 +160,7 @@ async def test_a_job_is_found_by_the_start_of_its_key(ledger: Ledger) -> None:
 
 
 async def test_read_many_yields_each_key_with_what_became_of_it(ledger: Ledger, sandbox: Sandbox) -> None:
-    """A record, an error or nothing, in the order of the keys: one bad record stops nobody."""
+    """A record, an error or nothing, in the order of the keys: one bad record does not stop the others."""
     wanted = [f"{number:064x}" for number in range(5)]
     for key in wanted[:3]:
         await ready(ledger, key, IMAGE, REQUEST)

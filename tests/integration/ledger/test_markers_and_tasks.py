@@ -153,7 +153,7 @@ async def test_a_task_that_cannot_be_claimed_is_an_error() -> None:
 
 
 async def test_a_task_is_recorded_after_its_marker() -> None:
-    """If the process dies between the two, reconcile finds a marker and not a task that nobody asks for."""
+    """If the process dies between the two, reconcile finds a marker and not a task that is never polled."""
     bucket = MemoryBucket()
     ledger, order = memory_ledger(bucket), put_order(bucket)
     lost = await lose(ledger, await claim_by_hand(ledger, order))

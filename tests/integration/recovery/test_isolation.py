@@ -1,4 +1,4 @@
-"""One bad object stops nobody: each record, run record, marker and verdict is handled by itself, and is a line."""
+"""One bad object does not stop the others: each bad record, marker and verdict is one line."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def make_pool(kind: str = "process", **environment: str) -> WorkPool:
     ids=["no pool", "made by a worker", "its own interval", "not a number"],
 )
 def test_dead_runs_are_detected_after_three_of_the_runs_own_heartbeats(pool: WorkPool | None, seconds: int) -> None:
-    """The runs' interval and the automation's patience come from one number, whoever made the pool."""
+    """The runs' interval and the automation's patience come from one number, for every pool."""
     trigger = dead_runs(["generate"], heartbeat_seconds(pool)).trigger
 
     assert job_environment(pool, {})[HEARTBEAT] == str(seconds)

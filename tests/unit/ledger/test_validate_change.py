@@ -164,7 +164,7 @@ def test_an_unchanged_record_is_no_violation(state: JobState) -> None:
 
 
 def test_the_error_names_job_and_attempt() -> None:
-    """It is logged where nobody sees the record."""
+    """The log line alone identifies the attempt."""
     (attempt,) = UNKNOWN.attempts
     with pytest.raises(ValueError, match=r"^job a{12}, attempt 1: "):
         validate_change(UNKNOWN, with_attempts(UNKNOWN, attempt.model_copy(update={"run_id": "x"})))

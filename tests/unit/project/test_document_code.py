@@ -29,6 +29,7 @@ LANGUAGES = {"sh", "json", "jsonl", "csv", "ini", "mermaid"}
 """Each has its tests here; the diagram's is in `test_documents`."""
 OTHER_PROGRAMS = {".", "aws", "cd", "cp", "git", "mc", "nginx", "openssl", "set", "systemctl"}
 """Programs of the shell and of other projects; only the paths among their arguments are checked."""
+OTHER_VARIABLES = {"PREFECT_API_URL", "HTTPS_PROXY", "NO_PROXY"}
 PREFECT = {
     "worker start --pool i2v",
     "server start",
@@ -87,7 +88,7 @@ def _check_python(words: list[str]) -> None:
 
 
 def _check_export(words: list[str]) -> None:
-    known = {str(field.validation_alias) for field in Settings.model_fields.values()} | {"PREFECT_API_URL"}
+    known = {str(field.validation_alias) for field in Settings.model_fields.values()} | OTHER_VARIABLES
     assert [word for word in words if word.partition("=")[0] not in known] == []
 
 
