@@ -5,6 +5,7 @@ Add a variable here and to `docs/settings.md`. boto3 reads the AWS variables; no
 
 import json
 import math
+import re
 from decimal import Decimal
 from functools import cached_property
 from itertools import permutations
@@ -45,6 +46,14 @@ def _api_url(text: str) -> str:
     return url
 
 
+def _token(secret: SecretStr) -> SecretStr:
+    text = secret.get_secret_value().strip()
+    if not re.fullmatch(r"[!-~]{16,}", text):
+        why = "it is too short, has a blank or is not ASCII"
+        raise ValueError(f"{why}; use at least 16 characters, such as those of: openssl rand -hex 32")
+    return SecretStr(text)
+
+
 def _at_most(limit: int, why: str) -> AfterValidator:
     def check(value: float) -> float:
         if value > limit:
@@ -76,6 +85,8 @@ LeaseSeconds = Annotated[Seconds, Field(ge=10)]
 ApiUrl = Annotated[str, AfterValidator(_api_url)]
 HttpAddress = Annotated[str, AfterValidator(_http_url)]
 Prefix = Annotated[str, AfterValidator(_prefix)]
+Token = Annotated[SecretStr, AfterValidator(_token)]
+"""A secret that we choose, and that others must not guess."""
 HostName = Annotated[str, StringConstraints(to_lower=True)]
 _JSON_EXAMPLES = {
     "prompts_by_prefix": '{"cats/": "the cat yawns"}',
@@ -155,19 +166,17 @@ class Settings(BaseSettings):
 
     callback_base_url: HttpAddress | None = Field(default=None, validation_alias="I2V_CALLBACK_BASE_URL")
     """The URL at which the provider reaches the doors: public https, or a host in `private_hosts`."""
-    callback_secrets: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        default=(), validation_alias="I2V_CALLBACK_SECRET"
-    )
+    callback_secrets: Annotated[tuple[Token, ...], NoDecode] = Field(default=(), validation_alias="I2V_CALLBACK_SECRET")
     """The first signs, all verify, so that a secret can be rotated while callbacks are pending."""
     callback_patience_seconds: Seconds = Field(default=600, validation_alias="I2V_CALLBACK_PATIENCE_SECONDS")
     """How long after its submit a job waits for its callback before reconcile polls it."""
 
     sqs_queue_url: HttpAddress | None = Field(default=None, validation_alias="I2V_SQS_QUEUE_URL")
-    door_token: SecretStr | None = Field(default=None, validation_alias="I2V_DOOR_TOKEN")
+    door_token: Token | None = Field(default=None, validation_alias="I2V_DOOR_TOKEN")
     door_host: str = Field(default="127.0.0.1", validation_alias="I2V_DOOR_HOST")
     door_port: int = Field(default=8410, ge=0, le=65_535, validation_alias="I2V_DOOR_PORT")
     """0 picks a free port."""
-    gallery_token: SecretStr | None = Field(default=None, validation_alias="I2V_GALLERY_TOKEN")
+    gallery_token: Token | None = Field(default=None, validation_alias="I2V_GALLERY_TOKEN")
     """The token for the gallery; without it the gallery is off."""
 
     log_format: Literal["text", "json"] = Field(default="text", validation_alias="I2V_LOG_FORMAT")

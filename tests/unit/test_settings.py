@@ -18,6 +18,7 @@ from i2v.settings import Settings, read_settings
 from tests.support.settings import SealedSettings
 
 SECRET = "hunter2-is-a-secret"
+NEW, OLD = "the-new-secret-of-16", "the-old-secret-of-16"
 Read = Callable[..., Settings]
 
 
@@ -71,13 +72,13 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("I2V_APIXO_KEY_BLOCK", "team", "key_block", "team"),
     ("I2V_AWS_CREDENTIALS_BLOCK", "team-s3", "aws_block", "team-s3"),
     ("I2V_CALLBACK_BASE_URL", "https://door.example/i2v/", "callback_base_url", "https://door.example/i2v"),
-    ("I2V_CALLBACK_SECRET", "new, old,", "callback_secrets", (SecretStr("new"), SecretStr("old"))),
+    ("I2V_CALLBACK_SECRET", f" {NEW}, {OLD},", "callback_secrets", (SecretStr(NEW), SecretStr(OLD))),
     ("I2V_CALLBACK_PATIENCE_SECONDS", "5", "callback_patience_seconds", 5.0),
     ("I2V_SQS_QUEUE_URL", "http://127.0.0.1:4566/0/q", "sqs_queue_url", "http://127.0.0.1:4566/0/q"),
-    ("I2V_DOOR_TOKEN", "bearer", "door_token", SecretStr("bearer")),
+    ("I2V_DOOR_TOKEN", f"\t{NEW}\n", "door_token", SecretStr(NEW)),
     ("I2V_DOOR_HOST", "0.0.0.0", "door_host", "0.0.0.0"),  # noqa: S104 - behind a reverse proxy
     ("I2V_DOOR_PORT", "0", "door_port", 0),
-    ("I2V_GALLERY_TOKEN", "open sesame", "gallery_token", SecretStr("open sesame")),
+    ("I2V_GALLERY_TOKEN", "0123456789abcde!", "gallery_token", SecretStr("0123456789abcde!")),
 ]
 
 
@@ -144,6 +145,19 @@ def test_a_duration_is_finite(read: Read, variable: str, text: str) -> None:
     """Infinity is not accepted as a duration."""
     with pytest.raises(UsageError, match=f"^{variable}: "):
         read(**{variable: text})
+
+
+@pytest.mark.parametrize("variable", ["I2V_DOOR_TOKEN", "I2V_GALLERY_TOKEN", "I2V_CALLBACK_SECRET"])
+@pytest.mark.parametrize(
+    "text", [" ", "\t\n", "hunter2", "hunter2" + " " * 20, "hunter2 is a secret", "hunter2-is-ä-secret"]
+)
+def test_a_guessable_secret_is_rejected(read: Read, variable: str, text: str) -> None:
+    """A blank, short, spaced or non-ASCII token is an error that does not show it, and never opens anything."""
+    if variable == "I2V_CALLBACK_SECRET":
+        text = f"{NEW},{text},x"
+    with pytest.raises(UsageError, match=rf"^{variable}.*at least 16 characters") as caught:
+        read(**{variable: text})
+    assert "hunter2" not in str(caught.value)
 
 
 BAD = [

@@ -194,7 +194,7 @@ async def test_a_missing_deployment_is_reported(deployed: None) -> None:
 def test_wrong_settings_are_reported(prefect_server: PrefectServer, make_settings: MakeSettings) -> None:
     """A door without a bucket, without any input, or with a port in use does not start."""
     with pytest.raises(UsageError, match="I2V_BUCKET"):
-        check_settings(make_settings(I2V_DOOR_TOKEN="t"))
+        check_settings(make_settings(I2V_DOOR_TOKEN=TOKEN))
     with pytest.raises(UsageError, match="I2V_SQS_QUEUE_URL"):
         check_settings(make_settings(I2V_BUCKET="b"))
     with listen(make_settings(I2V_DOOR_PORT=0)) as taken, pytest.raises(UsageError, match="Cannot listen"):

@@ -170,7 +170,7 @@ async def test_incomplete_callback_settings_stop_the_door(child_env: dict[str, s
     weak = {"I2V_CALLBACK_SECRET": "weak", "I2V_CALLBACK_BASE_URL": "https://door.example"}
     for variables, message in (
         (strong, "I2V_CALLBACK_BASE_URL, which is not set"),
-        (weak, "I2V_CALLBACK_SECRET is too short"),
+        (weak, "I2V_CALLBACK_SECRET.0: it is too short"),
     ):
         command = (sys.executable, "-m", "doors")
         door = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=child_env | variables, stderr=PIPE)

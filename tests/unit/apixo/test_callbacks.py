@@ -173,8 +173,6 @@ def test_no_body_raises(body: bytes) -> None:
     [
         (settings_with(base=None), public, "I2V_CALLBACK_BASE_URL, which is not set"),
         (settings_with(secret=""), public, "I2V_CALLBACK_SECRET, which is not set"),
-        (settings_with(secret="short"), public, "too short"),
-        (settings_with(secret=f"{NEW},short"), public, "too short"),
         (settings_with(base="http://door.example"), public, "does not use https"),
         (settings_with(base="https://10.0.0.1"), inside, "not a public address"),
         (settings_with(base="https://door.example"), inside, "not a public address"),
@@ -188,7 +186,6 @@ async def test_unusable_callback_settings_are_refused(outside: Settings, resolve
         await check_callbacks(outside, resolve)
     assert refused.value.hint
     assert "secret-of" not in str(refused.value)
-    assert "short," not in str(refused.value)
 
 
 @pytest.mark.parametrize(
