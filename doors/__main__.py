@@ -7,6 +7,7 @@ import os
 import sys
 
 from i2v.errors import I2vError
+from i2v.logs import escape_controls, protect_logs, use_json_lines
 
 HELP = """\
 Turn notifications about new objects in a bucket into flow runs of the deployment generate/on-image.
@@ -38,18 +39,18 @@ def main() -> int:
     parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect reads it once, while it is imported
+    protect_logs()
     from doors.service import serve  # noqa: PLC0415 - Prefect takes seconds to import, and --help must be fast
-    from i2v.logs import quiet_http_logs, use_json_lines  # noqa: PLC0415 - same reason
     from i2v.settings import read_settings  # noqa: PLC0415 - same reason
 
-    quiet_http_logs()
     try:
         settings = read_settings()
         if settings.log_format == "json":
             use_json_lines([logging.getLogger()])
         return asyncio.run(serve(settings))
     except I2vError as error:
-        sys.stderr.write(f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
+        text = f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else "")
+        sys.stderr.write(escape_controls(text))
         return error.exit_code
 
 

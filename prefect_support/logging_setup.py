@@ -5,12 +5,13 @@ import logging
 from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
 
 from i2v.errors import I2vError
-from i2v.logs import use_json_lines
+from i2v.logs import protect_logs, use_json_lines
 from i2v.settings import Settings
 
 
 def send_library_logs() -> None:
     """Send the library's logs to Prefect, which attaches them to the current task run."""
+    protect_logs()
     _plain_lines_without_terminal()
     log = logging.getLogger("i2v")
     log.setLevel(logging.INFO)

@@ -1,6 +1,12 @@
-"""URLs in messages: `redact_url`, and `redact_urls` in longer text."""
+"""URLs in messages: `redact_url`, `redact_urls` and `hide_signatures`; and `is_signed`, for URLs not to be stored."""
 
 import re
+from urllib.parse import parse_qsl, urlsplit
+
+SIGNED_PARAMETERS = "X-Amz-|X-Goog-|sig|token|credential|secret|password|policy|hmac|hdn"
+"""What the names of query parameters that sign or authorize begin with, as a regular expression."""
+
+_CALLBACK = re.compile(r"((?:/|%2F)apixo(?:/|%2F)[0-9a-f]{64}(?:/|%2F)[0-9]+(?:/|%2F))[0-9A-Za-z]+", re.IGNORECASE)
 
 
 def redact_url(url: str) -> str:
@@ -11,3 +17,17 @@ def redact_url(url: str) -> str:
 def redact_urls(text: str) -> str:
     """Return the text with each URL in it redacted."""
     return re.sub(r"\w+://[^\s\"'<>]+", lambda match: redact_url(match[0]), text)
+
+
+def is_signed(url: str) -> bool:
+    """Return whether a URL contains a signature or a password, so that it must not be stored."""
+    parts = urlsplit(url)
+    names = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+    return "@" in parts.netloc or any(
+        re.search(rf"(^|[-_.])({SIGNED_PARAMETERS})|key$", name, re.IGNORECASE) for name in names
+    )
+
+
+def hide_signatures(text: str) -> str:
+    """Return the text without the signatures of callback URLs, which the provider may repeat."""
+    return _CALLBACK.sub(r"\1…", text)

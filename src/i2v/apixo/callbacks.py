@@ -24,9 +24,6 @@ SIGNATURE_CHARS = 64
 
 _JOB = re.compile(r"[0-9a-f]{64}")
 _ATTEMPT = re.compile(r"[1-9][0-9]{0,8}")
-_SIGNED = re.compile(
-    rf"((?:{PATH}|%2Fapixo)(?:/|%2F)[0-9a-f]{{64}}(?:/|%2F)[0-9]+(?:/|%2F))[0-9A-Za-z]+", re.IGNORECASE
-)
 _HINT = "Set I2V_CALLBACK_BASE_URL to the door's public URL, and I2V_CALLBACK_SECRET to a long random string"
 
 
@@ -53,11 +50,6 @@ def verify(settings: Settings, job: str, attempt: str, signature: str) -> bool:
 def _sign(secret: SecretStr, job: str, attempt: str) -> str:
     message = f"i2v callback {job}/{attempt}".encode()
     return hmac.new(secret.get_secret_value().encode(), message, hashlib.sha256).hexdigest()
-
-
-def hide_signatures(text: str) -> str:
-    """Remove signatures from a text of the provider, which may repeat the callback URL."""
-    return _SIGNED.sub(r"\1…", text)
 
 
 def callback_task_id(body: bytes) -> str | None:

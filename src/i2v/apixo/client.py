@@ -20,7 +20,7 @@ from i2v.apixo.errors import LOST_HINT, accepted_task, bad_answer, read_error
 from i2v.apixo.models import SubmitBody, TaskStatus, task_status
 from i2v.apixo.transport import NOT_CONNECTED, SendHook, Transport, read_body, timeouts
 from i2v.errors import AnswerLost, BadAnswer, Busy, NothingSent, Rejected, UsageError
-from i2v.logs import quiet_http_logs
+from i2v.logs import protect_logs
 from i2v.net.limiter import AdaptiveLimiter
 from i2v.request import MODEL
 from i2v.settings import Settings
@@ -55,7 +55,7 @@ class ApixoClient:
     """
 
     def __init__(self, settings: Settings) -> None:
-        quiet_http_logs()
+        protect_logs()
         self._key = _valid_key(settings)
         self._base_url = settings.base_url
         self._headers = {

@@ -17,7 +17,9 @@ def main() -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect's telemetry reads only this, and only when it is imported
     from i2v.cli.app import app
     from i2v.errors import I2vError
+    from i2v.logs import protect_logs
 
+    protect_logs()
     try:
         app()
     except I2vError as error:

@@ -9,7 +9,6 @@ import time
 from datetime import UTC, datetime
 from typing import NamedTuple, assert_never
 
-from i2v.apixo.callbacks import hide_signatures
 from i2v.apixo.fail_codes import FailClass, classify_fail_code
 from i2v.apixo.models import TaskState, TaskStatus
 from i2v.errors import ProviderError
@@ -19,6 +18,7 @@ from i2v.ledger.ledger import VersionedRecord
 from i2v.logs import log_context
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import StepStarted
+from i2v.urls import hide_signatures
 
 log = logging.getLogger(__name__)
 LOG_EVERY_SECONDS = 60.0

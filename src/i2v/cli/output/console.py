@@ -1,40 +1,51 @@
 """The two streams: results on stdout, everything else on stderr; and log lines above a progress bar."""
 
-import json
 import logging
 import sys
+from collections.abc import Iterable
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 from i2v.errors import I2vError
-from i2v.logs import JsonLines
+from i2v.logs import JsonLines, escape_controls, to_json, without_controls
 
 FILE_COLUMNS = 200
 """The width of a table that is written to a file or a pipe."""
 STYLES = {logging.INFO: "dim", logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "bold red"}
 
 
+class SafeConsole(Console):
+    """Prints no control characters, so that no key or prompt steers the terminal."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield the parts of what is printed."""
+        for part in super().render(renderable, options):
+            yield part if part.control else Segment(without_controls(part.text), part.style)
+
+
 def stdout() -> Console:
     """Return the console for results. It prints text literally: a key may contain `[red]` or `:cat:`."""
     is_terminal = sys.stdout.isatty()
     width = None if is_terminal else FILE_COLUMNS
-    return Console(width=width, markup=False, emoji=False, highlight=False, soft_wrap=not is_terminal)
+    return SafeConsole(width=width, markup=False, emoji=False, highlight=False, soft_wrap=not is_terminal)
 
 
 def stderr() -> Console:
     """Return the console for progress, warnings and errors."""
-    return Console(stderr=True, markup=False, emoji=False, highlight=False)
+    return SafeConsole(stderr=True, markup=False, emoji=False, highlight=False)
 
 
 def print_error(error: I2vError) -> None:
     """Print an error and its hint on stderr."""
-    sys.stderr.write(f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
+    text = f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else "")
+    sys.stderr.write(escape_controls(text))
 
 
 def print_json(value: object) -> None:
     """Print one JSON object on one line of stdout."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.write(to_json(value) + "\n")
     sys.stdout.flush()
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from i2v.apixo.callbacks import callback_url, hide_signatures
+from i2v.apixo.callbacks import callback_url
 from i2v.apixo.models import SubmitBody, submit_body
 from i2v.clock import boot_time, today_utc
 from i2v.errors import BudgetExceeded, I2vError, NotFound, NotTried, Paused, ProviderError, StorageError
@@ -21,6 +21,7 @@ from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import JobSubmitted
 from i2v.pipeline.order import Order
 from i2v.pipeline.payment.result import record_error, record_task_id, release
+from i2v.urls import hide_signatures
 
 log = logging.getLogger(__name__)
 LOOK_AGAIN_AFTER = timedelta(seconds=5)
