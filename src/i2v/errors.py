@@ -19,7 +19,8 @@ I2vError                     `message` says what happened, `hint` what to do, `e
 │   ├── ImageChanged            the image was replaced after it was checked
 │   └── Conflict                a conditional write failed (412, 409)
 ├── FetchError               a URL could not be fetched, or must not be
-├── BrokenVideo              a downloaded file is not a complete mp4
+├── BrokenVideo              a downloaded file cannot be verified
+├── DecoderStopped           decoding took too much time or memory, or crashed
 └── ProviderError            a request to the provider failed; `code` is the provider's, or the HTTP status
     ├── NothingSent             no connection: safe to send again
     ├── Busy                    429, or 500, 502, 503 in the provider's envelope: safe to send again
@@ -182,7 +183,13 @@ class FetchError(I2vError):
 
 
 class BrokenVideo(I2vError):
-    """A downloaded file is not a complete mp4; it is never published."""
+    """A downloaded file is not a complete video. It is published only if it comes again, and then as unverified."""
+
+
+class DecoderStopped(I2vError):
+    """Decoding a file took too much time or memory, or crashed its process. It says nothing lasting about the file."""
+
+    retryable = True
 
 
 class ProviderError(I2vError):

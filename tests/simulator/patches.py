@@ -91,20 +91,22 @@ class _Secrets:
         return CURRENT.world.library_random.randbytes(nbytes).hex()
 
 
-def check_image(body: bytes, label: str) -> ImageFacts:
-    """Validate an image of the simulated bucket."""
-    if body.startswith(BAD_IMAGE):
-        raise Refused(f"{label} is corrupt", "Upload another", "corrupt")
-    return ImageFacts(sha256=hashlib.sha256(body).hexdigest(), size=len(body), format="JPEG", width=640, height=480)
+class SimulatedDecoder:
+    """Knows the images and videos of the simulated world."""
 
+    async def check_image(self, body: bytes, label: str) -> ImageFacts:
+        """Validate an image of the simulated bucket."""
+        if body.startswith(BAD_IMAGE):
+            raise Refused(f"{label} is corrupt", "Upload another", "corrupt")
+        return ImageFacts(sha256=hashlib.sha256(body).hexdigest(), size=len(body), format="JPEG", width=640, height=480)
 
-def examine(path: Path, sha256: str) -> tuple[VideoFacts, bytes]:
-    """Examine a downloaded video of the simulated provider."""
-    body = path.read_bytes()
-    if body.startswith(BROKEN_VIDEO):
-        raise BrokenVideo("the video is truncated")
-    facts = VideoFacts(width=1344, height=768, seconds=6.0, frames=144, codec="h264", size=len(body), sha256=sha256)
-    return facts, b"poster"
+    async def examine_video(self, path: Path, sha256: str) -> tuple[VideoFacts, bytes]:
+        """Examine a downloaded video of the simulated provider."""
+        body = path.read_bytes()  # noqa: ASYNC240 - a few bytes
+        if body.startswith(BROKEN_VIDEO):
+            raise BrokenVideo("the video is truncated")
+        facts = VideoFacts(width=1344, height=768, seconds=6.0, frames=144, codec="h264", size=len(body), sha256=sha256)
+        return facts, b"poster"
 
 
 def install() -> None:
@@ -119,8 +121,7 @@ def install() -> None:
         for name, value in list(vars(module).items()):
             if id(value) in replacements:
                 setattr(module, name, replacements[id(value)])
-    _replace("i2v.pipeline.validate", "check_image", check_image)
-    _replace("i2v.pipeline.store", "_examine", examine)
+    _replace("i2v.pipeline.run", "DECODER", SimulatedDecoder())
     _replace("i2v.pipeline.run", "limit_malloc_arenas", lambda: None)
     _replace("i2v.pipeline.run", "ApixoClient", lambda _settings: OWNER.get().client)
     _replace("i2v.pipeline.run", "Fetcher", lambda _settings: OWNER.get().fetcher)

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from decimal import Decimal
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -28,6 +29,7 @@ import botocore.session
 from i2v.errors import I2vError, Stopped
 from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
+from i2v.media.decoder import DECODER
 from i2v.pipeline.generate import Steps, generate
 from i2v.pipeline.run import open_run
 from i2v.reports.run_report import Report
@@ -36,6 +38,8 @@ from i2v.settings import Settings, read_settings
 from tests.support.reconciling import reconcile
 
 END_SECONDS = 60
+_IS_OURS: list[bool] = []
+"""Whether the fork server was started here."""
 POST_SECONDS = 120.0
 """As with the default lease."""
 AWS_SESSION = botocore.session.get_session()
@@ -115,6 +119,10 @@ def fork_context() -> ForkServerContext:
     It imports Prefect only in the tests with Prefect.
     """
     context = multiprocessing.get_context("forkserver")
+    if not _IS_OURS:
+        _IS_OURS.append(True)
+        DECODER.close()
+        forkserver._forkserver._stop()  # type: ignore[attr-defined]  # noqa: SLF001 - the decoder's knows only decoders
     with_prefect = ["tests.support.prefect_preload"] if "prefect" in sys.modules else []
     context.set_forkserver_preload([__name__, "tests.support.forkserver_preload", *with_prefect])
     return context
@@ -125,7 +133,7 @@ def start_process(spec: ProcessSpec) -> RunningProcess:
     context = fork_context()
     ours, theirs = context.Pipe()
     log = spec.folder / f"{spec.work}-{spec.run_id}.log"
-    process = context.Process(target=_work, args=(spec, theirs, log), daemon=True)
+    process = context.Process(target=_work, args=(spec, theirs, log))
     process.start()
     theirs.close()
     return RunningProcess(process, ours, log)

@@ -1,42 +1,25 @@
-"""An image: its reference (`ImageRef`), and whether the provider accepts it (`check_image`).
+"""An image: its reference (`ImageRef`), its measurements (`ImageFacts`), and the limit of its size (`check_size`).
 
-Every rule about an image's bytes is here, with its source; all are checked before anything is paid. Keep out finding
-images (`i2v.inputs.sources`) and reading them (`i2v.s3.storage`, the fetcher).
+`i2v.media.image_check` decodes it. Keep out finding images (`i2v.inputs.sources`) and reading them (`i2v.s3.storage`,
+the fetcher), and decoders: they take memory in every process.
 """
 
-import hashlib
 import re
-import zlib
-from io import BytesIO
-from typing import Literal, NoReturn, Self
+from typing import Literal, Self
 from urllib.parse import urlsplit
 
-from PIL.ExifTags import Base as ExifTag
-from PIL.ImageFile import ImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from i2v.errors import Refused, UsageError
-from i2v.media.file_type import describe_file_type
 from i2v.s3_uri import S3Uri
 from i2v.urls import redact_url
 
 MAX_IMAGE_BYTES = 20_000_000
 """docs/provider.md: at most 20 MB. MB is the smaller reading of MB and MiB, so the provider accepts what we accept."""
-MAX_PIXELS = 120_000_000
-"""Our own limit, above the largest cameras (108 megapixels). Decoding takes up to 4 bytes per pixel."""
-SHORT_SIDE_OVER = 300
-"""In pixels; docs/provider.md: the short side must be strictly longer."""
-RATIO_WIDE, RATIO_NARROW = 5, 2
-"""docs/provider.md: width to height strictly between 2:5 and 5:2."""
 
 ImageFormat = Literal["JPEG", "PNG"]
 
 _ACCEPTED = "Use s3://bucket/key or https://…"
-_IEND_CRC = zlib.crc32(b"IEND").to_bytes(4)
-_ROTATED = frozenset({5, 6, 7, 8})
-"""EXIF orientations that swap width and height."""
 
 
 def is_text(value: str) -> bool:
@@ -106,6 +89,8 @@ class ImageFacts(BaseModel):
     format: ImageFormat
     width: int
     height: int
+    fingerprint: str = ""
+    """What it shows, in 64 hex digits: `i2v.media.fingerprint`."""
 
     @property
     def content_type(self) -> str:
@@ -120,93 +105,3 @@ def check_size(size: int, label: str) -> None:
     if size > MAX_IMAGE_BYTES:
         message = f"{label} is too large: {size / 1e6:.1f} MB ({size:,} bytes); the provider accepts at most 20 MB"
         raise Refused(message, "Save a smaller version", "too_large")
-
-
-def check_image(body: bytes, label: str) -> ImageFacts:
-    """Check an image and measure it. It decodes the whole image: call it in a thread. `label` names it in messages.
-
-    Raise `Refused`: `empty`, `too_large`, `not_jpeg_or_png`, `truncated`, `corrupt`, `bomb`, `short_side` or `ratio`.
-    """
-    check_size(len(body), label)
-    image_format = _format(body, label)
-    width, height = _measure(body, image_format, label)
-    _check_sides(width, height, label)
-    digest = hashlib.sha256(body).hexdigest()
-    return ImageFacts(sha256=digest, size=len(body), format=image_format, width=width, height=height)
-
-
-def _format(body: bytes, label: str) -> ImageFormat:
-    file_type = describe_file_type(body)
-    if file_type == "a JPEG":
-        return "JPEG"
-    if file_type == "a PNG":
-        return "PNG"
-    message = f"{label} is not a JPEG or PNG image: it contains {file_type}"
-    raise Refused(message, "Save it as JPEG or PNG; the file name does not matter", "not_jpeg_or_png")
-
-
-def _measure(body: bytes, image_format: ImageFormat, label: str) -> tuple[int, int]:
-    """Decode the whole image and return its width and height as displayed."""
-    try:
-        # the plugin itself, because `Image.open` uses globals for its warnings and limits
-        image = (JpegImageFile if image_format == "JPEG" else PngImageFile)(BytesIO(body))
-        width, height = image.size
-        _check_pixels(width, height, label)
-        if image_format == "PNG":
-            _check_png_chunks(body)
-        else:
-            image.draft("L", (1, 1))  # an eighth of each side: just as strict, with 1/64 of the memory
-        image.load()
-    except Refused:
-        raise
-    except Exception as error:  # noqa: BLE001 - hostile bytes can make Pillow raise anything
-        _refuse_damaged(body, image_format, label, error)
-    return (height, width) if _orientation(image) in _ROTATED else (width, height)
-
-
-def _check_png_chunks(body: bytes) -> None:
-    """Check every checksum and the end of the file, which `load()` does not."""
-    stream = BytesIO(body)
-    PngImageFile(stream).verify()
-    if stream.read(len(_IEND_CRC)) != _IEND_CRC:
-        raise OSError("truncated PNG file")
-
-
-def _orientation(image: ImageFile) -> object:
-    try:
-        return image.getexif().get(ExifTag.Orientation)
-    except Exception:  # noqa: BLE001 - broken EXIF is not a reason to refuse an image
-        return None
-
-
-def _refuse_damaged(body: bytes, image_format: ImageFormat, label: str, error: Exception) -> NoReturn:
-    if _ends_early(body, image_format):
-        message = f"{label} is truncated: the {image_format} data ends early, after {len(body):,} bytes"
-        raise Refused(message, "Upload the complete file again", "truncated") from error
-    reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-    message = f"{label} is corrupt: its {image_format} data cannot be decoded ({reason})"
-    raise Refused(message, "Open it, save it again and upload the new file", "corrupt") from error
-
-
-def _ends_early(body: bytes, image_format: ImageFormat) -> bool:
-    if image_format == "PNG":
-        return b"IEND" + _IEND_CRC not in body
-    return body.rfind(b"\xff\xd9") < max(body.rfind(b"\xff\xda"), 1)
-
-
-def _check_pixels(width: int, height: int, label: str) -> None:
-    if width * height > MAX_PIXELS:
-        measured = f"{width} x {height} px ({width * height / 1e6:.0f} million)"
-        message = f"{label} has too many pixels: {measured}; the limit is {MAX_PIXELS // 1_000_000} million"
-        raise Refused(message, "Scale it down; the video has at most 1920 x 1080 px", "bomb")
-
-
-def _check_sides(width: int, height: int, label: str) -> None:
-    short = min(width, height)
-    if short <= SHORT_SIDE_OVER:
-        limit = f"the short side must be more than {SHORT_SIDE_OVER} px"
-        raise Refused(f"{label} is too small: {width} x {height} px; {limit}", "Use a larger original", "short_side")
-    if max(width, height) * RATIO_NARROW >= short * RATIO_WIDE:
-        measured = f"{width}:{height} ({width / height:.3f})"
-        limit = "it must be above 2:5 (0.4) and below 5:2 (2.5)"
-        raise Refused(f"{label} has an aspect ratio of {measured}; {limit}", "Crop it", "ratio")

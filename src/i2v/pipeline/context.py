@@ -17,6 +17,7 @@ from i2v.ledger.budget import Budget
 from i2v.ledger.ledger import Ledger
 from i2v.ledger.open_markers import OpenMarkerCleaner
 from i2v.ledger.pause import PauseFlag
+from i2v.media.decoder import Decoder
 from i2v.money import ZERO
 from i2v.net.fetcher import Fetcher
 from i2v.pipeline.brake import Brake
@@ -89,6 +90,7 @@ class RunContext:
     heartbeat: Heartbeat
     ended_markers: OpenMarkerCleaner
     api: ApixoClient | None
+    decoder: Decoder
     dry_run: bool
     brake: Brake = field(default_factory=Brake)
     pause_flag: PauseFlag = field(init=False)

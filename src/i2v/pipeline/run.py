@@ -14,6 +14,7 @@ from i2v.ledger.documents import Document
 from i2v.ledger.ledger import Ledger
 from i2v.ledger.open_markers import OpenMarkerCleaner
 from i2v.ledger.run_record import RunRecord, new_run, read_run
+from i2v.media.decoder import DECODER
 from i2v.memory import limit_malloc_arenas
 from i2v.net.fetcher import Fetcher
 from i2v.pipeline.context import RunContext
@@ -109,7 +110,7 @@ def make_context(
     recent = RecentWriter(storage, settings, record.run_id, record.started_at, record.label)
     etag = earlier.etag if earlier else None
     heartbeat = Heartbeat(storage, settings, record, budget, (markers.flush, recent.write), etag)
-    run = RunContext(settings, storage, ledger, budget, fetcher, heartbeat, markers, client, dry_run)
+    run = RunContext(settings, storage, ledger, budget, fetcher, heartbeat, markers, client, DECODER, dry_run)
     run.add_listener(_RecentListener(recent))
     return run
 

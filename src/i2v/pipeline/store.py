@@ -3,7 +3,6 @@
 After a dead result URL or a broken file, the status is polled again; the job is never paid again.
 """
 
-import asyncio
 import logging
 import os
 import tempfile
@@ -13,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from i2v.apixo.models import TaskState, TaskStatus
-from i2v.errors import BrokenVideo, FetchError, I2vError
+from i2v.errors import BrokenVideo, DecoderStopped, FetchError, I2vError
 from i2v.ledger import transitions
 from i2v.ledger.job import StoredVideo
 from i2v.ledger.ledger import VersionedRecord
@@ -70,7 +69,7 @@ async def _deliver(run: RunContext, job: VersionedRecord, status: TaskStatus) ->
                     with _temporary_file() as path:
                         facts, poster = await _download(run, url, path)
                         return await publish_video(run, job.record, path, facts, poster, status), status
-            except (FetchError, BrokenVideo) as error:
+            except (FetchError, BrokenVideo, DecoderStopped) as error:
                 problem = str(error)
                 log.warning("%s: %s", job_label(job), error)
     raise NotDelivered(
@@ -92,10 +91,4 @@ def _temporary_file() -> Iterator[Path]:
 async def _download(run: RunContext, url: str, path: Path) -> tuple[VideoFacts, bytes]:
     """Download and check a video; return its facts and its poster."""
     fetched = await run.fetcher.fetch_file(url, path, limit=run.settings.max_video_bytes)
-    return await asyncio.to_thread(_examine, path, fetched.sha256)
-
-
-def _examine(path: Path, sha256: str) -> tuple[VideoFacts, bytes]:
-    from i2v.media.videos import examine_video  # noqa: PLC0415 - it loads FFmpeg, which only a first video needs
-
-    return examine_video(path, sha256)
+    return await run.decoder.examine_video(path, fetched.sha256)

@@ -3,7 +3,6 @@
 Only an image that passes here may be paid for.
 """
 
-import asyncio
 import hashlib
 import logging
 from collections.abc import Mapping
@@ -16,14 +15,14 @@ from i2v.inputs.prompts import RequestOptions, default_options, options_of_objec
 from i2v.inputs.sources import InputItem
 from i2v.ledger import keys
 from i2v.logs import log_context
-from i2v.media.images import MAX_IMAGE_BYTES, ImageFacts, ImageRef, check_image, check_size
+from i2v.media.images import MAX_IMAGE_BYTES, ImageFacts, ImageRef, check_size
 from i2v.pipeline.context import RunContext
 from i2v.s3_uri import S3Uri
 
 log = logging.getLogger(__name__)
 URL_READ_BYTES = 3 * MAX_IMAGE_BYTES
 """How much is read from an image's URL at most: more than the limit, so that a refusal names the size."""
-RULES = 1
+RULES = 2
 """Increment this when a validation rule changes, so that cached results of earlier rules are not used."""
 
 
@@ -121,6 +120,7 @@ async def validate_image(run: RunContext, image: ResolvedImage) -> ValidationRes
 
     Raises:
         FetchError: the URL could not be fetched, or must not be.
+        DecoderStopped: decoding took too much time or memory.
         ImageChanged: the object is not the one that was resolved.
         StorageError: S3 failed.
     """
@@ -135,7 +135,7 @@ async def _validate_object(run: RunContext, image: ResolvedImage, uri: S3Uri) ->
     found = await run.storage.get(uri, limit=MAX_IMAGE_BYTES, version_id=image.version_id)
     if found.etag != image.etag:
         raise _changed(image)
-    result = await _check(found.body, image.ref.label, found.etag, uri, found.size)
+    result = await _check(run, found.body, image.ref.label, found.etag, uri, found.size)
     read = ObjectMetadata(run_id=run.run_id, metadata=dict(found.metadata), version_id=found.version_id)
     return result.model_copy(update={"read": read}) if image.is_listed else result
 
@@ -144,16 +144,16 @@ async def _validate_url(run: RunContext, image: ResolvedImage) -> ValidationResu
     fetched = await run.fetcher.fetch_bytes(image.ref.url or "", limit=URL_READ_BYTES)
     digest = hashlib.sha256(fetched.body).hexdigest()
     at = keys.input_uri(run.settings, digest)
-    result = await _check(fetched.body, image.ref.label, digest, at, len(fetched.body))
+    result = await _check(run, fetched.body, image.ref.label, digest, at, len(fetched.body))
     if result.facts and not run.dry_run:
         await run.storage.put(at, fetched.body, content_type=result.facts.content_type)
     return result
 
 
-async def _check(body: bytes, label: str, etag: str, at: S3Uri, size: int) -> ValidationResult:
+async def _check(run: RunContext, body: bytes, label: str, etag: str, at: S3Uri, size: int) -> ValidationResult:
     try:
         check_size(size, label)
-        facts = await asyncio.to_thread(check_image, body, label)
+        facts = await run.decoder.check_image(body, label)
     except Refused as refusal:
         return ValidationResult(etag=etag, at=at, refusal=str(refusal), rule=refusal.rule)
     return ValidationResult(etag=etag, at=at, facts=facts, read_at=datetime.now(UTC))

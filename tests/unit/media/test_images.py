@@ -15,7 +15,8 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from i2v.errors import Refused, UsageError
-from i2v.media.images import MAX_IMAGE_BYTES, MAX_PIXELS, ImageRef, check_image, check_size
+from i2v.media.image_check import MAX_PIXELS, check_image
+from i2v.media.images import MAX_IMAGE_BYTES, ImageRef, check_size
 from i2v.s3_uri import S3Uri
 from sandbox.synthetic_images import ORIENTATION_TAG, make_image, make_jpeg, make_png, make_webp
 from tests.support.paths import SAMPLES
@@ -307,7 +308,7 @@ def test_a_bomb_in_the_metadata_is_refused() -> None:
     """A compressed text of 100 MB is refused instead of unpacked."""
     text = _chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000)))
 
-    assert _rule(PNG[:33] + text + PNG[33:]) == "corrupt"
+    assert _rule(PNG[:33] + text + PNG[33:]) == "unreadable"
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16"])

@@ -16,7 +16,8 @@ from deployments import Change
 from i2v.apixo.fail_codes import FailClass, classify_fail_code
 from i2v.cli.run import EPILOG
 from i2v.errors import ExitCode
-from i2v.media.images import MAX_IMAGE_BYTES, RATIO_NARROW, RATIO_WIDE, SHORT_SIDE_OVER
+from i2v.media.image_check import RATIO_NARROW, RATIO_WIDE, SHORT_SIDE_OVER
+from i2v.media.images import MAX_IMAGE_BYTES
 from i2v.pricing import PRICES_USD
 from i2v.reports.run_report import ItemReport, Outcome
 from i2v.settings import Settings

@@ -12,13 +12,14 @@ from typing import TypeVar
 
 from i2v.cli.images.local_files import LocalImage
 from i2v.cli.progress import Progress
-from i2v.errors import Conflict, NotFound, Refused, UsageError
+from i2v.errors import Conflict, DecoderStopped, NotFound, Refused, UsageError
 from i2v.inputs import prompts
 from i2v.inputs.batch_files import BatchRow
 from i2v.inputs.prompts import RequestOptions
 from i2v.ledger import keys
 from i2v.ledger.job import JobImage
-from i2v.media.images import MAX_IMAGE_BYTES, ImageFacts, ImageRef, check_image, check_size
+from i2v.media.decoder import DECODER
+from i2v.media.images import MAX_IMAGE_BYTES, ImageFacts, ImageRef, check_size
 from i2v.pipeline.order import Order
 from i2v.pricing import price_usd
 from i2v.reports.run_report import ItemReport, Outcome
@@ -66,22 +67,23 @@ async def validate(
     """
 
     async def one(image: LocalImage) -> UploadCandidate | ItemReport:
-        return await asyncio.to_thread(_validate, image, default, settings)
+        return await _validate(image, default, settings)
 
     results = await _for_each(one, images, progress, "reading local images")
     valid = [result for result in results if isinstance(result, UploadCandidate)]
     return valid, [result for result in results if isinstance(result, ItemReport)]
 
 
-def _validate(image: LocalImage, default: RequestOptions, settings: Settings) -> UploadCandidate | ItemReport:
+async def _validate(image: LocalImage, default: RequestOptions, settings: Settings) -> UploadCandidate | ItemReport:
     try:
         check_size(image.path.stat().st_size, str(image.path))
-        body = image.path.read_bytes()
-        facts = check_image(body, str(image.path))
+        body = await asyncio.to_thread(image.path.read_bytes)
+        facts = await DECODER.check_image(body, str(image.path))
         request = prompts.build_request(_options(image, default, settings), ImageRef(uri=image.uri))
         return UploadCandidate(image, facts, request, hashlib.md5(body, usedforsecurity=False).hexdigest())
-    except Refused as refusal:
-        return ItemReport(image=str(image.uri), outcome=Outcome.REFUSED, reason=str(refusal), valid=False)
+    except (Refused, DecoderStopped) as error:
+        outcome = Outcome.REFUSED if isinstance(error, Refused) else Outcome.FAILED
+        return ItemReport(image=str(image.uri), outcome=outcome, reason=str(error), valid=False)
     except OSError as error:
         raise UsageError(f"Cannot read {image.path}: {error.strerror}", "Check its path and permissions") from None
 
