@@ -6,10 +6,11 @@ Add a variable here and to `docs/settings.md`. boto3 reads the AWS variables; no
 import json
 import math
 import re
+from collections.abc import Collection
 from decimal import Decimal
 from functools import cached_property
 from itertools import permutations
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -22,6 +23,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -52,6 +54,12 @@ def _token(secret: SecretStr) -> SecretStr:
         why = "it is too short, has a blank or is not ASCII"
         raise ValueError(f"{why}; use at least 16 characters, such as those of: openssl rand -hex 32")
     return SecretStr(text)
+
+
+def is_listed(hosts: Collection[str], host: str, port: int) -> bool:
+    """Return whether `hosts` has this host or host:port; an IPv6 address may have brackets."""
+    names = {host, f"[{host}]"} if ":" in host else {host}
+    return any(name in hosts or f"{name}:{port}" in hosts for name in names)
 
 
 def _at_most(limit: int, why: str) -> AfterValidator:
@@ -208,6 +216,16 @@ class Settings(BaseSettings):
                 raise ValueError(f"{name} must be 0 or more US dollars")
         return prices
 
+    @model_validator(mode="after")
+    def _key_is_sent_encrypted(self) -> Self:
+        url = urlsplit(self.base_url)
+        if url.scheme != "https" and not is_listed(self.private_hosts, url.hostname or "", url.port or 80):
+            raise ValueError(
+                "APIXO_BASE_URL: it must begin with https://, because each request carries the key; only a host in"
+                " I2V_PRIVATE_HOSTS may use http://"
+            )
+        return self
+
     @cached_property
     def images(self) -> S3Uri:
         """The images prefix."""
@@ -265,5 +283,5 @@ def read_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{name}: {first['msg'].removeprefix('Value error, ')}", "See docs/settings.md") from None
+        parts = (".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, "))
+        raise UsageError(": ".join(filter(None, parts)), "See docs/settings.md") from None

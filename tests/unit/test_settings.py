@@ -35,7 +35,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Read:
 
 
 GOOD: list[tuple[str, str, str, object]] = [
-    ("APIXO_BASE_URL", "http://127.0.0.1:8000/api/", "base_url", "http://127.0.0.1:8000/api"),
+    ("APIXO_BASE_URL", "https://127.0.0.1:8000/api/", "base_url", "https://127.0.0.1:8000/api"),
     ("APIXO_PROVIDER", "official", "provider_route", "official"),
     ("I2V_BUCKET", "b-1", "bucket", "b-1"),
     ("I2V_IMAGES_PREFIX", "s3://photos/in/", "images_prefix", "s3://photos/in/"),
@@ -179,6 +179,8 @@ BAD = [
     ("APIXO_BASE_URL", "api.apixo.ai"),
     ("APIXO_BASE_URL", "ftp://api.apixo.ai"),
     ("APIXO_BASE_URL", "https://"),
+    ("APIXO_BASE_URL", "http://api.apixo.ai/api/v1"),
+    ("APIXO_BASE_URL", "http://localhost:8000"),
     ("I2V_S3_EXTRA_ARGS", "aws:kms"),
     ("I2V_S3_EXTRA_ARGS", "[]"),
     ("I2V_PRICES_USD", "0.192"),
@@ -233,6 +235,22 @@ def test_the_base_url_has_no_user(read: Read, user: str) -> None:
     with pytest.raises(UsageError, match=r"^APIXO_BASE_URL: it must not have a user name.*APIXO_API_KEY") as caught:
         read(APIXO_BASE_URL=f"https://{user}api.apixo.ai/api/v1")
     assert "pass@" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts"),
+    [
+        ("http://LOCALHOST:8000/api", "localhost"),
+        ("http://localhost:8000/api", "a.example,localhost:8000"),
+        ("http://10.0.0.1", "10.0.0.1:80"),
+        ("http://[::1]:8000", "[::1]:8000"),
+    ],
+)
+def test_the_key_is_sent_unencrypted_to_private_hosts_only(read: Read, url: str, hosts: str) -> None:
+    """A base URL with http:// is allowed if its host is listed, and else refused with the way out."""
+    assert read(APIXO_BASE_URL=url, I2V_PRIVATE_HOSTS=hosts).base_url == url
+    with pytest.raises(UsageError, match=r"^APIXO_BASE_URL: it must begin with https://.* I2V_PRIVATE_HOSTS"):
+        read(APIXO_BASE_URL=url, I2V_PRIVATE_HOSTS="localhost:1,10.0.0.1:81,[::1]:80")
 
 
 @pytest.mark.parametrize("variable", ["I2V_POLL_DEADLINE_SECONDS", "I2V_PRESIGN_SECONDS", "I2V_LINK_SECONDS"])

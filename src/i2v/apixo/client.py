@@ -12,16 +12,19 @@ from collections.abc import Callable
 from decimal import Decimal
 from importlib.metadata import version
 from typing import Self, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 
 from i2v.apixo.answers import Answer, redact
 from i2v.apixo.errors import LOST_HINT, accepted_task, bad_answer, read_error
 from i2v.apixo.models import SubmitBody, TaskStatus, task_status
-from i2v.apixo.transport import NOT_CONNECTED, SendHook, Transport, read_body, timeouts
+from i2v.apixo.transport import NOT_CONNECTED, SendHook, Transport, decoded_body, read_body, timeouts
 from i2v.errors import AnswerLost, BadAnswer, Busy, NothingSent, Rejected, UsageError
 from i2v.logs import protect_logs
 from i2v.net.limiter import AdaptiveLimiter
+from i2v.net.proxies import PROXY_HINT, Proxies
+from i2v.net.tls import tls_problem
 from i2v.request import MODEL
 from i2v.settings import Settings
 
@@ -46,9 +49,9 @@ T = TypeVar("T")
 class ApixoClient:
     """The provider's API: `async with ApixoClient(settings) as client:`.
 
-    Ignores proxies of the environment, since one that repeats a request would pay twice, but uses its certificates
-    (`SSL_CERT_FILE`, `SSL_CERT_DIR`). Follows no redirects. Uses httpx's transport, since its client would take a third
-    more CPU. Raise `UsageError` if the key is not set or not valid in a header.
+    Proxies and certificates are those of the environment (docs/network.md). Follows no redirects. Uses httpx's
+    transport, since its client would take a third more CPU. Raise `UsageError` if the key is not set or not valid in a
+    header, or if a proxy or the certificates cannot be used.
 
     `limiter` admits as many requests as there are connections. Hold it around `submit`; `status` and `balance` acquire
     it themselves.
@@ -65,7 +68,9 @@ class ApixoClient:
             "Accept-Encoding": "identity",
         }
         self.limiter = AdaptiveLimiter(settings.max_connections)
-        self._transport = Transport(settings.max_connections)
+        url = urlsplit(settings.base_url)
+        self._proxy = Proxies().find(url.scheme, url.hostname or "", url.port)
+        self._transport = Transport(settings.max_connections, self._proxy)
 
     async def __aenter__(self) -> Self:
         return self
@@ -188,10 +193,14 @@ class ApixoClient:
             raise Rejected(f"{label} cannot be encoded: {type(error).__name__}", "Correct the prompt") from None
 
     def _answer(self, label: str, response: httpx.Response, body: bytearray) -> Answer:
-        return Answer(label, response.status_code, bytes(body), response.headers, self._key)
+        return Answer(label, response.status_code, decoded_body(response, body), response.headers, self._key)
 
     def _nothing_sent(self, label: str, error: Exception) -> NothingSent:
-        return NothingSent(f"{label} could not connect: {self._describe(error)}", _CONNECT_HINT, type(error).__name__)
+        problem, hint = tls_problem(error) or (self._describe(error), _CONNECT_HINT)
+        through = ""
+        if self._proxy:
+            through, hint = f" through the proxy {self._proxy}", f"{PROXY_HINT}. {hint}"
+        return NothingSent(f"{label} could not connect{through}: {problem}", hint, type(error).__name__)
 
     def _describe(self, error: Exception) -> str:
         text = redact(str(error), self._key).rstrip(".")  # the caller continues the sentence

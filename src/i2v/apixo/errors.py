@@ -19,6 +19,7 @@ from i2v.errors import (
     Rejected,
     TaskRejected,
 )
+from i2v.net.proxies import PROXY_HINT
 
 _CONTENT = re.compile(
     r"""nsfw | moderat(?:ion|ed) | sensitive | inappropriate | unsafe | safety
@@ -57,6 +58,7 @@ _STATUS = {
         AccountRejected, "Check the key's permission for the model, the balance and the route (APIXO_PROVIDER)"
     ),
     404: _Meaning(Rejected, "Check APIXO_BASE_URL, and the task id of a status request"),
+    407: _Meaning(Rejected, PROXY_HINT),
     429: _Meaning(Busy, _RETRY_HINT),
     500: _Meaning(Busy, _RETRY_HINT),
     502: _Meaning(Busy, _RETRY_HINT),

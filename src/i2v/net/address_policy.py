@@ -9,6 +9,7 @@ import socket
 from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from i2v.errors import FetchError
+from i2v.settings import is_listed
 from i2v.urls import redact_url
 
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -66,15 +67,15 @@ class AddressPolicy:
         self._resolve = resolve
 
     def is_private_host(self, host: str, port: int) -> bool:
-        """Return whether the settings list this host; an IPv6 address may have brackets."""
-        names = {host, f"[{host}]"} if ":" in host else {host}
-        return any(name in self._private or f"{name}:{port}" in self._private for name in names)
+        """Return whether the settings list this host."""
+        return is_listed(self._private, host, port)
 
-    async def addresses(self, scheme: str, host: str, port: int, *, name: str) -> list[str]:
+    async def addresses(self, scheme: str, host: str, port: int, *, name: str, proxied: bool = False) -> list[str]:
         """Return the allowed addresses. Connect to these; a second lookup could return others.
 
-        `host` is ASCII, in lower case and without brackets; `name` is the URL in error messages. Raise `FetchError` if
-        the address is not allowed (`forbidden`) or the host does not resolve.
+        `host` is ASCII, in lower case and without brackets; `name` is the URL in error messages. With `proxied`, a
+        proxy connects to the host, and may be the only one to resolve it: then no address is returned. Raise
+        `FetchError` if the address is not allowed (`forbidden`) or the host does not resolve.
         """
         if scheme not in {"http", "https"} or not host:
             raise FetchError(f"{name} is not a web address", "Use a URL such as https://host/path", 0, True)
@@ -83,7 +84,7 @@ class AddressPolicy:
         if scheme != "https" and not private:
             raise FetchError(f"{name} is not allowed: it does not use https", hint, 0, True)
         found = await self._all_addresses(host, port)
-        if not found:
+        if not found and not proxied:
             raise FetchError(f"{name} could not be fetched: the host does not resolve", "Check the URL and the network")
         blocked = [] if private else [address for address in found if not is_public(address)]
         if blocked:

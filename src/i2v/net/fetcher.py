@@ -8,14 +8,15 @@ import asyncio
 import hashlib
 import re
 import socket
-import ssl
-from collections.abc import AsyncIterator, Callable
+import string
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self
+from urllib.parse import quote
 
 import httpx
 from urllib3 import BaseHTTPResponse
@@ -23,8 +24,11 @@ from urllib3 import BaseHTTPResponse
 from i2v.errors import FetchError
 from i2v.net import http_get
 from i2v.net.address_policy import AddressPolicy, Resolver, display_url, resolve_host
-from i2v.net.http_get import MalformedResponse, Target
+from i2v.net.http_get import MalformedResponse, ProxyFailed, Target
 from i2v.net.limiter import AdaptiveLimiter
+from i2v.net.proxies import PROXY_HINT, Proxies, Proxy
+from i2v.net.response import declared_length, whole_range
+from i2v.net.tls import tls_context, tls_problem
 from i2v.settings import Settings
 
 MAX_REDIRECTS = 5
@@ -35,7 +39,7 @@ _OpenSink = Callable[[], Callable[[bytes], object]]
 """Called when the body starts; returns the function that takes each piece."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _EXPIRED = frozenset({403, 404, 410})
-_COMPRESSIONS = frozenset({"gzip", "x-gzip", "compress", "deflate", "br", "zstd"})
+_PORTS = {"https": 443, "http": 80}
 
 
 class FetchedBody(NamedTuple):
@@ -67,18 +71,19 @@ class FirstByte(NamedTuple):
 class Fetcher:
     """Fetch public https URLs: `async with Fetcher(settings) as fetcher:`.
 
-    Proxy variables are ignored, because a proxy resolves the host again; `SSL_CERT_FILE` is honored. Each request has
-    its own connection, and no cookies are kept.
+    Proxies and certificates are those of the environment (docs/network.md). Each request has its own connection, and
+    no cookies are kept. The settings' `private_hosts` are allowed too. `connections` is the maximum number of
+    concurrent requests.
 
-    The settings' `private_hosts` are allowed too. `connections` is the maximum number of concurrent requests.
+    Raise `UsageError` if a proxy or the certificates of the environment cannot be used.
     """
 
     def __init__(self, settings: Settings, *, connections: int = 16, resolve: Resolver = resolve_host) -> None:
         self._limiter = AdaptiveLimiter(connections)
         self._threads = ThreadPoolExecutor(connections, thread_name_prefix="fetch")
         self._policy = AddressPolicy(settings.private_hosts, resolve)
-        self._tls = httpx.create_ssl_context(trust_env=True)
-        self._tls.set_alpn_protocols(["http/1.1"])
+        self._proxies = Proxies()
+        self._tls = tls_context()
         self._headers = {"User-Agent": f"i2v/{version('i2v')}", "Accept": "*/*", "Accept-Encoding": "identity"}
 
     async def __aenter__(self) -> Self:
@@ -113,10 +118,9 @@ class Fetcher:
         headers = {**self._headers, "Range": "bytes=0-0"}
         async with self._request(url, total_seconds):
             sock, target = await self._connect(here)
-            tls = self._tls if here.scheme == "https" else None
 
             def read() -> FirstByte:
-                with http_get.get(sock, target, headers, tls=tls, silence_seconds=SILENCE_SECONDS) as response:
+                with http_get.get(sock, target, headers, self._tls, SILENCE_SECONDS) as response:
                     return _first_byte(response)
 
             return await http_get.run_in_thread(self._threads, sock, read)
@@ -133,46 +137,68 @@ class Fetcher:
                 raise _failed(url, f"not finished after {seconds:g} s" if deadline.expired() else silent) from None
             except httpx.InvalidURL:
                 raise FetchError(f"{display_url(url)} is not a valid URL", "Use https://host/path") from None
-            except (MalformedResponse, OSError) as error:
-                reason = " ".join(str(error).split())
-                kind = "" if isinstance(error, MalformedResponse) else f"{type(error).__name__}: "
-                raise _failed(url, f"{kind}{reason}".removesuffix(": ")) from None
+            except (MalformedResponse, ProxyFailed, OSError) as error:
+                raise _describe(url, error) from None
 
     async def _fetch(self, url: str, limit: int, open_sink: _OpenSink) -> str | None:
         """Follow redirects, checking each target; pass on the body and return its content type."""
         here = httpx.URL(url)
         for _ in range(MAX_REDIRECTS + 1):
             sock, target = await self._connect(here)
-            tls = self._tls if here.scheme == "https" else None
 
-            def read(sock: socket.socket = sock, target: Target = target, tls: ssl.SSLContext | None = tls) -> _End:
-                with http_get.get(sock, target, self._headers, tls=tls, silence_seconds=SILENCE_SECONDS) as response:
+            def read(sock: socket.socket = sock, target: Target = target) -> _End:
+                with http_get.get(sock, target, self._headers, self._tls, SILENCE_SECONDS) as response:
                     return _read(response, url, limit, open_sink)
 
             end = await http_get.run_in_thread(self._threads, sock, read)
             if end.location is None:
                 return end.content_type
-            try:
-                here = here.join(end.location)
-            except httpx.InvalidURL:
-                raise _failed(str(here), "it redirects to an invalid URL") from None
+            here = _redirected(here, end.location)
         raise _failed(url, f"more than {MAX_REDIRECTS} redirects")
 
     async def _connect(self, url: httpx.URL) -> tuple[socket.socket, Target]:
-        """Connect to the first allowed address of the URL's host that accepts."""
+        """Connect to the first allowed address of the URL's host that accepts, or to the proxy for that host."""
         name = display_url(str(url))
         if url.userinfo:
             raise FetchError(f"{name} is not allowed: it contains a user name", "Remove the user name", 0, True)
         host = url.raw_host.decode("ascii").lower().rstrip(".")
-        port = url.port or {"https": 443, "http": 80}.get(url.scheme, 0)
-        target = Target(host, url.netloc.decode("ascii"), url.raw_path.decode("ascii"))
-        failure = OSError("no address")
-        for address in await self._policy.addresses(url.scheme, host, port, name=name):
-            try:
-                return await http_get.connect(address, port, CONNECT_SECONDS), target
-            except OSError as error:
-                failure = error
-        raise failure
+        port = url.port or _PORTS.get(url.scheme, 0)
+        proxy = self._proxies.find(url.scheme, host, port)
+        target = Target(url.scheme, host, port, url.netloc.decode("ascii"), url.raw_path.decode("ascii"), proxy)
+        if proxy:
+            await self._policy.addresses(url.scheme, host, port, name=name, proxied=True)
+            return await _connect_to_proxy(proxy), target
+        return await _connect_to(await self._policy.addresses(url.scheme, host, port, name=name), port), target
+
+
+async def _connect_to(addresses: Iterable[str], port: int) -> socket.socket:
+    failure = OSError("no address")
+    for address in addresses:
+        try:
+            return await http_get.connect(address, port, CONNECT_SECONDS)
+        except OSError as error:
+            failure = error
+    raise failure
+
+
+async def _connect_to_proxy(proxy: Proxy) -> socket.socket:
+    try:
+        return await _connect_to(await resolve_host(proxy.host, proxy.port), proxy.port)
+    except OSError as error:
+        raise ProxyFailed(f"the proxy {proxy} cannot be reached: {error}") from None
+
+
+def _redirected(here: httpx.URL, location: str) -> httpx.URL:
+    """Return the URL that a Location header names, which may hold raw bytes and blanks."""
+    raw = location.encode("latin-1")  # as which `http.client` decodes headers
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        text = quote(raw, safe=string.printable)
+    try:
+        return here.join(" ".join(text.split()))
+    except httpx.InvalidURL:
+        raise _failed(str(here), "it redirects to an invalid URL") from None
 
 
 class _End(NamedTuple):
@@ -183,8 +209,8 @@ class _End(NamedTuple):
 
 
 def _read(response: BaseHTTPResponse, url: str, limit: int, open_sink: _OpenSink) -> _End:
-    if response.status in _REDIRECTS and (location := response.headers.get("location")):
-        return _End(location, None)
+    if response.status in _REDIRECTS and (locations := response.headers.getlist("location")):
+        return _End(locations[0], None)
     _check_head(response, url, limit)
     size, write = 0, open_sink()
     for piece in http_get.read_body(response):
@@ -200,20 +226,21 @@ def _first_byte(response: BaseHTTPResponse) -> FirstByte:
     total = re.fullmatch(r"bytes 0-0/(\d{1,18})", headers.get("content-range", ""))
     size = int(total[1]) if total else None
     if response.status == httpx.codes.OK:
-        size = http_get.declared_length(headers.getlist("content-length"))
+        size = declared_length(headers.getlist("content-length"))
     failed = response.status >= httpx.codes.BAD_REQUEST
-    code = re.search(rb"<Code>(\w{1,64})</Code>", response.read(4096)) if failed else None
+    code = re.search(rb"<Code>(\w{1,64})</Code>", next(http_get.read_body(response), b"")) if failed else None
     location = headers.get("location") if response.status in _REDIRECTS else None
     return FirstByte(response.status, location, headers.get("content-type"), size, code[1].decode() if code else "")
 
 
 def _check_head(response: BaseHTTPResponse, url: str, limit: int) -> None:
-    if response.status != httpx.codes.OK:
-        hint = "The link may have expired; request a new one" if response.status in _EXPIRED else "Try again later"
-        raise FetchError(f"{display_url(url)} returned {response.status}", hint, response.status)
-    if _COMPRESSIONS & {coding.strip().lower() for coding in response.headers.get("content-encoding", "").split(",")}:
-        raise _failed(url, "the response is compressed, which was not requested")
-    declared = http_get.declared_length(response.headers.getlist("content-length")) or 0
+    status = response.status
+    if status not in {200, 203} and whole_range(response) is None:
+        hint = "The link may have expired; request a new one" if status in _EXPIRED else "Try again later"
+        if status == httpx.codes.PROXY_AUTHENTICATION_REQUIRED:
+            hint = PROXY_HINT
+        raise FetchError(f"{display_url(url)} returned {status}", hint, status)
+    declared = declared_length(response.headers.getlist("content-length")) or 0
     if declared > limit:
         raise _too_large(url, f"{declared} bytes", limit)
 
@@ -256,6 +283,16 @@ class _FileSink:
 
 def _too_large(url: str, size: str, limit: int) -> FetchError:
     return FetchError(f"{display_url(url)} is too large: {size}; the limit is {limit} bytes", "Use a smaller file")
+
+
+def _describe(url: str, error: Exception) -> FetchError:
+    if problem := tls_problem(error):
+        return FetchError(f"{display_url(url)} could not be fetched: {problem[0]}", problem[1])
+    reason = " ".join(str(error).split())
+    if isinstance(error, ProxyFailed):
+        return FetchError(f"{display_url(url)} could not be fetched: {reason}", PROXY_HINT)
+    kind = "" if isinstance(error, MalformedResponse) else f"{type(error).__name__}: "
+    return _failed(url, f"{kind}{reason}".removesuffix(": "))
 
 
 def _failed(url: str, reason: str) -> FetchError:

@@ -1,39 +1,51 @@
-"""One HTTP GET with urllib3 over a socket that is already connected.
+"""One HTTP GET with urllib3 over a socket that is already connected, to the server or to a forward proxy.
 
-`connect` and `run_in_thread` belong to the event loop; `get` and `read_body` block, so call them in a thread. Keep out
-which addresses are allowed (`address_policy`) and what a status means (`fetcher`).
+`connect` and `run_in_thread` belong to the event loop; `get` and `read_body` block, so call them in a thread. How a
+response is read is in `response`. Keep out which addresses are allowed (`address_policy`) and what a status means
+(`fetcher`).
 """
 
 import asyncio
 import contextlib
-import re
 import socket
 import ssl
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException
 from typing import NamedTuple, TypeVar
 
 from urllib3 import BaseHTTPResponse
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError, ReadTimeoutError
-from urllib3.util.response import assert_header_parsing
+from urllib3.util import ssl_wrap_socket
+
+from i2v.net.proxies import Proxy
+from i2v.net.response import TolerantResponse, TunnelResponse, declared_length, whole_range
 
 READ_BYTES = 1 << 18
-INFORMATIONAL = range(102, 200)
 T = TypeVar("T")
 
 
 class Target(NamedTuple):
-    """The name for SNI and the certificate, the value of `Host`, and the path with its query."""
+    """Where a request goes."""
 
+    scheme: str
     host: str
+    """For SNI and the certificate."""
+    port: int
     netloc: str
+    """The value of `Host`."""
     path: str
+    """With the query."""
+    proxy: Proxy | None = None
 
 
 class MalformedResponse(Exception):
     """The response violates HTTP or ends early. The message never quotes the server."""
+
+
+class ProxyFailed(Exception):
+    """The proxy cannot be reached or does not connect to the server."""
 
 
 async def connect(address: str, port: int, seconds: float) -> socket.socket:
@@ -74,55 +86,42 @@ def _hang_up(sock: socket.socket) -> None:
 
 @contextlib.contextmanager
 def get(
-    sock: socket.socket,
-    target: Target,
-    headers: Mapping[str, str],
-    *,
-    tls: ssl.SSLContext | None,
-    silence_seconds: float,
+    sock: socket.socket, target: Target, headers: Mapping[str, str], tls: ssl.SSLContext, silence_seconds: float
 ) -> Iterator[BaseHTTPResponse]:
-    """Send the request over a connected socket, with TLS unless `tls` is `None`; read the head of the final response.
+    """Send the request over a connected socket, for https with TLS; read the head of the final response.
 
     `headers` lacks `Host` and `Connection`; `silence_seconds` limits the time without a byte. Raise `OSError` if the
-    connection breaks or times out or the certificate is invalid, `MalformedResponse` if the response is not valid HTTP.
+    connection breaks or times out or the certificate is invalid, `MalformedResponse` if the response is not valid HTTP,
+    `ProxyFailed` if the proxy refuses.
     """
-    all_headers = {"Host": target.netloc, "Connection": "close", **headers}
-    with contextlib.closing(_Connection(sock, target.host, tls, silence_seconds)) as connection:
+    all_headers, path = {"Host": target.netloc, "Connection": "close", **headers}, target.path
+    if target.proxy and target.scheme == "http":
+        all_headers |= target.proxy.headers
+        path = f"http://{target.netloc}{path}"
+    with contextlib.closing(_Connection(sock, silence_seconds)) as connection:
         with _own_errors():
-            connection.request("GET", target.path, headers=all_headers, preload_content=False, decode_content=False)
+            connection.prepare(target, tls)
+            connection.request("GET", path, headers=all_headers, preload_content=False)
             response = connection.getresponse()
         with contextlib.closing(response):
             yield response
 
 
-def declared_length(values: Iterable[str]) -> int | None:
-    """Return the length that the Content-Length headers declare, None without one; reject different values."""
-    lengths = {length.strip() for value in values for length in value.split(",")}
-    if not lengths:
-        return None
-    length = lengths.pop()
-    if lengths or not re.fullmatch(r"[0-9]{1,18}", length):
-        raise MalformedResponse("the Content-Length is invalid")
-    return int(length)
-
-
 def read_body(response: BaseHTTPResponse) -> Iterator[bytes]:
-    """Yield the body in pieces of up to 256 KB.
+    """Yield the body, decoded as its Content-Encoding says, in pieces of up to 256 KB.
 
     Raise `OSError` if the connection breaks or times out, `MalformedResponse` if the body is incomplete.
     """
-    expected = declared_length(response.headers.getlist("content-length"))
-    received = 0
+    expected = {declared_length(response.headers.getlist("content-length")), whole_range(response)} - {None}
     # `read` needs fewer calls, but on a chunk size of -1 it reads everything into memory; `read1` does not
     read = response.read1 if response.chunked else response.read
     while True:
         with _own_errors():
-            piece = read(READ_BYTES)
+            piece = read(READ_BYTES, decode_content=True)
         if not piece:
             break
-        received += len(piece)
         yield piece
-    if expected not in {None, received}:
+    if expected - {response.tell()}:
         raise MalformedResponse("the body does not have the declared length")
 
 
@@ -141,37 +140,37 @@ def _own_errors() -> Iterator[None]:
         raise MalformedResponse("the response is malformed or incomplete") from None
 
 
-class _Response(HTTPResponse):
-    """Reject what `http.client` tolerates in a head, before urllib3 logs it together with the URL."""
-
-    def begin(self) -> None:
-        """Read the head; skip every informational response, where `http.client` skips only 100."""
-        super().begin()
-        while self.status in INFORMATIONAL:
-            self.headers = None  # type: ignore[assignment]  # makes `begin` read again
-            super().begin()
-        assert_header_parsing(self.headers)
-        declared_length(self.headers.get_all("content-length", []))
-        coding = ",".join(self.headers.get_all("transfer-encoding", [])).strip().lower()
-        if coding == "chunked":  # `http.client` does not strip it
-            self.chunked, self.chunk_left, self.length = True, None, None
-        elif coding:
-            raise HTTPException("unsupported transfer coding")
-
-
 class _Connection(HTTPConnection):
     """A connection over a given socket. A pool logs the whole URL and hides the socket until the handshake is over."""
 
-    response_class = _Response
+    response_class = TolerantResponse
+    sock: socket.socket
 
-    def __init__(self, sock: socket.socket, host: str, tls: ssl.SSLContext | None, timeout: float) -> None:
-        super().__init__(host, port=0, timeout=timeout)  # with a port, the host can be an IPv6 address
-        self._connected, self._tls = sock, tls
+    def __init__(self, sock: socket.socket, timeout: float) -> None:
+        super().__init__("", port=0, timeout=timeout)
+        sock.settimeout(timeout)
+        self.sock = sock
 
-    def connect(self) -> None:
-        """Use the given socket; with TLS, verify the certificate for the host."""
-        self._connected.settimeout(self.timeout)
-        if self._tls:
-            self.sock = self._tls.wrap_socket(self._connected, server_hostname=self.host)
-        else:
-            self.sock = self._connected
+    def prepare(self, target: Target, tls: ssl.SSLContext) -> None:
+        """Open the proxy's tunnel and verify the certificate for the host, where the target needs it."""
+        if target.proxy and target.proxy.scheme == "https":
+            self._start_tls(target.proxy.host, tls)
+        if target.scheme == "https":
+            if target.proxy:
+                self._open_tunnel(target, target.proxy)
+            self._start_tls(target.host, tls)
+
+    def _open_tunnel(self, target: Target, proxy: Proxy) -> None:
+        name = f"[{target.host}]:{target.port}" if ":" in target.host else f"{target.host}:{target.port}"
+        self.response_class = TunnelResponse
+        self.request("CONNECT", name, headers={"Host": name, **proxy.headers}, preload_content=False)
+        with contextlib.closing(self.getresponse()) as response:
+            if response.status not in range(200, 300):
+                raise ProxyFailed(f"the proxy {proxy} does not connect to the host: it returned {response.status}")
+        self.response_class = TolerantResponse
+
+    def _start_tls(self, host: str, context: ssl.SSLContext) -> None:
+        tls_in_tls = isinstance(self.sock, ssl.SSLSocket)
+        self.sock = ssl_wrap_socket(  # type: ignore[assignment]  # urllib3's TLS within TLS behaves like a socket
+            self.sock, ssl_context=context, server_hostname=host, tls_in_tls=tls_in_tls
+        )

@@ -114,7 +114,7 @@ async def test_an_unreachable_door_is_a_fault(make_settings: MakeSettings, sandb
         sandbox,
         I2V_CALLBACK_BASE_URL="http://127.0.0.1:1",
         I2V_CALLBACK_SECRET=SECRET,
-        I2V_PRIVATE_HOSTS="127.0.0.1:1",
+        I2V_PRIVATE_HOSTS=f"{sandbox.env['I2V_PRIVATE_HOSTS']},127.0.0.1:1",
     )
     assert (found.level, "cannot be reached" in found.message) == (Level.FAULT, True)
     assert "reconcile polls" in found.hint

@@ -80,7 +80,7 @@ CASES = {
     "other_account": Case("a ledger of another account", 2, variables={"I2V_ACCOUNT_LABEL": "other"}, part="money"),
     # unreachable services
     "no_provider": Case(
-        "the provider is unreachable", 3, variables={"APIXO_BASE_URL": "http://127.0.0.1:{closed}"}, part="servers"
+        "the provider is unreachable", 3, variables={"APIXO_BASE_URL": "https://127.0.0.1:{closed}"}, part="servers"
     ),
     "no_s3": Case("S3 is unreachable", 3, variables={"AWS_ENDPOINT_URL": "http://127.0.0.1:{closed}"}, part="servers"),
     "no_bucket": Case("the bucket does not exist", 3, variables={"I2V_BUCKET": "not-there"}, part="servers"),
