@@ -17,7 +17,7 @@ from benchmarks.processes import peak_mb, reset_peak, resident_mb, run_child
 from benchmarks.report import Row, Table, median_or_zero
 from benchmarks.servers import Servers
 from i2v.pipeline.run import open_run
-from i2v.recovery.missing import MissingSearch, versions_with_outcome
+from i2v.recovery.images_without_video import MissingSearch, versions_with_outcome
 from i2v.settings import Settings
 from tests.support.listing_server import ENDINGS, START, listing_server
 

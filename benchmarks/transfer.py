@@ -21,11 +21,11 @@ from i2v.inputs.sources import find_items
 from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.generate import Steps, prepare
-from i2v.pipeline.order import Order
 from i2v.pipeline.poll import poll
 from i2v.pipeline.run import open_run
 from i2v.pipeline.store import store
 from i2v.pipeline.submit import submit
+from i2v.pipeline.video_order import Order
 from i2v.settings import read_settings
 
 MB = 1_000_000
@@ -80,7 +80,7 @@ async def store_with_i2v() -> dict[str, float]:
     """Store videos with the library's store step."""
     settings = read_settings()
     async with open_run(settings, str(uuid4())) as run:
-        await run.ledger.prepare()
+        await run.ledger.info.prepare()
         items = await find_items(str(settings.images), run.storage, settings)
         orders = [await prepare(run, item, RequestOptions(prompt="it moves"), Steps()) for item in items]
         records = [await submit(run, order) for order in orders if isinstance(order, Order)]

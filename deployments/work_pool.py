@@ -22,7 +22,7 @@ POOL = "i2v"
 POOL_TYPE = "process"
 HEARTBEAT = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
 ONE_MALLOC_ARENA = {"MALLOC_ARENA_MAX": "1"}
-"""`i2v.memory` also limits the arenas, but threads that Prefect starts earlier already have theirs."""
+"""`i2v.malloc_arenas` also limits the arenas, but threads that Prefect starts earlier already have theirs."""
 AWS_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 
 # A run is a process of some 100 MB, so a burst must not start hundreds.

@@ -8,7 +8,7 @@ from prefect.client.schemas.objects import State
 
 from i2v.pipeline import submit as pipeline
 from i2v.pipeline.context import RunContext
-from i2v.pipeline.order import Order
+from i2v.pipeline.video_order import Order
 from prefect_support.task_states import submitted, to_state
 
 

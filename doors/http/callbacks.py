@@ -26,8 +26,8 @@ from i2v.errors import I2vError
 from i2v.ledger import transitions
 from i2v.ledger.job import JobRecord
 from i2v.ledger.ledger import Ledger
-from i2v.ledger.task_ids import claim_task
-from i2v.recovery.callbacks import CallbackHint
+from i2v.ledger.task_pages import claim_task
+from i2v.recovery.adopt_from_callback import CallbackHint
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
 

@@ -17,12 +17,12 @@ from i2v.inputs.sources import find_items
 from i2v.ledger.ledger import Ledger, VersionedRecord
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.generate import Steps, generate
-from i2v.pipeline.order import Order
 from i2v.pipeline.poll import PollResult, poll
 from i2v.pipeline.run import open_run
 from i2v.pipeline.store import store
 from i2v.pipeline.submit import submit
 from i2v.pipeline.validate import ResolvedImage, ValidationResult, validate_image
+from i2v.pipeline.video_order import Order
 from i2v.recovery.backfill import BackfillOptions, reconcile_and_backfill
 from i2v.recovery.resolve import Resolver
 from i2v.request import Mode
@@ -166,6 +166,6 @@ def pause_work(paused: bool) -> Work:
 
     async def work(process: Process) -> None:
         process.world.count("person: pause" if paused else "person: resume")
-        await Ledger(process.storage, process.world.settings).set_paused(paused)
+        await Ledger(process.storage, process.world.settings).info.set_paused(paused)
 
     return work

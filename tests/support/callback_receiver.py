@@ -12,7 +12,7 @@ from uuid import uuid4
 from i2v.apixo.callbacks import callback_task_id, verify
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.run import open_run
-from i2v.recovery.callbacks import CallbackHint
+from i2v.recovery.adopt_from_callback import CallbackHint
 from i2v.reports.run_report import Report
 from i2v.settings import Settings
 from tests.support.reconciling import reconcile

@@ -16,7 +16,7 @@ from i2v.media.images import ImageFacts
 from i2v.net.limiter import AdaptiveLimiter
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.generate import Steps
-from i2v.pipeline.order import Order
+from i2v.pipeline.video_order import Order
 from i2v.request import Request
 from i2v.s3_uri import S3Uri
 from tests.support.memory_storage import MemoryBucket

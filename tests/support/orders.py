@@ -9,8 +9,8 @@ from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
 from i2v.ledger.job import JobRecord
 from i2v.pipeline.context import RunContext
-from i2v.pipeline.order import Order, make_order, make_request
 from i2v.pipeline.validate import resolve_image, validate_image
+from i2v.pipeline.video_order import Order, make_order, make_request
 from sandbox import Sandbox
 from sandbox.synthetic_images import make_jpeg
 

@@ -1,7 +1,7 @@
 """The callback URL: signing, verification, settings, and the task id in a callback's body.
 
 The provider does not sign callbacks, so the URL carries our signature of job and attempt. A callback is only a hint:
-`i2v.recovery.callbacks` requests the status itself. No I/O here but the lookup of the host name.
+`i2v.recovery.adopt_from_callback` requests the status itself. No I/O here but the lookup of the host name.
 """
 
 import hashlib

@@ -23,7 +23,7 @@ def resume(*, as_json: options.Json = False) -> None:
 def _set_paused(paused: bool, *, as_json: bool) -> None:
     from i2v.settings import read_settings
 
-    changed = with_ledger(lambda ledger: ledger.set_paused(paused))
+    changed = with_ledger(lambda ledger: ledger.info.set_paused(paused))
     if as_json:
         print_json({"paused": paused, "changed": changed})
         return

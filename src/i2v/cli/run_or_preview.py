@@ -20,7 +20,7 @@ from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.generate import Steps, generate
-from i2v.pipeline.order import Order
+from i2v.pipeline.video_order import Order
 from i2v.reports.run_report import ItemReport, Outcome, Report
 from i2v.s3.storage import Storage
 from i2v.settings import Settings

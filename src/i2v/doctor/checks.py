@@ -10,7 +10,8 @@ from i2v.apixo.client import ApixoClient
 from i2v.doctor.bucket import BucketChecks, check_bucket
 from i2v.doctor.findings import Check, Finding, Level, run_check
 from i2v.errors import FetchError, UsageError
-from i2v.ledger.ledger import Ledger, provider_host
+from i2v.ledger.ledger import Ledger
+from i2v.ledger.ledger_info import provider_host
 from i2v.net.fetcher import Fetcher
 from i2v.pricing import price_usd
 from i2v.request import Mode
@@ -44,7 +45,7 @@ async def check_key(settings: Settings) -> Finding:
 
 async def check_ledger(settings: Settings, storage: Storage) -> Finding:
     """Check that the ledger belongs to this provider account and is not paused."""
-    info = await Ledger(storage, settings).read_info()
+    info = await Ledger(storage, settings).info.read()
     if info is None:
         return Finding("ledger", Level.OK, f"{settings.jobs} is empty: the first run creates the ledger")
     host, account = provider_host(settings), settings.account_label

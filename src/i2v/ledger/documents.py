@@ -1,7 +1,9 @@
 """Reading and conditionally writing the ledger's JSON documents. Keep out what is in them."""
 
+import asyncio
 import json
 import logging
+import random
 from typing import Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -62,3 +64,8 @@ def parse_document(model: type[M], body: bytes, uri: S3Uri) -> M:
     except (ValueError, RecursionError) as error:
         message = f"{uri} cannot be read: {type(error).__name__}"
         raise LedgerError(message, "Restore an earlier version; never delete it") from None
+
+
+async def wait_briefly() -> None:
+    """Wait before the next try after a conflict."""
+    await asyncio.sleep(random.uniform(0, 0.1))  # noqa: S311 - jitter, not a secret

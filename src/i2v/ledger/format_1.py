@@ -15,7 +15,7 @@ def upgrade_record(data: Json) -> Json:
     """Return a record of format 1, as parsed JSON, in format 2."""
     attempts = list(_attempts(data))
     kept = {name: data[name] for name in _KEPT if name in data}
-    return {**kept, "format": 2, "attempts": attempts}
+    return {**kept, "format": 2, "was_format_1": True, "attempts": attempts}
 
 
 _KEPT = ("key", "revision", "writer", "image", "request", "label", "created_at", "updated_at")

@@ -20,7 +20,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, computed_field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, computed_field, model_validator
 
 from i2v.ledger.format_1 import upgrade_record
 from i2v.media.images import ImageFacts
@@ -193,6 +193,8 @@ class JobRecord(_Model):
     created_at: datetime
     updated_at: datetime
     attempts: tuple[Attempt, ...] = ()
+    was_format_1: bool = Field(default=False, exclude=True)
+    """Whether it was read from format 1, whose tasks have no pages."""
 
     @model_validator(mode="wrap")
     @classmethod

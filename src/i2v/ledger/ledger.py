@@ -7,24 +7,21 @@ writer and a new revision: a process that reads its own back has won. Changes th
 import asyncio
 import contextlib
 import logging
-import random
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict
-
-from i2v.errors import Conflict, I2vError, LedgerError, Paused, StorageError, UsageError
+from i2v.errors import Conflict, I2vError, LedgerError
 from i2v.ledger import keys
 from i2v.ledger.abandoned import ClaimState
-from i2v.ledger.documents import read_document, write_document
+from i2v.ledger.documents import read_document, wait_briefly, write_document
 from i2v.ledger.job import FORMAT, JobImage, JobRecord
+from i2v.ledger.ledger_info import LedgerInfoStore
+from i2v.ledger.task_pages import TaskPages
 from i2v.ledger.transitions import validate_change
 from i2v.request import Request
-from i2v.s3.conditions import prove_conditional_writes
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
 
@@ -44,25 +41,14 @@ class VersionedRecord:
     """By S3's clock, when it was read."""
 
 
-class LedgerInfo(BaseModel):
-    """`jobs/ledger.json`: the one provider and account that the ledger serves, its pause flag, and proven buckets."""
-
-    model_config = ConfigDict(frozen=True)
-
-    format: int = FORMAT
-    host: str
-    account: str
-    paused: bool = False
-    fetched_from: tuple[str, ...] = ()
-    """The buckets from which the provider has fetched an image."""
-
-
 class Ledger:
     """The job records under one jobs prefix. Every method can raise `StorageError`."""
 
     def __init__(self, storage: Storage, settings: Settings) -> None:
         self.storage = storage
         self.settings = settings
+        self.info = LedgerInfoStore(storage, settings)
+        self.task_pages = TaskPages(storage, settings)
 
     async def read(self, key: str) -> VersionedRecord | None:
         """Return a record, or `None` if there is none. Raise `LedgerError` if it cannot be parsed."""
@@ -102,24 +88,26 @@ class Ledger:
         """
         while (edited := edit(current.record)) is not None:
             validate_change(current.record, edited)
+            if current.record.was_format_1:
+                await self.task_pages.put_all(current.record)
             new = _stamped(edited)
-            uri = keys.job_uri(self.settings, new.key)
             try:
-                return VersionedRecord(new, await write_document(self.storage, new, uri, current.etag))
+                return await self._write(new, current.etag)
             except Conflict:
                 current = await self._read_after_conflict(current)
                 if (current.record.writer, current.record.revision) == (new.writer, new.revision):
                     return current
-                await _wait_briefly()
+                await wait_briefly()
         return None
+
+    async def _write(self, new: JobRecord, etag: str | None) -> VersionedRecord:
+        uri = keys.job_uri(self.settings, new.key)
+        return VersionedRecord(new, await write_document(self.storage, new, uri, etag))
 
     async def recreate(self, record: JobRecord) -> VersionedRecord | None:
         """Write a record that was deleted; return `None` if there is one."""
-        new = _stamped(record)
         with contextlib.suppress(Conflict):
-            return VersionedRecord(
-                new, await write_document(self.storage, new, keys.job_uri(self.settings, new.key), None)
-            )
+            return await self._write(_stamped(record), None)
         return None
 
     async def _read_after_conflict(self, current: VersionedRecord) -> VersionedRecord:
@@ -127,6 +115,26 @@ class Ledger:
         if current.etag is None:
             return await self.read(current.record.key) or current
         return await self.read_existing(current.record.key)
+
+    async def record_task(self, job: VersionedRecord, add_task: Edit, task_id: str) -> VersionedRecord | None:
+        """Record a task in this version of a job, after its attempt's open marker; return `None` after a conflict.
+
+        Raise `ValueError` if `add_task` does not apply, `StorageError` if it may not be written.
+        """
+        if job.record.attempt_for_task(task_id):
+            return job
+        changed = add_task(job.record)
+        attempt = changed.attempt_for_task(task_id) if changed else None
+        if attempt is None:
+            raise ValueError(f"job {job.record.key[:12]} has no attempt for task {task_id}")
+        before = job.record.attempt_numbered(attempt.number)
+        if before is None or not before.is_claimed:  # its marker may be deleted, or was never put
+            await self.put_open_marker(job.record.image, job.record.key, attempt.number, reopened=attempt.reopened)
+
+        def in_this_version(record: JobRecord) -> JobRecord | None:
+            return add_task(record) if record.attempts == job.record.attempts else None
+
+        return await self.change(job, in_this_version)
 
     async def records(
         self, *, since: datetime | None = None, on_error: Callable[[str, I2vError], None] | None = None
@@ -162,104 +170,12 @@ class Ledger:
         """Put the open marker of an attempt, before it is claimed or reopened."""
         await self.storage.put(keys.open_marker_uri(self.settings, image, key, number, reopened=reopened), b"")
 
-    async def read_info(self) -> LedgerInfo | None:
-        """Return `jobs/ledger.json`, or `None` before the first run."""
-        info, etag = await self._read_info()
-        return info if etag else None
-
-    async def _read_info(self) -> tuple[LedgerInfo, str | None]:
-        """Return the info and its etag; if there is none, a new one and `None`."""
-        if found := await read_document(self.storage, LedgerInfo, keys.ledger_uri(self.settings)):
-            return found.content, found.etag
-        return LedgerInfo(host=provider_host(self.settings), account=self.settings.account_label), None
-
-    async def set_paused(self, paused: bool) -> bool:
-        """Pause or resume all submits; return whether the flag changed. Runs see it before their next reservation.
-
-        Raise `UsageError` if the ledger belongs to another provider or account.
-        """
-        return await self._change_info(lambda info: info.model_copy(update={"paused": paused}))
-
-    async def add_fetched_bucket(self, bucket: str) -> None:
-        """Remember for good that the provider can fetch from this bucket."""
-        await self._change_info(
-            lambda info: info.model_copy(update={"fetched_from": tuple(dict.fromkeys((*info.fetched_from, bucket)))})
-        )
-
-    async def _change_info(self, edit: Callable[[LedgerInfo], LedgerInfo]) -> bool:
-        while True:
-            info, etag = await self._read_info()
-            self._check_owner(info)
-            changed = edit(info)
-            if changed == info:
-                return False
-            with contextlib.suppress(Conflict):
-                await self._write_info(changed, etag)
-                return True
-
-    async def raise_if_paused(self) -> None:
-        """Raise `Paused` if a person has paused all submits."""
-        info = await self.read_info()
-        if info and info.paused:
-            raise Paused("All submits are paused in this ledger", "Resume with: i2v resume")
-
-    async def prepare(self) -> LedgerInfo:
-        """Create `jobs/ledger.json` if it is missing, and verify that the server honors conditional writes.
-
-        Raise `UsageError` if the ledger belongs to another provider or account, `LedgerError` if it cannot be used.
-        """
-        try:
-            info = await self._read_or_create_info()
-            self._check_owner(info)
-            await prove_conditional_writes(self.storage, keys.ledger_uri(self.settings))
-        except StorageError as error:
-            message = f"The ledger cannot be used, so nothing is submitted: {error.message}"
-            raise LedgerError(message, error.hint) from None
-        return info
-
-    async def _read_or_create_info(self) -> LedgerInfo:
-        while True:
-            info, etag = await self._read_info()
-            if etag and info.format == FORMAT:
-                return info
-            try:  # an older i2v that meets the new format stops before it pays
-                await self._write_info(info.model_copy(update={"format": FORMAT}), etag)
-            except Conflict:
-                log.debug("another run is creating jobs/ledger.json")
-                await _wait_briefly()
-
-    def _check_owner(self, info: LedgerInfo) -> None:
-        host, account = provider_host(self.settings), self.settings.account_label
-        if (info.host, info.account) != (host, account):
-            raise UsageError(
-                f"The ledger {self.settings.jobs} belongs to {info.host} (account {info.account!r}), "
-                f"not to {host} (account {account!r})",
-                "Use another bucket or I2V_JOBS_PREFIX for each provider and account",
-            )
-
-    async def _write_info(self, info: LedgerInfo, etag: str | None) -> None:
-        await write_document(self.storage, info, keys.ledger_uri(self.settings), etag)
-
-
-def provider_host(settings: Settings) -> str:
-    """Return the host and port of the provider's API, in lower case and without credentials."""
-    return urlsplit(settings.base_url).netloc.rpartition("@")[2].lower()
-
 
 def _log_unreadable(_key: str, error: I2vError) -> None:
     log.warning("%s", error)
 
 
 def _stamped(record: JobRecord) -> JobRecord:
-    return record.model_copy(
-        update={
-            "format": FORMAT,
-            "revision": record.revision + 1,
-            "writer": secrets.token_hex(8),
-            "updated_at": datetime.now(UTC),
-        }
-    )
-
-
-async def _wait_briefly() -> None:
-    await asyncio.sleep(random.uniform(0, 0.1))  # noqa: S311 - jitter, not a secret
+    """Return the record as the next write of this process."""
+    written = {"revision": record.revision + 1, "writer": secrets.token_hex(8), "updated_at": datetime.now(UTC)}
+    return record.model_copy(update={**written, "format": FORMAT, "was_format_1": False})

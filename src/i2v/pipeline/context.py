@@ -16,7 +16,6 @@ from i2v.apixo.client import ApixoClient
 from i2v.ledger.budget import Budget
 from i2v.ledger.ledger import Ledger
 from i2v.ledger.open_markers import OpenMarkerCleaner
-from i2v.ledger.pause import PauseFlag
 from i2v.media.decoder import Decoder
 from i2v.money import ZERO
 from i2v.net.fetcher import Fetcher
@@ -93,7 +92,6 @@ class RunContext:
     decoder: Decoder
     dry_run: bool
     brake: Brake = field(default_factory=Brake)
-    pause_flag: PauseFlag = field(init=False)
     first_submits: FirstSubmits = field(init=False)
     address_probe: AddressProbe = field(init=False)
     shielded: ShieldedWork = field(default_factory=ShieldedWork)
@@ -105,7 +103,6 @@ class RunContext:
     def __post_init__(self) -> None:
         """Make what follows from the settings and the other resources."""
         self.limits = Limits(self.settings.max_in_flight)
-        self.pause_flag = PauseFlag(self.ledger)
         self.first_submits = FirstSubmits(self.ledger, self.brake, self.settings.first_submits)
         self.address_probe = AddressProbe(self.fetcher, self.brake)
 

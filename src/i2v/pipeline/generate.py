@@ -17,13 +17,13 @@ from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline import outcomes, preflight
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import ImageDone, JobRendered
-from i2v.pipeline.order import Order, make_order, make_request
 from i2v.pipeline.poll import PollResult, poll
 from i2v.pipeline.publish import publish_outputs, put_verdict, refusal
 from i2v.pipeline.run import end_run
 from i2v.pipeline.store import store
 from i2v.pipeline.submit import submit
 from i2v.pipeline.validate import ResolvedImage, ValidationResult, refresh_metadata, resolve_image, validate_image
+from i2v.pipeline.video_order import Order, make_order, make_request
 from i2v.reports.run_report import ItemReport, Report
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ async def generate(
     """
     paused = False
     if not run.dry_run:
-        info = await run.ledger.prepare()
+        info = await run.ledger.info.prepare()
         paused = info.paused
         run.first_submits.trust(*info.fetched_from)
         preflight.warn_of_expiring_credentials(run)
@@ -103,7 +103,7 @@ async def _check_funds(
             orders = [order for order in await asyncio.gather(*preparing) if isinstance(order, Order)]
             prices = await preflight.unpaid_prices(run, orders)
             if prices and paused:
-                await run.ledger.raise_if_paused()
+                await run.ledger.info.raise_if_paused()
             preflight.check_money(prices, room, limit, partial=partial)
             run.budget.lower_limit(room, limit)
     except StorageError as error:

@@ -7,8 +7,8 @@ from i2v.errors import I2vError, NotTried, Refused
 from i2v.ledger.job import JobRecord, JobState
 from i2v.money import ZERO
 from i2v.pipeline.context import RunContext
-from i2v.pipeline.order import Order
 from i2v.pipeline.validate import ResolvedImage, ValidationResult
+from i2v.pipeline.video_order import Order
 from i2v.reports.run_report import ItemReport, Outcome
 from i2v.request import Request
 from i2v.s3_uri import S3Uri

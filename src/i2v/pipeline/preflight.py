@@ -10,7 +10,7 @@ from i2v.errors import AccountRejected, BalanceTooLow, BudgetExceeded, LedgerErr
 from i2v.ledger.job import Delivery, JobState
 from i2v.money import ZERO, money_text
 from i2v.pipeline.context import RunContext
-from i2v.pipeline.order import Order
+from i2v.pipeline.video_order import Order
 from i2v.pricing import price_usd
 from i2v.request import Mode
 from i2v.settings import Settings

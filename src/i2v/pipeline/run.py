@@ -14,8 +14,8 @@ from i2v.ledger.documents import Document
 from i2v.ledger.ledger import Ledger
 from i2v.ledger.open_markers import OpenMarkerCleaner
 from i2v.ledger.run_record import RunRecord, new_run, read_run
+from i2v.malloc_arenas import limit_malloc_arenas
 from i2v.media.decoder import DECODER
-from i2v.memory import limit_malloc_arenas
 from i2v.net.fetcher import Fetcher
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import LISTENER, Event, ImageDone, RunEnded
@@ -106,10 +106,11 @@ def make_context(
         abandoned_after=settings.claim_to_post_seconds,
         first_day=record.started_at.date() if earlier else None,
     )
-    markers = OpenMarkerCleaner(storage, settings)
+    markers = OpenMarkerCleaner(ledger)
     recent = RecentWriter(storage, settings, record.run_id, record.started_at, record.label)
     etag = earlier.etag if earlier else None
-    heartbeat = Heartbeat(storage, settings, record, budget, (markers.flush, recent.write), etag)
+    chores = (ledger.task_pages.put_missing, markers.flush, recent.write)
+    heartbeat = Heartbeat(storage, settings, record, budget, chores, etag)
     run = RunContext(settings, storage, ledger, budget, fetcher, heartbeat, markers, client, DECODER, dry_run)
     run.add_listener(_RecentListener(recent))
     return run

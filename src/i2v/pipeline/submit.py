@@ -15,8 +15,8 @@ from i2v.ledger.job import JobState, Reason
 from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import StepStarted
-from i2v.pipeline.order import Order
 from i2v.pipeline.payment.pay import pay
+from i2v.pipeline.video_order import Order
 
 log = logging.getLogger(__name__)
 CLAIM_CHECK_SECONDS = 3.0

@@ -1,7 +1,7 @@
 """Reconcile with generation: settle open jobs, then generate the videos that images still lack.
 
-`reconcile` settles, `missing` finds the images; how many of them are generated is decided here. Both are one run with
-one record in the ledger.
+`reconcile` settles, `images_without_video` finds the images; how many of them are generated is decided here. Both are
+one run with one record in the ledger.
 """
 
 import asyncio
@@ -21,9 +21,9 @@ from i2v.media.images import ImageRef
 from i2v.pipeline import outcomes
 from i2v.pipeline.context import READERS, RunContext
 from i2v.pipeline.generate import Prepared, Steps, expected, generate, prepare
-from i2v.pipeline.order import Order
 from i2v.pipeline.run import end_run
-from i2v.recovery.missing import MissingSearch, has_outcome, versions_with_outcome
+from i2v.pipeline.video_order import Order
+from i2v.recovery.images_without_video import MissingSearch, has_outcome, versions_with_outcome
 from i2v.recovery.reconcile import settle_open
 from i2v.reports.run_report import ItemReport, Outcome, Report
 from i2v.s3.listing import S3Entry

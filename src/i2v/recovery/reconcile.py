@@ -6,7 +6,8 @@ if requested.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 from i2v.apixo.models import TaskState, TaskStatus
@@ -16,18 +17,18 @@ from i2v.ledger.documents import read_document
 from i2v.ledger.job import Attempt, JobRecord, JobState
 from i2v.ledger.ledger import VersionedRecord
 from i2v.ledger.run_record import RunRecord
-from i2v.ledger.task_ids import claim_task
+from i2v.ledger.task_pages import claim_task
 from i2v.money import ZERO
 from i2v.pipeline import outcomes
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import ImageDone
 from i2v.pipeline.generate import Steps, expected
-from i2v.pipeline.order import Order
 from i2v.pipeline.poll import handle_final_status, query_status
 from i2v.pipeline.publish import publish_outputs
 from i2v.pipeline.submit import LEASE_OVER
-from i2v.recovery.callbacks import CallbackAdopter, CallbackHint, parse_job_entry
-from i2v.recovery.open_markers import ListedMarker, delete_settled_markers, list_open_markers
+from i2v.pipeline.video_order import Order
+from i2v.recovery.adopt_from_callback import CallbackHint, adopt_from_callback, parse_job_entry
+from i2v.recovery.leftover_markers import ListedMarker, delete_settled_markers, list_open_markers
 from i2v.reports.run_report import ItemReport, Outcome
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ async def settle_open(
         LedgerError: the ledger cannot be used.
     """
     if not run.dry_run:
-        run.first_submits.trust(*(await run.ledger.prepare()).fetched_from)
+        run.first_submits.trust(*(await run.ledger.info.prepare()).fetched_from)
     settler = Settler(run, steps or Steps(), limit if entries is None else None)
     if entries is None:
         markers = await list_open_markers(run)
@@ -84,7 +85,8 @@ class Settler:
         self._run = run
         self._steps = steps
         self._stores_left = limit
-        self._adopter = CallbackAdopter(run)
+        self._postponed: set[str] = set()
+        """Jobs with a video that is stored the next time."""
         self._alive: dict[str, asyncio.Task[bool]] = {}
 
     async def settle_marked(
@@ -98,7 +100,7 @@ class Settler:
             async with self._run.limits.in_flight:
                 line = None
                 if found and found.record.is_open:
-                    found, line = await self._settle(found, only_unowned=True)
+                    found, line = await self._settle(found)
                 if not self._run.dry_run:
                     await delete_settled_markers(self._run, found.record if found else None, markers)
         except Exception as error:  # noqa: BLE001 - one job's error must not end the others
@@ -115,10 +117,7 @@ class Settler:
                     await self._park(hints)
                     job = await self._run.ledger.read_existing(key)
                 label = job.record.image.label
-                was = job.record
-                if not self._run.dry_run:
-                    job = await self._adopter.adopt_from_callback(job, hints)
-                job, line = await self._settle(job, only_unowned=False, was=was)
+                _, line = await self._settle(job, hints)
         except Exception as error:  # noqa: BLE001 - one job's error must not end the others
             return self._failed(key, label, error)
         return self._emit(line)
@@ -145,29 +144,51 @@ class Settler:
         return line
 
     async def _settle(
-        self, job: VersionedRecord, *, only_unowned: bool, was: JobRecord | None = None
+        self, job: VersionedRecord, hints: Sequence[CallbackHint] | None = None
     ) -> tuple[VersionedRecord, ItemReport | None]:
-        """Settle each open attempt of a job; return the job and its line, if there is something to report."""
-        run, before, postponed, touched = self._run, was or job.record, False, False
+        """Settle each open attempt of a job by itself; return the job and its line, if there is something to report.
+
+        Without `hints`, leave attempts alone that a live run works on.
+        """
+        run, before, touched = self._run, job.record, hints is not None
+        statuses: dict[str, TaskStatus | None] = {}
+        errors: list[I2vError] = []
+        for hint in hints or () if not run.dry_run else ():
+            with _collect(errors, job):
+                job, statuses[hint.task_id] = await adopt_from_callback(run, job, hint)
         for attempt in [one for one in job.record.attempts if not one.is_settled]:
-            if only_unowned and await self._is_owned(job, attempt):
-                continue
-            touched = True
-            if attempt.is_claimed:
-                job = await self._settle_claim(job, attempt)
-            elif attempt.is_running and not run.dry_run:
-                job, status = await self._ask(job, attempt)
-                if status and self._stores_left == 0:
-                    postponed = True
-                elif status:
-                    self._stores_left = None if self._stores_left is None else self._stores_left - 1
-                    job = await self._steps.store(run, job, status)
+            with _collect(errors, job):
+                if hints is None and await self._is_owned(job, attempt):
+                    continue
+                touched = True
+                job = await self._settle_attempt(job, attempt, statuses.get(attempt.task_id or ""))
         if not run.dry_run and job.record is not before:
             await publish_outputs(run, job.record, job.record.image, just_stored=True)
-        for attempt in job.record.attempts if job.record is not before else ():
-            await run.ended_markers.add(job.record, attempt)
-        line = _line(run, job.record, was=before.state) if touched or not only_unowned else None
-        return job, line.model_copy(update={"reason": NEXT_TIME}) if line and postponed else line
+            for attempt in job.record.attempts:
+                await run.ended_markers.add(job.record, attempt)
+        line = _line(run, job.record, was=before.state) if touched else None
+        if errors:
+            line = outcomes.of_job(run, _order(job.record), job.record, None, cached=False)
+            return job, line.model_copy(update={"outcome": Outcome.FAILED, "reason": "; ".join(map(str, errors))})
+        if line and job.record.key in self._postponed:
+            line = line.model_copy(update={"reason": NEXT_TIME})
+        return job, line
+
+    async def _settle_attempt(
+        self, job: VersionedRecord, attempt: Attempt, known: TaskStatus | None
+    ) -> VersionedRecord:
+        """Settle an attempt, whose task's status may be known already."""
+        if attempt.is_claimed:
+            return await self._settle_claim(job, attempt)
+        if not attempt.is_running or self._run.dry_run:
+            return job
+        job, status = await self._ask(job, attempt, known)
+        if status and self._stores_left == 0:
+            self._postponed.add(job.record.key)
+        elif status:
+            self._stores_left = None if self._stores_left is None else self._stores_left - 1
+            job = await self._steps.store(self._run, job, status)
+        return job
 
     async def _settle_claim(self, job: VersionedRecord, attempt: Attempt) -> VersionedRecord:
         """Mark a claim whose lease is over as lost."""
@@ -179,9 +200,12 @@ class Settler:
         )
         return lost or await self._run.ledger.read_existing(job.record.key)
 
-    async def _ask(self, job: VersionedRecord, attempt: Attempt) -> tuple[VersionedRecord, TaskStatus | None]:
-        """Ask for a task; return the job, and the status of a video that is ready."""
-        status = await query_status(self._run, job, attempt.task_id or "", 1)
+    async def _ask(
+        self, job: VersionedRecord, attempt: Attempt, status: TaskStatus | None
+    ) -> tuple[VersionedRecord, TaskStatus | None]:
+        """Ask for a task, unless its status is known; return the job, and the status of a video that is ready."""
+        await self._run.ledger.task_pages.ensure(job.record, attempt)
+        status = status or await query_status(self._run, job, attempt.task_id or "", 1)
         if status is None or status.state is TaskState.RUNNING:
             return job, None
         ended, ready, _ = await handle_final_status(self._run, job, status, 1)
@@ -210,8 +234,23 @@ class Settler:
         )
 
 
+@contextmanager
+def _collect(errors: list[I2vError], job: VersionedRecord) -> Iterator[None]:
+    """Keep the error of one attempt, so that it does not end the others."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - see above
+        failure = expected(error, job.record.image.label)
+        log.warning("job %s is not settled: %s", job.record.key[:12], failure)
+        errors.append(failure)
+
+
 def _age(moment: datetime) -> timedelta:
     return datetime.now(UTC) - moment
+
+
+def _order(record: JobRecord) -> Order:
+    return Order(image=record.image, request=record.request, price_usd=ZERO)
 
 
 def _line(run: RunContext, record: JobRecord, was: JobState) -> ItemReport | None:
@@ -219,8 +258,7 @@ def _line(run: RunContext, record: JobRecord, was: JobState) -> ItemReport | Non
     fails_for_now = record.state is JobState.READY and was not in {JobState.READY, JobState.STORED}
     if record.state in {JobState.READY, JobState.CLAIMED} and not fails_for_now:
         return None
-    order = Order(image=record.image, request=record.request, price_usd=ZERO)
-    line = outcomes.of_job(run, order, record, record.video.uri if record.video else None, cached=False)
+    line = outcomes.of_job(run, _order(record), record, record.video.uri if record.video else None, cached=False)
     line = line.model_copy(update={"is_new_outcome": record.state is not was})
     if fails_for_now:
         reason = f"{line.reason or 'nothing was paid'}; the next run of this image pays for another attempt"

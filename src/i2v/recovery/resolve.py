@@ -10,7 +10,7 @@ from i2v.errors import CannotResolve, ProviderError
 from i2v.ledger import transitions
 from i2v.ledger.job import DROPPED_CODE, JobRecord, Reason
 from i2v.ledger.ledger import Edit, Ledger, VersionedRecord
-from i2v.ledger.task_ids import claim_task, record_task
+from i2v.ledger.task_pages import claim_task
 from i2v.pipeline.publish import remove_verdicts
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
@@ -48,7 +48,7 @@ class Resolver:
             owner = await claim_task(self._storage, self._settings, task_id, key, attempt.number)
             if owner.job != key:
                 raise CannotResolve(f"Task {task_id} already belongs to job {owner.job[:12]}")
-            adopted = await record_task(self._ledger, job, add_task, task_id)
+            adopted = await self._ledger.record_task(job, add_task, task_id)
             if adopted:
                 return adopted.record
             job = await self._ledger.read_existing(key)

@@ -15,7 +15,7 @@ from i2v.ledger.job import JobRecord, JobState
 from i2v.ledger.ledger import VersionedRecord
 from i2v.money import money_text
 from i2v.pipeline.context import RunContext
-from i2v.recovery.open_markers import list_open_markers
+from i2v.recovery.leftover_markers import list_open_markers
 from i2v.recovery.reconcile import NEEDS_ATTENTION_AFTER
 from i2v.reports.advice import Advice, advise
 from i2v.reports.markdown import as_code, as_table, as_text, as_usd
@@ -72,7 +72,7 @@ class LedgerStatus:
 
 async def read_status(run: RunContext) -> LedgerStatus:
     """Read the status of the ledger now."""
-    page = await run.ledger.read_info()
+    page = await run.ledger.info.read()
     today = (await DaySpendStore(run.storage, run.settings).read(today_utc())).content
     markers = list(await list_open_markers(run))
     status = LedgerStatus(

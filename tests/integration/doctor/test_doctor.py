@@ -153,14 +153,14 @@ async def test_another_accounts_ledger_is_a_fault(
     sandbox: Sandbox, make_settings: MakeSettings, settings: Settings, storage: Storage
 ) -> None:
     """A ledger of another account is not used."""
-    await Ledger(storage, settings).prepare()
+    await Ledger(storage, settings).info.prepare()
     other = make_settings(**{**sandbox.env, "I2V_ACCOUNT_LABEL": "other"})
     assert (await findings_of(other, storage))["ledger"].level is Level.FAULT
 
 
 async def test_a_paused_ledger_is_a_warning(settings: Settings, storage: Storage) -> None:
     """The hint says how to resume."""
-    await Ledger(storage, settings).set_paused(True)
+    await Ledger(storage, settings).info.set_paused(True)
     finding = (await findings_of(settings, storage))["ledger"]
     assert (finding.level, finding.hint) == (Level.WARNING, "Resume them with: i2v resume")
 

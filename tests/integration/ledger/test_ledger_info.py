@@ -20,7 +20,8 @@ from i2v.errors import LedgerError, Paused, UsageError
 from i2v.ledger import documents, keys
 from i2v.ledger.day_spend import DaySpendStore
 from i2v.ledger.job import FORMAT
-from i2v.ledger.ledger import Ledger, LedgerInfo
+from i2v.ledger.ledger import Ledger
+from i2v.ledger.ledger_info import LedgerInfo
 from i2v.ledger.run_record import new_run, read_run
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
@@ -33,7 +34,7 @@ from tests.support.settings import MakeSettings, SealedSettings
 
 async def test_prepare_creates_the_info_once(ledger: Ledger, sandbox: Sandbox, settings: Settings) -> None:
     """The first run creates `ledger.json`; later runs find it unchanged."""
-    pages = [await ledger.prepare() for _ in range(3)]
+    pages = [await ledger.info.prepare() for _ in range(3)]
     host = settings.base_url.split("/")[2]
     assert pages == [LedgerInfo(host=host, account="default")] * 3
     assert sandbox.read_json("jobs/ledger.json") == {
@@ -47,7 +48,7 @@ async def test_prepare_creates_the_info_once(ledger: Ledger, sandbox: Sandbox, s
 
 async def test_sixteen_first_runs_create_one_info(storage: Storage, settings: Settings) -> None:
     """No run fails because another was faster."""
-    pages = await asyncio.gather(*(Ledger(storage, settings).prepare() for _ in range(16)))
+    pages = await asyncio.gather(*(Ledger(storage, settings).info.prepare() for _ in range(16)))
     assert len({page.model_dump_json() for page in pages}) == 1
 
 
@@ -60,10 +61,10 @@ async def test_a_ledger_of_another_provider_or_account_is_rejected(
     storage: Storage, sandbox: Sandbox, make_settings: MakeSettings, other: dict[str, str]
 ) -> None:
     """With a sandbox's ledger, a real key would reuse free videos: exit 2, and the error names both."""
-    await Ledger(storage, make_settings(**sandbox.env)).prepare()
+    await Ledger(storage, make_settings(**sandbox.env)).info.prepare()
     before = sandbox.read("jobs/ledger.json")
     with pytest.raises(UsageError, match=r"belongs to .*not to .*I2V_JOBS_PREFIX") as caught:
-        await Ledger(storage, make_settings(**{**sandbox.env, **other})).prepare()
+        await Ledger(storage, make_settings(**{**sandbox.env, **other})).info.prepare()
     assert caught.value.exit_code == 2
     assert sandbox.read("jobs/ledger.json") == before
 
@@ -73,34 +74,34 @@ async def test_the_ledger_stores_host_and_port_of_its_provider(
 ) -> None:
     """In lower case and without the path, so that another way to write the same address is no other provider."""
     written = make_settings(**{**sandbox.env, "APIXO_BASE_URL": "https://API.example:8443/v1"})
-    assert (await Ledger(storage, written).prepare()).host == "api.example:8443"
+    assert (await Ledger(storage, written).info.prepare()).host == "api.example:8443"
     again = make_settings(**{**sandbox.env, "APIXO_BASE_URL": "https://api.example:8443/v2/"})
-    assert (await Ledger(storage, again).prepare()).host == "api.example:8443"
+    assert (await Ledger(storage, again).info.prepare()).host == "api.example:8443"
 
 
 async def test_a_pause_lasts_until_resumed(ledger: Ledger, storage: Storage, settings: Settings) -> None:
     """Every run gets an error that says how to resume; `prepare` does not end the pause."""
-    await ledger.prepare()
-    await ledger.raise_if_paused()
-    assert [await ledger.set_paused(True), await ledger.set_paused(True)] == [True, False]
-    await Ledger(storage, settings).prepare()
+    await ledger.info.prepare()
+    await ledger.info.raise_if_paused()
+    assert [await ledger.info.set_paused(True), await ledger.info.set_paused(True)] == [True, False]
+    await Ledger(storage, settings).info.prepare()
     with pytest.raises(Paused, match="i2v resume"):
-        await Ledger(storage, settings).raise_if_paused()
-    assert await ledger.set_paused(False)
-    await ledger.raise_if_paused()
+        await Ledger(storage, settings).info.raise_if_paused()
+    assert await ledger.info.set_paused(False)
+    await ledger.info.raise_if_paused()
 
 
 async def test_a_pause_before_the_first_run_creates_the_info(ledger: Ledger) -> None:
     """`ledger.json` does not exist yet and is created."""
-    assert await ledger.set_paused(True)
-    assert (await ledger.prepare()).paused
+    assert await ledger.info.set_paused(True)
+    assert (await ledger.info.prepare()).paused
 
 
 async def test_a_missing_bucket_stops_the_run(storage: Storage, make_settings: MakeSettings) -> None:
     """Exit 3: nothing is submitted, and the error says why."""
     nowhere = make_settings(I2V_BUCKET="no-such-bucket-here")
     with pytest.raises(LedgerError, match=r"nothing is submitted: The bucket of .* does not exist"):
-        await Ledger(storage, nowhere).prepare()
+        await Ledger(storage, nowhere).info.prepare()
 
 
 @dataclass
@@ -165,36 +166,38 @@ async def test_a_server_that_ignores_conditions_is_rejected(ignores: str, condit
     """On such a server two runs could pay for one video: exit 3 before anything is submitted."""
     message = rf"ignores conditional writes \({condition}\)"
     with serving(UnconditionalS3(ignores)) as storage, pytest.raises(LedgerError, match=message) as caught:
-        await Ledger(storage, SealedSettings(I2V_BUCKET="b-1")).prepare()
+        await Ledger(storage, SealedSettings(I2V_BUCKET="b-1")).info.prepare()
     assert caught.value.exit_code == 3
 
 
 async def test_a_bucket_that_was_fetched_from_is_remembered(ledger: Ledger, storage: Storage) -> None:
     """For good, once, and beside what else is in the info."""
-    await ledger.prepare()
-    await ledger.set_paused(True)
+    await ledger.info.prepare()
+    await ledger.info.set_paused(True)
     for bucket in ("b-1", "b-2", "b-1"):
-        await ledger.add_fetched_bucket(bucket)
-    info = await Ledger(storage, ledger.settings).prepare()
+        await ledger.info.add_fetched_bucket(bucket)
+    info = await Ledger(storage, ledger.settings).info.prepare()
     assert (info.fetched_from, info.paused) == (("b-1", "b-2"), True)
 
 
 async def test_sixteen_changes_of_the_info_are_all_kept(ledger: Ledger) -> None:
     """A pause is not lost because a run remembers a bucket at that moment."""
-    await ledger.prepare()
-    await asyncio.gather(ledger.set_paused(True), *(ledger.add_fetched_bucket(f"b-{number}") for number in range(16)))
-    info = await ledger.read_info()
+    await ledger.info.prepare()
+    await asyncio.gather(
+        ledger.info.set_paused(True), *(ledger.info.add_fetched_bucket(f"b-{number}") for number in range(16))
+    )
+    info = await ledger.info.read()
     assert info
     assert (info.paused, set(info.fetched_from)) == (True, {f"b-{number}" for number in range(16)})
 
 
 async def test_a_ledger_of_format_1_is_taken_over(ledger: Ledger, sandbox: Sandbox) -> None:
     """The first run of this version writes the new format, and keeps owner and pause flag."""
-    await ledger.prepare()
+    await ledger.info.prepare()
     info = {**sandbox.read_json("jobs/ledger.json"), "format": 1, "paused": True}
     del info["fetched_from"]
     sandbox.s3().put_object(Bucket=sandbox.bucket, Key="jobs/ledger.json", Body=json.dumps(info).encode())
-    assert (await ledger.prepare()).paused
+    assert (await ledger.info.prepare()).paused
     assert sandbox.read_json("jobs/ledger.json") == {**info, "format": FORMAT, "fetched_from": []}
 
 
@@ -203,9 +206,9 @@ class OlderVersion:
 
     def __init__(self, ledger: Ledger, run_id: str, day: str, job: str) -> None:
         self.reads: dict[str, Callable[[], Any]] = {
-            "start of a run": ledger.prepare,
-            "pause": lambda: ledger.set_paused(True),
-            "pause flag": ledger.raise_if_paused,
+            "start of a run": ledger.info.prepare,
+            "pause": lambda: ledger.info.set_paused(True),
+            "pause flag": ledger.info.raise_if_paused,
             "job": lambda: ledger.read(job),
             "day": lambda: DaySpendStore(ledger.storage, ledger.settings).read(day),
             "run record": lambda: read_run(ledger.storage, ledger.settings, run_id),
@@ -217,7 +220,7 @@ async def test_an_older_i2v_stops_before_it_pays(what: str, monkeypatch: pytest.
     """It cannot know what the new format means: exit 3, and the message says what to do."""
     bucket = MemoryBucket()
     ledger, order = Ledger(MemoryStorage(bucket), MEMORY_SETTINGS), put_order(bucket)
-    await ledger.prepare()
+    await ledger.info.prepare()
     await claim_by_hand(ledger, order)
     days = DaySpendStore(ledger.storage, ledger.settings)
     await days.write((await days.read("2026-11-22")).content, "")

@@ -12,7 +12,7 @@ from i2v.ledger import keys, transitions
 from i2v.ledger.job import EndKind, JobRecord, Reason
 from i2v.ledger.ledger import Edit, Ledger
 from i2v.ledger.open_markers import BATCH_SIZE, OpenMarkerCleaner
-from i2v.ledger.task_ids import TaskPage, claim_task, record_task
+from i2v.ledger.task_pages import TaskPage, claim_task
 from sandbox import Sandbox
 from tests.integration.ledger.conftest import MEMORY_SETTINGS
 from tests.support.interleaving import S3Fault, SteppedStorage
@@ -37,7 +37,7 @@ async def test_each_attempt_has_one_marker(ledger: Ledger, sandbox: Sandbox) -> 
         await ledger.put_open_marker(IMAGE, KEY, number)
     assert sandbox.keys("jobs/open/") == [f"jobs/open/{VERSION}-{KEY}-{number}" for number in (1, 2)]
     stored = applied(transitions.store(SUBMITTED, "task_a", VIDEO, NOW)).model_copy(update={"key": KEY, "image": IMAGE})
-    cleaner = OpenMarkerCleaner(ledger.storage, ledger.settings)
+    cleaner = OpenMarkerCleaner(ledger)
     for _ in range(2):
         await cleaner.add(stored, stored.attempts[0])
         await cleaner.flush()
@@ -58,7 +58,7 @@ async def test_only_the_marker_of_a_settled_attempt_is_deleted() -> None:
     """A marker that is deleted too early hides an open attempt from reconcile."""
     bucket = MemoryBucket()
     ledger, order = memory_ledger(bucket), put_order(bucket)
-    cleaner = OpenMarkerCleaner(ledger.storage, ledger.settings)
+    cleaner = OpenMarkerCleaner(ledger)
     claimed = await claim_by_hand(ledger, order)
     lost = await lose(ledger, claimed)
     for record in (claimed.record, lost.record):
@@ -78,12 +78,12 @@ async def test_a_late_delete_leaves_a_reopened_attempt_its_marker() -> None:
     """The marker of a dropped attempt is queued for deletion; then its task id arrives, and later its video."""
     bucket = MemoryBucket()
     ledger, order = memory_ledger(bucket), put_order(bucket)
-    cleaner = OpenMarkerCleaner(ledger.storage, ledger.settings)
+    cleaner = OpenMarkerCleaner(ledger)
     lost = await lose(ledger, await claim_by_hand(ledger, order))
     dropped = await ledger.change(lost, lambda record: transitions.drop(record, WHY, NOW))
     assert dropped
     await cleaner.add(dropped.record, dropped.record.attempts[0])
-    reopened = await record_task(ledger, dropped, add("task_late"), "task_late")
+    reopened = await ledger.record_task(dropped, add("task_late"), "task_late")
     assert reopened
     await cleaner.flush()
     assert markers(bucket) == ["1r"]
@@ -97,7 +97,7 @@ async def test_a_late_delete_leaves_a_reopened_attempt_its_marker() -> None:
 async def test_markers_are_deleted_by_the_hundred() -> None:
     """One request for each full batch."""
     bucket = MemoryBucket()
-    cleaner = OpenMarkerCleaner(MemoryStorage(bucket), MEMORY_SETTINGS)
+    cleaner = OpenMarkerCleaner(memory_ledger(bucket))
     ledger, stored = memory_ledger(bucket), applied(transitions.store(SUBMITTED, "task_a", VIDEO, NOW))
     for number in range(BATCH_SIZE + 1):
         record = stored.model_copy(update={"key": f"{number:064x}"})
@@ -114,7 +114,7 @@ async def test_a_failed_delete_stops_nothing(caplog: pytest.LogCaptureFixture) -
     ledger = memory_ledger(bucket, None, S3Fault.FAILS, S3Fault.FAILS)
     stored = applied(transitions.store(SUBMITTED, "task_a", VIDEO, NOW))
     await ledger.put_open_marker(stored.image, stored.key, 1)
-    cleaner = OpenMarkerCleaner(ledger.storage, ledger.settings)
+    cleaner = OpenMarkerCleaner(ledger)
     await cleaner.add(stored, stored.attempts[0])
     await cleaner.flush()
     assert "the next reconcile deletes them" in caplog.text
@@ -163,10 +163,10 @@ async def test_a_task_is_recorded_after_its_marker() -> None:
         del bucket.objects[uri]
     seen: list[list[str]] = []
     bucket.on_put = lambda uri, _body: seen.append(markers(bucket)) if uri.key.endswith(f"{order.key}.json") else None
-    recorded = await record_task(ledger, resubmitted, add("task_a"), "task_a")
+    recorded = await ledger.record_task(resubmitted, add("task_a"), "task_a")
     assert recorded
     assert (recorded.record.task_id, seen) == ("task_a", [["1r"]])
-    assert await record_task(ledger, recorded, add("task_a"), "task_a") is recorded, "once is enough"
+    assert await ledger.record_task(recorded, add("task_a"), "task_a") is recorded, "once is enough"
 
 
 async def test_a_second_task_of_a_claim_gets_a_marker_of_its_own() -> None:
@@ -178,7 +178,7 @@ async def test_a_second_task_of_a_claim_gets_a_marker_of_its_own() -> None:
         job, lambda record: transitions.end_task(record, "task_a", EndKind.FAILED, WHY, datetime.now(UTC))
     )
     assert ended
-    recorded = await record_task(ledger, ended, add("task_b"), "task_b")
+    recorded = await ledger.record_task(ended, add("task_b"), "task_b")
     assert recorded
     assert [one.task_id for one in recorded.record.attempts] == ["task_a", "task_b"]
     assert markers(bucket) == ["1", "2"]
@@ -190,9 +190,9 @@ async def test_a_task_is_not_recorded_in_a_version_that_changed() -> None:
     ledger, order = memory_ledger(bucket), put_order(bucket)
     claimed = await claim_by_hand(ledger, order)
     await lose(ledger, claimed)
-    assert await record_task(ledger, claimed, add("task_a"), "task_a") is None
+    assert await ledger.record_task(claimed, add("task_a"), "task_a") is None
     newest = await ledger.read_existing(order.key)
-    recorded = await record_task(ledger, newest, add("task_a"), "task_a")
+    recorded = await ledger.record_task(newest, add("task_a"), "task_a")
     assert recorded
     assert (recorded.record.task_id, markers(bucket)) == ("task_a", ["1", "1r"])
 
@@ -203,10 +203,10 @@ async def test_a_task_of_no_claim_is_an_error() -> None:
     ledger, order = memory_ledger(bucket), put_order(bucket)
     claimed = await claim_by_hand(ledger, order)
     with pytest.raises(ValueError, match=f"job {order.key[:12]} has no attempt for task task_a"):
-        await record_task(ledger, claimed, add("task_a", "another"), "task_a")
+        await ledger.record_task(claimed, add("task_a", "another"), "task_a")
 
     def apply_nothing(record: JobRecord) -> None:
         del record
 
     with pytest.raises(ValueError, match="has no attempt"):
-        await record_task(ledger, claimed, apply_nothing, "task_a")
+        await ledger.record_task(claimed, apply_nothing, "task_a")

@@ -94,7 +94,7 @@ async def test_the_ledger_remembers_a_bucket_for_good() -> None:
     provider = EndingProvider(RUNNING)
     run = memory_run(MemoryStorage(bucket), "two", client=provider, I2V_POLL_DEADLINE_SECONDS=0.001, **FAST)
     report = await generate_all(run, bucket, 30, first=100)
-    info = await run.ledger.read_info()
+    info = await run.ledger.info.read()
     assert info
     assert (info.fetched_from, len(provider.submits), report.count(Outcome.SUBMITTED)) == (("b-1",), 30, 30)
 

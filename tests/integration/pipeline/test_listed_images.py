@@ -8,8 +8,8 @@ from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import InputItem, find_items
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.generate import Steps, prepare
-from i2v.pipeline.order import Order
 from i2v.pipeline.validate import ResolvedImage, ValidationResult, validate_image
+from i2v.pipeline.video_order import Order
 from sandbox import Sandbox
 from sandbox.synthetic_images import make_jpeg
 from tests.support.orders import OpenRun, put_photo

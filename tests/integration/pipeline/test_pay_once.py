@@ -15,12 +15,12 @@ from i2v.ledger.job import JobState
 from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.generate import Steps, generate, process_order
-from i2v.pipeline.order import Order
-from i2v.pipeline.payment.result import record_task_id
+from i2v.pipeline.payment.record_answer import record_task_id
 from i2v.pipeline.poll import poll
 from i2v.pipeline.publish import publish_outputs
 from i2v.pipeline.store import NotDelivered, store
 from i2v.pipeline.submit import submit
+from i2v.pipeline.video_order import Order
 from i2v.reports.run_report import Outcome
 from sandbox import Sandbox
 from sandbox.provider import Provider
@@ -351,8 +351,8 @@ async def test_a_paused_ledger_stops_only_runs_that_would_pay(
     options = RequestOptions(prompt="a slow zoom")
     async with new_run() as run:
         await run_all_steps(run, await order_for(run, stored))
-        await run.ledger.prepare()
-        await run.ledger.set_paused(True)
+        await run.ledger.info.prepare()
+        await run.ledger.info.set_paused(True)
     results = []
     for uri in (stored, missing):
         async with new_run() as run:

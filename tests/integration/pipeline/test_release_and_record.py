@@ -17,9 +17,9 @@ from i2v.ledger import keys
 from i2v.ledger.job import JobRecord, JobState
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.generate import process_order
-from i2v.pipeline.order import Order
-from i2v.pipeline.payment import result
+from i2v.pipeline.payment import record_answer
 from i2v.pipeline.submit import submit
+from i2v.pipeline.video_order import Order
 from i2v.s3_uri import S3Uri
 from tests.support.interleaving import S3Fault, SteppedStorage
 from tests.support.memory_provider import PRICE, STEPS, MemoryProvider, put_order
@@ -55,7 +55,7 @@ class RecordFaults:
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(result, "RETRY_FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(record_answer, "RETRY_FIRST_SECONDS", 0.01)
 
 
 async def submit_with_faults(answer: ProviderError | None, fault: S3Fault) -> tuple[RunContext, Order, int]:

@@ -227,7 +227,7 @@ async def test_a_task_id_survives_an_s3_outage(make_cases: MakeCases, caplog: py
     world.api.add(FaultRule("delay", "POST", when="after", seconds=1))
     running = asyncio.create_task(case.run("first"))
     await asyncio.to_thread(world.provider.wait, lambda: bool(world.provider.tasks))
-    outage = world.s3.add(FaultRule("drop", target=r"/jobs/(?!runs/)|/videos/", times=ATTEMPTS))
+    outage = world.s3.add(FaultRule("drop", target=r"/jobs/(?!runs/|tasks/)|/videos/", times=ATTEMPTS))
     result = await running
     (task_id,) = world.provider.tasks
     assert outage.hits == outage.times

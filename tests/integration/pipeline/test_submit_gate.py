@@ -11,7 +11,7 @@ import pytest
 from i2v.clock import boot_time, today_utc
 from i2v.errors import Busy, NotTried
 from i2v.inputs.prompts import RequestOptions
-from i2v.ledger import pause
+from i2v.ledger import ledger_info
 from i2v.ledger.day_spend import DaySpend
 from i2v.ledger.job import EndKind, JobState
 from i2v.ledger.ledger import Ledger
@@ -47,11 +47,11 @@ def read_days(bucket: MemoryBucket) -> list[DaySpend]:
 
 async def test_a_pause_stops_what_waits_at_the_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     """After `i2v pause`, of 300 images that wait for the limiter only those inside it are still sent."""
-    monkeypatch.setattr(pause, "RECHECK_SECONDS", 0.0)
+    monkeypatch.setattr(ledger_info, "PAUSE_RECHECK_SECONDS", 0.0)
     bucket = MemoryBucket()
 
     async def pause_once() -> None:
-        await Ledger(run.storage, run.settings).set_paused(True)
+        await Ledger(run.storage, run.settings).info.set_paused(True)
 
     run = memory_run(
         MemoryStorage(bucket), client=(provider := MemoryProvider(width=2, on_submit=pause_once)), **NO_LIMIT
@@ -64,7 +64,7 @@ async def test_a_pause_stops_what_waits_at_the_gate(monkeypatch: pytest.MonkeyPa
 
 def test_the_pause_flag_is_read_often_enough() -> None:
     """The flag is read again early enough for a pause to take hold within 10 s, with time for the request itself."""
-    assert pause.RECHECK_SECONDS <= 5
+    assert ledger_info.PAUSE_RECHECK_SECONDS <= 5
 
 
 async def test_the_pause_flag_is_read_once_for_many_submits() -> None:
@@ -83,11 +83,11 @@ def _is_info(uri: S3Uri) -> bool:
 
 async def test_a_pause_takes_hold_between_tries(monkeypatch: pytest.MonkeyPatch) -> None:
     """A submit that was answered 429 and waits for its next try is not sent again after a pause."""
-    monkeypatch.setattr(pause, "RECHECK_SECONDS", 0.0)
+    monkeypatch.setattr(ledger_info, "PAUSE_RECHECK_SECONDS", 0.0)
     bucket = MemoryBucket()
 
     async def pause_once() -> None:
-        await Ledger(run.storage, run.settings).set_paused(True)
+        await Ledger(run.storage, run.settings).info.set_paused(True)
 
     provider = MemoryProvider(Busy("429", "", "429", 0.01, 429), on_submit=pause_once)
     run = memory_run(MemoryStorage(bucket), client=provider)

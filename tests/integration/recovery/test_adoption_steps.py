@@ -13,10 +13,10 @@ import pytest
 from i2v.errors import Conflict, StorageError
 from i2v.ledger.job import JobRecord, JobState
 from i2v.pipeline.context import RunContext
-from i2v.pipeline.order import Order
-from i2v.pipeline.payment.result import record_task_id
-from i2v.recovery import callbacks
-from i2v.recovery.callbacks import CallbackAdopter, CallbackHint
+from i2v.pipeline.payment.record_answer import record_task_id
+from i2v.pipeline.video_order import Order
+from i2v.recovery import adopt_from_callback as adopting
+from i2v.recovery.adopt_from_callback import CallbackHint, adopt_from_callback
 from i2v.s3_uri import S3Uri
 from tests.support.interleaving import S3Fault, SteppedStorage
 from tests.support.memory_provider import RUNNING, STEPS, SUCCESS, MemoryProvider, claim_by_hand, lose, put_order
@@ -52,7 +52,7 @@ class World:
         run = self.run(storage)
         job = await run.ledger.read_existing(self.order.key)
         hint = CallbackHint(self.order.key, 1, task_id)
-        return (await CallbackAdopter(run).adopt_from_callback(job, [hint])).record
+        return (await adopt_from_callback(run, job, hint))[0].record
 
     async def settle(self) -> JobRecord:
         """Reconcile an hour later, once the task has succeeded, and check that nothing is left open."""
@@ -69,7 +69,7 @@ class World:
 @pytest.fixture(params=["claimed", "lost"])
 async def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> World:
     """Return a world whose submit is still under way, or whose answer was lost."""
-    monkeypatch.setattr(callbacks, "RETRY_SECONDS", (0.0,))
+    monkeypatch.setattr(adopting, "RETRY_SECONDS", (0.0,))
     world = World()
     ledger = world.run().ledger
     job = await claim_by_hand(ledger, world.order)

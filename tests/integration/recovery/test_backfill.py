@@ -22,7 +22,7 @@ from i2v.pipeline.generate import Steps, generate
 from i2v.pipeline.run import open_run
 from i2v.pipeline.submit import submit
 from i2v.recovery.backfill import BackfillOptions, ReconcileResult, backfill_options, reconcile_and_backfill
-from i2v.recovery.missing import MissingSearch, versions_with_outcome
+from i2v.recovery.images_without_video import MissingSearch, versions_with_outcome
 from i2v.reports.run_report import Outcome, Report
 from i2v.s3.listing import S3Entry
 from i2v.s3.storage import Storage

@@ -13,11 +13,11 @@ from i2v.errors import CannotResolve
 from i2v.ledger import keys, transitions
 from i2v.ledger.job import Delivery, JobRecord, JobState
 from i2v.ledger.ledger import VersionedRecord
-from i2v.ledger.task_ids import claim_task
+from i2v.ledger.task_pages import claim_task
 from i2v.pipeline.context import RunContext
-from i2v.pipeline.order import Order
 from i2v.pipeline.submit import submit
-from i2v.recovery.callbacks import CallbackAdopter, CallbackHint
+from i2v.pipeline.video_order import Order
+from i2v.recovery.adopt_from_callback import CallbackHint, adopt_from_callback
 from i2v.recovery.reconcile import settle_open
 from i2v.recovery.resolve import Resolver
 from i2v.reports.run_report import Outcome
@@ -59,13 +59,13 @@ def record_bytes(sandbox: Sandbox, key: str) -> bytes:
 async def test_a_callback_resolves_an_unknown_job(
     sandbox: Sandbox, provider: Provider, receiver: CallbackReceiver
 ) -> None:
-    """An unknown job is stored after its callback, with one payment and two status requests: one confirms the task."""
+    """An unknown job is stored after its callback, with one payment and one status request."""
     async with open_callback_run(receiver) as run:
         job, task_id = await submit_and_lose_response(run, sandbox, provider)
     hints = await asyncio.to_thread(receiver.wait, 1)
     assert hints == [f"{job.record.key}/1/{task_id}"]
     assert (await run_collect(receiver, hints)).summary == "1 stored · $0.00"
-    assert (sum(provider.billed().values()), provider.status_requests()) == (1, {task_id: 2})
+    assert (sum(provider.billed().values()), provider.status_requests()) == (1, {task_id: 1})
     assert sandbox.keys("jobs/open/") == []
     assert (await run_collect(receiver, hints)).count(Outcome.STORED) == 1
     assert len(provider.request_log.find("file")) == 1
@@ -212,7 +212,7 @@ async def test_a_second_task_id_is_kept(sandbox: Sandbox, provider: Provider, re
     """A submit response with another task id than the callback's becomes a further attempt, and both are open."""
     async with open_callback_run(receiver) as run:
         job, task_id = await submit_and_lose_response(run, sandbox, provider)
-        adopted = await CallbackAdopter(run).adopt_from_callback(job, [CallbackHint(job.record.key, 1, task_id)])
+        adopted, _ = await adopt_from_callback(run, job, CallbackHint(job.record.key, 1, task_id))
         token = adopted.record.attempts[0].claim
         merged = await run.ledger.change(
             adopted, lambda record: transitions.record_task(record, token, "task_late", record.updated_at)
@@ -227,7 +227,7 @@ async def test_a_failed_adoption_is_retried_with_the_same_hint(
     sandbox: Sandbox, provider: Provider, receiver: CallbackReceiver, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """If S3 rejects the task's claim, the marker or the record, the item fails, and the same hint works later."""
-    monkeypatch.setattr("i2v.recovery.callbacks.RETRY_SECONDS", ())
+    monkeypatch.setattr("i2v.recovery.adopt_from_callback.RETRY_SECONDS", ())
     async with open_callback_run(receiver) as run:
         job, task_id = await submit_and_lose_response(run, sandbox, provider)
     hints = await asyncio.to_thread(receiver.wait, 1)
@@ -258,7 +258,7 @@ async def test_s3_requests_of_a_callback_job(
                 request_counts.append(len(proxy.log) - before)
             job, task_id = await submit_and_lose_response(run, sandbox, provider, "submit_and_lose_response.jpg", 7)
             before = len(proxy.log)
-            await CallbackAdopter(run).adopt_from_callback(job, [CallbackHint(job.record.key, 1, task_id)])
+            await adopt_from_callback(run, job, CallbackHint(job.record.key, 1, task_id))
             adoption = Counter(entry.method for entry in proxy.log[before:])
     assert request_counts[1] == request_counts[2]
     assert adoption == {"PUT": 3}, "the task page, the marker and the record"

@@ -8,16 +8,28 @@ from typing import Any
 
 import pytest
 
+from i2v.apixo.models import TaskStatus
 from i2v.errors import AnswerLost, Busy, CannotResolve, Rejected, TaskRejected
 from i2v.ledger import transitions
 from i2v.ledger.job import EndKind, JobRecord, JobState, Reason
 from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline.context import RunContext
-from i2v.pipeline.order import Order
-from i2v.pipeline.payment.result import record_error, record_task_id
+from i2v.pipeline.payment.record_answer import record_error, record_task_id
+from i2v.pipeline.store import NotDelivered
 from i2v.pipeline.submit import submit
+from i2v.pipeline.video_order import Order
 from i2v.recovery.resolve import Resolver
-from tests.support.memory_provider import RUNNING, STEPS, SUCCESS, MemoryProvider, claim_by_hand, lose, put_order
+from i2v.reports.run_report import Outcome
+from tests.support.memory_provider import (
+    RUNNING,
+    STEPS,
+    SUCCESS,
+    MemoryProvider,
+    claim_by_hand,
+    lose,
+    put_order,
+    store_without_bytes,
+)
 from tests.support.memory_storage import MemoryBucket, MemoryStorage, memory_run
 from tests.support.reconciling import reconcile
 
@@ -105,6 +117,28 @@ async def test_no_third_attempt_is_paid_around_a_task_in_hand(second: str) -> No
     world.provider.tasks["T-ONE"] = SUCCESS
     assert (await world.reconcile("second")).state is JobState.STORED
     assert world.provider.submits == []
+
+
+@pytest.mark.parametrize("second", [RUNNING, SUCCESS])
+async def test_a_video_that_cannot_be_stored_stops_no_other_attempt(second: str) -> None:
+    """If the first attempt's video can never be stored, the second attempt's task is asked for, and stored if ready."""
+    world = World()
+    job = await world.answer(await world.lose_and_claim_again(), "one", "T-ONE", SUCCESS)
+    await world.answer(job, "two", "T-TWO", second)
+
+    async def store(run: RunContext, job: VersionedRecord, status: TaskStatus) -> VersionedRecord:
+        if status.task_id == "T-ONE":
+            raise NotDelivered("Paid, but the video of task T-ONE cannot be downloaded")
+        return await store_without_bytes(run, job, status)
+
+    world.bucket.wait(HOUR)
+    run = world.run("reconcile")
+    (line,) = (await reconcile(run, steps=replace(STEPS, store=store))).items
+    assert sorted(world.provider.asked) == ["T-ONE", "T-TWO"]
+    assert (line.outcome, "T-ONE" in (line.reason or "")) == (Outcome.FAILED, True)
+    record = (await run.ledger.read_existing(world.order.key)).record
+    assert record.state is (JobState.STORED if second == SUCCESS else JobState.SUBMITTED)
+    assert [one.is_running for one in record.attempts] == [True, second == RUNNING]
 
 
 async def test_both_attempts_are_asked_for_at_once() -> None:

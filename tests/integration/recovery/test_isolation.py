@@ -196,12 +196,12 @@ async def test_storing_has_a_limit() -> None:
     assert lines(second) == {left.job: Outcome.STORED}
 
 
-async def test_the_task_of_a_deleted_record_is_kept() -> None:
-    """A callback for a job whose record was deleted keeps its task under `jobs/tasks/` and names it in the report."""
-    bucket, provider = MemoryBucket(), MemoryProvider(tasks={"T1": SUCCESS})
+async def test_every_task_of_a_deleted_record_is_kept() -> None:
+    """Callbacks for a job whose record was deleted keep all its tasks under `jobs/tasks/`; the report names them."""
+    bucket, provider = MemoryBucket(), MemoryProvider(tasks={"T1": SUCCESS, "T2": SUCCESS})
     key = await submit_by_hand(bucket, 1)
     del bucket.objects[S3Uri("b-1", f"jobs/{key}.json")]
-    report = await reconcile(memory_run(MemoryStorage(bucket), "collect", client=provider), entries=[f"{key}/1/T1"])
-    (line,) = report.items
-    assert (line.outcome, "T1" in (line.reason or "")) == (Outcome.FAILED, True)
-    assert keys.task_uri(memory_run(MemoryStorage(bucket)).settings, "T1") in bucket.objects
+    run = memory_run(MemoryStorage(bucket), "collect", client=provider)
+    (line,) = (await reconcile(run, entries=[f"{key}/1/T1", f"{key}/2/T2"])).items
+    assert (line.outcome, "its task T1, T2" in (line.reason or "")) == (Outcome.FAILED, True)
+    assert {keys.task_uri(run.settings, task) for task in ("T1", "T2")} <= set(bucket.objects)

@@ -11,7 +11,7 @@ from i2v.errors import StorageError
 from i2v.ledger import transitions
 from i2v.ledger.job import JobState
 from i2v.ledger.keys import OpenMarker
-from i2v.pipeline.payment.result import record_task_id
+from i2v.pipeline.payment.record_answer import record_task_id
 from i2v.pipeline.submit import submit
 from i2v.recovery.resolve import Resolver
 from i2v.reports.run_report import Outcome

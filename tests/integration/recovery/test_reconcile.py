@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from i2v.ledger.job import JobState
 from i2v.pipeline.submit import submit
-from i2v.recovery.open_markers import list_open_markers
+from i2v.recovery.leftover_markers import list_open_markers
 from i2v.reports.run_report import Outcome
 from sandbox import Sandbox
 from sandbox.provider import Provider

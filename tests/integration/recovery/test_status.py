@@ -85,7 +85,7 @@ async def test_a_resolved_job_is_no_longer_listed(sandbox: Sandbox, provider: Pr
         before = await read_status(run)
         [key] = [match[1] for name in sandbox.keys("jobs/") if (match := re.fullmatch(r"jobs/(\w{64})\.json", name))]
         await Resolver(run.storage, run.settings).resubmit(key)
-        await Ledger(run.storage, run.settings).set_paused(True)
+        await Ledger(run.storage, run.settings).info.set_paused(True)
         day = (await DaySpendStore(run.storage, run.settings).read(today_utc())).content
         run.settings = run.settings.model_copy(update={"daily_cap_usd": Decimal(20)})
         after = await read_status(run)

@@ -10,7 +10,7 @@ import pytest
 from i2v.ledger import keys
 from i2v.ledger.job import JobState
 from i2v.pipeline.context import RunContext
-from i2v.recovery.callbacks import CallbackAdopter, CallbackHint
+from i2v.recovery.adopt_from_callback import CallbackHint, adopt_from_callback
 from i2v.recovery.resolve import Resolver
 from i2v.recovery.status import read_status
 from i2v.reports.spend import sum_spend
@@ -74,6 +74,6 @@ async def test_an_adoption_scans_no_ledger(damaged: tuple[RunContext, str, str])
     storage = WatchedStorage(run.storage.bucket, lambda operation, _uri: operations.update([operation]))
     own = memory_run(storage, client=run.client)
     job = await own.ledger.read_existing(good)
-    adopted = await CallbackAdopter(own).adopt_from_callback(job, [CallbackHint(good, 1, "T-FOUND")])
+    adopted, _ = await adopt_from_callback(own, job, CallbackHint(good, 1, "T-FOUND"))
     assert (adopted.record.state, adopted.record.task_id) == (JobState.SUBMITTED, "T-FOUND")
     assert operations == {"get": 1, "put if": 2, "put": 1}, "the record; then the task page, the marker and the record"

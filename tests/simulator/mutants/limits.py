@@ -10,12 +10,12 @@ from i2v.errors import AnswerLost, ProviderError
 from i2v.ledger import day_spend, transitions
 from i2v.ledger.budget import Budget
 from i2v.ledger.ledger import VersionedRecord
-from i2v.ledger.pause import PauseFlag
+from i2v.ledger.ledger_info import LedgerInfoStore
 from i2v.pipeline import poll
 from i2v.pipeline.context import RunContext
-from i2v.pipeline.order import Order
-from i2v.pipeline.payment import pay, result
+from i2v.pipeline.payment import pay, record_answer
 from i2v.pipeline.payment.first_submits import FirstSubmits
+from i2v.pipeline.video_order import Order
 from tests.simulator.mutants.replacing import Mutant, do_nothing, replace, write_unconditionally
 
 
@@ -35,7 +35,7 @@ def reservation_without_condition() -> None:
 
 def lost_answer_is_free() -> None:
     """6: the price of a submit whose answer was lost is given back."""
-    original = result.record_error
+    original = record_answer.record_error
 
     async def record_error(
         run: RunContext, claimed: VersionedRecord, order: Order, claim: str, error: ProviderError
@@ -73,7 +73,7 @@ def retry_forgets_its_spend() -> None:
 
 def pause_ignored() -> None:
     """6: a running process does not see the pause flag."""
-    replace(PauseFlag, "check", do_nothing)
+    replace(LedgerInfoStore, "check_pause", do_nothing)
 
 
 def too_many_attempts() -> None:

@@ -10,17 +10,17 @@ from i2v.ledger import keys
 from i2v.ledger.job import Attempt, JobRecord
 from i2v.ledger.ledger import Ledger, VersionedRecord
 from i2v.ledger.open_markers import OpenMarkerCleaner
+from i2v.ledger.task_pages import TaskPages
 from i2v.pipeline.context import RunContext
-from i2v.pipeline.payment import pay, result
-from i2v.recovery import open_markers
-from i2v.recovery.callbacks import CallbackAdopter
+from i2v.pipeline.payment import pay, record_answer
+from i2v.recovery import leftover_markers, reconcile
 from i2v.recovery.reconcile import Settler
 from tests.simulator.mutants.replacing import Mutant, do_nothing, replace
 
 
 def late_task_id_dropped() -> None:
     """3: a task id that arrives after its attempt was given up is not recorded."""
-    original = result.record_task_id
+    original = record_answer.record_task_id
 
     async def record_task_id(run: RunContext, claimed: VersionedRecord, claim: str, task_id: str) -> VersionedRecord:
         newest = await run.ledger.read_existing(claimed.record.key)
@@ -41,15 +41,15 @@ def task_id_written_once() -> None:
         except Exception as error:
             raise I2vError(str(error)) from error
 
-    replace(result, "_until_written", once)
+    replace(record_answer, "_until_written", once)
 
 
 def earlier_task_not_asked() -> None:
     """3: only the newest attempt's task is asked for."""
     original = Settler._ask
 
-    async def ask(self: Settler, job: VersionedRecord, attempt: Attempt) -> Any:
-        return (job, None) if attempt is not job.record.attempts[-1] else await original(self, job, attempt)
+    async def ask(self: Settler, job: VersionedRecord, attempt: Attempt, known: Any) -> Any:
+        return (job, None) if attempt is not job.record.attempts[-1] else await original(self, job, attempt, known)
 
     replace(Settler, "_ask", ask)
 
@@ -67,23 +67,30 @@ def wrong_marker_deleted() -> None:
         await original(self, record, attempt)
         if attempt and attempt.is_settled:
             for other in record.attempts:
-                uri = keys.open_marker_uri(self._settings, record.image, record.key, other.number)
-                self._markers.append(uri)
+                uri = keys.open_marker_uri(self._ledger.settings, record.image, record.key, other.number)
+                self._markers[uri] = None
 
     async def settled(_run: RunContext, record: Any, _marker: Any) -> bool:
         return record is None or any(attempt.is_settled for attempt in record.attempts)
 
     replace(OpenMarkerCleaner, "add", add)
-    replace(open_markers, "_is_settled", settled)
+    replace(leftover_markers, "_is_settled", settled)
 
 
 def callback_ignored() -> None:
     """3: a callback does not bring the task of a lost answer."""
 
-    async def adopt(_self: CallbackAdopter, job: VersionedRecord, _hints: Any) -> VersionedRecord:
-        return job
+    async def adopt(_run: RunContext, job: VersionedRecord, _hint: Any) -> tuple[VersionedRecord, None]:
+        return job, None
 
-    replace(CallbackAdopter, "adopt_from_callback", adopt)
+    replace(reconcile, "adopt_from_callback", adopt)
+
+
+def page_not_written_later() -> None:
+    """3: the page of a task that could not be written at once is never written."""
+    replace(TaskPages, "put_missing", do_nothing)
+    replace(TaskPages, "ensure", do_nothing)
+    replace(TaskPages, "is_missing", lambda _self, _attempt: False)
 
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -93,4 +100,5 @@ MUTANTS: tuple[Mutant, ...] = (
     no_marker,
     wrong_marker_deleted,
     callback_ignored,
+    page_not_written_later,
 )

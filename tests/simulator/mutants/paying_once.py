@@ -11,9 +11,9 @@ from i2v.ledger import documents, ledger, transitions
 from i2v.ledger.job import Attempt, JobRecord
 from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline.context import RunContext
-from i2v.pipeline.order import Order
-from i2v.pipeline.payment import pay, result
+from i2v.pipeline.payment import pay, record_answer
 from i2v.pipeline.submit import LEASE_OVER
+from i2v.pipeline.video_order import Order
 from i2v.recovery.reconcile import Settler
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
@@ -73,7 +73,7 @@ def lease_ignored() -> None:
 
 def repeat_after_lost_answer() -> None:
     """2: a submit whose answer was lost is sent again."""
-    original = result.record_error
+    original = record_answer.record_error
 
     async def record_error(
         run: RunContext, claimed: VersionedRecord, order: Order, claim: str, error: ProviderError

@@ -58,6 +58,8 @@ def _tasks(world: World, jobs: dict[str, JobView]) -> None:
 
 
 def _check_task(world: World, job: JobView, task: RenderTask) -> None:
+    if reading.task_page(world.bucket, task.id) != job.key:
+        world.accuse("task page", f"the page of {task.id} does not name {job.key[:8]}")
     attempt = next(one for one in job.attempts if task.id in one.task_ids)
     if not task.end_was_seen:
         world.accuse("never asked", f"{task.id} of {job.key[:8]}/{attempt.number}: nobody saw its end; job {job.state}")

@@ -5,6 +5,7 @@ It reads the JSON itself and not with the library's models, so that a fault ther
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import defaultdict
@@ -138,6 +139,12 @@ def markers(bucket: Bucket) -> Iterator[tuple[str, int]]:
 def has_marker(bucket: Bucket, key: str, number: int) -> bool:
     """Return whether an attempt has a marker."""
     return (key, number) in markers(bucket)
+
+
+def task_page(bucket: Bucket, task_id: str) -> str:
+    """Return the key of the job that has a task by its page, empty if there is none."""
+    found = bucket.objects.get(f"jobs/tasks/{hashlib.sha256(task_id.encode()).hexdigest()}")
+    return str(json.loads(found.body)["job"]) if found else ""
 
 
 def reserved(bucket: Bucket, day: str) -> dict[str, Decimal]:

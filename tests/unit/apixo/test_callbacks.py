@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from i2v.apixo.callbacks import callback_task_id, callback_url, check_callbacks, verify
 from i2v.errors import UsageError
-from i2v.recovery.callbacks import CallbackHint, parse_job_entry
+from i2v.recovery.adopt_from_callback import CallbackHint, parse_job_entry
 from i2v.settings import Settings
 from i2v.urls import hide_signatures
 from tests.support.settings import SealedSettings

@@ -143,7 +143,8 @@ def test_the_literal_record_can_be_read() -> None:
 def test_a_read_record_is_whole(old: dict[str, Any]) -> None:
     """It survives a write, may be changed in every way that applies, and no rule is broken by that."""
     new = read(old)
-    assert JobRecord.model_validate_json(new.model_dump_json()) == new
+    again = JobRecord.model_validate_json(new.model_dump_json())
+    assert again == new.model_copy(update={"was_format_1": False})
     changes = [
         transitions.claim(new, IMAGE, new_attempt(new, "C")),
         transitions.resubmit(new),

@@ -13,8 +13,8 @@ from i2v.ledger.job import EndKind, JobRecord, JobState, Reason, StoredVideo
 from i2v.media.images import ImageRef
 from i2v.pipeline import outcomes
 from i2v.pipeline.context import RunContext
-from i2v.pipeline.order import Order
 from i2v.pipeline.validate import ResolvedImage, ValidationResult
+from i2v.pipeline.video_order import Order
 from i2v.reports.run_report import Outcome
 from i2v.request import Request
 from i2v.s3_uri import S3Uri

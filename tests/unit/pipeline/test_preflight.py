@@ -10,7 +10,7 @@ import pytest
 from i2v.errors import AccountRejected, BadAnswer, BalanceTooLow, BudgetExceeded, I2vError, NothingSent, Stopped
 from i2v.ledger import keys
 from i2v.pipeline import preflight
-from i2v.pipeline.order import Order
+from i2v.pipeline.video_order import Order
 from i2v.request import Mode, Request
 from tests.support.memory_provider import IMAGE, claim_by_hand
 from tests.support.memory_storage import MemoryStorage, memory_run, ready

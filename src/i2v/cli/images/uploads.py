@@ -20,7 +20,7 @@ from i2v.ledger import keys
 from i2v.ledger.job import JobImage
 from i2v.media.decoder import DECODER
 from i2v.media.images import MAX_IMAGE_BYTES, ImageFacts, ImageRef, check_size
-from i2v.pipeline.order import Order
+from i2v.pipeline.video_order import Order
 from i2v.pricing import price_usd
 from i2v.reports.run_report import ItemReport, Outcome
 from i2v.request import Request

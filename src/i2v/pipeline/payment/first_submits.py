@@ -43,7 +43,7 @@ class FirstSubmits:
             return
         self.trust(bucket)
         try:
-            await self._ledger.add_fetched_bucket(bucket)
+            await self._ledger.info.add_fetched_bucket(bucket)
         except I2vError as error:
             log.warning("not remembered that the provider can fetch from %s: %s", bucket, error)
 

@@ -1,4 +1,4 @@
-"""One payment, inside the gate: check, reserve, claim, POST. `i2v.pipeline.payment.result` records what came of it.
+"""One payment, inside the gate: check, reserve, claim, POST. `record_answer` records what came of it.
 
 The claim is the last write before the POST. No POST starts more than a fifth of the lease after its claim, or on
 another UTC day than the one that its price was reserved on. Add a condition of a payment to `_check_before_claim`.
@@ -19,8 +19,8 @@ from i2v.ledger.job import Attempt
 from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import JobSubmitted
-from i2v.pipeline.order import Order
-from i2v.pipeline.payment.result import record_error, record_task_id, release
+from i2v.pipeline.payment.record_answer import record_error, record_task_id, release
+from i2v.pipeline.video_order import Order
 from i2v.urls import hide_signatures
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ async def _claim_and_post(
 async def _reserve(run: RunContext, order: Order, token: str) -> str:
     """Check the pause flag and reserve the price; return the UTC day it counts for."""
     try:
-        await run.pause_flag.check()
+        await run.ledger.info.check_pause()
         return await run.budget.reserve(order.price_usd, order.key, token)
     except Paused as error:
         run.brake.stop("paused", error.message)

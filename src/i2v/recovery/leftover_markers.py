@@ -42,6 +42,7 @@ async def delete_settled_markers(run: RunContext, record: JobRecord | None, mark
         await publish_outputs(run, record, record.image)
     for marker in settled:
         await run.storage.delete(marker.entry.uri)
+        run.ended_markers.forget(marker.entry.uri)
 
 
 async def _is_settled(run: RunContext, record: JobRecord | None, marker: ListedMarker) -> bool:
@@ -49,9 +50,12 @@ async def _is_settled(run: RunContext, record: JobRecord | None, marker: ListedM
     if number is None:  # format 1 named no attempt
         return not await _is_fresh(run, marker) if record is None else not record.is_open
     attempt = record.attempt_numbered(number) if record else None
-    if attempt is None:
+    if record is None or attempt is None:
         return not await _is_fresh(run, marker)
-    return attempt.is_settled
+    if not attempt.is_settled:
+        return False
+    await run.ledger.task_pages.ensure(record, attempt)
+    return not run.ledger.task_pages.is_missing(attempt)
 
 
 async def _is_fresh(run: RunContext, marker: ListedMarker) -> bool:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from i2v.errors import NotTried
 from i2v.ledger import keys
 from i2v.media.images import ImageRef
-from i2v.recovery.missing import (
+from i2v.recovery.images_without_video import (
     MissingSearch,
     Versions,
     has_outcome,

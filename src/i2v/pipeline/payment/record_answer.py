@@ -1,4 +1,4 @@
-"""Record what came of a claim: a task id, a refusal, a lost answer, or a release. `pay` claims and pays.
+"""Record what the provider answered to a submit, or that its answer was lost. `pay` claims and pays.
 
 Add what another error of a submit means to `record_error`. A failed write here must never lose a payment.
 """
@@ -12,13 +12,12 @@ from http import HTTPStatus
 from typing import TypeVar
 
 from i2v.apixo.fail_codes import FailClass, classify_fail_code
-from i2v.errors import AccountRejected, AnswerLost, I2vError, LedgerError, ProviderError, Rejected, TaskRejected
+from i2v.errors import AccountRejected, AnswerLost, I2vError, ProviderError, Rejected, TaskRejected
 from i2v.ledger import transitions
 from i2v.ledger.job import EndKind, JobRecord, Reason
 from i2v.ledger.ledger import Edit, VersionedRecord
-from i2v.ledger.task_ids import claim_task, record_task
 from i2v.pipeline.context import RunContext
-from i2v.pipeline.order import Order
+from i2v.pipeline.video_order import Order
 
 log = logging.getLogger(__name__)
 RETRY_FIRST_SECONDS, RETRY_MOST_SECONDS = 1.0, 60.0
@@ -53,10 +52,7 @@ async def record_error(
     """
     reason, now = Reason(code=error.code, message=str(error)), datetime.now(UTC)
     if isinstance(error, AnswerLost):
-        log.warning("%s: the answer to a paid request was lost: %s", order.log_name, error, extra=order.log_context())
-        run.budget.pay(claim)
-        run.client.limiter.slow_down()
-        run.brake.count_lost_answer()
+        _count_lost_answer(run, order, claim, error)
         return await _write_end(run, claimed, lambda one: transitions.mark_lost(one, claim, reason, now))
     run.brake.count_answer()
     if isinstance(error, TaskRejected):
@@ -75,6 +71,14 @@ async def record_error(
     await release(run, order, claim, claimed)
     run.budget.release(claim)
     raise error
+
+
+def _count_lost_answer(run: RunContext, order: Order, claim: str, error: AnswerLost) -> None:
+    """Count a submit that may have been charged; a callback or a user finds out what came of it."""
+    log.warning("%s: the answer to a paid request was lost: %s", order.log_name, error, extra=order.log_context())
+    run.budget.pay(claim)
+    run.client.limiter.slow_down()
+    run.brake.count_lost_answer()
 
 
 async def _write_end(run: RunContext, claimed: VersionedRecord, edit: Edit) -> VersionedRecord:
@@ -98,15 +102,15 @@ async def _write_end(run: RunContext, claimed: VersionedRecord, edit: Edit) -> V
 async def record_task_id(run: RunContext, claimed: VersionedRecord, claim: str, task_id: str) -> VersionedRecord:
     """Record the id of a paid task; try until the process ends. A record that was deleted is written again."""
     key, job = claimed.record.key, claimed
+    attempt = claimed.record.attempt_for_claim(claim)
 
     def add_task(record: JobRecord) -> JobRecord | None:
         return transitions.record_task(record, claim, task_id, datetime.now(UTC))
 
     async def write() -> VersionedRecord:
         nonlocal job
-        await _put_task_page(run, claimed.record, claim, task_id)
         try:
-            while not (written := await record_task(run.ledger, job, add_task, task_id)):
+            while not (written := await run.ledger.record_task(job, add_task, task_id)):
                 job = await run.ledger.read_existing(key)
         except I2vError:
             if newest := await run.ledger.read(key):
@@ -116,19 +120,9 @@ async def record_task_id(run: RunContext, claimed: VersionedRecord, claim: str, 
             raise
         return written
 
-    return await _until_written(write, f"job {key}: PAID task {task_id} is not recorded yet, retrying")
-
-
-async def _put_task_page(run: RunContext, record: JobRecord, claim: str, task_id: str) -> None:
-    """Claim the task for this attempt. A page that cannot be read, or is another job's, must not stop the record."""
-    attempt = record.attempt_for_claim(claim)
-    try:
-        page = await claim_task(run.storage, run.settings, task_id, record.key, attempt.number if attempt else 0)
-    except LedgerError as error:
-        log.error("job %s: the page of task %s cannot be read: %s", record.key[:12], task_id, error)  # noqa: TRY400
-        return
-    if page.job != record.key:
-        log.error("job %s: its task %s was adopted by job %s", record.key[:12], task_id, page.job[:12])
+    writing = _until_written(write, f"job {key}: PAID task {task_id} is not recorded yet, retrying")
+    page = run.ledger.task_pages.put(key, attempt.number if attempt else 0, task_id)
+    return (await asyncio.gather(writing, page))[0]  # neither waits for the other
 
 
 async def _until_written(write: Callable[[], Awaitable[T]], problem: str) -> T:

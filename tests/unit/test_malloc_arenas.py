@@ -11,7 +11,7 @@ import pytest
 THREADS = 8
 CHILD = f"""
 import ctypes, threading
-from i2v.memory import limit_malloc_arenas
+from i2v.malloc_arenas import limit_malloc_arenas
 if "shared" == "{{arenas}}":
     limit_malloc_arenas()
 barrier = threading.Barrier({THREADS})
