@@ -1,13 +1,14 @@
 """Reservations of processes that died before they paid: `AbandonedReservations` finds those that no longer count.
 
 The job's record tells: a claim in it was charged or was not. Without a claim, a reservation counts while its process
-may still be about to make one.
+may still be about to make one; also that of another process of the same run, which may be frozen and not dead.
 """
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Literal
 
+from i2v.clock import boot_time
 from i2v.errors import I2vError
 from i2v.ledger.day_spend import DaySpend, Reservation
 from i2v.ledger.documents import Document
@@ -16,32 +17,31 @@ ClaimState = Literal["absent", "free", "counts"]
 """What a job's record tells of a claim: it has none, it was not charged, or it was or may be charged."""
 ReadClaim = Callable[[str, str], Awaitable[ClaimState]]
 """Takes a job key and a claim; reads the job's record."""
-CLOCKS = 5
-"""By the hosts' clocks instead of S3's, a reservation must be this many times as old."""
+HOST_CLOCK_MARGIN = 5
+"""By the host's clock instead of S3's, a reservation must be this many times as old."""
 
 
 class AbandonedReservations:
-    """Looks at the reservations of all processes but one's own.
+    """Looks at the reservations of all processes but the one with `own_entry`.
 
-    Args:
-        read_claim: tells what became of a reservation.
-        own_entry: the entry of this process.
-        after_seconds: how long after its reservation a process may still make a claim.
+    `after_seconds` is how long after its reservation a process may still send its submit.
     """
 
     def __init__(self, read_claim: ReadClaim, own_entry: str, after_seconds: float) -> None:
         self._read_claim = read_claim
         self._own_entry = own_entry
         self._after_seconds = after_seconds
-        self._over: set[str] = set()
-        """Claims that were found too old. The day's age starts again at each write, their end does not."""
+        self._first_seen: dict[str, float] = {}
+        """By claim. Each write of the day makes its document young again, so that its age alone decides too late."""
 
     async def left_out(self, known: Document[DaySpend]) -> DaySpend:
         """Return the document without the reservations that were not paid and cannot be any more."""
         entries = dict(known.content.entries)
         for name, entry in known.content.entries.items():
             for claim, one in entry.reserved.items() if name != self._own_entry else ():
-                if await self._is_abandoned(claim, one, known):
+                is_over = self._is_over(claim, one, known)  # before the record is read: it may be claimed until then
+                state = await self._state(claim, one)
+                if state == "free" or (state == "absent" and is_over):
                     entries[name] = entries[name].without(claim)
         return known.content.model_copy(update={"entries": entries})
 
@@ -54,10 +54,6 @@ class AbandonedReservations:
                     return True
         return False
 
-    async def _is_abandoned(self, claim: str, one: Reservation, known: Document[DaySpend]) -> bool:
-        state = await self._state(claim, one)
-        return state == "free" or (state == "absent" and self._is_over(claim, one, known))
-
     async def _state(self, claim: str, one: Reservation) -> ClaimState:
         """Return what became of a reservation; one whose job cannot be read counts, and stops no other."""
         try:
@@ -66,8 +62,8 @@ class AbandonedReservations:
             return "counts"
 
     def _is_over(self, claim: str, one: Reservation, known: Document[DaySpend]) -> bool:
-        """Return whether a reservation is too old to be sent: by S3's clock, or by ours with a wide margin."""
+        """Return whether a reservation is too old to be sent: by S3's clock, by ours, or since this process saw it."""
         by_host = (datetime.now(UTC) - one.at).total_seconds()
-        if known.age_seconds > self._after_seconds or by_host > CLOCKS * self._after_seconds:
-            self._over.add(claim)
-        return claim in self._over
+        if known.age_seconds > self._after_seconds or by_host > HOST_CLOCK_MARGIN * self._after_seconds:
+            self._first_seen[claim] = float("-inf")
+        return boot_time() - self._first_seen.setdefault(claim, boot_time()) > self._after_seconds

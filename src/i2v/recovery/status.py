@@ -177,21 +177,22 @@ def _entry(entry: NeedsAttention) -> Iterator[str]:
 
 def _waiting(status: LedgerStatus) -> Iterator[str]:
     yield from ("", "### In progress, oldest first", "")
-    if not status.waiting:
-        yield "Nothing."
-    else:
-        yield from as_table(("Since (UTC)", "Image", "Request", "State"), map(_row, status.waiting[:MOST_ROWS]))
     more = max(0, len(status.waiting) - MOST_ROWS) + status.markers - status.read
+    if not status.waiting and not more:
+        yield "Nothing."
+        return
+    if status.waiting:
+        yield from as_table(("Since (UTC)", "Image", "Request", "State"), map(_row, status.waiting[:MOST_ROWS]))
     if more:
         yield from ("", f"… and {more:,} more: {as_code('i2v jobs --state submitted')}")
     yield from ("", "No action needed: the next run resumes these at no extra charge.")
 
 
 def _row(record: JobRecord) -> list[str]:
-    request = f"{record.request.mode} {record.request.duration} s"
     state = "at the provider" if record.state is JobState.SUBMITTED else "being submitted"
     by = " (by callback)" if record.attempt and record.attempt.delivery == "callback" else ""
-    return [_minute(_since(record)), as_text(record.image.label, CHARS, keep_end=True), request, state + by]
+    image = as_text(record.image.label, CHARS, keep_end=True)
+    return [_minute(_since(record)), image, record.request.mode_and_duration, state + by]
 
 
 def _minute(moment: datetime) -> str:

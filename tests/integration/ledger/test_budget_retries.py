@@ -117,6 +117,26 @@ async def test_a_retry_waits_until_its_first_try_can_send_nothing_any_more(
     assert await asyncio.wait_for(waiting, 5) == (19 * STANDARD, "max_spend_usd")
 
 
+async def test_a_retry_in_a_busy_ledger_waits_no_longer(
+    memory_budget: MakeBudget, bucket: MemoryBucket, claims: Claims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If other runs write the day all the time, a retry waits `abandoned_after` seconds and no longer."""
+    clock = [1000.0]
+    monkeypatch.setattr("i2v.ledger.abandoned.boot_time", lambda: clock[0])
+    await die_with(memory_budget, bucket, claims, "absent", paid=0)
+    busy = memory_budget(MemoryStorage(bucket), "run-2")
+    retry = memory_budget(MemoryStorage(bucket), limit=str(LIMIT), first_day=TODAY)
+    waiting = asyncio.ensure_future(retry.available_usd())
+    for seconds in (0, ABANDONED_AFTER - 1):
+        clock[0] = 1000.0 + seconds
+        bucket.wait(ABANDONED_AFTER / 2)
+        await pay(busy)
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+    clock[0] += 2
+    assert await asyncio.wait_for(waiting, 5) == (20 * STANDARD, "max_spend_usd")
+
+
 async def test_a_run_without_a_limit_of_its_own_waits_for_nothing(
     memory_budget: MakeBudget, bucket: MemoryBucket, claims: Claims
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from i2v.clock import today_utc
 from i2v.errors import AnswerLost, ProviderError
 from i2v.ledger import day_spend, transitions
+from i2v.ledger.abandoned import AbandonedReservations
 from i2v.ledger.budget import Budget
 from i2v.ledger.ledger import VersionedRecord
 from i2v.ledger.ledger_info import LedgerInfoStore
@@ -71,6 +72,11 @@ def retry_forgets_its_spend() -> None:
     replace(Budget, "_available", available)
 
 
+def twin_is_taken_for_dead() -> None:
+    """6: a run that is started again gives back at once what its other process has reserved and not claimed."""
+    replace(AbandonedReservations, "_is_over", lambda *_: True)
+
+
 def pause_ignored() -> None:
     """6: a running process does not see the pause flag."""
     replace(LedgerInfoStore, "check_pause", do_nothing)
@@ -108,6 +114,7 @@ MUTANTS: tuple[Mutant, ...] = (
     lost_answer_is_free,
     midnight_ignored,
     retry_forgets_its_spend,
+    twin_is_taken_for_dead,
     pause_ignored,
     too_many_attempts,
     permanent_failure_paid_again,
