@@ -13,7 +13,7 @@ from pydantic import Field
 import prefect_support.same_library  # noqa: F401 - before the library is used
 from i2v.inputs.batch_files import BatchRow
 from i2v.inputs.prompts import RequestOptions, check_templates
-from i2v.inputs.sources import find_items
+from i2v.inputs.sources import find_items, refuse_signed_urls
 from i2v.pipeline.generate import generate
 from i2v.pipeline.preflight import check_delivery
 from i2v.pipeline.run import open_run
@@ -62,7 +62,8 @@ async def generate_videos(
     only after it has processed all other images.
 
     Args:
-        images: s3://bucket/key, s3://bucket/prefix/, an https URL, or a batch file (.csv, .jsonl); one or a list.
+        images: s3://bucket/key, s3://bucket/prefix/, an https URL that is not signed, or a batch file (.csv, .jsonl);
+            one or a list.
         prompt: Default prompt, for images without their own; may use {stem}, {key} and {folder}.
         mode: standard is 768p, pro is 1080p and always 6 s.
         duration: Seconds of video, 6 or 10.
@@ -77,6 +78,7 @@ async def generate_videos(
     steps = as_steps(validate, submit, poll, store)
 
     async def body(settings: Settings, storage: Storage) -> State[Any]:
+        refuse_signed_urls(images)
         await check_delivery(delivery, settings)
         check_templates(prompt, settings)
         run_id = str(runtime.flow_run.id)

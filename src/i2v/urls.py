@@ -21,11 +21,12 @@ def redact_urls(text: str) -> str:
 
 def is_signed(url: str) -> bool:
     """Return whether a URL contains a signature or a password, so that it must not be stored."""
-    parts = urlsplit(url)
-    names = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
-    return "@" in parts.netloc or any(
-        re.search(rf"(^|[-_.])({SIGNED_PARAMETERS})|key$", name, re.IGNORECASE) for name in names
-    )
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    named = re.compile(rf"(^|[-_.])({SIGNED_PARAMETERS})|key$", re.IGNORECASE)
+    return "@" in parts.netloc or any(named.search(name) for name, _ in parse_qsl(parts.query, keep_blank_values=True))
 
 
 def hide_signatures(text: str) -> str:

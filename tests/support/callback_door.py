@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import UUID
@@ -18,6 +17,7 @@ from sandbox.prefect_server import PrefectServer
 from sandbox.provider import Provider
 from tests.support.door_process import DoorProcess, ensure_deployment
 from tests.support.flow_runs import RunFlow
+from tests.support.nginx_process import free_port
 from tests.support.settings import MakeSettings
 
 SECRET = "a-secret-of-the-callback-test"
@@ -51,14 +51,6 @@ async def list_collect_runs(deployment: UUID) -> list[FlowRun]:
 def jobs_in_runs(runs: list[FlowRun]) -> list[str]:
     """Return the `jobs` parameters of the runs, sorted."""
     return sorted(job for run in runs for job in run.parameters["jobs"])
-
-
-def free_port() -> int:
-    """Return a TCP port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def callback_env(sandbox: Sandbox, base_url: str) -> dict[str, str]:

@@ -1,19 +1,17 @@
 """`Nginx`: a real nginx in front of a door, with the shipped configuration and the test's ports and paths."""
 
-from __future__ import annotations
-
 import shutil
+import socket
 import ssl
 import subprocess
+import time
 from pathlib import Path
 from typing import Self
 
 import httpx
 import pytest
 
-from tests.support.callback_door import free_port
 from tests.support.certificate_authority import own_authority
-from tests.support.door_process import wait_for
 from tests.support.paths import ROOT
 
 SHIPPED = ROOT / "deployments/nginx.conf"
@@ -37,6 +35,14 @@ http {{
 """
 
 
+def free_port() -> int:
+    """Return a TCP port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 class Nginx:
     """`https://localhost` with a certificate of a test authority. Use it in `with`, which kills it at the end."""
 
@@ -56,6 +62,7 @@ class Nginx:
             "/etc/letsencrypt/live/door.example.com/fullchain.pem": f"{self._folder}/leaf.pem",
             "/etc/letsencrypt/live/door.example.com/privkey.pem": f"{self._folder}/leaf.pem",
             "http://127.0.0.1:8410": door_url,
+            "/var/log/nginx/": f"{self._folder}/",
         }.items():
             assert shipped in text, shipped
             text = text.replace(shipped, own)
@@ -66,7 +73,10 @@ class Nginx:
         command = [str(NGINX), "-p", str(self._folder), "-e", "error.log", "-c", "nginx.conf"]
         with (self._folder / "output").open("w") as output:
             self._child = subprocess.Popen(command, stdout=output, stderr=output)  # noqa: S603 - a real nginx
-        wait_for(self._is_up)
+        deadline = time.monotonic() + 30
+        while not self._is_up():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         return self
 
     def __exit__(self, *_: object) -> None:

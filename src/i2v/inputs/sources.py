@@ -20,7 +20,7 @@ from i2v.media.images import ImageRef, is_text
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
-from i2v.urls import redact_url
+from i2v.urls import is_signed, redact_url
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 """The suffixes that make an object under a prefix an image. An object that is named explicitly may have any name."""
@@ -54,6 +54,17 @@ class InputItem(BaseModel):
 def is_uri(text: str) -> bool:
     """Return whether a text begins with a scheme, such as `s3://`."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
+
+
+def refuse_signed_urls(images: str | BatchRow | Sequence[str | BatchRow]) -> None:
+    """Raise `UsageError` if an image's URL is signed: Prefect stores and shows the parameters of a run."""
+    for entry in [images] if isinstance(images, str | BatchRow) else images:
+        text = entry.image if isinstance(entry, BatchRow) else entry
+        if not text.startswith("s3://") and is_signed(text):
+            raise UsageError(
+                f"{redact_url(text)} is signed, and Prefect would show its signature to everyone who sees this run",
+                "Put the image under the images prefix, or list its URL in a batch file (.csv, .jsonl)",
+            )
 
 
 async def find_items(

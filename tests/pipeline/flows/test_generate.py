@@ -136,3 +136,14 @@ async def test_steps_depend_on_the_steps_of_their_own_image(
     pairs = (("submit", "poll"), ("poll", "store"))
     assert edges >= {(f"{a} {n:03}.jpg", f"{b} {n:03}.jpg") for a, b in pairs for n in range(3)}
     assert {(a, b) for a, b in edges if a.split()[1] != b.split()[1]} == set()
+
+
+async def test_a_signed_url_is_refused_at_the_start(sandbox: Sandbox, provider: Provider, run_flow: RunFlow) -> None:
+    """A run whose parameter is a signed URL ends at once, with the remedy and without the signature."""
+    (uri,) = put_photos(sandbox, 1)
+    signed = sandbox.presign(uri)
+    finished = await run_flow(images=[signed])
+    assert finished.state.is_failed()
+    assert "Put the image under the images prefix" in finished.message
+    assert "Signature" not in finished.message
+    assert provider.request_log.entries == []

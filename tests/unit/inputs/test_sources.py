@@ -9,7 +9,7 @@ import pytest
 from i2v.errors import UsageError
 from i2v.inputs.batch_files import BatchRow
 from i2v.inputs.prompts import RequestOptions
-from i2v.inputs.sources import InputItem, find_items
+from i2v.inputs.sources import InputItem, find_items, refuse_signed_urls
 from i2v.media.images import ImageRef
 from i2v.request import Mode
 from i2v.s3.storage import Storage
@@ -195,3 +195,34 @@ async def test_an_item_does_not_show_a_signed_url(storage: Storage, default_sett
     assert item.ref.url == "https://example.org/a.jpg?sig=SECRET"
     assert "SECRET" not in repr(item) + str(item)
     assert S3Uri("bucket", "images/") == default_settings.images
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Signature=SECRET",
+        "AWSAccessKeyId=A&Expires=1&Signature=SECRET",
+        "X-Goog-Signature=SECRET",
+        "sv=2024&sig=SECRET",
+        "Policy=SECRET&Key-Pair-Id=K",
+        "w=800&access_token=SECRET",
+        "api_key=SECRET",
+        "hdnts=SECRET",
+    ],
+)
+def test_a_signed_url_is_no_parameter(query: str) -> None:
+    """Prefect stores parameters, so a signed URL is refused with the remedy, alone, in a list and in a row."""
+    url = f"https://example.org/a.jpg?{query}"
+    for images in (url, ["s3://b-1/images/a.jpg", url], [BatchRow(image=url)]):
+        with pytest.raises(UsageError, match=r"https://example\.org/a\.jpg is signed") as caught:
+            refuse_signed_urls(images)
+        assert "under the images prefix" in caught.value.hint
+        assert "SECRET" not in str(caught.value)
+    with pytest.raises(UsageError):
+        refuse_signed_urls("https://user:SECRET@example.org/a.jpg")
+
+
+def test_other_urls_are_parameters() -> None:
+    """Plain queries, keys with question marks, files and invalid URLs are left to later checks."""
+    names = ["https://example.org/a.jpg?width=800&design=1", "s3://b-1/images/a?sig=1@x.jpg", "a@b.csv", "https://["]
+    assert refuse_signed_urls(names) is None
