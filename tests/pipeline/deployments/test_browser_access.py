@@ -20,7 +20,8 @@ def _preflight(server: PrefectServer, origin: str) -> str | None:
         "Access-Control-Request-Headers": "content-type",
     }
     answer = httpx.options(f"{server.api_url}/flows/", headers=asked, trust_env=False)
-    return answer.headers.get("access-control-allow-origin")
+    allowed: str | None = answer.headers.get("access-control-allow-origin")
+    return allowed
 
 
 def test_only_the_ui_may_call_the_api(prefect_server: PrefectServer) -> None:
