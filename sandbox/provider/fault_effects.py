@@ -1,7 +1,9 @@
 """What a scripted fault does to one response, on the real connection: `apply_fault`."""
 
 import asyncio
+import gzip
 import json
+import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -22,7 +24,12 @@ async def apply_fault(
 ) -> None:
     """Answer one request as the fault says. `wait_ended` waits for the request's task to end."""
     response = await _captured(app, scope, receive) if fault.handles_request else Response()
-    if await _break_connection(fault, RawConnection(scope, receive), response):
+    connection = RawConnection(scope, receive)
+    if await _break_connection(fault, connection, response):
+        return
+    if fault.kind == "deliver":
+        target = f"{scope['path']}?{scope['query_string'].decode()}"
+        await connection.send_and_close(_delivery(fault, bytes(response.body), target))
         return
     if fault.kind == "after_callback":
         await wait_ended()
@@ -63,6 +70,14 @@ async def _break_connection(fault: Fault, connection: RawConnection, response: R
         case _:
             return False
     return True
+
+
+def _delivery(fault: Fault, file: bytes, target: str) -> bytes:
+    body = file if fault.content is None else fault.content
+    if fault.coding:
+        body = gzip.compress(body) if fault.coding == "gzip" else zlib.compress(body)
+    head = "\r\n".join(fault.head).format(length=len(body), last=len(body) - 1, target=target)
+    return head.encode() + b"\r\n\r\n" + body
 
 
 def _first_half(response: Response) -> bytes:

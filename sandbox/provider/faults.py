@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, model_validator
 
 Endpoint = Literal["submit", "status", "balance", "file", "image", "task", "callback"]
 
@@ -40,10 +40,12 @@ KINDS: dict[str, dict[str, str]] = {
     | {
         "truncated": "send the first 70 % of the file as a complete response",
         "jpeg": "send a JPEG under the video's name and type",
+        "deliver": "send `head`, then the file, or `content` in its place, packed with `coding`, and close",
     },
     "image": {"fails": "fail the task with `code`", "late": "fetch the image after `seconds`"},
     "task": {
         "fails": "fail with `code` and `message` when its time is over",
+        "state": "report `state` in place of processing and success",
         "wrong_size": "make the video's short side `pixels`",
         "wrong_length": "make the video `seconds` long",
     },
@@ -88,6 +90,12 @@ class Fault(BaseModel):
     seconds: float | None = Field(default=None, ge=0)
     pixels: int = Field(default=480, gt=0)
     code: str | None = None
+    state: str = "pending"
+    head: tuple[str, ...] = ("HTTP/1.1 200 OK", "Content-Length: {length}")
+    """Lines of a response, in which {length} and {last} are the body's length and last index, {target} the request's
+    path and query."""
+    content: Base64Bytes | None = None
+    coding: Literal["gzip", "deflate"] | None = None
 
     @model_validator(mode="after")
     def _kind_is_known(self) -> Self:

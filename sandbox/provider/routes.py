@@ -132,7 +132,9 @@ class Control:
                 return JSONResponse({"error": str(error)}, 400)
             for fault in new:
                 faults.add(fault)
-        report = [{**each.fault.model_dump(exclude_defaults=True), "hits": each.hits} for each in faults.scripted]
+        report = [
+            {**each.fault.model_dump(mode="json", exclude_defaults=True), "hits": each.hits} for each in faults.scripted
+        ]
         return JSONResponse({"faults": report})
 
 

@@ -57,6 +57,8 @@ class Task:
     def status_body(self, result_url: str) -> dict[str, Any]:
         """Return the body of a status response or callback."""
         data: dict[str, Any] = {"taskId": self.id, "state": self.state, "createTime": _milliseconds(self.created)}
+        if self.fault and self.fault.kind == "state" and self.state != "failed":
+            data["state"] = self.fault.state
         if self.state == "success":
             data["resultJson"] = json.dumps({"resultUrls": [result_url]})
         if self.state == "failed":

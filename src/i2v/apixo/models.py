@@ -88,11 +88,14 @@ def submit_body(
 
 
 class TaskState(StrEnum):
-    """A task's state. Any state but `success` and `failed` counts as running."""
+    """A task's state. An unknown one counts as success if it comes with result URLs, else as running."""
 
     RUNNING = "running"
     SUCCESS = "success"
     FAILED = "failed"
+
+
+_RUNNING_WORDS = frozenset({"processing", "pending", "processing_r2"})
 
 
 def _urls(value: object) -> tuple[str, ...]:
@@ -161,9 +164,19 @@ class TaskStatus(_Contract):
 
     @property
     def state(self) -> TaskState:
-        """The state, with unknown ones as running."""
-        name = self.raw_state.strip().lower()
-        return TaskState(name) if name in {TaskState.SUCCESS, TaskState.FAILED} else TaskState.RUNNING
+        """The state that counts."""
+        if self._word in {TaskState.SUCCESS, TaskState.FAILED}:
+            return TaskState(self._word)
+        return TaskState.SUCCESS if self.unknown_state and self.result_urls else TaskState.RUNNING
+
+    @property
+    def unknown_state(self) -> str | None:
+        """The provider's word for the state, if it is one that i2v does not know."""
+        return None if self._word in _RUNNING_WORDS | {TaskState.SUCCESS, TaskState.FAILED} else self.raw_state
+
+    @property
+    def _word(self) -> str:
+        return self.raw_state.strip().lower()
 
     @model_validator(mode="after")
     def _success_has_a_video(self) -> Self:

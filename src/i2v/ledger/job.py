@@ -132,6 +132,8 @@ class Attempt(_Model):
     submitted_at: datetime | None = None
     created_at: datetime | None = None
     """The provider's own creation time."""
+    provider_state: str | None = None
+    """The last state that the provider reported in a word that i2v does not know."""
     reopened: bool = False
     """Whether its task id arrived after it had ended."""
     resubmitted: bool = False

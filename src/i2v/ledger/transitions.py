@@ -120,6 +120,14 @@ def record_task(record: JobRecord, token: str, task_id: str, now: datetime) -> J
     return record.with_attempt(attempt.model_copy(update={**update, "reopened": reopened}))
 
 
+def note_provider_state(record: JobRecord, task_id: str, state: str) -> JobRecord | None:
+    """Note an unknown state that the provider reports for a task."""
+    attempt = record.attempt_for_task(task_id)
+    if attempt is None or attempt.provider_state == state:
+        return None
+    return record.with_attempt(attempt.model_copy(update={"provider_state": state}))
+
+
 def end_task(
     record: JobRecord, task_id: str, kind: EndKind, reason: Reason, now: datetime, *, max_attempts: int | None = None
 ) -> JobRecord | None:

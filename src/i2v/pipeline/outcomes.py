@@ -106,6 +106,12 @@ def _money(run: RunContext, record: JobRecord) -> tuple[Decimal, Decimal]:
 
 
 def _reason(record: JobRecord) -> str | None:
+    state = record.attempt.provider_state if record.attempt else None
+    note = f"the provider reported the state {state!r}, which i2v does not know" if state else None
+    return "; ".join(filter(None, (_known_reason(record), note))) or None
+
+
+def _known_reason(record: JobRecord) -> str | None:
     if record.reason:
         return record.reason.message
     if record.state is JobState.SUBMITTED and record.attempt and record.attempt.delivery == "callback":

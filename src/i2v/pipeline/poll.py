@@ -11,7 +11,7 @@ from typing import NamedTuple, assert_never
 
 from i2v.apixo.fail_codes import FailClass, classify_fail_code
 from i2v.apixo.models import TaskState, TaskStatus
-from i2v.errors import ProviderError
+from i2v.errors import LedgerError, ProviderError, StorageError
 from i2v.ledger import transitions
 from i2v.ledger.job import EndKind, JobRecord, JobState, Reason
 from i2v.ledger.ledger import VersionedRecord
@@ -53,6 +53,8 @@ async def poll(run: RunContext, job: VersionedRecord) -> PollResult:
             break
         polls += 1
         status = await query_status(run, job, attempt.task_id, polls)
+        if status is not None:
+            job = await note_unknown_state(run, job, status)
         if status is not None and status.state is not TaskState.RUNNING:
             return await handle_final_status(run, job, status, polls)
         if time.monotonic() - logged_at >= LOG_EVERY_SECONDS:
@@ -83,6 +85,23 @@ async def query_status(run: RunContext, job: VersionedRecord, task_id: str, poll
         return None
     log.debug("%s: %s at poll %d", job_label(job), status.raw_state, polls)
     return status
+
+
+async def note_unknown_state(run: RunContext, job: VersionedRecord, status: TaskStatus) -> VersionedRecord:
+    """Log and record a state that i2v does not know, once; return the record."""
+    state, attempt = status.unknown_state, job.record.attempt_for_task(status.task_id)
+    if state is None or attempt is None or attempt.provider_state == state:
+        return job
+    words = "%s: the provider reports the state %r, which i2v does not know: it counts as running until it has a video"
+    log.warning(words, job_label(job), state, extra=job_log_context(job))
+    try:
+        return (
+            await run.ledger.change(job, lambda record: transitions.note_provider_state(record, status.task_id, state))
+            or job
+        )
+    except (LedgerError, StorageError) as error:
+        log.warning("%s: the state could not be recorded: %s", job_label(job), error, extra=job_log_context(job))
+        return job
 
 
 async def handle_final_status(run: RunContext, job: VersionedRecord, status: TaskStatus, polls: int) -> PollResult:

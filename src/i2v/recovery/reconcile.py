@@ -23,7 +23,7 @@ from i2v.pipeline import outcomes
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import ImageDone
 from i2v.pipeline.generate import Steps, expected
-from i2v.pipeline.poll import handle_final_status, query_status
+from i2v.pipeline.poll import handle_final_status, note_unknown_state, query_status
 from i2v.pipeline.publish import publish_outputs
 from i2v.pipeline.submit import LEASE_OVER
 from i2v.pipeline.video_order import Order
@@ -206,7 +206,10 @@ class Settler:
         """Ask for a task, unless its status is known; return the job, and the status of a video that is ready."""
         await self._run.ledger.task_pages.ensure(job.record, attempt)
         status = status or await query_status(self._run, job, attempt.task_id or "", 1)
-        if status is None or status.state is TaskState.RUNNING:
+        if status is None:
+            return job, None
+        job = await note_unknown_state(self._run, job, status)
+        if status.state is TaskState.RUNNING:
             return job, None
         ended, ready, _ = await handle_final_status(self._run, job, status, 1)
         return ended, ready

@@ -126,11 +126,31 @@ def test_a_published_failure_has_code_and_message() -> None:
     assert status.fail_message == "Content violates usage policy"
 
 
-@pytest.mark.parametrize("word", ["pending", "processing_r2", "queued", "succeeded?", "running"])
+@pytest.mark.parametrize("word", ["queued", "succeeded?", "running", "Completed"])
 def test_an_unknown_state_counts_as_running(word: str) -> None:
     """Any state but `success` and `failed` is running, and the original is kept."""
     status = task_status(_answer({"taskId": TASK, "state": word}), TASK)
-    assert (status.state, status.raw_state) == (TaskState.RUNNING, word)
+    assert (status.state, status.raw_state, status.unknown_state) == (TaskState.RUNNING, word, word)
+
+
+@pytest.mark.parametrize("word", ["queued", "succeeded", "Completed"])
+def test_an_unknown_state_with_result_urls_counts_as_success(word: str) -> None:
+    """A paid video is fetched, whatever the provider's word for its success."""
+    status = task_status(_answer(_success(state=word)), TASK)
+    assert (status.state, status.unknown_state) == (TaskState.SUCCESS, word)
+
+
+@pytest.mark.parametrize("word", ["processing", "Pending ", "processing_r2"])
+def test_a_known_running_state_is_running_also_with_result_urls(word: str) -> None:
+    """A state that says that the video is being made is believed."""
+    status = task_status(_answer(_success(state=word)), TASK)
+    assert (status.state, status.unknown_state) == (TaskState.RUNNING, None)
+
+
+@pytest.mark.parametrize("word", ["success", "SUCCESS", "failed"])
+def test_a_known_end_is_no_unknown_state(word: str) -> None:
+    """The published states are known, in any case."""
+    assert task_status(_answer(_success(state=word)), TASK).unknown_state is None
 
 
 def test_a_result_may_be_an_object() -> None:

@@ -114,6 +114,8 @@ def _attempt_story(attempt: Attempt) -> Iterator[str]:
         late = " (the answer came late)" if attempt.reopened else ""
         at = f" {_time(attempt.submitted_at)}" if attempt.submitted_at else ""
         yield f"submitted{at} as task {attempt.task_id}{late}"
+    if attempt.provider_state:
+        yield f"reported by the provider in the state {attempt.provider_state!r}, which i2v does not know"
     yield _end_of(attempt)
     if attempt.resubmitted:
         yield "resubmitted by a person"
