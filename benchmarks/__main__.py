@@ -19,7 +19,7 @@ from benchmarks.servers import Servers
 Benchmark = Callable[[Servers], list[Table]]
 FULL: dict[str, Benchmark] = {
     "requests": partial(requests.run, images=40),
-    "steps": partial(steps.run, images=300, trials=3),
+    "steps": partial(steps.run, images=100, trials=3),
     "prefect": partial(prefect_cost.run, count=400, trials=3),
     "transfer": partial(transfer.run, trials=3, sizes=transfer.SIZES),
     "memory": partial(memory.run, counts=(100, 1000, 5000)),

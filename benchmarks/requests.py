@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.processes import run_child
 from benchmarks.report import Row, Table
 from benchmarks.servers import Servers
-from tests.support.fault_proxy import FaultProxy, ProxiedRequest
+from tests.support.fault_proxy import FaultProxy
 from tests.support.request_kinds import kinds, overhead
 
 FASTER = 10
@@ -34,7 +34,8 @@ class CountedRun:
             env["I2V_PRIVATE_HOSTS"] += f",{s3.address}"
             run_child("benchmarks.flow_run", env=env)
             self.s3 = kinds(s3.log)
-            self.prefect = Counter(prefect_kind(each) for each in prefect.log if EVENTS not in each.target)
+            paths = [(each.method, each.target.partition("?")[0]) for each in prefect.log if EVENTS not in each.target]
+            self.prefect = Counter(f"{method} {IDS.sub('ID', path)}" for method, path in paths)
         self.statuses = len(servers.requests("status")) / images
         self.scheduled_statuses = sum(map(_scheduled_statuses, servers.manifests())) / images
 
@@ -43,11 +44,6 @@ def _scheduled_statuses(manifest: dict[str, Any]) -> int:
     """Return the number of status requests by the poll schedule."""
     after_first = float(manifest["rendering_ms"]) / 1000 - 30 / FASTER
     return 1 + math.ceil(max(0.0, after_first) / (10 / FASTER))
-
-
-def prefect_kind(request: ProxiedRequest) -> str:
-    """Return method and path of a request to Prefect's API, without ids."""
-    return f"{request.method} {IDS.sub('ID', request.target.partition('?')[0])}"
 
 
 def run(servers: Servers, images: int) -> list[Table]:

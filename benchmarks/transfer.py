@@ -16,16 +16,10 @@ from benchmarks.floor import Floor
 from benchmarks.processes import peak_mb, reset_peak, resident_mb, run_child
 from benchmarks.report import Row, Table, median_or_zero
 from benchmarks.servers import Servers
-from i2v.inputs.prompts import RequestOptions
+from benchmarks.steps import StepMeter, until_rendered
 from i2v.inputs.sources import find_items
-from i2v.ledger.ledger import VersionedRecord
-from i2v.pipeline.context import RunContext
-from i2v.pipeline.generate import Steps, prepare
-from i2v.pipeline.poll import poll
 from i2v.pipeline.run import open_run
 from i2v.pipeline.store import store
-from i2v.pipeline.submit import submit
-from i2v.pipeline.video_order import Order
 from i2v.settings import read_settings
 
 MB = 1_000_000
@@ -82,19 +76,9 @@ async def store_with_i2v() -> dict[str, float]:
     async with open_run(settings, str(uuid4())) as run:
         await run.ledger.info.prepare()
         items = await find_items(str(settings.images), run.storage, settings)
-        orders = [await prepare(run, item, RequestOptions(prompt="it moves"), Steps()) for item in items]
-        records = [await submit(run, order) for order in orders if isinstance(order, Order)]
-        work = [await _polled(run, record) for record in records]
+        work = [store(run, job, status) for job, status in await until_rendered(run, items, StepMeter())]
         await work[0]
         return await timed(work[1:])
-
-
-async def _polled(run: RunContext, record: VersionedRecord) -> Awaitable[VersionedRecord]:
-    """Return the store step of a job whose video is ready."""
-    record, status, _ = await poll(run, record)
-    if status is None:
-        raise RuntimeError("a video is not ready")
-    return store(run, record, status)
 
 
 async def timed(work: Sequence[Awaitable[object]]) -> dict[str, float]:

@@ -4,7 +4,7 @@ import argparse
 import signal
 import sys
 import threading
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 
 from sandbox.provider import ProviderOptions
@@ -28,13 +28,6 @@ while it runs, at the provider's address:
   POST /_sandbox/reset                               reset everything"""
 
 
-def _usd(text: str) -> Decimal:
-    try:
-        return Decimal(text)
-    except InvalidOperation:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an amount in US dollars; use e.g. 5") from None
-
-
 def _parser() -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("python -m sandbox", description=ABOUT, epilog=EXAMPLES, formatter_class=formatter)
@@ -42,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--s3-port", type=int, default=0, help="port of S3 and SQS (default: a free port)")
     parser.add_argument("--bucket", default="i2v-sandbox", help="bucket to create (default: %(default)s)")
     parser.add_argument("--render-seconds", type=float, default=8, help="rendering time (default: %(default)s)")
-    parser.add_argument("--balance", type=_usd, default=Decimal(100), help="account balance in USD (default: 100)")
+    parser.add_argument("--balance", type=float, default=100, help="account balance in USD (default: 100)")
     parser.add_argument("--fast", action="store_true", help="render coarse videos that need little CPU")
     parser.add_argument("--shared", action="store_true", help="use one video for all images of a size (load tests)")
     parser.add_argument("--versioning", action="store_true", help="turn on bucket versioning")
@@ -54,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
 def _sandbox(args: argparse.Namespace) -> Sandbox:
     options = ProviderOptions(
         render_seconds=args.render_seconds,
-        balance_usd=args.balance,
+        balance_usd=Decimal(args.balance),
         fast=args.fast,
         render="shared" if args.shared else "each",
     )

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from decimal import Decimal
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
@@ -141,16 +140,12 @@ def run_demo(console: Console, *, keep: bool, folder: Path) -> int:
     return 0 if first and second and free and all_copied else 1
 
 
-def _exit_on_signal(number: int, _frame: FrameType | None) -> None:
-    sys.exit(128 + number)
-
-
 def main() -> int:
     """Run the demo: exit code 0 on success, 1 on failure, 130 after Ctrl-C."""
     console = Console(highlight=False)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for `make demo &`
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _exit_on_signal)
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         return run_demo(console, keep=bool(os.environ.get("KEEP")), folder=FOLDER)
     except (OSError, RuntimeError) as error:

@@ -46,7 +46,7 @@ class DemoUpload:
         self._started = time.monotonic()
         self._put_images()
         self._print(f"uploaded {', '.join(image.name for image in self._images)}")
-        while not self._is_done:
+        while self._images_in_runs < len(self._images) or not set(self._states.values()) <= FINAL_STATES:
             self._stack.check_running()
             if time.monotonic() > self._started + TIMEOUT_SECONDS:
                 raise RuntimeError(f"the upload was not processed within {TIMEOUT_SECONDS} s")
@@ -61,10 +61,6 @@ class DemoUpload:
                 key = f"images/{prompt.name}"
                 self._sandbox.s3().put_object(Bucket=self._sandbox.bucket, Key=key, Body=prompt.read_bytes())
             self._sandbox.put_image(f"images/{image.name}", image.read_bytes())
-
-    @property
-    def _is_done(self) -> bool:
-        return self._images_in_runs >= len(self._images) and set(self._states.values()) <= FINAL_STATES
 
     def _print(self, line: str) -> None:
         seconds = f"+{time.monotonic() - self._started:.1f} s"

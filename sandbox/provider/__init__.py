@@ -1,8 +1,8 @@
 """An emulator of APIXO on a real socket, as strict as the vendor's contract. `Provider` runs it.
 
-`contract` validates requests and builds responses, `emulator` and `tasks` hold the state, `billing` the account,
-`renderer` and `video_maker` make videos, `callback_sender` delivers callbacks, `routes` is the HTTP API, `request_log`
-records it. `faults` defines what can go wrong; `fault_middleware` and `fault_effects` make it happen.
+`contract` validates requests and builds responses, `emulator` and `tasks` hold the state, `renderer` and `video_maker`
+make videos, `callback_sender` delivers callbacks, `routes` is the HTTP API, `request_log` records it. `faults` defines
+what can go wrong; `fault_middleware` and `fault_effects` make it happen.
 """
 
 from sandbox.provider.faults import Fault

@@ -47,7 +47,8 @@ class CallbackSender:
         copies = 2 if kind == "double" else 1
         await asyncio.gather(*(self._send(task, body, kind) for _ in range(copies)))
         if kind == "disordered":
-            await self._post(task, _stale(body), kind)
+            kept = {name: body["data"][name] for name in ("taskId", "createTime")}
+            await self._post(task, {**body, "data": {**kept, "state": "processing"}}, kind)
 
     async def _send(self, task: Task, body: Body, kind: str) -> None:
         for delay in DELAYS:
@@ -81,8 +82,3 @@ def _forged(body: Body) -> Body:
         "resultJson": '{"resultUrls": ["https://example.com/forged.mp4"]}',
     }
     return {**body, "data": data}
-
-
-def _stale(body: Body) -> Body:
-    kept = {name: body["data"][name] for name in ("taskId", "createTime")}
-    return {**body, "data": {**kept, "state": "processing"}}

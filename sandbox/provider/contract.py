@@ -10,6 +10,8 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
+from starlette.exceptions import HTTPException
+
 MODEL = "hailuo-2-3-fast"
 STANDARD = "standard-image-to-video"
 PRO = "pro-image-to-video"
@@ -23,13 +25,8 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """Where a callback URL may be http, unlike the vendor's."""
 
 
-class ApiError(Exception):
-    """An error response. `code` is the HTTP status and the envelope's `code`, `error` goes into `data.error`."""
-
-    def __init__(self, code: int, error: str) -> None:
-        super().__init__(code, error)
-        self.code = code
-        self.error = error
+class ApiError(HTTPException):
+    """An error response: its status is the envelope's `code` too, and its detail goes into `data.error`."""
 
 
 MESSAGES = {**http.client.responses, 400: "Invalid request"}

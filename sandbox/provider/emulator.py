@@ -7,14 +7,15 @@ import asyncio
 import hashlib
 import random
 import time
+from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from sandbox.provider.billing import Account
 from sandbox.provider.callback_sender import CallbackSender
-from sandbox.provider.contract import SubmitRequest
+from sandbox.provider.contract import ApiError, SubmitRequest
 from sandbox.provider.faults import Fault, ScriptedFaults
 from sandbox.provider.input_images import ImageError, check_image, fetch_image
 from sandbox.provider.options import ProviderOptions
@@ -26,6 +27,21 @@ from sandbox.provider.video_maker import VideoSpec
 MAX_IMAGE_FETCHES = 16
 URL_SECONDS = 3600
 """How long a result URL is valid."""
+
+
+@dataclass
+class Account:
+    """A balance. Use it only on the emulator's event loop, so that check and charge are one step."""
+
+    balance_usd: Decimal
+    billed_usd: Decimal = Decimal(0)
+
+    def charge(self, price_usd: Decimal) -> None:
+        """Charge a price. Raise `ApiError` 402 if the balance is too low."""
+        if self.balance_usd < price_usd:
+            raise ApiError(402, f"balance {self.balance_usd} USD is below the price of {price_usd} USD")
+        self.balance_usd -= price_usd
+        self.billed_usd += price_usd
 
 
 class Emulator:

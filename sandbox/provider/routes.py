@@ -147,13 +147,7 @@ async def _chunks(path: Path, padding: int) -> AsyncIterator[bytes]:
         yield (struct.pack(">I4s", max(8, padding), b"free") + bytes(padding))[:padding]
 
 
-async def _api_error(_: Request, error: Exception) -> Response:
-    if not isinstance(error, ApiError):
-        raise error
-    return JSONResponse(error_envelope(error.code, error.error), error.code)
-
-
-async def _http_error(_: Request, error: Exception) -> Response:
+async def _error_response(_: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     return JSONResponse(error_envelope(error.status_code, error.detail), error.status_code)
@@ -174,5 +168,5 @@ def make_app(emulator: Emulator) -> Starlette:
             Route("/_sandbox/options", control.options, methods=["POST"]),
             Route("/_sandbox/faults", control.faults, methods=["GET", "POST", "DELETE"]),
         ],
-        exception_handlers={ApiError: _api_error, HTTPException: _http_error},
+        exception_handlers={HTTPException: _error_response},
     )

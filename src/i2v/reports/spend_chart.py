@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 COLORS = ("#3652d9", "#e08a2e", "#2f9e6e", "#b8439b", "#5fb3d4")
 OTHERS_COLOR = "#a9adb5"
 STORED, OPEN, AT_RISK, SAVED = "#2f9e6e", "#5fb3d4", "#c93a2f", "#8a8f99"
+RESULTS = {"stored": "stored_usd", "in progress": "open_usd", "at risk": "at_risk_usd"}
 NAME_CHARS = 20
 INCHES, DOTS_PER_INCH = (8.0, 11.0), 110
 """One chart below the other, at the width at which the Prefect UI shows it."""
@@ -34,18 +35,14 @@ def draw_spend(groups: Groups, days: Sequence[str]) -> bytes:
     figure = Figure(figsize=INCHES, dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
     charts = figure.subplots(4, 1, sharex=True)
-    _draw(charts[0], "by result", days, _by_result(groups, days), (STORED, OPEN, AT_RISK))
+    by_result = {name: _daily(groups, days, field) for name, field in RESULTS.items()}
+    _draw(charts[0], "by result", days, by_result, (STORED, OPEN, AT_RISK))
     _draw_saved(charts[0], groups, days)
     for chart, (name, group_name) in zip(charts[1:], GROUPINGS.items(), strict=True):
         _draw(chart, f"by {name}", days, _largest(_by_name(groups, days, group_name)), COLORS)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
-
-
-def _by_result(groups: Groups, days: Sequence[str]) -> Series:
-    fields = {"stored": "stored_usd", "in progress": "open_usd", "at risk": "at_risk_usd"}
-    return {name: _daily(groups, days, field) for name, field in fields.items()}
 
 
 def _by_name(groups: Groups, days: Sequence[str], group_name: Callable[[Group], str]) -> Series:
@@ -95,7 +92,7 @@ def _draw_saved(chart: Axes, groups: Groups, days: Sequence[str]) -> None:
     (line,) = chart.plot(range(len(days)), saved, color=SAVED, marker="o", markersize=3, linewidth=1, linestyle=":")
     chart.set_ylim(0, max(chart.get_ylim()[1], 1.15 * max(saved)))
     handles = [*chart.containers, line]
-    _add_legend(chart, handles, ["stored", "in progress", "at risk", "saved"])
+    _add_legend(chart, handles, [*RESULTS, "saved"])
 
 
 def _add_legend(chart: Axes, handles: Sequence[Any], names: Iterable[str]) -> None:

@@ -8,8 +8,8 @@ from decimal import Decimal
 import pytest
 from PIL import Image, ImageOps
 
-from sandbox.provider.billing import Account
 from sandbox.provider.contract import ApiError
+from sandbox.provider.emulator import Account
 from sandbox.provider.faults import KINDS, Fault, FaultTarget, ScriptedFaults
 from sandbox.provider.tasks import ResultUrls
 from sandbox.provider.video_maker import VideoSpec
