@@ -12,6 +12,7 @@ from i2v.doctor.findings import Check, Finding, Level
 from i2v.errors import AccessDenied, FetchError, NoBucket, NotFound, StorageError
 from i2v.net.address_policy import is_public, resolve_host
 from i2v.net.fetcher import Fetcher
+from i2v.pipeline.payment.address_probe import response_problem
 from i2v.s3.conditions import prove_conditional_writes
 from i2v.s3.failures import PERMISSIONS
 from i2v.s3.storage import Storage
@@ -38,7 +39,7 @@ async def check_bucket(settings: Settings, storage: Storage) -> Finding:
         except StorageError:
             await _list_one(storage, S3Uri(bucket, ""))  # the response to a HEAD has no reason
             raise
-    endpoint = urlsplit(str(storage.client.meta.endpoint_url)).netloc
+    endpoint = urlsplit(str(storage.client.meta.endpoint_url)).netloc.rpartition("@")[2]
     return Finding("bucket", Level.OK, f"{', '.join(buckets)} found at {endpoint}")
 
 
@@ -101,7 +102,7 @@ class BucketChecks:
     async def conditional_writes(self) -> Finding:
         """Check that the server honors IfNoneMatch and IfMatch, on which the ledger relies."""
         async with self._scratch() as scratch:
-            await self._storage.put(scratch, b"i2v doctor")
+            await self._storage.put(scratch, b"i2v doctor", create=True)
             await prove_conditional_writes(self._storage, scratch)
         return Finding("conditional writes", Level.OK, "IfNoneMatch and IfMatch are honored")
 
@@ -129,6 +130,8 @@ class BucketChecks:
         hosts = self._settings.private_hosts | {urlsplit(url).netloc}
         async with Fetcher(self._settings.model_copy(update={"private_hosts": hosts})) as fetcher:
             try:
+                if problem := response_problem("the URL", await fetcher.fetch_first_byte(url)):
+                    return problem[0], problem[1].removesuffix(": i2v doctor")
                 response = await fetcher.fetch_bytes(url, limit=len(expected))
             except FetchError as error:
                 return (

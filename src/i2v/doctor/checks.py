@@ -2,19 +2,19 @@
 
 import asyncio
 import json
-from contextlib import suppress
 from http import HTTPStatus
 
 from i2v.apixo.callbacks import check_callbacks
 from i2v.apixo.client import ApixoClient
 from i2v.doctor.bucket import BucketChecks, check_bucket
 from i2v.doctor.findings import Check, Finding, Level, run_check
-from i2v.errors import FetchError, UsageError
+from i2v.errors import FetchError
 from i2v.ledger.ledger import Ledger
 from i2v.ledger.ledger_info import provider_host
 from i2v.net.fetcher import Fetcher
 from i2v.pricing import price_usd
 from i2v.request import Mode
+from i2v.s3.failures import PERMISSIONS
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
 
@@ -23,13 +23,17 @@ HEALTH_LIMIT_BYTES = 1 << 16
 
 async def examine(settings: Settings, storage: Storage) -> list[Finding]:
     """Run all checks that the settings allow, concurrently."""
-    checks: dict[str, Check] = {"key": lambda: check_key(settings), "bucket": lambda: check_bucket(settings, storage)}
-    with suppress(UsageError):  # which the bucket's check reports
-        settings.require_bucket()
-        checks |= BucketChecks(settings, storage).by_name() | {"ledger": lambda: check_ledger(settings, storage)}
-    checks["prompts"] = lambda: check_prompts(settings)
-    checks["callbacks"] = lambda: check_callback_address(settings)
-    return list(await asyncio.gather(*(run_check(name, check) for name, check in checks.items())))
+    checks: dict[str, Check] = {
+        "prompts": lambda: check_prompts(settings),
+        "callbacks": lambda: check_callback_address(settings),
+    }
+    key = asyncio.ensure_future(run_check("key", lambda: check_key(settings)))
+    bucket = await run_check("bucket", lambda: check_bucket(settings, storage))
+    if bucket.level is Level.OK or bucket.hint == PERMISSIONS:  # else the others would all fail for the same reason
+        s3_checks = BucketChecks(settings, storage).by_name() | {"ledger": lambda: check_ledger(settings, storage)}
+        checks = s3_checks | checks
+    others = await asyncio.gather(*(run_check(name, check) for name, check in checks.items()))
+    return [await key, bucket, *others]
 
 
 async def check_key(settings: Settings) -> Finding:

@@ -17,12 +17,14 @@ from i2v.ledger import keys
 from i2v.logs import log_context
 from i2v.media.images import MAX_IMAGE_BYTES, ImageFacts, ImageRef, check_size
 from i2v.pipeline.context import RunContext
+from i2v.s3.objects import S3Object
 from i2v.s3_uri import S3Uri
 
 log = logging.getLogger(__name__)
 URL_READ_BYTES = 3 * MAX_IMAGE_BYTES
 """How much is read from an image's URL at most: more than the limit, so that a refusal names the size."""
-RULES = 2
+GENERIC_TYPES = {"application/octet-stream", "binary/octet-stream"}
+RULES = 3
 """Increment this when a validation rule changes, so that cached results of earlier rules are not used."""
 
 
@@ -65,6 +67,8 @@ class ValidationResult(BaseModel):
     read: ObjectMetadata | None = None
     read_at: datetime | None = None
     """When the bytes were read, by this host's clock."""
+    needs_copy: bool = False
+    """Whether the provider must fetch a copy: the key or the stored headers would mislead an HTTP client."""
 
 
 async def resolve_image(run: RunContext, item: InputItem, default: RequestOptions) -> ResolvedImage:
@@ -136,8 +140,21 @@ async def _validate_object(run: RunContext, image: ResolvedImage, uri: S3Uri) ->
     if found.etag != image.etag:
         raise _changed(image)
     result = await _check(run, found.body, image.ref.label, found.etag, uri, found.size)
+    result = result.model_copy(update={"needs_copy": _misleads_clients(found)})
     read = ObjectMetadata(run_id=run.run_id, metadata=dict(found.metadata), version_id=found.version_id)
     return result.model_copy(update={"read": read}) if image.is_listed else result
+
+
+def _misleads_clients(found: S3Object) -> bool:
+    """Return whether an HTTP client that fetches the object may get another key, or not see an image.
+
+    Clients resolve the segments `.` and `..` of a path, and servers merge slashes. The bytes were read as they are
+    stored, so no encoding that is stored with them is true.
+    """
+    kind = found.content_type.partition(";")[0].strip().lower()
+    is_unlike_image = bool(kind) and not kind.startswith("image/") and kind not in GENERIC_TYPES
+    is_encoded = found.content_encoding.lower() not in {"", "identity"}
+    return is_unlike_image or is_encoded or not {"", ".", ".."}.isdisjoint(found.uri.key.split("/"))
 
 
 async def _validate_url(run: RunContext, image: ResolvedImage) -> ValidationResult:

@@ -25,6 +25,8 @@ class Order:
     delivery: Delivery = "poll"
     read_at: datetime | None = None
     """When the image was read for its validation, by this host's clock."""
+    needs_copy: bool = False
+    """Whether the provider gets a copy: the key or the stored headers would mislead an HTTP client."""
 
     @property
     def key(self) -> str:
@@ -61,4 +63,11 @@ def make_order(run: RunContext, image: ResolvedImage, validation: ValidationResu
         facts=validation.facts,
     )
     price = price_usd(request.mode, request.duration, run.settings.prices_usd)
-    return Order(image=job_image, request=request, price_usd=price, label=run.label, read_at=validation.read_at)
+    return Order(
+        image=job_image,
+        request=request,
+        price_usd=price,
+        label=run.label,
+        read_at=validation.read_at,
+        needs_copy=validation.needs_copy,
+    )

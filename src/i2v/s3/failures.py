@@ -1,6 +1,6 @@
 """Failed requests as sentences: `to_storage_error` turns botocore's exceptions into `i2v.errors.StorageError`.
 
-Each message names the operation, the object and the cause; each hint says what to do. Add an error code to `_CAUSES`.
+Each message names the operation, the object and the cause; each hint says what to do. Add an error code to `CAUSES`.
 """
 
 from http import HTTPStatus
@@ -31,7 +31,7 @@ _BUSY = (
 _ARCHIVED = ("the object is archived", "Restore it from its storage class first")
 _KMS = ("its encryption key cannot be used", "Check the key and its kms:Decrypt and kms:GenerateDataKey permissions")
 _FULL = ("the storage is full", "Free space or raise the quota")
-_CAUSES = {
+CAUSES = {
     "RequestTimeTooSkewed": _CLOCK,
     "RequestExpired": _CLOCK,
     "ExpiredToken": _EXPIRED,
@@ -60,6 +60,7 @@ _CAUSES = {
     "XMinioStorageFull": _FULL,
     "NotImplemented": (_NO_CONDITIONS, NEEDS_CONDITIONS),
 }
+"""What an error code means, and what to do."""
 PERMISSIONS = "Check the credentials (AWS_*), their permissions and the bucket's policy (docs/s3.md)"
 _SERVER = "Try again later; if it lasts, check the S3 service and AWS_ENDPOINT_URL"
 _NETWORK = "Check AWS_ENDPOINT_URL, the region and the network (docs/network.md)"
@@ -138,7 +139,7 @@ def _from_response(error: boto.ClientError, uri: S3Uri) -> StorageError:
         return NotFound(f"{uri} does not exist")
     if code == "AccessDenied" and "kms" in message.lower():
         code = "KMS.NotFoundException"
-    cause, hint = _CAUSES.get(code, ("", ""))
+    cause, hint = CAUSES.get(code, ("", ""))
     if status == HTTPStatus.NOT_IMPLEMENTED and operation != "PutObject":
         cause, hint = "the server does not implement it", "docs/s3.md lists servers"
     named = str(status) if code == str(status) else f"{status} {code}"

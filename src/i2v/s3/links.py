@@ -52,15 +52,17 @@ class LinkSigner:
         return self._signers.setdefault(bucket, signer)
 
     def _region_of(self, bucket: str) -> str | None:
-        """Return the bucket's region: what S3 says, else the one for which S3 accepted a request."""
+        """Return the bucket's region: the one for which S3 accepted a request, else the one that its refusal names."""
         try:
-            response = self._client.head_bucket(Bucket=bucket)
+            self._client.head_bucket(Bucket=bucket)
         except ClientError as error:
-            response = error.response
-            if response["ResponseMetadata"]["HTTPStatusCode"] >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            metadata = error.response["ResponseMetadata"]
+            if metadata["HTTPStatusCode"] >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 raise
-        named: str | None = response["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
-        return named or getattr(self._sent, "region", None)
+            if named := metadata["HTTPHeaders"].get("x-amz-bucket-region"):
+                return str(named)
+        region: str | None = getattr(self._sent, "region", None)
+        return region
 
     def _note_region(self, request: Any, **_: object) -> None:
         header = request.headers.get("Authorization", "")

@@ -18,11 +18,12 @@ from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import BotoCoreError
 from urllib3.exceptions import HTTPError
 
-from i2v.errors import Conflict, NotFound, StorageError
+from i2v.errors import StorageError
 from i2v.s3.client import THREADS, new_session, s3_client
+from i2v.s3.conditional_put import condition, put_if
 from i2v.s3.etags import EtagForm, opaque_etag
 from i2v.s3.extra_args import add_extra_args
-from i2v.s3.failures import refuses_etag_form, to_storage_error
+from i2v.s3.failures import to_storage_error
 from i2v.s3.links import LinkSigner
 from i2v.s3.listing import Page, S3Entry, page_from_response
 from i2v.s3.objects import NOT_S3, S3Object, object_from_response, read_body, response_time
@@ -31,8 +32,6 @@ from i2v.settings import read_settings
 
 BODY_ATTEMPTS = 2
 """How often a body is read that breaks off: boto3 retries a request only until its response begins."""
-CONDITION_WAITS = (0.05, 0.2, 0.8, 0.0)
-"""Seconds after a conditional write that S3 refused although its condition holds, as it may during another write."""
 T = TypeVar("T")
 
 
@@ -116,9 +115,9 @@ class Storage:
             return self._put(uri, body, hashlib.sha256(body).digest(), content_type, metadata or {}, condition)
 
         if etag_form:
-            return await self.call(uri, send, **_condition(if_match, etag_form))
+            return await self.call(uri, send, **condition(if_match, etag_form))
         if create or if_match:
-            return await self._put_if(uri, send, if_match)
+            return await put_if(self, uri, send, if_match)
         return await self.call(uri, send)
 
     async def put_file(
@@ -141,36 +140,7 @@ class Storage:
             with path.open("rb") as file:
                 return self._put(uri, file, bytes.fromhex(sha256), content_type, metadata, condition)
 
-        return await self._put_if(uri, send, if_match)
-
-    async def _put_if(self, uri: S3Uri, send: Callable[..., str], etag: str | None) -> str:
-        """Write over the version with this etag, or if there is no object.
-
-        Raise `Conflict` only if there is another object. If the condition holds, try again, and in other forms of the
-        etag where none is proven; then raise `StorageError`, since the caller would find nothing new.
-        """
-        proven = self.etag_form or EtagForm.QUOTED
-        forms = (proven, proven, *(EtagForm if etag and self.etag_form is None else (proven, proven)))
-        for form, wait in zip(forms, CONDITION_WAITS, strict=False):
-            try:
-                return await self.call(uri, send, **_condition(etag, form))
-            except StorageError as error:
-                is_unclear = isinstance(error, Conflict) or (etag and not self.etag_form and refuses_etag_form(error))
-                if not is_unclear or not await self._has_etag(uri, etag):
-                    raise
-                refusal = error
-            await asyncio.sleep(wait)
-        message = f"S3 refuses to write {uri} although nothing changed there: {refusal.message.partition(': ')[0]}"
-        raise StorageError(message, "Check conditional writes with: i2v doctor; docs/s3.md lists servers") from refusal
-
-    async def _has_etag(self, uri: S3Uri, etag: str | None) -> bool:
-        """Return whether the object has this etag; with `None`, whether there is none."""
-        try:
-            return (await self.head(uri)).etag == etag
-        except NotFound:
-            return etag is None
-        except StorageError:
-            return False
+        return await put_if(self, uri, send, if_match)
 
     def _put(
         self,
@@ -273,7 +243,3 @@ class Storage:
         """Return whether the credentials, and with them every URL they signed, expire within so many seconds."""
         credentials = self._session.get_credentials()
         return isinstance(credentials, RefreshableCredentials) and credentials.refresh_needed(seconds)
-
-
-def _condition(etag: str | None, form: EtagForm) -> dict[str, str]:
-    return {"IfNoneMatch": "*"} if etag is None else {"IfMatch": form.of(etag)}

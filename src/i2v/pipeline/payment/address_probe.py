@@ -12,6 +12,7 @@ from i2v.errors import FetchError, NotTried
 from i2v.ledger.job import JobImage
 from i2v.net.fetcher import Fetcher, FirstByte
 from i2v.pipeline.brake import Brake
+from i2v.s3.failures import CAUSES
 
 log = logging.getLogger(__name__)
 _HINTS = {
@@ -60,14 +61,24 @@ class AddressProbe:
             self._done = True
 
 
+def response_problem(what: str, found: FirstByte) -> tuple[str, str] | None:
+    """Return why a response to a presigned URL is not the object, and what to do about it."""
+    if found.location:
+        return f"{what} redirects ({found.status})", "Check the bucket's region (AWS_REGION) and AWS_ENDPOINT_URL"
+    if found.status in _RANGE_OR_WHOLE:
+        return None
+    message = f"{what} returned {found.status} {found.code}".rstrip()
+    if found.code in CAUSES:
+        cause, hint = CAUSES[found.code]
+        return f"{message}: {cause}", hint
+    return message, _HINTS.get(found.status, "Check AWS_ENDPOINT_URL and what answers there: i2v doctor")
+
+
 def _problem(found: FirstByte, image: JobImage) -> tuple[str, str] | None:
     """Return what is wrong with the response, and what to do about it."""
     what = f"the presigned URL of {image.label}"
-    if found.location:
-        return f"{what} redirects ({found.status})", "Check the bucket's region (AWS_REGION) and AWS_ENDPOINT_URL"
-    if found.status not in _RANGE_OR_WHOLE:
-        hint = _HINTS.get(found.status, "Check with: i2v doctor")
-        return f"{what} returned {found.status} {found.code}".rstrip(), hint
+    if problem := response_problem(what, found):
+        return problem
     if found.size is not None and found.size != image.facts.size:
         return f"{what} has {found.size} bytes, the image has {image.facts.size}", "Check what stands before S3"
     kind = (found.content_type or "").partition("/")[0].strip().lower()

@@ -19,6 +19,7 @@ from i2v.ledger.job import Attempt
 from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import JobSubmitted
+from i2v.pipeline.payment.image_url import AGAIN, GONE, REPLACED, image_url
 from i2v.pipeline.payment.record_answer import record_error, record_task_id, release
 from i2v.pipeline.video_order import Order
 from i2v.urls import hide_signatures
@@ -105,7 +106,7 @@ async def _check_before_claim(run: RunContext, order: Order, claim: _Claim) -> s
     image = order.image
     if image.version_id is None and not _seen_lately(order):
         await _raise_if_changed(run, order)
-    url = await run.storage.presign(image.at, seconds=run.settings.image_url_seconds, version_id=image.version_id)
+    url = await image_url(run, image, copied=order.needs_copy)
     await run.address_probe.check(url, image, partial(_raise_if_changed, run, order))
     _body(run, order, url, claim.number)  # an invalid body must fail before the claim
     return url
@@ -119,9 +120,10 @@ async def _raise_if_changed(run: RunContext, order: Order) -> None:
     try:
         now = await run.storage.head(order.image.at)
     except NotFound:
-        raise NotTried("Not submitted: the image was deleted after it was validated") from None
-    if now.etag != order.image.etag:
-        raise NotTried("Not submitted: the image was replaced after it was validated", "Run again for the new image")
+        raise NotTried(GONE) from None
+    is_own_copy = run.settings.jobs.holds(order.image.at)  # of an https image, whose etag is its hash
+    if now.etag != order.image.etag and not is_own_copy:
+        raise NotTried(REPLACED, AGAIN)
 
 
 def _body(run: RunContext, order: Order, image_url: str, attempt: int) -> SubmitBody:

@@ -1,0 +1,118 @@
+"""Runs against S3 servers that behave otherwise: each works, or stops unpaid with words that name the cause."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import uuid4
+
+import pytest
+
+from i2v.doctor.checks import examine
+from i2v.doctor.findings import Level
+from i2v.errors import I2vError
+from i2v.inputs.prompts import RequestOptions
+from i2v.inputs.sources import find_items
+from i2v.pipeline.generate import Steps, generate
+from i2v.pipeline.run import open_run
+from i2v.s3.storage import Storage
+from i2v.settings import Settings
+from sandbox import Sandbox
+from tests.support.orders import put_photo
+from tests.support.s3_quirks import QuirkProxy
+
+MINUTE = 60
+CONDITIONS = "honors them (docs/s3.md)"
+WORKS = ["quoted", "quoted_400", "bare", "ignores_quoted", "weak", "region", "path", "content_md5"]
+STOPS = {
+    "no_conditions": ("does not implement conditional writes", CONDITIONS),
+    "only_none_match": ("refuses an object's own ETag in If-Match: S3 returned 501", CONDITIONS),
+    "ignores_conditions": ("ignores conditional writes (IfNoneMatch)", CONDITIONS),
+    "ignores_if_match": ("ignores conditional writes (IfMatch)", CONDITIONS),
+    "never_matches": ("refuses an object's own ETag in If-Match: S3 returned 412", CONDITIONS),
+    "always_409": ("refuses an object's own ETag in If-Match: S3 returned 409", CONDITIONS),
+    "never_creates": ("although nothing changed there: S3 returned 412", "docs/s3.md lists servers"),
+    "clock": ("clock is wrong", "NTP"),
+    "expired": ("credentials have expired", "Renew"),
+    "slow_down": ("limits the request rate", "Run again later"),
+    "web_page": ("does not answer as S3 does", "login page"),
+    "web_page_503": ("does not answer as S3 does", "login page"),
+    "not_found": ("does not exist", "AWS_ENDPOINT_URL with its path"),
+    "no_etag": ("has no ETag header", "AWS_ENDPOINT_URL"),
+    "no_last_modified": ("has no Last-Modified header", "AWS_ENDPOINT_URL"),
+}
+"""What the error says, and what its hint says."""
+
+
+@dataclass
+class World:
+    """A sandbox whose S3 is reached through the proxy."""
+
+    sandbox: Sandbox
+    settings: Settings
+
+    async def run(self) -> str:
+        """Run two images in a minute; return the report in words, or the error that stopped the run."""
+        try:
+            async with asyncio.timeout(MINUTE), open_run(self.settings, str(uuid4())) as run:
+                items = await find_items(f"s3://{self.sandbox.bucket}/images/", run.storage, run.settings)
+                report, stopped = await generate(run, items, RequestOptions(prompt="it moves"), Steps())
+        except I2vError as error:
+            return str(error)
+        return str(stopped or report.summary)
+
+
+OpenWorld = Callable[[str], World]
+
+
+@pytest.fixture
+def behind(
+    sandbox: Sandbox, aws: None, settings: Settings, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> OpenWorld:
+    """Put a proxy of this mode in front of S3, for i2v and for the provider."""
+
+    def open_world(mode: str) -> World:
+        proxy = QuirkProxy(sandbox.aws.address, mode)
+        request.addfinalizer(proxy.stop)
+        proxy.start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+        sandbox.provider.set_options(s3_address=proxy.address, render="shared")
+        for number in range(2):
+            put_photo(sandbox, f"{number}.jpg", number)
+        hosts = settings.private_hosts | {proxy.address}
+        return World(sandbox, settings.model_copy(update={"private_hosts": hosts}))
+
+    return open_world
+
+
+@pytest.mark.parametrize("mode", WORKS)
+async def test_a_server_works(behind: OpenWorld, mode: str) -> None:
+    """Whatever form of ETag, region, path or header the server wants: both videos are stored."""
+    world = behind(mode)
+    assert (await world.run()).startswith("2 stored")
+    with Storage() as storage:
+        faults = [finding for finding in await examine(world.settings, storage) if finding.level is Level.FAULT]
+    assert faults == []
+
+
+@pytest.mark.parametrize("mode", STOPS)
+async def test_a_server_that_cannot_work_costs_nothing(behind: OpenWorld, mode: str) -> None:
+    """The run stops within a minute, unpaid; the error and the doctor say why, and what to do."""
+    world, (cause, remedy) = behind(mode), STOPS[mode]
+    said = await world.run()
+    assert cause in said
+    assert remedy in said
+    assert world.sandbox.provider.tasks == {}
+
+
+@pytest.mark.parametrize("mode", [mode for mode in STOPS if mode != "not_found"])
+async def test_the_doctor_names_cause_and_remedy(behind: OpenWorld, mode: str) -> None:
+    """A fault has the cause in its message and the remedy in its hint, and never sends the user to the doctor again."""
+    world, (cause, remedy) = behind(mode), STOPS[mode]
+    with Storage() as storage:
+        faults = [finding for finding in await examine(world.settings, storage) if finding.level is Level.FAULT]
+    assert any(cause in fault.message and remedy in fault.hint for fault in faults), faults
+    assert not any("doctor" in fault.hint for fault in faults)
+    assert world.sandbox.provider.tasks == {}
