@@ -36,24 +36,19 @@ class _Pending(Generic[T]):
 
 @dataclass(eq=False)
 class Batcher(Generic[T]):
-    """Collect items into batches. It belongs to one event loop, and `run` must be running.
-
-    Attributes:
-        call: receives a batch of distinct items in order of arrival; called again if it raises.
-        identity: items with the same identity are duplicates; the second waits for the first.
-        max_size: items in a batch.
-        quiet_seconds: a batch is complete once no item has arrived for this long.
-        max_wait_seconds: how long a batch that is not full waits for more items at most.
-        capacity: pending items at which `is_full` is true. `add` does not enforce it; callers check first.
-        on_duplicate: called for each item that is already pending.
-    """
+    """Collect items into batches. It belongs to one event loop, and `run` must be running."""
 
     call: Callable[[list[T]], Awaitable[object]]
+    """Receives a batch of distinct items in order of arrival; called again if it raises."""
     identity: Callable[[T], str]
+    """Items with the same identity are duplicates; the second waits for the first."""
     max_size: int = 100
     quiet_seconds: float = 0.3
+    """A batch is complete once no item has arrived for this long."""
     max_wait_seconds: float = 2.0
+    """A batch waits for more items at most this long."""
     capacity: int = 2000
+    """Pending items at which `is_full` is true. `add` does not enforce it; callers check first."""
     on_duplicate: Callable[[], object] = lambda: None
     _pending: dict[str, _Pending[T]] = field(default_factory=dict)
     """Every item that is not passed on yet."""
@@ -83,16 +78,11 @@ class Batcher(Generic[T]):
         if self._closing:
             raise BatcherClosed("The door is shutting down", "Send it again")
         pending = [self._enqueue(item) for item in items]
-        if not pending:
-            return
         try:
             await self._notify()
-            await asyncio.wait({each.done for each in pending})
+            await asyncio.gather(*(asyncio.shield(each.done) for each in pending))
         finally:
             self._release(pending)
-        errors = [error for each in pending if (error := each.done.exception())]
-        if errors:
-            raise errors[0]
 
     def _enqueue(self, item: T) -> _Pending[T]:
         key = self.identity(item)

@@ -4,8 +4,6 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Coroutine, Sequence
-from typing import Any
 
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
@@ -71,33 +69,21 @@ async def serve(settings: Settings) -> int:
             gauges = LedgerGauges(storage, settings, intake.metrics.registry)
             callbacks = Callbacks(settings, storage, collect, intake.metrics.registry)
             health.callbacks = STARTING if callbacks.is_on else OFF
+            server = HttpServer(make_app(intake, gauges, callbacks, gallery_routes(settings, storage)))
+            receiver = SqsReceiver(queue, intake) if queue else None
+            log.info("%s", _describe(settings, listening))
             background = [on_image.watch(), intake.images.run(), callbacks.batcher.run()]
             background += [collect.watch()] if callbacks.is_on else []
-            log.info("%s", _describe(settings, listening))
-            app = make_app(intake, gauges, callbacks, gallery_routes(settings, storage))
-            server = HttpServer(app)
-            receiver = SqsReceiver(queue, intake) if queue else None
-            inputs = [server.serve(sockets=[listening]), *([receiver.run()] if receiver else [])]
-            return await _run(intake, callbacks, server, receiver, background, inputs)
-
-
-async def _run(
-    intake: ImageIntake,
-    callbacks: Callbacks,
-    server: HttpServer,
-    receiver: SqsReceiver | None,
-    background: Sequence[Coroutine[Any, Any, None]],
-    inputs: Sequence[Coroutine[Any, Any, None]],
-) -> int:
-    background_tasks = [asyncio.create_task(part) for part in background]
-    input_tasks = [asyncio.create_task(part) for part in inputs]
-    code = await _wait_for_stop([*background_tasks, *input_tasks])
-    await asyncio.gather(_finish(intake, receiver, input_tasks[-1]), callbacks.batcher.close(FINISH_SECONDS))
-    server.should_exit = True
-    for task in background_tasks:
-        task.cancel()
-    await asyncio.wait(input_tasks, timeout=LAST_SECONDS)
-    return code
+            tasks = [asyncio.create_task(part) for part in background]
+            serving = asyncio.create_task(server.serve(sockets=[listening]))
+            receiving = {asyncio.create_task(receiver.run())} if receiver else set()
+            code = await _wait_for_stop([*tasks, serving, *receiving])
+            await asyncio.gather(_finish(intake, receiver, receiving), callbacks.batcher.close(FINISH_SECONDS))
+            server.should_exit = True
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait({serving, *receiving}, timeout=LAST_SECONDS)
+            return code
 
 
 async def _wait_for_stop(tasks: list[asyncio.Task[None]]) -> int:
@@ -113,15 +99,15 @@ async def _wait_for_stop(tasks: list[asyncio.Task[None]]) -> int:
     return 1
 
 
-async def _finish(intake: ImageIntake, receiver: SqsReceiver | None, receiving: asyncio.Task[None]) -> None:
+async def _finish(intake: ImageIntake, receiver: SqsReceiver | None, receiving: set[asyncio.Task[None]]) -> None:
     log.info("Stopping: finishing pending work, up to %.0f s", FINISH_SECONDS)
     intake.health.stopping = True
     if receiver:
         receiver.stop()
-        await asyncio.wait({receiving}, timeout=STOP_SECONDS)
+        await asyncio.wait(receiving, timeout=STOP_SECONDS)
     is_done = await intake.images.close(FINISH_SECONDS)
     if receiver:
-        await asyncio.wait({receiving}, timeout=LAST_SECONDS)
+        await asyncio.wait(receiving, timeout=LAST_SECONDS)
     log.info("Stopped%s", "" if is_done else "; images without a flow run stay in the queue")
 
 

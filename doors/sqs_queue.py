@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import boto3
 from botocore.config import Config
@@ -36,13 +36,6 @@ class Message:
     body: str
     receive_count: int
     visible_at: float
-
-
-class QueueAttributes(NamedTuple):
-    """The queue's visibility timeout, and the ARN of its dead-letter queue."""
-
-    visibility_seconds: int
-    dead_letter_arn: str | None
 
 
 def make_sqs_client() -> Any:
@@ -76,13 +69,13 @@ class SqsQueue:
         except Exception as error:  # boto3 also leaks parser and socket errors; none may end the receive loop
             raise QueueError(f"SQS failed: {type(error).__name__}: {error}", "Check the AWS_* settings") from error
 
-    async def read_attributes(self) -> QueueAttributes:
-        """Return the queue's settings."""
+    async def read_attributes(self) -> tuple[int, str | None]:
+        """Return the queue's visibility timeout in seconds, and the ARN of its dead-letter queue."""
         response = await self._call(self._client.get_queue_attributes, QueueUrl=self.url, AttributeNames=["All"])
         attributes = response.get("Attributes", {})
         redrive = json.loads(attributes.get("RedrivePolicy") or "{}")
-        visibility_seconds = max(MIN_VISIBILITY_SECONDS, int(attributes.get("VisibilityTimeout", 30)))
-        return QueueAttributes(visibility_seconds, redrive.get("deadLetterTargetArn"))
+        seconds = max(MIN_VISIBILITY_SECONDS, int(attributes.get("VisibilityTimeout", 30)))
+        return seconds, redrive.get("deadLetterTargetArn")
 
     async def receive(self, visibility_seconds: int) -> list[Message]:
         """Return up to ten messages; an empty list after 20 s without any."""
@@ -122,7 +115,7 @@ class SqsQueue:
 
     async def dead_letter(self, message: Message, reason: str) -> bool:
         """Move a message to the dead-letter queue with the reason. Return False if there is no such queue."""
-        arn = (await self.read_attributes()).dead_letter_arn
+        _, arn = await self.read_attributes()
         if arn is None:
             return False
         account, name = arn.split(":")[4:6]

@@ -78,7 +78,7 @@ class SqsReceiver:
 
     async def _receive(self) -> list[Message]:
         if not self._visibility_seconds:
-            self._visibility_seconds = (await self.queue.read_attributes()).visibility_seconds
+            self._visibility_seconds, _ = await self.queue.read_attributes()
             self.intake.health.update("queue", OK)  # an empty queue takes 20 s to answer the first receive
         return await self.queue.receive(self._visibility_seconds)
 
