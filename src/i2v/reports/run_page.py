@@ -126,7 +126,8 @@ def _videos(report: Report, info: RunPageInfo, links: Mapping[str, VideoLinks]) 
 def _video_row(item: ItemReport, info: RunPageInfo, links: VideoLinks | None) -> list[str]:
     poster = as_image_cell(links.poster, links.video, POSTER_PIXELS) if links else ""
     prompt = as_text(item.request.prompt, PROMPT_CHARS) if item.request else ""
-    after = f" after {item.seconds:,.0f} s" if item.seconds is not None else ""
+    took = item.outcome is Outcome.STORED and item.seconds is not None
+    after = f" after{NO_BREAK_SPACE}{item.seconds:,.0f}{NO_BREAK_SPACE}s" if took else ""
     cost = f"{'attached · ' if item.attached else ''}{as_usd(item.cost_usd)}"
     reason = as_text(item.reason or "", REASON_CHARS)
     cells = ([_name(item, info), prompt], [f"{item.outcome.text}{after}", cost, reason, _files(item, links)])

@@ -6,6 +6,7 @@ matplotlib takes a second to import, so it is imported only when a chart is draw
 from __future__ import annotations
 
 import io
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
@@ -89,7 +90,8 @@ def _draw_saved(chart: Axes, groups: Groups, days: Sequence[str]) -> None:
     saved = _daily(groups, days, "saved_usd")
     if not any(saved):
         return
-    (line,) = chart.plot(range(len(days)), saved, color=SAVED, marker="o", markersize=3, linewidth=1, linestyle=":")
+    points = [value or math.nan for value in saved]  # no marker on a day without savings
+    (line,) = chart.plot(range(len(days)), points, color=SAVED, marker="o", markersize=3, linewidth=1, linestyle=":")
     chart.set_ylim(0, max(chart.get_ylim()[1], 1.15 * max(saved)))
     handles = [*chart.containers, line]
     _add_legend(chart, handles, [*RESULTS, "saved"])

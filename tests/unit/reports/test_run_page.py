@@ -177,7 +177,7 @@ def test_a_video_has_its_poster_and_links() -> None:
     html = rendered(text)
     assert html.targets == ["https://s3.example/v", "https://s3.example/p?s=1&x=%2F", *links[str(stored.video)][1:]]
     assert html.cells[4] == "stored-0.jpg / it moves"
-    assert html.cells[5].startswith("stored after 7 s / $0.192 / video\u00a0·\u00a0manifest")
+    assert html.cells[5].startswith("stored after\u00a07\u00a0s / $0.192 / video\u00a0·\u00a0manifest")
     assert "`s3://b-1/jobs/runs/1.jsonl`" in text
     assert "2026-11-22 09:05 UTC" in text
 
@@ -186,7 +186,7 @@ def test_without_links_the_page_has_the_video_uri() -> None:
     """If links are off, the URI can be copied."""
     stored = item(Outcome.STORED)
     cell = rendered(run_page(Report(items=(stored,)), RunPageInfo(), {})).cells[-1]
-    assert cell.strip() == f"stored after 7 s / $0.00 / {stored.video}"
+    assert cell.strip() == f"stored after\u00a07\u00a0s / $0.00 / {stored.video}"
 
 
 def test_the_sample_includes_flagged_videos() -> None:
