@@ -66,9 +66,13 @@ class Decoder:
         """Do what `i2v.media.image_check.check_image` does. Raise `DecoderStopped` too."""
         return await self.run(_check_image, body, label)
 
-    async def examine_video(self, path: Path, sha256: str) -> tuple[VideoFacts, bytes]:
+    async def examine_video(self, path: Path, sha256: str, fingerprint: str = "") -> tuple[VideoFacts, bytes]:
         """Do what `i2v.media.videos.examine_video` does. Raise `DecoderStopped` too."""
-        return await self.run(_examine_video, path, sha256)
+        return await self.run(_examine_video, path, sha256, fingerprint)
+
+    async def salvage(self, path: Path, sha256: str) -> tuple[VideoFacts, bytes]:
+        """Do what `i2v.media.videos.salvage` does. Raise `DecoderStopped` too."""
+        return await self.run(_salvage, path, sha256)
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """Run a function in a child process; what it raises is raised here.
@@ -128,10 +132,16 @@ def _check_image(body: bytes, label: str) -> ImageFacts:
     return check_image(body, label)
 
 
-def _examine_video(path: Path, sha256: str) -> tuple[VideoFacts, bytes]:
+def _examine_video(path: Path, sha256: str, fingerprint: str) -> tuple[VideoFacts, bytes]:
     from i2v.media.videos import examine_video  # noqa: PLC0415 - only the child loads the decoders
 
-    return examine_video(path, sha256)
+    return examine_video(path, sha256, fingerprint)
+
+
+def _salvage(path: Path, sha256: str) -> tuple[VideoFacts, bytes]:
+    from i2v.media.videos import salvage  # noqa: PLC0415 - only the child loads the decoders
+
+    return salvage(path, sha256)
 
 
 def _prepare() -> None:

@@ -11,6 +11,8 @@ SHORT_SIDE_PX = {Mode.STANDARD: 768, Mode.PRO: 1080}
 """docs/provider.md, part 1: output."""
 SHORT_SIDE_TOLERANCE_PERCENT = 2
 SECONDS_TOLERANCE = 0.5
+AI_GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+"""IPTC's digital source type of what a model made."""
 
 
 class VideoFacts(BaseModel):
@@ -23,13 +25,19 @@ class VideoFacts(BaseModel):
     seconds: float
     frames: int
     codec: str
+    container: str = "mp4"
+    """Also the file's ending: `mp4`, `mov`, `webm` or `mkv`."""
     size: int
     sha256: str
+    ai_marks: tuple[str, ...] = ()
+    """Marks of AI origin that came with the file: `c2pa`, or `iptc:` and the digital source type."""
+    flags: tuple[str, ...] = ()
+    """What is odd about the file or its pictures, a few words each."""
 
 
 def deviations(facts: VideoFacts, request: Request) -> tuple[str, ...]:
-    """Return how the video differs from the request, a few words each. The image sets the aspect ratio: ignore it."""
-    found = []
+    """Return what is odd about a video, and how it differs from the request. The image sets its aspect ratio."""
+    found = [*facts.flags]
     short, requested = min(facts.width, facts.height), SHORT_SIDE_PX[request.mode]
     if abs(short - requested) * 100 > requested * SHORT_SIDE_TOLERANCE_PERCENT:
         found.append(f"short side {short} px instead of {requested} px")
