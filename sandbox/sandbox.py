@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self
+from urllib.request import getproxies
 
 import boto3
 from botocore.config import Config
@@ -132,6 +133,7 @@ class Sandbox:
             "AWS_EC2_METADATA_DISABLED": "true",
             "I2V_BUCKET": self.bucket,
             "I2V_PRIVATE_HOSTS": f"{self.provider.address},{self.aws.address}",
+            "no_proxy": ",".join(filter(None, [getproxies().get("no"), "127.0.0.1", "localhost"])),
             "I2V_POLL_FIRST_SECONDS": f"{30 * scale:.3g}",
             "I2V_POLL_EVERY_SECONDS": f"{10 * scale:.3g}",
         }

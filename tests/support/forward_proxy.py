@@ -53,7 +53,8 @@ class ForwardProxy:
             if method == "CONNECT":
                 writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             else:
-                server_writer.write(f"{method} {target.partition(url.netloc)[2] or '/'} {rest}".encode())
+                path, (version, headers) = target.partition(url.netloc)[2] or "/", rest.split("\r\n", 1)
+                server_writer.write(f"{method} {path} {version}\r\nConnection: close\r\n{headers}".encode())
             await asyncio.gather(_copy(reader, server_writer), _copy(server_reader, writer))
 
 

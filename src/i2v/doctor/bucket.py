@@ -134,10 +134,8 @@ class BucketChecks:
                     return problem[0], problem[1].removesuffix(": i2v doctor")
                 response = await fetcher.fetch_bytes(url, limit=len(expected))
             except FetchError as error:
-                return (
-                    error.message,
-                    "Check AWS_REGION, the credentials, and that a proxy before S3 keeps host and path",
-                )
+                hint = "Check AWS_REGION, the credentials, and that a proxy before S3 keeps host and path"
+                return error.message, hint if error.status else error.hint
         if response.body != expected:
             return "it returned other bytes than were stored", "Check AWS_ENDPOINT_URL"
         return None

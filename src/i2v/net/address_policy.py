@@ -7,6 +7,7 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import NamedTuple
 
 from i2v.errors import FetchError
 from i2v.settings import is_listed
@@ -16,6 +17,8 @@ Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 """Takes a host and a port, returns IP addresses."""
 
 MAX_ADDRESSES = 8
+PROXIED_RESOLVE_SECONDS = 5.0
+"""A closed network may have no DNS for outside names, and its lookups end late."""
 _DISPLAY_CHARS = 300
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _PUBLIC_V6 = ipaddress.IPv6Network("2000::/3")
@@ -34,15 +37,11 @@ def display_url(url: str) -> str:
 def is_public(address: str) -> bool:
     """Return whether an IP address, or the IPv4 address embedded in it, is on the public internet."""
     try:
-        parsed = ipaddress.ip_address(address)
+        parsed = _unwrapped(address)
     except ValueError:
         return False
-    if isinstance(parsed, ipaddress.IPv6Address):
-        inner = parsed.ipv4_mapped or (ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF) if parsed in _NAT64 else None)
-        if inner is not None:
-            return is_public(str(inner))
-        if parsed not in _PUBLIC_V6:
-            return False
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed not in _PUBLIC_V6:
+        return False
     return (
         parsed.is_global
         and not (parsed.is_multicast or parsed.is_reserved or parsed.is_unspecified)
@@ -50,10 +49,30 @@ def is_public(address: str) -> bool:
     )
 
 
+def _unwrapped(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Return the IPv4 address in an IPv6 address if it has one, else the address."""
+    parsed = ipaddress.ip_address(address)
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return parsed
+    return parsed.ipv4_mapped or (ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF) if parsed in _NAT64 else parsed)
+
+
 async def resolve_host(host: str, port: int) -> list[str]:
     """Return all addresses of a host from the system's resolver; raise `OSError` if there are none."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+class Trust(NamedTuple):
+    """How a host is reached and who named it."""
+
+    proxied: bool = False
+    """A proxy connects to it, and may be the only one to resolve it."""
+    redirected: bool = False
+    """Another server named it, so that no message may suggest to allow it."""
+
+
+DIRECT = Trust()
 
 
 class AddressPolicy:
@@ -70,30 +89,35 @@ class AddressPolicy:
         """Return whether the settings list this host."""
         return is_listed(self._private, host, port)
 
-    async def addresses(self, scheme: str, host: str, port: int, *, name: str, proxied: bool = False) -> list[str]:
+    async def addresses(self, scheme: str, host: str, port: int, *, name: str, trust: Trust = DIRECT) -> list[str]:
         """Return the allowed addresses. Connect to these; a second lookup could return others.
 
-        `host` is ASCII, in lower case and without brackets; `name` is the URL in error messages. With `proxied`, a
-        proxy connects to the host, and may be the only one to resolve it: then no address is returned. Raise
-        `FetchError` if the address is not allowed (`forbidden`) or the host does not resolve.
+        `host` is ASCII, in lower case and without brackets; `name` is the URL in error messages. A host that only a
+        proxy can resolve has no addresses. Raise `FetchError` if the address is not allowed (`forbidden`) or the host
+        does not resolve.
         """
         if scheme not in {"http", "https"} or not host:
             raise FetchError(f"{name} is not a web address", "Use a URL such as https://host/path", 0, True)
         private = self.is_private_host(host, port)
         hint = f"To allow this host, set I2V_PRIVATE_HOSTS={f'[{host}]' if ':' in host else host}:{port}"
+        if trust.redirected:
+            hint = "Another server redirects there: check the URL that you gave"
         if scheme != "https" and not private:
             raise FetchError(f"{name} is not allowed: it does not use https", hint, 0, True)
-        found = await self._all_addresses(host, port)
-        if not found and not proxied:
+        found = await self._all_addresses(host, port, PROXIED_RESOLVE_SECONDS if trust.proxied else None)
+        if not found and not trust.proxied:
             raise FetchError(f"{name} could not be fetched: the host does not resolve", "Check the URL and the network")
         blocked = [] if private else [address for address in found if not is_public(address)]
         if blocked:
             message = f"{name} is not allowed: the host resolves to {blocked[0]}, which is not a public address"
+            if any(_unwrapped(address).is_link_local for address in blocked):  # where clouds serve credentials
+                hint = "Check the URL"
             raise FetchError(message, hint, 0, True)
         return found[:MAX_ADDRESSES]
 
-    async def _all_addresses(self, host: str, port: int) -> list[str]:
+    async def _all_addresses(self, host: str, port: int, seconds: float | None) -> list[str]:
         try:
-            return list(await self._resolve(host, port))
+            async with asyncio.timeout(seconds):
+                return list(await self._resolve(host, port))
         except (OSError, UnicodeError):
             return []

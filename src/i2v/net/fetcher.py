@@ -5,29 +5,27 @@ provider's API belong in `i2v.apixo.client`.
 """
 
 import asyncio
-import hashlib
 import re
 import socket
-import string
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Self
-from urllib.parse import quote
+from typing import NamedTuple, Self
 
 import httpx
 from urllib3 import BaseHTTPResponse
 
 from i2v.errors import FetchError
 from i2v.net import http_get
-from i2v.net.address_policy import AddressPolicy, Resolver, display_url, resolve_host
+from i2v.net.address_policy import AddressPolicy, Resolver, Trust, display_url, resolve_host
+from i2v.net.file_sink import FileSink
 from i2v.net.http_get import MalformedResponse, ProxyFailed, Target
 from i2v.net.limiter import AdaptiveLimiter
 from i2v.net.proxies import PROXY_HINT, Proxies, Proxy
-from i2v.net.response import declared_length, whole_range
+from i2v.net.response import declared_length, location, whole_range
 from i2v.net.tls import tls_context, tls_problem
 from i2v.settings import Settings
 
@@ -107,17 +105,16 @@ class Fetcher:
 
         After an error or a cancel no partial file is left.
         """
-        with _FileSink(path) as sink:
+        with FileSink(path) as sink:
             async with self._request(url, total_seconds):
                 content_type = await self._fetch(url, limit, sink.open)
         return FetchedFile(sink.size, sink.hash.hexdigest(), content_type)
 
     async def fetch_first_byte(self, url: str, *, total_seconds: float = 20) -> FirstByte:
         """Request one byte of a URL, without following redirects. Raise `FetchError` if there is no response."""
-        here = httpx.URL(url)
         headers = {**self._headers, "Range": "bytes=0-0"}
         async with self._request(url, total_seconds):
-            sock, target = await self._connect(here)
+            sock, target = await self._connect(httpx.URL(url))
 
             def read() -> FirstByte:
                 with http_get.get(sock, target, headers, self._tls, SILENCE_SECONDS) as response:
@@ -143,8 +140,8 @@ class Fetcher:
     async def _fetch(self, url: str, limit: int, open_sink: _OpenSink) -> str | None:
         """Follow redirects, checking each target; pass on the body and return its content type."""
         here = httpx.URL(url)
-        for _ in range(MAX_REDIRECTS + 1):
-            sock, target = await self._connect(here)
+        for redirects in range(MAX_REDIRECTS + 1):
+            sock, target = await self._connect(here, redirected=redirects > 0)
 
             def read(sock: socket.socket = sock, target: Target = target) -> _End:
                 with http_get.get(sock, target, self._headers, self._tls, SILENCE_SECONDS) as response:
@@ -153,10 +150,13 @@ class Fetcher:
             end = await http_get.run_in_thread(self._threads, sock, read)
             if end.location is None:
                 return end.content_type
-            here = _redirected(here, end.location)
+            try:
+                here = here.join(end.location)
+            except httpx.InvalidURL:
+                raise _failed(str(here), "it redirects to an invalid URL") from None
         raise _failed(url, f"more than {MAX_REDIRECTS} redirects")
 
-    async def _connect(self, url: httpx.URL) -> tuple[socket.socket, Target]:
+    async def _connect(self, url: httpx.URL, *, redirected: bool = False) -> tuple[socket.socket, Target]:
         """Connect to the first allowed address of the URL's host that accepts, or to the proxy for that host."""
         name = display_url(str(url))
         if url.userinfo:
@@ -165,10 +165,9 @@ class Fetcher:
         port = url.port or _PORTS.get(url.scheme, 0)
         proxy = self._proxies.find(url.scheme, host, port)
         target = Target(url.scheme, host, port, url.netloc.decode("ascii"), url.raw_path.decode("ascii"), proxy)
-        if proxy:
-            await self._policy.addresses(url.scheme, host, port, name=name, proxied=True)
-            return await _connect_to_proxy(proxy), target
-        return await _connect_to(await self._policy.addresses(url.scheme, host, port, name=name), port), target
+        trust = Trust(proxied=proxy is not None, redirected=redirected)
+        addresses = await self._policy.addresses(url.scheme, host, port, name=name, trust=trust)
+        return await (_connect_to_proxy(proxy) if proxy else _connect_to(addresses, port)), target
 
 
 async def _connect_to(addresses: Iterable[str], port: int) -> socket.socket:
@@ -188,19 +187,6 @@ async def _connect_to_proxy(proxy: Proxy) -> socket.socket:
         raise ProxyFailed(f"the proxy {proxy} cannot be reached: {error}") from None
 
 
-def _redirected(here: httpx.URL, location: str) -> httpx.URL:
-    """Return the URL that a Location header names, which may hold raw bytes and blanks."""
-    raw = location.encode("latin-1")  # as which `http.client` decodes headers
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError:
-        text = quote(raw, safe=string.printable)
-    try:
-        return here.join(" ".join(text.split()))
-    except httpx.InvalidURL:
-        raise _failed(str(here), "it redirects to an invalid URL") from None
-
-
 class _End(NamedTuple):
     """The result of one response: where it redirects to, or the content type of its body."""
 
@@ -209,8 +195,8 @@ class _End(NamedTuple):
 
 
 def _read(response: BaseHTTPResponse, url: str, limit: int, open_sink: _OpenSink) -> _End:
-    if response.status in _REDIRECTS and (locations := response.headers.getlist("location")):
-        return _End(locations[0], None)
+    if response.status in _REDIRECTS and (target := location(response)):
+        return _End(target, None)
     _check_head(response, url, limit)
     size, write = 0, open_sink()
     for piece in http_get.read_body(response):
@@ -229,8 +215,8 @@ def _first_byte(response: BaseHTTPResponse) -> FirstByte:
         size = declared_length(headers.getlist("content-length"))
     failed = response.status >= httpx.codes.BAD_REQUEST
     code = re.search(rb"<Code>(\w{1,64})</Code>", next(http_get.read_body(response), b"")) if failed else None
-    location = headers.get("location") if response.status in _REDIRECTS else None
-    return FirstByte(response.status, location, headers.get("content-type"), size, code[1].decode() if code else "")
+    target = location(response) if response.status in _REDIRECTS else None
+    return FirstByte(response.status, target, headers.get("content-type"), size, code[1].decode() if code else "")
 
 
 def _check_head(response: BaseHTTPResponse, url: str, limit: int) -> None:
@@ -243,42 +229,6 @@ def _check_head(response: BaseHTTPResponse, url: str, limit: int) -> None:
     declared = declared_length(response.headers.getlist("content-length")) or 0
     if declared > limit:
         raise _too_large(url, f"{declared} bytes", limit)
-
-
-class _FileSink:
-    """Write and hash a file; delete it on an error."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: BinaryIO | None = None
-        self.hash = hashlib.sha256()
-        self.size = 0
-
-    def open(self) -> Callable[[bytes], None]:
-        """Create the file and return the function that writes a piece."""
-        file = self._file = self._path.open("wb")
-
-        def write(piece: bytes) -> None:
-            file.write(piece)
-            self.hash.update(piece)
-            self.size += len(piece)
-
-        return write
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if self._file is None:
-            return
-        try:
-            self._file.close()  # flushes
-        except OSError as failure:
-            self._path.unlink(missing_ok=True)
-            message = f"{self._path} could not be written: {failure.strerror}"
-            raise FetchError(message, "Free disk space, then try again") from None
-        if error is not None:
-            self._path.unlink(missing_ok=True)
 
 
 def _too_large(url: str, size: str, limit: int) -> FetchError:

@@ -1,9 +1,11 @@
 """How much of HTTP a response may violate: what curl and browsers take is taken, what hides a cut body is not."""
 
 import re
+import string
 from collections.abc import Iterable
 from http.client import HTTPException, HTTPResponse
 from io import BufferedReader, BytesIO
+from urllib.parse import quote
 
 import urllib3
 from urllib3.exceptions import HTTPError
@@ -32,6 +34,19 @@ def whole_range(response: urllib3.BaseHTTPResponse) -> int | None:
     found = re.fullmatch(r"bytes\s+0-(\d{1,18})/(\d{1,18})", response.headers.get("content-range", "").strip())
     is_whole = response.status == PARTIAL and found and int(found[1]) + 1 == int(found[2])
     return int(found[2]) if found and is_whole else None
+
+
+def location(response: urllib3.BaseHTTPResponse) -> str | None:
+    """Return the first Location header, which may hold UTF-8, other raw bytes and blanks."""
+    values = response.headers.getlist("location")
+    if not values:
+        return None
+    raw = values[0].encode("latin-1")  # as which `http.client` decodes headers
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        text = quote(raw, safe=string.printable)
+    return " ".join(text.split())
 
 
 def unpack(body: bytes, coding: str, limit: int) -> bytes:

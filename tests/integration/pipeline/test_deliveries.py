@@ -8,8 +8,10 @@ from i2v.cli.output.job_table import print_job
 from i2v.ledger.job import JobRecord
 from i2v.pipeline.generate import Steps, process_order
 from i2v.reports.run_report import ItemReport, Outcome
+from i2v.settings import Settings
 from sandbox import Sandbox
 from sandbox.provider import Provider
+from tests.support.forward_proxy import running_proxy
 from tests.support.orders import OpenRun, order_for, put_photo
 from tests.support.reconciling import reconcile
 
@@ -49,6 +51,23 @@ async def test_a_delivery_that_curl_takes_is_stored(
     assert sandbox.read(str(line.video).partition(f"{sandbox.bucket}/")[2]) == task.video.read_bytes()
     assert task.downloads == (2 if "Location" in str(delivery) else 1)
     assert provider.billed_usd == task.billed_usd
+
+
+async def test_a_run_in_a_closed_network_goes_through_the_proxy(
+    sandbox: Sandbox, provider: Provider, new_run: OpenRun, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A provider that only the proxy can resolve is paid once, and its video is fetched through the proxy."""
+    async with running_proxy({"provider.test": "127.0.0.1"}) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")
+        monkeypatch.setenv("NO_PROXY", sandbox.aws.address)
+        base_url = provider.base_url.replace("127.0.0.1", "provider.test")
+        private_hosts = settings.private_hosts | {"provider.test"}
+        line = await _run(new_run, put_photo(sandbox), base_url=base_url, private_hosts=private_hosts)
+    assert line.outcome is Outcome.STORED
+    posts = [sent for sent in proxy.lines if sent.startswith("POST")]
+    assert posts == [f"POST {base_url}/generateTask/hailuo-2-3-fast"]
+    assert len([sent for sent in proxy.lines if "/files/" in sent]) == 1
+    assert len(provider.tasks) == 1
 
 
 @pytest.mark.parametrize("by_reconcile", [False, True])

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from i2v.errors import FetchError
-from i2v.net.address_policy import AddressPolicy, display_url, is_public
+from i2v.net.address_policy import AddressPolicy, Trust, display_url, is_public
 
 
 @pytest.mark.parametrize(
@@ -93,6 +95,38 @@ async def test_one_private_address_forbids_the_host(addresses: tuple[str, ...]) 
     with pytest.raises(FetchError, match=r"I2V_PRIVATE_HOSTS=files\.example:443") as caught:
         await _addresses(_policy(*addresses), "https", "files.example", 443)
     assert caught.value.forbidden
+
+
+@pytest.mark.parametrize(
+    "address", ["169.254.169.254", "fe80::1", "::ffff:169.254.169.254", "64:ff9b::169.254.169.254"]
+)
+async def test_no_message_suggests_to_allow_a_link_local_address(address: str) -> None:
+    """At link-local addresses clouds serve credentials."""
+    with pytest.raises(FetchError, match=r"not a public address\. Check the URL$"):
+        await _addresses(_policy("10.0.0.1", address), "https", "files.example", 443)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_no_message_suggests_to_allow_the_target_of_a_redirect(scheme: str) -> None:
+    """A server cannot make i2v suggest a host to the user."""
+    policy = _policy("10.0.0.1")
+    with pytest.raises(FetchError, match="Another server redirects there") as caught:
+        await policy.addresses(scheme, "files.example", 443, name="x", trust=Trust(redirected=True))
+    assert "I2V_PRIVATE_HOSTS" not in str(caught.value)
+
+
+async def test_a_host_that_only_a_proxy_resolves_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through a proxy, no address and a lookup without an end are no error; one that is not public is."""
+    monkeypatch.setattr("i2v.net.address_policy.PROXIED_RESOLVE_SECONDS", 0.05)
+
+    async def hang(_host: str, _port: int) -> list[str]:
+        await asyncio.sleep(60)
+        return []
+
+    for policy in (_policy(), AddressPolicy([], hang)):
+        assert await policy.addresses("https", "files.example", 443, name="x", trust=Trust(proxied=True)) == []
+    with pytest.raises(FetchError, match="not a public address"):
+        await _policy("10.0.0.1").addresses("https", "files.example", 443, name="x", trust=Trust(proxied=True))
 
 
 async def test_plain_http_is_forbidden_without_a_lookup() -> None:
