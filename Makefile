@@ -118,3 +118,4 @@ $(READY): requirements.txt pyproject.toml
 	@$(PIP) install --quiet --no-deps --require-hashes -r requirements.txt
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
+	@echo 'Installed: .venv/bin/i2v'
