@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from i2v.ledger import transitions
-from i2v.ledger.job import Attempt, Delivery, EndKind, JobImage, JobRecord, JobState, Reason, StoredVideo
+from i2v.ledger.attempt import Attempt, Delivery, EndKind, Reason, StoredVideo
+from i2v.ledger.job import JobImage, JobRecord, JobState
 from i2v.media.images import ImageFacts
 from i2v.request import Request
 from i2v.s3_uri import S3Uri

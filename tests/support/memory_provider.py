@@ -10,7 +10,8 @@ from decimal import Decimal
 from i2v.apixo.models import SubmitBody, TaskStatus
 from i2v.errors import ProviderError
 from i2v.ledger import keys, transitions
-from i2v.ledger.job import Attempt, JobImage, JobRecord, Reason, StoredVideo
+from i2v.ledger.attempt import Attempt, Reason, StoredVideo
+from i2v.ledger.job import JobImage, JobRecord
 from i2v.ledger.ledger import Ledger, VersionedRecord
 from i2v.media.images import ImageFacts
 from i2v.net.limiter import AdaptiveLimiter

@@ -35,11 +35,8 @@ class _Waiting:
 class Budget:
     """What one flow run may spend, including its retries: its own limit, and its share of the daily cap.
 
-    Args:
-        max_spend_usd, daily_cap_usd: the limits of this run and of all runs on one UTC day, or `None`.
-        first_day: the UTC day on which an earlier try of this run started; `None` if this is the first.
-        read_claim: tells what became of the reservation of a process that may have died.
-        abandoned_after: seconds after which a reservation without a claim in the ledger can no longer be sent.
+    `first_day` is the UTC day on which an earlier try of this run started. `read_claim` and `abandoned_after` are
+    those of `AbandonedReservations`.
     """
 
     def __init__(
@@ -107,9 +104,7 @@ class Budget:
     async def reserve(self, price_usd: Decimal, job: str, claim: str) -> str:
         """Reserve the price of one submit; return the UTC day it counts for.
 
-        Raises:
-            BudgetExceeded: a limit does not allow it.
-            StorageError: the reservation may not be written, so nothing may be spent.
+        Raise `BudgetExceeded` if a limit does not allow it, `StorageError` if it may not be written.
         """
         if self._refused and self._refused[0] == self._today() and price_usd >= self._refused[1]:
             raise self._refused[2]
@@ -160,19 +155,19 @@ class Budget:
                 self._known = await self._store.read(day)
             accepted, refused = self._admit(batch, self._known.content)
             if refused:  # look again: another process may have given something back, or died
-                self._release_all(accepted)
+                self._release(accepted)
                 self._refused = None
                 self._known = await self._store.read(day)
                 accepted, refused = self._admit(batch, await self._abandoned.left_out(self._known))
             if not accepted or await self._write(self._known):
                 break
-            self._release_all(accepted)
+            self._release(accepted)
         for one in accepted:
             self._answer(one, day)
         for one, error in refused:
             self._answer(one, error)
 
-    def _release_all(self, accepted: list[_Waiting]) -> None:
+    def _release(self, accepted: list[_Waiting]) -> None:
         for one in accepted:
             self.release(one.claim)
 
@@ -193,28 +188,17 @@ class Budget:
         """Add to this process's entry what the limits allow."""
         accepted, refused = [], []
         for one in batch:
-            if self._fits(one.wanted.usd, spend):
+            available, limit = self._available(spend)
+            if available is None or one.wanted.usd <= available:
                 entry = self._own.get(spend.day) or Entry(run_id=self._run_id)
                 reserved = {**entry.reserved, one.claim: one.wanted}
                 self._own[spend.day] = entry.model_copy(update={"reserved": reserved})
                 accepted.append(one)
             else:
-                error = self._exceeded(one.wanted.usd, spend)
+                error = _exceeded(one.wanted.usd, available, limit)
                 self._refused = (spend.day, one.wanted.usd, error)
                 refused.append((one, error))
         return accepted, refused
-
-    def _fits(self, price_usd: Decimal, spend: DaySpend) -> bool:
-        available, _ = self._available(spend)
-        return available is None or price_usd <= available
-
-    def _exceeded(self, price_usd: Decimal, spend: DaySpend) -> BudgetExceeded:
-        available, limit = self._available(spend)
-        left = money_text(max(available or ZERO, ZERO))
-        hint = "Raise the limit, or wait for the next UTC day" if "CAP" in limit else "Raise max_spend_usd"
-        if not limit.isidentifier():
-            hint, limit = "Add balance at the provider", limit[0].upper() + limit[1:]
-        return BudgetExceeded(f"{limit} has ${left} left, one video costs ${money_text(price_usd)}", hint)
 
     def _available(self, spend: DaySpend) -> tuple[Decimal | None, str]:
         limits = []
@@ -260,3 +244,11 @@ class Budget:
             self._available(await self._abandoned.left_out(known))
             self._known = known
         self._loaded_day = today
+
+
+def _exceeded(price_usd: Decimal, available: Decimal, limit: str) -> BudgetExceeded:
+    hint = "Raise the limit, or wait for the next UTC day" if "CAP" in limit else "Raise max_spend_usd"
+    if not limit.isidentifier():
+        hint, limit = "Add balance at the provider", limit[0].upper() + limit[1:]
+    left = money_text(max(available, ZERO))
+    return BudgetExceeded(f"{limit} has ${left} left, one video costs ${money_text(price_usd)}", hint)

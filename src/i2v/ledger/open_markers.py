@@ -8,7 +8,8 @@ import logging
 
 from i2v.errors import StorageError
 from i2v.ledger import keys
-from i2v.ledger.job import Attempt, JobRecord
+from i2v.ledger.attempt import Attempt
+from i2v.ledger.job import JobRecord
 from i2v.ledger.ledger import Ledger
 from i2v.s3_uri import S3Uri
 

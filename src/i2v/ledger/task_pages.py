@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict
 
 from i2v.errors import Conflict, LedgerError
 from i2v.ledger import keys
+from i2v.ledger.attempt import Attempt
 from i2v.ledger.documents import read_document
-from i2v.ledger.job import FORMAT, Attempt, JobRecord
+from i2v.ledger.job import FORMAT, JobRecord
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
 

@@ -7,16 +7,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from i2v.ledger.job import (
-    Attempt,
-    AttemptEnd,
-    EndKind,
-    JobImage,
-    JobRecord,
-    JobState,
-    Reason,
-    StoredVideo,
-)
+from i2v.ledger.attempt import Attempt, AttemptEnd, EndKind, Reason, StoredVideo
+from i2v.ledger.job import JobImage, JobRecord, JobState
 
 _FIXED = ("number", "claim", "run_id", "claimed_at", "price_usd", "day", "delivery")
 _MAY_REPLACE: Mapping[EndKind | None, frozenset[EndKind]] = {
@@ -63,15 +55,8 @@ def claim(record: JobRecord, image: JobImage, attempt: Attempt) -> JobRecord | N
 
 
 def _end(record: JobRecord, attempt: Attempt, kind: EndKind, now: datetime, **changes: Any) -> JobRecord:
-    end = AttemptEnd(kind=kind, at=now, revision=record.revision + 1, **changes)
-    return record.with_attempt(attempt.model_copy(update={"end": end}))
-
-
-def _end_answered(record: JobRecord, attempt: Attempt, kind: EndKind, now: datetime, **changes: Any) -> JobRecord:
-    """End an attempt whose answer may have been lost until now; that makes its end no newer than a later attempt's."""
-    revision = attempt.end.revision if attempt.end else record.revision + 1
-    end = AttemptEnd(kind=kind, at=now, revision=revision, **changes)
-    return record.with_attempt(attempt.model_copy(update={"end": end}))
+    values = {"revision": record.revision + 1, **changes}
+    return record.with_attempt(attempt.model_copy(update={"end": AttemptEnd(kind=kind, at=now, **values)}))
 
 
 def _unanswered(record: JobRecord, token: str) -> Attempt | None:
@@ -84,14 +69,16 @@ def _unanswered(record: JobRecord, token: str) -> Attempt | None:
 
 def release(record: JobRecord, token: str, now: datetime) -> JobRecord | None:
     """End a claim that was not charged."""
-    attempt = _unanswered(record, token)
-    return _end_answered(record, attempt, EndKind.UNPAID, now) if attempt else None
+    return reject(record, token, EndKind.UNPAID, None, now)
 
 
-def reject(record: JobRecord, token: str, kind: EndKind, reason: Reason, now: datetime) -> JobRecord | None:
+def reject(record: JobRecord, token: str, kind: EndKind, reason: Reason | None, now: datetime) -> JobRecord | None:
     """End a claim whose POST returned a final error and no task id: refused (not charged) or failed."""
     attempt = _unanswered(record, token)
-    return _end_answered(record, attempt, kind, now, reason=reason) if attempt else None
+    if attempt is None:
+        return None
+    late = {"revision": attempt.end.revision} if attempt.end else {}  # no newer than the end of a later attempt
+    return _end(record, attempt, kind, now, reason=reason, **late)
 
 
 def mark_lost(record: JobRecord, token: str, reason: Reason, now: datetime) -> JobRecord | None:
@@ -131,12 +118,7 @@ def note_provider_state(record: JobRecord, task_id: str, state: str) -> JobRecor
 def end_task(
     record: JobRecord, task_id: str, kind: EndKind, reason: Reason, now: datetime, *, max_attempts: int | None = None
 ) -> JobRecord | None:
-    """End a task that the provider reports as failed.
-
-    Args:
-        record, task_id, kind, reason, now: what ended, how and when.
-        max_attempts: how many attempts the job may have if the failure is transient, else `None`.
-    """
+    """End a task that the provider reports as failed; `max_attempts` is set if the failure is transient."""
     attempt = record.attempt_for_task(task_id)
     if attempt is None or not attempt.is_running:
         return None

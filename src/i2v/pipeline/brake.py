@@ -8,7 +8,7 @@ import logging
 from contextlib import suppress
 
 from i2v.errors import NotTried
-from i2v.ledger.job import Reason
+from i2v.ledger.attempt import Reason
 
 log = logging.getLogger(__name__)
 STREAK = 3

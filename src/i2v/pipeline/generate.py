@@ -12,7 +12,8 @@ from i2v.apixo.models import TaskStatus
 from i2v.errors import I2vError, ImageChanged, LedgerError, Stopped, StorageError
 from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import InputItem
-from i2v.ledger.job import Delivery, JobState
+from i2v.ledger.attempt import Delivery
+from i2v.ledger.job import JobState
 from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline import outcomes, preflight
 from i2v.pipeline.context import RunContext

@@ -13,7 +13,8 @@ from i2v.apixo.fail_codes import FailClass, classify_fail_code
 from i2v.apixo.models import TaskState, TaskStatus
 from i2v.errors import LedgerError, ProviderError, StorageError
 from i2v.ledger import transitions
-from i2v.ledger.job import EndKind, JobRecord, JobState, Reason
+from i2v.ledger.attempt import EndKind, Reason
+from i2v.ledger.job import JobRecord, JobState
 from i2v.ledger.ledger import VersionedRecord
 from i2v.logs import log_context
 from i2v.pipeline.context import RunContext

@@ -7,7 +7,8 @@ from decimal import Decimal
 
 from i2v.apixo.callbacks import check_callbacks
 from i2v.errors import AccountRejected, BalanceTooLow, BudgetExceeded, LedgerError, NothingSent, ProviderError, Stopped
-from i2v.ledger.job import Delivery, JobState
+from i2v.ledger.attempt import Delivery
+from i2v.ledger.job import JobState
 from i2v.money import ZERO, money_text
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.video_order import Order

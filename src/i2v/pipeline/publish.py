@@ -14,7 +14,8 @@ from typing import Any
 from i2v.apixo.models import TaskStatus
 from i2v.errors import Conflict, I2vError, NotFound
 from i2v.ledger import keys
-from i2v.ledger.job import JobImage, JobRecord, JobState, Reason, StoredVideo
+from i2v.ledger.attempt import Reason, StoredVideo
+from i2v.ledger.job import JobImage, JobRecord, JobState
 from i2v.ledger.ledger_info import provider_host
 from i2v.media.video_facts import VideoFacts, deviations
 from i2v.pipeline.context import RunContext

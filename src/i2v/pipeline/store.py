@@ -14,7 +14,7 @@ from pathlib import Path
 from i2v.apixo.models import TaskState, TaskStatus
 from i2v.errors import BrokenVideo, DecoderStopped, FetchError, I2vError
 from i2v.ledger import transitions
-from i2v.ledger.job import StoredVideo
+from i2v.ledger.attempt import StoredVideo
 from i2v.ledger.ledger import VersionedRecord
 from i2v.media.video_facts import VideoFacts
 from i2v.pipeline.context import RunContext

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from i2v.clock import boot_time
 from i2v.errors import Busy, NothingSent, NotTried
 from i2v.ledger import transitions
-from i2v.ledger.job import JobState, Reason
+from i2v.ledger.attempt import Reason
+from i2v.ledger.job import JobState
 from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import StepStarted

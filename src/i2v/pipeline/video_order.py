@@ -6,7 +6,8 @@ from decimal import Decimal
 
 from i2v.errors import Refused, UsageError
 from i2v.inputs.prompts import build_request
-from i2v.ledger.job import Delivery, JobImage
+from i2v.ledger.attempt import Delivery
+from i2v.ledger.job import JobImage
 from i2v.logs import log_context
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.validate import ResolvedImage, ValidationResult

@@ -14,7 +14,8 @@ from i2v.apixo.answers import is_task_id
 from i2v.apixo.models import TaskStatus
 from i2v.errors import Rejected, StorageError, UsageError
 from i2v.ledger import transitions
-from i2v.ledger.job import Attempt, JobRecord
+from i2v.ledger.attempt import Attempt
+from i2v.ledger.job import JobRecord
 from i2v.ledger.ledger import VersionedRecord
 from i2v.ledger.task_pages import claim_task
 from i2v.pipeline.context import RunContext
@@ -51,13 +52,10 @@ def parse_job_entry(text: str) -> tuple[str, CallbackHint | None]:
 async def adopt_from_callback(
     run: RunContext, job: VersionedRecord, hint: CallbackHint
 ) -> tuple[VersionedRecord, TaskStatus | None]:
-    """Give the attempt that waits for this callback its task, if it is confirmed and free; return the job.
+    """Give the attempt that waits for this callback its task, if it is confirmed and free.
 
-    Return the task's status too, if it was requested.
-
-    Raises:
-        ProviderError: the status request failed.
-        StorageError: the task could not be recorded; the callback can be settled again.
+    Return the job, and the task's status if it was requested. After a `ProviderError` or `StorageError` the callback
+    can be settled again.
     """
     attempt = transitions.awaiting_callback(job.record, hint.attempt)
     status = await _confirm(run, attempt, hint) if attempt else None

@@ -13,8 +13,9 @@ from datetime import UTC, datetime, timedelta
 from i2v.apixo.models import TaskState, TaskStatus
 from i2v.errors import I2vError, LedgerError
 from i2v.ledger import keys, transitions
+from i2v.ledger.attempt import Attempt
 from i2v.ledger.documents import read_document
-from i2v.ledger.job import Attempt, JobRecord, JobState
+from i2v.ledger.job import JobRecord, JobState
 from i2v.ledger.ledger import VersionedRecord
 from i2v.ledger.run_record import RunRecord
 from i2v.ledger.task_pages import claim_task
@@ -39,33 +40,21 @@ NEXT_TIME = "the video is ready; the next reconcile stores it, since this one ha
 async def settle_open(
     run: RunContext, *, entries: Sequence[str] | None = None, limit: int = 100, steps: Steps | None = None
 ) -> tuple[ItemReport, ...]:
-    """Settle the jobs that `entries` name, or all that have an open marker and no live run.
+    """Settle all jobs that have an open marker and no live run; return a line for each. The run is not ended.
 
-    A job that waits for its callback is settled once `callback_patience_seconds` have passed.
+    A job that waits for its callback is settled once `callback_patience_seconds` have passed. At most `limit` videos
+    are stored. In a dry run open jobs are reported and nothing is changed. With `entries`, settle only the jobs that
+    they name by key, or by `KEY/ATTEMPT/TASKID` from a callback, even if a run works on them.
 
-    Args:
-        run: it is not ended; in a dry run open jobs are reported and nothing is changed.
-        entries: job keys, settled even if a run works on them, or `KEY/ATTEMPT/TASKID` from a callback.
-        limit: how many videos are stored at most; without `entries` only.
-        steps: its `store` publishes a video.
-
-    Returns:
-        One line per settled job: `submitted` if it is still open, `unknown` if it needs a person.
-
-    Raises:
-        UsageError: the ledger belongs to another provider or account, or an entry is not valid.
-        LedgerError: the ledger cannot be used.
+    Raise `UsageError` if an entry is not valid, `UsageError` or `LedgerError` if the ledger cannot be used.
     """
     if not run.dry_run:
         run.first_submits.trust(*(await run.ledger.info.prepare()).fetched_from)
     settler = Settler(run, steps or Steps(), limit if entries is None else None)
-    if entries is None:
-        markers = await list_open_markers(run)
-        settling = [
-            settler.settle_marked(key, found, markers[key]) async for key, found in run.ledger.read_many(list(markers))
-        ]
-    else:
-        settling = [settler.settle_named(key, hints) for key, hints in _hints_by_job(entries).items()]
+    markers = await list_open_markers(run) if entries is None else {}
+    hints = _hints_by_job(entries or ())
+    found = run.ledger.read_many(list(markers if entries is None else hints))
+    settling = [settler.settle(key, job, markers.get(key, ()), hints.get(key)) async for key, job in found]
     run.set_image_count(len(settling))
     return tuple(line for line in await asyncio.gather(*settling) if line)
 
@@ -89,59 +78,52 @@ class Settler:
         """Jobs with a video that is stored the next time."""
         self._alive: dict[str, asyncio.Task[bool]] = {}
 
-    async def settle_marked(
-        self, key: str, found: VersionedRecord | I2vError | None, markers: Sequence[ListedMarker]
+    async def settle(
+        self,
+        key: str,
+        found: VersionedRecord | I2vError | None,
+        markers: Sequence[ListedMarker] = (),
+        hints: Sequence[CallbackHint] | None = None,
     ) -> ItemReport | None:
-        """Settle a job that has open markers, and delete those of settled attempts."""
-        if isinstance(found, I2vError):
-            return self._failed(key, f"job {key}", found)
-        label = found.record.image.label if found else f"job {key}"
+        """Settle a job that has these markers, and delete those of settled attempts; or one that `hints` name."""
+        label = found.record.image.label if isinstance(found, VersionedRecord) else f"job {key}"
         try:
             async with self._run.limits.in_flight:
-                line = None
-                if found and found.record.is_open:
-                    found, line = await self._settle(found)
-                if not self._run.dry_run:
-                    await delete_settled_markers(self._run, found.record if found else None, markers)
+                line = await self._settle_found(key, found, markers, hints)
         except Exception as error:  # noqa: BLE001 - one job's error must not end the others
-            return self._failed(key, label, error)
-        return self._emit(line)
-
-    async def settle_named(self, key: str, hints: Sequence[CallbackHint]) -> ItemReport | None:
-        """Settle a job that a person or a callback named."""
-        label = f"job {key}"
-        try:
-            async with self._run.limits.in_flight:
-                job = await self._run.ledger.read(key)
-                if job is None:
-                    await self._park(hints)
-                    job = await self._run.ledger.read_existing(key)
-                label = job.record.image.label
-                _, line = await self._settle(job, hints)
-        except Exception as error:  # noqa: BLE001 - one job's error must not end the others
-            return self._failed(key, label, error)
-        return self._emit(line)
-
-    async def _park(self, hints: Sequence[CallbackHint]) -> None:
-        """Keep the tasks of a job whose record was deleted, and name them."""
-        for hint in hints if not self._run.dry_run else ():
-            await claim_task(self._run.storage, self._run.settings, hint.task_id, hint.key, hint.attempt)
-        if hints:
-            tasks = ", ".join(hint.task_id for hint in hints)
-            raise LedgerError(
-                f"The record of job {hints[0].key[:12]} is missing, and the provider has its task {tasks}",
-                "Restore the record, then run: i2v reconcile",
-            )
-
-    def _failed(self, key: str, label: str, error: Exception) -> ItemReport | None:
-        failure = expected(error, label)
-        log.warning("job %s is not settled: %s", key[:12], failure)
-        return self._emit(ItemReport(image=label, outcome=Outcome.FAILED, job=key, reason=str(failure)))
-
-    def _emit(self, line: ItemReport | None) -> ItemReport | None:
+            failure = expected(error, label)
+            log.warning("job %s is not settled: %s", key[:12], failure)
+            line = ItemReport(image=label, outcome=Outcome.FAILED, job=key, reason=str(failure))
         if line:
             self._run.emit(ImageDone(line))
         return line
+
+    async def _settle_found(
+        self,
+        key: str,
+        found: VersionedRecord | I2vError | None,
+        markers: Sequence[ListedMarker],
+        hints: Sequence[CallbackHint] | None,
+    ) -> ItemReport | None:
+        line = None
+        if isinstance(found, I2vError):
+            raise found
+        if found is None and hints is not None:
+            await self._park(key, hints)
+        if found and (hints is not None or found.record.is_open):
+            found, line = await self._settle(found, hints)
+        if not self._run.dry_run:
+            await delete_settled_markers(self._run, found.record if found else None, markers)
+        return line
+
+    async def _park(self, key: str, hints: Sequence[CallbackHint]) -> None:
+        """Keep the tasks of a job whose record was deleted, and raise `LedgerError`, which names them."""
+        for hint in hints if not self._run.dry_run else ():
+            await claim_task(self._run.storage, self._run.settings, hint.task_id, hint.key, hint.attempt)
+        tasks = ", ".join(hint.task_id for hint in hints)
+        known = f", and the provider has its task {tasks}" if tasks else ""
+        message = f"The record of job {key[:12]} is missing{known}"
+        raise LedgerError(message, "Restore it, then run: i2v reconcile; never delete job records")
 
     async def _settle(
         self, job: VersionedRecord, hints: Sequence[CallbackHint] | None = None
@@ -262,13 +244,10 @@ def _line(run: RunContext, record: JobRecord, was: JobState) -> ItemReport | Non
     if record.state in {JobState.READY, JobState.CLAIMED} and not fails_for_now:
         return None
     line = outcomes.of_job(run, _order(record), record, record.video.uri if record.video else None, cached=False)
-    line = line.model_copy(update={"is_new_outcome": record.state is not was})
+    age, reason = _age(record.attempt.claimed_at) if record.attempt else timedelta(0), line.reason
     if fails_for_now:
-        reason = f"{line.reason or 'nothing was paid'}; the next run of this image pays for another attempt"
-        return line.model_copy(update={"reason": reason})
-    age = _age(record.attempt.claimed_at) if record.attempt else timedelta(0)
-    if record.state is JobState.SUBMITTED and age > NEEDS_ATTENTION_AFTER:
+        reason = f"{reason or 'nothing was paid'}; the next run of this image pays for another attempt"
+    elif record.state is JobState.SUBMITTED and age > NEEDS_ATTENTION_AFTER:
         days = "1 day" if age.days == 1 else f"{age.days} days"
         reason = f"open for more than {days}; inspect it with: i2v jobs show {record.key[:12]}"
-        return line.model_copy(update={"reason": reason})
-    return line
+    return line.model_copy(update={"is_new_outcome": record.state is not was, "reason": reason})

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from i2v.apixo.client import ApixoClient
 from i2v.errors import CannotResolve, ProviderError
 from i2v.ledger import transitions
-from i2v.ledger.job import DROPPED_CODE, JobRecord, Reason
+from i2v.ledger.attempt import DROPPED_CODE, Reason
+from i2v.ledger.job import JobRecord
 from i2v.ledger.ledger import Edit, Ledger, VersionedRecord
 from i2v.ledger.task_pages import claim_task
 from i2v.pipeline.publish import remove_verdicts
@@ -31,8 +32,7 @@ class Resolver:
     async def adopt(self, key: str, task_id: str, client: ApixoClient) -> JobRecord:
         """Give a job whose answer was lost its task; the next run or reconcile stores the video.
 
-        Raises:
-            CannotResolve: no answer of the job is lost, the provider does not know the task, or another job has it.
+        Raise `CannotResolve` if no answer is lost, the provider does not know the task, or another job has it.
         """
         job = await self._ledger.read_existing(key)
         if job.record.attempt_for_task(task_id):

@@ -16,8 +16,9 @@ from pydantic import BaseModel, Field
 from i2v.apixo.client import ApixoClient
 from i2v.errors import ProviderError
 from i2v.ledger import keys
+from i2v.ledger.attempt import Attempt, EndKind
 from i2v.ledger.documents import read_if_valid
-from i2v.ledger.job import FORMAT, Attempt, EndKind, JobRecord, JobState
+from i2v.ledger.job import FORMAT, JobRecord, JobState
 from i2v.ledger.ledger import Ledger
 from i2v.money import ZERO, money_text
 from i2v.reports.savings import RunSavings, read_savings

@@ -11,8 +11,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from doors.ledger_gauges import LedgerGauges
 from i2v.ledger import keys
+from i2v.ledger.attempt import Attempt, AttemptEnd, EndKind
 from i2v.ledger.day_spend import DaySpend, DaySpendStore, Entry
-from i2v.ledger.job import Attempt, AttemptEnd, EndKind, JobImage, JobRecord, JobState
+from i2v.ledger.job import JobImage, JobRecord, JobState
 from i2v.media.images import ImageFacts
 from i2v.request import Mode, Request
 from i2v.s3.storage import Storage

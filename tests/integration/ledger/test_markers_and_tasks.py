@@ -9,7 +9,8 @@ import pytest
 
 from i2v.errors import LedgerError, StorageError
 from i2v.ledger import keys, transitions
-from i2v.ledger.job import EndKind, JobRecord, Reason
+from i2v.ledger.attempt import EndKind, Reason
+from i2v.ledger.job import JobRecord
 from i2v.ledger.ledger import Edit, Ledger
 from i2v.ledger.open_markers import BATCH_SIZE, OpenMarkerCleaner
 from i2v.ledger.task_pages import TaskPage, claim_task

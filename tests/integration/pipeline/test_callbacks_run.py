@@ -13,7 +13,8 @@ import pytest
 from i2v.apixo.callbacks import verify
 from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
-from i2v.ledger.job import Delivery, JobState
+from i2v.ledger.attempt import Delivery
+from i2v.ledger.job import JobState
 from i2v.pipeline.generate import Steps, generate
 from i2v.pipeline.submit import submit
 from i2v.reports.run_report import Outcome, Report

@@ -11,7 +11,7 @@ import pytest
 
 from i2v.errors import StorageError
 from i2v.inputs.prompts import RequestOptions
-from i2v.ledger.job import Delivery
+from i2v.ledger.attempt import Delivery
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.generate import generate
 from i2v.reports.run_report import Outcome, Report

@@ -12,8 +12,9 @@ from i2v.clock import boot_time, today_utc
 from i2v.errors import Busy, NotTried
 from i2v.inputs.prompts import RequestOptions
 from i2v.ledger import ledger_info
+from i2v.ledger.attempt import EndKind
 from i2v.ledger.day_spend import DaySpend
-from i2v.ledger.job import EndKind, JobState
+from i2v.ledger.job import JobState
 from i2v.ledger.ledger import Ledger
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.generate import generate

@@ -11,7 +11,8 @@ import pytest
 
 from i2v.errors import CannotResolve
 from i2v.ledger import keys, transitions
-from i2v.ledger.job import Delivery, JobRecord, JobState
+from i2v.ledger.attempt import Delivery
+from i2v.ledger.job import JobRecord, JobState
 from i2v.ledger.ledger import VersionedRecord
 from i2v.ledger.task_pages import claim_task
 from i2v.pipeline.context import RunContext

@@ -11,7 +11,8 @@ import pytest
 from i2v.apixo.models import TaskStatus
 from i2v.errors import AnswerLost, Busy, CannotResolve, Rejected, TaskRejected
 from i2v.ledger import transitions
-from i2v.ledger.job import EndKind, JobRecord, JobState, Reason
+from i2v.ledger.attempt import EndKind, Reason
+from i2v.ledger.job import JobRecord, JobState
 from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.payment.record_answer import record_error, record_task_id

@@ -7,7 +7,8 @@ from typing import Any
 
 from i2v.errors import I2vError
 from i2v.ledger import keys
-from i2v.ledger.job import Attempt, JobRecord
+from i2v.ledger.attempt import Attempt
+from i2v.ledger.job import JobRecord
 from i2v.ledger.ledger import Ledger, VersionedRecord
 from i2v.ledger.open_markers import OpenMarkerCleaner
 from i2v.ledger.task_pages import TaskPages

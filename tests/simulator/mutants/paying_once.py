@@ -8,7 +8,8 @@ from pydantic import BaseModel
 
 from i2v.errors import AnswerLost, Busy, ProviderError
 from i2v.ledger import documents, ledger, transitions
-from i2v.ledger.job import Attempt, JobRecord
+from i2v.ledger.attempt import Attempt
+from i2v.ledger.job import JobRecord
 from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.payment import pay, record_answer

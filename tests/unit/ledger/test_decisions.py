@@ -7,7 +7,8 @@ from datetime import timedelta
 import pytest
 
 from i2v.ledger import transitions
-from i2v.ledger.job import EndKind, JobRecord, JobState
+from i2v.ledger.attempt import EndKind
+from i2v.ledger.job import JobRecord, JobState
 from tests.support.job_records import (
     BY_STATE,
     CLAIMED_BY_B,

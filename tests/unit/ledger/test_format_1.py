@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from i2v.ledger import transitions
-from i2v.ledger.job import FORMAT, EndKind, JobRecord, JobState
+from i2v.ledger.attempt import EndKind
+from i2v.ledger.job import FORMAT, JobRecord, JobState
 from i2v.ledger.ledger import Ledger
 from i2v.ledger.transitions import validate_change
 from tests.support.format_1_records import (

@@ -9,7 +9,8 @@ from itertools import permutations
 import pytest
 
 from i2v.ledger import transitions
-from i2v.ledger.job import AttemptEnd, EndKind, JobRecord, JobState, Reason, decide
+from i2v.ledger.attempt import AttemptEnd, EndKind, Reason
+from i2v.ledger.job import JobRecord, JobState, decide
 from tests.support.job_records import (
     BY_STATE,
     CLAIMED,

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from i2v.ledger import transitions
-from i2v.ledger.job import Attempt, AttemptEnd, EndKind, JobRecord, JobState
+from i2v.ledger.attempt import Attempt, AttemptEnd, EndKind
+from i2v.ledger.job import JobRecord, JobState
 from i2v.ledger.transitions import validate_change
 from i2v.request import Request
 from tests.support.job_records import (

@@ -9,7 +9,8 @@ import pytest
 from i2v.errors import FetchError, NotTried, Refused
 from i2v.inputs.prompts import RequestOptions
 from i2v.ledger import transitions
-from i2v.ledger.job import EndKind, JobRecord, JobState, Reason, StoredVideo
+from i2v.ledger.attempt import EndKind, Reason, StoredVideo
+from i2v.ledger.job import JobRecord, JobState
 from i2v.media.images import ImageRef
 from i2v.pipeline import outcomes
 from i2v.pipeline.context import RunContext

@@ -9,7 +9,8 @@ from functools import cache
 from typing import Any
 
 from i2v.ledger import job
-from i2v.ledger.job import AttemptEnd, EndKind, JobState
+from i2v.ledger.attempt import AttemptEnd, EndKind
+from i2v.ledger.job import JobState
 from tests.support.documents import code_spans, names_in, read_page, tables
 from tests.support.job_records import CLAIMED, NOW, explore
 from tests.support.paths import ROOT

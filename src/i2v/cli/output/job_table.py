@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from i2v.cli.output.console import stdout
-from i2v.ledger.job import Attempt, EndKind, JobRecord, JobState
+from i2v.ledger.attempt import Attempt, EndKind
+from i2v.ledger.job import JobRecord, JobState
 from i2v.money import money_text
 from i2v.reports.advice import advise_job
 

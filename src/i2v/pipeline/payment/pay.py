@@ -15,7 +15,7 @@ from i2v.apixo.models import SubmitBody, submit_body
 from i2v.clock import boot_time, today_utc
 from i2v.errors import BudgetExceeded, I2vError, NotFound, NotTried, Paused, ProviderError, StorageError
 from i2v.ledger import transitions
-from i2v.ledger.job import Attempt
+from i2v.ledger.attempt import Attempt
 from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import JobSubmitted

@@ -14,7 +14,8 @@ from typing import TypeVar
 from i2v.apixo.fail_codes import FailClass, classify_fail_code
 from i2v.errors import AccountRejected, AnswerLost, I2vError, ProviderError, Rejected, TaskRejected
 from i2v.ledger import transitions
-from i2v.ledger.job import EndKind, JobRecord, Reason
+from i2v.ledger.attempt import EndKind, Reason
+from i2v.ledger.job import JobRecord
 from i2v.ledger.ledger import Edit, VersionedRecord
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.video_order import Order
