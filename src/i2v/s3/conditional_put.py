@@ -47,10 +47,12 @@ def condition(etag: str | None, form: EtagForm) -> dict[str, str]:
 
 
 async def _has_etag(storage: Storage, uri: S3Uri, etag: str | None) -> bool:
-    """Return whether the object has this etag; with `None`, whether there is none."""
+    """Return whether the object has this etag; with `None`, whether there is none. Raise `NotFound` as S3 does."""
     try:
         return (await storage.head(uri)).etag == etag
     except NotFound:
-        return etag is None
+        if etag is None:
+            return True
+        raise
     except StorageError:
         return False

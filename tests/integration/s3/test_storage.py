@@ -20,6 +20,7 @@ from i2v.errors import Conflict, NoBucket, NotFound, StorageError
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from sandbox import Sandbox
+from tests.support.ceph_server import CephServer
 from tests.support.memory_storage import MemoryStorage
 from tests.support.raw_server import running, send
 
@@ -52,10 +53,18 @@ async def keys(storage: Storage, prefix: S3Uri, **options: Any) -> list[str]:
     return [entry.uri.key async for entry in storage.list(prefix, **options)]
 
 
-@pytest.fixture(params=["sandbox", "memory"])
-def either(request: pytest.FixtureRequest, storage: Storage) -> Storage:
-    """The sandbox's S3, and the one in memory that stands in for it in tests with thousands of steps."""
-    return storage if request.param == "sandbox" else MemoryStorage()
+@pytest.fixture(params=["sandbox", "memory", "ceph"])
+def either(request: pytest.FixtureRequest, storage: Storage, sandbox: Sandbox) -> Iterator[Storage]:
+    """The sandbox's S3; the one in memory, which stands in for it in tests with thousands of steps; and Ceph's."""
+    if request.param != "ceph":
+        yield storage if request.param == "sandbox" else MemoryStorage()
+        return
+    server: CephServer = request.getfixturevalue("ceph_server")
+    monkeypatch: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+    with Storage() as opened:
+        opened.client.create_bucket(Bucket=sandbox.bucket)
+        yield opened
 
 
 async def test_a_put_object_is_read_back(either: Storage, at: Place) -> None:
