@@ -117,7 +117,7 @@ class _HeadLines:
 
     def __init__(self, file: BufferedReader) -> None:
         self._file = file
-        self._is_status = self._skipping = True
+        self._is_status, self._skipping = True, False
 
     def readline(self, limit: int) -> bytes:
         """Return the next status line, header or blank line. Raise `HTTPException` if the head ends early."""

@@ -1,6 +1,6 @@
 """The fetcher through a forward proxy: which requests go there, how, and what is checked before."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +40,26 @@ async def test_http_is_forwarded(variable: str, make_fetcher: MakeFetcher, monke
         assert server.requests[0].header("host") == f"files.test:{server.port}"
 
 
+def _folders(parent: Path, *names: str) -> Iterator[tuple[Path, str]]:
+    for name in names:
+        (parent / name).mkdir()
+        yield parent / name, name
+
+
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy"])
 @pytest.mark.parametrize("with_tls", [False, True])
 async def test_https_goes_through_a_tunnel(
     variable: str, with_tls: bool, make_fetcher: MakeFetcher, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The proxy, which may itself use TLS, sees the host alone; the certificate is checked for the host's name."""
-    context, root = own_authority(tmp_path, "files.test", "127.0.0.1")
-    monkeypatch.setenv("SSL_CERT_FILE", str(root))
+    (of_server, trusted), (of_proxy, also_trusted) = (
+        own_authority(folder, name) for folder, name in _folders(tmp_path, "files.test", "127.0.0.1")
+    )
+    trusted.write_bytes(trusted.read_bytes() + also_trusted.read_bytes())
+    monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
     async with (
-        running(HERE, context=context) as server,
-        running_proxy(NAMES, context=context if with_tls else None) as proxy,
+        running(HERE, context=of_server) as server,
+        running_proxy(NAMES, context=of_proxy if with_tls else None) as proxy,
     ):
         monkeypatch.setenv(variable, f"{'https' if with_tls else 'http'}://127.0.0.1:{proxy.port}")
         async with make_fetcher() as fetcher:

@@ -7,6 +7,7 @@ import pytest
 from i2v.cli.output.job_table import print_job
 from i2v.ledger.job import JobRecord
 from i2v.pipeline.generate import Steps, process_order
+from i2v.pipeline.submit import submit
 from i2v.reports.run_report import ItemReport, Outcome
 from i2v.settings import Settings
 from sandbox import Sandbox
@@ -82,8 +83,8 @@ async def test_an_unknown_state_with_a_video_is_stored_and_named(
     """A success by another name is stored and paid once, and its word is in log, report and `i2v jobs show`."""
     provider.add_fault(on="task", kind="state", state="succeeded")
     if by_reconcile:
-        line = await _run(new_run, put_photo(sandbox), poll_deadline_seconds=0.001)
-        assert line.outcome is Outcome.SUBMITTED
+        async with new_run() as run:
+            await submit(run, await order_for(run, put_photo(sandbox)))
         provider.wait(lambda: all(task.state == "success" for task in provider.tasks.values()))
         async with new_run(run_gone_seconds=0.001) as run:
             (line,) = (await reconcile(run)).items
