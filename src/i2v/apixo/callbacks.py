@@ -96,5 +96,4 @@ async def check_callbacks(settings: Settings, resolve: Resolver = resolve_host) 
     except FetchError as failure:
         if failure.forbidden:
             message = f"I2V_CALLBACK_BASE_URL is not a public https address: {failure.message}"
-            hint = f"Use a public https address, or allow this one: I2V_PRIVATE_HOSTS={host}:{port}"
-            raise UsageError(message, hint) from None
+            raise UsageError(message, f"Use a public https address. {failure.hint}") from None

@@ -10,7 +10,7 @@ from sandbox.prefect_server import PrefectServer
 from tests.support.paths import ROOT
 
 TEXT = (ROOT / "deployments/server.env").read_text()
-UI = re.findall(r"^PREFECT_SERVER_CORS_ALLOWED_ORIGINS=(.*)$", TEXT, re.MULTILINE)[0]
+UI = re.findall(r"^PREFECT_SERVER_CORS_ALLOWED_ORIGINS=(.*)$", TEXT, re.MULTILINE)[0].split(",")
 
 
 def _preflight(server: PrefectServer, origin: str) -> str | None:
@@ -26,7 +26,7 @@ def _preflight(server: PrefectServer, origin: str) -> str | None:
 
 def test_only_the_ui_may_call_the_api(prefect_server: PrefectServer) -> None:
     """A browser lets the UI's origin call the API, and no other."""
-    assert _preflight(prefect_server, UI) == UI
+    assert [_preflight(prefect_server, origin) for origin in UI] == UI
     assert _preflight(prefect_server, "https://evil.example") is None
 
 
