@@ -4,7 +4,6 @@ Events are S3's records (also those of MinIO, Ceph and others), EventBridge's an
 envelopes of `_inner`. A payload without any event that can be read raises `InvalidNotification`.
 """
 
-import binascii
 import hashlib
 import json
 import re
@@ -179,12 +178,13 @@ def _load(text: bytes | str) -> Any:
 
 def _records(data: Any, texts: int = 1) -> Iterator[Any]:
     """Yield the events in arrays and envelopes; an envelope that cannot be opened as its error."""
+    is_text = isinstance(data, str | bytes)
     try:
-        inner = [_load(data)] if isinstance(data, str) else _inner(data)
-    except InvalidNotification as error:
+        inner = [_load(data)] if is_text else _inner(data)
+    except (InvalidNotification, ValueError) as error:
         yield error
         return
-    texts += isinstance(data, str)
+    texts += is_text
     if inner is None or texts > MAX_TEXTS:
         yield data
     else:
@@ -204,15 +204,8 @@ def _inner(data: Any) -> list[Any] | None:
         case {"specversion": _, "data": dict(event)}:
             return [event]  # CloudEvents
         case {"message": {"data": str(text)}}:
-            return [_from_base64(text)]  # Pub/Sub push
+            return [b64decode(text)]  # Pub/Sub push
     return None
-
-
-def _from_base64(text: str) -> str:
-    try:
-        return b64decode(text).decode()
-    except (binascii.Error, ValueError):
-        raise InvalidNotification("The notification has an invalid message", HINT) from None
 
 
 def _read_record(record: Any, settings: Settings) -> NewImage | DropReason:
@@ -239,19 +232,13 @@ def _read_record(record: Any, settings: Settings) -> NewImage | DropReason:
 def _keys(text: str, *, is_encoded: bool) -> tuple[str, str | None]:
     """Return the key that a text means, and the text itself if it could be the key instead."""
     decoded = unquote_plus(text, errors="surrogateescape") if is_encoded else text
-    keys = [key for key in dict.fromkeys((decoded, text)) if _is_key(key)]
+    keys = [key for key in dict.fromkeys((decoded, text)) if len(key.encode(errors="replace")) <= MAX_KEY_BYTES]
+    keys = [key for key in keys if key and not re.search("[\0\ud800-\udfff]", key)]
     if not keys:
         raise InvalidNotification(
             "The notification has an invalid key", f"Keys have 1 to {MAX_KEY_BYTES} bytes of UTF-8 without NUL"
         )
     return keys[0], keys[1] if len(keys) > 1 else None
-
-
-def _is_key(key: str) -> bool:
-    try:
-        return 0 < len(key.encode()) <= MAX_KEY_BYTES and "\0" not in key
-    except UnicodeEncodeError:
-        return False
 
 
 def _why_no_upload(uri: S3Uri, settings: Settings) -> DropReason | None:
