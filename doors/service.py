@@ -22,6 +22,7 @@ from i2v.apixo.callbacks import callback_settings_error
 from i2v.errors import UsageError
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
+from i2v.urls import redact_url
 
 log = logging.getLogger(__name__)
 FINISH_SECONDS = 25.0
@@ -129,7 +130,8 @@ async def _wait_for_signal() -> int:
 def _describe(settings: Settings, listening: socket.socket) -> str:
     host, port = listening.getsockname()[:2]
     webhooks = "POST /s3 is on" if settings.door_token else "POST /s3 is off: I2V_DOOR_TOKEN is not set"
+    queue = redact_url(settings.sqs_queue_url or "not set")
     return (
-        f"The door listens on http://{host}:{port} ({webhooks}); queue: {settings.sqs_queue_url or 'not set'}; "
+        f"The door listens on http://{host}:{port} ({webhooks}); queue: {queue}; "
         f"Prefect: {prefect_api_url()}, deployment {ON_IMAGE}; images: {settings.images}"
     )

@@ -13,6 +13,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
 
 from i2v.errors import I2vError, UsageError
+from i2v.urls import redact_url
 
 THREADS = 24
 WAIT_SECONDS = 20
@@ -65,7 +66,7 @@ class SqsQueue:
         try:
             return await loop.run_in_executor(self._threads, lambda: function(**arguments))
         except (ClientError, BotoCoreError) as error:
-            raise _translate(error, self.url) from error
+            raise _translate(error, redact_url(self.url)) from error
         except Exception as error:  # boto3 also leaks parser and socket errors; none may end the receive loop
             raise QueueError(f"SQS failed: {type(error).__name__}: {error}", "Check the AWS_* settings") from error
 

@@ -3,8 +3,8 @@
 import re
 from urllib.parse import parse_qsl, urlsplit
 
-SIGNED_PARAMETERS = "X-Amz-|X-Goog-|sig|token|credential|secret|password|policy|hmac|hdn"
-"""What the names of query parameters that sign or authorize begin with, as a regular expression."""
+SIGNED_PARAMETERS = "X-Amz-|X-Goog-|sig(n|ned|nature)?(?![a-z])|token|credential|secret|password|policy|hmac|hdn"
+"""What the names of query parameters that sign or authorize begin with."""
 
 _CALLBACK = re.compile(r"((?:/|%2F)apixo(?:/|%2F)[0-9a-f]{64}(?:/|%2F)[0-9]+(?:/|%2F))[0-9A-Za-z]+", re.IGNORECASE)
 
