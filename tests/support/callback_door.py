@@ -31,11 +31,17 @@ async def collect(prefect_server: PrefectServer) -> AsyncIterator[UUID]:
         await ensure_deployment(client)
         flow = await client.create_flow_from_name("reconcile")
         deployment = await client.create_deployment(flow, "collect", enforce_parameter_schema=False)
+    await _delete_runs(deployment)  # of earlier tests that deployed it themselves
     yield deployment
+    await _delete_runs(deployment)
+    async with get_client() as client:
+        await client.delete_deployment(deployment)
+
+
+async def _delete_runs(deployment: UUID) -> None:
     async with get_client() as client:
         for run in await list_collect_runs(deployment):
             await client.delete_flow_run(run.id)
-        await client.delete_deployment(deployment)
 
 
 async def list_collect_runs(deployment: UUID) -> list[FlowRun]:
