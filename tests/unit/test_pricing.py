@@ -45,7 +45,7 @@ def test_a_setting_overrides_a_price(price: str, monkeypatch: pytest.MonkeyPatch
         ('{"pro-6": "NaN"}', "pro-6"),
         ('{"pro-6": "Infinity"}', "pro-6"),
         ('{"pro-6": "cheap"}', "pro-6"),
-        ("0.2", "dictionary"),
+        ("0.2", "not a JSON object"),
         ("cheap", "not valid JSON"),
     ],
 )
