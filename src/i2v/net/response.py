@@ -67,6 +67,12 @@ class TolerantResponse(HTTPResponse):
     fp: BufferedReader
 
     def begin(self) -> None:
+        """Read the head, and find out how the body is encoded."""
+        self.read_head()
+        self._read_framing()
+        self._drop_false_encoding()
+
+    def read_head(self) -> None:
         """Read the head; skip every informational response, where `http.client` skips only 100."""
         whole = self.fp
         self.fp = _HeadLines(whole)  # type: ignore[assignment]  # `begin` only reads lines
@@ -78,11 +84,9 @@ class TolerantResponse(HTTPResponse):
         finally:
             self.fp = whole
         assert_header_parsing(self.headers)
-        declared_length(self.headers.get_all("content-length", []))
-        self._read_transfer_coding()
-        self._drop_false_encoding()
 
-    def _read_transfer_coding(self) -> None:
+    def _read_framing(self) -> None:
+        declared_length(self.headers.get_all("content-length", []))
         codings = {coding.strip().lower() for coding in self._list("transfer-encoding")} - {"", "identity"}
         if codings == {"chunked"}:  # `http.client` does not strip it
             self.chunked, self.chunk_left, self.length = True, None, None
@@ -108,7 +112,7 @@ class TunnelResponse(TolerantResponse):
 
     def begin(self) -> None:
         """Read the head."""
-        super().begin()
+        self.read_head()
         self.length, self.chunked, self.will_close = 0, False, False
 
 

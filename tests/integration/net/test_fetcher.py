@@ -24,6 +24,7 @@ from i2v.net.fetcher import FetchedBody, Fetcher
 from i2v.settings import Settings
 from tests.support.certificate_authority import own_authority
 from tests.support.raw_server import (
+    Exchange,
     RawServer,
     Responder,
     drip,
@@ -206,6 +207,14 @@ def _head(*lines: bytes, status: bytes = b"200 OK", body: bytes = VIDEO) -> Resp
     return raw(b"\r\n".join([b"HTTP/1.1 " + status, *lines, b"", body]))
 
 
+def _kept_open(response: bytes) -> Responder:
+    async def respond(exchange: Exchange) -> None:
+        exchange.writer.write(response)
+        await exchange.writer.drain()
+
+    return respond
+
+
 LENGTH = b"Content-Length: %d" % len(VIDEO)
 RANGE = b"Content-Range: bytes 0-%d/%d" % (len(VIDEO) - 1, len(VIDEO))
 TAKEN: dict[str, Responder] = {
@@ -245,6 +254,12 @@ TAKEN: dict[str, Responder] = {
     "a folded line that is no header's": _head(b" lost", b"X Odd: a", b" b", LENGTH),
     "bare line ends": raw(b"HTTP/1.1 200 OK\n" + LENGTH + b"\n\n" + VIDEO),
     "the same length twice": _head(LENGTH, LENGTH),
+    "the same length with a comma": _head(b"Content-Length: %d, %d" % (len(VIDEO), len(VIDEO))),
+    "more bytes than announced": _head(LENGTH, body=VIDEO + b"more"),
+    "HTTP/1.0, kept open": _kept_open(b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n" + LENGTH + b"\r\n\r\n" + VIDEO),
+    "chunks with extensions and trailers": _head(
+        b"Transfer-Encoding: chunked", body=b"%x;a=b\r\n%s\r\n0\r\nX: y\r\n\r\n" % (len(VIDEO), VIDEO)
+    ),
     "raw bytes in a value": _head(b"Content-Disposition: attachment; filename=\xff\x00.mp4", LENGTH),
     "a length that chunks confirm": _head(
         LENGTH, b"Transfer-Encoding: chunked", body=b"%x\r\n%s\r\n0\r\n\r\n" % (len(VIDEO), VIDEO)
