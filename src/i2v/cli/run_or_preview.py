@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from i2v.cli.images.flow_parameter import within_limit, without_signed_urls
-from i2v.cli.images.local_files import find
+from i2v.cli.images.local_files import find_named_images
 from i2v.cli.images.uploads import UploadCandidate, upload, validate
 from i2v.cli.library_run import Ending, run_library
 from i2v.cli.output.console import print_error, show_logs, stderr
@@ -46,7 +46,7 @@ def preview_or_run(
     show_logs(console, verbose=verbose)
     try:
         with Progress(console) as progress:
-            named = find(names, settings)
+            named = find_named_images(names, settings)
             local, refused = asyncio.run(validate(named.local, default, settings, progress))
             if dry_run:
                 orders = [candidate.order(settings) for candidate in local]

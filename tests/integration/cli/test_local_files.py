@@ -12,7 +12,7 @@ from rich.console import Console
 
 from i2v.cli.images import uploads
 from i2v.cli.images.flow_parameter import within_limit
-from i2v.cli.images.local_files import NamedImages, find
+from i2v.cli.images.local_files import NamedImages, find_named_images
 from i2v.cli.images.uploads import UploadCandidate
 from i2v.cli.progress import Progress
 from i2v.errors import NoImages, UsageError
@@ -64,27 +64,29 @@ def test_images_keep_their_paths_inside_the_folder(tmp_path: Path) -> None:
     """`photos/cats/tom.jpg` becomes `images/cats/tom.jpg`; hidden files and other files are left out."""
     for name in ("cats/tom.jpg", "b.PNG", "c.jpeg", "notes.txt", ".hidden.jpg", ".git/x.jpg", "tom.jpg.txt"):
         put_file(tmp_path / name)
-    assert keys(find([str(tmp_path)], NOWHERE)) == ["images/b.PNG", "images/c.jpeg", "images/cats/tom.jpg"]
+    assert keys(find_named_images([str(tmp_path)], NOWHERE)) == ["images/b.PNG", "images/c.jpeg", "images/cats/tom.jpg"]
 
 
 async def test_a_local_image_has_the_prompt_of_its_prefix(tmp_path: Path) -> None:
     """A prompt by prefix applies to a file by its future key, as it does to an object with that key."""
     put_file(tmp_path / "cats/tom.jpg")
     settings = SealedSettings(I2V_BUCKET="my-bucket", I2V_PROMPTS_BY_PREFIX='{"cats/": "it purrs"}')
-    (candidate,), _ = await validate(find([str(tmp_path)], settings), settings, RequestOptions())
+    (candidate,), _ = await validate(find_named_images([str(tmp_path)], settings), settings, RequestOptions())
     assert candidate.request.prompt == "it purrs"
 
 
 def test_a_single_file_is_uploaded_by_its_name(tmp_path: Path) -> None:
     """A named file may have any suffix, and URIs and URLs are passed on to the flow."""
-    named = find([str(put_file(tmp_path / "far/away/tom")), "s3://other/x/", "https://example.org/a.jpg"], NOWHERE)
+    named = find_named_images(
+        [str(put_file(tmp_path / "far/away/tom")), "s3://other/x/", "https://example.org/a.jpg"], NOWHERE
+    )
     assert (keys(named), named.remote) == (["images/tom"], ("s3://other/x/", "https://example.org/a.jpg"))
 
 
 def test_one_file_named_twice_is_one_image(tmp_path: Path) -> None:
     """Naming a file and its folder is not a collision."""
     put_file(tmp_path / "tom.jpg")
-    assert len(find([str(tmp_path), str(tmp_path / "tom.jpg")], NOWHERE).local) == 1
+    assert len(find_named_images([str(tmp_path), str(tmp_path / "tom.jpg")], NOWHERE).local) == 1
 
 
 def test_two_files_with_the_same_key_are_wrong_usage(tmp_path: Path) -> None:
@@ -93,7 +95,7 @@ def test_two_files_with_the_same_key_are_wrong_usage(tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match=r"a/tom\.jpg and .*b/tom\.jpg would both be uploaded to s3://my-bucket/images/tom\.jpg"
     ):
-        find([str(one), str(other)], NOWHERE)
+        find_named_images([str(one), str(other)], NOWHERE)
 
 
 @pytest.mark.parametrize("name", ["_url/x.jpg", "_s3/b/x.jpg", "_long/x.jpg"])
@@ -101,13 +103,13 @@ def test_a_folder_with_a_reserved_name_is_wrong_usage(tmp_path: Path, name: str)
     """No local file gets a key that is reserved for images from other buckets and URLs."""
     put_file(tmp_path / name)
     with pytest.raises(UsageError, match="is reserved"):
-        find([str(tmp_path)], NOWHERE)
+        find_named_images([str(tmp_path)], NOWHERE)
 
 
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
     """A folder without images raises `NoImages`."""
     with pytest.raises(NoImages, match="No images found in"):
-        find([str(tmp_path)], NOWHERE)
+        find_named_images([str(tmp_path)], NOWHERE)
 
 
 def test_a_batch_file_names_files_relative_to_itself(tmp_path: Path) -> None:
@@ -115,7 +117,7 @@ def test_a_batch_file_names_files_relative_to_itself(tmp_path: Path) -> None:
     put_file(tmp_path / "wishes/cats/tom.jpg")
     put_file(tmp_path / "away.jpg")
     rows = "image,prompt,mode\ncats/tom.jpg,purr,pro\n../away.jpg,,\ns3://other/b.jpg,fly,\n"
-    named = find([str(put_file(tmp_path / "wishes/list.csv", rows.encode()))], NOWHERE)
+    named = find_named_images([str(put_file(tmp_path / "wishes/list.csv", rows.encode()))], NOWHERE)
     assert keys(named) == ["images/cats/tom.jpg", "images/away.jpg"]
     assert named.local[0].options == RequestOptions(prompt="purr", mode=Mode.PRO)
     assert [(row.image, row.prompt) for row in named.remote if not isinstance(row, str)] == [
@@ -127,7 +129,7 @@ def test_all_missing_files_of_a_batch_file_are_reported(tmp_path: Path) -> None:
     """One error names all lines whose file is missing."""
     batch_file = put_file(tmp_path / "list.jsonl", b'{"image": "a.jpg"}\n{"image": "b.jpg"}\n')
     with pytest.raises(UsageError, match=r"line 1, .*a\.jpg; line 2, .*b\.jpg"):
-        find([str(batch_file)], NOWHERE)
+        find_named_images([str(batch_file)], NOWHERE)
 
 
 async def test_a_sidecar_overrides_the_prompt_option(tmp_path: Path) -> None:
@@ -135,7 +137,9 @@ async def test_a_sidecar_overrides_the_prompt_option(tmp_path: Path) -> None:
     put_file(tmp_path / "tom.jpg")
     put_file(tmp_path / "tom.jpg.txt", b"purr\n")
     put_file(tmp_path / "eve.jpg")
-    candidates, _ = await validate(find([str(tmp_path)], NOWHERE), NOWHERE, RequestOptions(prompt="{stem} runs"))
+    candidates, _ = await validate(
+        find_named_images([str(tmp_path)], NOWHERE), NOWHERE, RequestOptions(prompt="{stem} runs")
+    )
     assert [candidate.request.prompt for candidate in candidates] == ["eve runs", "purr"]
 
 
@@ -143,7 +147,7 @@ async def test_invalid_files_are_refused(tmp_path: Path) -> None:
     """A refused file is in the report under the URI that it would have had."""
     put_file(tmp_path / "small.jpg", make_jpeg(300, 400))
     put_file(tmp_path / "large.jpg", b"\xff\xd8" + bytes(20_000_001))
-    candidates, refused = await validate(find([str(tmp_path)], NOWHERE), NOWHERE)
+    candidates, refused = await validate(find_named_images([str(tmp_path)], NOWHERE), NOWHERE)
     assert (0, {Outcome.REFUSED}) == (len(candidates), {item.outcome for item in refused})
     assert [item.image for item in refused] == ["s3://my-bucket/images/large.jpg", "s3://my-bucket/images/small.jpg"]
     assert all(words in str(item.reason) for words, item in zip(("too large", "too small"), refused, strict=True))
@@ -155,7 +159,7 @@ async def test_a_file_is_uploaded_with_its_request(
     """The content type comes from the bytes, and the request is stored as metadata."""
     put_file(tmp_path / "tom.jpg", make_png(400, 400))
     candidates, _ = await validate(
-        find([str(tmp_path)], settings), settings, RequestOptions(prompt="Öl läuft", mode=Mode.PRO)
+        find_named_images([str(tmp_path)], settings), settings, RequestOptions(prompt="Öl läuft", mode=Mode.PRO)
     )
     await uploads.upload(storage, candidates, QUIET)
     head = sandbox.s3().head_object(Bucket=sandbox.bucket, Key="images/tom.jpg")
@@ -170,7 +174,9 @@ async def test_a_prompt_too_long_for_metadata_becomes_a_sidecar(
 ) -> None:
     """A prompt that does not fit into metadata is uploaded as `tom.jpg.txt`."""
     put_file(tmp_path / "tom.jpg")
-    candidates, _ = await validate(find([str(tmp_path)], settings), settings, RequestOptions(prompt="ä" * 2000))
+    candidates, _ = await validate(
+        find_named_images([str(tmp_path)], settings), settings, RequestOptions(prompt="ä" * 2000)
+    )
     await uploads.upload(storage, candidates, QUIET)
     assert sandbox.read("images/tom.jpg.txt").decode() == "ä" * 2000
 
@@ -181,7 +187,9 @@ async def test_the_same_file_is_not_uploaded_again(
     """An object with the same bytes is not written again, even if the request differs."""
     put_file(tmp_path / "tom.jpg")
     for prompt in ("one", "two"):
-        candidates, _ = await validate(find([str(tmp_path)], settings), settings, RequestOptions(prompt=prompt))
+        candidates, _ = await validate(
+            find_named_images([str(tmp_path)], settings), settings, RequestOptions(prompt=prompt)
+        )
         await uploads.upload(storage, candidates, QUIET)
     head = sandbox.s3().head_object(Bucket=sandbox.bucket, Key="images/tom.jpg")
     assert head["Metadata"]["prompt"] == "one"
@@ -195,7 +203,7 @@ async def test_an_existing_image_is_never_overwritten(
     sandbox.put_image("images/tom.jpg", there)
     put_file(tmp_path / "tom.jpg")
     put_file(tmp_path / "eve.jpg")
-    candidates, _ = await validate(find([str(tmp_path)], settings), settings)
+    candidates, _ = await validate(find_named_images([str(tmp_path)], settings), settings)
     with pytest.raises(
         UsageError, match=r"images/tom\.jpg exists with other content than .*tom\.jpg, and is not overwritten"
     ):
@@ -208,7 +216,7 @@ async def test_an_image_that_appears_during_the_upload_is_not_overwritten(
 ) -> None:
     """The upload itself is conditional, so an object that appears after the check is kept."""
     put_file(tmp_path / "tom.jpg")
-    candidates, _ = await validate(find([str(tmp_path)], settings), settings)
+    candidates, _ = await validate(find_named_images([str(tmp_path)], settings), settings)
     sandbox.put_image("images/tom.jpg", b"another's")
     with pytest.raises(UsageError, match="is not overwritten"):
         await uploads._put(storage, candidates[0])  # noqa: SLF001 - the step after the check
@@ -220,7 +228,7 @@ async def test_many_rows_become_a_batch_file_that_a_run_reads(
 ) -> None:
     """Rows that are too large for a parameter are put into the bucket, and name the same images."""
     put_file(tmp_path / "tom.jpg")
-    candidates, _ = await validate(find([str(tmp_path)], settings), settings)
+    candidates, _ = await validate(find_named_images([str(tmp_path)], settings), settings)
     row = candidates[0].row
     (uri,) = await within_limit([row] * 5000, storage, settings)
     (item,) = await find_items([uri], storage, settings)

@@ -39,7 +39,7 @@ class NamedImages:
     local: tuple[LocalImage, ...]
 
 
-def find(names: Sequence[str], settings: Settings) -> NamedImages:
+def find_named_images(names: Sequence[str], settings: Settings) -> NamedImages:
     """Sort names into remote and local images. The key of a file is its path inside the named folder, or its name.
 
     Raise `NoImages` if nothing is found, `UsageError` for a missing path or if two files would have the same key.
