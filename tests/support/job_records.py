@@ -31,6 +31,7 @@ VIDEO = StoredVideo(
     height=768,
     seconds=6,
 )
+UNVERIFIED = VIDEO.model_copy(update={"unverified": "the video is truncated"})
 READY = JobRecord(key="a" * 64, image=IMAGE, request=Request(prompt="zoom"), created_at=NOW, updated_at=NOW)
 Change = Callable[[JobRecord], JobRecord | None]
 
@@ -132,6 +133,7 @@ def changes(record: JobRecord, max_attempts: int) -> Iterator[tuple[str, Change]
     """Yield all that can happen to a record, by name."""
     yield "claim", lambda job: transitions.claim(job, IMAGE, new_attempt(job, f"claim {job.next_number}"))
     yield "resubmit", transitions.resubmit
+    yield "keep", transitions.keep
     yield "drop", lambda job: transitions.drop(job, WHY, NOW)
     yield "adopt", lambda job: transitions.adopt(job, "task by a person", None, NOW)
     for attempt in record.attempts:
@@ -148,7 +150,9 @@ def changes(record: JobRecord, max_attempts: int) -> Iterator[tuple[str, Change]
 
 def _ends(task: str, most: int) -> Iterator[tuple[str, Change]]:
     """Yield what the provider can report of a task."""
+    yield "note_delivery", lambda job: transitions.note_delivery(job, task, "1" * 64, NOW)
     yield "store", lambda job: transitions.store(job, task, VIDEO, NOW)
+    yield "store unverified", lambda job: transitions.store(job, task, UNVERIFIED, NOW)
     yield "end_task as refused", lambda job: transitions.end_task(job, task, EndKind.REFUSED, WHY, NOW)
     yield "end_task as failed", lambda job: transitions.end_task(job, task, EndKind.FAILED, WHY, NOW)
     again = partial(transitions.end_task, task_id=task, kind=EndKind.FAILED, reason=WHY, now=NOW, max_attempts=most)
@@ -163,6 +167,7 @@ def _shape(record: JobRecord) -> tuple[object, ...]:
             one.task_id is not None,
             one.reopened,
             one.resubmitted,
+            one.is_unverified,
             (one.end.kind, one.end.retry, revisions.index(one.end.revision)) if one.end else None,
         )
         for one in record.attempts

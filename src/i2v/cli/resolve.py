@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,7 +24,7 @@ RESUBMIT_QUESTION = "{jobs} will be retried: the next run is charged ${usd}."
 DROP_QUESTION = "{jobs} will be abandoned without a video; the provider may have charged ${usd}."
 
 
-def resolve(
+def resolve(  # noqa: PLR0913 - a command's parameters are its options
     keys: Annotated[
         list[str] | None,
         typer.Argument(metavar="KEY…", show_default=False, help="Job keys, or their first 6 or more digits."),
@@ -38,8 +38,13 @@ def resolve(
         str | None,
         typer.Option(metavar="TASKID", show_default=False, help="Assign the provider's task to an unknown job."),
     ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Accept videos that could not be verified.")] = False,
     resubmit: Annotated[
-        bool, typer.Option("--resubmit", help="Retry unknown, refused or failed jobs; the next run is charged again.")
+        bool,
+        typer.Option(
+            "--resubmit",
+            help="Retry unknown, refused or failed jobs, or those with an unverified video; the next run is charged.",
+        ),
     ] = False,
     drop: Annotated[bool, typer.Option("--drop", help="Abandon unknown or submitted jobs.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
@@ -51,25 +56,26 @@ def resolve(
     video is stored without another charge. If it is not there, --resubmit the job.
     This command itself never submits anything.
     """
-    _check_usage(keys, state, adopt, every=every, resubmit=resubmit, drop=drop)
+    _check_usage(keys, state, adopt, every=every, others=(keep, resubmit, drop))
 
     async def work(ledger: Ledger) -> tuple[list[JobRecord], list[CannotResolve]]:
         if state:
             chosen = [record async for record in ledger.records() if record.state == state]
         else:
             chosen = [await find_job(ledger, key) for key in keys or ()]
-        if chosen and adopt is None and not yes:
+        if chosen and adopt is None and not keep and not yes:
             _confirm(chosen, RESUBMIT_QUESTION if resubmit else DROP_QUESTION)
-        return await _resolve_all(ledger, chosen, adopt, resubmit=resubmit)
+        return await _resolve_all(ledger, chosen, adopt, "keep" if keep else "resubmit" if resubmit else "drop")
 
     _print(*with_ledger(work), as_json=as_json)
 
 
 def _check_usage(
-    keys: list[str] | None, state: options.State | None, adopt: str | None, *, every: bool, resubmit: bool, drop: bool
+    keys: list[str] | None, state: options.State | None, adopt: str | None, *, every: bool, others: tuple[bool, ...]
 ) -> None:
-    if sum((adopt is not None, resubmit, drop)) != 1:
-        raise UsageError("Use exactly one of --adopt TASKID, --resubmit and --drop", "See i2v jobs resolve --help")
+    if sum((adopt is not None, *others)) != 1:
+        allowed = "--adopt TASKID, --keep, --resubmit and --drop"
+        raise UsageError(f"Use exactly one of {allowed}", "See i2v jobs resolve --help")
     if bool(keys) == bool(state):
         raise UsageError("Use either job keys or --state S --all", "See i2v jobs")
     if state and not every:
@@ -91,7 +97,7 @@ def _confirm(chosen: Sequence[JobRecord], question: str) -> None:
 
 
 async def _resolve_all(
-    ledger: Ledger, chosen: Sequence[JobRecord], adopt: str | None, *, resubmit: bool
+    ledger: Ledger, chosen: Sequence[JobRecord], adopt: str | None, how: Literal["keep", "resubmit", "drop"]
 ) -> tuple[list[JobRecord], list[CannotResolve]]:
     """Return the changed records, and an error for each job whose state does not allow the change."""
     from i2v.apixo.client import ApixoClient
@@ -104,7 +110,8 @@ async def _resolve_all(
                 async with ApixoClient(ledger.settings) as client:
                     done.append(await resolver.adopt(record.key, adopt, client))
             else:
-                done.append(await (resolver.resubmit if resubmit else resolver.drop)(record.key))
+                ways = {"keep": resolver.keep, "resubmit": resolver.resubmit, "drop": resolver.drop}
+                done.append(await ways[how](record.key))
         except CannotResolve as error:
             errors.append(error)
     return done, errors

@@ -60,8 +60,17 @@ class StoredVideo(LedgerModel):
     seconds: float
     flags: tuple[str, ...] = ()
     """Sentences on how the video differs from the request."""
+    unverified: str | None = None
+    """Why the file could not be verified, although it came twice with the same bytes."""
     image_changed: bool = False
     """Whether the image was replaced or deleted before the end, so that the video may show another one."""
+
+
+class SeenDelivery(LedgerModel):
+    """A delivery that could not be verified: its hash, and when it first came."""
+
+    sha256: str
+    at: datetime
 
 
 class AttemptEnd(LedgerModel):
@@ -99,6 +108,10 @@ class Attempt(LedgerModel):
     """Whether its task id arrived after it had ended."""
     resubmitted: bool = False
     """Whether a person allowed another attempt after this one."""
+    delivery_seen: SeenDelivery | None = None
+    """The newest delivery that could not be verified; it is stored if it comes again."""
+    kept: bool = False
+    """Whether a person accepted its unverified video."""
     end: AttemptEnd | None = None
 
     @property
@@ -115,6 +128,12 @@ class Attempt(LedgerModel):
     def is_unknown(self) -> bool:
         """Whether its answer is lost and no person has decided about it."""
         return self.ended_as(EndKind.LOST) and not self.resubmitted
+
+    @property
+    def is_unverified(self) -> bool:
+        """Whether its video could not be verified and no person has decided about it."""
+        unverified = self.end and self.end.video and self.end.video.unverified
+        return bool(unverified) and not self.kept and not self.resubmitted
 
     @property
     def is_settled(self) -> bool:

@@ -7,7 +7,8 @@
     unknown   ─► submitted (late) | ready | refused | failed (the answer became known, or a person decided)
     refused   ─► ready (a person) | submitted (late)
     failed    ─► ready (a person) | submitted (late)
-    late: a task id arrived after all; the attempt that it belongs to is open again. A stored job stays stored.
+    stored    ─► ready | claimed | submitted (a person, only if its video is unverified)
+    late: a task id arrived after all; the attempt that it belongs to is open again. A verified video stays the job's.
 
 `i2v.ledger.transitions` has the functions that change a record, `i2v.ledger.ledger` reads and writes it,
 `i2v.ledger.format_1` reads old records. Keep I/O out.
@@ -111,8 +112,9 @@ class JobRecord(LedgerModel):
 
     @property
     def video(self) -> StoredVideo | None:
-        """The job's published video."""
-        return self.attempt.end.video if self.attempt and self.attempt.end else None
+        """The job's published video; `None` once a person resubmitted it."""
+        attempt = self.attempt
+        return attempt.end.video if attempt and attempt.end and not attempt.resubmitted else None
 
     @property
     def is_open(self) -> bool:
@@ -169,7 +171,7 @@ _BY_END = {
 def decide(attempts: Sequence[Attempt]) -> tuple[JobState, Attempt | None]:
     """Return the state that these attempts give their job, and the attempt that decides it."""
     ended = sorted((one for one in attempts if one.end), key=lambda one: one.end.revision if one.end else 0)
-    if stored := next((one for one in ended if one.ended_as(EndKind.STORED)), None):
+    if stored := next((one for one in ended if one.ended_as(EndKind.STORED) and not one.resubmitted), None):
         return JobState.STORED, stored
     for state, matches in (
         (JobState.SUBMITTED, [one for one in attempts if one.is_running]),

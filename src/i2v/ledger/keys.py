@@ -24,6 +24,7 @@ MAX_UNIX_MILLISECONDS = 9_999_999_999_999
 _MARKER = re.compile(r"([0-9a-f]{12}-[0-9a-f]{12})-([0-9a-f]{64})(?:-([0-9]{1,9})r?)?")
 RESERVED = ("_s3/", "_url/", "_long/")
 """Folders for images from outside the images prefix; no image key under the prefix may start with one."""
+_VIDEO_ENDING = re.compile(r"(?:\.unverified)?\.(?:mp4|mov|webm|mkv)$")
 
 
 def digest12(text: str) -> str:
@@ -50,13 +51,19 @@ def _short(name: str) -> str:
 
 
 def output_uri(settings: Settings, name: str, etag: str, request_digest12: str, ending: str) -> S3Uri:
-    """Return the URI of an output; `ending` is `.mp4`, `.jpg`, `.json`, `.refused.json` or `.failed.json`."""
+    """Return the URI of an output; `ending` is such as `.mp4`, `.jpg`, `.json`, `.refused.json` or `.failed.json`."""
     return settings.videos / f"{name}/{digest12(etag)}-{request_digest12}{ending}"
 
 
 def sibling_uri(video: S3Uri, ending: str) -> S3Uri:
     """Return the URI of a video's poster (`.jpg`) or manifest (`.json`)."""
-    return S3Uri(video.bucket, video.key.removesuffix(".mp4") + ending)
+    return S3Uri(video.bucket, _VIDEO_ENDING.sub("", video.key) + ending)
+
+
+def video_ending(video: S3Uri) -> str:
+    """Return the ending of a video, such as `.mp4` or `.unverified.webm`; empty if it is not one."""
+    found = _VIDEO_ENDING.search(video.key)
+    return found[0] if found else ""
 
 
 def parse_video_uri(address: str | None, settings: Settings) -> S3Uri | None:
@@ -65,7 +72,7 @@ def parse_video_uri(address: str | None, settings: Settings) -> S3Uri | None:
         uri = S3Uri.parse(address or "")
     except ValueError:
         return None
-    return uri if settings.videos.holds(uri) and uri.key.endswith(".mp4") else None
+    return uri if settings.videos.holds(uri) and video_ending(uri) else None
 
 
 def job_uri(settings: Settings, key: str) -> S3Uri:

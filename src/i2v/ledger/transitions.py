@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from i2v.ledger.attempt import Attempt, AttemptEnd, EndKind, Reason, StoredVideo
+from i2v.ledger.attempt import Attempt, AttemptEnd, EndKind, Reason, SeenDelivery, StoredVideo
 from i2v.ledger.job import JobImage, JobRecord, JobState
 
 _FIXED = ("number", "claim", "run_id", "claimed_at", "price_usd", "day", "delivery")
@@ -167,16 +167,39 @@ def adopt_from_callback(record: JobRecord, number: int, task_id: str, now: datet
     return record_task(record, attempt.claim, task_id, now) if attempt else None
 
 
+def note_delivery(record: JobRecord, task_id: str, sha256: str, now: datetime) -> JobRecord | None:
+    """Remember a delivery that could not be verified, unless it is the one that is remembered."""
+    attempt = record.attempt_for_task(task_id)
+    if attempt is None or not attempt.is_running:
+        return None
+    if attempt.delivery_seen and attempt.delivery_seen.sha256 == sha256:
+        return None
+    return record.with_attempt(attempt.model_copy(update={"delivery_seen": SeenDelivery(sha256=sha256, at=now)}))
+
+
+def keep(record: JobRecord) -> JobRecord | None:
+    """Accept the job's unverified video at a person's request."""
+    if record.attempt is None or not record.attempt.is_unverified:
+        return None
+    return record.with_attempt(record.attempt.model_copy(update={"kept": True}))
+
+
 def resubmit(record: JobRecord) -> JobRecord | None:
-    """Make the job ready at a person's request, with at least one attempt left."""
-    if record.state not in {JobState.UNKNOWN, JobState.REFUSED, JobState.FAILED}:
+    """Make the job ready at a person's request, with at least one attempt left. Its video may only be unverified."""
+    if record.state is not JobState.UNKNOWN and not _awaits_decision(record):
         return None
     for attempt in record.attempts:
         if attempt.is_unknown:
             record = record.with_attempt(attempt.model_copy(update={"resubmitted": True}))
-    if record.state is not JobState.READY and record.attempt:  # without the unknown ones, its newest end decides
+    while record.attempt and _awaits_decision(record):  # without the unknown ones, its video or newest end decides
         record = record.with_attempt(record.attempt.model_copy(update={"resubmitted": True}))
     return record
+
+
+def _awaits_decision(record: JobRecord) -> bool:
+    """Whether the job was refused, has failed, or has an unverified video alone."""
+    is_unverified = record.attempt is not None and record.attempt.is_unverified
+    return is_unverified or record.state in {JobState.REFUSED, JobState.FAILED}
 
 
 def drop(record: JobRecord, reason: Reason, now: datetime) -> JobRecord | None:

@@ -71,8 +71,11 @@ class Decoder:
         return await self.run(_examine_video, path, sha256, fingerprint)
 
     async def salvage(self, path: Path, sha256: str) -> tuple[VideoFacts, bytes]:
-        """Do what `i2v.media.videos.salvage` does. Raise `DecoderStopped` too."""
-        return await self.run(_salvage, path, sha256)
+        """Do what `i2v.media.videos.salvage` does; where even that exceeds a limit, with a gray poster."""
+        try:
+            return await self.run(_salvage, path, sha256)
+        except DecoderStopped:
+            return await self.run(_unknown_video, path, sha256)
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """Run a function in a child process; what it raises is raised here.
@@ -142,6 +145,12 @@ def _salvage(path: Path, sha256: str) -> tuple[VideoFacts, bytes]:
     from i2v.media.videos import salvage  # noqa: PLC0415 - only the child loads the decoders
 
     return salvage(path, sha256)
+
+
+def _unknown_video(path: Path, sha256: str) -> tuple[VideoFacts, bytes]:
+    from i2v.media.videos import unknown_video  # noqa: PLC0415 - only the child loads the decoders
+
+    return unknown_video(path, sha256)
 
 
 def _prepare() -> None:

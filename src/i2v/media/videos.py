@@ -53,9 +53,14 @@ def salvage(path: Path, sha256: str) -> tuple[VideoFacts, bytes]:
     try:
         return _Examination(path, is_strict=False).salvage(sha256)
     except (BrokenVideo, av.FFmpegError, ArithmeticError, LookupError, OverflowError, TypeError, ValueError):
-        size = path.stat().st_size
-        facts = VideoFacts(width=0, height=0, seconds=0, frames=0, codec="unknown", size=size, sha256=sha256)
-        return facts, empty_poster()
+        return unknown_video(path, sha256)
+
+
+def unknown_video(path: Path, sha256: str) -> tuple[VideoFacts, bytes]:
+    """Return the facts and a gray poster of a file of which nothing can be decoded."""
+    size = path.stat().st_size
+    facts = VideoFacts(width=0, height=0, seconds=0, frames=0, codec="unknown", size=size, sha256=sha256)
+    return facts, empty_poster()
 
 
 @dataclass

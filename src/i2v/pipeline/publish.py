@@ -17,7 +17,7 @@ from i2v.ledger import keys
 from i2v.ledger.attempt import Reason, StoredVideo
 from i2v.ledger.job import JobImage, JobRecord, JobState
 from i2v.ledger.ledger_info import provider_host
-from i2v.media.video_facts import VideoFacts, deviations
+from i2v.media.video_facts import AI_GENERATED, VideoFacts, deviations
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.validate import ResolvedImage, ValidationResult
 from i2v.request import MODEL, Request, canonical_json
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 """Of manifests and verdicts."""
 METADATA_TASK_CHARS = 1000
+CONTENT_TYPES = {"mp4": "video/mp4", "mov": "video/quicktime", "webm": "video/webm", "mkv": "video/x-matroska"}
 DELETED = "the image was deleted while its video was made"
 REPLACED = "the image was replaced while its video was made"
 BESIDE = "another attempt of this job had stored its video first"
@@ -38,17 +39,40 @@ class NotCopied(I2vError):
     """An equal image's video is not copied, because it may show another image."""
 
 
+@dataclass(frozen=True, slots=True)
+class DeliveredVideo:
+    """A downloaded video with its measurements and poster, and why it is `unverified`, if it is."""
+
+    path: Path
+    facts: VideoFacts
+    poster: bytes
+    unverified: str | None = None
+
+    @property
+    def ending(self) -> str:
+        """Its ending in the bucket."""
+        return f"{'.unverified' if self.unverified else ''}.{self.facts.container}"
+
+    def flags(self, record: JobRecord) -> tuple[str, ...]:
+        """Return what is odd about it."""
+        if self.unverified is None:
+            return deviations(self.facts, record.request)
+        decide = f"To keep it or to pay again: i2v jobs resolve {record.key[:12]} --keep or --resubmit"
+        return (f"unverified: {self.unverified}. {decide}",)
+
+
 async def publish_video(
-    run: RunContext, record: JobRecord, path: Path, facts: VideoFacts, poster: bytes, status: TaskStatus
+    run: RunContext, record: JobRecord, delivered: DeliveredVideo, status: TaskStatus
 ) -> StoredVideo:
-    """Put a complete video, its poster, and last its manifest."""
-    image = record.image
+    """Put a video, its poster, and last its manifest."""
+    image, facts = record.image, delivered.facts
     changed = await _changed_flags(run, image)
     attempt = record.attempt_for_task(status.task_id)
     number = attempt.number if attempt else 0
-    for name, beside in (("", ()), (f".attempt-{number}", (BESIDE,))):
+    names = (("", ()), (f".attempt-{number}", (BESIDE,)))
+    for name, beside in names[1:] if record.state is JobState.STORED else names:
         video = StoredVideo(
-            uri=_output_uri(run, record, image, f"{name}.mp4"),
+            uri=_output_uri(run, record, image, name + delivered.ending),
             poster=_output_uri(run, record, image, f"{name}.jpg"),
             manifest=_output_uri(run, record, image, f"{name}.json"),
             sha256=facts.sha256,
@@ -56,14 +80,15 @@ async def publish_video(
             width=facts.width,
             height=facts.height,
             seconds=facts.seconds,
-            flags=(*deviations(facts, record.request), *changed, *beside),
+            flags=(*delivered.flags(record), *changed, *beside),
+            unverified=delivered.unverified,
             image_changed=bool(changed),
         )
-        if await _put_video(run, path, video, record.key, number, status.task_id):
+        if await _put_video(run, delivered.path, video, record.key, number, status.task_id):
             break
     for flag in video.flags:
         log.warning("%s: %s", image.name, flag)
-    await run.storage.put(video.poster, poster, content_type="image/jpeg")
+    await run.storage.put(video.poster, delivered.poster, content_type="image/jpeg")
     await _put_manifest(run, record, image, video.manifest, manifest(run, record, video, status, facts))
     return video
 
@@ -88,9 +113,10 @@ async def _put_video(run: RunContext, path: Path, video: StoredVideo, job: str, 
 
     Return `False` if there is the video of another attempt, which is never replaced.
     """
+    content_type = CONTENT_TYPES[video.uri.key.rpartition(".")[2]]
     metadata = {"job": job, "attempt": str(attempt), "sha256": video.sha256, **_task_metadata(task_id)}
     put = partial(
-        run.storage.put_file, video.uri, path, sha256=video.sha256, content_type="video/mp4", metadata=metadata
+        run.storage.put_file, video.uri, path, sha256=video.sha256, content_type=content_type, metadata=metadata
     )
     try:
         await put()
@@ -140,7 +166,8 @@ def manifest(
         "submitted_at": attempt.submitted_at.isoformat() if attempt and attempt.submitted_at else None,
         "rendering_ms": status.cost_ms if status else None,
         "stored_at": datetime.now(UTC).isoformat(),
-        "video": {**video.model_dump(mode="json"), **(facts.model_dump(mode="json") if facts else {})},
+        "digital_source_type": AI_GENERATED,
+        "video": {**(facts.model_dump(mode="json") if facts else {}), **video.model_dump(mode="json")},
     }
 
 
@@ -161,7 +188,7 @@ async def publish_outputs(
 async def _publish_stored(
     run: RunContext, record: JobRecord, video: StoredVideo, image: JobImage, *, just_stored: bool
 ) -> S3Uri:
-    target = _output_uri(run, record, image, ".mp4")
+    target = _output_uri(run, record, image, keys.video_ending(video.uri))
     if target == video.uri:
         if not just_stored:
             await _require_video(run, video.uri)

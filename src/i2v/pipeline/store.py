@@ -3,6 +3,7 @@
 After a dead result URL or a broken file, the status is polled again; the job is never paid again.
 """
 
+import asyncio
 import logging
 import os
 import tempfile
@@ -16,15 +17,19 @@ from i2v.errors import BrokenVideo, DecoderStopped, FetchError, I2vError
 from i2v.ledger import transitions
 from i2v.ledger.attempt import StoredVideo
 from i2v.ledger.ledger import VersionedRecord
-from i2v.media.video_facts import VideoFacts
+from i2v.media.file_type import describe_file_type
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import StepStarted
 from i2v.pipeline.poll import job_label, job_log_context, query_status
-from i2v.pipeline.publish import publish_video
+from i2v.pipeline.publish import DeliveredVideo, publish_video
 
 log = logging.getLogger(__name__)
 FRESH_STATUSES = 3
 """How often the status is polled again for a working result URL, before the store fails."""
+
+
+PAGE_SECONDS = 3600.0
+PAGES = frozenset({"an HTML page", "text", "no data"})
 
 
 class NotDelivered(I2vError):
@@ -35,7 +40,7 @@ async def store(run: RunContext, job: VersionedRecord, status: TaskStatus) -> Ve
     """Download, check and publish the video of a job whose task succeeded.
 
     Raises:
-        NotDelivered: no status led to a complete video; the job stays open and is not paid again.
+        NotDelivered: no status led to a video that could be verified or came twice; the job stays open.
         StorageError: S3 failed; the job stays open and is settled later.
     """
     run.emit(StepStarted("storing", job.record.key))
@@ -67,8 +72,8 @@ async def _deliver(run: RunContext, job: VersionedRecord, status: TaskStatus) ->
             try:
                 async with run.limits.storing:
                     with _temporary_file() as path:
-                        facts, poster = await _download(run, url, path)
-                        return await publish_video(run, job.record, path, facts, poster, status), status
+                        delivered = await _download(run, job, url, path, status.task_id)
+                        return await publish_video(run, job.record, delivered, status), status
             except (FetchError, BrokenVideo, DecoderStopped) as error:
                 problem = str(error)
                 log.warning("%s: %s", job_label(job), error)
@@ -88,7 +93,34 @@ def _temporary_file() -> Iterator[Path]:
         Path(name).unlink(missing_ok=True)
 
 
-async def _download(run: RunContext, url: str, path: Path) -> tuple[VideoFacts, bytes]:
-    """Download and check a video; return its facts and its poster."""
+async def _download(run: RunContext, job: VersionedRecord, url: str, path: Path, task_id: str) -> DeliveredVideo:
+    """Download and check a video. What cannot be verified is taken if it came before with the same bytes."""
     fetched = await run.fetcher.fetch_file(url, path, limit=run.settings.max_video_bytes)
-    return await run.decoder.examine_video(path, fetched.sha256)
+    try:
+        fingerprint = job.record.image.facts.fingerprint
+        return DeliveredVideo(path, *await run.decoder.examine_video(path, fetched.sha256, fingerprint))
+    except (BrokenVideo, DecoderStopped) as error:
+        if not await _came_before(run, job.record.key, path, fetched.sha256, task_id):
+            raise
+        return DeliveredVideo(path, *await run.decoder.salvage(path, fetched.sha256), error.message)
+
+
+async def _came_before(run: RunContext, key: str, path: Path, sha256: str, task_id: str) -> bool:
+    """Return whether a delivery is the one that came before, at least a poll ago; otherwise remember it.
+
+    A web page or an empty file may be a passing fault of the file host, so that it must come again an hour later.
+    """
+    now, job = datetime.now(UTC), await run.ledger.read_existing(key)
+    attempt = job.record.attempt_for_task(task_id)
+    seen = attempt.delivery_seen if attempt else None
+    if seen is None or seen.sha256 != sha256:
+        await run.ledger.change(job, lambda record: transitions.note_delivery(record, task_id, sha256, now))
+        return False
+    is_page = await asyncio.to_thread(_is_page, path)
+    patience = PAGE_SECONDS if is_page else run.settings.poll_every_seconds
+    return (now - seen.at).total_seconds() >= patience
+
+
+def _is_page(path: Path) -> bool:
+    with path.open("rb") as file:
+        return describe_file_type(file.read(1024)) in PAGES

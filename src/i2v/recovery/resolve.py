@@ -62,11 +62,18 @@ class Resolver:
             raise CannotResolve(f"The provider does not confirm task {task_id}: {error.message}", error.hint) from None
 
     async def resubmit(self, key: str) -> JobRecord:
-        """Make an unknown, refused or failed job ready. Raise `CannotResolve` if it is in another state."""
+        """Make a job ready that is unknown, refused, failed, or stored with an unverified video.
+
+        Raise `CannotResolve` if it is in another state.
+        """
         job = await self._ledger.read_existing(key)
         ready = await self._change(job, transitions.resubmit)
         await remove_verdicts(self._storage, self._settings, ready.image, ready.request)
         return ready
+
+    async def keep(self, key: str) -> JobRecord:
+        """Accept the unverified video of a stored job. Raise `CannotResolve` if it has none."""
+        return await self._change(await self._ledger.read_existing(key), transitions.keep)
 
     async def drop(self, key: str) -> JobRecord:
         """Fail an unknown or submitted job for good; it may have been billed. Raise `CannotResolve` in other states."""

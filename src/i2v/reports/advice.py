@@ -65,7 +65,13 @@ def _run_again(item: RecentItem) -> str:
     return shlex.join(["i2v", "run", item.image, *flags])
 
 
-def advise_job(state: JobState, key: str) -> Advice:
+UNVERIFIED = (
+    "The provider delivered the same damaged file twice. Keep it, or use --resubmit instead:",
+    "--keep",
+)
+
+
+def advise_job(state: JobState, key: str, *, is_unverified: bool = False) -> Advice:
     """Return what a person can do about a job in this state; no command if there is nothing to do."""
-    text, option = JOB_ADVICE[state]
+    text, option = UNVERIFIED if is_unverified else JOB_ADVICE[state]
     return Advice(text, f"i2v jobs resolve {key[:12]} {option}" if option else "")

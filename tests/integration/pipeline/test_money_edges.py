@@ -95,7 +95,7 @@ async def test_a_video_that_cannot_be_downloaded_is_reported_with_its_cost(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
     """A paid video that cannot be downloaded is failed, with its task id and cost and nothing at risk."""
-    provider.add_fault(on="file", kind="truncated", times=None)
+    provider.add_fault(on="file", kind="cut", times=None)
     line = await process_photo(sandbox, new_run)
     assert (line.outcome, line.cost_usd, line.at_risk_usd) == (Outcome.FAILED, PRICE, Decimal(0))
     assert {line.task_id} == set(provider.tasks)

@@ -262,12 +262,12 @@ async def test_a_corrupt_file_is_downloaded_again(
     assert billed_tasks(provider) == 1
 
 
-async def test_a_file_that_stays_corrupt_leaves_the_job_open(
+async def test_a_file_that_stays_cut_off_leaves_the_job_open(
     sandbox: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
-    """If every download is corrupt, the job stays open and no object is visible."""
+    """If every download breaks off, the job stays open and no object is visible."""
     uri = put_photo(sandbox)
-    provider.add_fault(on="file", kind="truncated", times=None)
+    provider.add_fault(on="file", kind="cut", times=None)
     async with new_run() as run:
         order = await order_for(run, uri)
         with pytest.raises(NotDelivered):

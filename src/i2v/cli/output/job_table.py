@@ -45,7 +45,8 @@ def age(moment: datetime) -> str:
 
 def next_step(record: JobRecord) -> str:
     """Return what a person can do about the job, with the command to type."""
-    advice = advise_job(record.state, record.key)
+    is_unverified = record.attempt is not None and record.attempt.is_unverified
+    advice = advise_job(record.state, record.key, is_unverified=is_unverified)
     return f"{advice.text} {advice.command}".rstrip()
 
 
@@ -118,6 +119,8 @@ def _attempt_story(attempt: Attempt) -> Iterator[str]:
     if attempt.provider_state:
         yield f"reported by the provider in the state {attempt.provider_state!r}, which i2v does not know"
     yield _end_of(attempt)
+    if attempt.kept:
+        yield "its unverified video kept by a person"
     if attempt.resubmitted:
         yield "resubmitted by a person"
 
