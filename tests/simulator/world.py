@@ -140,7 +140,7 @@ class World:
     def _schedule(self) -> None:
         if self.plan.has_garbage:
             for name in (f"jobs/{GARBAGE}.json", f"jobs/open/{'0' * 12}-{'0' * 12}-{GARBAGE}-1"):
-                self.bucket.put(S3Uri("b-1", name), b"{ not JSON", {}, "")
+                self.bucket.put(S3Uri("b-1", name), b"{ not JSON", "", {}, "")
         for upload in self.plan.uploads:
             if upload.at < 0:
                 self._upload(upload.key, upload.body)
@@ -153,7 +153,7 @@ class World:
 
     def _upload(self, key: str, body: bytes) -> None:
         self.tell("world", f"uploads {key}: {body.decode()}")
-        self.bucket.put(S3Uri("b-1", key), body, {}, "")
+        self.bucket.put(S3Uri("b-1", key), body, "", {}, "")
 
     def _remove_a_video(self) -> None:
         """Do what a consumer does that moves a video away."""
@@ -207,9 +207,9 @@ class World:
             await self._wait_for_all()
             await self._finish(f"rest-{number}-{self.loop.time():.0f}", works.reconcile_work())
             after = {
-                name: one.etag
-                for name, one in self.bucket.objects.items()
-                if name.startswith("jobs/open/") or reading.record_key(name)
+                uri.key: one.etag
+                for uri, one in self.bucket.objects.items()
+                if uri.key.startswith("jobs/open/") or reading.record_key(uri.key)
             }
             if after == before and not self.late_writes:
                 return

@@ -95,6 +95,10 @@ BY_STATE = {
     JobState.UNKNOWN: UNKNOWN,
 }
 """A job in each state, after attempt 1 by claimant A."""
+RELEASED = applied(transitions.release(CLAIMED, "A", NOW))
+"""A's claim was not charged."""
+BY_CALLBACK = claim_as(READY, "A", delivery="callback")
+"""A claimed the job, and waits for a callback."""
 RESUBMITTED = resubmit(UNKNOWN)
 """A's answer was lost, and a person resubmitted the job."""
 CLAIMED_BY_B = claim_as(RESUBMITTED, "B")
@@ -103,6 +107,11 @@ DROPPED = applied(transitions.drop(UNKNOWN, WHY, NOW))
 """A's answer was lost, and a person dropped the job."""
 LATE_TASK = task_of(CLAIMED_BY_B, "A", "task_a")
 """A's answer was lost, a person resubmitted the job, B claimed it, and then A's task id arrived."""
+
+
+def applies(change: Change) -> set[str]:
+    """Return the states in which a change applies."""
+    return {str(state) for state, record in BY_STATE.items() if change(record) is not None}
 
 
 class Step(NamedTuple):

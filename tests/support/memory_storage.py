@@ -43,6 +43,10 @@ class MemoryBucket:
         """Advance the server's clock."""
         self.now += timedelta(seconds=seconds)
 
+    def time(self) -> datetime:
+        """Return the server's time, in whole seconds as in HTTP."""
+        return self.now.replace(microsecond=0)
+
     def get(self, uri: S3Uri) -> S3Object:
         """Return an object; its times are whole seconds, as in HTTP."""
         if uri not in self.objects:
@@ -53,7 +57,7 @@ class MemoryBucket:
             etag=found.etag,
             size=found.size,
             last_modified=found.last_modified,
-            served_at=self.now.replace(microsecond=0),
+            served_at=self.time(),
             content_type=found.content_type,
             metadata=found.metadata,
             body=found.body,
@@ -66,10 +70,14 @@ class MemoryBucket:
         if condition not in {"", "*", self.get(uri).etag if condition not in {"", "*"} else ""}:
             raise Conflict(f"PutObject of {uri} failed: another writer was first")
         etag = hashlib.md5(body, usedforsecurity=False).hexdigest()
-        moment = self.now.replace(microsecond=0)
+        moment = self.time()
         self.objects[uri] = S3Object(uri, etag, len(body), moment, moment, None, content_type, dict(metadata), body)
         self.on_put(uri, body)
         return etag
+
+    def delete(self, uri: S3Uri) -> None:
+        """Delete an object if it exists."""
+        self.objects.pop(uri, None)
 
     def list(self, prefix: S3Uri, start_after: str, recursive: bool) -> list[S3Entry]:
         """List in the byte order of keys; keys with a further `/` only if `recursive`."""
@@ -141,7 +149,7 @@ class MemoryStorage(Storage):
 
     async def delete(self, uri: S3Uri) -> None:
         """Delete an object if it exists."""
-        await self.turn("delete", uri, lambda: self.bucket.objects.pop(uri, None))
+        await self.turn("delete", uri, lambda: self.bucket.delete(uri))
 
     async def delete_many(self, uris: Sequence[S3Uri]) -> None:
         """Delete objects, one after another."""

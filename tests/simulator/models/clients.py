@@ -122,7 +122,7 @@ class SimulatedFetcher:
         await self._process.about_to("download", url)
         weather = self._world.weather
         await asyncio.sleep(weather.between(0.01, 0.5))
-        found = self._world.bucket.objects.get(urlsplit(url).path.lstrip("/"))
+        found = self._world.bucket.find(urlsplit(url).path.lstrip("/"))
         if weather.happens(weather.file_rate, "download failed"):
             raise FetchError(f"{url} returned nothing")
         status, size, code = (206, found.size, "") if found else (404, None, "NoSuchKey")

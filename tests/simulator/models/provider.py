@@ -180,7 +180,7 @@ class Provider:
         return self.world.now + timedelta(seconds=self.skew)
 
     def _fetch_image(self, task: RenderTask) -> None:
-        found = self.world.bucket.objects.get(task.image_key)
+        found = self.world.bucket.find(task.image_key)
         if found is None or self.world.plan.is_unreachable:
             task.fail_code = "IMAGE_DOWNLOAD_FAILED"
         else:

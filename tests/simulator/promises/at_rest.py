@@ -79,8 +79,8 @@ def _videos(world: World, jobs: dict[str, JobView]) -> None:
 
 def _check_video(world: World, job: JobView, attempt: AttemptView) -> None:
     name = f"{job.key[:8]}/{attempt.number}"
-    found = world.bucket.objects.get(attempt.video_key)
-    if found is None or attempt.video_key.removesuffix(".mp4") + ".json" not in world.bucket.objects:
+    found = world.bucket.find(attempt.video_key)
+    if found is None or attempt.video_key.removesuffix(".mp4") + ".json" not in world.bucket.names():
         world.accuse("video", f"the video or manifest of {name} is missing")
         return
     task_id = found.body.decode().rpartition(" ")[2]

@@ -112,14 +112,14 @@ def jobs(bucket: Bucket) -> dict[str, JobView]:
     """Return all jobs by key."""
     return {
         match[1]: parse_record(found.body)
-        for name, found in bucket.objects.items()
-        if (match := _RECORD.fullmatch(name)) and match[1] != GARBAGE
+        for uri, found in bucket.objects.items()
+        if (match := _RECORD.fullmatch(uri.key)) and match[1] != GARBAGE
     }
 
 
 def job(bucket: Bucket, key: str) -> JobView | None:
     """Return one job."""
-    found = bucket.objects.get(f"jobs/{key}.json") if key != GARBAGE else None
+    found = bucket.find(f"jobs/{key}.json") if key != GARBAGE else None
     return parse_record(found.body) if found else None
 
 
@@ -131,7 +131,7 @@ def record_key(name: str) -> str:
 
 def markers(bucket: Bucket) -> Iterator[tuple[str, int]]:
     """Yield each open marker as job key and attempt."""
-    for name in bucket.objects:
+    for name in bucket.names():
         if (match := _MARKER.fullmatch(name)) and match[1] != GARBAGE:
             yield match[1], int(match[2])
 
@@ -143,13 +143,13 @@ def has_marker(bucket: Bucket, key: str, number: int) -> bool:
 
 def task_page(bucket: Bucket, task_id: str) -> str:
     """Return the key of the job that has a task by its page, empty if there is none."""
-    found = bucket.objects.get(f"jobs/tasks/{hashlib.sha256(task_id.encode()).hexdigest()}")
+    found = bucket.find(f"jobs/tasks/{hashlib.sha256(task_id.encode()).hexdigest()}")
     return str(json.loads(found.body)["job"]) if found else ""
 
 
 def reserved(bucket: Bucket, day: str) -> dict[str, Decimal]:
     """Return what each run has reserved or paid on a day."""
-    found = bucket.objects.get(f"jobs/days/{day}.json")
+    found = bucket.find(f"jobs/days/{day}.json")
     data: Json = json.loads(found.body) if found else {}
     sums: defaultdict[str, Decimal] = defaultdict(Decimal)
     for entry in data.get("entries", {}).values():
@@ -161,19 +161,19 @@ def reserved(bucket: Bucket, day: str) -> dict[str, Decimal]:
 def reserved_in_all(bucket: Bucket, run_id: str) -> Decimal:
     """Return what a run has reserved or paid on all days."""
     prefix = "jobs/days/"
-    days = [name.removeprefix(prefix).removesuffix(".json") for name in bucket.objects if name.startswith(prefix)]
+    days = [name.removeprefix(prefix).removesuffix(".json") for name in bucket.names() if name.startswith(prefix)]
     return sum((reserved(bucket, day).get(run_id, ZERO) for day in days), ZERO)
 
 
 def ledger_info(bucket: Bucket) -> Json:
     """Return `jobs/ledger.json`, empty if there is none."""
-    found = bucket.objects.get("jobs/ledger.json")
+    found = bucket.find("jobs/ledger.json")
     info: Json = json.loads(found.body) if found else {}
     return info
 
 
 def run_record(bucket: Bucket, run_id: str) -> Json:
     """Return a run's record, empty if there is none."""
-    found = bucket.objects.get(f"jobs/runs/{run_id}.json")
+    found = bucket.find(f"jobs/runs/{run_id}.json")
     record: Json = json.loads(found.body) if found else {}
     return record

@@ -10,6 +10,7 @@ from i2v.ledger import transitions
 from i2v.ledger.attempt import EndKind
 from i2v.ledger.job import JobRecord, JobState
 from tests.support.job_records import (
+    BY_CALLBACK,
     BY_STATE,
     CLAIMED_BY_B,
     DROPPED,
@@ -22,21 +23,14 @@ from tests.support.job_records import (
     UNKNOWN,
     VIDEO,
     WHY,
-    Change,
     applied,
+    applies,
     claim_as,
     end_task,
     lose,
     resubmit,
     task_of,
 )
-
-BY_CALLBACK = claim_as(READY, "A", delivery="callback")
-
-
-def applies(change: Change) -> set[str]:
-    """Return the states in which a change applies."""
-    return {str(state) for state, record in BY_STATE.items() if change(record) is not None}
 
 
 def tasks(record: JobRecord) -> list[str | None]:

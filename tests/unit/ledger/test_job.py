@@ -22,6 +22,7 @@ from tests.support.job_records import (
     NOW,
     PRICE,
     READY,
+    RELEASED,
     RESUBMITTED,
     SUBMITTED,
     UNKNOWN,
@@ -37,7 +38,6 @@ from tests.support.job_records import (
 
 NOTHING = Decimal(0)
 STATES = list(JobState)
-RELEASED = applied(transitions.release(CLAIMED, "A", NOW))
 REJECTED = applied(transitions.reject(CLAIMED, "A", EndKind.REFUSED, WHY, NOW))
 FAILED_ANSWER = applied(transitions.reject(CLAIMED, "A", EndKind.FAILED, WHY, NOW))
 DROPPED_TASK = applied(transitions.drop(SUBMITTED, WHY, NOW))

@@ -20,14 +20,14 @@ from tests.support.job_records import (
     LATER,
     NOW,
     READY,
+    RELEASED,
     RESUBMITTED,
     SUBMITTED,
     UNKNOWN,
     VIDEO,
     WHY,
-    Change,
     applied,
-    claim_as,
+    applies,
     end_task,
     lose,
     new_attempt,
@@ -35,13 +35,6 @@ from tests.support.job_records import (
 )
 
 FINAL = [EndKind.REFUSED, EndKind.FAILED]
-RELEASED = applied(transitions.release(CLAIMED, "A", NOW))
-BY_CALLBACK = claim_as(READY, "A", delivery="callback")
-
-
-def applies(change: Change) -> set[str]:
-    """Return the states in which a change applies."""
-    return {str(state) for state, record in BY_STATE.items() if change(record) is not None}
 
 
 def tasks(record: JobRecord) -> list[str | None]:
