@@ -211,12 +211,16 @@ def _inner(data: Any) -> list[Any] | None:
 def _read_record(record: Any, settings: Settings) -> NewImage | DropReason:
     if isinstance(record, InvalidNotification):
         raise record
-    if isinstance(record, dict) and record.get("Event") == TEST_EVENT:
+    if not isinstance(record, dict):
+        raise InvalidNotification("The notification has an event that is no JSON object", HINT)
+    if record.get("Event") == TEST_EVENT:
         return DropReason.TEST_EVENT
+    if not record.keys() & {"eventName", "detail-type", "object"}:
+        raise InvalidNotification("The notification has an unknown format", HINT)
     try:
         event = _Event.model_validate(record)
     except ValidationError:
-        raise InvalidNotification("The notification has an unknown format", HINT) from None
+        raise InvalidNotification("The notification has an event without a name", HINT) from None
     if reason := event.drop_reason():
         return reason
     if not isinstance(event.bucket, str) or not isinstance(event.key, str):

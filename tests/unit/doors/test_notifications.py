@@ -139,6 +139,7 @@ def test_each_record_of_a_message_is_parsed() -> None:
         b'{"Records": [{"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": 3}}}]}',
         b'{"source": "aws.s3", "detail-type": "Object Created", "detail": {}}',
         b'{"Type": "SubscriptionConfirmation", "Message": "confirm"}',
+        b'{"action": "opened", "repository": {}}',
         b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
         b"[" * 500_000,
         b"1" * 5000,
@@ -150,7 +151,7 @@ def test_each_record_of_a_message_is_parsed() -> None:
         b'{"Records": [{"eventName": "ObjectCreated:Put", "s3": null}]}',
         _payload("eventbridge").replace(b"red flower", rb"\ud800"),
     ],
-    ids=range(20),
+    ids=range(21),
 )
 def test_an_invalid_payload_is_rejected(payload: bytes) -> None:
     """A payload that is not JSON, of unknown format, with an impossible key, too large or too deep raises one error."""
