@@ -4,12 +4,10 @@ Each process has one entry with absolute sums, so that a repeated write changes 
 stays listed by its claim until it is known to be paid: the job's record tells later whether it was.
 """
 
-from __future__ import annotations
-
 import secrets
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -46,7 +44,7 @@ class Entry(BaseModel):
         """Everything paid or reserved."""
         return self.paid_usd + sum((one.usd for one in self.reserved.values()), ZERO)
 
-    def without(self, claim: str) -> Entry:
+    def without(self, claim: str) -> Self:
         """Return the entry without one reservation."""
         rest = {other: one for other, one in self.reserved.items() if other != claim}
         return self.model_copy(update={"reserved": rest})

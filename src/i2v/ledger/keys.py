@@ -4,12 +4,10 @@ videos/<name>/<e12>-<r12>.mp4 .jpg .json | .refused.json | .failed.json     the 
 jobs/<job key>.json  ledger.json  spend.json  open/  runs/  days/  inputs/  tasks/  reports/      the ledger
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
 from i2v.ledger.job import JobImage
@@ -97,7 +95,7 @@ class OpenMarker(NamedTuple):
     number: int | None
 
     @classmethod
-    def parse(cls, name: str) -> OpenMarker | None:
+    def parse(cls, name: str) -> Self | None:
         """Parse a key without the prefix `jobs/open/`; `None` if it is not a marker."""
         match = _MARKER.fullmatch(name)
         return cls(match[1], match[2], int(match[3]) if match[3] else None) if match else None

@@ -4,8 +4,6 @@ A bucket that the provider cannot fetch from would otherwise cost one failed tas
 is rendered, the ledger remembers the bucket for good.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections import Counter, defaultdict
@@ -47,7 +45,7 @@ class FirstSubmits:
         except I2vError as error:
             log.warning("not remembered that the provider can fetch from %s: %s", bucket, error)
 
-    def turn(self, bucket: str) -> Turn:
+    def turn(self, bucket: str) -> "Turn":
         """Return the turn of an image from this bucket: `async with` waits until it may be submitted."""
         return Turn(self, bucket)
 

@@ -1,7 +1,5 @@
 """The URL from which the provider fetches an image: the object itself, or a copy of it beside the ledger."""
 
-from __future__ import annotations
-
 from i2v.errors import NotFound, NotTried
 from i2v.ledger import keys
 from i2v.ledger.job import JobImage
