@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from i2v.inputs.batch_files import BatchRow
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
+from i2v.urls import is_signed
 
 MAX_BYTES = 200_000
 """Prefect accepts 512 KB of parameters; a longer list of images goes into a batch file in the bucket."""
@@ -18,20 +19,20 @@ MAX_BYTES = 200_000
 
 @contextmanager
 def without_signed_urls(images: Sequence[str | BatchRow]) -> Iterator[list[str | BatchRow]]:
-    """Yield the images; URLs with a query, which may be a signature, are moved to a temporary batch file."""
-    signed = [BatchRow(image=image) if isinstance(image, str) else image for image in images if _has_query(image)]
+    """Yield the images; URLs with a query or a user, which may be secret, are moved to a temporary batch file."""
+    signed = [BatchRow(image=image) if isinstance(image, str) else image for image in images if _may_be_signed(image)]
     if not signed:
         yield list(images)
         return
     with tempfile.NamedTemporaryFile(prefix="i2v-", suffix=".jsonl") as file:
         file.write(_as_jsonl(signed))
         file.flush()
-        yield [*(image for image in images if not _has_query(image)), file.name]
+        yield [*(image for image in images if not _may_be_signed(image)), file.name]
 
 
-def _has_query(image: str | BatchRow) -> bool:
+def _may_be_signed(image: str | BatchRow) -> bool:
     text = image if isinstance(image, str) else image.image
-    return not text.startswith("s3://") and "?" in text
+    return not text.startswith("s3://") and ("?" in text or is_signed(text))
 
 
 async def within_limit(rows: Sequence[BatchRow], storage: Storage, settings: Settings) -> list[str | BatchRow]:
