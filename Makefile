@@ -17,7 +17,7 @@ unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo deploy test check unit integration crash pipeline simulate test-proxy test-s3-servers test-ui bench bench-quick lock clean
+.PHONY: help setup demo deploy test check unit integration crash pipeline simulate test-proxy test-ceph test-ui bench bench-quick lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -64,12 +64,12 @@ test-proxy: $(READY) ## test the door behind a real nginx; root installs it with
 	  { echo 'nginx is not installed. On Debian and Ubuntu: sudo apt install nginx' >&2; exit 1; }
 	@$(PY) -m tests pipeline/doors/test_nginx.py $(ARGS)
 
-test-s3-servers: $(READY) ## test S3 on Ceph's gateway; root installs it with apt; without it, make test skips these
+test-ceph: $(READY) ## test S3 on Ceph's gateway; root installs it with apt; without it, make test skips these
 	@command -v radosgw >/dev/null && command -v ceph-osd >/dev/null || \
 	  { [ "$$(id -u)" = 0 ] && apt-get -qq update && \
 	    apt-get -qq -y install --no-install-recommends ceph-common ceph-mon ceph-osd radosgw >/dev/null; } || \
 	  { echo 'Ceph is not installed. On Debian: sudo apt install ceph-common ceph-mon ceph-osd radosgw' >&2; exit 1; }
-	@TEST_S3_SERVERS=1 $(PY) -m tests integration/s3/test_ceph.py tests/integration/s3/test_storage.py -k ceph $(ARGS)
+	@TEST_CEPH=1 $(PY) -m tests integration/s3/test_ceph.py tests/integration/s3/test_storage.py -k ceph $(ARGS)
 
 test-ui: $(READY) ## test the gallery and Prefect's UI in a real browser; SCREENSHOTS=docs/images saves screenshots there
 	@for name in $${CHROMIUM:-chromium chromium-browser google-chrome}; do \

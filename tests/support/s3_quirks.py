@@ -12,6 +12,7 @@
 | `clock`, `expired`, `slow_down` | S3 with a wrong clock, expired credentials, too many requests |
 | `region` | MinIO with MINIO_REGION, Garage: the signature must name eu-central-1 |
 | `content_md5` | Dell ECS, old Ceph: multi-object delete needs Content-MD5 |
+| `demands_kms` | a bucket whose policy demands encryption with a key |
 | `path` | Supabase, gateways: the endpoint has a path |
 | `web_page`, `web_page_503`, `not_found` | captive portals, maintenance pages, wrong paths |
 | `no_etag`, `no_last_modified` | proxies that drop headers |
@@ -100,9 +101,13 @@ class QuirkProxy(FaultProxy):
             ("never_creates", creates): _error(412, "PreconditionFailed"),
             ("slow_down", request.method == "PUT"): _error(503, "SlowDown"),
             ("content_md5", request.method == "POST" and b"content-md5" not in headers): _error(400, "MissingMD5"),
+            ("demands_kms", self._is_unencrypted_write(request, headers)): _error(403, "AccessDenied"),
             ("path", not request.target.startswith(PATH)): _error(404, "NoSuchRoute"),
             ("region", is_wrong_region): _error(400, "AuthorizationHeaderMalformed", **named),
         }.get((self.mode, True))
+
+    def _is_unencrypted_write(self, request: ProxiedRequest, headers: dict[bytes, bytes]) -> bool:
+        return request.method == "PUT" and headers.get(b"x-amz-server-side-encryption-aws-kms-key-id") != b"our-key"
 
     def _sign_again(self, request: ProxiedRequest, headers: dict[bytes, bytes]) -> None:
         """Sign for the sandbox what it would not accept: another path, and another region."""

@@ -12,9 +12,9 @@ from tests.support.ceph_server import CephServer, missing
 
 @pytest.fixture(scope="session")
 def ceph_server() -> Iterator[CephServer]:
-    """Start Ceph (15 s) on first use, in `make test-s3-servers` only."""
-    if not os.environ.get("TEST_S3_SERVERS"):
-        pytest.skip("make test-s3-servers runs these")
+    """Start Ceph (15 s) on first use, in `make test-ceph` only."""
+    if not os.environ.get("TEST_CEPH"):
+        pytest.skip("make test-ceph runs these")
     if reason := missing():
         pytest.skip(reason)
     with CephServer() as server:

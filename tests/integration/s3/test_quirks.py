@@ -11,9 +11,10 @@ import pytest
 
 from i2v.doctor.checks import examine
 from i2v.doctor.findings import Level
-from i2v.errors import I2vError
+from i2v.errors import I2vError, StorageError
 from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
+from i2v.ledger.ledger_info import LedgerInfo, LedgerInfoStore
 from i2v.pipeline.generate import Steps, generate
 from i2v.pipeline.run import open_run
 from i2v.s3.storage import Storage
@@ -35,6 +36,7 @@ STOPS = {
     "never_creates": ("although nothing changed there: S3 returned 412", "docs/s3.md lists servers"),
     "clock": ("clock is wrong", "NTP"),
     "expired": ("credentials have expired", "Renew"),
+    "demands_kms": ("denied PutObject", "the bucket's policy (docs/s3.md)"),
     "slow_down": ("limits the request rate", "Run again later"),
     "web_page": ("does not answer as S3 does", "login page"),
     "web_page_503": ("does not answer as S3 does", "login page"),
@@ -107,7 +109,41 @@ async def test_a_server_that_cannot_work_costs_nothing(behind: OpenWorld, mode: 
     assert world.sandbox.provider.tasks == {}
 
 
-@pytest.mark.parametrize("mode", [mode for mode in STOPS if mode != "not_found"])
+async def test_a_bucket_that_demands_kms_works(behind: OpenWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With I2V_S3_EXTRA_ARGS every write carries the key, so that the bucket's policy accepts it."""
+    world = behind("demands_kms")
+    monkeypatch.setenv("I2V_S3_EXTRA_ARGS", '{"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "our-key"}')
+    assert (await world.run()).startswith("2 stored")
+    monkeypatch.delenv("I2V_S3_EXTRA_ARGS")
+    with Storage() as storage, pytest.raises(StorageError, match="denied PutObject"):
+        await LedgerInfoStore(storage, world.settings).set_paused(True)
+
+
+@pytest.mark.parametrize("mode", ["never_matches", "always_409"])
+async def test_a_change_that_is_always_refused_ends(behind: OpenWorld, sandbox: Sandbox, mode: str) -> None:
+    """A command that makes no proof, such as i2v pause, does not read and write an unchanged document for ever."""
+    world = behind(mode)
+    info = LedgerInfo(host=sandbox.provider.address, account="default")
+    sandbox.s3().put_object(Bucket=sandbox.bucket, Key="jobs/ledger.json", Body=info.model_dump_json().encode())
+    with Storage() as storage, pytest.raises(StorageError, match="although nothing changed there"):
+        await asyncio.wait_for(LedgerInfoStore(storage, world.settings).set_paused(True), 10)
+
+
+@pytest.mark.parametrize("mode", ["quoted_400", "bare", "weak"])
+async def test_a_change_without_a_proof_finds_the_form(behind: OpenWorld, sandbox: Sandbox, mode: str) -> None:
+    """A command that makes no proof tries the other forms of an etag before it gives up."""
+    world = behind(mode)
+    info = LedgerInfo(host=sandbox.provider.address, account="default")
+    sandbox.s3().put_object(Bucket=sandbox.bucket, Key="jobs/ledger.json", Body=info.model_dump_json().encode())
+    with Storage() as storage:
+        assert await LedgerInfoStore(storage, world.settings).set_paused(True)
+    assert sandbox.read_json("jobs/ledger.json")["paused"]
+
+
+DOCTOR_KNOWS = [mode for mode in STOPS if mode not in {"not_found", "demands_kms"}]
+
+
+@pytest.mark.parametrize("mode", DOCTOR_KNOWS)
 async def test_the_doctor_names_cause_and_remedy(behind: OpenWorld, mode: str) -> None:
     """A fault has the cause in its message and the remedy in its hint, and never sends the user to the doctor again."""
     world, (cause, remedy) = behind(mode), STOPS[mode]
