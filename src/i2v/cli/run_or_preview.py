@@ -17,7 +17,7 @@ from i2v.cli.progress import Progress
 from i2v.errors import ExitCode, I2vError, Stopped, UsageError
 from i2v.inputs.batch_files import BatchRow
 from i2v.inputs.prompts import RequestOptions
-from i2v.inputs.sources import find_items
+from i2v.inputs.sources import FoundItems, find_items
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.generate import Steps, generate
 from i2v.pipeline.video_order import Order
@@ -73,9 +73,9 @@ def _preview(
     """Validate and price all images with the library alone; no Prefect, no uploads, no charges."""
 
     async def work(run: RunContext) -> Report:
-        items = await find_items(remote, run.storage, settings) if remote else []
+        items = await find_items(remote, run.storage, settings) if remote else FoundItems()
         report, _ = await generate(run, [*items, *local], default, Steps())
-        return report
+        return report.model_copy(update={"other_files": items.others})
 
     report, signal = run_library(work, settings, progress, name="estimate", dry_run=True)
     return Ending(report, signal=signal)

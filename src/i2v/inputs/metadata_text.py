@@ -1,6 +1,7 @@
 """Encode any text as S3 object metadata, which is printable ASCII only: RFC 2047 encoded words."""
 
 import re
+from base64 import b64decode
 from email.charset import SHORTEST, Charset
 from email.errors import MessageError
 from email.header import decode_header
@@ -9,6 +10,9 @@ METADATA_MAX_BYTES = 2048
 """S3's limit for all names and values of an object together."""
 _PLAIN = re.compile(r"(?:[!-~]+(?: [!-~]+)*)?")
 """Text that every server stores unchanged: no line breaks, no leading, trailing or repeated spaces."""
+
+_BASE64 = re.compile(r"=\?[^?]*\?[bB]\?([^?]*)\?=")
+"""An encoded word, with its payload."""
 
 
 def encode_metadata(text: str) -> str | None:
@@ -29,6 +33,8 @@ def decode_metadata(text: str) -> str:
     if "=?" not in text:
         return text
     try:
+        for payload in _BASE64.findall(text):
+            b64decode(payload, validate=True)  # the email package drops what it cannot decode
         parts = decode_header(text)
         return "".join(part if isinstance(part, str) else part.decode(charset or "ascii") for part, charset in parts)
     except (MessageError, LookupError, ValueError):

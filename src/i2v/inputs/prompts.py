@@ -12,6 +12,8 @@ The first of these places that has a prompt wins:
 Mode, duration and take follow the same order (1, 2, 4). Prompts of 4 to 6 are templates: `{stem}`, `{key}`, `{folder}`.
 """
 
+import re
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from string import Formatter
@@ -33,6 +35,10 @@ SIDECAR_MAX_BYTES = 65_536
 """Our own limit: far above any prompt, far below most files that have such a name by mistake."""
 FIELDS = ("stem", "key", "folder")
 """The fields of a prompt template."""
+_CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
+"""Control characters that no one types: all but white space."""
+_BLANK_LETTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+"""Letters and symbols that Unicode shows as blanks."""
 _TEMPLATE_HINT = "Known fields are {stem}, {key}, {folder}; write {{ and }} for braces"
 _HOW_TO_SET_A_PROMPT = (
     "Set one with --prompt, the flow's `prompt`, the column `prompt` of a batch file, the object's metadata `prompt`, "
@@ -203,14 +209,24 @@ def sidecar_text(body: bytes, place: S3Uri | Path) -> str | None:
     return text if text.strip() else None
 
 
+def _is_visible(character: str) -> bool:
+    return unicodedata.category(character)[0] in "LNPS" and character not in _BLANK_LETTERS
+
+
 def build_request(options: RequestOptions, ref: ImageRef) -> Request:
     """Return the request, with the defaults of `Request`.
 
-    Raise `Refused` (`prompt_missing`, `prompt_too_long`).
+    Raise `Refused` (`prompt_missing`, `prompt_unreadable`, `prompt_too_long`).
     """
     prompt = clean_prompt(options.prompt or "")
     if not prompt:
         raise Refused(f"{ref.label} has no prompt", _HOW_TO_SET_A_PROMPT, "prompt_missing")
+    if not any(map(_is_visible, prompt)):
+        message = f"The prompt of {ref.label} has no visible character"
+        raise Refused(message, _HOW_TO_SET_A_PROMPT, "prompt_missing")
+    if controls := _CONTROLS.search(prompt):
+        message = f"The prompt of {ref.label} is not text: it contains the control character {controls[0]!a}"
+        raise Refused(message, "Save it as UTF-8; NULs are a sign of UTF-16", "prompt_unreadable")
     if len(prompt) > PROMPT_MAX_CHARS:
         raise Refused(
             f"The prompt of {ref.label} is too long: {len(prompt):,} characters; the limit is {PROMPT_MAX_CHARS:,}",

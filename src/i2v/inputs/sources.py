@@ -6,8 +6,9 @@ No image is read here. `i2v.media.images` validates them, and `i2v.inputs.prompt
 import asyncio
 import logging
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict
@@ -17,12 +18,13 @@ from i2v.inputs.batch_files import MAX_BATCH_FILE_BYTES, SUFFIXES, BatchFile, Ba
 from i2v.inputs.prompts import SIDECAR_SUFFIX, RequestOptions, sidecar
 from i2v.ledger.keys import RESERVED
 from i2v.media.images import ImageRef, is_text
+from i2v.s3.listing import S3Entry
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 from i2v.urls import is_signed, redact_url
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png")
 """The suffixes that make an object under a prefix an image. An object that is named explicitly may have any name."""
 ACCEPTED = (
     "Images are s3://bucket/key, s3://bucket/prefix/, https://… or a batch file (.csv, .jsonl). "
@@ -51,6 +53,14 @@ class InputItem(BaseModel):
         return self.model_copy(update={"etag": None, "size": None, "may_have_sidecar": True})
 
 
+class FoundItems(list[InputItem]):
+    """The images that were found, and how many other files the prefixes hold, by ending."""
+
+    def __init__(self, items: Iterable[InputItem] = (), others: Mapping[str, int] | None = None) -> None:
+        super().__init__(items)
+        self.others: Counter[str] = Counter(others)
+
+
 def is_uri(text: str) -> bool:
     """Return whether a text begins with a scheme, such as `s3://`."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
@@ -69,7 +79,7 @@ def refuse_signed_urls(images: str | BatchRow | Sequence[str | BatchRow]) -> Non
 
 async def find_items(
     images: str | BatchRow | Sequence[str | BatchRow], storage: Storage, settings: Settings
-) -> list[InputItem]:
+) -> FoundItems:
     """Find the named images, in order, without duplicates (same image and same options).
 
     Raise `UsageError` for an invalid name, and `NoImages` if nothing is found; otherwise an empty prefix is logged.
@@ -79,12 +89,14 @@ async def find_items(
         raise UsageError("No images are given", ACCEPTED)
     found: dict[tuple[ImageRef, RequestOptions], InputItem] = {}
     empty: list[NoImages] = []
+    others = Counter[str]()
     for entry in named:
         try:
             items = await _items_of(entry, storage, settings)
         except NoImages as error:
             empty.append(error)
             continue
+        others += items.others if isinstance(items, FoundItems) else Counter()
         for item in items:
             key = (item.ref, item.options)
             if item.etag or key not in found:
@@ -93,7 +105,7 @@ async def find_items(
         raise empty[0]
     for none in empty:
         log.warning("%s", none.message)
-    return list(found.values())
+    return FoundItems(found.values(), others)
 
 
 async def _items_of(entry: str | BatchRow, storage: Storage, settings: Settings) -> list[InputItem]:
@@ -119,7 +131,7 @@ async def _items_of(entry: str | BatchRow, storage: Storage, settings: Settings)
     return [InputItem(ref=ImageRef(uri=uri))]
 
 
-async def _under_prefix(prefix: S3Uri, storage: Storage, settings: Settings) -> list[InputItem]:
+async def _under_prefix(prefix: S3Uri, storage: Storage, settings: Settings) -> FoundItems:
     _check_allowed(prefix, settings)
     entries = [entry async for entry in storage.list(prefix)]
     named = [entry for entry in entries if entry.uri.key.lower().endswith(IMAGE_SUFFIXES)]
@@ -137,11 +149,18 @@ async def _under_prefix(prefix: S3Uri, storage: Storage, settings: Settings) -> 
     if not items:
         raise NoImages(
             f"No images found under {prefix} ({len(entries):,} objects)",
-            "An image is named .jpg, .jpeg or .png; check the prefix, or upload images there",
+            f"An image is named {', '.join(IMAGE_SUFFIXES)}; check the prefix, or upload images there",
         )
     if reserved := [entry.uri for entry in named if _is_reserved(entry.uri, settings)]:
         log.warning("skipped %d objects such as %s: this name is reserved", len(reserved), reserved[0])
-    return items
+    return FoundItems(items, _others(entries, {entry.uri for entry in named}))
+
+
+def _others(entries: Sequence[S3Entry], images: set[S3Uri]) -> Counter[str]:
+    """Count what is neither an image nor its prompt, by ending."""
+    known = images | {sidecar(uri) for uri in images}
+    others = (entry.uri for entry in entries if entry.uri not in known and not entry.uri.is_prefix)
+    return Counter(PurePosixPath(uri.key).suffix.lower()[:12] or "without ending" for uri in others)
 
 
 def _is_reserved(uri: S3Uri, settings: Settings) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from i2v.apixo.models import TaskStatus
 from i2v.errors import I2vError, ImageChanged, LedgerError, Stopped, StorageError
 from i2v.inputs.prompts import RequestOptions
-from i2v.inputs.sources import InputItem
+from i2v.inputs.sources import FoundItems, InputItem
 from i2v.ledger.attempt import Delivery
 from i2v.ledger.job import JobState
 from i2v.ledger.ledger import VersionedRecord
@@ -89,7 +89,12 @@ async def generate(
         for task in unfinished:
             task.cancel()
     stopped_by = run.brake.stopped.message if run.brake.stopped else None
-    report = Report(items=tuple(lines), stopped=stopped_by, awaits_callbacks=delivery == "callback")
+    report = Report(
+        items=tuple(lines),
+        stopped=stopped_by,
+        awaits_callbacks=delivery == "callback",
+        other_files=items.others if isinstance(items, FoundItems) else {},
+    )
     await end_run(run, report.model_copy(update={"items": (*settled, *report.items)}))
     return report, stopped
 

@@ -72,6 +72,7 @@ def _head(report: Report, info: RunPageInfo) -> Iterator[str]:
     facts = ["1 image" if len(report.items) == 1 else f"{len(report.items):,} images"]
     facts += [f"label {as_text(info.label, IMAGE_CHARS)}"] if info.label else []
     facts += [f"from {as_code(info.images)}"] if info.images else []
+    facts += [f"not processed: {as_text(report.others, REASON_CHARS)}"] if report.others else []
     if report.at_risk_usd:
         facts.append(f"at risk {as_usd(report.at_risk_usd)}: charged or possibly charged, without a video")
     yield from ("", " · ".join(facts))

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
@@ -93,6 +94,8 @@ class Report(BaseModel):
     stopped: str | None = None
     """Why the run stopped submitting early."""
     awaits_callbacks: bool = False
+    other_files: Mapping[str, int] = {}
+    """How many files under the prefixes are not named like images, by ending."""
 
     def count(self, outcome: Outcome) -> int:
         """Return how many images have this outcome."""
@@ -137,6 +140,13 @@ class Report(BaseModel):
         return " · ".join([*(parts or ["no images"]), money])
 
     @property
+    def others(self) -> str:
+        """The other files in words, e.g. `3 other files (2 .heic, 1 .webp)`; empty if there are none."""
+        counts = Counter(self.other_files)
+        endings = ", ".join(f"{count:,} {ending}" for ending, count in counts.most_common(8))
+        return f"{counts.total():,} other file{'s' if counts.total() > 1 else ''} ({endings})" if counts else ""
+
+    @property
     def rows_jsonl(self) -> bytes:
         """The rows of all images as JSON Lines."""
         return b"".join(json.dumps(item.row, ensure_ascii=False).encode() + b"\n" for item in self.items)
@@ -148,5 +158,6 @@ class Report(BaseModel):
             **{outcome.value: self.count(outcome) for outcome in Outcome},
             "spent_usd": float(self.spent_usd),
             "at_risk_usd": float(self.at_risk_usd),
+            **({"other_files": dict(self.other_files)} if self.other_files else {}),
             "items": items,
         }

@@ -12,6 +12,7 @@ from i2v.inputs.metadata_text import encode_metadata
 from i2v.inputs.prompts import RequestOptions, metadata_options, read_sidecar, request_metadata
 from i2v.inputs.sources import InputItem, find_items
 from i2v.media.images import ImageRef
+from i2v.reports.run_report import Report
 from i2v.request import Request
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
@@ -203,3 +204,14 @@ async def test_a_request_in_metadata_survives_s3(sandbox: Sandbox, storage: Stor
 
     assert metadata_options(found.metadata) == RequestOptions(prompt=prompt, mode="standard", duration=6, take=2)
     assert found.metadata["prompt"] == encode_metadata(prompt)
+
+
+async def test_other_files_under_a_prefix_are_counted(sandbox: Sandbox, storage: Storage, settings: Settings) -> None:
+    """JPEGs with rare endings are images; what else the prefix holds is counted by ending, but for prompts."""
+    _put(sandbox, *(f"images/{name}" for name in ("a.jpg", "b.jfif", "c.JPE", "a.jpg.txt", "d.webp", "e.webp", "f")))
+    items = await find_items(_at(sandbox, "images/"), storage, settings)
+    assert len(items) == 3
+    assert items.others == {".webp": 2, "without ending": 1}
+    report = Report(other_files=items.others)
+    assert report.others == "3 other files (2 .webp, 1 without ending)"
+    assert report.for_json()["other_files"] == items.others

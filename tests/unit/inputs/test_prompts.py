@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from i2v.errors import Refused, UsageError
 from i2v.inputs.metadata_text import METADATA_MAX_BYTES, decode_metadata, encode_metadata
@@ -87,9 +86,9 @@ def test_metadata_of_other_tools_is_decoded(header: str, text: str) -> None:
 def test_a_request_round_trips_through_metadata(prompt: str, mode: Mode, duration: int, take: int) -> None:
     """A request that is read from metadata is the one that was written, so it is the same job."""
     try:
-        request = Request(prompt=prompt, mode=mode, duration=duration, take=take)
-    except ValidationError:
-        return  # a blank prompt
+        request = build_request(RequestOptions(prompt=prompt, mode=mode, duration=duration, take=take), TOM)
+    except Refused:
+        return  # no text that somebody wrote
     metadata = request_metadata(request)
 
     assert metadata is not None
@@ -260,3 +259,35 @@ def test_a_prompt_of_2000_characters_is_valid_and_one_more_is_refused() -> None:
         build_request(RequestOptions(prompt="x" * 2001), TOM)
 
     assert caught.value.rule == "prompt_too_long"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "rule"),
+    [
+        ("w\0a\0l\0k\0", "prompt_unreadable"),
+        ("walk\x07", "prompt_unreadable"),
+        ("walk\x85\x9b31m", "prompt_unreadable"),
+        ("\u200b", "prompt_missing"),
+        ("\ufeff\u2060\u00ad", "prompt_missing"),
+        ("\u3164 \u2800", "prompt_missing"),
+        ("\ufe0f", "prompt_missing"),
+    ],
+)
+def test_a_prompt_that_nobody_wrote_is_refused(prompt: str, rule: str) -> None:
+    """Control characters are a sign of a wrong encoding, and a prompt that cannot be seen is none."""
+    with pytest.raises(Refused) as caught:
+        build_request(RequestOptions(prompt=prompt), TOM)
+    assert caught.value.rule == rule
+
+
+@pytest.mark.parametrize("prompt", ["walk\tslowly\nthen stop", "🐈", "猫が歩く", "?", "a\u200db", "e\u0301"])
+def test_a_prompt_that_somebody_wrote_is_accepted(prompt: str) -> None:
+    """White space, emoji and joined characters are text."""
+    assert build_request(RequestOptions(prompt=prompt), TOM).prompt
+
+
+@pytest.mark.parametrize("value", ["=?UTF-8?B?###?=", "=?UTF-8?B?YWJ?=", "=?no-such?Q?abc?=", "=?UTF-8?B?/w==?="])
+def test_metadata_that_cannot_be_decoded_is_taken_literally(value: str) -> None:
+    """A prompt in metadata never vanishes, so that another one would be paid."""
+    assert decode_metadata(value) == value
+    assert metadata_options({"prompt": value}).prompt == value

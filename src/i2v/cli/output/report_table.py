@@ -39,6 +39,8 @@ def print_report(report: Report, settings: Settings, *, as_json: bool) -> None:
     for outcome in ORDER:
         if (hidden := report.count(outcome) - MAX_ROWS) > 0:
             console.print(f"… and {hidden} more {outcome.text}: list all with i2v jobs or --json")
+    if report.others:
+        console.print(f"not processed: {report.others}")
     console.print(report.summary, style="bold")
 
 
