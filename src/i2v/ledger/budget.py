@@ -75,8 +75,7 @@ class Budget:
     @property
     def spent_usd(self) -> Decimal:
         """What this run has spent, including submits in progress."""
-        others = sum(self._others.values(), ZERO)
-        return sum((entry.total_usd for entry in self._own.values()), others)
+        return sum((entry.total_usd for entry in self._own.values()), sum(self._others.values(), ZERO))
 
     @property
     def near_cap_usd(self) -> tuple[Decimal, Decimal] | None:
@@ -95,17 +94,12 @@ class Budget:
 
     def lower_limit(self, available_usd: Decimal | None, name: str) -> None:
         """Let this run spend at most this much from now on, because of the limit `name`; `None` changes nothing."""
-        if available_usd is None:
-            return
-        limit = self.spent_usd + available_usd
-        if self._max_spend is None or limit < self._max_spend:
+        limit = self.spent_usd + (available_usd or ZERO)
+        if available_usd is not None and (self._max_spend is None or limit < self._max_spend):
             self._max_spend, self._max_spend_name = limit, name
 
     async def reserve(self, price_usd: Decimal, job: str, claim: str) -> str:
-        """Reserve the price of one submit; return the UTC day it counts for.
-
-        Raise `BudgetExceeded` if a limit does not allow it, `StorageError` if it may not be written.
-        """
+        """Reserve the price of one submit; return its UTC day. Raise `BudgetExceeded` if a limit forbids it."""
         if self._refused and self._refused[0] == self._today() and price_usd >= self._refused[1]:
             raise self._refused[2]
         waiting = _Waiting(claim, Reservation(job=job, usd=price_usd, at=datetime.now(UTC)))

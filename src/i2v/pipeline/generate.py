@@ -54,20 +54,10 @@ async def generate(
 ) -> tuple[Report, Stopped | None]:
     """Generate a video of each image and end the run; in a dry run, report what would be generated.
 
-    Args:
-        items: images, some of which may be prepared already.
-        default: the options of images that have none of their own.
-        steps: what happens to each image.
-        partial: spend up to the limit; otherwise do not start unless the money suffices for all.
-        settled: lines of the run's earlier work, for its record.
-        delivery: `poll` waits for the videos; `callback` ends once everything is submitted.
-
-    Returns:
-        The report of `items`, and the error that stopped the run before its first submit, if one did.
-
-    Raises:
-        UsageError: the ledger belongs to another provider or account.
-        LedgerError: the ledger cannot be read, written or trusted.
+    Return the report of `items`, and the error that stopped the run before its first submit, if one did. `default` has
+    the options of images without their own. With `partial`, spend up to the limit; otherwise do not start unless the
+    money suffices for all. `settled` are the lines of the run's earlier work, for its record. `poll` waits for the
+    videos; `callback` ends once everything is submitted. Raise as `LedgerInfoStore.prepare` does.
     """
     paused = False
     if not run.dry_run:
@@ -185,8 +175,7 @@ def expected(error: Exception, label: str) -> I2vError:
 async def process_order(run: RunContext, order: Order, steps: Steps) -> ItemReport:
     """Submit the order, and run its job to completion; a later error is reported together with the job.
 
-    Raises:
-        I2vError: the submit failed, so that this run has no job for the image.
+    Raise `I2vError` if the submit failed, so that this run has no job for the image.
     """
     bucket = order.image.at.bucket
     async with run.job_lock(order.key), run.limits.in_flight, run.first_submits.turn(bucket) as turn:

@@ -23,13 +23,9 @@ HEARTBEAT_SECONDS = 60.0
 
 
 class Heartbeat:
-    """Keeps one run's record fresh.
+    """Keeps one run's record fresh, whose version in the ledger is `etag` if an earlier try of the run wrote one.
 
-    Args:
-        record: what to start with.
-        etag: the version in the ledger, if an earlier try of the run wrote one.
-        budget: what it has not spent is given back at the end.
-        chores: awaited at each heartbeat and at the end; they handle their own errors.
+    `chores` are awaited at each heartbeat and at the end; they handle their own errors.
     """
 
     def __init__(

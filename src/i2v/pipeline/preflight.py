@@ -24,8 +24,7 @@ BALANCE = "the provider's balance"
 async def room_usd(run: RunContext) -> tuple[Decimal | None, str]:
     """Return what may be spent now, `None` for no limit, and the name of the tightest limit.
 
-    Raises:
-        Stopped: the provider rejects this account, or cannot be reached.
+    Raise `Stopped` if the provider rejects this account or cannot be reached.
     """
     room, limit = await run.budget.available_usd()
     try:
@@ -61,12 +60,7 @@ async def _is_unpaid(run: RunContext, key: str) -> bool:
 
 
 def check_money(prices: Sequence[Decimal], room: Decimal | None, limit: str, *, partial: bool) -> None:
-    """Raise if the money does not cover all videos or, with `partial`, not even the cheapest.
-
-    Raises:
-        BalanceTooLow: the provider's balance is the limit.
-        BudgetExceeded: `max_spend_usd` or the daily cap is.
-    """
+    """Raise `BalanceTooLow` or `BudgetExceeded` if the limit does not cover all, or with `partial` the cheapest."""
     if not prices:
         return
     needed = min(prices) if partial else sum(prices, ZERO)

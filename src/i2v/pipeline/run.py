@@ -41,17 +41,10 @@ async def open_run(
 ) -> AsyncIterator[RunContext]:
     """Open what a run needs; close it whatever happens, after shielded work has finished.
 
-    Args:
-        settings: the environment.
-        run_id: the flow run's id.
-        max_spend_usd: the run's own limit.
-        label: the run's purpose, for ledger and reports.
-        storage: S3 with other credentials than the environment's; it is closed with the run.
-        dry_run: nothing is submitted, so no key is needed and no heartbeat is written.
+    `run_id` is the flow run's id, `label` its purpose for ledger and reports. `storage` has other credentials than the
+    environment's, and is closed with the run. A dry run submits nothing, so it needs no key and writes no heartbeat.
 
-    Raises:
-        UsageError: a required setting is missing or invalid.
-        LedgerError: the ledger cannot be read or written.
+    Raise `UsageError` if a setting is missing or invalid, `LedgerError` if the ledger cannot be read or written.
     """
     settings.require_bucket()
     if not dry_run:

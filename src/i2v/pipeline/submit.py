@@ -28,13 +28,9 @@ BACKOFF_FIRST_SECONDS, BACKOFF_MOST_SECONDS = 1.0, 60.0
 async def submit(run: RunContext, order: Order) -> VersionedRecord:
     """Attach to the order's job if it is under way or has ended; otherwise pay for one attempt.
 
-    Returns:
-        The job, in any state but ready or claimed.
-
-    Raises:
-        NotTried: the run's submits are stopped, a limit forbids this one, or the ledger is too slow to pay safely.
-        ProviderError: the provider refused this submit, or all retries of `submit_patience_seconds`; nothing was paid.
-        StorageError: the ledger cannot be read or written, so nothing was submitted.
+    Return the job, in any state but ready or claimed. After an error nothing was paid: `NotTried` if the run's submits
+    are stopped, a limit forbids this one, or the ledger is too slow; `ProviderError` if the provider refused it, for
+    `submit_patience_seconds`; `StorageError` if the ledger cannot be read or written.
     """
     give_up_at = boot_time() + run.settings.submit_patience_seconds
     backoff = BACKOFF_FIRST_SECONDS

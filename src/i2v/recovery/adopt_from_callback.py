@@ -7,6 +7,7 @@ status confirms it, it was created within the attempt's claim, and no other atte
 
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -47,6 +48,14 @@ def parse_job_entry(text: str) -> tuple[str, CallbackHint | None]:
         shown = text[:80].encode("unicode_escape").decode()
         raise UsageError(f"{shown!r} is not a job", "Name a job by its key, 64 hex characters, or KEY/ATTEMPT/TASKID")
     return match[1], CallbackHint(match[1], int(match[2]), match[3]) if match[3] else None
+
+
+def hints_by_job(entries: Sequence[str]) -> dict[str, list[CallbackHint]]:
+    """Return the callbacks' hints by job key; repeated entries count once."""
+    hints: dict[str, list[CallbackHint]] = {}
+    for key, hint in map(parse_job_entry, dict.fromkeys(entries)):
+        hints.setdefault(key, []).extend([hint] if hint else [])
+    return hints
 
 
 async def adopt_from_callback(

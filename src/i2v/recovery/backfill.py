@@ -87,8 +87,7 @@ def backfill_options(
 ) -> BackfillOptions | None:
     """Return what to generate, `None` for nothing. A time without a zone is UTC.
 
-    Raises:
-        UsageError: `generate` without `since` and `max_spend_usd`, or a prompt with an unknown field.
+    Raise `UsageError` for `generate` without `since` and `max_spend_usd`, or a prompt with an unknown field.
     """
     if not generate:
         return None
@@ -112,14 +111,8 @@ async def reconcile_and_backfill(
 ) -> ReconcileResult:
     """Settle open jobs, then generate missing videos up to the run's limits, oldest image first; end the run.
 
-    Raise as `settle_open` and `generate` do.
-
-    Args:
-        run: in a dry run everything is reported and nothing is changed.
-        options: which images are generated, if any.
-        entries: what to settle, as `settle_open` takes it; `None` for all open jobs.
-        limit: how many jobs are settled, and how many images are generated, at most.
-        steps: what happens to each image.
+    `limit` is the most videos that are stored, and the most images that are generated; `entries` are those of
+    `settle_open`. Raise as `settle_open` and `generate` do.
     """
     steps = steps or Steps()
     settled = Report(items=await settle_open(run, entries=entries, limit=limit, steps=steps))

@@ -28,7 +28,7 @@ from i2v.pipeline.poll import handle_final_status, note_unknown_state, query_sta
 from i2v.pipeline.publish import publish_outputs
 from i2v.pipeline.submit import LEASE_OVER
 from i2v.pipeline.video_order import Order
-from i2v.recovery.adopt_from_callback import CallbackHint, adopt_from_callback, parse_job_entry
+from i2v.recovery.adopt_from_callback import CallbackHint, adopt_from_callback, hints_by_job
 from i2v.recovery.leftover_markers import ListedMarker, delete_settled_markers, list_open_markers
 from i2v.reports.run_report import ItemReport, Outcome
 
@@ -52,19 +52,11 @@ async def settle_open(
         run.first_submits.trust(*(await run.ledger.info.prepare()).fetched_from)
     settler = Settler(run, steps or Steps(), limit if entries is None else None)
     markers = await list_open_markers(run) if entries is None else {}
-    hints = _hints_by_job(entries or ())
+    hints = hints_by_job(entries or ())
     found = run.ledger.read_many(list(markers if entries is None else hints))
     settling = [settler.settle(key, job, markers.get(key, ()), hints.get(key)) async for key, job in found]
     run.set_image_count(len(settling))
     return tuple(line for line in await asyncio.gather(*settling) if line)
-
-
-def _hints_by_job(entries: Sequence[str]) -> dict[str, list[CallbackHint]]:
-    """Return the callbacks' hints by job key; repeated entries count once."""
-    hints: dict[str, list[CallbackHint]] = {}
-    for key, hint in map(parse_job_entry, dict.fromkeys(entries)):
-        hints.setdefault(key, []).extend([hint] if hint else [])
-    return hints
 
 
 class Settler:

@@ -48,8 +48,7 @@ async def record_error(
 ) -> VersionedRecord:
     """Record a submit that returned no task id; return the job. Its reservation is paid or given back.
 
-    Raises:
-        ProviderError: nothing was paid, and the job is ready again.
+    Raise the error if nothing was paid and the job is ready again.
     """
     reason, now = Reason(code=error.code, message=str(error)), datetime.now(UTC)
     if isinstance(error, AnswerLost):
