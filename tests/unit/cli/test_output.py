@@ -8,14 +8,16 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 
-from i2v.cli.output.job_table import age
+from i2v.cli.output.job_table import END_WORDS, age, print_job
 from i2v.cli.output.report_table import MAX_ROWS, no_valid_image, print_report
 from i2v.cli.progress import Progress
+from i2v.ledger.attempt import AttemptEnd, EndKind
 from i2v.ledger.job import JobState
 from i2v.pipeline.events import ImageDone, ImagesCounted, StepStarted
 from i2v.reports.advice import advise_job
 from i2v.reports.run_report import ItemReport, Outcome, Report
 from i2v.settings import Settings
+from tests.support.job_records import CLAIMED, LATE_TASK, NOW, WHY
 
 
 @pytest.mark.parametrize("state", JobState)
@@ -87,3 +89,22 @@ def test_without_a_terminal_there_is_no_bar() -> None:
         progress.on_event(ImagesCounted(3))
         progress.on_event(ImageDone(_item(1, Outcome.STORED)))
     assert stream.getvalue() == "uploading: 3 (0 s)\n"
+
+
+def test_a_job_tells_its_attempts_as_a_story(capsys: pytest.CaptureFixture[str]) -> None:
+    """`i2v jobs show` has a line per attempt: who claimed it at what price, its task, and what it waits for."""
+    print_job(LATE_TASK)
+    first, second = [line.split("  ", 1)[1] for line in capsys.readouterr().out.splitlines() if "attempt " in line]
+    at = "2026-11-22 12:00:00 UTC"
+    task = f"submitted {at} as task task_a (the answer came late)"
+    assert first == f"claimed {at} at $0.192 by run run of A; {task}; in progress at the provider"
+    assert second == f"claimed {at} at $0.192 by run run of B; waiting for the answer to its submit"
+
+
+@pytest.mark.parametrize("kind", EndKind)
+def test_the_story_of_an_attempt_has_its_end(kind: EndKind, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each way to end is in words, with its time and reason."""
+    (attempt,) = CLAIMED.attempts
+    end = AttemptEnd(kind=kind, at=NOW, revision=1, reason=WHY)
+    print_job(CLAIMED.with_attempt(attempt.model_copy(update={"end": end})))
+    assert f"{END_WORDS[kind]} 2026-11-22 12:00:00 UTC: because" in capsys.readouterr().out
