@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tests.simulator.world import World
 
 UTC = dt.UTC
-BAD_IMAGE, BROKEN_VIDEO = b"not an image", b"half a video"
+BAD_IMAGE, BROKEN_VIDEO = b"not an image", b"\0half a video"
 
 
 class _Current:
@@ -100,13 +100,18 @@ class SimulatedDecoder:
             raise Refused(f"{label} is corrupt", "Upload another", "corrupt")
         return ImageFacts(sha256=hashlib.sha256(body).hexdigest(), size=len(body), format="JPEG", width=640, height=480)
 
-    async def examine_video(self, path: Path, sha256: str) -> tuple[VideoFacts, bytes]:
+    async def examine_video(self, path: Path, sha256: str, _fingerprint: str) -> tuple[VideoFacts, bytes]:
         """Examine a downloaded video of the simulated provider."""
         body = path.read_bytes()  # noqa: ASYNC240 - a few bytes
         if body.startswith(BROKEN_VIDEO):
             raise BrokenVideo("the video is truncated")
         facts = VideoFacts(width=1344, height=768, seconds=6.0, frames=144, codec="h264", size=len(body), sha256=sha256)
         return facts, b"poster"
+
+    async def salvage(self, path: Path, sha256: str) -> tuple[VideoFacts, bytes]:
+        """Return what is known of a damaged video."""
+        size = path.stat().st_size  # noqa: ASYNC240 - one call
+        return VideoFacts(width=0, height=0, seconds=0, frames=0, codec="", size=size, sha256=sha256), b"poster"
 
 
 def install() -> None:

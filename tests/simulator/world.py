@@ -163,8 +163,9 @@ class World:
             self.removed.add(job.key)
             self.count("video moved away")
             self.tell("consumer", f"moves {job.videos[0]}")
-            for ending in (".mp4", ".jpg", ".json"):
-                self.bucket.delete(S3Uri("b-1", job.videos[0].removesuffix(".mp4") + ending))
+            video = job.videos[0]
+            for key in (video, *(reading.stem(video) + ending for ending in (".jpg", ".json"))):
+                self.bucket.delete(S3Uri("b-1", key))
 
     def _work(self, start: Start) -> works.Work:
         match start.kind:

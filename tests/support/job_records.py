@@ -159,7 +159,7 @@ def changes(record: JobRecord, max_attempts: int) -> Iterator[tuple[str, Change]
 
 def _ends(task: str, most: int) -> Iterator[tuple[str, Change]]:
     """Yield what the provider can report of a task."""
-    yield "note_delivery", lambda job: transitions.note_delivery(job, task, "1" * 64, NOW)
+    yield "note_delivery", lambda job: transitions.note_delivery(job, task, "1" * 64)
     yield "store", lambda job: transitions.store(job, task, VIDEO, NOW)
     yield "store unverified", lambda job: transitions.store(job, task, UNVERIFIED, NOW)
     yield "end_task as refused", lambda job: transitions.end_task(job, task, EndKind.REFUSED, WHY, NOW)

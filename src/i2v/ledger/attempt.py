@@ -66,13 +66,6 @@ class StoredVideo(LedgerModel):
     """Whether the image was replaced or deleted before the end, so that the video may show another one."""
 
 
-class SeenDelivery(LedgerModel):
-    """A delivery that could not be verified: its hash, and when it first came."""
-
-    sha256: str
-    at: datetime
-
-
 class AttemptEnd(LedgerModel):
     """The end of an attempt."""
 
@@ -108,8 +101,8 @@ class Attempt(LedgerModel):
     """Whether its task id arrived after it had ended."""
     resubmitted: bool = False
     """Whether a person allowed another attempt after this one."""
-    delivery_seen: SeenDelivery | None = None
-    """The newest delivery that could not be verified; it is stored if it comes again."""
+    broken_sha256: str = ""
+    """The hash of the newest delivery that could not be verified; it is stored if it comes again."""
     kept: bool = False
     """Whether a person accepted its unverified video."""
     end: AttemptEnd | None = None

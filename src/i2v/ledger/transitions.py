@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from i2v.ledger.attempt import Attempt, AttemptEnd, EndKind, Reason, SeenDelivery, StoredVideo
+from i2v.ledger.attempt import Attempt, AttemptEnd, EndKind, Reason, StoredVideo
 from i2v.ledger.job import JobImage, JobRecord, JobState
 
 _FIXED = ("number", "claim", "run_id", "claimed_at", "price_usd", "day", "delivery")
@@ -167,14 +167,12 @@ def adopt_from_callback(record: JobRecord, number: int, task_id: str, now: datet
     return record_task(record, attempt.claim, task_id, now) if attempt else None
 
 
-def note_delivery(record: JobRecord, task_id: str, sha256: str, now: datetime) -> JobRecord | None:
+def note_delivery(record: JobRecord, task_id: str, sha256: str) -> JobRecord | None:
     """Remember a delivery that could not be verified, unless it is the one that is remembered."""
     attempt = record.attempt_for_task(task_id)
-    if attempt is None or not attempt.is_running:
+    if attempt is None or not attempt.is_running or attempt.broken_sha256 == sha256:
         return None
-    if attempt.delivery_seen and attempt.delivery_seen.sha256 == sha256:
-        return None
-    return record.with_attempt(attempt.model_copy(update={"delivery_seen": SeenDelivery(sha256=sha256, at=now)}))
+    return record.with_attempt(attempt.model_copy(update={"broken_sha256": sha256}))
 
 
 def keep(record: JobRecord) -> JobRecord | None:

@@ -64,6 +64,7 @@ async def store(run: RunContext, job: VersionedRecord, status: TaskStatus) -> Ve
 async def _deliver(run: RunContext, job: VersionedRecord, status: TaskStatus) -> tuple[StoredVideo, TaskStatus]:
     """Publish the video; return it with the status that led to it."""
     problem = "the provider returned no result URL"
+    broken_here = set[str]()
     for fresh in range(FRESH_STATUSES + 1):
         if fresh:
             await run.brake.sleep(run.settings.poll_every_seconds)
@@ -72,7 +73,7 @@ async def _deliver(run: RunContext, job: VersionedRecord, status: TaskStatus) ->
             try:
                 async with run.limits.storing:
                     with _temporary_file() as path:
-                        delivered = await _download(run, job, url, path, status.task_id)
+                        delivered = await _download(run, job, url, path, status.task_id, broken_here)
                         return await publish_video(run, job.record, delivered, status), status
             except (FetchError, BrokenVideo, DecoderStopped) as error:
                 problem = str(error)
@@ -93,32 +94,36 @@ def _temporary_file() -> Iterator[Path]:
         Path(name).unlink(missing_ok=True)
 
 
-async def _download(run: RunContext, job: VersionedRecord, url: str, path: Path, task_id: str) -> DeliveredVideo:
+async def _download(
+    run: RunContext, job: VersionedRecord, url: str, path: Path, task_id: str, broken_here: set[str]
+) -> DeliveredVideo:
     """Download and check a video. What cannot be verified is taken if it came before with the same bytes."""
     fetched = await run.fetcher.fetch_file(url, path, limit=run.settings.max_video_bytes)
     try:
         fingerprint = job.record.image.facts.fingerprint
         return DeliveredVideo(path, *await run.decoder.examine_video(path, fetched.sha256, fingerprint))
     except (BrokenVideo, DecoderStopped) as error:
-        if not await _came_before(run, job.record.key, path, fetched.sha256, task_id):
+        if not await _came_before(run, job.record.key, path, fetched.sha256, task_id, broken_here):
             raise
         return DeliveredVideo(path, *await run.decoder.salvage(path, fetched.sha256), error.message)
 
 
-async def _came_before(run: RunContext, key: str, path: Path, sha256: str, task_id: str) -> bool:
-    """Return whether a delivery is the one that came before, at least a poll ago; otherwise remember it.
+async def _came_before(run: RunContext, key: str, path: Path, sha256: str, task_id: str, broken_here: set[str]) -> bool:
+    """Return whether a broken delivery is the one that came at least a poll ago; otherwise remember it in the ledger.
 
-    A web page or an empty file may be a passing fault of the file host, so that it must come again an hour later.
+    A web page or an empty file may be a passing fault of the file host: it must come again an hour later. That time is
+    the age of the record by S3's clock. `broken_here` has what came before this caller's last wait.
     """
-    now, job = datetime.now(UTC), await run.ledger.read_existing(key)
+    job = await run.ledger.read_existing(key)
     attempt = job.record.attempt_for_task(task_id)
-    seen = attempt.delivery_seen if attempt else None
-    if seen is None or seen.sha256 != sha256:
-        await run.ledger.change(job, lambda record: transitions.note_delivery(record, task_id, sha256, now))
+    if attempt is None or attempt.broken_sha256 != sha256:
+        await run.ledger.change(job, lambda record: transitions.note_delivery(record, task_id, sha256))
+        broken_here.add(sha256)
         return False
-    is_page = await asyncio.to_thread(_is_page, path)
-    patience = PAGE_SECONDS if is_page else run.settings.poll_every_seconds
-    return (now - seen.at).total_seconds() >= patience
+    if await asyncio.to_thread(_is_page, path):
+        return job.age_seconds >= PAGE_SECONDS
+    has_waited = sha256 in broken_here and not run.brake.interrupted
+    return has_waited or job.age_seconds >= run.settings.poll_every_seconds
 
 
 def _is_page(path: Path) -> bool:

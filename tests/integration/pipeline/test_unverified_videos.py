@@ -85,7 +85,7 @@ async def test_a_process_that_dies_between_the_downloads_loses_nothing(
     monkeypatch.setattr("i2v.pipeline.store.FRESH_STATUSES", 0)
     line, record = await run_once(sandbox, new_run)
     assert (line.outcome, record.state) == (Outcome.FAILED, JobState.SUBMITTED)
-    assert record.attempts[0].delivery_seen
+    assert len(record.attempts[0].broken_sha256) == 64
     await asyncio.sleep(WAIT)
     async with new_run() as run:
         await reconcile(run, entries=[record.key])

@@ -138,6 +138,8 @@ class SimulatedFetcher:
             raise FetchError(f"{url} returned 503", status=503)
         body = f"video of {task.id}".encode()
         if task.is_broken and not self._world.is_calm and weather.happens(0.7, "download broken"):
-            body = BROKEN_VIDEO
+            body = BROKEN_VIDEO + self._world.chance.randbytes(4)
+        elif task.is_damaged:
+            body = BROKEN_VIDEO + f" of {task.id}".encode()
         path.write_bytes(body)  # noqa: ASYNC240 - a few bytes
         return FetchedFile(len(body), hashlib.sha256(body).hexdigest(), "video/mp4")

@@ -95,6 +95,9 @@ class RenderTask:
     end_was_seen: bool = False
     """Whether a status request returned its end."""
     is_broken: bool = False
+    """Whether downloads may break, each at another place."""
+    is_damaged: bool = False
+    """Whether its file is damaged for ever."""
 
 
 class Provider:
@@ -167,6 +170,7 @@ class Provider:
             image_key=urlsplit(body.input.image_urls[0]).path.lstrip("/"),
             known_from=world.loop.time() + (weather.between(0, 900) if weather.happens(0.05, "unknown state") else 0),
             is_broken=weather.happens(0.02, "broken video"),
+            is_damaged=weather.happens(0.02, "damaged video"),
         )
         post.task = task.id
         self.tasks[task.id] = task

@@ -12,6 +12,7 @@ from i2v.ledger.job import JobRecord
 from i2v.ledger.ledger import Ledger, VersionedRecord
 from i2v.ledger.open_markers import OpenMarkerCleaner
 from i2v.ledger.task_pages import TaskPages
+from i2v.pipeline import store
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.payment import pay, record_answer
 from i2v.recovery import leftover_markers, reconcile
@@ -94,6 +95,15 @@ def page_not_written_later() -> None:
     replace(TaskPages, "is_missing", lambda _self, _attempt: False)
 
 
+def damaged_delivery_not_kept() -> None:
+    """3: a delivery that is damaged for ever is never taken."""
+
+    async def never(*_: Any) -> bool:
+        return False
+
+    replace(store, "_came_before", never)
+
+
 MUTANTS: tuple[Mutant, ...] = (
     late_task_id_dropped,
     task_id_written_once,
@@ -102,4 +112,5 @@ MUTANTS: tuple[Mutant, ...] = (
     wrong_marker_deleted,
     callback_ignored,
     page_not_written_later,
+    damaged_delivery_not_kept,
 )

@@ -80,12 +80,16 @@ def _videos(world: World, jobs: dict[str, JobView]) -> None:
 def _check_video(world: World, job: JobView, attempt: AttemptView) -> None:
     name = f"{job.key[:8]}/{attempt.number}"
     found = world.bucket.find(attempt.video_key)
-    if found is None or attempt.video_key.removesuffix(".mp4") + ".json" not in world.bucket.names():
+    if found is None or reading.stem(attempt.video_key) + ".json" not in world.bucket.names():
         world.accuse("video", f"the video or manifest of {name} is missing")
         return
-    task_id = found.body.decode().rpartition(" ")[2]
+    task_id = found.body.decode(errors="replace").rpartition(" ")[2]
     if task_id not in attempt.task_ids:
         world.accuse("video", f"{name} has {found.body!r}")
+    elif world.provider.tasks[task_id].is_damaged != attempt.video_key.endswith(".unverified.mp4"):
+        world.accuse("unverified", f"{name} has {found.body!r} as {attempt.video_key}")
+    elif world.provider.tasks[task_id].is_damaged and not any("unverified" in flag for flag in attempt.flags):
+        world.accuse("flag", f"the video of {name} is unverified and not flagged")
     elif world.provider.tasks[task_id].fetched not in {"", job.image_sha256} and not attempt.flags:
         world.accuse("flag", f"the video of {name} is of another image and not flagged")
 

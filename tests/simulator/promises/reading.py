@@ -74,6 +74,11 @@ class JobView:
         return frozenset(task for attempt in self.attempts for task in attempt.task_ids)
 
 
+def stem(video_key: str) -> str:
+    """Return what the names of a video, its poster and its manifest begin with."""
+    return video_key.removesuffix(".mp4").removesuffix(".unverified")
+
+
 def parse_record(body: bytes) -> JobView:
     """Read a job record."""
     data = json.loads(body)
