@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
 
 from i2v.errors import I2vError, UsageError
+from i2v.s3.client import new_session
 from i2v.urls import redact_url
 
 THREADS = 24
@@ -48,9 +48,9 @@ def make_sqs_client() -> Any:
         retries={"mode": "standard", "total_max_attempts": 3},
     )
     try:
-        return boto3.Session().client("sqs", config=config)
+        return new_session().client("sqs", config=config)
     except NoRegionError:
-        raise UsageError("The queue's region is not set", "Set AWS_DEFAULT_REGION") from None
+        raise UsageError("The queue's region is not set", "Set AWS_REGION") from None
 
 
 class SqsQueue:
@@ -140,7 +140,7 @@ def _translate(error: ClientError | BotoCoreError, url: str) -> QueueError:
         return QueueError(message, "Check AWS_ENDPOINT_URL and the other AWS_* settings")
     code = str(error.response.get("Error", {}).get("Code", ""))
     if "NonExistentQueue" in code or "QueueDoesNotExist" in code:
-        return QueueError(f"The queue {url} does not exist", "Check I2V_SQS_QUEUE_URL and AWS_DEFAULT_REGION")
+        return QueueError(f"The queue {url} does not exist", "Check I2V_SQS_QUEUE_URL and AWS_REGION")
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     return QueueError(
         f"SQS returned {status} {code} for {error.operation_name} on {url}",

@@ -109,6 +109,11 @@ async def test_a_server_that_cannot_work_costs_nothing(behind: OpenWorld, mode: 
     assert world.sandbox.provider.tasks == {}
 
 
+async def test_one_odd_image_stops_no_other(behind: OpenWorld) -> None:
+    """A response without the fields that i2v needs ends as one line for that image; the other is stored."""
+    assert (await behind("image_without_etag").run()).startswith("1 stored · 1 failed")
+
+
 async def test_a_bucket_that_demands_kms_works(behind: OpenWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """With I2V_S3_EXTRA_ARGS every write carries the key, so that the bucket's policy accepts it."""
     world = behind("demands_kms")
