@@ -17,7 +17,10 @@ from i2v.inputs.sources import find_items
 from i2v.ledger.ledger_info import LedgerInfo, LedgerInfoStore
 from i2v.pipeline.generate import Steps, generate
 from i2v.pipeline.run import open_run
+from i2v.s3.conditions import prove_conditional_writes
+from i2v.s3.etags import EtagForm
 from i2v.s3.storage import Storage
+from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 from sandbox import Sandbox
 from tests.support.orders import put_photo
@@ -26,6 +29,13 @@ from tests.support.s3_quirks import QuirkProxy
 MINUTE = 60
 CONDITIONS = "honors them (docs/s3.md)"
 WORKS = ["quoted", "quoted_400", "bare", "ignores_quoted", "weak", "region", "path", "content_md5"]
+FORMS = {
+    "plain": EtagForm.QUOTED,
+    "quoted": EtagForm.QUOTED,
+    "weak": EtagForm.QUOTED,
+    "bare": EtagForm.BARE,
+    "ignores_quoted": EtagForm.BARE,
+}
 STOPS = {
     "no_conditions": ("does not implement conditional writes", CONDITIONS),
     "only_none_match": ("refuses an object's own ETag in If-Match: S3 returned 501", CONDITIONS),
@@ -97,6 +107,20 @@ async def test_a_server_works(behind: OpenWorld, mode: str) -> None:
     with Storage() as storage:
         faults = [finding for finding in await examine(world.settings, storage) if finding.level is Level.FAULT]
     assert faults == []
+
+
+@pytest.mark.parametrize(("mode", "form"), FORMS.items())
+async def test_the_proof_keeps_the_form_that_works(
+    behind: OpenWorld, sandbox: Sandbox, mode: str, form: EtagForm
+) -> None:
+    """A form counts only if the right etag is accepted in it and a wrong one rejected."""
+    behind(mode)
+    uri = S3Uri(sandbox.bucket, "jobs/x")
+    with Storage() as storage:
+        etag = await storage.put(uri, b"1", metadata={"a": "b"})
+        await prove_conditional_writes(storage, uri)
+        assert storage.etag_form is form
+        assert ((await storage.get(uri)).etag, dict((await storage.get(uri)).metadata)) == (etag, {"a": "b"})
 
 
 @pytest.mark.parametrize("mode", STOPS)
