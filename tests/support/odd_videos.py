@@ -151,3 +151,10 @@ def with_forged_table(data: bytes, count: int) -> bytes:
     """Return the film whose table of frame sizes claims this many frames of one size."""
     at = find(data, *STBL, b"stsz")[0]
     return put32(put32(data, at + 12, 1), at + 16, count)
+
+
+def with_forged_index(data: bytes, count: int) -> bytes:
+    """Return the film whose tables agree on so many frames of one byte, each of which takes FFmpeg 24 bytes."""
+    data = with_forged_table(data, count)
+    stts, stsc = find(data, *STBL, b"stts")[0], find(data, *STBL, b"stsc")[0]
+    return put32(put32(data, stts + 16, count), stsc + 20, count)

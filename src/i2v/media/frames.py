@@ -20,16 +20,20 @@ _STILL_BYTES, _STILL_PIXELS_PER_BYTE = 256, 768
 """What x264's fastest preset writes at most for an unchanged frame; a slow zoom takes twice as much."""
 
 
+def small_copy(frame: VideoFrame) -> VideoFrame:
+    """Return 64 x 64 pixels of gray."""
+    return frame.reformat(_SIDE, _SIDE, "gray", interpolation=Interpolation.FAST_BILINEAR, threads=1)
+
+
 class Samples:
     """Small gray copies of frames."""
 
-    def __init__(self) -> None:
-        self._frames: list[bytes] = []
+    def __init__(self, first: VideoFrame) -> None:
+        self._frames = [bytes(first.planes[0])]
 
     def add(self, frame: VideoFrame) -> None:
         """Keep a small copy of a frame."""
-        small = frame.reformat(_SIDE, _SIDE, "gray", interpolation=Interpolation.AREA, threads=1)
-        self._frames.append(bytes(small.planes[0]))
+        self._frames.append(bytes(small_copy(frame).planes[0]))
 
     @property
     def is_black(self) -> bool:

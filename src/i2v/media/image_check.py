@@ -89,7 +89,8 @@ def _read_png(body: bytes, label: str) -> tuple[int, int, str]:
     png.check_whole(body, header)
     image = _open(PngImageFile, body, label)
     _load(image, label)
-    pixels = image.resize((SIDE * 8, SIDE * 8)).convert("RGB").resize((SIDE, SIDE), Resampling.BOX).convert("L")
+    sampled = image.resize((SIDE * 8, SIDE * 8), Resampling.NEAREST)
+    pixels = sampled.convert("RGB").resize((SIDE, SIDE), Resampling.BOX).convert("L")
     return _as_displayed(image, pixels.tobytes())
 
 

@@ -42,9 +42,11 @@ def examine_video(path: Path, sha256: str, fingerprint: str = "") -> tuple[Video
         return _Examination(path).examine(sha256, fingerprint)
     except av.error.MemoryError:
         raise MemoryError from None
+    except (BrokenVideo, MemoryError):
+        raise
     except av.FFmpegError as error:
         raise BrokenVideo(f"The video cannot be read: {error.strerror}") from error
-    except (ArithmeticError, LookupError, OverflowError, TypeError, ValueError) as error:  # from forged numbers
+    except Exception as error:  # hostile bytes can make PyAV raise anything
         raise BrokenVideo(f"The video cannot be read: {type(error).__name__}") from error
 
 
@@ -52,7 +54,7 @@ def salvage(path: Path, sha256: str) -> tuple[VideoFacts, bytes]:
     """Return the facts and a poster of a video that cannot be verified: its first frame if there is one, else gray."""
     try:
         return _Examination(path, is_strict=False).salvage(sha256)
-    except (BrokenVideo, av.FFmpegError, ArithmeticError, LookupError, OverflowError, TypeError, ValueError):
+    except Exception:  # noqa: BLE001 - hostile bytes can make PyAV raise anything
         return unknown_video(path, sha256)
 
 
@@ -157,15 +159,15 @@ class _Examination:
 
     def _picture_flags(self, frame: VideoFrame, fingerprint: str, packets: _Packets) -> list[str]:
         """Decode further frames only if the first one is black, or if the packets are as small as those of a still."""
-        samples = frames.Samples()
-        samples.add(frame)
+        first = frames.small_copy(frame)
+        samples = frames.Samples(first)
         may_be_still = frames.may_be_still(packets.sizes, frame.width * frame.height)
         if may_be_still or samples.is_black:
             self._sample(samples, len(packets.sizes))
         flags = [frames.FROZEN] if may_be_still and samples.is_still else []
         if samples.is_black:
             return [*flags, frames.BLACK]
-        return [*flags, frames.NOT_THE_IMAGE] if frames.is_other_picture(frame, fingerprint) else flags
+        return [*flags, frames.NOT_THE_IMAGE] if frames.is_other_picture(first, fingerprint) else flags
 
     def _sample(self, samples: frames.Samples, count: int) -> None:
         with self._open() as container:
@@ -176,7 +178,8 @@ class _Examination:
 
 def _film(container: InputContainer) -> VideoStream:
     """Return the largest video track; of equal ones the default."""
-    streams = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]
+    found = container.streams.video
+    streams = [one for one in found if one.codec_context and not one.disposition & Disposition.attached_pic]
     if not streams:
         raise BrokenVideo("The file contains no video stream")
 
