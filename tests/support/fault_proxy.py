@@ -207,6 +207,6 @@ def _error_response(rule: FaultRule, request: ProxiedRequest) -> Response | None
     if rule.action != "fail":
         return None
     request.status = rule.status
-    text = f"<Error><Code>{rule.code}</Code><Message>injected by the fault proxy</Message></Error>"
+    text = f"<Error><Code>{rule.code}</Code><Message>{rule.code}</Message></Error>"
     body = "" if request.method == "HEAD" else f'<?xml version="1.0" encoding="UTF-8"?>\n{text}'
     return Response(body, rule.status, media_type="application/xml")

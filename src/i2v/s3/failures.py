@@ -144,6 +144,8 @@ def _from_response(error: boto.ClientError, uri: S3Uri) -> StorageError:
         cause, hint = "the server does not implement it", "docs/s3.md lists servers"
     named = str(status) if code == str(status) else f"{status} {code}"
     tried = f" after {attempts} attempts" if attempts > 1 else ""
+    if message.replace(" ", "") == code:  # Access Denied
+        message = ""
     said = f": {cause} ({message})" if cause and message else f": {cause or message}" if cause or message else ""
     if status == HTTPStatus.FORBIDDEN:
         return AccessDenied(f"S3 denied {operation} of {uri} ({code}){said}", hint or PERMISSIONS)

@@ -66,6 +66,16 @@ def test_an_error_names_cause_and_remedy(error: Exception, kind: type[StorageErr
     assert "i2v doctor" not in str(found)
 
 
+def test_a_message_that_only_repeats_the_code_is_left_out() -> None:
+    """Amazon says "Access Denied" where it says no more; a longer message is kept."""
+    assert "Access Denied" not in str(
+        to_storage_error(failed("AccessDenied", 403, message="Access Denied"), URI, ENDPOINT)
+    )
+    assert "(AccessDenied): no policy" in str(
+        to_storage_error(failed("AccessDenied", 403, message="no policy"), URI, ENDPOINT)
+    )
+
+
 def test_an_error_of_ours_stays_as_it_is() -> None:
     """What i2v itself raised while it read a response is not wrapped."""
     ours = StorageError("no ETag header", "hint")
