@@ -19,6 +19,7 @@ from av.video.stream import VideoStream
 from i2v.errors import BrokenVideo
 from i2v.media import frames
 from i2v.media.boxes import Boxes, walk_boxes
+from i2v.media.matroska import check_segment
 from i2v.media.poster import empty_poster, make_poster
 from i2v.media.video_facts import SECONDS_TOLERANCE, VideoFacts
 
@@ -85,7 +86,9 @@ class _Examination:
             head = file.read(64)
             is_matroska = head.startswith(_EBML)
             self._boxes = Boxes(path.stat().st_size)
-            if is_strict and not is_matroska:
+            if is_strict and is_matroska:
+                check_segment(head, self._boxes.size)
+            elif is_strict:
                 self._boxes = walk_boxes(file)
         self._demuxer = "matroska" if is_matroska else "mp4"
         self._container = "mov" if self._boxes.brand == _QUICKTIME else "mp4"
