@@ -1,5 +1,8 @@
 """The proof that a server honors conditional writes, on which the ledger relies: `prove_conditional_writes`."""
 
+import asyncio
+import random
+
 from i2v.errors import Conflict, StorageError
 from i2v.s3.etags import WRONG_ETAG, EtagForm
 from i2v.s3.failures import NEEDS_CONDITIONS, refuses_etag_form
@@ -7,8 +10,8 @@ from i2v.s3.objects import S3Object
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 
-_READS = 10
-"""How often an object is read again that others change meanwhile."""
+_TRIES = 10
+"""How often an object is tried that others change meanwhile."""
 
 
 async def prove_conditional_writes(storage: Storage, uri: S3Uri) -> None:
@@ -34,16 +37,19 @@ async def prove_conditional_writes(storage: Storage, uri: S3Uri) -> None:
 
 
 async def _own_etag_refusal(storage: Storage, uri: S3Uri, form: EtagForm) -> StorageError | None:
-    """Return why the server rejects the object's own ETag; `None` if it accepts it."""
+    """Return why the server rejects the object's own ETag; `None` if it accepts it.
+
+    One refusal is not enough: other runs write the object too, and boto3 repeats a write whose answer was lost.
+    """
     refusal: StorageError | None = None
     etag = ""
-    for _ in range(_READS):
+    for _ in range(_TRIES):
         found = await storage.get(uri)
-        if found.etag == etag:
-            return refusal
-        etag = found.etag
-        if (refusal := await _refusal(storage, found, etag, form)) is None:
-            return None
+        is_again, etag = found.etag == etag, found.etag
+        refusal = await _refusal(storage, found, etag, form)
+        if refusal is None or is_again:
+            break
+        await asyncio.sleep(random.uniform(0, 0.1))  # noqa: S311 - jitter, not a secret
     return refusal
 
 

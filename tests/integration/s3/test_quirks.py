@@ -23,6 +23,7 @@ from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 from sandbox import Sandbox
+from tests.support.fault_proxy import FaultProxy, FaultRule
 from tests.support.orders import put_photo
 from tests.support.s3_quirks import QuirkProxy
 
@@ -121,6 +122,16 @@ async def test_the_proof_keeps_the_form_that_works(
         await prove_conditional_writes(storage, uri)
         assert storage.etag_form is form
         assert ((await storage.get(uri)).etag, dict((await storage.get(uri)).metadata)) == (etag, {"a": "b"})
+
+
+async def test_the_proof_survives_a_lost_answer(sandbox: Sandbox, s3_proxy: FaultProxy) -> None:
+    """boto3 repeats a write whose answer was lost and gets 412 for its own: that is not taken for a refused form."""
+    uri = S3Uri(sandbox.bucket, "jobs/x")
+    with Storage() as storage:
+        await storage.put(uri, b"1")
+        s3_proxy.add(FaultRule("fail", "PUT", "/jobs/x", status=412, code="PreconditionFailed", skip=2))
+        await prove_conditional_writes(storage, uri)
+        assert storage.etag_form is EtagForm.QUOTED
 
 
 @pytest.mark.parametrize("mode", STOPS)
