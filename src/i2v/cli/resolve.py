@@ -60,7 +60,7 @@ def resolve(  # noqa: PLR0913 - a command's parameters are its options
 
     async def work(ledger: Ledger) -> tuple[list[JobRecord], list[CannotResolve]]:
         if state:
-            chosen = [record async for record in ledger.records() if record.state == state]
+            chosen = [record async for record in ledger.records() if _is_chosen(record, state)]
         else:
             chosen = [await find_job(ledger, key) for key in keys or ()]
         if chosen and adopt is None and not keep and not yes:
@@ -68,6 +68,12 @@ def resolve(  # noqa: PLR0913 - a command's parameters are its options
         return await _resolve_all(ledger, chosen, adopt, "keep" if keep else "resubmit" if resubmit else "drop")
 
     _print(*with_ledger(work), as_json=as_json)
+
+
+def _is_chosen(record: JobRecord, state: str) -> bool:
+    """Select by state; of stored jobs only those whose video is unverified."""
+    attempt = record.attempt
+    return record.state == state and (state != "stored" or bool(attempt and attempt.is_unverified))
 
 
 def _check_usage(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from i2v.ledger.job import JobState
+from i2v.pipeline.generate import Steps, process_order
 from i2v.pipeline.submit import submit
 from sandbox import Sandbox
 from sandbox.provider import Provider
@@ -50,6 +51,30 @@ def test_resubmit_needs_confirmation(sandbox: Sandbox, lost: str) -> None:
     assert "Add --yes" in unconfirmed.err
     assert [job["key"] for job in listed.report["jobs"]] == [lost]
     assert [job["state"] for job in done.report["jobs"]] == ["ready"]
+
+
+@pytest.fixture
+async def unverified(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> str:
+    """The key of a job whose video is damaged for ever, beside a job with a whole one."""
+    async with new_run() as run:
+        whole = await process_order(run, await order_for(run, put_photo(sandbox, "whole.jpg", 2)), Steps())
+        provider.add_fault(on="file", kind="truncated", times=None)
+        damaged = await process_order(run, await order_for(run, put_photo(sandbox)), Steps())
+    assert (whole.state, damaged.state) == (JobState.STORED, JobState.STORED)
+    return damaged.job or ""
+
+
+def test_unverified_videos_are_kept(sandbox: Sandbox, unverified: str) -> None:
+    """The job's next step is --keep; of all stored jobs only those with an unverified video are selected."""
+    env = bare_env(**sandbox.env)
+    shown = forked_i2v("jobs", "show", unverified, env=env)
+    kept = forked_i2v("jobs", "resolve", "--state", "stored", "--all", "--keep", "--json", env=env)
+    again = forked_i2v("jobs", "show", unverified, env=env)
+    assert f"i2v jobs resolve {unverified[:12]} --keep" in shown.out
+    assert [job["key"] for job in kept.report["jobs"]] == [unverified]
+    assert (kept.code, kept.report["not_resolved"]) == (0, [])
+    assert "kept by a person" in again.out
+    assert "i2v jobs resolve" not in again.out.partition("next")[2]
 
 
 @pytest.mark.parametrize(
