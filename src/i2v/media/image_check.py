@@ -79,7 +79,7 @@ def _read_jpeg(body: bytes, label: str) -> tuple[int, int, str]:
         image.draft("L", (1, 1))
         _load(image, label)
         frame = VideoFrame.from_image(image.convert("RGB"))  # type: ignore[no-untyped-call]
-    return _as_displayed(image, thumbnail(frame))
+    return _as_displayed(image, layout.width, layout.height, thumbnail(frame))
 
 
 def _read_png(body: bytes, label: str) -> tuple[int, int, str]:
@@ -91,7 +91,7 @@ def _read_png(body: bytes, label: str) -> tuple[int, int, str]:
     _load(image, label)
     sampled = image.resize((SIDE * 8, SIDE * 8), Resampling.NEAREST)
     pixels = sampled.convert("RGB").resize((SIDE, SIDE), Resampling.BOX).convert("L")
-    return _as_displayed(image, pixels.tobytes())
+    return _as_displayed(image, header.width, header.height, pixels.tobytes())
 
 
 def _open(plugin: type[JpegImageFile | PngImageFile], body: bytes, label: str) -> JpegImageFile | PngImageFile:
@@ -121,8 +121,7 @@ def _words(error: Exception) -> str:
     return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
 
 
-def _as_displayed(image: ImageFile, pixels: bytes) -> tuple[int, int, str]:
-    width, height = image.size
+def _as_displayed(image: ImageFile, width: int, height: int, pixels: bytes) -> tuple[int, int, str]:
     return (*((height, width) if _orientation(image) in _ROTATED else (width, height)), fingerprint(pixels))
 
 

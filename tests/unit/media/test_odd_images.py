@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 import time
 import zlib
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from i2v.errors import Refused
 from i2v.media.image_check import check_image
+from i2v.media.png import PngHeader
 from sandbox.synthetic_images import make_image
 from tests.support.odd_images import (
     ROW,
@@ -132,6 +134,26 @@ def test_the_words_are_true_where_only_pillow_fails() -> None:
     """The message says that the picture is complete."""
     with pytest.raises(Refused, match="is complete, but the widespread decoder Pillow cannot read it"):
         check_image(SIDE_MATTERS["JFIF without its version"], "x.jpg")
+
+
+def test_a_jpeg_that_ffmpeg_does_not_know_is_read_by_pillow() -> None:
+    """Rare samplings of color are not supported by FFmpeg; such a picture is accepted and has its full sides."""
+    at = BASELINE.index(b"\xff\xc0") + 11
+    sampled = bytearray(BASELINE)
+    sampled[at], sampled[at + 3] = 0x21, 0x12
+    facts = check_image(bytes(sampled), "x.jpg")
+    assert (facts.width, facts.height, len(facts.fingerprint)) == (640, 480, 64)
+
+
+def test_interlaced_rows_are_counted() -> None:
+    """Each pass of an interlaced PNG is counted, with any size and depth."""
+    for width, depth, color in ((401, 8, 2), (403, 1, 0), (405, 16, 6), (407, 4, 0)):
+        header = PngHeader(width, 333, depth, color, interlaced=True)
+        rows = b"".join(bytes(length) * count for count, length in header.rows())
+        head = struct.pack(">IIBBBBB", width, 333, depth, color, 0, 0, 1)
+        for data, expected in ((rows, "accepted"), (rows[:-1], "corrupt")):
+            body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+            assert rule(b"\x89PNG\r\n\x1a\n" + body) == expected
 
 
 def test_countless_scans_are_refused_before_they_are_decoded() -> None:
