@@ -10,7 +10,7 @@ from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 from pydantic import Field
 
-import prefect_support.same_library  # noqa: F401 - before the library is used
+import prefect_support.library_version  # noqa: F401 - before the library is used
 from i2v.inputs.batch_files import BatchRow
 from i2v.inputs.prompts import RequestOptions, check_templates
 from i2v.inputs.sources import find_items, refuse_signed_urls

@@ -11,7 +11,7 @@ from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 from pydantic import Field
 
-import prefect_support.same_library  # noqa: F401 - before the library is used
+import prefect_support.library_version  # noqa: F401 - before the library is used
 from i2v.inputs.prompts import RequestOptions
 from i2v.pipeline.run import open_run
 from i2v.recovery.backfill import backfill_options, reconcile_and_backfill

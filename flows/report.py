@@ -7,7 +7,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from pydantic import Field
 
-import prefect_support.same_library  # noqa: F401 - before the library is used
+import prefect_support.library_version  # noqa: F401 - before the library is used
 from i2v.apixo.client import ApixoClient
 from i2v.reports.spend import sum_spend
 from i2v.s3.storage import Storage

@@ -24,7 +24,7 @@ from i2v.pipeline.submit import submit
 from i2v.pipeline.validate import ResolvedImage, ValidationResult, validate_image
 from i2v.pipeline.video_order import Order
 from i2v.recovery.backfill import BackfillOptions, reconcile_and_backfill
-from i2v.recovery.resolve import Resolver
+from i2v.recovery.resolve_by_hand import Resolver
 from i2v.request import Mode
 from tests.simulator.models.clients import ORDERED
 from tests.simulator.promises import reading

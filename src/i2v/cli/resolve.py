@@ -107,7 +107,7 @@ async def _resolve_all(
 ) -> tuple[list[JobRecord], list[CannotResolve]]:
     """Return the changed records, and an error for each job whose state does not allow the change."""
     from i2v.apixo.client import ApixoClient
-    from i2v.recovery.resolve import Resolver
+    from i2v.recovery.resolve_by_hand import Resolver
 
     resolver, done, errors = Resolver(ledger.storage, ledger.settings), [], []
     for record in chosen:

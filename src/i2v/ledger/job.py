@@ -11,7 +11,7 @@
     late: a task id arrived after all; the attempt that it belongs to is open again. A verified video stays the job's.
 
 `i2v.ledger.transitions` has the functions that change a record, `i2v.ledger.ledger` reads and writes it,
-`i2v.ledger.format_1` reads old records. Keep I/O out.
+`i2v.ledger.upgrade_format_1` reads old records. Keep I/O out.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from typing import Any, Self
 from pydantic import Field, ModelWrapValidatorHandler, computed_field, model_validator
 
 from i2v.ledger.attempt import Attempt, EndKind, LedgerModel, Reason, StoredVideo
-from i2v.ledger.format_1 import upgrade_record
+from i2v.ledger.upgrade_format_1 import upgrade_record
 from i2v.media.images import ImageFacts
 from i2v.money import ZERO
 from i2v.request import Request

@@ -14,7 +14,7 @@ from i2v.inputs.sources import find_items
 from i2v.ledger import keys
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.generate import Steps, generate
-from i2v.recovery.resolve import Resolver
+from i2v.recovery.resolve_by_hand import Resolver
 from i2v.reports.recent import RecentItem, RecentPage
 from i2v.reports.run_report import Outcome
 from i2v.request import Mode

@@ -17,7 +17,7 @@ from i2v.ledger import keys
 from i2v.ledger.job import JobRecord, JobState
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.generate import process_order
-from i2v.pipeline.payment import record_answer
+from i2v.pipeline.payment import accepted_or_lost
 from i2v.pipeline.submit import submit
 from i2v.pipeline.video_order import Order
 from i2v.s3_uri import S3Uri
@@ -55,7 +55,7 @@ class RecordFaults:
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record_answer, "RETRY_FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(accepted_or_lost, "RETRY_FIRST_SECONDS", 0.01)
 
 
 async def submit_with_faults(answer: ProviderError | None, fault: S3Fault) -> tuple[RunContext, Order, int]:

@@ -9,9 +9,9 @@ import pytest
 from i2v.ledger.job import JobRecord, JobState
 from i2v.pipeline import publish
 from i2v.pipeline.generate import Steps, process_order
-from i2v.pipeline.payment.record_answer import record_task_id
+from i2v.pipeline.payment.accepted_or_lost import record_task_id
 from i2v.pipeline.submit import submit
-from i2v.recovery.resolve import Resolver
+from i2v.recovery.resolve_by_hand import Resolver
 from i2v.reports.run_report import Outcome
 from sandbox import Sandbox
 from sandbox.provider import Provider

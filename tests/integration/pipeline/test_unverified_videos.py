@@ -11,7 +11,7 @@ from i2v.errors import BrokenVideo, CannotResolve
 from i2v.ledger.job import JobRecord, JobState
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.generate import Steps, process_order
-from i2v.recovery.resolve import Resolver
+from i2v.recovery.resolve_by_hand import Resolver
 from i2v.reports.run_report import ItemReport, Outcome
 from i2v.settings import Settings
 from sandbox import Sandbox

@@ -13,7 +13,7 @@ import pytest
 from i2v.errors import Conflict, StorageError
 from i2v.ledger.job import JobRecord, JobState
 from i2v.pipeline.context import RunContext
-from i2v.pipeline.payment.record_answer import record_task_id
+from i2v.pipeline.payment.accepted_or_lost import record_task_id
 from i2v.pipeline.video_order import Order
 from i2v.recovery import adopt_from_callback as adopting
 from i2v.recovery.adopt_from_callback import CallbackHint, adopt_from_callback

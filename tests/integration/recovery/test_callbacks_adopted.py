@@ -20,7 +20,7 @@ from i2v.pipeline.submit import submit
 from i2v.pipeline.video_order import Order
 from i2v.recovery.adopt_from_callback import CallbackHint, adopt_from_callback
 from i2v.recovery.reconcile import settle_open
-from i2v.recovery.resolve import Resolver
+from i2v.recovery.resolve_by_hand import Resolver
 from i2v.reports.run_report import Outcome
 from sandbox import Sandbox
 from sandbox.provider import Provider

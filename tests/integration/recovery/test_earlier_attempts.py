@@ -15,11 +15,11 @@ from i2v.ledger.attempt import EndKind, Reason
 from i2v.ledger.job import JobRecord, JobState
 from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline.context import RunContext
-from i2v.pipeline.payment.record_answer import record_error, record_task_id
+from i2v.pipeline.payment.accepted_or_lost import record_error, record_task_id
 from i2v.pipeline.store import NotDelivered
 from i2v.pipeline.submit import submit
 from i2v.pipeline.video_order import Order
-from i2v.recovery.resolve import Resolver
+from i2v.recovery.resolve_by_hand import Resolver
 from i2v.reports.run_report import Outcome
 from tests.support.memory_provider import (
     RUNNING,

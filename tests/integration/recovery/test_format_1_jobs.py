@@ -10,7 +10,7 @@ from i2v.ledger import keys
 from i2v.ledger.job import JobState
 from i2v.ledger.task_pages import TaskPage
 from i2v.pipeline.context import RunContext
-from i2v.recovery.resolve import Resolver
+from i2v.recovery.resolve_by_hand import Resolver
 from i2v.s3_uri import S3Uri
 from tests.support.format_1_records import FAILED_FOR, KEY, URI, old_attempt, old_record
 from tests.support.memory_provider import RUNNING, STEPS, SUCCESS, MemoryProvider

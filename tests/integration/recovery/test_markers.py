@@ -11,9 +11,9 @@ from i2v.errors import StorageError
 from i2v.ledger import transitions
 from i2v.ledger.job import JobState
 from i2v.ledger.keys import OpenMarker
-from i2v.pipeline.payment.record_answer import record_task_id
+from i2v.pipeline.payment.accepted_or_lost import record_task_id
 from i2v.pipeline.submit import submit
-from i2v.recovery.resolve import Resolver
+from i2v.recovery.resolve_by_hand import Resolver
 from i2v.reports.run_report import Outcome
 from i2v.s3_uri import S3Uri
 from tests.support.memory_provider import STEPS, SUCCESS, MemoryProvider, claim_by_hand, lose, put_order

@@ -9,10 +9,10 @@ from i2v.ledger.job import JobState
 from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.generate import Steps, process_order
-from i2v.pipeline.payment.record_answer import record_task_id
+from i2v.pipeline.payment.accepted_or_lost import record_task_id
 from i2v.pipeline.submit import submit
 from i2v.pipeline.video_order import Order
-from i2v.recovery.resolve import Resolver
+from i2v.recovery.resolve_by_hand import Resolver
 from i2v.reports.run_report import Outcome
 from sandbox import Sandbox
 from sandbox.provider import Provider

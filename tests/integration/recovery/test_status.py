@@ -15,7 +15,7 @@ from i2v.ledger.ledger import Ledger
 from i2v.pipeline.events import ImageDone
 from i2v.pipeline.generate import Steps, process_order
 from i2v.pipeline.submit import submit
-from i2v.recovery.resolve import Resolver
+from i2v.recovery.resolve_by_hand import Resolver
 from i2v.recovery.status import read_status, status_page
 from i2v.reports.markdown import as_text
 from sandbox import Sandbox

@@ -11,7 +11,7 @@ from i2v.ledger import keys
 from i2v.ledger.job import JobState
 from i2v.pipeline.context import RunContext
 from i2v.recovery.adopt_from_callback import CallbackHint, adopt_from_callback
-from i2v.recovery.resolve import Resolver
+from i2v.recovery.resolve_by_hand import Resolver
 from i2v.recovery.status import read_status
 from i2v.reports.spend import sum_spend
 from tests.support.memory_provider import PRICE, RUNNING, MemoryProvider, claim_by_hand, lose, put_order

@@ -14,7 +14,7 @@ from i2v.ledger.ledger import VersionedRecord
 from i2v.ledger.ledger_info import LedgerInfoStore
 from i2v.pipeline import poll
 from i2v.pipeline.context import RunContext
-from i2v.pipeline.payment import pay, record_answer
+from i2v.pipeline.payment import accepted_or_lost, pay
 from i2v.pipeline.payment.first_submits import FirstSubmits
 from i2v.pipeline.video_order import Order
 from tests.simulator.mutants.replacing import Mutant, do_nothing, replace, write_unconditionally
@@ -36,7 +36,7 @@ def reservation_without_condition() -> None:
 
 def lost_answer_is_free() -> None:
     """6: the price of a submit whose answer was lost is given back."""
-    original = record_answer.record_error
+    original = accepted_or_lost.record_error
 
     async def record_error(
         run: RunContext, claimed: VersionedRecord, order: Order, claim: str, error: ProviderError

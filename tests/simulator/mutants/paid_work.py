@@ -14,7 +14,7 @@ from i2v.ledger.open_markers import OpenMarkerCleaner
 from i2v.ledger.task_pages import TaskPages
 from i2v.pipeline import store
 from i2v.pipeline.context import RunContext
-from i2v.pipeline.payment import pay, record_answer
+from i2v.pipeline.payment import accepted_or_lost, pay
 from i2v.recovery import leftover_markers, reconcile
 from i2v.recovery.reconcile import Settler
 from tests.simulator.mutants.replacing import Mutant, do_nothing, replace
@@ -22,7 +22,7 @@ from tests.simulator.mutants.replacing import Mutant, do_nothing, replace
 
 def late_task_id_dropped() -> None:
     """3: a task id that arrives after its attempt was given up is not recorded."""
-    original = record_answer.record_task_id
+    original = accepted_or_lost.record_task_id
 
     async def record_task_id(run: RunContext, claimed: VersionedRecord, claim: str, task_id: str) -> VersionedRecord:
         newest = await run.ledger.read_existing(claimed.record.key)
@@ -43,7 +43,7 @@ def task_id_written_once() -> None:
         except Exception as error:
             raise I2vError(str(error)) from error
 
-    replace(record_answer, "_until_written", once)
+    replace(accepted_or_lost, "_until_written", once)
 
 
 def earlier_task_not_asked() -> None:

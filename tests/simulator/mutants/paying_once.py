@@ -12,7 +12,7 @@ from i2v.ledger.attempt import Attempt
 from i2v.ledger.job import JobRecord
 from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline.context import RunContext
-from i2v.pipeline.payment import pay, record_answer
+from i2v.pipeline.payment import accepted_or_lost, pay
 from i2v.pipeline.submit import LEASE_OVER
 from i2v.pipeline.video_order import Order
 from i2v.recovery.reconcile import Settler
@@ -74,7 +74,7 @@ def lease_ignored() -> None:
 
 def repeat_after_lost_answer() -> None:
     """2: a submit whose answer was lost is sent again."""
-    original = record_answer.record_error
+    original = accepted_or_lost.record_error
 
     async def record_error(
         run: RunContext, claimed: VersionedRecord, order: Order, claim: str, error: ProviderError

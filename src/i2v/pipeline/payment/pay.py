@@ -1,4 +1,4 @@
-"""One payment, inside the gate: check, reserve, claim, POST. `record_answer` records what came of it.
+"""One payment, inside the gate: check, reserve, claim, POST. `accepted_or_lost` records what came of it.
 
 The claim is the last write before the POST. No POST starts more than a fifth of the lease after its claim, or on
 another UTC day than the one that its price was reserved on. Add a condition of a payment to `_check_before_claim`.
@@ -19,8 +19,8 @@ from i2v.ledger.attempt import Attempt
 from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import JobSubmitted
+from i2v.pipeline.payment.accepted_or_lost import record_error, record_task_id, release
 from i2v.pipeline.payment.image_url import AGAIN, GONE, REPLACED, image_url
-from i2v.pipeline.payment.record_answer import record_error, record_task_id, release
 from i2v.pipeline.video_order import Order
 from i2v.urls import hide_signatures
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import i2v
 
 
-def check_same_library(checkout: Path, installed: Path) -> None:
+def check_library_version(checkout: Path, installed: Path) -> None:
     """Raise `ImportError` if the library in a checkout and the installed one have different files."""
     source = checkout / "src" / "i2v"
     if not source.is_dir() or source.resolve() == installed.resolve():
@@ -25,4 +25,4 @@ def check_same_library(checkout: Path, installed: Path) -> None:
         )
 
 
-check_same_library(Path(__file__).resolve().parents[1], Path(i2v.__file__).parent)
+check_library_version(Path(__file__).resolve().parents[1], Path(i2v.__file__).parent)
