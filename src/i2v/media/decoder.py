@@ -107,9 +107,8 @@ class Decoder:
                 context = _Context()
                 context.set_forkserver_preload(["i2v.media.image_check", "i2v.media.videos"])
                 self._pool = ProcessPool(WORKERS, initializer=_prepare, context=context)
-                Finalize(
-                    None, self.close, exitpriority=1
-                )  # otherwise a child of multiprocessing waits for it at its end
+                # a child of multiprocessing waits for its own children at its end, and these end only when told
+                Finalize(None, self.close, exitpriority=1)
             return self._pool.schedule(_with_limit, args=(function, *args), timeout=WALL_SECONDS)
 
     def close(self) -> None:
