@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -119,6 +121,19 @@ async def test_an_image_that_changed_at_the_gate_is_not_paid(change: str, text: 
     assert text in refused.message
     assert len(provider.submits) == 1
     assert run.budget.spent_usd == PRICE
+
+
+async def test_the_copy_of_a_web_image_is_paid_although_it_waited() -> None:
+    """The etag of an image from an https URL is its own hash, which S3's etag of the copy need not be."""
+    bucket = MemoryBucket()
+    order = put_order(bucket)
+    copy = S3Uri("b-1", "jobs/inputs/web.jpg")
+    bucket.put(copy, b"0", "image/jpeg", {}, "")
+    image = order.image.model_copy(update={"at": copy, "etag": "hash of the bytes"})
+    run = memory_run(MemoryStorage(bucket), client=(provider := MemoryProvider()))
+    job = await submit(run, replace(order, image=image, read_at=datetime.now(UTC) - timedelta(minutes=1)))
+
+    assert (len(provider.submits), job.record.state) == (1, JobState.SUBMITTED)
 
 
 async def test_only_what_is_inside_the_gate_is_reserved() -> None:
