@@ -3,9 +3,9 @@
 import asyncio
 import logging
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from doors.batcher import Batcher
-from doors.flow_run_starter import FlowRunStarter
 from doors.health import Health
 from doors.metrics import Metrics
 from doors.notifications import NewImage, idempotency_key
@@ -13,6 +13,9 @@ from i2v.errors import I2vError, NotFound
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
+
+if TYPE_CHECKING:
+    from doors.flow_run_starter import FlowRunStarter  # imports Prefect, which this module does not need
 
 log = logging.getLogger(__name__)
 ON_IMAGE = "generate/on-image"
@@ -30,7 +33,7 @@ class ImageIntake:
     images: Batcher[NewImage]
 
 
-def make_intake(settings: Settings, health: Health, starter: FlowRunStarter, storage: Storage) -> ImageIntake:
+def make_intake(settings: Settings, health: Health, starter: "FlowRunStarter", storage: Storage) -> ImageIntake:
     """Return an intake that starts flow runs with `starter`; the caller runs its batcher."""
     metrics = Metrics()
 

@@ -18,7 +18,7 @@ from sandbox import Sandbox
 from sandbox.provider import Provider, ProviderOptions
 from tests.support.certificate_authority import own_authority
 from tests.support.settings import MakeSettings, SealedSettings
-from tests.support.tiers import TIERS, tier_of, tier_violation
+from tests.support.tiers import TIERS, indirect_violation, tier_of, tier_violation
 
 OUTSIDE = ("AWS_", "I2V_", "APIXO_")
 hypothesis.settings.register_profile("i2v", deadline=None)  # time decides no test: the machine may be busy
@@ -89,6 +89,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test with its tier; refuse tests in the wrong tier."""
     wrong = [f"{item.nodeid} {violation}" for item in items if (violation := tier_violation(item))]
+    wrong += filter(None, [indirect_violation(items)])
     if wrong:
         raise pytest.UsageError("tests in the wrong tier:\n  " + "\n  ".join(wrong))
     for item in items:

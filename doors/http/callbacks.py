@@ -9,7 +9,7 @@ import hashlib
 import logging
 from enum import StrEnum
 from http import HTTPStatus
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from cachetools import TTLCache
 from prometheus_client import CollectorRegistry, Counter
@@ -19,7 +19,6 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from doors.batcher import Batcher, BatcherClosed
-from doors.flow_run_starter import FlowRunStarter
 from doors.http.request_body import RequestError, read_body
 from i2v.apixo.callbacks import BODY_LIMIT_BYTES, PATH, callback_task_id, verify
 from i2v.errors import I2vError
@@ -30,6 +29,9 @@ from i2v.ledger.task_pages import claim_task
 from i2v.recovery.adopt_from_callback import CallbackHint
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
+
+if TYPE_CHECKING:
+    from doors.flow_run_starter import FlowRunStarter  # imports Prefect, which this module does not need
 
 log = logging.getLogger(__name__)
 COLLECT = "reconcile/collect"
@@ -74,7 +76,7 @@ class Callbacks:
     """
 
     def __init__(
-        self, settings: Settings, storage: Storage, starter: FlowRunStarter, registry: CollectorRegistry
+        self, settings: Settings, storage: Storage, starter: "FlowRunStarter", registry: CollectorRegistry
     ) -> None:
         self._settings = settings
         self._ledger = Ledger(storage, settings)

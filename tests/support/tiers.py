@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import sys
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +21,9 @@ TIERS = {
 }
 BROWSER_FIXTURES = {"browser", "new_visit"}
 SANDBOX_FIXTURES = {"sandbox_server", "sandbox", "provider", "settings"}
+
+
+WITH_PREFECT = {"pipeline", "ui"}
 
 
 def tier_of(path: Path) -> str:
@@ -41,6 +46,13 @@ def tier_violation(item: pytest.Item) -> str | None:
         return "drives a browser, which only tests/ui may"
     if tier == "unit" and fixtures & SANDBOX_FIXTURES:
         return f"uses the fixtures {', '.join(sorted(fixtures & SANDBOX_FIXTURES))}, which tests/unit may not"
+    return None
+
+
+def indirect_violation(items: Iterable[pytest.Item]) -> str | None:
+    """Say that a module in a tier without Prefect imports something that imports it, which takes seconds."""
+    if "prefect" in sys.modules and WITH_PREFECT.isdisjoint(tier_of(item.path) for item in items):
+        return "a module imports Prefect indirectly, which only tests/pipeline may; find it with python -X importtime"
     return None
 
 

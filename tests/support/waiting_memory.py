@@ -1,25 +1,20 @@
-"""Memory per video while it renders: `python -m tests.support.waiting_memory FEW MANY [--prefect]` prints JSON.
+"""Memory per video while it renders: `python -m tests.support.waiting_memory FEW MANY` prints JSON.
 
 Three runs in one process submit one image, then FEW and then MANY others; none finishes before the measurement. The
 result is the bytes of Python objects for each of the MANY beyond FEW, so the memory of a run itself is not included.
-`--prefect` measures flow runs instead of the library alone.
+`waiting_memory_prefect` measures flow runs instead of the library alone.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import json
 import sys
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from uuid import uuid4
-
-from prefect import flow
-from prefect.events.clients import PrefectEventsClient
-from prefect.events.worker import EventsWorker
 
 from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import InputItem, find_items
@@ -29,11 +24,6 @@ from i2v.pipeline.generate import Steps, generate
 from i2v.pipeline.poll import PollResult
 from i2v.pipeline.run import open_run
 from i2v.settings import read_settings
-from prefect_support.task_states import as_steps
-from tasks.poll import poll
-from tasks.store import store
-from tasks.submit import submit
-from tasks.validate import validate
 
 
 class WaitingRun:
@@ -66,46 +56,31 @@ class WaitingRun:
         await self.task
 
 
-class WaitingFlowRun(WaitingRun):
-    """The same run as a Prefect flow."""
-
-    async def _execute(self) -> None:
-        execute = super()._execute
-
-        @flow(name="waiting")
-        async def waiting() -> None:
-            await execute()
-
-        await waiting()
+StartRun = Callable[[Sequence[InputItem]], WaitingRun]
 
 
-async def flush_events() -> None:
-    """Wait until Prefect has sent all events, and drop those that its client keeps until they are confirmed."""
-    await asyncio.to_thread(EventsWorker.instance()._queue.join)  # noqa: SLF001 - the public way stops the worker too
-    for each in gc.get_objects():
-        if isinstance(each, PrefectEventsClient):
-            each._unconfirmed_events.clear()  # noqa: SLF001 - up to 700 events, whatever is in flight
+def start_run(items: Sequence[InputItem]) -> WaitingRun:
+    """Start a run of the library alone."""
+    return WaitingRun(items, Steps())
 
 
-async def measure(few: int, many: int, *, with_prefect: bool) -> dict[str, float]:
-    """Start the three runs one after the other."""
+async def flush_nothing() -> None:
+    """Wait for nothing, since only Prefect sends events."""
+
+
+async def measure(few: int, many: int, start: StartRun, flush: Callable[[], Awaitable[None]]) -> dict[str, float]:
+    """Start the three runs one after the other; count what is allocated once the first one waits."""
     settings = read_settings()
     async with open_run(settings, "listing", dry_run=True) as finder:
         items = await find_items(str(settings.images), finder.storage, settings)
-    tracemalloc.start()
     runs, held, begin = [], [], 0
     for number in (1, few, many):
-        some = items[begin : begin + number]
-        runs.append(
-            WaitingFlowRun(some, as_steps(validate, submit, poll, store)) if with_prefect else WaitingRun(some, Steps())
-        )
+        runs.append(start(items[begin : begin + number]))
         begin += number
-        await asyncio.sleep(0)
         await runs[-1].all_waiting.wait()
-        if with_prefect:
-            await asyncio.sleep(1)
-            await flush_events()
+        await flush()
         gc.collect()
+        tracemalloc.start()
         held.append(tracemalloc.get_traced_memory()[0])
     for run in runs:
         await run.end()
@@ -113,16 +88,11 @@ async def measure(few: int, many: int, *, with_prefect: bool) -> dict[str, float
     return {"bytes_each": ((three - two) - (two - one)) / (many - few)}
 
 
-def main() -> None:
+def main(start: StartRun, flush: Callable[[], Awaitable[None]]) -> None:
     """Print the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("few", type=int)
-    parser.add_argument("many", type=int)
-    parser.add_argument("--prefect", action="store_true")
-    given = parser.parse_args()
-    result = asyncio.run(measure(given.few, given.many, with_prefect=given.prefect))
-    sys.stdout.write(json.dumps(result))
+    few, many = map(int, sys.argv[1:])
+    sys.stdout.write(json.dumps(asyncio.run(measure(few, many, start, flush))))
 
 
 if __name__ == "__main__":
-    main()
+    main(start_run, flush_nothing)

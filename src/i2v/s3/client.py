@@ -102,7 +102,7 @@ def configured_style(client: Any) -> str | None:
 
 def _make_client(session: boto3.Session, region: str | None, style: str | None) -> Any:
     profile = None if session.profile_name == "default" else session.profile_name
-    value = botocore.session.Session(_VARIABLES, profile=profile).get_config_variable
+    value = botocore.session.Session(_VARIABLES, include_builtin_handlers=False, profile=profile).get_config_variable
     s3: Any = {"addressing_style": style, "us_east_1_regional_endpoint": "regional"} if style else None
     config = Config(
         max_pool_connections=THREADS,

@@ -1,4 +1,4 @@
-"""The commands in README.md and docs/usage.md, as real processes against the sandbox."""
+"""The commands in README.md and docs/usage.md, as processes against the sandbox."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import shlex
 from sandbox import Sandbox
 from sandbox.synthetic_images import make_jpeg
 from tests.support.documents import code_blocks
-from tests.support.i2v_command import bare_env, i2v
+from tests.support.forked_command import forked_i2v
+from tests.support.i2v_command import bare_env
 
 PAGES = {"README.md", "docs/usage.md"}
 NEED_NO_PREFECT = {"doctor", "estimate", "jobs", "reconcile", "pause", "resume"}
@@ -30,5 +31,5 @@ def test_documented_commands_succeed(sandbox: Sandbox) -> None:
     commands = [[word.replace("my-bucket", sandbox.bucket) for word in words] for words in _documented_commands()]
     assert {words[0] for words in commands} == NEED_NO_PREFECT | {"run"}
 
-    results = [(words, i2v(*words, env=env)) for words in commands]
+    results = [(words, forked_i2v(*words, env=env)) for words in commands]
     assert [(words, result.err) for words, result in results if result.code] == []

@@ -1,6 +1,6 @@
 """The door keeps the tasks of a job whose record was deleted."""
 
-from typing import cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httpx
@@ -8,7 +8,6 @@ import pytest
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
-from doors.flow_run_starter import FlowRunStarter
 from doors.http.callbacks import Callbacks
 from i2v.apixo.callbacks import callback_url
 from i2v.ledger import keys
@@ -25,7 +24,7 @@ async def test_every_task_of_a_deleted_record_is_kept(caplog: pytest.LogCaptureF
     settings = SealedSettings(
         I2V_BUCKET="b-1", I2V_CALLBACK_BASE_URL="https://door.example", I2V_CALLBACK_SECRET="a-secret-of-the-tests"
     )
-    callbacks = Callbacks(settings, MemoryStorage(bucket), cast("FlowRunStarter", None), CollectorRegistry())
+    callbacks = Callbacks(settings, MemoryStorage(bucket), cast("Any", None), CollectorRegistry())
     transport = httpx.ASGITransport(Starlette(routes=[callbacks.route]))
     async with httpx.AsyncClient(transport=transport, base_url="https://door.example") as client:
         for attempt, task in ((1, "T1"), (2, "T2")):

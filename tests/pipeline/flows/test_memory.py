@@ -22,5 +22,5 @@ def test_a_video_in_flight_takes_little_memory_with_prefect(
     put_copies(sandbox, 1 + FEW + MANY)
     home = {"PREFECT_API_URL": prefect_server.api_url, "PREFECT_HOME": str(tmp_path)}
     env = sandbox.env | home | {"I2V_POLL_FIRST_SECONDS": "1000", "I2V_FIRST_SUBMITS": "0", "PATH": os.environ["PATH"]}
-    result = run_child("tests.support.waiting_memory", str(FEW), str(MANY), "--prefect", env=env)
+    result = run_child("tests.support.waiting_memory_prefect", str(FEW), str(MANY), env=env)
     assert 10 < result.output["bytes_each"] / 1000 < WAITING_KB

@@ -1,12 +1,13 @@
 """Tokens: what is accepted, and who waits after wrong ones."""
 
-import asyncio
+from types import SimpleNamespace
 
 import pytest
 from cachetools import TTLCache
 from pydantic import SecretStr
 from starlette.requests import Request
 
+from doors.http import tokens
 from doors.http.tokens import FREE_TRIES, MAX_CLIENTS, MEMORY_SECONDS, WRONG_TRY_SECONDS, TokenCheck
 
 TOKEN = "a-token-of-the-test"
@@ -20,7 +21,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def wait(seconds: float) -> None:
         waited.append(seconds)
 
-    monkeypatch.setattr(asyncio, "sleep", wait)
+    monkeypatch.setattr(tokens, "asyncio", SimpleNamespace(sleep=wait))  # servers in other threads sleep too
     return waited
 
 
