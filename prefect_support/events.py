@@ -51,6 +51,7 @@ class EventEmitter:
             "sentence": report.summary,
             "counts": counts,
             "spent_usd": float(report.spent_usd),
+            "possibly_charged_usd": float(report.charges.possibly),
             "at_risk_usd": float(report.at_risk_usd),
             "label": self._run.label,
         }

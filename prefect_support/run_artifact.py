@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +18,6 @@ from prefect.client.orchestration import get_client
 
 from i2v.errors import I2vError
 from i2v.ledger import keys
-from i2v.money import ZERO
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import Event, RunEnded, update_progress
 from i2v.reports.live_page import live_page
@@ -126,11 +124,7 @@ class RunArtifact:
         return VideoLinks(*await asyncio.gather(*(self._run.storage.presign(uri, seconds=seconds) for uri in uris)))
 
     async def _write_live_page(self) -> None:
-        await self._write(live_page(self._progress, self._spent_usd))
-
-    @property
-    def _spent_usd(self) -> Decimal:
-        return ZERO if self._run.dry_run else self._run.budget.spent_usd
+        await self._write(live_page(self._progress))
 
     async def _write(self, text: str) -> None:
         async with get_client() as client:
@@ -143,7 +137,7 @@ class RunArtifact:
         percent = self._progress.percent
         if percent == self._percent:
             return
-        words = self._progress.words(self._spent_usd)
+        words = self._progress.words
         async with get_client() as client:
             if self._bar is None:
                 self._bar = (await ProgressArtifact(progress=percent, description=words).acreate(client)).id

@@ -64,7 +64,7 @@ class Manifest(BaseModel):
     copied_from: str | None = None
 
     def facts(self, cost_usd: Decimal) -> Facts:
-        """Return what the manifest says about the video, which cost `cost_usd` in its run."""
+        """Return what the manifest says about the video, which cost `cost_usd` when its run ended."""
         size = f"{self.width} x {self.height} px" if self.width and self.height else None
         megabytes = f"{self.size / 1e6:.1f} MB" if self.size else None
         return {
@@ -121,7 +121,7 @@ async def _video_details(storage: Storage, card: Card, video: S3Uri) -> Details:
     image_note = await _check_object(storage, image, "The image", etag) if image else None
     flags = [f"{flag[:1].upper()}{flag[1:]}." for flag in manifest.flags]
     notes = [*flags, *filter(None, (video_note, manifest_note, image_note))]
-    facts = _item_facts(card.item) | manifest.facts(card.item.cost_usd) | {"location": str(video)}
+    facts = _item_facts(card.item) | manifest.facts(card.item.charges.total) | {"location": str(video)}
     return Details(card, manifest.prompt, facts, notes)
 
 
@@ -149,7 +149,7 @@ def _item_facts(item: RecentItem) -> Facts:
     return {
         "image": item.image,
         "requested": _join(item.mode, f"{item.duration} s" if item.duration else None),
-        "cost": _dollars(item.cost_usd),
+        "cost": str(item.charges),
         "finished": format_moment(item.at),
         "job": item.job,
     }

@@ -13,7 +13,6 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 
 from doors.gallery.details import VERBATIM_FACTS, format_moment
 from doors.gallery.filters import HOME
-from i2v.money import money_text
 from i2v.reports.run_report import Outcome
 from i2v.request import Mode
 
@@ -42,7 +41,7 @@ class PageRenderer:
             lstrip_blocks=True,
         )
         self._files = {file.name: file for file in (HERE / "static").iterdir()}
-        self._templates.filters |= {"money": money_text, "moment": format_moment}
+        self._templates.filters |= {"moment": format_moment}
         self._templates.globals |= {"home": HOME, "bucket": bucket, "static_url": self._static_url}
         self._templates.globals |= {"modes": list(Mode), "outcomes": OUTCOMES, "verbatim_facts": VERBATIM_FACTS}
 

@@ -7,8 +7,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from i2v.money import ZERO
-from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import Event, ImageDone, ImagesCounted, RunEnded, RunOpened, update_progress
 from i2v.reports.progress import RunProgress
 
@@ -25,7 +23,6 @@ class Progress:
         self._bar = Bar(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal, transient=True)
         self._task = self._bar.add_task("", total=None)
         self._started = self._last_line = time.monotonic()
-        self._run: RunContext | None = None
         self._progress = RunProgress()
 
     def _begin(self, stage: str, total: int | None = None) -> None:
@@ -57,9 +54,8 @@ class Progress:
         """Show an event of the run."""
         changed = update_progress(self._progress, event)
         match event:
-            case RunOpened(run):
+            case RunOpened():
                 self._begin("looking for images")
-                self._run = run
             case ImagesCounted(count):
                 self._bar.update(self._task, total=count)
             case ImageDone():
@@ -84,4 +80,4 @@ class Progress:
     @property
     def words(self) -> str:
         """Return the images by step and outcome, and what was spent so far."""
-        return self._progress.words(self._run.budget.spent_usd if self._run and not self._run.dry_run else ZERO)
+        return self._progress.words

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from i2v.money import ZERO
+from i2v.money import ZERO, Charges
 from i2v.s3_uri import S3Uri
 
 Delivery = Literal["poll", "callback"]
@@ -134,16 +134,21 @@ class Attempt(LedgerModel):
         return self.end is not None and not self.is_unknown
 
     @property
-    def cost_usd(self) -> Decimal:
-        """The full price if it was charged or possibly charged, else 0."""
-        free = self.ended_as(EndKind.UNPAID) or (self.ended_as(EndKind.REFUSED) and not self.task_id)
-        return ZERO if free else self.price_usd
+    def charges(self) -> Charges:
+        """The full price as charged or as possibly charged, or nothing. All amounts shown come from here.
+
+        It is charged if the provider returned a task or a failure, else possibly charged unless it was plainly refused.
+        """
+        if self.ended_as(EndKind.UNPAID) or (self.ended_as(EndKind.REFUSED) and not self.task_id):
+            return Charges()
+        if self.task_id or self.ended_as(EndKind.FAILED):
+            return Charges(charged=self.price_usd)
+        return Charges(possibly=self.price_usd)
 
     @property
-    def spent_usd(self) -> Decimal:
-        """The full price if the provider returned a task or a failure, or a person gave it up; else 0."""
-        known = self.task_id or self.ended_as(EndKind.FAILED, EndKind.DROPPED)
-        return self.price_usd if known else ZERO
+    def cost_usd(self) -> Decimal:
+        """The full price if it was charged or possibly charged, else 0."""
+        return self.charges.total
 
     @property
     def at_risk_usd(self) -> Decimal:

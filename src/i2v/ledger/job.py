@@ -25,7 +25,7 @@ from pydantic import Field, ModelWrapValidatorHandler, computed_field, model_val
 from i2v.ledger.attempt import Attempt, EndKind, LedgerModel, Reason, StoredVideo
 from i2v.ledger.upgrade_format_1 import upgrade_record
 from i2v.media.images import ImageFacts
-from i2v.money import ZERO
+from i2v.money import Charges, sum_charges
 from i2v.request import Request
 from i2v.s3_uri import S3Uri
 
@@ -129,7 +129,12 @@ class JobRecord(LedgerModel):
     @property
     def cost_usd(self) -> Decimal:
         """What all attempts cost, including failed and possibly charged ones."""
-        return sum((attempt.cost_usd for attempt in self.attempts), ZERO)
+        return self.charges.total
+
+    @property
+    def charges(self) -> Charges:
+        """The charges of all attempts."""
+        return sum_charges(attempt.charges for attempt in self.attempts)
 
     @property
     def next_number(self) -> int:

@@ -17,7 +17,7 @@ from i2v.ledger.budget import Budget
 from i2v.ledger.ledger import Ledger
 from i2v.ledger.open_markers import OpenMarkerCleaner
 from i2v.media.decoder import Decoder
-from i2v.money import ZERO
+from i2v.money import ZERO, Charges
 from i2v.net.fetcher import Fetcher
 from i2v.pipeline.brake import Brake
 from i2v.pipeline.events import Event, EventListener, ImagesCounted, RunOpened
@@ -97,7 +97,7 @@ class RunContext:
     shielded: ShieldedWork = field(default_factory=ShieldedWork)
     limits: Limits = field(init=False)
     _listeners: list[EventListener] = field(default_factory=list)
-    _reported: dict[str, tuple[Decimal, Decimal]] = field(default_factory=dict)
+    _reported: dict[str, tuple[Charges, Decimal]] = field(default_factory=dict)
     _job_locks: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
 
     def __post_init__(self) -> None:
@@ -142,11 +142,11 @@ class RunContext:
         """Announce how many images the run has."""
         self.emit(ImagesCounted(count))
 
-    def not_yet_reported(self, job_key: str, spent_usd: Decimal, at_risk_usd: Decimal) -> tuple[Decimal, Decimal]:
+    def not_yet_reported(self, job_key: str, charges: Charges, at_risk_usd: Decimal) -> tuple[Charges, Decimal]:
         """Return what a job has cost beyond what the report has; equal images share a job that is paid once."""
-        spent, at_risk = self._reported.get(job_key, (ZERO, ZERO))
-        self._reported[job_key] = spent_usd, at_risk_usd
-        return spent_usd - spent, at_risk_usd - at_risk
+        reported, at_risk = self._reported.get(job_key, (Charges(), ZERO))
+        self._reported[job_key] = charges, at_risk_usd
+        return charges - reported, at_risk_usd - at_risk
 
     def job_lock(self, job_key: str) -> asyncio.Lock:
         """Return the lock that lets one image at a time work on a job, so that equal images pay and store once."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from i2v.ledger.job import JobRecord
-from i2v.reports.progress import RENDERING, RunProgress
+from i2v.reports.progress import RunProgress
 from i2v.reports.run_report import ItemReport, Report
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def update_progress(progress: RunProgress, event: Event) -> bool:
         case StepStarted(step, job_key):
             return progress.start_step(step, job_key)
         case JobSubmitted(record):
-            progress.start_step(RENDERING, record.key)
+            progress.submit(record)
         case JobRendered(seconds):
             if seconds is not None:
                 progress.render_seconds.append(seconds)

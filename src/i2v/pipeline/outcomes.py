@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from i2v.errors import I2vError, NotTried, Refused
 from i2v.ledger.job import JobRecord, JobState
-from i2v.money import ZERO
+from i2v.money import ZERO, Charges, sum_charges
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.validate import ResolvedImage, ValidationResult
 from i2v.pipeline.video_order import Order
@@ -37,7 +37,9 @@ def of_job(run: RunContext, order: Order, record: JobRecord, video: S3Uri | None
         job=record.key,
         task_id=record.task_id,
         video=str(video) if video else None,
-        cost_usd=paid,
+        cost_usd=paid.charged,
+        possibly_charged_usd=paid.possibly,
+        job_charges=record.charges,
         at_risk_usd=at_risk,
         reason=_reason(record),
         seconds=_seconds(run),
@@ -92,17 +94,23 @@ async def preview(run: RunContext, order: Order) -> ItemReport:
     """Report what a run would do with a valid image; pay nothing and change nothing."""
     job = await run.ledger.read(order.key)
     if job is None or job.record.state is JobState.READY:
-        (cost, _), image = run.not_yet_reported(order.key, order.price_usd, ZERO), order.image.label
-        return ItemReport(image=image, outcome=Outcome.PLANNED, job=order.key, cost_usd=cost, request=order.request)
+        price, _ = run.not_yet_reported(order.key, Charges(order.price_usd), ZERO)
+        return ItemReport(
+            image=order.image.label,
+            outcome=Outcome.PLANNED,
+            job=order.key,
+            cost_usd=price.charged,
+            request=order.request,
+        )
     video = job.record.video.uri if job.record.video else None
     return of_job(run, order, job.record, video, cached=job.record.state is JobState.STORED)
 
 
-def _money(run: RunContext, record: JobRecord) -> tuple[Decimal, Decimal]:
+def _money(run: RunContext, record: JobRecord) -> tuple[Charges, Decimal]:
     """Return what this run paid for a job and how much of it is at risk, beyond what another image's line has."""
     own = [attempt for attempt in record.attempts if attempt.run_id == run.run_id]
-    spent = sum((attempt.spent_usd for attempt in own), ZERO)
-    return run.not_yet_reported(record.key, spent, sum((attempt.at_risk_usd for attempt in own), ZERO))
+    at_risk = sum((attempt.at_risk_usd for attempt in own), ZERO)
+    return run.not_yet_reported(record.key, sum_charges(attempt.charges for attempt in own), at_risk)
 
 
 def _reason(record: JobRecord) -> str | None:

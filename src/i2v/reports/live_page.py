@@ -1,17 +1,16 @@
 """The page of a run in progress, as markdown: its counts, its cost so far and its expected end."""
 
 from datetime import UTC, datetime
-from decimal import Decimal
 
-from i2v.reports.markdown import as_table, as_usd
+from i2v.reports.markdown import as_charges, as_table
 from i2v.reports.progress import RunProgress
 
 
-def live_page(progress: RunProgress, spent_usd: Decimal) -> str:
+def live_page(progress: RunProgress) -> str:
     """Return the page."""
     now = datetime.now(UTC)
     counts = progress.counts
-    facts = [f"{as_usd(spent_usd)} so far", *_estimate(progress, now)]
+    facts = [f"{as_charges(progress.charges)} so far", *_estimate(progress, now)]
     if oldest := progress.oldest:
         facts.append(f"oldest job rendering since {oldest:%H:%M:%S} UTC")
     lines = [

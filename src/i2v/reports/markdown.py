@@ -9,7 +9,7 @@ from decimal import Decimal
 from html import escape
 from urllib.parse import quote
 
-from i2v.money import money_text
+from i2v.money import Charges, money_text
 
 ESCAPES = str.maketrans({char: f"\\{char}" for char in "\\`*_[]<>&|~$"})
 BREAK = "<br>"
@@ -31,6 +31,11 @@ def as_text(text: str, max_chars: int, *, keep_end: bool = False) -> str:
 def as_usd(amount: Decimal) -> str:
     """Return an amount of US dollars; `$` is escaped."""
     return _escaped(f"{'-' if amount < 0 else ''}${money_text(abs(amount))}")
+
+
+def as_charges(charges: Charges) -> str:
+    """Return what was charged and possibly charged; `$` is escaped."""
+    return _escaped(str(charges))
 
 
 def as_code(text: str) -> str:

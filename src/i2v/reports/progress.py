@@ -2,10 +2,10 @@
 
 from collections import Counter, deque
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from typing import NamedTuple
 
-from i2v.money import money_text
+from i2v.ledger.job import JobRecord
+from i2v.money import Charges, sum_charges
 from i2v.reports.run_report import ItemReport, Outcome
 
 RENDERING, STORING = "rendering", "storing"
@@ -29,6 +29,16 @@ class RunProgress:
         self.render_seconds: deque[float] = deque(maxlen=RENDER_TIMES)
         """The render times of the newest jobs."""
         self._steps: dict[str, JobStep] = {}
+        self._done_charges = Charges()
+        self._open_charges: dict[str, Charges] = {}
+        """Of the jobs in progress."""
+
+    def submit(self, record: JobRecord) -> None:
+        """Count what an attempt of this run was charged."""
+        if record.attempt:
+            earlier = self._open_charges.get(record.key, Charges())
+            self._open_charges[record.key] = earlier + record.attempt.charges
+        self.start_step(RENDERING, record.key)
 
     def start_step(self, step: str, job: str) -> bool:
         """Record the step of a job; return whether it changed."""
@@ -42,6 +52,9 @@ class RunProgress:
         """Count an image's outcome."""
         if item.job:
             self._steps.pop(item.job, None)
+            self._open_charges.pop(item.job, None)
+        if item.outcome is not Outcome.PLANNED:
+            self._done_charges += item.charges
         self.done[item.outcome] += 1
 
     @property
@@ -53,9 +66,15 @@ class RunProgress:
         counts |= {outcome.text: self.done[outcome] for outcome in Outcome}
         return {words: count for words, count in counts.items() if count}
 
-    def words(self, spent_usd: Decimal) -> str:
-        """Return the counts and the cost in one line."""
-        money = [f"${money_text(spent_usd)}"] if spent_usd else []
+    @property
+    def charges(self) -> Charges:
+        """What the run was charged so far."""
+        return self._done_charges + sum_charges(self._open_charges.values())
+
+    @property
+    def words(self) -> str:
+        """The counts and the cost in one line."""
+        money = [str(self.charges)] if self.charges else []
         return " · ".join([*(f"{count} {words}" for words, count in self.counts.items()), *money])
 
     @property

@@ -16,6 +16,7 @@ from i2v.errors import StorageError
 from i2v.ledger import keys
 from i2v.ledger.documents import read_if_valid
 from i2v.ledger.job import FORMAT
+from i2v.money import Charges
 from i2v.reports.run_report import ItemReport, Outcome
 from i2v.request import Mode
 from i2v.s3.storage import Storage
@@ -38,7 +39,10 @@ Dollars = Annotated[Decimal, Field(ge=0, le=10**9)]
 
 
 class RecentItem(BaseModel):
-    """The result of one image. `duration` is the requested length in seconds."""
+    """The result of one image. `duration` is the requested length in seconds.
+
+    The amounts are what all runs were charged for its job so far: a video that reconcile stored was not free.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -50,15 +54,23 @@ class RecentItem(BaseModel):
     mode: Mode | None = None
     duration: int | None = None
     cost_usd: Dollars = Decimal(0)
+    possibly_charged_usd: Dollars = Decimal(0)
     reason: str | None = None
+
+    @property
+    def charges(self) -> Charges:
+        """The amounts."""
+        return Charges(self.cost_usd, self.possibly_charged_usd)
 
 
 def recent_item(item: ItemReport) -> RecentItem:
     """Return the result of an image that has just ended."""
     request = item.request
     return RecentItem(
-        **{name: getattr(item, name) for name in ("image", "outcome", "job", "video", "cost_usd", "reason")},
+        **{name: getattr(item, name) for name in ("image", "outcome", "job", "video", "reason")},
         at=datetime.now(UTC),
+        cost_usd=item.job_charges.charged,
+        possibly_charged_usd=item.job_charges.possibly,
         mode=request.mode if request else None,
         duration=request.duration if request else None,
     )

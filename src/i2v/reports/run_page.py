@@ -7,17 +7,33 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain, groupby
 from typing import NamedTuple
 
 from i2v.ledger.job import JobState
+from i2v.money import sum_charges
 from i2v.reports.advice import IN_PROGRESS, Advice, advise
-from i2v.reports.markdown import BREAK, NO_BREAK_SPACE, as_code, as_image_cell, as_link, as_table, as_text, as_usd
+from i2v.reports.markdown import (
+    BREAK,
+    NO_BREAK_SPACE,
+    as_charges,
+    as_code,
+    as_image_cell,
+    as_link,
+    as_table,
+    as_text,
+    as_usd,
+)
 from i2v.reports.recent import recent_item
 from i2v.reports.run_report import ItemReport, Outcome, Report
 
 WORST_FIRST = (Outcome.FAILED, Outcome.UNKNOWN, Outcome.REFUSED, Outcome.NOT_TRIED, Outcome.SUBMITTED)
 SUCCESSES = (Outcome.STORED, Outcome.CACHED, Outcome.PLANNED)
-MAX_ROWS_PER_OUTCOME = 40
+_RANK = {outcome: rank for rank, outcome in enumerate(WORST_FIRST)}
+MAX_GROUPS = 80
+"""Different reasons."""
+MAX_NAMES, MAX_COMMANDS = 8, 3
+"""Of the images with the same reason."""
 MAX_VIDEOS = 24
 MAX_BYTES = 400_000
 """Prefect does not limit the size of an artifact; proxies in front of it often limit requests to 1 MB."""
@@ -81,35 +97,59 @@ def _head(report: Report, info: RunPageInfo) -> Iterator[str]:
 
 
 def _attention(report: Report, info: RunPageInfo) -> Iterator[str]:
-    groups = {outcome: [item for item in report.items if item.outcome is outcome] for outcome in WORST_FIRST}
-    rows = [_attention_row(item, info) for items in groups.values() for item in items[:MAX_ROWS_PER_OUTCOME]]
+    groups = _groups(report)
+    rows = [_attention_row(items, info) for items in groups[:MAX_GROUPS]]
     if not rows:
         return
     yield from ("", "### Needs attention", "")
     yield from as_table(("Image", "Reason", "Action"), rows)
-    for outcome, items in groups.items():
-        if more := items[MAX_ROWS_PER_OUTCOME:]:
-            yield from ("", f"… and {len(more):,} more {outcome.text}{_reasons(more)}")
+    for outcome, more in groupby(chain(*groups[MAX_GROUPS:]), key=lambda item: item.outcome):
+        items = list(more)
+        yield from ("", f"… and {len(items):,} more {outcome.text}{_reasons(items)}")
+
+
+def _groups(report: Report) -> list[list[ItemReport]]:
+    """Return the images that need attention, worst first; those with the same reason are one group."""
+    groups: dict[tuple[Outcome, str, JobState | None], list[ItemReport]] = {}
+    for item in sorted(report.items, key=lambda item: _RANK.get(item.outcome, 0)):
+        if item.outcome in _RANK:
+            groups.setdefault((item.outcome, _reason(item), item.state), []).append(item)
+    return list(groups.values())
+
+
+def _reason(item: ItemReport) -> str:
+    """Return the reason without the image's name, which stands beside it."""
+    return (item.reason or "").replace(item.image, "the image") if item.image else item.reason or ""
 
 
 def _reasons(items: Sequence[ItemReport]) -> str:
-    counts = Counter(item.reason for item in items if item.reason).most_common(MAX_REASONS)
+    counts = Counter(_reason(item) for item in items if item.reason).most_common(MAX_REASONS)
     return ": " + "; ".join(f"{count:,}x {as_text(reason, IMAGE_CHARS)}" for reason, count in counts) if counts else ""
 
 
-def _attention_row(item: ItemReport, info: RunPageInfo) -> list[str]:
-    cost = f" · {as_usd(item.cost_usd)}" if item.cost_usd else ""
-    outcome = f"**{item.outcome.text}**{cost}"
-    return [f"{outcome}{BREAK}{_name(item, info)}", as_text(item.reason or "", REASON_CHARS), _advice(item)]
+def _attention_row(items: Sequence[ItemReport], info: RunPageInfo) -> list[str]:
+    first, charges = items[0], sum_charges(item.charges for item in items)
+    count = f"{len(items):,} images" if len(items) > 1 else ""
+    head = " · ".join(filter(None, (f"**{first.outcome.text}**", count, as_charges(charges) if charges else "")))
+    advices = [advice for item in items[:MAX_COMMANDS] if (advice := _advice(item))]
+    commands = [as_code(advice.command) for advice in advices if advice.command]
+    return [
+        BREAK.join([head, *_some([_name(item, info) for item in items[:MAX_NAMES]], len(items))]),
+        as_text(_reason(first), REASON_CHARS),
+        BREAK.join([*(advice.text for advice in advices[:1]), *(_some(commands, len(items)) if commands else ())]),
+    ]
 
 
-def _advice(item: ItemReport) -> str:
+def _some(lines: Sequence[str], total: int) -> list[str]:
+    """Return the lines, and how many are left out."""
+    return [*lines, *([f"… and {total - len(lines):,} more"] if total > len(lines) else [])]
+
+
+def _advice(item: ItemReport) -> Advice | None:
     """Advise by the job's state. Without a state the image may have no job: advise as if it has none."""
     if item.state is JobState.SUBMITTED:
-        advice: Advice | None = IN_PROGRESS
-    else:
-        advice = advise(recent_item(item if item.state else item.model_copy(update={"job": None})), item.state)
-    return BREAK.join([advice.text, *([as_code(advice.command)] if advice.command else [])]) if advice else ""
+        return IN_PROGRESS
+    return advise(recent_item(item if item.state else item.model_copy(update={"job": None})), item.state)
 
 
 def _videos(report: Report, info: RunPageInfo, links: Mapping[str, VideoLinks]) -> Iterator[str]:
@@ -129,7 +169,9 @@ def _video_row(item: ItemReport, info: RunPageInfo, links: VideoLinks | None) ->
     prompt = as_text(item.request.prompt, PROMPT_CHARS) if item.request else ""
     took = item.outcome is Outcome.STORED and item.seconds is not None
     after = f" after{NO_BREAK_SPACE}{item.seconds:,.0f}{NO_BREAK_SPACE}s" if took else ""
-    cost = f"{'attached · ' if item.attached else ''}{as_usd(item.cost_usd)}"
+    cost = as_charges(item.charges)
+    if item.attached:
+        cost += f" in this run; {as_charges(item.job_charges)} in an earlier one"
     reason = as_text(item.reason or "", REASON_CHARS)
     cells = ([_name(item, info), prompt], [f"{item.outcome.text}{after}", cost, reason, _files(item, links)])
     return [poster, *(BREAK.join(filter(None, lines)) for lines in cells)]

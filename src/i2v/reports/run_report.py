@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from i2v.ledger.job import JobState
-from i2v.money import ZERO, money_text
+from i2v.money import ZERO, Charges, money_text, sum_charges
 from i2v.request import Request
 
 
@@ -37,7 +37,7 @@ FAILING_OUTCOMES = frozenset({Outcome.FAILED, Outcome.UNKNOWN, Outcome.NOT_TRIED
 
 
 class ItemReport(BaseModel):
-    """The result of one image. `cost_usd` is what this run paid, or would pay if the outcome is planned."""
+    """The result of one image. `cost_usd` is what this run was charged, or would be if the outcome is planned."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -47,7 +47,11 @@ class ItemReport(BaseModel):
     task_id: str | None = None
     video: str | None = None
     cost_usd: Decimal = ZERO
+    possibly_charged_usd: Decimal = ZERO
+    """What this run was possibly charged: the answer to a submit was lost. Not part of `cost_usd`."""
     reason: str | None = None
+    job_charges: Charges = Field(default=Charges(), exclude=True)
+    """What all runs were charged for its job."""
     at_risk_usd: Decimal = Field(default=ZERO, exclude=True)
     """Charged or possibly charged, without a video."""
     seconds: float | None = Field(default=None, exclude=True)
@@ -69,6 +73,11 @@ class ItemReport(BaseModel):
     """Whether this run produced the outcome, rather than found it in the ledger."""
 
     @property
+    def charges(self) -> Charges:
+        """What this run was charged, or would be if the outcome is planned."""
+        return Charges(self.cost_usd, self.possibly_charged_usd)
+
+    @property
     def row(self) -> dict[str, Any]:
         """The image as a flat object for downstream tables: request, video and cost."""
         request = self.request.model_dump(mode="json") if self.request else {}
@@ -79,6 +88,7 @@ class ItemReport(BaseModel):
             "video": self.video,
             "sha256": self.video_sha256,
             "cost_usd": float(self.cost_usd),
+            "possibly_charged_usd": float(self.possibly_charged_usd),
             "job": self.job,
             "task_id": self.task_id,
             "reason": self.reason,
@@ -102,9 +112,14 @@ class Report(BaseModel):
         return sum(item.outcome is outcome for item in self.items)
 
     @property
+    def charges(self) -> Charges:
+        """What this run was charged."""
+        return sum_charges(item.charges for item in self.items if item.outcome is not Outcome.PLANNED)
+
+    @property
     def spent_usd(self) -> Decimal:
-        """What this run paid for attempts that the provider accepted."""
-        return sum((item.cost_usd for item in self.items if item.outcome is not Outcome.PLANNED), ZERO)
+        """What this run was charged for attempts that the provider accepted."""
+        return self.charges.charged
 
     @property
     def planned_usd(self) -> Decimal:
@@ -136,7 +151,7 @@ class Report(BaseModel):
             texts[Outcome.SUBMITTED] = "submitted, awaiting callback"
         parts = [f"{counts[outcome]} {texts[outcome]}" for outcome in Outcome if counts[outcome]]
         planned = counts[Outcome.PLANNED]
-        money = f"would cost ${money_text(self.planned_usd)}" if planned else f"${money_text(self.spent_usd)}"
+        money = f"would cost ${money_text(self.planned_usd)}" if planned else str(self.charges)
         return " · ".join([*(parts or ["no images"]), money])
 
     @property
@@ -153,10 +168,14 @@ class Report(BaseModel):
 
     def for_json(self) -> dict[str, Any]:
         """Return the object of `--json`: counts by outcome, sums and items, with money as numbers."""
-        items = [{**item.model_dump(mode="json"), "cost_usd": float(item.cost_usd)} for item in self.items]
+        money = ("cost_usd", "possibly_charged_usd")
+        items = [
+            item.model_dump(mode="json") | {name: float(getattr(item, name)) for name in money} for item in self.items
+        ]
         return {
             **{outcome.value: self.count(outcome) for outcome in Outcome},
             "spent_usd": float(self.spent_usd),
+            "possibly_charged_usd": float(self.charges.possibly),
             "at_risk_usd": float(self.at_risk_usd),
             **({"other_files": dict(self.other_files)} if self.other_files else {}),
             "items": items,

@@ -50,6 +50,8 @@ class Sums(BaseModel):
     attempts: int = 0
     stored_usd: Decimal = ZERO
     at_risk_usd: Decimal = ZERO
+    possibly_charged_usd: Decimal = ZERO
+    """The part of it whose submits have no known answer."""
     open_usd: Decimal = ZERO
     saved_images: int = 0
     """Images that cost nothing, because their job existed already."""
@@ -65,6 +67,7 @@ class Sums(BaseModel):
         """Add an attempt at its full price."""
         self.attempts += 1
         self.at_risk_usd += attempt.at_risk_usd
+        self.possibly_charged_usd += attempt.charges.possibly
         if attempt.ended_as(EndKind.STORED):
             self.stored_usd += attempt.price_usd
         elif attempt.is_running:
@@ -75,10 +78,12 @@ class Sums(BaseModel):
 
 
 Groups = list[tuple[Group, Sums]]
+NONE = "(none)"
+"""The folder of an image without a folder, and the label of a run without one."""
 GROUPINGS: dict[str, Callable[[Group], str]] = {
     "mode": lambda group: group.mode,
-    "folder": lambda group: group.folder or "(top)",
-    "label": lambda group: group.label or "(none)",
+    "folder": lambda group: group.folder or NONE,
+    "label": lambda group: group.label or NONE,
 }
 """What pages and charts group by, and the name of a group."""
 

@@ -41,6 +41,7 @@ def draw_spend(groups: Groups, days: Sequence[str]) -> bytes:
     _draw_saved(charts[0], groups, days)
     for chart, (name, group_name) in zip(charts[1:], GROUPINGS.items(), strict=True):
         _draw(chart, f"by {name}", days, _largest(_by_name(groups, days, group_name)), COLORS)
+    charts[-1].set_xlabel(f"UTC days from {days[0]} to {days[-1]}", fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

@@ -48,6 +48,7 @@ _ROWS: tuple[tuple[str, Callable[[Sums], str]], ...] = (
     ("Stored as videos", lambda sums: as_usd(sums.stored_usd)),
     ("In progress", lambda sums: as_usd(sums.open_usd)),
     ("At risk: no video", lambda sums: as_usd(sums.at_risk_usd)),
+    ("Of that, possibly charged: the answer was lost", lambda sums: as_usd(sums.possibly_charged_usd)),
     ("Attempts", lambda sums: f"{sums.attempts:,}"),
     ("**Saved**: attached or cached, not charged again", lambda sums: f"**{as_usd(sums.saved_usd)}**"),
     ("Images reused", lambda sums: f"{sums.saved_images:,}"),
@@ -77,7 +78,7 @@ def _mermaid_chart(report: SpendReport) -> Iterator[str]:
     yield "```mermaid"
     yield "xychart-beta"
     yield f'    title "US dollars per day, {CHARGED.lower()}"'
-    yield f"    x-axis [{', '.join(day[8:] for day in days)}]"
+    yield f'    x-axis "UTC days from {days[0]} to {days[-1]}" [{", ".join(day[8:] for day in days)}]'
     yield f"    bar [{', '.join(f'{by_day[day].total_usd:.2f}' for day in days)}]"
     yield "```"
 

@@ -147,7 +147,7 @@ def test_the_reason_is_that_of_the_attempt_that_decides() -> None:
         (BY_STATE[JobState.REFUSED], 1, 1, 1),
         (BY_STATE[JobState.FAILED], 1, 1, 1),
         (FAILED_ANSWER, 1, 1, 1),
-        (DROPPED, 1, 1, 1),
+        (DROPPED, 1, 0, 1),
         (DROPPED_TASK, 1, 1, 1),
         (RELEASED, 0, 0, 0),
         (REJECTED, 0, 0, 0),
@@ -171,7 +171,11 @@ def test_the_reason_is_that_of_the_attempt_that_decides() -> None:
 def test_what_an_attempt_costs(job: JobRecord, cost: int, spent: int, at_risk: int) -> None:
     """It counts in full unless it was surely not charged; without a video it is at risk."""
     (attempt,) = job.attempts
-    assert (attempt.cost_usd, attempt.spent_usd, attempt.at_risk_usd) == (cost * PRICE, spent * PRICE, at_risk * PRICE)
+    assert (attempt.cost_usd, attempt.charges.charged, attempt.at_risk_usd) == (
+        cost * PRICE,
+        spent * PRICE,
+        at_risk * PRICE,
+    )
     assert (job.cost_usd, job.paid_attempts) == (cost * PRICE, cost)
 
 

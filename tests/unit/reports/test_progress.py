@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 
+from i2v.money import ZERO
 from i2v.reports.live_page import live_page
 from i2v.reports.progress import RunProgress
 from i2v.reports.run_report import ItemReport, Outcome
+from tests.support.job_records import PRICE, SUBMITTED
 
 
 def ended(outcome: Outcome, job: str | None = None) -> ItemReport:
     """Return an image with this outcome."""
-    return ItemReport(image="s3://b-1/a.jpg", outcome=outcome, job=job)
+    return ItemReport(image="s3://b-1/a.jpg", outcome=outcome, job=job, cost_usd=PRICE if job else ZERO)
 
 
 def make_progress(images: int) -> RunProgress:
     """Return the progress of a run with one image stored, one refused, one rendering and one storing."""
     progress = RunProgress()
     progress.total = images
-    for job in "abc":
-        progress.start_step("rendering", job)
+    for key in "abc":
+        progress.submit(SUBMITTED.model_copy(update={"key": key}))
     progress.finish_image(ended(Outcome.STORED, "a"))
     progress.finish_image(ended(Outcome.REFUSED))
     progress.start_step("storing", "c")
@@ -32,7 +33,7 @@ def test_each_image_is_counted_once() -> None:
     progress = make_progress(6)
     assert progress.counts == {"waiting": 2, "rendering": 1, "storing": 1, "stored": 1, "refused": 1}
     assert sum(progress.counts.values()) == 6
-    assert progress.words(Decimal("0.384")) == "2 waiting · 1 rendering · 1 storing · 1 stored · 1 refused · $0.384"
+    assert progress.words == "2 waiting · 1 rendering · 1 storing · 1 stored · 1 refused · $0.576"
     assert round(progress.percent) == 33
 
 
@@ -63,10 +64,10 @@ def test_the_live_page_shows_progress_cost_and_estimate() -> None:
     """The live page shows the counts by step, the cost so far and the expected end."""
     progress = make_progress(6)
     progress.render_seconds.extend([90, 110])
-    text = live_page(progress, Decimal("0.384"))
+    text = live_page(progress)
     assert text.startswith("## In progress: 2 of 6 images done\n")
     assert "| waiting | rendering | storing | stored | refused |" in text
     assert "| 2 | 1 | 1 | 1 | 1 |" in text
-    assert "\\$0.384 so far" in text
+    assert "\\$0.576 so far" in text
     assert "in 2 min · the last 2 videos rendered in 100 s on average" in text
-    assert "no estimate until the first video" in live_page(make_progress(6), Decimal(0))
+    assert "no estimate until the first video" in live_page(make_progress(6))

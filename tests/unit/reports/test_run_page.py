@@ -7,6 +7,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from decimal import Decimal
 from html.parser import HTMLParser
+from typing import Any
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -16,7 +17,8 @@ from i2v.ledger.job import JobState
 from i2v.reports.markdown import as_code, as_link, as_text
 from i2v.reports.run_page import (
     MAX_BYTES,
-    MAX_ROWS_PER_OUTCOME,
+    MAX_GROUPS,
+    MAX_NAMES,
     MAX_VIDEOS,
     RunPageInfo,
     VideoLinks,
@@ -141,14 +143,33 @@ def test_the_worst_outcomes_come_first() -> None:
 
 
 def test_a_large_run_has_a_bounded_page() -> None:
-    """Each outcome has its first rows; the rest is counted with its reasons."""
-    failed = [item(Outcome.FAILED, n, reason=f"down {n % 2}") for n in range(500)]
+    """The first reasons have a row each; the rest is counted with its reasons."""
+    failed = [item(Outcome.FAILED, n, reason=f"down {n}") for n in range(500)]
     others = [item(Outcome.REFUSED), *(item(Outcome.STORED, n) for n in range(499))]
     text = page(*failed, *others)
     rows = rendered(text).tags["tr"]
-    assert rows == 1 + MAX_ROWS_PER_OUTCOME + 1 + 1 + MAX_VIDEOS
-    assert "… and 460 more failed: 230x down 0; 230x down 1" in text
+    assert rows == 1 + MAX_GROUPS + 1 + MAX_VIDEOS
+    assert "… and 420 more failed: 1x down 80; 1x down 81" in text
+    assert "… and 1 more refused" in text
     assert "… and 475 more" in text
+
+
+def test_a_reason_stands_once() -> None:
+    """Images with the same reason share a row, also where each reason names its image."""
+    missing = [item(Outcome.REFUSED, n, reason=f"s3://b-1/images/refused-{n}.jpg has no prompt") for n in range(21)]
+    lost: dict[str, Any] = {
+        "job": "a" * 64,
+        "state": JobState.UNKNOWN,
+        "possibly_charged_usd": PRICE,
+        "reason": "the answer was lost",
+    }
+    html = rendered(page(*missing, *(item(Outcome.UNKNOWN, n, **lost) for n in range(2))))
+    assert html.tags["tr"] == 3
+    assert html.cells[3].startswith("unknown · 2 images · $0.384 possibly charged / s3://b-1/images/unknown-0.jpg")
+    assert html.cells[6].startswith("refused · 21 images / s3://b-1/images/refused-0.jpg")
+    assert html.cells[6].endswith(f"… and {21 - MAX_NAMES} more")
+    assert html.cells[7] == "the image has no prompt"
+    assert "/ … and 18 more" in html.cells[8]
 
 
 def test_a_page_over_the_size_limit_has_no_links() -> None:

@@ -29,6 +29,7 @@ def report(*parts: list[ItemReport], **changes: bool) -> Report:
     return Report.model_validate({"items": tuple(item for part in parts for item in part), **changes})
 
 
+UNKNOWN = [item.model_copy(update={"possibly_charged_usd": PRICE}) for item in items("unknown", cost=Decimal(0))]
 ANY_ITEM = st.builds(
     ItemReport,
     image=st.just("s3://b-1/a.jpg"),
@@ -50,6 +51,8 @@ def test_the_summary_has_counts_and_cost() -> None:
         ([], "no images · $0.00"),
         ([items("stored")], "1 stored · $0.192"),
         ([items("stored"), items("cached", 3, Decimal(0))], "1 stored · 3 cached · $0.192"),
+        ([items("stored"), UNKNOWN], "1 stored · 1 unknown · $0.192 charged, $0.192 possibly charged"),
+        ([UNKNOWN], "1 unknown · $0.192 possibly charged"),
         ([items("submitted", 2)], "2 still open · $0.384"),
         ([items("not_tried", 5, Decimal(0)), items("failed")], "1 failed · 5 not tried · $0.192"),
         ([items("planned", 10), items("cached", 1, Decimal(0))], "1 cached · 10 planned · would cost $1.92"),
@@ -64,8 +67,9 @@ def test_the_summary_lists_only_outcomes_that_occurred(parts: list[list[ItemRepo
 def test_json_has_the_documented_keys_in_order() -> None:
     """Scripts rely on exactly these."""
     ended = report(items("stored"), items("unknown", cost=Decimal(0), risk=PRICE)).for_json()
-    assert list(ended) == [*COUNTS, "spent_usd", "at_risk_usd", "items"]
-    assert list(ended["items"][0]) == ["image", "outcome", "job", "task_id", "video", "cost_usd", "reason"]
+    assert list(ended) == [*COUNTS, "spent_usd", "possibly_charged_usd", "at_risk_usd", "items"]
+    keys = ["image", "outcome", "job", "task_id", "video", "cost_usd", "possibly_charged_usd", "reason"]
+    assert list(ended["items"][0]) == keys
     assert (ended["spent_usd"], ended["at_risk_usd"]) == (0.192, 0.192)
     assert json.loads(json.dumps(ended)) == ended
 

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from typing import Any
 
 from rich.table import Table
@@ -12,7 +11,7 @@ from rich.text import Text
 from i2v.cli.output.console import stdout
 from i2v.ledger.attempt import Attempt, EndKind
 from i2v.ledger.job import JobRecord, JobState
-from i2v.money import money_text
+from i2v.money import money_text, sum_charges
 from i2v.reports.advice import advise_job
 
 MAX_ROWS = 100
@@ -31,7 +30,8 @@ END_WORDS = {
 def as_object(record: JobRecord) -> dict[str, Any]:
     """Return the record for `--json`, with money as numbers."""
     attempts = [{**each.model_dump(mode="json"), "price_usd": float(each.price_usd)} for each in record.attempts]
-    return {**record.model_dump(mode="json"), "attempts": attempts, "cost_usd": float(record.cost_usd)}
+    amounts = {"cost_usd": float(record.cost_usd), "possibly_charged_usd": float(record.charges.possibly)}
+    return {**record.model_dump(mode="json"), "attempts": attempts, **amounts}
 
 
 def age(moment: datetime) -> str:
@@ -63,7 +63,7 @@ def print_jobs(records: Sequence[JobRecord]) -> None:
             record.image.name,
             str(record.request),
             str(record.paid_attempts),
-            f"${money_text(record.cost_usd)}",
+            str(record.charges),
             age(record.created_at),
             record.reason.message if record.reason else "",
         )
@@ -73,8 +73,8 @@ def print_jobs(records: Sequence[JobRecord]) -> None:
         console.print(f"… and {len(records) - MAX_ROWS} older: filter with --state or --since, or use --json")
     counts = Counter(record.state for record in records)
     words = [f"{counts[state]} {state}" for state in JobState if counts[state]]
-    total = money_text(sum((record.cost_usd for record in records), Decimal(0)))
-    console.print(" · ".join([*(words or ["no jobs"]), f"${total}"]), style="bold")
+    total = sum_charges(record.charges for record in records)
+    console.print(" · ".join([*(words or ["no jobs"]), str(total)]), style="bold")
 
 
 def print_job(record: JobRecord) -> None:
@@ -97,7 +97,7 @@ def _details(record: JobRecord) -> Iterator[tuple[str, str]]:
         yield "label", record.label
     for attempt in record.attempts:
         yield f"attempt {attempt.number}", "; ".join(_attempt_story(attempt))
-    yield "cost", f"${money_text(record.cost_usd)}"
+    yield "cost", str(record.charges)
     if video := record.video:
         yield "video", f"{video.uri}  ({video.width} x {video.height} px, {video.seconds:g} s, {video.size:,} bytes)"
         yield "poster", str(video.poster)

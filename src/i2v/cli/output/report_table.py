@@ -7,7 +7,6 @@ from rich.text import Text
 
 from i2v.cli.output.console import print_json, stderr, stdout
 from i2v.errors import NoImages
-from i2v.money import money_text
 from i2v.reports.run_report import ItemReport, Outcome, Report
 from i2v.settings import Settings
 
@@ -66,7 +65,7 @@ def _table(report: Report, bucket: str) -> Table:
                 Text(outcome.text, style=STYLES[outcome]),
                 _video_or_reason(item, bucket),
                 f"{item.seconds:.0f}" if item.seconds is not None else "",
-                f"${money_text(item.cost_usd)}" if item.cost_usd else "",
+                str(item.charges) if item.charges else "",
             )
     return table
 

@@ -52,6 +52,7 @@ async def record_error(
     """
     reason, now = Reason(code=error.code, message=str(error)), datetime.now(UTC)
     if isinstance(error, AnswerLost):
+        reason = reason.model_copy(update={"message": error.message})  # pages and commands show what to do beside it
         _count_lost_answer(run, order, claim, error)
         return await _write_end(run, claimed, lambda one: transitions.mark_lost(one, claim, reason, now))
     run.brake.count_answer()
