@@ -77,7 +77,12 @@ def _flows_resource(flows: list[str]) -> ResourceSpecification:
     return ResourceSpecification.model_validate({"prefect.resource.role": "flow", "prefect.resource.name": flows})
 
 
-def alerts(flows: list[str], block: UUID | None) -> list[AutomationCore]:
+SELF_HOSTED_LINK = "{{ (flow_run | ui_url or '') | replace('/v2/runs/', '/runs/') | replace('/runs/', '/v2/runs/') }}"
+"""The run's page in the current UI, which a self-hosted server has below `/v2`; Prefect's filter leaves that out."""
+CLOUD_LINK = "{{ flow_run | ui_url or '' }}"
+
+
+def alerts(flows: list[str], block: UUID | None, *, is_cloud: bool = False) -> list[AutomationCore]:
     """Return the three alerts; `block` is the notification block that sends them."""
 
     def alert(name: str, description: str, text: str, trigger: EventTrigger) -> AutomationCore:
@@ -89,7 +94,7 @@ def alerts(flows: list[str], block: UUID | None) -> list[AutomationCore]:
             "i2v: a run failed",
             "Alert text: the flow run's name, state and message, with a link to the run.",
             "{{ flow_run.name }} is {{ flow_run.state.name }}: {{ flow_run.state.message }}\n"
-            "{{ flow_run | ui_url or '' }}",
+            + (CLOUD_LINK if is_cloud else SELF_HOSTED_LINK),
             EventTrigger(
                 expect=RUN_FAILED,
                 match_related=_flows_resource(flows),

@@ -13,6 +13,7 @@ from contextlib import suppress
 from uuid import UUID
 
 import httpx
+from prefect.client.base import ServerType
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
@@ -121,7 +122,11 @@ async def set_up(client: PrefectClient, block: UUID | None = None) -> AsyncItera
         yield result
     for deployment in deployments:
         yield await set_up_deployment(client, deployment)
-    automations = [dead_runs(flows, heartbeat_seconds(pool)), lost_runs(flows), *alerts(flows, block)]
+    automations = [
+        dead_runs(flows, heartbeat_seconds(pool)),
+        lost_runs(flows),
+        *alerts(flows, block, is_cloud=client.server_type is ServerType.CLOUD),
+    ]
     for deployment in deployments:
         automations += await event_automations(client, deployment)
     for automation in automations:

@@ -19,6 +19,7 @@ from doors.ledger_gauges import LedgerGauges
 from doors.sqs_queue import SqsQueue
 from doors.sqs_receiver import STOP_SECONDS, SqsReceiver
 from i2v.apixo.callbacks import callback_settings_error
+from i2v.cli.prefect.ui_links import flow_run_url
 from i2v.errors import UsageError
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
@@ -70,7 +71,7 @@ async def serve(settings: Settings) -> int:
             gauges = LedgerGauges(storage, settings, intake.metrics.registry)
             callbacks = Callbacks(settings, storage, collect, intake.metrics.registry)
             health.callbacks = STARTING if callbacks.is_on else OFF
-            server = HttpServer(make_app(intake, gauges, callbacks, gallery_routes(settings, storage)))
+            server = HttpServer(make_app(intake, gauges, callbacks, gallery_routes(settings, storage, flow_run_url)))
             receiver = SqsReceiver(queue, intake) if queue else None
             log.info("%s", _describe(settings, listening))
             background = [on_image.watch(), intake.images.run(), callbacks.batcher.run()]

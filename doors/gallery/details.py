@@ -4,15 +4,16 @@ It sends S3 at most four requests: the job record, or the manifest and a HEAD of
 """
 
 import asyncio
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError
 
-from doors.gallery.listing import Card
+from doors.gallery.listing import LINK_SECONDS, Card
 from i2v.errors import LedgerError, NotFound, StorageError
 from i2v.ledger.job import JobRecord
 from i2v.ledger.keys import parse_video_uri, sibling_uri
@@ -92,6 +93,8 @@ class Details:
     prompt: str | None
     facts: Facts
     notes: Sequence[str] = ()
+    download: str | None = field(default=None, repr=False)
+    """A signed link to the video as a file."""
 
 
 async def read_details(storage: Storage, settings: Settings, card: Card) -> Details:
@@ -122,7 +125,14 @@ async def _video_details(storage: Storage, card: Card, video: S3Uri) -> Details:
     flags = [f"{flag[:1].upper()}{flag[1:]}." for flag in manifest.flags]
     notes = [*flags, *filter(None, (video_note, manifest_note, image_note))]
     facts = _item_facts(card.item) | manifest.facts(card.item.charges.total) | {"location": str(video)}
-    return Details(card, manifest.prompt, facts, notes)
+    download = await storage.presign(video, seconds=LINK_SECONDS, disposition=_as_attachment(card.name, video))
+    return Details(card, manifest.prompt, facts, notes, download)
+
+
+def _as_attachment(name: str, video: S3Uri) -> str:
+    """Return the header that makes a browser save the video under its image's name."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name.rpartition("/")[2].rpartition(".")[0]).strip("-.")
+    return f'attachment; filename="{stem or "video"}.{video.key.rpartition(".")[2]}"'
 
 
 async def _read_manifest(storage: Storage, uri: S3Uri) -> tuple[Manifest, str | None]:

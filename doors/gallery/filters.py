@@ -38,6 +38,11 @@ class Cursor(NamedTuple):
         return cls(match["page"], int(match["number"])) if match else None
 
     @property
+    def run_id(self) -> str:
+        """The run that the page belongs to."""
+        return self.page.partition("-")[2].removesuffix(".json")
+
+    @property
     def href(self) -> str:
         """The URL of the item's details."""
         return f"{HOME}/item/{quote(str(self), safe='~')}"

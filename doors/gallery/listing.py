@@ -5,6 +5,7 @@ the job's current state. Links to posters and videos are signed locally; the bro
 """
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from i2v.ledger.keys import parse_video_uri, sibling_uri
 from i2v.ledger.ledger import Ledger
 from i2v.reports.advice import STATE_AT_END, Advice, advise
 from i2v.reports.recent import RecentItem, RecentPage, list_recent_pages, read_recent_page
+from i2v.reports.run_report import Outcome
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
 
@@ -60,6 +62,12 @@ class GalleryPage:
     """The start of the oldest run that was read."""
     unreadable: list[str] = field(default_factory=list)
     folders: set[str] = field(default_factory=set)
+
+    @property
+    def counts(self) -> str:
+        """The cards by outcome: `20 stored · 3 refused`."""
+        counts = Counter(card.item.outcome for card in self.cards)
+        return " · ".join(f"{counts[outcome]} {outcome.text}" for outcome in Outcome if counts[outcome])
 
 
 class GalleryReader:

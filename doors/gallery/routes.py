@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from urllib.parse import parse_qs
+from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -29,19 +30,26 @@ FORM_LIMIT_BYTES = 8192
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def gallery_routes(settings: Settings, storage: Storage) -> list[Route]:
+RunUrl = Callable[[str], str | None]
+"""Returns the page of a run in Prefect's UI, if it is known."""
+
+
+def gallery_routes(settings: Settings, storage: Storage, run_url: RunUrl | None = None) -> list[Route]:
     """Return the routes of `/gallery`; none without `I2V_GALLERY_TOKEN`."""
     if settings.gallery_token is None:
         return []
     log.info("The gallery is on at %s; log in with I2V_GALLERY_TOKEN", HOME)
-    return Gallery(settings, storage, GalleryAccess(settings.gallery_token)).routes
+    return Gallery(settings, storage, GalleryAccess(settings.gallery_token), run_url).routes
 
 
 class Gallery:
     """The handlers for one bucket."""
 
-    def __init__(self, settings: Settings, storage: Storage, access: GalleryAccess) -> None:
+    def __init__(
+        self, settings: Settings, storage: Storage, access: GalleryAccess, run_url: RunUrl | None = None
+    ) -> None:
         self._settings = settings
+        self._run_url = run_url
         self._storage = storage
         self._access = access
         self._reader = GalleryReader(storage, settings)
@@ -99,7 +107,16 @@ class Gallery:
             return self._renderer.render("error", 404, title="Video not found", message=message)
         card = await self._reader.card(cursor, item)
         details = await read_details(self._storage, self._settings, card)
-        return self._renderer.render("item", media=card.links.poster if card.links else "", details=details)
+        media = card.links.poster if card.links else ""
+        return self._renderer.render("item", media=media, details=details, run_url=self._link_to_run(cursor))
+
+    def _link_to_run(self, cursor: Cursor) -> str | None:
+        """Return the run's page in Prefect; a run of the library alone has no flow run."""
+        try:
+            UUID(cursor.run_id)
+        except ValueError:
+            return None
+        return self._run_url(cursor.run_id) if self._run_url else None
 
     def _login_page(self, request: Request, *, is_wrong: bool = False, to: str = "") -> Response:
         is_slowed_down = is_wrong and self._access.tokens.is_slowed_down(request)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from doors.batcher import BatcherClosed
@@ -24,6 +24,13 @@ from doors.notifications import MAX_NOTIFICATION_BYTES, InvalidNotification, Not
 log = logging.getLogger(__name__)
 RUN_TIMEOUT_SECONDS = 10.0
 """How long a webhook waits for its flow run before it gets a 503."""
+ABOUT = "The i2v door: it starts runs for new images in the bucket, and receives the provider's callbacks.\n\n"
+PATHS = {
+    "/gallery": "GET  /gallery    the videos, in a browser\n",
+    "/healthz": "GET  /healthz    whether it works\n",
+    "/metrics": "GET  /metrics    metrics for Prometheus\n",
+    "/s3": "POST /s3         bucket notifications\n",
+}
 RETRY_AFTER = {"Retry-After": "5"}
 
 
@@ -33,6 +40,7 @@ def make_app(
     """Return the door's ASGI application."""
     app = Starlette(
         routes=[
+            Route("/", show_paths),
             Route("/s3", receive_notification, methods=["POST"]),
             Route("/healthz", get_health),
             Route("/metrics", get_metrics),
@@ -47,6 +55,12 @@ def make_app(
     token = intake.settings.door_token
     app.state.tokens = TokenCheck(token) if token else None
     return app
+
+
+async def show_paths(request: Request) -> Response:
+    """Say what this service is, to a person who opens its address."""
+    paths = {getattr(route, "path", "") for route in request.app.routes}
+    return PlainTextResponse(ABOUT + "".join(line for path, line in PATHS.items() if path in paths))
 
 
 async def get_health(request: Request) -> Response:

@@ -54,7 +54,7 @@ async def open_gallery(settings: Settings, **changes: Any) -> AsyncIterator[Gall
     """Serve a gallery without a door; keywords change the settings."""
     own = settings.model_copy(update={"gallery_token": SecretStr(TOKEN), **changes})
     with Storage() as storage:
-        app = Starlette(routes=gallery_routes(own, storage))
+        app = Starlette(routes=gallery_routes(own, storage, "https://prefect.example/{}".format))
         async with _served(app) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
             yield GalleryClient(client, counted(storage))
 

@@ -168,10 +168,16 @@ class MemoryStorage(Storage):
         return False
 
     async def presign(
-        self, uri: S3Uri, *, seconds: int, version_id: str | None = None, content_type: str | None = None
+        self,
+        uri: S3Uri,
+        *,
+        seconds: int,
+        version_id: str | None = None,
+        content_type: str | None = None,
+        disposition: str | None = None,
     ) -> str:
         """Return a URL that no test fetches."""
-        del version_id
+        del version_id, disposition
         return f"https://{uri.bucket}.example/{uri.key}?expires={seconds}"
 
 

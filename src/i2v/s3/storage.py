@@ -229,13 +229,25 @@ class Storage:
         return await self.call(prefix, request)
 
     async def presign(
-        self, uri: S3Uri, *, seconds: int, version_id: str | None = None, content_type: str | None = None
+        self,
+        uri: S3Uri,
+        *,
+        seconds: int,
+        version_id: str | None = None,
+        content_type: str | None = None,
+        disposition: str | None = None,
     ) -> str:
         """Return a URL that lets anyone GET the object, or one version of it, for so many seconds.
 
-        S3 answers it with this `content_type`, whatever is stored with the object.
+        S3 answers it with this `content_type` and `disposition`, whatever is stored with the object.
         """
-        params = {"Bucket": uri.bucket, "Key": uri.key, "VersionId": version_id, "ResponseContentType": content_type}
+        params = {
+            "Bucket": uri.bucket,
+            "Key": uri.key,
+            "VersionId": version_id,
+            "ResponseContentType": content_type,
+            "ResponseContentDisposition": disposition,
+        }
         given = {name: value for name, value in params.items() if value}
         return await self.call(uri, self._links.sign, params=given, seconds=seconds)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from html import unescape
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -25,6 +26,8 @@ from sandbox.synthetic_images import make_jpeg
 from tests.support.gallery_client import NOON, card_links, card_names, older_link, open_gallery, write_run_page
 from tests.support.orders import OpenRun, put_photo
 
+RUN = "0b5e0f3c-7a55-4a0e-9f0e-0d3f3c2f1a11"
+
 
 async def _generate(run: RunContext, *files: str, prompt: str = "a slow zoom") -> None:
     bucket = run.settings.bucket
@@ -39,7 +42,7 @@ async def test_a_run_is_shown_with_all_details(
     for seed, name in enumerate(("cats/tom.jpg", "bad.jpg", "lost.jpg")):
         put_photo(sandbox, name, seed=seed)
     sandbox.put_image("images/small.jpg", make_jpeg(200, 200))
-    async with new_run(run_id="one") as run:
+    async with new_run(run_id=RUN) as run:
         await _generate(run, "cats/tom.jpg", "small.jpg", prompt='it <b>yawns</b> & "stretches"')
     sandbox.provider.add_fault(on="task", kind="fails", code="Weird", message="it broke")
     async with new_run(run_id="two") as run:
@@ -55,12 +58,17 @@ async def test_a_run_is_shown_with_all_details(
         href, video, poster = card_links(page, "cats/tom.jpg")
         async with httpx.AsyncClient(trust_env=False) as http:
             media = [await http.get(url) for url in (video, poster)]
-        details = (await client.get(href)).text
+            details = (await client.get(href)).text
+            [download] = re.findall(r'id="download" href="([^"]+)"', details)
+            saved = await http.get(unescape(download))
 
     assert [(got.status_code, got.headers["content-type"]) for got in media] == [
         (200, "video/mp4"),
         (200, "image/jpeg"),
     ]
+    assert saved.headers["content-disposition"] == 'attachment; filename="tom.mp4"'
+    assert f'id="run" href="https://prefect.example/{RUN}"' in details
+    assert 'id="counts" role="status">1 stored · 1 refused · 1 failed · 1 unknown</p>' in page.text
     assert parse_qs(urlsplit(video).query)["X-Amz-Expires"] == ["900"]
     [key] = [key for key in sandbox.keys("videos/cats/") if key.endswith(".json")]
     manifest = sandbox.read_json(key)

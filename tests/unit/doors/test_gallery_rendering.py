@@ -93,7 +93,7 @@ def _item_page(text: str) -> ParsedPage:
 
 
 def _item_page_of(details: Details) -> ParsedPage:
-    return ParsedPage(bytes(RENDERER.render("item", media=SIGNED, details=details).body).decode())
+    return ParsedPage(bytes(RENDERER.render("item", run_url=None, media=SIGNED, details=details).body).decode())
 
 
 def _harmless(text: str) -> str:

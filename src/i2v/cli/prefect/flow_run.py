@@ -5,7 +5,6 @@ from contextlib import ExitStack
 from typing import Any
 
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.utilities.urls import url_for
 
 from i2v.cli import end_at_signals
 from i2v.cli.library_run import Ending, RunMonitor
@@ -13,6 +12,7 @@ from i2v.cli.output.console import show_logs
 from i2v.cli.prefect import connection
 from i2v.cli.prefect.embedded_server import EmbeddedServer
 from i2v.cli.prefect.flow_loader import load_flow, project_root
+from i2v.cli.prefect.ui_links import flow_run_url
 from i2v.cli.progress import Progress
 from i2v.errors import I2vError, RunFailed, Stopped, UsageError
 from i2v.pipeline.events import LISTENER, Event, RunEnded
@@ -47,7 +47,7 @@ def run_flow(arguments: dict[str, Any], progress: Progress, *, verbose: bool) ->
         monitor = FlowRunMonitor(progress)
         error = asyncio.run(_call(flow, arguments, monitor, has_server=has_server))
         end_at_signals("interrupted")
-        url = url_for("flow-run", obj_id=monitor.flow_run.id) if has_server and monitor.flow_run else None
+        url = flow_run_url(monitor.flow_run.id) if has_server and monitor.flow_run else None
         return Ending(monitor.report, error, monitor.signal, url)
 
 
