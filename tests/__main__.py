@@ -19,9 +19,10 @@ OPTIONS = {
     "unit": ("-n", "2"),
     "integration": ("-n", "6", "--dist", "worksteal"),
     "crash": ("-n", "8"),
-    "pipeline": ("-n", "3", "--dist", "loadfile"),  # a Prefect server per worker, and files share deployments
+    # A Prefect server per worker, and files share deployments. Files start in the order of tests/pipeline/conftest.py.
+    "pipeline": ("-n", "3", "--dist", "loadfile", "--no-loadscope-reorder"),
 }
-WITHOUT_PREFECT = ("tests/crash", "tests/integration", "tests/unit", "-n", "4", "--dist", "worksteal")
+WITHOUT_PREFECT = ("tests/crash", "tests/integration", "tests/unit", "-n", "3", "--dist", "worksteal")
 WITH_PREFECT = ("tests/pipeline", *OPTIONS["pipeline"])
 
 

@@ -20,6 +20,18 @@ from sandbox.prefect_server import PrefectServer
 from tests.support.flow_runs import FinishedFlowRun, RunFlow
 from tests.support.prefect_database import start_server
 
+LONGEST = (
+    *("test_demo", "test_run", "test_errors", "test_landing", "test_deployments", "test_secrets", "test_generate"),
+    *("test_door", "test_automations", "test_callbacks_deployed", "test_memory", "test_door_callbacks", "test_setup"),
+)
+"""The files that take longest, which start first: the last one would run alone. xdist starts those with most tests."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the longest files."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
+
 
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

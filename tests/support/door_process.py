@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 
 from sandbox import Sandbox
+from tests.support.forked_command import run_door, start_forked
 from tests.support.paths import ROOT
 
 ON_IMAGE = "generate/on-image"
@@ -33,17 +33,15 @@ FIXTURES = ROOT / "tests" / "fixtures" / "notifications"
 
 
 class DoorProcess:
-    """`python -m doors` with this environment. Use it in `with`, which kills the process at the end."""
+    """`python -m doors` with this environment, forked. Use it in `with`, which kills the process at the end."""
 
     def __init__(self, env: dict[str, str], log: Path, port: str = "0") -> None:
         self._env = env | {"I2V_DOOR_PORT": port, "I2V_DOOR_TOKEN": TOKEN}
         self._path = log
 
     def __enter__(self) -> Self:
-        with self._path.open("w") as log:
-            self._child = subprocess.Popen(
-                [sys.executable, "-m", "doors"], cwd=ROOT, env=self._env, stderr=log, stdout=subprocess.DEVNULL
-            )
+        self._path.write_text("")
+        self._child = start_forked(run_door, env=self._env, err=self._path)
         try:
             self.url = wait_for(self._find_url)
         except BaseException:
@@ -53,11 +51,11 @@ class DoorProcess:
 
     def __exit__(self, *_: object) -> None:
         self._child.kill()
-        self._child.wait()
+        self._child.join()
 
     def _find_url(self) -> str:
         found = re.search(r"listens on (http://\S+)", self.read_log())
-        assert self._child.poll() is None, self.read_log()
+        assert self._child.exitcode is None, self.read_log()
         return found[1] if found else ""
 
     def read_log(self) -> str:
@@ -67,15 +65,18 @@ class DoorProcess:
     @property
     def pid(self) -> int:
         """The process id."""
-        return self._child.pid
+        return self._child.pid or 0
 
     def wait(self, seconds: float = TIMEOUT_SECONDS) -> int:
         """Wait for the exit code."""
-        return self._child.wait(seconds)
+        self._child.join(seconds)
+        code = self._child.exitcode
+        assert code is not None, f"the door did not end in {seconds} s:\n{self.read_log()}"
+        return code
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and return the exit code."""
-        self._child.send_signal(number)
+        os.kill(self.pid, number)
         return self.wait()
 
     def get(self, path: str) -> httpx.Response:

@@ -65,8 +65,9 @@ def _start(command: Command, words: Sequence[str], env: dict[str, str], out: Pat
     os.environ.update(env)
     os.chdir(ROOT)
     for path, stream in ((out, sys.stdout), (err, sys.stderr)):
-        with path.open("wb") as file:
-            os.dup2(file.fileno(), stream.fileno())
+        file = os.open(path, os.O_RDWR)  # with write access alone, a terminal would not become the session's
+        os.dup2(file, stream.fileno())
+        os.close(file)
     if "prefect" in sys.modules:
         _read_prefect_settings()
     command(words)

@@ -10,6 +10,7 @@ import json
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -122,10 +123,18 @@ def fork_context() -> ForkServerContext:
     if not _IS_OURS:
         _IS_OURS.append(True)
         DECODER.close()
-        forkserver._forkserver._stop()  # type: ignore[attr-defined]  # noqa: SLF001 - the decoder's knows only decoders
+        _end_server_of_decoder()
     with_prefect = ["tests.support.prefect_preload"] if "prefect" in sys.modules else []
     context.set_forkserver_preload([__name__, "tests.support.forkserver_preload", *with_prefect])
     return context
+
+
+def _end_server_of_decoder() -> None:
+    """End the fork server that knows only decoders. By SIGKILL: otherwise it waits for each process that it started."""
+    server: Any = vars(forkserver)["_forkserver"]  # not public
+    if pid := server._forkserver_pid:  # noqa: SLF001
+        os.kill(pid, signal.SIGKILL)
+    server._stop()  # noqa: SLF001
 
 
 def start_process(spec: ProcessSpec) -> RunningProcess:

@@ -74,13 +74,14 @@ SETTLING = {
     "job-stored": _s3(VIDEOS, "PUT", RECORD, "stored"),
     "job-refused": _s3(REFUSED, "PUT", RECORD, "refused"),
     "verdict": _s3(REFUSED, "PUT", r"/videos/.*\.refused\.json$"),
-    "markers-deleted": _s3(ONCE, "POST", r"\?delete$"),
     "run-record": _s3(ONCE, "PUT", r"/jobs/runs/.*\.json$"),
 }
 
 RECONCILE = {
     "open-markers": _s3(ONCE, "GET", r"\?.*list-type=2.*prefix=jobs"),
     "job-unknown": _s3(LOST, "PUT", RECORD, "unknown"),
+    "task-page": _s3(ONCE, "PUT", r"/jobs/tasks/"),
+    "task-page-head": _s3(ONCE, "HEAD", r"/jobs/tasks/"),
     "marker-deleted": _s3(IMAGES, "DELETE", r"/jobs/open/"),
     **SETTLING,
 }
@@ -91,12 +92,14 @@ RUN = {
     "day": _s3(ONCE, "PUT", r"/jobs/days/"),
     "balance": _api(ONCE, "GET", r"/current-balance$"),
     "image-read": _s3(IMAGES, "GET", IMAGE + "$"),
+    "bucket-head": _s3(ONCE, "HEAD", r"^/[^/?]+$"),
     "address-tried": _s3(ONCE, "GET", IMAGE + r"\?.*X-Amz-Signature"),
     "marker": _s3(IMAGES, "PUT", r"/jobs/open/"),
     "job-claimed": _s3(IMAGES, "PUT", RECORD, "claimed"),
     "submit": _api(IMAGES, "POST", SUBMIT),
     "task-page": _s3(IMAGES, "PUT", r"/jobs/tasks/"),
     "job-submitted": _s3(IMAGES, "PUT", RECORD, "submitted"),
+    "markers-deleted": _s3(ONCE, "POST", r"\?delete$"),
     **SETTLING,
 }
 """The provider fetches images at such URLs too, through the same proxy, but only after `address-tried`."""

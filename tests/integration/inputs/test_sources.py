@@ -19,6 +19,7 @@ from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 from sandbox import Sandbox
 from sandbox.synthetic_images import make_jpeg
+from tests.support.listing_server import listing_server, name_of
 
 
 @pytest.fixture
@@ -88,13 +89,14 @@ async def test_our_own_objects_are_not_images(
     assert "skipped 2 objects such as" in caplog.text
 
 
-async def test_more_than_a_page_is_listed(sandbox: Sandbox, storage: Storage, settings: Settings) -> None:
+async def test_more_than_a_page_is_listed(aws: None, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A listing of several pages is complete."""
-    client = sandbox.s3()
-    for number in range(1005):
-        client.put_object(Bucket=sandbox.bucket, Key=f"images/{number:04}.jpg", Body=b"x")
+    with listing_server(2005, 1) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        with Storage() as storage:
+            items = await find_items("s3://big/images/", storage, settings)
 
-    assert len(await _found(sandbox, storage, settings, "images/")) == 1005
+    assert [item.ref.label for item in items] == [f"s3://big/images/{name_of(number)}" for number in range(2005)]
 
 
 async def test_a_prefix_without_images_is_an_error(sandbox: Sandbox, storage: Storage, settings: Settings) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.paths import ROOT
 
-SEEDS, CHUNKS = 300, 4
+SEEDS, CHUNKS = 300, 2
 
 
 def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -12,14 +12,17 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
 
 from sandbox import Sandbox
 from sandbox.synthetic_images import make_jpeg
-from tests.support.forked_command import forked_i2v
+from tests.support.door_process import wait_for
+from tests.support.forked_command import forked_i2v, run_i2v, start_forked
 from tests.support.i2v_command import COMMAND, bare_env
+from tests.support.orders import job_records
 from tests.support.paths import ROOT
 
 SECONDS = 100
@@ -84,7 +87,7 @@ def test_an_unknown_image_exits_1_and_comes_first(sandbox: Sandbox, env: dict[st
 class Terminal:
     """A command in a terminal of its own: its output so far, and its keyboard."""
 
-    child: subprocess.Popen[bytes]
+    child: ForkServerProcess
     keyboard: int
     output: str = ""
 
@@ -98,32 +101,28 @@ class Terminal:
             except OSError:  # Linux raises EIO when the other side is closed
                 return
 
-    def end(self) -> int:
+    def end(self) -> int | None:
         """Wait for the exit code."""
         self.read_until(lambda _: False)
         os.close(self.keyboard)
-        return self.child.wait(SECONDS)
+        return exit_code(self.child)
+
+
+def exit_code(child: ForkServerProcess) -> int | None:
+    """Wait for the exit code."""
+    child.join(SECONDS)
+    return child.exitcode
 
 
 def in_terminal(env: Mapping[str, str], *words: str) -> Terminal:
     """Start `i2v` in a new terminal, as its foreground job."""
     ours, theirs = pty.openpty()
-
-    def take_terminal() -> None:
-        os.setsid()
-        os.close(os.open(os.ttyname(theirs), os.O_RDWR))  # the first terminal that a session opens becomes its own
-
-    child = subprocess.Popen(  # noqa: S603 - our own command
-        [*COMMAND, *words],
-        env={**env, "TERM": "xterm"},
-        cwd=ROOT,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        preexec_fn=take_terminal,  # noqa: PLW1509 - no threads of ours are in the way
-    )
-    os.close(theirs)
-    return Terminal(child, ours)
+    path = Path(os.ttyname(theirs))
+    child = start_forked(run_i2v, *words, env={**env, "TERM": "xterm"}, out=path, err=path)
+    terminal = Terminal(child, ours)
+    terminal.read_until(bool)
+    os.close(theirs)  # not before the child has it open
+    return terminal
 
 
 def test_ctrl_c_stops_cleanly_and_the_next_run_resumes(sandbox: Sandbox, env: dict[str, str]) -> None:
@@ -153,23 +152,14 @@ def test_a_second_ctrl_c_quits_immediately(sandbox: Sandbox, env: dict[str, str]
     assert job["state"] == "submitted"
 
 
-def test_sigterm_stops_cleanly(sandbox: Sandbox, env: dict[str, str]) -> None:
+def test_sigterm_stops_cleanly(sandbox: Sandbox, env: dict[str, str], tmp_path: Path) -> None:
     """On SIGTERM the run prints its report and exits 143."""
     prefix = put_images(sandbox, 2)
     sandbox.provider.set_options(render_seconds=60)
-    with subprocess.Popen(  # noqa: S603 - our own command
-        [*COMMAND, "run", prefix, *PROMPT, "--json"],
-        env=env,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as child:
-        sandbox.provider.wait(lambda: len(sandbox.provider.tasks) == 2, SECONDS)
-        time.sleep(0.5)  # until the task ids are written down
-        child.send_signal(signal.SIGTERM)
-        out, _ = child.communicate(timeout=SECONDS)
-    assert (child.returncode, '"submitted": 2' in out) == (143, True)
+    child = start_forked(run_i2v, "run", prefix, *PROMPT, "--json", env=env, out=tmp_path / "out")
+    wait_for(lambda: [record.state for record in job_records(sandbox)] == ["submitted"] * 2)
+    os.kill(child.pid or 0, signal.SIGTERM)
+    assert (exit_code(child), '"submitted": 2' in (tmp_path / "out").read_text()) == (143, True)
 
 
 def recorded(home: Path) -> list[tuple[str, int]]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import signal
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -26,19 +25,11 @@ from prefect.states import Completed, Failed, Pending, Running
 
 from deployments.automations import BUDGET_NEAR, JOB_UNKNOWN, alerts, dead_runs, lost_runs
 from sandbox.prefect_server import PrefectServer
+from tests.support.door_process import wait_for_async
+from tests.support.forked_command import start_forked
+from tests.support.forked_flows import SLEEPER, sleep_in_flow
 
-FLOW = "sleeper"
-SLEEPER = f"""
-import asyncio
-from prefect import flow, runtime
-
-@flow(name="{FLOW}")
-async def sleep():
-    print(runtime.flow_run.id, flush=True)
-    await asyncio.sleep(300)
-
-asyncio.run(sleep())
-"""
+FLOW = SLEEPER
 
 
 @pytest.fixture(autouse=True)
@@ -87,16 +78,13 @@ async def _wait_until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 
 @asynccontextmanager
-async def _sleeping(env: dict[str, str], script: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, UUID]]:
-    await asyncio.to_thread(script.write_text, SLEEPER)
-    child = await asyncio.create_subprocess_exec(sys.executable, script, env=env, stdout=asyncio.subprocess.PIPE)
+async def _sleeping(env: dict[str, str], out: Path) -> AsyncIterator[tuple[ForkServerProcess, UUID]]:
+    child = start_forked(sleep_in_flow, env=env, out=out)
     try:
-        assert child.stdout
-        yield child, UUID((await asyncio.wait_for(child.stdout.readline(), 60)).decode().strip())
+        yield child, UUID((await wait_for_async(out.read_text)).strip())
     finally:
-        if child.returncode is None:
-            child.kill()
-        await child.wait()
+        child.kill()
+        child.join()
 
 
 async def test_a_run_that_was_killed_becomes_crashed(
@@ -105,9 +93,9 @@ async def test_a_run_that_was_killed_becomes_crashed(
     """A run killed with -9 becomes Crashed; a finished run with a custom state name is not touched."""
     async with _automations(_after_ten_seconds(dead_runs([FLOW], 60))) as client:
         ended = UUID((await skip(return_state=True)).message)  # first, so that a wrong trigger would fire for it first
-        async with _sleeping(child_env, tmp_path / "sleeper.py") as (child, killed):
+        async with _sleeping(child_env, tmp_path / "out") as (child, killed):
             await asyncio.sleep(2)  # its first heartbeat is sent in the background
-            child.send_signal(signal.SIGKILL)
+            child.kill()
 
         async def crashed() -> bool:
             return (await client.read_flow_run(killed)).state_name == "Crashed"

@@ -25,6 +25,7 @@ from sandbox import Sandbox
 from sandbox.prefect_server import PrefectServer
 from sandbox.synthetic_images import make_jpeg
 from tests.support.flow_runs import wait_for_i2v_events
+from tests.support.forked_command import forked_setup
 from tests.support.paths import ROOT
 
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
@@ -169,13 +170,15 @@ async def _read(run: FlowRun) -> FlowRun:
         return await client.read_flow_run(run.id)
 
 
-async def test_worker_runs_what_is_deployed(command: CLI, prefect_server: PrefectServer, sandbox: Sandbox) -> None:
+async def test_worker_runs_what_is_deployed(
+    command: CLI, prefect_server: PrefectServer, sandbox: Sandbox, child_env: dict[str, str]
+) -> None:
     """After `make deploy` a worker runs what was started by hand and by event, and their videos are stored."""
     tom, leo = (
         sandbox.put_image(f"images/cats/{name}.jpg", make_jpeg(seed=seed), prompt="he yawns") for seed, name in CATS
     )
-    output = await command("deployments.setup")
-    assert "deployment generate/on-image" in output
+    deployed = await asyncio.to_thread(forked_setup, env=child_env)
+    assert (deployed.code, "deployment generate/on-image" in deployed.out) == (0, True), deployed.err
 
     by_hand = await _start("generate/generate", images=tom)
     by_event = await _emit_created(leo)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 from sandbox import Sandbox
 from sandbox.prefect_server import PrefectServer
 from tests.support.door_process import DoorProcess, wait_for
+from tests.support.forked_command import forked_i2v, forked_setup
 from tests.support.paths import ROOT
 from tests.support.prefect_database import copy_database
 
@@ -47,25 +47,23 @@ def login_env(login_server: PrefectServer, sandbox: Sandbox, tmp_path: Path) -> 
     return kept | sandbox.env | own
 
 
-def deploy(env: dict[str, str], *, lines: str = "") -> subprocess.CompletedProcess[str]:
-    """Run the setup; with `lines`, through `head`, which closes the pipe after so many."""
-    pipe = f" | head -n {lines}" if lines else ""
-    command = f'set -o pipefail; "{sys.executable}" -m deployments.setup{pipe}'
+def deploy_into_head(env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run the setup through `head`, which closes the pipe after one line."""
+    command = f'set -o pipefail; "{sys.executable}" -m deployments.setup | head -n 1'
     return subprocess.run(["bash", "-c", command], cwd=ROOT, env=env, capture_output=True, text=True, check=False)  # noqa: S603, S607 - ours
 
 
 def test_setup_doctor_and_door_work_with_the_login(login_env: dict[str, str], tmp_path: Path, sandbox: Sandbox) -> None:
     """The setup completes also where its output is cut, doctor finds the server, and the door becomes ready."""
-    cut = deploy(login_env, lines="1")
+    cut = deploy_into_head(login_env)
     assert (cut.returncode, cut.stderr, len(cut.stdout.splitlines())) == (0, "", 1)
-    again = deploy(login_env)
-    assert (again.returncode, again.stderr) == (0, "")
-    changes = {line.split()[0] for line in again.stdout.splitlines()[:-2]}
-    assert changes == {"unchanged"}, again.stdout
+    again = forked_setup(env=login_env)
+    assert (again.code, again.err) == (0, "")
+    changes = {line.split()[0] for line in again.out.partition("\n\n")[0].splitlines()}
+    assert changes == {"unchanged"}, again.out
 
-    command = [sys.executable, "-m", "i2v.cli", "doctor", "--json"]
-    output = subprocess.run(command, cwd=ROOT, env=login_env, capture_output=True, text=True, check=False).stdout  # noqa: S603 - ours
-    (prefect,) = [check for check in json.loads(output)["checks"] if check["check"] == "prefect"]
+    doctor = forked_i2v("doctor", "--json", env=login_env)
+    (prefect,) = [check for check in doctor.report["checks"] if check["check"] == "prefect"]
     assert prefect["level"] == "ok", prefect
 
     with DoorProcess(login_env, tmp_path / "door.log") as door:
@@ -77,11 +75,11 @@ def test_a_missing_login_is_named(login_env: dict[str, str], tmp_path: Path) -> 
     """Setup and door say that the server requires a login, and which variable holds it."""
     env = login_env | {"PREFECT_API_AUTH_STRING": "admin:wrong"}
 
-    failed = deploy(env)
+    failed = forked_setup(env=env)
 
-    assert failed.returncode == 3
-    assert "requires a login: it returned 401" in failed.stderr
-    assert "PREFECT_API_AUTH_STRING" in failed.stderr
+    assert failed.code == 3
+    assert "requires a login: it returned 401" in failed.err
+    assert "PREFECT_API_AUTH_STRING" in failed.err
     with DoorProcess(env, tmp_path / "door.log") as door:
         status = wait_for(lambda: (text := door.get("/healthz").json()["prefect"]) != "starting" and text)
     assert "requires a login" in str(status)
@@ -89,7 +87,7 @@ def test_a_missing_login_is_named(login_env: dict[str, str], tmp_path: Path) -> 
 
 def test_a_url_without_the_api_path_is_named(login_env: dict[str, str]) -> None:
     """The UI's page is not taken for the API."""
-    failed = deploy(login_env | {"PREFECT_API_URL": login_env["PREFECT_API_URL"].removesuffix("/api")})
+    failed = forked_setup(env=login_env | {"PREFECT_API_URL": login_env["PREFECT_API_URL"].removesuffix("/api")})
 
-    assert failed.returncode == 3
-    assert "PREFECT_API_URL must end in /api" in failed.stderr
+    assert failed.code == 3
+    assert "PREFECT_API_URL must end in /api" in failed.err

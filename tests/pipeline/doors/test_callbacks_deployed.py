@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +25,7 @@ from tests.support.callback_door import env as env  # noqa: PLC0414 - a fixture
 from tests.support.callback_door import list_collect_runs, open_door
 from tests.support.door_process import wait_for_async
 from tests.support.flow_runs import FinishedFlowRun, RunFlow
-from tests.support.paths import ROOT
+from tests.support.forked_command import forked_setup
 
 IMAGES = int(os.environ.get("I2V_CALLBACK_IMAGES", "20"))
 """200 take some minutes: each run of `collect` is a process."""
@@ -58,8 +56,7 @@ def add_faults(provider: Provider) -> None:
 @contextmanager
 def worker(env: dict[str, str], log: Path) -> Iterator[None]:
     """Run `make deploy` and a worker."""
-    setup = [sys.executable, "-m", "deployments.setup"]
-    subprocess.run(setup, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, check=True)  # noqa: S603 - ours
+    assert forked_setup(env=env).code == 0
     with ChildProcess("prefect", "--no-prompt", "worker", "start", "--pool", "i2v", "--limit", "4", env=env, log=log):
         yield
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
 from typing import Any
 
@@ -59,26 +58,43 @@ async def _log_line_count(finished: FinishedFlowRun) -> int:
         return len(await client.read_logs(only, limit=200))
 
 
-def _requests(server: PrefectServer, log: list[logging.LogRecord]) -> Counter[str]:
-    """Count the API requests that httpx logged, except for `TIME_DEPENDENT` ones."""
-    lines = [record.args for record in log if record.name == "httpx" and isinstance(record.args, tuple)]
-    found = [(str(method), str(url).partition("?")[0]) for method, url, *_ in lines]
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[httpx.Request]:
+    """Record all requests that this process sends with httpx."""
+    sent: list[httpx.Request] = []
+    send, send_async = httpx.HTTPTransport.handle_request, httpx.AsyncHTTPTransport.handle_async_request
+
+    def record(transport: httpx.HTTPTransport, request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        return send(transport, request)
+
+    async def record_async(transport: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        return await send_async(transport, request)
+
+    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", record)
+    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", record_async)
+    return sent
+
+
+def _requests(server: PrefectServer, sent: list[httpx.Request]) -> Counter[str]:
+    """Count the requests to Prefect's API, except for `TIME_DEPENDENT` ones."""
+    found = [(request.method, str(request.url).partition("?")[0]) for request in sent]
     requests = (f"{method} {IDS.sub('ID', url)[len(server.api_url) :]}" for method, url in found if server.url in url)
     return Counter(each for each in requests if each not in TIME_DEPENDENT)
 
 
 async def test_prefect_usage_per_video(
-    prefect_server: PrefectServer, sandbox: Sandbox, run_flow: RunFlow, caplog: pytest.LogCaptureFixture
+    prefect_server: PrefectServer, sandbox: Sandbox, run_flow: RunFlow, sent: list[httpx.Request]
 ) -> None:
     """A video takes four task runs, two events and four log lines, and no API request of its own."""
     found = []
     for images in (1, IMAGES):
         for number in range(images):
             sandbox.put_image(f"images/{images}/{number}.jpg", make_jpeg(400, 400, seed=10 * images + number))
-        caplog.clear()
-        with caplog.at_level(logging.INFO, logger="httpx"):
-            finished = await run_flow(f"s3://{sandbox.bucket}/images/{images}/")
-        requests = _requests(prefect_server, caplog.records)
+        sent.clear()
+        finished = await run_flow(f"s3://{sandbox.bucket}/images/{images}/")
+        requests = _requests(prefect_server, sent)
         assert finished.message.startswith(f"{images} stored")
         await APILogHandler.aflush()
         drained: Any = EventsWorker.drain_all()
