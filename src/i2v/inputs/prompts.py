@@ -40,6 +40,7 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _BLANK_LETTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 """Letters and symbols that Unicode shows as blanks."""
 _TEMPLATE_HINT = "Known fields are {stem}, {key}, {folder}; write {{ and }} for braces"
+NO_PROMPT = "has no prompt"
 _HOW_TO_SET_A_PROMPT = (
     "Set one with --prompt, the flow's `prompt`, the column `prompt` of a batch file, the object's metadata `prompt`, "
     "a file beside the image (tom.jpg.txt), I2V_PROMPTS_BY_PREFIX or I2V_DEFAULT_PROMPT"
@@ -220,7 +221,7 @@ def build_request(options: RequestOptions, ref: ImageRef) -> Request:
     """
     prompt = clean_prompt(options.prompt or "")
     if not prompt:
-        raise Refused(f"{ref.label} has no prompt", _HOW_TO_SET_A_PROMPT, "prompt_missing")
+        raise Refused(f"{ref.label} {NO_PROMPT}", _HOW_TO_SET_A_PROMPT, "prompt_missing")
     if not any(map(_is_visible, prompt)):
         message = f"The prompt of {ref.label} has no visible character"
         raise Refused(message, _HOW_TO_SET_A_PROMPT, "prompt_missing")

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from i2v.clock import today_utc
+from i2v.inputs.prompts import NO_PROMPT
 from i2v.ledger.day_spend import DaySpendStore
 from i2v.ledger.job import JobRecord, JobState
 from i2v.ledger.ledger import VersionedRecord
@@ -17,7 +18,7 @@ from i2v.money import money_text
 from i2v.pipeline.context import RunContext
 from i2v.recovery.leftover_markers import list_open_markers
 from i2v.recovery.reconcile import NEEDS_ATTENTION_AFTER
-from i2v.reports.advice import Advice, advise
+from i2v.reports.advice import Advice, advise, advise_job
 from i2v.reports.markdown import as_code, as_table, as_text, as_usd
 from i2v.reports.recent import RecentItem, list_recent_pages, read_recent_page
 from i2v.reports.run_report import Outcome
@@ -27,6 +28,8 @@ MOST_OPEN = 200
 MOST_RUNS, MOST_FAILED = 20, 30
 """Runs that are searched for failures, newest first, and failures that are shown."""
 MOST_ROWS = 50
+UNVERIFIED_PART = ".unverified."
+"""In the name of a video that could not be verified."""
 CHARS, REASON_CHARS = 100, 300
 LONG_OPEN = "Charged, and open for more than a day. Check whether the provider still has it:"
 
@@ -58,6 +61,8 @@ class LedgerStatus:
     waiting: list[JobRecord] = field(default_factory=list)
     """Jobs in progress, oldest first."""
     needs_attention: list[NeedsAttention] = field(default_factory=list)
+    without_prompt: int = 0
+    """Images of the newest runs that were refused because they have no prompt."""
 
     @property
     def summary(self) -> str:
@@ -91,7 +96,9 @@ async def read_status(run: RunContext) -> LedgerStatus:
             status.needs_attention.append(NeedsAttention(status.at, f"job {key}", "unreadable", str(found), advice))
     status.waiting.sort(key=_since)
     status.needs_attention.sort(key=lambda entry: entry.since)
-    status.needs_attention += await _failed(run)
+    recent = await _recent(run)
+    status.needs_attention += await _still_open(run, recent)
+    status.without_prompt = sum(1 for item in recent if _lacks_prompt(item))
     return status
 
 
@@ -118,23 +125,49 @@ def _item(record: JobRecord, outcome: Outcome) -> RecentItem:
     return RecentItem(image=record.image.label, outcome=outcome, at=record.updated_at, job=record.key)
 
 
-async def _failed(run: RunContext) -> list[NeedsAttention]:
-    """Return what failed in the newest runs and is still failed, newest first."""
+async def _recent(run: RunContext) -> list[RecentItem]:
+    """Return the newest result of each job or image of the newest runs that ended badly, newest first."""
     found: dict[str, RecentItem] = {}
-    runs_read = 0
+    runs_read = bad = 0
     async for name in list_recent_pages(run.storage, run.settings):
         page = await read_recent_page(run.storage, run.settings, name, limit=1 << 20)
-        failed = [item for item in (page.items[::-1] if page else ()) if item.outcome is Outcome.FAILED]
-        found |= {item.job or item.image: item for item in failed if (item.job or item.image) not in found}
+        for item in page.items[::-1] if page else ():
+            if (item.job or item.image) not in found:
+                found[item.job or item.image] = item
+                bad += _is_bad(item)
         runs_read += 1
-        if runs_read >= MOST_RUNS or len(found) >= MOST_FAILED:
+        if runs_read >= MOST_RUNS or bad >= MOST_FAILED:
             break
-    items = list(found.values())[:MOST_FAILED]
-    keys = [item.job for item in items if item.job]
-    states = {
-        key: found.record.state async for key, found in run.ledger.read_many(keys) if isinstance(found, VersionedRecord)
+    return [item for item in found.values() if _is_bad(item) or _lacks_prompt(item)]
+
+
+def _is_bad(item: RecentItem) -> bool:
+    return item.outcome is Outcome.FAILED or (item.outcome is Outcome.STORED and UNVERIFIED_PART in (item.video or ""))
+
+
+def _lacks_prompt(item: RecentItem) -> bool:
+    return item.outcome is Outcome.REFUSED and NO_PROMPT in (item.reason or "")
+
+
+async def _still_open(run: RunContext, recent: Sequence[RecentItem]) -> list[NeedsAttention]:
+    """Return what failed or could not be verified and is still so."""
+    items = [item for item in recent if _is_bad(item)][:MOST_FAILED]
+    jobs = [item.job for item in items if item.job]
+    records = {
+        key: found.record async for key, found in run.ledger.read_many(jobs) if isinstance(found, VersionedRecord)
     }
-    return [_failed_entry(item) for item in items if states.get(item.job or "", JobState.FAILED) is JobState.FAILED]
+    entries = (_entry_for(item, records.get(item.job or "")) for item in items)
+    return [entry for entry in entries if entry]
+
+
+def _entry_for(item: RecentItem, record: JobRecord | None) -> NeedsAttention | None:
+    attempt = record.attempt if record else None
+    if item.outcome is Outcome.STORED:
+        if record is None or attempt is None or not attempt.is_unverified:
+            return None
+        advice = advise_job(record.state, record.key, is_unverified=True)
+        return NeedsAttention(item.at, item.image, "unverified", item.reason or "no reason recorded", advice)
+    return _failed_entry(item) if record is None or record.state is JobState.FAILED else None
 
 
 def _failed_entry(item: RecentItem) -> NeedsAttention:
@@ -154,6 +187,9 @@ def _head(status: LedgerStatus) -> Iterator[str]:
     yield from ("", f"**Today** {as_usd(status.today_usd)} spent or reserved by active runs{cap}.")
     if status.is_paused:
         yield from ("", f"**All submits are paused.** To resume: {as_code('i2v resume')}")
+    if status.without_prompt:
+        text = f"**Refused in the newest runs because they have no prompt: {status.without_prompt:,}.** Set "
+        yield from ("", f"{text}{as_code('I2V_DEFAULT_PROMPT')} for images that bring none.")
 
 
 def _needs_attention(entries: Sequence[NeedsAttention]) -> Iterator[str]:

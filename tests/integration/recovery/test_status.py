@@ -10,10 +10,13 @@ import pytest
 from markdown_it import MarkdownIt
 
 from i2v.clock import today_utc
+from i2v.inputs.prompts import RequestOptions
+from i2v.inputs.sources import InputItem, find_items
 from i2v.ledger.day_spend import DaySpendStore
 from i2v.ledger.ledger import Ledger
+from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import ImageDone
-from i2v.pipeline.generate import Steps, process_order
+from i2v.pipeline.generate import Steps, generate, process_order
 from i2v.pipeline.submit import submit
 from i2v.recovery.resolve_by_hand import Resolver
 from i2v.recovery.status import read_status, status_page
@@ -73,6 +76,35 @@ async def test_the_page_lists_open_jobs_and_what_needs_attention(
     html = MarkdownIt("commonmark").enable("table").render(page)
     assert [html.count(tag) for tag in ("<img", "<i>", "<a ", "<li>")] == [0, 0, 0, 3]
     assert "a|b ![x](http:evil) &lt;i&gt; # c.jpg" in html
+
+
+async def test_unverified_videos_and_missing_prompts_are_named(
+    sandbox: Sandbox, provider: Provider, new_run: OpenRun
+) -> None:
+    """A video that could not be verified is listed until a person keeps it; images without a prompt are counted."""
+    provider.add_fault(on="file", kind="truncated", times=None)
+    put_photo(sandbox, "damaged.jpg", 1)
+    async with new_run() as run:
+        await generate(run, await find_all(run), RequestOptions(prompt="x"), Steps())
+    put_photo(sandbox, "silent.jpg", 2)
+    async with new_run() as run:
+        [silent] = [item for item in await find_all(run) if "silent" in item.ref.label]
+        await generate(run, [silent], RequestOptions(), Steps())
+    async with new_run() as run:
+        before, page = await read_status(run), status_page(await read_status(run))
+        [key] = [record.key async for record in run.ledger.records()]
+        await Resolver(run.storage, run.settings).keep(key)
+        after = await read_status(run)
+
+    assert [entry.what for entry in before.needs_attention] == ["unverified"]
+    assert f"i2v jobs resolve {key[:12]} --keep" in page
+    assert (before.without_prompt, "no prompt: 1.** Set `I2V_DEFAULT_PROMPT`" in page) == (1, True)
+    assert after.needs_attention == []
+
+
+async def find_all(run: RunContext) -> list[InputItem]:
+    """Return the images of the bucket."""
+    return await find_items(str(run.settings.images), run.storage, run.settings)
 
 
 async def test_a_resolved_job_is_no_longer_listed(sandbox: Sandbox, provider: Provider, new_run: OpenRun) -> None:
