@@ -68,8 +68,8 @@ def _load_deployment(
     job_variables = pool.get("job_variables", {})
     fields = {name: each[name] for name in ("entrypoint", "description", "tags")} | {
         "parameters": each.get("parameters", {}),
-        "parameter_openapi_schema": parameter_schema(flow).model_dump(mode="json", exclude_unset=True),
-        "enforce_parameter_schema": True,
+        "parameter_openapi_schema": _form_schema(flow),
+        "enforce_parameter_schema": False,  # the flow validates, which accepts more than its form offers
         "work_pool_name": pool["name"],
         "work_queue_name": pool["work_queue_name"],
         "job_variables": job_variables | {"env": {**environment, **job_variables.get("env", {})}},
@@ -77,6 +77,15 @@ def _load_deployment(
     }
     schedules = [_load_schedule(schedule) for schedule in each.get("schedules", [])]
     return DesiredDeployment(each["name"], flow.name, fields, schedules, each.get("triggers", []))
+
+
+def _form_schema(flow: Flow[..., Any]) -> dict[str, Any]:
+    """Return the schema of the run form; a field whose default is `None` is empty."""
+    schema = parameter_schema(flow).model_dump(mode="json", exclude_unset=True)
+    for field in schema["properties"].values():
+        if field.get("default", ...) is None:
+            del field["default"]
+    return schema
 
 
 def _load_flow(entrypoint: str) -> Flow[..., Any]:

@@ -1,9 +1,9 @@
 """`FlowRunStarter`: start flow runs of one deployment, once per idempotency key. The only calls to Prefect's API."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, TypeVar
 from uuid import UUID
@@ -22,6 +22,7 @@ CALL_TIMEOUT_SECONDS = 20.0
 CHECK_EVERY_SECONDS = 10.0
 MAX_ERROR_CHARS = 300
 T = TypeVar("T")
+RunName = Callable[[Mapping[str, Any]], str]
 
 
 class PrefectUnavailable(I2vError):
@@ -51,15 +52,21 @@ class FlowRunStarter:
     health: Health
     dependency: Dependency = "prefect"
     _id: UUID | None = None
+    _defaults: dict[str, Any] = field(default_factory=dict)
+    """The deployment's own parameters."""
     _rejection: str = ""
 
-    async def start(self, parameters: dict[str, Any], *, key: str, tags: Sequence[str] = ()) -> FlowRun:
+    async def start(
+        self, parameters: dict[str, Any], *, key: str, name: RunName | None = None, tags: Sequence[str] = ()
+    ) -> FlowRun:
         """Start a flow run, or return the existing one with this idempotency key.
+
+        `name` returns the run's name from all its parameters.
 
         Raise `PrefectUnavailable` if the run may or may not exist, `RunRejected` if a person must act first.
         """
         try:
-            run = await self._call(self._create(parameters, key, tags))
+            run = await self._call(self._create(parameters, key, name, tags))
         except RunRejected as error:
             self._rejection = str(error)
             raise
@@ -67,14 +74,17 @@ class FlowRunStarter:
         self.health.update(self.dependency, OK)
         return run
 
-    async def _create(self, parameters: dict[str, Any], key: str, tags: Sequence[str]) -> FlowRun:
+    async def _create(self, parameters: dict[str, Any], key: str, name: RunName | None, tags: Sequence[str]) -> FlowRun:
+        deployment = self._id or await self._look_up()
+        named = name(self._defaults | parameters) if name else None
         return await self.client.create_flow_run_from_deployment(
-            self._id or await self._look_up(), parameters=parameters, idempotency_key=key, tags=tags
+            deployment, parameters=parameters, idempotency_key=key, name=named, tags=tags
         )
 
     async def _look_up(self) -> UUID:
-        self._id = (await self.client.read_deployment_by_name(self.deployment)).id
-        return self._id
+        deployment = await self.client.read_deployment_by_name(self.deployment)
+        self._id, self._defaults = deployment.id, deployment.parameters
+        return deployment.id
 
     async def _call(self, call: Awaitable[T]) -> T:
         try:

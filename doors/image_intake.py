@@ -2,14 +2,24 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from doors.batcher import Batcher
 from doors.health import Health
 from doors.metrics import Metrics
 from doors.notifications import NewImage, idempotency_key
 from i2v.errors import I2vError, NotFound
+from i2v.inputs.prompts import RequestOptions
+from i2v.inputs.run_names import run_name, with_time
+from i2v.inputs.sources import InputItem
+from i2v.media.images import ImageRef
+from i2v.request import Mode
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
@@ -39,14 +49,24 @@ def make_intake(settings: Settings, health: Health, starter: "FlowRunStarter", s
 
     async def start_run(images: list[NewImage]) -> None:
         found = await asyncio.gather(*(find_image(storage, image) for image in images))
-        uris = list(dict.fromkeys(map(str, found)))
-        run = await starter.start({"images": uris}, key=idempotency_key(images), tags=TAGS)
+        uris = list(dict.fromkeys(found))
+        parameters, key = {"images": list(map(str, uris))}, idempotency_key(images)
+        run = await starter.start(parameters, key=key, name=lambda given: name_of_run(uris, given), tags=TAGS)
         metrics.count_run(images)
         log.info("Started flow run %s (%s) with %d images", run.name, run.id, len(uris))
 
     batcher = Batcher(start_run, identity=lambda image: image.identity, on_duplicate=metrics.duplicates.inc)
     metrics.pending.set_function(lambda: len(batcher))
     return ImageIntake(settings, health, metrics, batcher)
+
+
+def name_of_run(uris: Sequence[S3Uri], parameters: Mapping[str, Any]) -> str:
+    """Return the name that the run would give itself, so that the door's log and Prefect's UI agree."""
+    default = RequestOptions(mode=Mode.STANDARD, duration=6, take=1)
+    given = {name: parameters[name] for name in ("mode", "duration", "take") if parameters.get(name)}
+    with suppress(ValidationError):  # the run says what is wrong with the deployment's parameters
+        default = RequestOptions.model_validate(default.model_dump() | given)
+    return with_time(run_name([InputItem(ref=ImageRef(uri=uri)) for uri in uris], default), datetime.now(UTC))
 
 
 async def find_image(storage: Storage, image: NewImage) -> S3Uri:

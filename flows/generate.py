@@ -3,7 +3,6 @@
 The order of an image's steps is `Steps`; each step is a Prefect task, and its logic is in the library.
 """
 
-from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from prefect import flow, runtime
@@ -11,7 +10,6 @@ from prefect.client.schemas.objects import State
 from pydantic import Field
 
 import prefect_support.library_version  # noqa: F401 - before the library is used
-from i2v.inputs.batch_files import BatchRow
 from i2v.inputs.prompts import RequestOptions, check_templates
 from i2v.inputs.sources import find_items, refuse_signed_urls
 from i2v.pipeline.generate import generate
@@ -21,9 +19,10 @@ from i2v.request import Duration, Mode
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
 from prefect_support.flow_states import final_state, stopped_state
+from prefect_support.parameters import Dollars, Images, Text
 from prefect_support.run_artifact import publish_progress
 from prefect_support.run_flow import run_flow
-from prefect_support.run_names import name_run
+from prefect_support.run_names import first_name, name_run
 from prefect_support.signals import graceful_sigterm
 from prefect_support.task_states import as_steps
 from tasks.poll import poll
@@ -31,30 +30,28 @@ from tasks.store import store
 from tasks.submit import submit
 from tasks.validate import validate
 
-Images = str | BatchRow | list[str | BatchRow]
-
 
 def run_name() -> str:
     """Return `images/cats/ · standard 6 s`, and `dry run` for one."""
     given = runtime.flow_run.parameters
-    images = given["images"] if isinstance(given["images"], list) else [given["images"]]
+    images = given["images"] or ["no images"]
     what = f"{len(images)} named" if len(images) > 1 else str(getattr(images[0], "image", images[0])).split("?")[0]
     seconds = 6 if given["mode"] == "pro" else given["duration"]
-    return " · ".join([what, f"{given['mode']} {seconds} s", *(["dry run"] if given["dry_run"] else [])])
+    return first_name(" · ".join([what, f"{given['mode']} {seconds} s", *(["dry run"] if given["dry_run"] else [])]))
 
 
 @flow(name="generate", flow_run_name=run_name, validate_parameters=True)
 async def generate_videos(
     images: Images,
-    prompt: str | None = None,
+    prompt: Text = None,
     mode: Mode = Mode.STANDARD,
     duration: Duration = 6,
     take: Annotated[int, Field(ge=1)] = 1,
-    max_spend_usd: Annotated[Decimal | None, Field(ge=0)] = None,
+    max_spend_usd: Dollars = None,
     partial: bool = False,
     delivery: Literal["poll", "callback"] = "poll",
     dry_run: bool = False,
-    label: str | None = None,
+    label: Text = None,
 ) -> State[Any]:
     """Generate a video from each image and store it in the bucket. No video is charged twice.
 
@@ -63,7 +60,7 @@ async def generate_videos(
 
     Args:
         images: s3://bucket/key, s3://bucket/prefix/, an https URL that is not signed, or a batch file (.csv, .jsonl);
-            one or a list.
+            one entry or several.
         prompt: Default prompt, for images without their own; may use {stem}, {key} and {folder}.
         mode: standard is 768p, pro is 1080p and always 6 s.
         duration: Seconds of video, 6 or 10.

@@ -3,8 +3,6 @@
 Without `generate` it never submits anything. It is safe to run at any time, also in parallel.
 """
 
-from datetime import datetime
-from decimal import Decimal
 from typing import Annotated, Any
 
 from prefect import flow, runtime
@@ -19,8 +17,10 @@ from i2v.request import Duration, Mode
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
 from prefect_support.flow_states import raise_for_retry, reconciled_state
+from prefect_support.parameters import Dollars, JobKeys, Text, Time
 from prefect_support.run_artifact import publish_progress
 from prefect_support.run_flow import run_flow
+from prefect_support.run_names import first_name
 from prefect_support.signals import graceful_sigterm
 from prefect_support.status_artifact import publish_status
 from prefect_support.task_states import as_steps
@@ -35,19 +35,19 @@ def run_name() -> str:
     given = runtime.flow_run.parameters
     what = f"{len(given['jobs'])} jobs" if given["jobs"] is not None else "open jobs"
     more = f" and missing videos since {str(given['since'])[:10]}" if given["generate"] else ""
-    return " · ".join([what + more, *(["dry run"] if given["dry_run"] else [])])
+    return first_name(" · ".join([what + more, *(["dry run"] if given["dry_run"] else [])]))
 
 
 @flow(name="reconcile", flow_run_name=run_name, validate_parameters=True)
 async def reconcile_videos(
     generate: bool = False,
-    since: datetime | None = None,
+    since: Time = None,
     limit: Annotated[int, Field(gt=0)] = 100,
-    max_spend_usd: Annotated[Decimal | None, Field(ge=0)] = None,
-    prompt: str | None = None,
+    max_spend_usd: Dollars = None,
+    prompt: Text = None,
     mode: Mode = Mode.STANDARD,
     duration: Duration = 6,
-    jobs: list[str] | None = None,
+    jobs: JobKeys = None,
     dry_run: bool = False,
 ) -> State[Any]:
     """Settle every open job whose run has ended; with `generate`, also generate missing videos.

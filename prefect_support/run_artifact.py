@@ -27,6 +27,7 @@ from i2v.reports.run_report import Report
 from i2v.s3_uri import S3Uri
 from prefect_support.artifacts_api import update_artifact
 from prefect_support.events import EventEmitter
+from prefect_support.run_names import current_run
 
 log = logging.getLogger(__name__)
 KEY = "i2v-run"
@@ -129,9 +130,17 @@ class RunArtifact:
     async def _write(self, text: str) -> None:
         async with get_client() as client:
             if self._page is None:
-                self._page = (await MarkdownArtifact(key=KEY, markdown=text).acreate(client)).id
+                page = MarkdownArtifact(key=KEY, markdown=text, description=self._description)
+                self._page = (await page.acreate(client)).id
             else:
-                await update_artifact(client, self._page, data=text)
+                await update_artifact(client, self._page, data=text, description=self._description)
+
+    @property
+    def _description(self) -> str:
+        """What the run is about and how it stands, for the list of pages."""
+        run = current_run()
+        words = self._report.summary if self._report else f"in progress: {self._progress.words}"
+        return f"{run.name}: {words}" if run else words
 
     async def _update_bar(self) -> None:
         percent = self._progress.percent

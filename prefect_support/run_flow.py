@@ -12,6 +12,7 @@ from prefect_support.credentials import read_run_settings
 from prefect_support.flow_states import stopped_state
 from prefect_support.late_runs import skipped_if_late
 from prefect_support.logging_setup import format_logs, send_library_logs
+from prefect_support.run_names import tag_run
 
 
 async def run_flow(body: Callable[[Settings, Storage], Awaitable[State[Any]]]) -> State[Any]:
@@ -20,6 +21,7 @@ async def run_flow(body: Callable[[Settings, Storage], Awaitable[State[Any]]]) -
     The body closes the storage.
     """
     send_library_logs()
+    await tag_run()
     if skipped := await skipped_if_late():
         return skipped
     try:

@@ -1,4 +1,7 @@
-"""How a step runs as a Prefect task: when it is retried, the name of its last state, and what it returns.
+"""How a step runs as a Prefect task: when it is retried, its last state, and what it returns.
+
+A state's color says what it means: green (Completed) is done, gray (Cancelled) ended without a video and is no failure,
+red (Failed) needs a person.
 
 Every state carries the step's value, even a Failed one; `as_steps` passes the value on. Only `validate` is cached,
 because it returns a plain value: if Prefect caches a named state, it renames the state to `Cached`.
@@ -12,7 +15,7 @@ from typing import Any, TypeVar
 from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext, TaskRunContext
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 from prefect.utilities.annotations import quote
 
 from i2v.errors import I2vError
@@ -23,6 +26,7 @@ from i2v.pipeline.context import RunContext
 from i2v.pipeline.generate import Steps
 from i2v.pipeline.poll import PollResult
 from i2v.pipeline.validate import ResolvedImage, ValidationResult
+from i2v.pipeline.video_order import Order
 
 T = TypeVar("T")
 StepTask = Task[Any, Coroutine[Any, Any, Any]]
@@ -87,17 +91,27 @@ async def run_step(step: StepTask, *args: Any) -> Any:
 
 def as_steps(validate: StepTask, submit: StepTask, poll: StepTask, store: StepTask) -> Steps:
     """Return the pipeline's steps, each run as a Prefect task."""
+    validations: dict[str, _Predecessor] = {}  # an image is validated in another asyncio task than it is submitted in
 
     async def run_validate(run: RunContext, image: ResolvedImage) -> ValidationResult:
-        return ValidationResult.model_validate(await run_step(validate, run, image))
+        validation = ValidationResult.model_validate(await run_step(validate, run, image))
+        if validation.facts and not run.dry_run and (predecessor := _PREDECESSOR.get()):
+            validations[image.ref.label] = predecessor
+        return validation
 
-    return Steps(run_validate, partial(run_step, submit), partial(run_step, poll), partial(run_step, store))
+    async def run_submit(run: RunContext, order: Order) -> VersionedRecord:
+        if predecessor := validations.pop(order.image.label, None):
+            _PREDECESSOR.set(predecessor)
+        submitted_job: VersionedRecord = await run_step(submit, run, order)
+        return submitted_job
+
+    return Steps(run_validate, run_submit, partial(run_step, poll), partial(run_step, store))
 
 
 def validated(validation: ValidationResult) -> State[Any] | dict[str, Any]:
     """Return a plain value for a valid image, which Prefect may cache, and a `Refused` state for an invalid one."""
     value = validation.model_dump(mode="json")
-    return value if validation.facts else Completed(name=REFUSED, message=validation.refusal, data=value)
+    return value if validation.facts else Cancelled(name=REFUSED, message=validation.refusal, data=value)
 
 
 def submitted(run: RunContext, job: VersionedRecord) -> State[Any]:
@@ -122,7 +136,7 @@ def polled(result: PollResult) -> State[Any]:
         took = f"rendered in {status.cost_ms / 1000:.0f} s" if status.cost_ms is not None else "rendered"
         return Completed(message=f"{took}, {polls}", data=result)
     if result.job.record.state is JobState.SUBMITTED:
-        return Completed(name=STILL_OPEN, message=f"still rendering after {polls}", data=result)
+        return Cancelled(name=STILL_OPEN, message=f"still rendering after {polls}", data=result)
     return _ended(result.job, result)
 
 
@@ -136,7 +150,7 @@ def _ended(job: VersionedRecord, value: Any) -> State[Any]:
     reason = job.record.reason.message if job.record.reason else job.record.state.value
     match job.record.state:
         case JobState.REFUSED:
-            return Completed(name=REFUSED, message=reason, data=value)
+            return Cancelled(name=REFUSED, message=reason, data=value)
         case JobState.READY:
             return Completed(name=RETRY, message="another attempt follows", data=value)
         case JobState.STORED:

@@ -7,6 +7,7 @@ is counted and gets a bare status. 200 means that Prefect has a flow run for it,
 import asyncio
 import hashlib
 import logging
+from datetime import UTC, datetime
 from enum import StrEnum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Self
@@ -22,6 +23,7 @@ from doors.batcher import Batcher, BatcherClosed
 from doors.http.request_body import RequestError, read_body
 from i2v.apixo.callbacks import BODY_LIMIT_BYTES, PATH, callback_task_id, verify
 from i2v.errors import I2vError
+from i2v.inputs.run_names import with_time
 from i2v.ledger import transitions
 from i2v.ledger.job import JobRecord
 from i2v.ledger.ledger import Ledger
@@ -158,7 +160,9 @@ class Callbacks:
 
     async def _start_run(self, hints: list[str]) -> None:
         key = hashlib.sha256("\n".join(sorted(hints)).encode()).hexdigest()
-        run = await self._starter.start({"jobs": hints}, key=key, tags=TAGS)
+        jobs = "1 job" if len(hints) == 1 else f"{len(hints)} jobs"
+        name = with_time(f"{jobs} by callback", datetime.now(UTC))
+        run = await self._starter.start({"jobs": hints}, key=key, name=lambda _: name, tags=TAGS)
         self._started.update(dict.fromkeys(hints, True))
         log.info("Started flow run %s (%s) for %d callbacks", run.name, run.id, len(hints))
 

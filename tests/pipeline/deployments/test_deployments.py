@@ -188,7 +188,7 @@ async def test_worker_runs_what_is_deployed(
         assert run.state, output
         assert run.state.message == "1 stored · $0.192", output
         key = name.removeprefix(f"s3://{sandbox.bucket}/")
-        assert run.name == f"1 image · {key} · standard 6 s"
+        assert run.name.startswith(f"1 image · {key} · standard 6 s · ")
     for name in ("tom", "leo"):
         assert {Path(key).suffix for key in sandbox.keys(f"videos/cats/{name}.jpg/")} == {".mp4", ".jpg", ".json"}
     assert sandbox.provider.billed().total() == 2

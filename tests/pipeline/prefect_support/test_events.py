@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from uuid import UUID
 
 import pytest
@@ -9,10 +10,11 @@ from prefect import get_client
 from prefect.client.schemas.objects import FlowRun
 
 from i2v.inputs.prompts import RequestOptions
+from i2v.inputs.run_names import run_name
 from i2v.inputs.sources import InputItem
 from i2v.media.images import ImageRef
 from i2v.request import Mode
-from prefect_support.run_names import run_name, run_tags
+from prefect_support.run_names import run_tags
 from sandbox import Sandbox
 from sandbox.prefect_server import PrefectServer
 from sandbox.provider import Provider
@@ -87,7 +89,7 @@ async def test_a_dry_run_emits_no_event(prefect_server: PrefectServer, sandbox: 
 
     events = await wait_for_i2v_events(prefect_server, sandbox, 3)
 
-    assert (await _flow_run(dry)).name == "1 image · images/tom.jpg · standard 6 s · dry run"
+    assert (await _flow_run(dry)).name.startswith("1 image · images/tom.jpg · standard 6 s · dry run · ")
     assert {event["payload"].get("run_id") for event in events} - {None} == {str(real.run_id)}
 
 
@@ -96,8 +98,8 @@ async def test_a_run_is_named_after_its_images(sandbox: Sandbox, run_flow: RunFl
     for number in range(2):
         sandbox.put_image(f"images/cats/{number}.jpg", make_jpeg(400, 400, seed=number))
     run = await _flow_run(await run_flow(label="spring"))
-    assert run.name == "2 images · images/cats/ · standard 6 s"
-    assert run.tags == ["hand", "spring", "standard"]
+    assert re.fullmatch(r"2 images · images/cats/ · standard 6 s · \d\d:\d\d:\d\d UTC", run.name)
+    assert run.tags == ["hand", "i2v", "spring", "standard"]
 
 
 @pytest.mark.parametrize(
@@ -135,4 +137,4 @@ def test_a_run_name_has_the_common_folder(images: list[str], options: RequestOpt
 def test_the_source_of_a_run_is_a_tag(tags: list[str], scheduled: bool, source: str) -> None:
     """The source is a person, a schedule, the bucket or a callback."""
     run = FlowRun.model_construct(flow_id=UUID(int=0), tags=tags, auto_scheduled=scheduled)
-    assert set(run_tags(run, Mode.PRO, "spring")) == {*tags, source, "pro", "spring"}
+    assert set(run_tags(run, Mode.PRO, "spring")) == {*tags, "i2v", source, "pro", "spring"}

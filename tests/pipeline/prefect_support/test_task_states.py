@@ -28,7 +28,9 @@ async def test_each_final_state_has_a_name_and_a_message(
     provider.add_fault(on="task", kind="fails", code="NSFW", prompt="nsfw", times=None)
     provider.add_fault(on="task", kind="fails", code="MODEL_X", prompt="gone", times=None)
     provider.add_fault(on="submit", kind="lost_answer", prompt="lost")
-    states = await final_states(await run_flow(), 13)
+    finished = await run_flow()
+    states = await final_states(finished, 13)
+    runs = {run.name: run for run in await final_task_runs(finished, 13)}
 
     assert {name: state for name, (state, _) in states.items()} == {
         **{f"validate {name}.jpg": "Completed" for name in ("good", "nsfw", "gone", "lost")},
@@ -40,6 +42,13 @@ async def test_each_final_state_has_a_name_and_a_message(
         "poll gone.jpg": "Failed",
         "store good.jpg": "Completed",
     }
+    colors = {name: run.state.type.value for name, run in runs.items() if run.state}
+    gray, red = {"validate small.jpg", "poll nsfw.jpg"}, {"poll gone.jpg", "submit lost.jpg"}
+    assert {name for name, color in colors.items() if color == "CANCELLED"} == gray, "no video, and no failure"
+    assert {name for name, color in colors.items() if color == "FAILED"} == red, "a person must act"
+    for before, after in (("validate", "submit"), ("submit", "poll"), ("poll", "store")):
+        waits = runs[f"{after} good.jpg"].task_inputs["wait_for"]
+        assert [each.id for each in waits if hasattr(each, "id")] == [runs[f"{before} good.jpg"].id]
     assert "is too small" in states["validate small.jpg"][1]
     assert re.fullmatch(r"paid \$0\.192: task \S+", states["submit good.jpg"][1])
     assert re.fullmatch(r"rendered in \d+ s, \d+ polls?", states["poll good.jpg"][1])

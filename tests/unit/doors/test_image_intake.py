@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from doors import image_intake
-from doors.image_intake import find_image
+from doors.image_intake import find_image, name_of_run
 from doors.notifications import NewImage
 from i2v.errors import StorageError
 from i2v.s3.objects import S3Object
@@ -81,3 +81,20 @@ async def test_the_decoded_key_is_meant_if_s3_does_not_say(new_storage: Any, mon
     storage.head = hang
     monkeypatch.setattr(image_intake, "KEY_CHECK_SECONDS", 0.01)
     assert (await find_image(storage, IMAGE)).key == IMAGE.key
+
+
+@pytest.mark.parametrize(
+    ("parameters", "request_words"),
+    [
+        ({}, "standard 6 s"),
+        ({"mode": "pro"}, "pro 6 s"),
+        ({"duration": 10}, "standard 10 s"),
+        ({"mode": "x"}, "standard 6 s"),
+    ],
+)
+def test_a_run_is_named_when_it_is_started(parameters: dict[str, Any], request_words: str) -> None:
+    """By its images and the deployment's parameters, with the time: what the UI shows, so that logs say the same."""
+    uris = [S3Uri("photos", f"images/cats/{name}.jpg") for name in ("tom", "ann")]
+    name, _, time = name_of_run(uris, parameters).rpartition(" · ")
+    assert name == f"2 images · images/cats/ · {request_words}"
+    assert time.endswith(" UTC")
