@@ -49,4 +49,5 @@ def _is_not_redundant(record: logging.LogRecord) -> bool:
         return True
     expected = bool(record.exc_info) and isinstance(record.exc_info[1], I2vError)  # type: ignore[index]
     repeats = "Task run failed with state: ", *(() if record.levelno > logging.INFO else ("Finished in state ",))
-    return not expected and not message.startswith(repeats)
+    is_outcome = message.startswith("Finished in state ") and message.endswith("type=CANCELLED)")  # refused or open
+    return not expected and not is_outcome and not message.startswith(repeats)

@@ -30,4 +30,4 @@ Images = Annotated[list[str | BatchRow], BeforeValidator(_as_list), WithJsonSche
 Text = Annotated[str | None, _EMPTY, WithJsonSchema({"type": "string"})]
 Dollars = Annotated[Decimal | None, Field(ge=0), _EMPTY, WithJsonSchema({"type": "number", "minimum": 0})]
 Time = Annotated[datetime | None, _EMPTY, WithJsonSchema({"type": "string", "format": "date-time"})]
-JobKeys = Annotated[list[str] | None, WithJsonSchema(_TEXTS)]
+JobKeys = Annotated[list[str] | None, _EMPTY, WithJsonSchema(_TEXTS)]

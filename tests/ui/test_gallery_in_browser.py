@@ -66,7 +66,7 @@ def test_unsuccessful_images_show_reason_and_command(gallery: ENTER) -> None:
     expected = {
         "trips/cats/too-small.png": ("short side must be more than 300 px", "i2v run s3://photographs/images/trips/"),
         "odd/broken.jpg": ("the model gave up", "--resubmit"),
-        "odd/lost.jpg": ("It may be charged", "--adopt TASKID"),
+        "odd/lost.jpg": ("got no answer", "--adopt TASKID"),
     }
     for name, (reason, command) in expected.items():
         card = page.locator(f".card[data-name='{name}']").first

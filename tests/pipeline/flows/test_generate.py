@@ -70,7 +70,7 @@ async def test_an_unknown_job_fails_the_run_at_its_end(sandbox: Sandbox, provide
     provider.add_fault(on="submit", kind="lost_answer")
     finished = await run_flow()
     assert finished.state.is_failed()
-    assert finished.message == "2 stored · 1 unknown · $0.384"
+    assert finished.message == "2 stored · 1 unknown · $0.384 charged, $0.192 possibly charged"
     assert (finished.report["spent_usd"], finished.report["at_risk_usd"]) == (0.384, 0.192)
     assert sorted(finished.outcomes.values()) == ["stored", "stored", "unknown"]
 

@@ -66,7 +66,7 @@ async def test_a_run_leaves_a_page_with_links_and_commands(
 
     text = await page_of(finished)
 
-    assert finished.message == "1 stored · 1 refused · 1 failed · 1 unknown · $0.384"
+    assert finished.message == "1 stored · 1 refused · 1 failed · 1 unknown · $0.384 charged, $0.192 possibly charged"
     assert f"`i2v jobs resolve {jobs['gone.jpg'][:12]} --resubmit`" in text
     assert f"`i2v jobs resolve {jobs['lost.jpg'][:12]} --adopt TASKID`" in text
     assert f"`i2v run s3://{sandbox.bucket}/images/small.jpg`" in text

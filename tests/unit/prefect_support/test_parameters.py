@@ -38,7 +38,8 @@ def test_images_may_be_one_or_a_list_of_texts_and_rows(given: object, expected: 
 
 
 def test_an_empty_field_is_none() -> None:
-    """The form sends an empty text for a field that was cleared."""
+    """The form sends an empty text or list for a field that was cleared."""
+    assert TypeAdapter(TYPES["jobs"]).validate_python([]) is None
     assert [
         TypeAdapter(kind).validate_python("") for kind in (TYPES[name] for name in ("text", "dollars", "time"))
     ] == [
