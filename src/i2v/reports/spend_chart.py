@@ -82,6 +82,7 @@ def _draw(chart: Axes, title: str, days: Sequence[str], series: Series, colors: 
     chart.set_title(f"US dollars per day, {title}", loc="left", fontsize=11, pad=22)
     every = max(1, len(days) // 10)
     chart.set_xticks(range(0, len(days), every), [day[5:] for day in days[::every]])
+    chart.tick_params(labelbottom=True)  # each chart has dates, although they share the axis
     chart.spines[["top", "right"]].set_visible(False)
     chart.set_ylim(0, max(1.15 * max(bottom, default=0), 0.01))
     _add_legend(chart, bars, series)
