@@ -12,6 +12,7 @@ from tests.support.fault_proxy import FaultRule, ProxiedRequest
 
 When = Literal["before", "after"]
 RECORD, SUBMIT = r"/jobs/[0-9a-f]{64}\.json$", r"/generateTask/"
+BUCKET = r"^/[^/?]+$"
 RECENT_PAGE, RUN_ROWS = r"/jobs/recent/", r"/jobs/runs/.*\.jsonl$"
 """Written for display only; no decision depends on them."""
 
@@ -82,6 +83,7 @@ RECONCILE = {
     "job-unknown": _s3(LOST, "PUT", RECORD, "unknown"),
     "task-page": _s3(ONCE, "PUT", r"/jobs/tasks/"),
     "task-page-head": _s3(ONCE, "HEAD", r"/jobs/tasks/"),
+    "task-page-read": _s3(ONCE, "GET", r"/jobs/tasks/"),
     "marker-deleted": _s3(IMAGES, "DELETE", r"/jobs/open/"),
     **SETTLING,
 }
@@ -92,7 +94,7 @@ RUN = {
     "day": _s3(ONCE, "PUT", r"/jobs/days/"),
     "balance": _api(ONCE, "GET", r"/current-balance$"),
     "image-read": _s3(IMAGES, "GET", IMAGE + "$"),
-    "bucket-head": _s3(ONCE, "HEAD", r"^/[^/?]+$"),
+    "bucket-head": _s3(ONCE, "HEAD", BUCKET),
     "address-tried": _s3(ONCE, "GET", IMAGE + r"\?.*X-Amz-Signature"),
     "marker": _s3(IMAGES, "PUT", r"/jobs/open/"),
     "job-claimed": _s3(IMAGES, "PUT", RECORD, "claimed"),

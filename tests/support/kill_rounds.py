@@ -72,6 +72,8 @@ class KillRound:
             case _:
                 with ThreadPoolExecutor(2) as both:
                     _, ended = both.map(run_successfully, (reconciling, running))
+                # of a job that both settled, each may leave the marker to the other: the next reconcile deletes it
+                run_successfully(self.world.process(settings=SHORT_LEASE, work="reconcile"))
         return {item["image"]: item for item in ended.report["items"]}
 
     def check(self, lost: set[str], outcomes: dict[str, Any]) -> None:

@@ -53,19 +53,23 @@ class TaskPages:
         self._storage = storage
         self._settings = settings
         self._missing: dict[str, TaskPage] = {}
-        """By task id; their writes have failed until now."""
+        """By task id; their writes have failed until now, or are under way."""
+        self._under_way: set[str] = set()
         self._ensured: set[str] = set()
 
     async def put(self, key: str, number: int, task_id: str) -> None:
         """Write the page of an attempt's task. An error is logged, and the write is tried again by `put_missing`."""
         page = TaskPage(job=key, attempt=number, task_id=task_id)
         self._missing[task_id] = page
+        self._under_way.add(task_id)
         try:
             await self._put(page)
         except Exception as error:  # noqa: BLE001 - whatever it is, the task id must still be recorded
             log.warning("job %s: the page of task %s is not written yet: %s", key[:12], task_id, error)
         else:
             self._missing.pop(task_id, None)  # a heartbeat may have tried it meanwhile
+        finally:
+            self._under_way.discard(task_id)
 
     async def _put(self, page: TaskPage) -> None:
         """Write a page. Log one that another job has, or that cannot be read, and leave it."""
@@ -80,7 +84,7 @@ class TaskPages:
 
     async def put_missing(self) -> None:
         """Try again to write the pages that are missing."""
-        for page in list(self._missing.values()):
+        for page in [one for task_id, one in self._missing.items() if task_id not in self._under_way]:
             await self.put(page.job, page.attempt, page.task_id)
 
     async def ensure(self, record: JobRecord, attempt: Attempt) -> None:

@@ -32,7 +32,7 @@ from i2v.s3.storage import Storage
 from i2v.settings import Settings
 from sandbox import Sandbox
 from tests.support.fault_proxy import FaultRule
-from tests.support.kill_points import RECONCILE, RUN
+from tests.support.kill_points import BUCKET, RECONCILE, RUN
 from tests.support.kill_rounds import AFTER_LEASE_SECONDS, BAD, GOOD, SHORT_LEASE
 from tests.support.proxied_sandbox import ProxiedSandbox, UploadedImage
 from tests.support.reconciling import reconcile
@@ -96,7 +96,8 @@ class Case:
         name = BAD if point in {"job-refused", "verdict"} else GOOD[0]
         image = world.put(name, random.randrange(1 << 30))  # noqa: S311
         kind = {**RUN, **RECONCILE}[point].rule
-        rule = replace(fault, method=kind.method, target=f"^/{bucket}\\b.*{kind.target}", body=kind.body)
+        target = f"^/{bucket}$" if kind.target == BUCKET else f"^/{bucket}\\b.*{kind.target}"
+        rule = replace(fault, method=kind.method, target=target, body=kind.body)
         settings = make_settings(**world.env).model_copy(update=SHORT_LEASE)
         return cls(point, world, settings, image, world.s3.add(rule), session)
 
