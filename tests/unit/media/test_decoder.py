@@ -113,7 +113,7 @@ async def test_idle_children_that_die_are_replaced(decoder: Decoder) -> None:
 
 
 PARENT = """
-import asyncio, os, sys
+import asyncio, os, signal, sys
 from i2v.media.decoder import DECODER
 from sandbox.synthetic_images import make_jpeg
 
@@ -122,6 +122,7 @@ async def main():
     print("ready", flush=True)
     await asyncio.sleep(60)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell ignores it
 asyncio.run(main())
 """
 
