@@ -86,7 +86,8 @@ async def test_the_error_of_a_cancelled_thread_is_not_logged(
             await task
     del task
     gc.collect()
-    assert caplog.records == []
+    # a future of an earlier test may be collected here too
+    assert [record for record in caplog.records if "the connection was shut down" in record.getMessage()] == []
 
 
 @pytest.mark.parametrize("fails", [False, True])
