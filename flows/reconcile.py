@@ -63,7 +63,7 @@ async def reconcile_videos(
         prompt: Default prompt, for images without their own; may use {stem}, {key} and {folder}.
         mode: Default mode. standard is 768p, pro is 1080p and always 6 s.
         duration: Default seconds of video, 6 or 10.
-        jobs: Keys of the jobs to settle, even if another run works on them; empty for all open jobs.
+        jobs: Keys of the jobs to settle, even if another run works on them; all open jobs if not given.
         dry_run: Report what is open and what is missing, and change nothing.
     """
     default = RequestOptions(prompt=prompt, mode=mode, duration=duration)

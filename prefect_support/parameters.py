@@ -21,7 +21,7 @@ def _as_list(value: Any) -> Any:
 
 
 def _none_if_empty(value: Any) -> Any:
-    return None if value in ("", []) else value
+    return None if value == "" else value
 
 
 _EMPTY = BeforeValidator(_none_if_empty)
@@ -30,4 +30,5 @@ Images = Annotated[list[str | BatchRow], BeforeValidator(_as_list), WithJsonSche
 Text = Annotated[str | None, _EMPTY, WithJsonSchema({"type": "string"})]
 Dollars = Annotated[Decimal | None, Field(ge=0), _EMPTY, WithJsonSchema({"type": "number", "minimum": 0})]
 Time = Annotated[datetime | None, _EMPTY, WithJsonSchema({"type": "string", "format": "date-time"})]
-JobKeys = Annotated[list[str] | None, _EMPTY, WithJsonSchema(_TEXTS)]
+JobKeys = Annotated[list[str] | None, WithJsonSchema(_TEXTS)]
+"""An empty list selects no job, as a caller that found none means it."""

@@ -1,6 +1,6 @@
 """Names of runs, such as `12 images · images/cats/ · standard 6 s · 10:42:07 UTC`.
 
-Whoever starts a run names it, so that its log and Prefect's UI say the same; a run that was not named names itself.
+The door names the runs it starts, so that its log and Prefect's UI show the same name. Other runs set their own name.
 """
 
 from collections.abc import Sequence

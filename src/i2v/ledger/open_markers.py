@@ -26,7 +26,7 @@ class OpenMarkerCleaner:
 
     async def add(self, record: JobRecord, attempt: Attempt | None) -> None:
         """Queue the marker of an attempt, if it is settled and its task has a page; a reopened one has two."""
-        if attempt is None or not attempt.is_settled or self._ledger.task_pages.is_missing(attempt):
+        if attempt is None or not attempt.is_settled or not await self._ledger.task_pages.ensure(record, attempt):
             return
         settings = self._ledger.settings
         for reopened in {False, attempt.reopened}:

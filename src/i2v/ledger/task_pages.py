@@ -55,7 +55,7 @@ class TaskPages:
         self._missing: dict[str, TaskPage] = {}
         """By task id; their writes have failed until now, or are under way."""
         self._under_way: set[str] = set()
-        self._ensured: set[str] = set()
+        self._written: set[str] = set()
 
     async def put(self, key: str, number: int, task_id: str) -> None:
         """Write the page of an attempt's task. An error is logged, and the write is tried again by `put_missing`."""
@@ -67,6 +67,7 @@ class TaskPages:
         except Exception as error:  # noqa: BLE001 - whatever it is, the task id must still be recorded
             log.warning("job %s: the page of task %s is not written yet: %s", key[:12], task_id, error)
         else:
+            self._written.add(task_id)
             self._missing.pop(task_id, None)  # a heartbeat may have tried it meanwhile
         finally:
             self._under_way.discard(task_id)
@@ -87,18 +88,18 @@ class TaskPages:
         for page in [one for task_id, one in self._missing.items() if task_id not in self._under_way]:
             await self.put(page.job, page.attempt, page.task_id)
 
-    async def ensure(self, record: JobRecord, attempt: Attempt) -> None:
-        """Write the page of an attempt's task if its process may not have written it; once is enough."""
-        if attempt.task_id and attempt.task_id not in self._ensured:
-            await self.put(record.key, attempt.number, attempt.task_id)
-            self._ensured.add(attempt.task_id)
+    async def ensure(self, record: JobRecord, attempt: Attempt) -> bool:
+        """Write the page of an attempt's task unless this process has; return whether it is written.
+
+        The process that recorded the task may have died before it wrote the page.
+        """
+        task_id = attempt.task_id
+        if task_id and task_id not in self._written | self._under_way:
+            await self.put(record.key, attempt.number, task_id)
+        return task_id not in self._missing
 
     async def put_all(self, record: JobRecord) -> None:
         """Write the pages of all tasks of a job. Raise `StorageError` if one may not be written."""
         for attempt in record.attempts:
             if attempt.task_id:
                 await self._put(TaskPage(job=record.key, attempt=attempt.number, task_id=attempt.task_id))
-
-    def is_missing(self, attempt: Attempt) -> bool:
-        """Return whether the page of an attempt's task is not written yet."""
-        return attempt.task_id in self._missing

@@ -107,7 +107,7 @@ class Decoder:
                 context = _Context()
                 context.set_forkserver_preload(["i2v.media.image_check", "i2v.media.videos"])
                 self._pool = ProcessPool(WORKERS, initializer=_prepare, context=context)
-                # a child of multiprocessing waits for its own children at its end, and these end only when told
+                # at its exit, a child of multiprocessing joins its own children, which run until the pool is closed
                 Finalize(None, self.close, exitpriority=1)
             return self._pool.schedule(_with_limit, args=(function, *args), timeout=WALL_SECONDS)
 

@@ -54,8 +54,7 @@ async def _is_settled(run: RunContext, record: JobRecord | None, marker: ListedM
         return not await _is_fresh(run, marker)
     if not attempt.is_settled:
         return False
-    await run.ledger.task_pages.ensure(record, attempt)
-    return not run.ledger.task_pages.is_missing(attempt)
+    return await run.ledger.task_pages.ensure(record, attempt)
 
 
 async def _is_fresh(run: RunContext, marker: ListedMarker) -> bool:

@@ -112,7 +112,7 @@ async def test_markers_are_deleted_by_the_hundred() -> None:
 async def test_a_failed_delete_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """Reconcile deletes the marker; the log says so."""
     bucket = MemoryBucket()
-    ledger = memory_ledger(bucket, None, S3Fault.FAILS, S3Fault.FAILS)
+    ledger = memory_ledger(bucket, None, None, S3Fault.FAILS, S3Fault.FAILS)
     stored = applied(transitions.store(SUBMITTED, "task_a", VIDEO, NOW))
     await ledger.put_open_marker(stored.image, stored.key, 1)
     cleaner = OpenMarkerCleaner(ledger)

@@ -91,6 +91,19 @@ async def test_a_run_writes_a_page_that_failed() -> None:
     assert world.page == TaskPage(job=world.order.key, attempt=1, task_id=TASK)
 
 
+@pytest.mark.parametrize("page_works", [True, False])
+async def test_a_run_that_attaches_writes_the_page_of_a_dead_run(page_works: bool) -> None:
+    """If a process dies between record and page, the run that ends the job writes the page, then deletes the marker."""
+    world = World()
+    await claim_by_hand(world.run().ledger, world.order, task_id=TASK)
+    assert (world.page, len(world.markers)) == (None, 1)
+    world.is_broken = not page_works
+    run = world.run("later")
+    assert (await process_order(run, world.order, STEPS)).outcome is Outcome.STORED
+    await run.ended_markers.flush()
+    assert (world.page is not None, world.markers == []) == (page_works, page_works)
+
+
 @pytest.mark.parametrize("ended", [True, False], ids=["stored", "running"])
 async def test_reconcile_writes_a_page_that_never_succeeded(ended: bool) -> None:
     """If the process dies before the page is written, reconcile writes it, and deletes the marker only then."""

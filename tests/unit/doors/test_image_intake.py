@@ -1,4 +1,4 @@
-"""Which object a notification means: servers that do not URL-encode keys are told apart by what the bucket has."""
+"""Which object a notification refers to: some servers do not URL-encode keys, so the bucket decides."""
 
 import asyncio
 from typing import Any

@@ -224,7 +224,7 @@ def test_a_field_that_is_not_needed_may_hold_anything(value: Any, field: str) ->
 
 
 def test_bare_events_never_share_a_run() -> None:
-    """Two uploads told apart by nothing get different idempotency keys, also beside a constant sequencer."""
+    """Uploads with identical events get different idempotency keys, even if the sequencer never changes."""
     bare = json.dumps(SERVERS["nothing but names"]["payload"]).encode()
     first, second = (parse_notification(bare, SETTINGS).images for _ in range(2))
     assert idempotency_key(first) != idempotency_key(second)

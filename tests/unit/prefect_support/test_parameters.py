@@ -38,16 +38,15 @@ def test_images_may_be_one_or_a_list_of_texts_and_rows(given: object, expected: 
 
 
 def test_an_empty_field_is_none() -> None:
-    """The form sends an empty text or list for a field that was cleared."""
-    assert TypeAdapter(TYPES["jobs"]).validate_python([]) is None
-    assert [
-        TypeAdapter(kind).validate_python("") for kind in (TYPES[name] for name in ("text", "dollars", "time"))
-    ] == [
-        None,
-        None,
-        None,
-    ]
+    """The form sends an empty text for a field that was cleared."""
+    assert [TypeAdapter(TYPES[name]).validate_python("") for name in ("text", "dollars", "time")] == [None, None, None]
     assert TypeAdapter(Dollars).validate_python(Decimal("0.1")) == TypeAdapter(Dollars).validate_python("0.1")
+
+
+def test_an_empty_list_of_jobs_is_not_all_jobs() -> None:
+    """Code that found no job to settle must not settle every open one."""
+    assert TypeAdapter(JobKeys).validate_python([]) == []
+    assert TypeAdapter(JobKeys).validate_python(None) is None
 
 
 @pytest.mark.parametrize(("name", "value"), [("dollars", -1), ("dollars", "five"), ("images", [5]), ("time", "x")])
