@@ -35,8 +35,8 @@ class _Waiting:
 class Budget:
     """What one flow run may spend, including its retries: its own limit, and its share of the daily cap.
 
-    `first_day` is the UTC day on which an earlier try of this run started. `read_claim` and `abandoned_after` are
-    those of `AbandonedReservations`.
+    `first_day` is the UTC day on which the run started: another process of it may have spent since, also a retry while
+    this one was suspended. `read_claim` and `abandoned_after` are those of `AbandonedReservations`.
     """
 
     def __init__(

@@ -97,7 +97,7 @@ def make_context(
         daily_cap_usd=settings.daily_cap_usd,
         read_claim=ledger.read_claim,
         abandoned_after=settings.claim_to_post_seconds,
-        first_day=record.started_at.date() if earlier else None,
+        first_day=record.started_at.date(),
     )
     markers = OpenMarkerCleaner(ledger)
     recent = RecentWriter(storage, settings, record.run_id, record.started_at, record.label)

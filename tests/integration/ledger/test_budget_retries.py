@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from typing import cast
 
 import pytest
 
@@ -13,12 +14,15 @@ from i2v.ledger import budget as budget_module
 from i2v.ledger import transitions
 from i2v.ledger.abandoned import ClaimState
 from i2v.ledger.budget import Budget
-from i2v.ledger.day_spend import DaySpendStore
+from i2v.ledger.day_spend import DaySpend, DaySpendStore, Entry
 from i2v.ledger.ledger import Ledger
+from i2v.ledger.run_record import RunRecord
+from i2v.net.fetcher import Fetcher
+from i2v.pipeline.run import make_context
 from tests.integration.ledger.conftest import ABANDONED_AFTER, MEMORY_SETTINGS, Claims, MakeBudget, reserved
 from tests.integration.ledger.test_budget import JOB, STANDARD, DelayedStorage, pay, pay_many, reserve
 from tests.support.memory_provider import claim_by_hand, put_order
-from tests.support.memory_storage import MemoryBucket, MemoryStorage
+from tests.support.memory_storage import MemoryBucket, MemoryFetcher, MemoryStorage
 
 TODAY = datetime.now(UTC).date()
 NEXT_DAY = (TODAY + timedelta(days=1)).isoformat()
@@ -225,6 +229,25 @@ async def test_clocks_of_hosts_may_differ_by_a_day(
         MemoryStorage(bucket), limit=str(LIMIT), first_day=TODAY + timedelta(days=1), today=lambda: NEXT_DAY
     )
     assert (await retry.available_usd())[0] == 10 * STANDARD
+
+
+async def test_a_first_try_that_was_suspended_over_midnight_counts_its_retry(bucket: MemoryBucket) -> None:
+    """The retry started, spent and ended yesterday, while the process that started first was suspended."""
+    storage = MemoryStorage(bucket)
+    entry = Entry(run_id="run-1", paid_usd=LIMIT)
+    yesterday = DaySpend(day=(TODAY - timedelta(days=1)).isoformat(), entries={"run-1:retry": entry})
+    assert await DaySpendStore(storage, MEMORY_SETTINGS).write(yesterday, "")
+    started = datetime.now(UTC) - timedelta(days=1)
+    run = make_context(
+        MEMORY_SETTINGS,
+        storage,
+        None,
+        cast("Fetcher", MemoryFetcher()),
+        RunRecord(run_id="run-1", started_at=started, touched_at=started),
+        max_spend_usd=LIMIT,
+    )
+    with pytest.raises(BudgetExceeded):
+        await run.budget.reserve(STANDARD, JOB, "claim")
 
 
 async def test_a_days_cap_holds_at_midnight(
