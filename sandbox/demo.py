@@ -57,7 +57,7 @@ class Demo:
         """Print where to look."""
         door, server = self.stack.door_url, self.stack.server.url
         self.console.print(
-            f"Prefect UI    {server}/runs\ngallery       {door}/gallery   token: {self.token}\n"
+            f"Prefect UI    {server}/v2/runs\ngallery       {door}/gallery   token: {self.token}\n"
             f"bucket        s3://{BUCKET} at {self.sandbox.aws.url}\n"
             f"request log   {self.sandbox.provider.url}/_sandbox/requests\n",
             soft_wrap=True,
