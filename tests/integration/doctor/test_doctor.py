@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 
 from i2v.doctor.bucket import is_removed_by
-from i2v.doctor.checks import check_prompts, examine
-from i2v.doctor.findings import Finding, Level
+from i2v.doctor.checks import check_key, check_prompts, examine
+from i2v.doctor.findings import Finding, Level, run_check
 from i2v.ledger.ledger import Ledger
 from i2v.s3.client import s3_client
 from i2v.s3.etags import EtagForm
@@ -20,8 +21,10 @@ from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 from sandbox import Sandbox
+from tests.support.certificate_authority import own_authority
 from tests.support.fault_proxy import FaultProxy, FaultRule
 from tests.support.i2v_command import bare_env, i2v
+from tests.support.raw_server import running, send_json
 from tests.support.settings import MakeSettings
 
 JOBS = S3Uri("b", "jobs/")
@@ -244,3 +247,16 @@ async def test_images_that_would_land_without_a_prompt(
 
     assert finding.level is level
     assert ("I2V_DEFAULT_PROMPT" in finding.hint) == (level is Level.WARNING)
+
+
+async def test_a_certificate_that_is_not_trusted_is_named(make_settings: MakeSettings, tmp_path: Path) -> None:
+    """The check of the key says that TLS failed and which variable names a private CA, instead of 'no connection'."""
+    context, _ = own_authority(tmp_path, "localhost")
+    async with running(send_json(200, {}), context=context) as server:
+        url = server.url.replace("127.0.0.1", "localhost")
+        settings = make_settings(APIXO_API_KEY="key", APIXO_BASE_URL=url)
+        finding = await run_check("key", lambda: check_key(settings))
+
+    assert finding.level is Level.FAULT
+    assert "certificate" in finding.message
+    assert "SSL_CERT_FILE" in finding.hint
