@@ -62,7 +62,10 @@ def _steps(act: str) -> list[tuple[str, str]]:
 def _ends(act: str) -> Counter[str]:
     """Count the outcomes of the runs: a slow upload may start two of them."""
     ends = re.findall(r"s  the run finished, Completed: (.+)$", act, re.MULTILINE)
-    return Counter({word: int(count) for end in ends for count, word in re.findall(r"(\d+) ([a-z]+)", end)})
+    counts: Counter[str] = Counter()
+    for count, word in re.findall(r"(\d+) ([a-z]+)", "\n".join(ends)):
+        counts[word] += int(count)
+    return counts
 
 
 def _is_open(url: str) -> bool:
