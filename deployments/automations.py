@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 
 from deployments import Change, SetupResult
 from deployments.sync_deployments import DesiredDeployment
+from i2v.commands import command
 
 ALERT_INTERVAL = timedelta(minutes=10)
 """An alert is sent at most once in this time."""
@@ -106,7 +107,7 @@ def alerts(flows: list[str], block: UUID | None, *, is_cloud: bool = False) -> l
             "i2v: a job is unknown",
             "Alert text: the job whose submit response was lost, and the command that lists such jobs.",
             "The response to a submit was lost, and it may have been charged: {{ event.resource.id }}. "
-            "Run: i2v jobs --state unknown",
+            f"Run: {command('jobs', '--state', 'unknown')}",
             EventTrigger(expect={JOB_UNKNOWN}, within=ALERT_INTERVAL),
         ),
         alert(

@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import State
 from pydantic import Field
 
 import prefect_support.library_version  # noqa: F401 - before the library is used
-from i2v.inputs.prompts import RequestOptions, check_templates
+from i2v.inputs.prompts import RunOptions, check_options
 from i2v.inputs.sources import find_items, refuse_signed_urls
 from i2v.pipeline.generate import generate
 from i2v.pipeline.preflight import check_delivery
@@ -52,6 +52,7 @@ async def generate_videos(
     delivery: Literal["poll", "callback"] = "poll",
     dry_run: bool = False,
     label: Text = None,
+    override_prompts: bool = False,
 ) -> State[Any]:
     """Generate a video from each image and store it in the bucket. No video is charged twice.
 
@@ -70,14 +71,16 @@ async def generate_videos(
         delivery: poll waits for the videos; callback ends after submitting, and the provider calls the door.
         dry_run: Validate and price everything. No charges, no videos.
         label: Purpose of the run, for the ledger and the reports.
+        override_prompts: Use the prompt, mode, duration and take above also for images with options of their own in
+            object metadata or a sidecar file; rows keep theirs.
     """
-    default = RequestOptions(prompt=prompt, mode=mode, duration=duration, take=take)
+    default = RunOptions(prompt=prompt, mode=mode, duration=duration, take=take, override_prompts=override_prompts)
     steps = as_steps(validate, submit, poll, store)
 
     async def body(settings: Settings, storage: Storage) -> State[Any]:
         refuse_signed_urls(images)
         await check_delivery(delivery, settings)
-        check_templates(prompt, settings)
+        check_options(default, settings)
         run_id = str(runtime.flow_run.id)
         opened = open_run(settings, run_id, max_spend_usd=max_spend_usd, label=label, storage=storage, dry_run=dry_run)
         async with opened as run, publish_progress(run):

@@ -16,14 +16,14 @@ from i2v.reports.run_report import Outcome, Report
 
 def final_state(report: Report) -> State[Any]:
     """Return a run's last state: its message is the report's summary, its result the report."""
-    return _ended(report.summary, report, succeeded=report.succeeded)
+    return _ended(report.summary, report, succeeded=report.completed)
 
 
 def reconciled_state(result: ReconcileResult) -> State[Any]:
     """Return the last state of a reconcile. Jobs that still render or need a person do not fail it."""
     if result.stopped:
         return stopped_state(result.stopped, result.report)
-    return _ended(result.summary, result.report, succeeded=result.succeeded)
+    return _ended(result.summary, result.report, succeeded=result.completed)
 
 
 def _ended(summary: str, report: Report, *, succeeded: bool) -> State[Any]:

@@ -7,6 +7,7 @@ Keep only fixtures here; classes and functions go to `tests/support/`. Sample im
 from __future__ import annotations
 
 import os
+import sysconfig
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,11 +30,13 @@ hypothesis.settings.load_profile("i2v")
 def no_outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Remove credentials, bucket names and proxies from the environment, so that no test reaches a real service.
 
+    PATH has this installation's commands, so that messages name it `i2v`.
     Only one root certificate, a test's own, is trusted: each HTTP client loads all of them, which takes 20 ms of CPU.
     """
     _, root = own_authority(tmp_path_factory.mktemp("authority"), "localhost")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("SSL_CERT_FILE", str(root))
+        environment.setenv("PATH", os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]]))
         for name in list(os.environ):
             if name.upper().startswith(OUTSIDE) or name.upper().endswith("_PROXY"):
                 environment.delenv(name)

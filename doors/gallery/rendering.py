@@ -13,6 +13,7 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 
 from doors.gallery.details import VERBATIM_FACTS, format_moment
 from doors.gallery.filters import HOME
+from i2v.commands import command
 from i2v.reports.run_report import Outcome
 from i2v.request import Mode
 
@@ -43,7 +44,12 @@ class PageRenderer:
         self._files = {file.name: file for file in (HERE / "static").iterdir()}
         self._templates.filters |= {"moment": format_moment}
         self._templates.globals |= {"home": HOME, "bucket": bucket, "static_url": self._static_url}
-        self._templates.globals |= {"modes": list(Mode), "outcomes": OUTCOMES, "verbatim_facts": VERBATIM_FACTS}
+        self._templates.globals |= {
+            "modes": list(Mode),
+            "outcomes": OUTCOMES,
+            "verbatim_facts": VERBATIM_FACTS,
+            "advised": command,
+        }
 
     def _static_url(self, name: str) -> str:
         """Return a static file's URL, which includes its digest because browsers cache it forever."""

@@ -9,6 +9,7 @@ I2vError                     `message` says what happened, `hint` what to do, `e
 │   ├── BalanceTooLow           the provider's balance does not cover the run
 │   └── Paused                  submits are paused (i2v pause)
 ├── NotTried                 this run may not submit any more; nothing was charged for this image
+│   └── LimitReached            a spending limit was reached during the run
 ├── CannotResolve            2  the job's state does not allow this resolution
 ├── RunFailed                the run has failed, unknown or not tried images; `report` has them
 ├── Refused                  this image or prompt can never work; an outcome, not charged
@@ -108,6 +109,10 @@ class Paused(Stopped):
 
 class NotTried(I2vError):
     """This run may not submit any more."""
+
+
+class LimitReached(NotTried):
+    """A spending limit was reached during the run."""
 
 
 class CannotResolve(I2vError):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from i2v.apixo.answers import Answer, Envelope
 from i2v.apixo.fail_codes import FailClass, classify_fail_code
+from i2v.commands import command
 from i2v.errors import (
     AccountRejected,
     AnswerLost,
@@ -45,8 +46,8 @@ class _Meaning(NamedTuple):
 
 
 LOST_HINT = (
-    "It may be charged, so it is not sent again automatically; look for the task on the provider's site,"
-    " then resolve the job with: i2v jobs resolve"
+    "It may be charged, so it is not sent again automatically; look for the task on the provider's site, then resolve "
+    f"the job, which this lists: {command('jobs', '--state', 'unknown')}"
 )
 _CONTENT_HINT = "Change the prompt or the image"
 _RETRY_HINT = "It is retried at a lower rate"
@@ -73,7 +74,7 @@ _BY_CLASS = {
     FailClass.CONTENT: _Meaning(ContentRejected, _CONTENT_HINT),
     FailClass.INPUT: _Meaning(Rejected, "Correct the prompt or the image"),
     FailClass.ACCOUNT: _STATUS[402],
-    FailClass.FETCH: _Meaning(TaskRejected, "The provider could not fetch the image; check with: i2v doctor"),
+    FailClass.FETCH: _Meaning(TaskRejected, f"The provider could not fetch the image; check with: {command('doctor')}"),
     FailClass.TRANSIENT: _Meaning(TaskRejected, LOST_HINT),
     FailClass.UNKNOWN: _Meaning(TaskRejected, LOST_HINT),
 }

@@ -55,7 +55,7 @@ async def _check_prefect() -> Finding:
     from i2v.cli.prefect.server_errors import shown_api_url
 
     if connection.configured_api() is None:
-        return Finding("prefect", Level.OK, "PREFECT_API_URL is not set: i2v run starts a temporary server")
+        return Finding("prefect", Level.OK, "PREFECT_API_URL is not set: each run starts a temporary server")
     version, ours = await connection.check_api(), prefect.__version__
     message = f"{shown_api_url()} responds, version {version}"
     if Version(version) < Version(ours):

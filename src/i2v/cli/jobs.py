@@ -9,6 +9,7 @@ import typer
 
 from i2v.cli import options
 from i2v.cli.output.console import print_json
+from i2v.commands import command
 from i2v.errors import UsageError
 
 if TYPE_CHECKING:
@@ -69,10 +70,13 @@ async def find_job(ledger: Ledger, prefix: str) -> JobRecord:
     """Return the one job whose key begins with `prefix`; raise `UsageError` if there is none or several."""
     prefix = prefix.strip().lower()
     if len(prefix) < KEY_MIN_DIGITS or set(prefix) - set("0123456789abcdef"):
-        raise UsageError(f"{prefix!r} is not a job key", f"Use {KEY_MIN_DIGITS} or more hex digits: see i2v jobs")
+        raise UsageError(
+            f"{prefix!r} is not a job key",
+            f"Use {KEY_MIN_DIGITS} or more hex digits: {command('jobs')}",
+        )
     keys = await ledger.find_keys(prefix)
     if not keys:
-        raise UsageError(f"No job key begins with {prefix}", "See i2v jobs")
+        raise UsageError(f"No job key begins with {prefix}", f"List the jobs with: {command('jobs')}")
     if len(keys) > 1:
         raise UsageError(f"{len(keys)} job keys begin with {prefix}", "Use more digits")
     return (await ledger.read_existing(keys[0])).record

@@ -11,7 +11,7 @@ import typer
 from i2v.errors import ExitCode
 
 if TYPE_CHECKING:
-    from i2v.inputs.prompts import RequestOptions
+    from i2v.inputs.prompts import RunOptions
     from i2v.settings import Settings
 
 EXIT_CODES = "[bold]Exit codes[/]: " + "; ".join(f"{code} {code.meaning}" for code in ExitCode) + "."
@@ -67,6 +67,14 @@ Prompt = Annotated[
 ]
 ModeOption = Annotated[Mode, typer.Option("--mode", help="standard: 768p, 6 or 10 s; pro: 1080p, always 6 s.")]
 Duration = Annotated[Seconds, typer.Option(help="Seconds of video in standard mode.")]
+OverridePrompts = Annotated[
+    bool,
+    typer.Option(
+        "--override-prompts",
+        help="Use --prompt, --mode, --duration and --take also for images with options of their own in object metadata "
+        "or a prompt file. Rows of a batch file keep theirs.",
+    ),
+]
 Take = Annotated[int, typer.Option(min=1, metavar="N", help="2 or more: another version of the video, charged again.")]
 MaxSpend = Annotated[
     Decimal | None,
@@ -85,9 +93,10 @@ Since = Annotated[
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of Prefect and of each step.")]
 
 
-def request_options(prompt: str | None, mode: Mode, duration: Seconds, take: int, settings: Settings) -> RequestOptions:
-    """Return the options for the library, or raise `UsageError` for a prompt with an unknown field."""
-    from i2v.inputs.prompts import RequestOptions, check_templates
+def run_options(settings: Settings, **given: object) -> RunOptions:
+    """Return the options for the library; raise `UsageError` if they contradict each other, or for an unknown field."""
+    from i2v.inputs.prompts import RunOptions, check_options
 
-    check_templates(prompt, settings)
-    return RequestOptions.model_validate({"prompt": prompt, "mode": mode, "duration": duration, "take": take})
+    options = RunOptions.model_validate(given)
+    check_options(options, settings)
+    return options

@@ -9,6 +9,7 @@ import typer
 
 from i2v.cli import options
 from i2v.cli.output.console import print_error, show_logs, stderr
+from i2v.commands import program
 from i2v.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
 EPILOG = f"""
 [bold]Examples[/]
 
-  i2v reconcile  [dim]# settle open jobs; submits nothing[/]
+  {program()} reconcile  [dim]# settle open jobs; submits nothing[/]
 
-  i2v reconcile --generate --since 2d --max-spend 5 --dry-run  [dim]# list only[/]
+  {program()} reconcile --generate --since 2d --max-spend 5 --dry-run  [dim]# list only[/]
 
-  i2v reconcile --generate --since 12h --max-spend 5 --prompt "slow push in"
+  {program()} reconcile --generate --since 12h --max-spend 5 --prompt "slow push in"
 
 {options.EXIT_CODES}
 """
@@ -62,7 +63,7 @@ def reconcile(  # noqa: PLR0913 - a command's parameters are its options
 
     _require_generate(generate=generate, since=since, max_spend=max_spend, prompt=prompt)
     settings = read_settings()
-    default = options.request_options(prompt, mode, duration, 1, settings)
+    default = options.run_options(settings, prompt=prompt, mode=mode, duration=duration)
     backfill = backfill_options(settings, default, generate=generate, since=since, max_spend_usd=max_spend)
     console = stderr()
     show_logs(console, verbose=verbose)

@@ -11,6 +11,7 @@ import typer
 from i2v.cli import options
 from i2v.cli.jobs import find_job, with_ledger
 from i2v.cli.output.console import print_error, print_json
+from i2v.commands import command
 from i2v.errors import CannotResolve, UsageError
 from i2v.money import money_text
 
@@ -81,9 +82,9 @@ def _check_usage(
 ) -> None:
     if sum((adopt is not None, *others)) != 1:
         allowed = "--adopt TASKID, --keep, --resubmit and --drop"
-        raise UsageError(f"Use exactly one of {allowed}", "See i2v jobs resolve --help")
+        raise UsageError(f"Use exactly one of {allowed}", f"See: {command('jobs', 'resolve', '--help')}")
     if bool(keys) == bool(state):
-        raise UsageError("Use either job keys or --state S --all", "See i2v jobs")
+        raise UsageError("Use either job keys or --state S --all", f"List the jobs with: {command('jobs')}")
     if state and not every:
         raise UsageError(f"--state {state} selects all of its jobs", "Add --all to confirm")
     if adopt is not None and len(keys or ()) != 1:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from i2v.cli import options
+from i2v.commands import program
 
 EPILOG = f"""
 [bold]What it costs[/]: standard $0.192 for 6 s and $0.320 for 10 s, pro $0.33. Existing videos and refused images \
@@ -14,11 +15,11 @@ cost nothing. Try --dry-run first.
 
 [bold]Examples[/]
 
-  i2v run s3://my-bucket/images/ --prompt "slow push in" --max-spend 5
+  {program()} run s3://my-bucket/images/ --prompt "slow push in" --max-spend 5
 
-  i2v run photos/ --prompt "a breeze moves {{stem}}" --dry-run
+  {program()} run photos/ --prompt "a breeze moves {{stem}}" --dry-run
 
-  i2v run batch.csv --json > report.json
+  {program()} run batch.csv --json > report.json
 
 {options.EXIT_CODES}
 """
@@ -31,6 +32,7 @@ def run(  # noqa: PLR0913 - a command's parameters are its options
     mode: options.ModeOption = "standard",
     duration: options.Duration = "6",
     take: options.Take = 1,
+    override_prompts: options.OverridePrompts = False,
     max_spend: options.MaxSpend = None,
     partial: Annotated[
         bool, typer.Option("--partial", help="Spend up to the limit, even if that is not enough for all images.")
@@ -65,7 +67,9 @@ def run(  # noqa: PLR0913 - a command's parameters are its options
     asyncio.run(check_delivery(delivery, settings))
     if not dry_run and not settings.key_block:
         settings.require_key()
-    default = options.request_options(prompt, mode, duration, take, settings)
+    default = options.run_options(
+        settings, prompt=prompt, mode=mode, duration=duration, take=take, override_prompts=override_prompts
+    )
     parameters = {"max_spend_usd": max_spend, "partial": partial, "delivery": delivery, "label": label}
     ending = preview_or_run(images, default, settings, parameters, dry_run=dry_run, verbose=verbose)
     sys.exit(finish(ending, settings, dry_run=dry_run, as_json=as_json))
@@ -78,10 +82,20 @@ def estimate(
     mode: options.ModeOption = "standard",
     duration: options.Duration = "6",
     take: options.Take = 1,
+    override_prompts: options.OverridePrompts = False,
     as_json: options.Json = False,
 ) -> None:
     """Validate images and print what their videos would cost. No charges, no uploads, no API key needed.
 
     Existing videos cost nothing. Exit codes: 0 done; 2 wrong usage or settings; 3 no valid image.
     """
-    run(images, prompt=prompt, mode=mode, duration=duration, take=take, dry_run=True, as_json=as_json)
+    run(
+        images,
+        prompt=prompt,
+        mode=mode,
+        duration=duration,
+        take=take,
+        override_prompts=override_prompts,
+        dry_run=True,
+        as_json=as_json,
+    )

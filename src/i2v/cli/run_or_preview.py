@@ -14,9 +14,10 @@ from i2v.cli.library_run import Ending, run_library
 from i2v.cli.output.console import print_error, show_logs, stderr
 from i2v.cli.output.report_table import no_valid_image, print_report
 from i2v.cli.progress import Progress
+from i2v.commands import command
 from i2v.errors import ExitCode, I2vError, Stopped, UsageError
 from i2v.inputs.batch_files import BatchRow
-from i2v.inputs.prompts import RequestOptions
+from i2v.inputs.prompts import RunOptions
 from i2v.inputs.sources import FoundItems, find_items
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.generate import Steps, generate
@@ -25,16 +26,16 @@ from i2v.reports.run_report import ItemReport, Outcome, Report
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
 
-STILL_OPEN = "Rerun to resume the open jobs; they are not charged again. List them with: i2v jobs"
+STILL_OPEN = "Submitted videos are charged. Rerun to resume them, at no extra charge. List them with:"
 AWAITING_CALLBACK = (
     "Submitted videos are charged, and are stored when the provider calls back; if no callback comes, reconcile "
-    "stores them. List them with: i2v jobs"
+    "stores them. List them with:"
 )
 
 
 def preview_or_run(
     names: Sequence[str],
-    default: RequestOptions,
+    default: RunOptions,
     settings: Settings,
     parameters: dict[str, Any],
     *,
@@ -53,7 +54,7 @@ def preview_or_run(
                 return _preview(named.remote, [*orders, *refused], default, settings, progress)
             rows = asyncio.run(_upload(local, settings, progress)) if local else []
             with without_signed_urls(named.remote) as remote:
-                parameters = {"images": [*remote, *rows], **default.model_dump(), **parameters}
+                parameters = {"images": [*remote, *rows], **default.model_dump(exclude={"prompt_source"}), **parameters}
                 ending = _run(parameters, progress, verbose=verbose) if remote or rows else Ending(Report())
     except UsageError:
         raise
@@ -66,7 +67,7 @@ def preview_or_run(
 def _preview(
     remote: Sequence[str | BatchRow],
     local: Sequence[Order | ItemReport],
-    default: RequestOptions,
+    default: RunOptions,
     settings: Settings,
     progress: Progress,
 ) -> Ending:
@@ -89,7 +90,7 @@ async def _upload(local: Sequence[UploadCandidate], settings: Settings, progress
 
 
 def _run(parameters: dict[str, Any], progress: Progress, *, verbose: bool) -> Ending:
-    progress.doing("starting Prefect")
+    progress.doing("loading Prefect")
     with redirect_stdout(sys.stderr):
         from i2v.cli.prefect.flow_run import run_flow
 
@@ -109,7 +110,8 @@ def finish(ending: Ending, settings: Settings, *, dry_run: bool, as_json: bool) 
     if error:
         print_error(error)
     if report.count(Outcome.SUBMITTED):
-        console.print(AWAITING_CALLBACK if report.awaits_callbacks else STILL_OPEN, soft_wrap=True)
+        text = AWAITING_CALLBACK if report.awaits_callbacks else STILL_OPEN
+        console.print(f"{text} {command('jobs', '--state', 'submitted')}", soft_wrap=True)
     if ending.signal:
         return 128 + ending.signal
     if error:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
+from i2v.commands import command
 from i2v.doctor.findings import Check, Finding, Level
 from i2v.errors import AccessDenied, FetchError, NoBucket, NotFound, StorageError
 from i2v.net.address_policy import is_public, resolve_host
@@ -73,7 +74,7 @@ class BucketChecks:
         scratch = prefix / f"doctor/{secrets.token_hex(8)}.txt"
         operations: dict[str, Callable[[], Awaitable[object]]] = {
             "list": lambda: _list_one(self._storage, prefix),
-            "put": lambda: self._storage.put(scratch, b"i2v doctor"),
+            "put": lambda: self._storage.put(scratch, b"i2v-doctor"),
             "get": lambda: self._storage.get(scratch),
             "delete": lambda: self._storage.delete(scratch),
         }
@@ -102,7 +103,7 @@ class BucketChecks:
     async def conditional_writes(self) -> Finding:
         """Check that the server honors IfNoneMatch and IfMatch, on which the ledger relies."""
         async with self._scratch() as scratch:
-            await self._storage.put(scratch, b"i2v doctor", create=True)
+            await self._storage.put(scratch, b"i2v-doctor", create=True)
             await prove_conditional_writes(self._storage, scratch)
         return Finding("conditional writes", Level.OK, "IfNoneMatch and IfMatch are honored")
 
@@ -131,7 +132,7 @@ class BucketChecks:
         async with Fetcher(self._settings.model_copy(update={"private_hosts": hosts})) as fetcher:
             try:
                 if problem := response_problem("the URL", await fetcher.fetch_first_byte(url)):
-                    return problem[0], problem[1].removesuffix(": i2v doctor")
+                    return problem[0], problem[1].removesuffix(f": {command('doctor')}")
                 response = await fetcher.fetch_bytes(url, limit=len(expected))
             except FetchError as error:
                 hint = "Check AWS_REGION, the credentials, and that a proxy before S3 keeps host and path"

@@ -6,6 +6,7 @@ from http import HTTPStatus
 
 from i2v.apixo.callbacks import check_callbacks
 from i2v.apixo.client import ApixoClient
+from i2v.commands import command
 from i2v.doctor.bucket import BucketChecks, check_bucket
 from i2v.doctor.findings import Check, Finding, Level, run_check
 from i2v.errors import FetchError
@@ -59,7 +60,7 @@ async def check_ledger(settings: Settings, storage: Storage) -> Finding:
         )
         return Finding("ledger", Level.FAULT, message, "Use a bucket or I2V_JOBS_PREFIX of its own for each account")
     if info.paused:
-        return Finding("ledger", Level.WARNING, "submits are paused", "Resume them with: i2v resume")
+        return Finding("ledger", Level.WARNING, "submits are paused", f"Resume them with: {command('resume')}")
     return Finding("ledger", Level.OK, f"{settings.jobs} belongs to {info.host}, account {info.account!r}")
 
 

@@ -10,21 +10,23 @@ The first of these places that has a prompt wins:
 6. `I2V_DEFAULT_PROMPT`
 
 Mode, duration and take follow the same order (1, 2, 4). Prompts of 4 to 6 are templates: `{stem}`, `{key}`, `{folder}`.
+With `override_prompts`, 4 goes before 2 and 3.
 """
 
 import re
 import unicodedata
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
-from string import Formatter
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
-from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from i2v.errors import NotFound, Refused, UsageError
 from i2v.inputs.metadata_text import METADATA_MAX_BYTES, decode_metadata, encode_metadata
+from i2v.inputs.prompt_templates import check_templates, prefix_template, render_prompt
 from i2v.media.images import ImageRef, is_text
+from i2v.pricing import PRO_SECONDS
 from i2v.request import PROMPT_MAX_CHARS, Duration, Mode, Request, clean_prompt
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
@@ -33,13 +35,12 @@ from i2v.settings import Settings
 SIDECAR_SUFFIX = ".txt"
 SIDECAR_MAX_BYTES = 65_536
 """Our own limit: far above any prompt, far below most files that have such a name by mistake."""
-FIELDS = ("stem", "key", "folder")
-"""The fields of a prompt template."""
+PROMPT_RULES = frozenset({"prompt_missing", "prompt_unreadable", "prompt_too_long", "metadata_invalid", "request"})
+"""The rules of `Refused` that another prompt fulfills."""
 _CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 """Control characters that no one types: all but white space."""
 _BLANK_LETTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 """Letters and symbols that Unicode shows as blanks."""
-_TEMPLATE_HINT = "Known fields are {stem}, {key}, {folder}; write {{ and }} for braces"
 NO_PROMPT = "has no prompt"
 _HOW_TO_SET_A_PROMPT = (
     "Set one with --prompt, the flow's `prompt`, the column `prompt` of a batch file, the object's metadata `prompt`, "
@@ -60,6 +61,17 @@ def _text(value: str | None) -> str | None:
 _Blank = BeforeValidator(_blank_is_none)
 
 
+class PromptSource(StrEnum):
+    """Where a prompt is from: the places 1 to 6."""
+
+    COLUMN = "column"
+    METADATA = "metadata"
+    SIDECAR = "sidecar"
+    FLAG = "flag"
+    PREFIX = "prefix"
+    DEFAULT = "default"
+
+
 class RequestOptions(BaseModel):
     """The request options that one place sets. `None` and blank text mean not set."""
 
@@ -70,78 +82,76 @@ class RequestOptions(BaseModel):
     duration: Annotated[Duration | None, _Blank] = None
     """Seconds; ignored for pro, which is always 6 s."""
     take: Annotated[int | None, Field(ge=1), _Blank] = None
+    prompt_source: Annotated[PromptSource | None, _Blank] = None
+    """Of a row that does not say it, the row itself."""
 
     def over(self, lower: "RequestOptions") -> "RequestOptions":
         """Return these options, with unset fields taken from `lower`."""
-        return lower.model_copy(update=self.model_dump(exclude_none=True))
+        given = self.model_dump(include=set(Request.model_fields), exclude_none=True)
+        source = {"prompt_source": self.prompt_source} if "prompt" in given else {}
+        return RequestOptions.model_construct(**{**dict(lower), **given, **source})
+
+
+class RunOptions(RequestOptions):
+    """The options of a run, for images without their own."""
+
+    override_prompts: bool = False
+    """Whether they also replace those in an object's metadata and sidecar. A row keeps its own."""
 
 
 async def options_of_object(
     row: RequestOptions, ref: ImageRef, metadata: Mapping[str, str], storage: Storage, *, may_have_sidecar: bool = True
 ) -> RequestOptions:
-    """Return the options from places 1 to 3. Raise `Refused` if the metadata or the sidecar is invalid."""
-    options = row.over(metadata_options(metadata, ref.label))
-    if options.prompt is None and may_have_sidecar and ref.uri:
-        options = options.over(RequestOptions(prompt=await read_sidecar(storage, ref.uri)))
-    return options
+    """Return the options from places 1 to 3. Raise `Refused` if the metadata or the sidecar is invalid.
+
+    A row with all options does not need the others.
+    """
+    if None in (row.prompt, row.mode, row.duration, row.take):
+        row = row.over(metadata_options(metadata, ref.label))
+    if row.prompt is None and may_have_sidecar and ref.uri:
+        prompt = await read_sidecar(storage, ref.uri)
+        row = row.over(RequestOptions(prompt=prompt, prompt_source=PromptSource.SIDECAR))
+    return row
+
+
+def row_options(row: RequestOptions, default: RequestOptions, ref: ImageRef, settings: Settings) -> RequestOptions:
+    """Return the options of place 1, and also those of place 4 if they override the object's own."""
+    overrides = isinstance(default, RunOptions) and default.override_prompts
+    return row.over(_rendered(default, ref, settings)) if overrides else row
 
 
 def default_options(default: RequestOptions, ref: ImageRef, settings: Settings) -> RequestOptions:
     """Return the options from places 4 to 6: the run's, with the prompt rendered for this image."""
-    template = default.prompt or default_template(ref, settings)
+    template, source = default.prompt, default.prompt_source
     if template is None:
-        return default
-    return default.model_copy(update={"prompt": render_prompt(template, ref, settings.images)})
+        template, source = prefix_template(ref, settings), PromptSource.PREFIX
+    if template is None:
+        template, source = settings.default_prompt, PromptSource.DEFAULT
+    return _rendered(default.model_copy(update={"prompt": template, "prompt_source": source}), ref, settings)
 
 
-def default_template(ref: ImageRef, settings: Settings) -> str | None:
-    """Return the settings' prompt for an image: of the longest matching prefix, else the default.
-
-    Prefixes are below the images prefix, so they match no URL and no image elsewhere.
-    """
-    below = ref.uri is not None and settings.images.holds(ref.uri)
-    key = _key(ref, settings.images)
-    matching = [prefix for prefix in settings.prompts_by_prefix if below and key.startswith(prefix)]
-    return settings.prompts_by_prefix[max(matching, key=len)] if matching else settings.default_prompt
+def _rendered(run: RequestOptions, ref: ImageRef, settings: Settings) -> RequestOptions:
+    if run.prompt is None:
+        return run
+    prompt = render_prompt(run.prompt, ref, settings.images)
+    return run.model_copy(update={"prompt": prompt, "prompt_source": run.prompt_source or PromptSource.FLAG})
 
 
-def check_templates(prompt: str | None, settings: Settings) -> None:
-    """Raise `UsageError` if the run's prompt, or without one a prompt of the settings, is an invalid template."""
-    templates = {f"I2V_PROMPTS_BY_PREFIX, {prefix!r}: ": text for prefix, text in settings.prompts_by_prefix.items()}
-    templates["I2V_DEFAULT_PROMPT: "] = settings.default_prompt or ""
-    for place, template in ({"": prompt} if prompt else templates).items():
-        try:
-            _fill(template, dict.fromkeys(FIELDS, ""))
-        except UsageError as error:
-            raise UsageError(f"{place}{error.message}", error.hint) from None
+def overridden_options(request: Request, default: RequestOptions, ref: ImageRef, settings: Settings) -> tuple[str, ...]:
+    """Return the names of the run's options that this image's own replace; those at their defaults do not count."""
+    run = _rendered(default, ref, settings)
+    given = {"prompt": clean_prompt(run.prompt or ""), "mode": run.mode, "duration": run.duration, "take": run.take}
+    set_by_run = {name: value for name, value in given.items() if value and value != Request.model_fields[name].default}
+    return tuple(name for name, value in set_by_run.items() if value != getattr(request, name))
 
 
-def render_prompt(template: str, ref: ImageRef, images: S3Uri) -> str:
-    """Replace `{stem}`, `{key}` and `{folder}`; `{{` and `}}` are literal braces.
-
-    Key and folder are relative to the images prefix, or the path of a URL. Raise `UsageError` for an unknown field.
-    """
-    key = _key(ref, images)
-    folder, _, name = key.rpartition("/")
-    return _fill(template, {"stem": PurePosixPath(name).stem, "key": key, "folder": folder})
-
-
-def _key(ref: ImageRef, images: S3Uri) -> str:
-    if ref.uri is None:
-        return unquote(urlsplit(ref.label).path).strip("/")
-    return ref.uri.key.removeprefix(images.key) if images.holds(ref.uri) else ref.uri.key
-
-
-def _fill(template: str, values: dict[str, str]) -> str:
-    try:
-        fields = list(Formatter().parse(template))
-    except ValueError:
-        raise UsageError("The prompt has an unmatched brace", _TEMPLATE_HINT) from None
-    for _, name, spec, conversion in fields:
-        if name is not None and (name not in values or spec or conversion):
-            written = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
-            raise UsageError(f"The prompt has an unknown field {{{written}}}", _TEMPLATE_HINT)
-    return template.format_map(values)
+def check_options(default: RequestOptions, settings: Settings) -> None:
+    """Raise `UsageError` if the run's options contradict each other, or a prompt is an invalid template."""
+    if default.mode is Mode.PRO and default.duration not in (None, PRO_SECONDS):
+        raise UsageError(
+            f"pro is always {PRO_SECONDS} s, not {default.duration} s", "Omit the duration, or use standard"
+        )
+    check_templates(default.prompt, settings)
 
 
 def request_metadata(request: Request) -> dict[str, str] | None:
@@ -161,12 +171,12 @@ def metadata_options(metadata: Mapping[str, str], label: str = "The image") -> R
     Metadata without a `prompt` is ignored: other tools store their own `mode` (s3fs: the file's permissions).
     Raise `Refused` (`metadata_invalid`) for an invalid value.
     """
-    values = {name: decode_metadata(metadata.get(name, "")) for name in RequestOptions.model_fields}
+    values = {name: decode_metadata(metadata.get(name, "")) for name in Request.model_fields}
     if not values["prompt"].strip():
         return RequestOptions()
     values |= {name: value.strip() for name, value in values.items() if name != "prompt"}
     try:
-        return RequestOptions.model_validate(values)
+        return RequestOptions.model_validate({**values, "prompt_source": PromptSource.METADATA})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0])
@@ -234,4 +244,5 @@ def build_request(options: RequestOptions, ref: ImageRef) -> Request:
             "Shorten it",
             "prompt_too_long",
         )
-    return Request.model_validate({**options.model_dump(exclude_none=True), "prompt": prompt})
+    given = options.model_dump(include=set(Request.model_fields), exclude_none=True)
+    return Request.model_validate({**given, "prompt": prompt})

@@ -13,6 +13,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
+from i2v.commands import command
 from i2v.errors import NoImages, UsageError
 from i2v.inputs.batch_files import MAX_BATCH_FILE_BYTES, SUFFIXES, BatchFile, BatchRow
 from i2v.inputs.prompts import SIDECAR_SUFFIX, RequestOptions, sidecar
@@ -26,11 +27,6 @@ from i2v.urls import is_signed, redact_url
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png")
 """The suffixes that make an object under a prefix an image. An object that is named explicitly may have any name."""
-ACCEPTED = (
-    "Images are s3://bucket/key, s3://bucket/prefix/, https://… or a batch file (.csv, .jsonl). "
-    "Flows read from S3 or https only; `i2v run FILE` uploads local files first"
-)
-
 log = logging.getLogger(__name__)
 
 
@@ -61,6 +57,14 @@ class FoundItems(list[InputItem]):
         self.others: Counter[str] = Counter(others)
 
 
+def accepted_images() -> str:
+    """Return what may name an image, as a hint."""
+    return (
+        "Images are s3://bucket/key, s3://bucket/prefix/, https://… or a batch file (.csv, .jsonl). "
+        f"Flows read from S3 or https only; `{command('run', 'FILE')}` uploads local files first"
+    )
+
+
 def is_uri(text: str) -> bool:
     """Return whether a text begins with a scheme, such as `s3://`."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
@@ -86,7 +90,7 @@ async def find_items(
     """
     named = [images] if isinstance(images, str | BatchRow) else list(images)
     if not named:
-        raise UsageError("No images are given", ACCEPTED)
+        raise UsageError("No images are given", accepted_images())
     found: dict[tuple[ImageRef, RequestOptions], InputItem] = {}
     empty: list[NoImages] = []
     others = Counter[str]()
@@ -114,14 +118,14 @@ async def _items_of(entry: str | BatchRow, storage: Storage, settings: Settings)
     text = entry.strip()
     if not is_uri(text):
         if not text.lower().endswith(SUFFIXES):
-            raise UsageError(f"{redact_url(text)!r} is not an S3 URI or https URL", ACCEPTED)
+            raise UsageError(f"{redact_url(text)!r} is not an S3 URI or https URL", accepted_images())
         return await _in_batch_file(await asyncio.to_thread(BatchFile.read, Path(text)), None, settings)
     if not text.startswith("s3://"):
         return [InputItem(ref=ImageRef.parse(text))]
     try:
         uri = S3Uri.parse(text)
     except ValueError:
-        raise UsageError(f"{redact_url(text)!r} is not an S3 URI", ACCEPTED) from None
+        raise UsageError(f"{redact_url(text)!r} is not an S3 URI", accepted_images()) from None
     if uri.is_prefix:
         return await _under_prefix(uri, storage, settings)
     if uri.key.lower().endswith(SUFFIXES):
@@ -195,7 +199,7 @@ def _item(row: BatchRow, base: S3Uri | None, settings: Settings) -> InputItem:
 
 def _relative(name: str, base: S3Uri | None) -> S3Uri:
     if base is None:
-        raise UsageError(f"{redact_url(name)!r} is not an S3 URI or https URL", ACCEPTED)
+        raise UsageError(f"{redact_url(name)!r} is not an S3 URI or https URL", accepted_images())
     if name.endswith("/") or {"", ".", ".."} & set(name.split("/")) or not is_text(name):
-        raise UsageError(f"{redact_url(name)!r} is not a valid key below {base}", ACCEPTED)
+        raise UsageError(f"{redact_url(name)!r} is not a valid key below {base}", accepted_images())
     return base / name

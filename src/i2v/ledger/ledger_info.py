@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict
 
+from i2v.commands import command
 from i2v.errors import Conflict, LedgerError, Paused, StorageError, UsageError
 from i2v.ledger import keys
 from i2v.ledger.documents import read_document, wait_briefly, write_document
@@ -83,7 +84,7 @@ class LedgerInfoStore:
         """Raise `Paused` if a person has paused all submits."""
         info = await self.read()
         if info and info.paused:
-            raise Paused("All submits are paused in this ledger", "Resume with: i2v resume")
+            raise Paused("All submits are paused in this ledger", f"Resume with: {command('resume')}")
 
     async def check_pause(self) -> None:
         """Raise as `raise_if_paused`, but read the flag at most every `PAUSE_RECHECK_SECONDS`."""

@@ -7,6 +7,7 @@ import asyncio
 import logging
 from contextlib import suppress
 
+from i2v.commands import command
 from i2v.errors import NotTried
 from i2v.ledger.attempt import Reason
 
@@ -64,7 +65,10 @@ class Brake:
         """Count an image that the provider could not fetch; three in a row stop the run."""
         self._failed_fetches += 1
         if self._failed_fetches >= STREAK:
-            message = "the provider could not fetch three images in a row: can it reach the bucket? see i2v doctor"
+            doctor = command("doctor")
+            message = (
+                f"the provider could not fetch three images in a row: can it reach the bucket? Check with: {doctor}"
+            )
             self.stop("unfetched", message)
 
     def count_fetch(self) -> None:

@@ -91,6 +91,8 @@ class RunContext:
     api: ApixoClient | None
     decoder: Decoder
     dry_run: bool
+    max_spend_usd: Decimal | None = None
+    """The limit that the caller named."""
     brake: Brake = field(default_factory=Brake)
     first_submits: FirstSubmits = field(init=False)
     address_probe: AddressProbe = field(init=False)

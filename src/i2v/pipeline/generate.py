@@ -9,13 +9,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from i2v.apixo.models import TaskStatus
-from i2v.errors import I2vError, ImageChanged, LedgerError, Stopped, StorageError
-from i2v.inputs.prompts import RequestOptions
+from i2v.errors import I2vError, ImageChanged, LedgerError, Refused, Stopped, StorageError
+from i2v.inputs.prompts import PROMPT_RULES, RequestOptions, overridden_options
 from i2v.inputs.sources import FoundItems, InputItem
 from i2v.ledger.attempt import Delivery
 from i2v.ledger.job import JobState
 from i2v.ledger.ledger import VersionedRecord
-from i2v.pipeline import outcomes, preflight
+from i2v.pipeline import outcomes, preflight, rerun
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import ImageDone, JobRendered
 from i2v.pipeline.poll import PollResult, poll
@@ -83,6 +83,7 @@ async def generate(
         items=tuple(lines),
         stopped=stopped_by,
         awaits_callbacks=delivery == "callback",
+        is_partial=partial,
         other_files=items.others if isinstance(items, FoundItems) else {},
     )
     await end_run(run, report.model_copy(update={"items": (*settled, *report.items)}))
@@ -126,7 +127,10 @@ async def prepare(run: RunContext, item: InputItem | Prepared, default: RequestO
             except ImageChanged:
                 return await _prepare(run, item.unlisted, default, steps)
     except Exception as error:  # noqa: BLE001 - one image's error must not end the others
-        return outcomes.of_error(run, item.ref.label, expected(error, item.ref.label))
+        line = outcomes.of_error(run, item.ref.label, expected(error, item.ref.label))
+        needs_prompt = isinstance(error, Refused) and error.rule in PROMPT_RULES
+        again = rerun.with_example_prompt(run, item) if needs_prompt else rerun.with_options(run, item, default)
+        return line.model_copy(update={"again": again, "needs_prompt": needs_prompt})
 
 
 async def _prepare(run: RunContext, item: InputItem, default: RequestOptions, steps: Steps) -> Prepared:
@@ -136,9 +140,11 @@ async def _prepare(run: RunContext, item: InputItem, default: RequestOptions, st
     validation = await steps.validate(run, image)
     image = await refresh_metadata(run, item, image, validation, default)
     request = make_request(image)
+    again = rerun.with_request(run, item, request, image.options.prompt_source)
     if validation.facts:
-        return make_order(run, image, validation, request)
-    line = outcomes.refused(run, image, validation, request)
+        overridden = overridden_options(request, default, item.ref, run.settings)
+        return replace(make_order(run, image, validation, request), overridden=overridden, again=again)
+    line = outcomes.refused(run, image, validation, request).model_copy(update={"again": again})
     if run.dry_run:
         return line
     verdict = refusal(image, validation, request)

@@ -2,8 +2,10 @@
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
-from i2v.errors import I2vError, NotTried, Refused
+from i2v.errors import I2vError, LimitReached, NotTried, Refused
+from i2v.inputs.prompts import PromptSource
 from i2v.ledger.job import JobRecord, JobState
 from i2v.money import ZERO, Charges, sum_charges
 from i2v.pipeline.context import RunContext
@@ -44,7 +46,7 @@ def of_job(run: RunContext, order: Order, record: JobRecord, video: S3Uri | None
         reason=_reason(record),
         seconds=_seconds(run),
         flags=record.video.flags if record.video else (),
-        request=order.request,
+        **_request_facts(order),
         state=record.state,
         video_sha256=record.video.sha256 if record.video else None,
         attached=attached,
@@ -66,8 +68,9 @@ def of_error(run: RunContext, image: str, error: I2vError, order: Order | None =
         job=order.key if order else None,
         reason=str(error),
         seconds=_seconds(run),
+        limit_reached=isinstance(error, LimitReached),
         valid=order is not None,
-        request=order.request if order else None,
+        **(_request_facts(order) if order else {}),
     )
 
 
@@ -76,6 +79,11 @@ def of_failed_job(run: RunContext, order: Order, record: JobRecord, error: I2vEr
     line = of_job(run, order, record, None, cached=False)
     failure = of_error(run, order.image.label, error, order)
     return line.model_copy(update={"outcome": failure.outcome, "reason": failure.reason})
+
+
+def _request_facts(order: Order) -> dict[str, Any]:
+    same = ("request", "prompt_source", "again", "overridden")
+    return {name: getattr(order, name) for name in same}
 
 
 def refused(run: RunContext, image: ResolvedImage, validation: ValidationResult, request: Request) -> ItemReport:
@@ -87,6 +95,7 @@ def refused(run: RunContext, image: ResolvedImage, validation: ValidationResult,
         valid=False,
         seconds=_seconds(run),
         request=request,
+        prompt_source=image.options.prompt_source or PromptSource.COLUMN,
     )
 
 
@@ -100,7 +109,7 @@ async def preview(run: RunContext, order: Order) -> ItemReport:
             outcome=Outcome.PLANNED,
             job=order.key,
             cost_usd=price.charged,
-            request=order.request,
+            **_request_facts(order),
         )
     video = job.record.video.uri if job.record.video else None
     return of_job(run, order, job.record, video, cached=job.record.state is JobState.STORED)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from i2v.apixo.models import TaskStatus
+from i2v.commands import command
 from i2v.errors import Conflict, I2vError, NotFound
 from i2v.ledger import keys
 from i2v.ledger.attempt import Reason, StoredVideo
@@ -57,7 +58,8 @@ class DeliveredVideo:
         """Return what is odd about it."""
         if self.unverified is None:
             return deviations(self.facts, record.request)
-        decide = f"To keep it or to pay again: i2v jobs resolve {record.key[:12]} --keep or --resubmit"
+        keep = command("jobs", "resolve", record.key[:12], "--keep")
+        decide = f"To keep it: {keep}; to pay again, use --resubmit instead"
         return (f"unverified: {self.unverified}. {decide}",)
 
 

@@ -104,7 +104,9 @@ def make_context(
     etag = earlier.etag if earlier else None
     chores = (ledger.task_pages.put_missing, markers.flush, recent.write)
     heartbeat = Heartbeat(storage, settings, record, budget, chores, etag)
-    run = RunContext(settings, storage, ledger, budget, fetcher, heartbeat, markers, client, DECODER, dry_run)
+    run = RunContext(
+        settings, storage, ledger, budget, fetcher, heartbeat, markers, client, DECODER, dry_run, max_spend_usd
+    )
     run.add_listener(_RecentListener(recent))
     return run
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from i2v.apixo.models import TaskState, TaskStatus
+from i2v.commands import command
 from i2v.errors import BrokenVideo, DecoderStopped, FetchError, I2vError
 from i2v.ledger import transitions
 from i2v.ledger.attempt import StoredVideo
@@ -80,7 +81,7 @@ async def _deliver(run: RunContext, job: VersionedRecord, status: TaskStatus) ->
                 log.warning("%s: %s", job_label(job), error)
     raise NotDelivered(
         f"Paid, but the video of task {status.task_id} cannot be downloaded: {problem}",
-        f"The job stays open and is not paid again; inspect it with: i2v jobs show {job.record.key[:12]}",
+        "The job stays open and is not paid again; inspect it with: " + command("jobs", "show", job.record.key[:12]),
     )
 
 

@@ -9,6 +9,7 @@ import random
 from datetime import UTC, datetime
 
 from i2v.clock import boot_time
+from i2v.commands import command
 from i2v.errors import Busy, NothingSent, NotTried
 from i2v.ledger import transitions
 from i2v.ledger.attempt import Reason
@@ -54,7 +55,7 @@ async def submit(run: RunContext, order: Order) -> VersionedRecord:
             backoff = min(backoff * 2, BACKOFF_MOST_SECONDS)
         if boot_time() + wait > give_up_at:
             raise NotTried(
-                "Not submitted: the job could not be claimed in time", "Check how fast S3 answers: i2v doctor"
+                "Not submitted: the job could not be claimed in time", f"Check how fast S3 answers: {command('doctor')}"
             )
         await run.brake.sleep(wait)
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, ConfigDict
 
 from i2v.errors import ImageChanged, Refused
-from i2v.inputs.prompts import RequestOptions, default_options, options_of_object
+from i2v.inputs.prompts import RequestOptions, default_options, options_of_object, row_options
 from i2v.inputs.sources import InputItem
 from i2v.ledger import keys
 from i2v.logs import log_context
@@ -82,7 +82,7 @@ async def resolve_image(run: RunContext, item: InputItem, default: RequestOption
         UsageError: the default prompt names an unknown field.
     """
     ref, name = item.ref, keys.image_name(item.ref, run.settings)
-    options = item.options.over(default_options(default, ref, run.settings))
+    options = row_options(item.options, default, ref, run.settings).over(default_options(default, ref, run.settings))
     if ref.uri is None:
         return ResolvedImage(ref=ref, name=name, options=options)
     if item.etag and options.prompt:
@@ -115,7 +115,8 @@ async def _options(
     run: RunContext, item: InputItem, default: RequestOptions, metadata: Mapping[str, str]
 ) -> RequestOptions:
     ref, has_sidecar = item.ref, item.may_have_sidecar
-    options = await options_of_object(item.options, ref, metadata, run.storage, may_have_sidecar=has_sidecar)
+    row = row_options(item.options, default, ref, run.settings)
+    options = await options_of_object(row, ref, metadata, run.storage, may_have_sidecar=has_sidecar)
     return options.over(default_options(default, ref, run.settings))
 
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from i2v.errors import Refused, UsageError
-from i2v.inputs.prompts import build_request
+from i2v.inputs.prompts import PromptSource, build_request
 from i2v.ledger.attempt import Delivery
 from i2v.ledger.job import JobImage
 from i2v.logs import log_context
@@ -26,6 +26,12 @@ class Order:
     delivery: Delivery = "poll"
     read_at: datetime | None = None
     """When the image was read for its validation, by this host's clock."""
+    prompt_source: PromptSource | None = None
+    """Where the prompt is from; `None` if that is not known, as for a job of an earlier run."""
+    again: str = ""
+    """The arguments of the command that runs this image again."""
+    overridden: tuple[str, ...] = ()
+    """The names of the run's options that the image's own replace."""
     needs_copy: bool = False
     """Whether the provider gets a copy: the key or the stored headers would mislead an HTTP client."""
 
@@ -70,5 +76,6 @@ def make_order(run: RunContext, image: ResolvedImage, validation: ValidationResu
         price_usd=price,
         label=run.label,
         read_at=validation.read_at,
+        prompt_source=image.options.prompt_source or PromptSource.COLUMN,
         needs_copy=validation.needs_copy,
     )

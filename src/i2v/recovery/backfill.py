@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from i2v.errors import NotFound, NotTried, Stopped, UsageError
-from i2v.inputs.prompts import RequestOptions, check_templates
+from i2v.inputs.prompts import RequestOptions, check_options
 from i2v.inputs.sources import InputItem
 from i2v.ledger.job import JobState
 from i2v.media.images import ImageRef
@@ -68,6 +68,12 @@ class ReconcileResult:
         return generated and not self.stopped and not self.settled.count(Outcome.FAILED)
 
     @property
+    def completed(self) -> bool:
+        """Whether it succeeded, or left only what a spending limit left."""
+        generated = self.generated is None or self.generated.completed
+        return generated and not self.stopped and not self.settled.count(Outcome.FAILED)
+
+    @property
     def summary(self) -> str:
         """The result in words."""
         if self.report.items:
@@ -96,7 +102,7 @@ def backfill_options(
         missing = " and ".join(name for name, value in given.items() if value is None)
         hint = "Give the date of the oldest image, such as 2026-11-22, and a limit, to avoid processing old images"
         raise UsageError(f"To generate missing videos, {missing} must be given", hint)
-    check_templates(default.prompt, settings)
+    check_options(default, settings)
     zoned = since if since.tzinfo else since.replace(tzinfo=UTC)
     return BackfillOptions(zoned, default, timedelta(seconds=settings.settling_seconds))
 

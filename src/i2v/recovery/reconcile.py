@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 from i2v.apixo.models import TaskState, TaskStatus
+from i2v.commands import command
 from i2v.errors import I2vError, LedgerError
 from i2v.ledger import keys, transitions
 from i2v.ledger.attempt import Attempt
@@ -115,7 +116,7 @@ class Settler:
         tasks = ", ".join(hint.task_id for hint in hints)
         known = f", and the provider has its task {tasks}" if tasks else ""
         message = f"The record of job {key[:12]} is missing{known}"
-        raise LedgerError(message, "Restore it, then run: i2v reconcile; never delete job records")
+        raise LedgerError(message, f"Never delete job records: restore it, then run: {command('reconcile')}")
 
     async def _settle(
         self, job: VersionedRecord, hints: Sequence[CallbackHint] | None = None
@@ -241,5 +242,5 @@ def _line(run: RunContext, record: JobRecord, was: JobState) -> ItemReport | Non
         reason = f"{reason or 'nothing was paid'}; the next run of this image pays for another attempt"
     elif record.state is JobState.SUBMITTED and age > NEEDS_ATTENTION_AFTER:
         days = "1 day" if age.days == 1 else f"{age.days} days"
-        reason = f"open for more than {days}; inspect it with: i2v jobs show {record.key[:12]}"
+        reason = f"open for more than {days}; inspect it with: {command('jobs', 'show', record.key[:12])}"
     return line.model_copy(update={"is_new_outcome": record.state is not was, "reason": reason})

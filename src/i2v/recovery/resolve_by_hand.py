@@ -6,6 +6,7 @@ Nothing here pays: a resubmitted job is ready, and the next run that needs it pa
 from datetime import UTC, datetime
 
 from i2v.apixo.client import ApixoClient
+from i2v.commands import command
 from i2v.errors import CannotResolve, ProviderError
 from i2v.ledger import transitions
 from i2v.ledger.attempt import DROPPED_CODE, Reason
@@ -17,7 +18,7 @@ from i2v.s3.storage import Storage
 from i2v.settings import Settings
 
 DROPPED_BY_PERSON = Reason(
-    code=DROPPED_CODE, message="dropped by a person with i2v jobs resolve --drop; it may have been billed"
+    code=DROPPED_CODE, message="dropped by a person (jobs resolve --drop); it may have been billed"
 )
 
 
@@ -87,7 +88,7 @@ class Resolver:
             newest = await self._ledger.read_existing(job.record.key)
             raise CannotResolve(
                 f"Job {job.record.key[:12]} is {newest.record.state}, which this command cannot resolve",
-                f"Inspect it with: i2v jobs show {job.record.key[:12]}",
+                f"Inspect it with: {command('jobs', 'show', job.record.key[:12])}",
             )
         return changed.record
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from i2v.clock import today_utc
+from i2v.commands import command
 from i2v.inputs.prompts import NO_PROMPT
 from i2v.ledger.day_spend import DaySpendStore
 from i2v.ledger.job import JobRecord, JobState
@@ -18,7 +19,7 @@ from i2v.money import money_text
 from i2v.pipeline.context import RunContext
 from i2v.recovery.leftover_markers import list_open_markers
 from i2v.recovery.reconcile import NEEDS_ATTENTION_AFTER
-from i2v.reports.advice import Advice, advise, advise_job
+from i2v.reports.advice import Advice, Situation, about, advise
 from i2v.reports.markdown import as_code, as_table, as_text, as_usd
 from i2v.reports.recent import RecentItem, list_recent_pages, read_recent_page
 from i2v.reports.run_report import Outcome
@@ -31,7 +32,6 @@ MOST_ROWS = 50
 UNVERIFIED_PART = ".unverified."
 """In the name of a video that could not be verified."""
 CHARS, REASON_CHARS = 100, 300
-LONG_OPEN = "Charged, and open for more than a day. Check whether the provider still has it:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ async def read_status(run: RunContext) -> LedgerStatus:
         if isinstance(found, VersionedRecord):
             _add(status, found.record)
         elif found:
-            advice = Advice("Its record cannot be read. To see why:", f"i2v jobs show {key[:12]}")
+            advice = about(Situation.UNREADABLE, key)
             status.needs_attention.append(NeedsAttention(status.at, f"job {key}", "unreadable", str(found), advice))
     status.waiting.sort(key=_since)
     status.needs_attention.sort(key=lambda entry: entry.since)
@@ -109,7 +109,7 @@ def _add(status: LedgerStatus, record: JobRecord) -> None:
         why = record.reason.message if record.reason else "the answer to its submit was lost"
         status.needs_attention.append(NeedsAttention(since, record.image.label, "unknown", why, advice or Advice("")))
     elif record.state is JobState.SUBMITTED and status.at - since > NEEDS_ATTENTION_AFTER:
-        advice = Advice(LONG_OPEN, f"i2v jobs show {record.key[:12]}")
+        advice = about(Situation.OPEN_TOO_LONG, record.key)
         status.needs_attention.append(
             NeedsAttention(since, record.image.label, "open too long", "the provider has not finished it", advice)
         )
@@ -165,7 +165,7 @@ def _entry_for(item: RecentItem, record: JobRecord | None) -> NeedsAttention | N
     if item.outcome is Outcome.STORED:
         if record is None or attempt is None or not attempt.is_unverified:
             return None
-        advice = advise_job(record.state, record.key, is_unverified=True)
+        advice = about(Situation.UNVERIFIED, record.key)
         return NeedsAttention(item.at, item.image, "unverified", item.reason or "no reason recorded", advice)
     return _failed_entry(item) if record is None or record.state is JobState.FAILED else None
 
@@ -186,7 +186,7 @@ def _head(status: LedgerStatus) -> Iterator[str]:
     cap = f", of a daily cap of {as_usd(status.cap_usd)}" if status.cap_usd is not None else ""
     yield from ("", f"**Today** {as_usd(status.today_usd)} spent or reserved by active runs{cap}.")
     if status.is_paused:
-        yield from ("", f"**All submits are paused.** To resume: {as_code('i2v resume')}")
+        yield from ("", f"**All submits are paused.** To resume: {as_code(command('resume'))}")
     if status.without_prompt:
         text = f"**Refused in the newest runs because they have no prompt: {status.without_prompt:,}.** Set "
         yield from ("", f"{text}{as_code('I2V_DEFAULT_PROMPT')} for images that bring none.")
@@ -200,7 +200,7 @@ def _needs_attention(entries: Sequence[NeedsAttention]) -> Iterator[str]:
     for entry in entries[:MOST_ROWS]:
         yield from _entry(entry)
     if len(entries) > MOST_ROWS:
-        yield f"… and {len(entries) - MOST_ROWS:,} more: {as_code('i2v jobs --state unknown')}"
+        yield f"… and {len(entries) - MOST_ROWS:,} more: {as_code(command('jobs', '--state', 'unknown'))}"
 
 
 def _entry(entry: NeedsAttention) -> Iterator[str]:
@@ -220,7 +220,7 @@ def _waiting(status: LedgerStatus) -> Iterator[str]:
     if status.waiting:
         yield from as_table(("Since (UTC)", "Image", "Request", "State"), map(_row, status.waiting[:MOST_ROWS]))
     if more:
-        yield from ("", f"… and {more:,} more: {as_code('i2v jobs --state submitted')}")
+        yield from ("", f"… and {more:,} more: {as_code(command('jobs', '--state', 'submitted'))}")
     yield from ("", "No action needed: the next run resumes these at no extra charge.")
 
 

@@ -1,37 +1,63 @@
 """What a person can do about an image (`advise`) or a job (`advise_job`), with the command to type.
 
-Every page, alert and command takes its advice from here.
+Every page, alert and command takes its advice from here. `tests/integration/cli/test_advice.py` runs each kind.
 """
 
-import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from enum import StrEnum
 
-from i2v.ledger.job import JobState
+from i2v.commands import command, program, run_arguments
+from i2v.ledger.job import JobRecord, JobState
 from i2v.reports.recent import RecentItem
 from i2v.reports.run_report import Outcome
 
 STATE_AT_END = {Outcome.REFUSED: JobState.REFUSED, Outcome.FAILED: JobState.FAILED, Outcome.UNKNOWN: JobState.UNKNOWN}
 """The job's state when the item ended, by outcome."""
 
-JOB_ADVICE = {
-    JobState.READY: ("Not charged. The next run of this image submits it.", ""),
-    JobState.CLAIMED: ("A run is submitting it now. If that run is gone, the job becomes unknown.", ""),
-    JobState.SUBMITTED: (
-        "Charged and in progress. The next run of this image, or i2v reconcile, stores it without paying again.",
-        "",
-    ),
-    JobState.STORED: ("Done: the video is stored. For another version, run it with --take 2.", ""),
-    JobState.REFUSED: (
-        "Change the image or the prompt. If the provider made a mistake, retry it; the next run is charged again:",
-        "--resubmit",
-    ),
-    JobState.FAILED: ("Fix the cause, then retry it; the next run is charged again:", "--resubmit"),
-    JobState.UNKNOWN: (
-        "Possibly charged. Find its task in the provider's list; if it is missing, use --resubmit or --drop instead:",
-        "--adopt TASKID",
-    ),
+
+class Situation(StrEnum):
+    """What a person is advised about: a job by its state, or an image that has no job."""
+
+    READY = "ready"
+    CLAIMED = "claimed"
+    SUBMITTED = "submitted"
+    STORED = "stored"
+    REFUSED = "refused"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    UNVERIFIED = "unverified video"
+    OPEN_TOO_LONG = "open too long"
+    UNREADABLE = "unreadable record"
+    NOT_TRIED = "not tried"
+    NO_PROMPT = "no valid prompt"
+    INVALID_IMAGE = "invalid image"
+    BROKEN = "failed without a job"
+
+
+TEXTS = {
+    Situation.READY: "Not charged. To submit it:",
+    Situation.CLAIMED: "A run is submitting it now. If that run is gone, this marks it unknown in a few minutes:",
+    Situation.SUBMITTED: "Charged and in progress. To store it when it is ready, at no extra charge:",
+    Situation.STORED: "Done: the video is stored. For another version, charged again:",
+    Situation.REFUSED: "Change the image or the prompt. To retry it as it is, charged again by the next run:",
+    Situation.FAILED: "Fix the cause, then retry it; the next run is charged again:",
+    Situation.UNKNOWN: "Possibly charged. Find its task in the provider's list; if it is missing, use --resubmit or "
+    "--drop instead:",
+    Situation.UNVERIFIED: "The provider delivered the same damaged file twice. Keep it, or use --resubmit instead:",
+    Situation.OPEN_TOO_LONG: "Charged, and open for more than a day. Check whether the provider still has it:",
+    Situation.UNREADABLE: "Its record cannot be read. To see why:",
+    Situation.NOT_TRIED: "Not charged. Fix the cause, then run it again:",
+    Situation.NO_PROMPT: "Not charged. Give it a prompt, for example:",
+    Situation.INVALID_IMAGE: "Not charged. Replace the image, then run it again:",
+    Situation.BROKEN: "Fix the cause, then run it again:",
 }
-"""What a person can do about a job, by its state, and the option of `i2v jobs resolve` that does it."""
+RESOLUTIONS = {
+    Situation.REFUSED: ("--resubmit",),
+    Situation.FAILED: ("--resubmit",),
+    Situation.UNKNOWN: ("--adopt", "TASKID"),
+    Situation.UNVERIFIED: ("--keep",),
+}
+"""The option of `i2v jobs resolve` that resolves a job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,36 +68,53 @@ class Advice:
     command: str = ""
 
 
-IN_PROGRESS = Advice("Charged and in progress. To store it when it is ready, at no extra charge:", "i2v reconcile")
-
-
 def advise(item: RecentItem, state: JobState | None) -> Advice | None:
     """Return what a person can do, by the job's current state or, if it is `None`, by the item's outcome."""
     if item.outcome is Outcome.SUBMITTED:
-        return IN_PROGRESS
+        return about(Situation.SUBMITTED)
     if item.outcome is Outcome.NOT_TRIED:
-        return Advice("Not charged. Fix the cause, then run it again:", _run_again(item))
+        return about(Situation.NOT_TRIED, again=item.again)
     if item.outcome not in STATE_AT_END:
         return None
-    if item.job is None:
-        text = "Not charged. Replace the image or the prompt" if item.outcome is Outcome.REFUSED else "Fix the cause"
-        return Advice(f"{text}, then run it again:", _run_again(item))
-    advice = advise_job(state or STATE_AT_END[item.outcome], item.job)
-    return advice if advice.command else replace(advice, command=f"i2v jobs show {item.job[:12]}")
+    if item.job:
+        return about(Situation((state or STATE_AT_END[item.outcome]).value), item.job, again=item.again)
+    if item.outcome is Outcome.REFUSED:
+        return about(Situation.NO_PROMPT if item.needs_prompt else Situation.INVALID_IMAGE, again=item.again)
+    return about(Situation.BROKEN, again=item.again)
 
 
-def _run_again(item: RecentItem) -> str:
-    flags = ["--mode", "pro"] if item.mode == "pro" else ["--duration", "10"] if item.duration == 10 else []  # noqa: PLR2004 - seconds, as in --duration
-    return shlex.join(["i2v", "run", item.image, *flags])
+def advise_job(record: JobRecord) -> Advice:
+    """Return what a person can do about a job."""
+    attempt, request = record.attempt, record.request
+    is_stored = record.state is JobState.STORED
+    is_unverified = attempt is not None and attempt.is_unverified
+    again = run_arguments(
+        record.image.label,
+        prompt=request.prompt.replace("{", "{{").replace("}", "}}"),
+        override_prompts=True,
+        mode=request.mode,
+        duration=request.duration,
+        take=request.take + is_stored,
+        label=record.label,
+    )
+    is_url = record.image.label.startswith("http")  # its query is not recorded
+    situation = Situation.UNVERIFIED if is_unverified else Situation(record.state.value)
+    return about(situation, record.key, again="" if is_url else again)
 
 
-UNVERIFIED = (
-    "The provider delivered the same damaged file twice. Keep it, or use --resubmit instead:",
-    "--keep",
-)
-
-
-def advise_job(state: JobState, key: str, *, is_unverified: bool = False) -> Advice:
-    """Return what a person can do about a job in this state; no command if there is nothing to do."""
-    text, option = UNVERIFIED if is_unverified else JOB_ADVICE[state]
-    return Advice(text, f"i2v jobs resolve {key[:12]} {option}" if option else "")
+def about(situation: Situation, job: str = "", *, again: str = "") -> Advice:
+    """Return the advice; `again` has the arguments that run the image again, empty if they are not known."""
+    text = TEXTS[situation]
+    match situation:
+        case Situation.CLAIMED | Situation.SUBMITTED:
+            return Advice(text, command("reconcile"))
+        case Situation.REFUSED | Situation.FAILED | Situation.UNKNOWN | Situation.UNVERIFIED:
+            return Advice(text, command("jobs", "resolve", job[:12], *RESOLUTIONS[situation]))
+        case Situation.OPEN_TOO_LONG | Situation.UNREADABLE:
+            return Advice(text, command("jobs", "show", job[:12]))
+        case _ if again:
+            return Advice(text, f"{program()} {again}")
+        case Situation.STORED | Situation.READY if job:
+            return Advice("To see the job:", command("jobs", "show", job[:12]))
+        case _:
+            return Advice(f"{text.rpartition('.')[0]}. Run it again with the same request.".lstrip(". "))

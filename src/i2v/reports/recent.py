@@ -56,6 +56,9 @@ class RecentItem(BaseModel):
     cost_usd: Dollars = Decimal(0)
     possibly_charged_usd: Dollars = Decimal(0)
     reason: str | None = None
+    again: str = ""
+    """The arguments of the command that runs this image again, quoted for a shell; empty if it has a video."""
+    needs_prompt: bool = False
 
     @property
     def charges(self) -> Charges:
@@ -67,7 +70,8 @@ def recent_item(item: ItemReport) -> RecentItem:
     """Return the result of an image that has just ended."""
     request = item.request
     return RecentItem(
-        **{name: getattr(item, name) for name in ("image", "outcome", "job", "video", "reason")},
+        **{name: getattr(item, name) for name in ("image", "outcome", "job", "video", "reason", "needs_prompt")},
+        again="" if item.video else item.again,
         at=datetime.now(UTC),
         cost_usd=item.job_charges.charged,
         possibly_charged_usd=item.job_charges.possibly,

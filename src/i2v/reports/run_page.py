@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from i2v.ledger.job import JobState
 from i2v.money import sum_charges
-from i2v.reports.advice import IN_PROGRESS, Advice, advise
+from i2v.reports.advice import Advice, Situation, about, advise
 from i2v.reports.markdown import (
     BREAK,
     NO_BREAK_SPACE,
@@ -94,6 +94,8 @@ def _head(report: Report, info: RunPageInfo) -> Iterator[str]:
     yield from ("", " · ".join(facts))
     if report.stopped:
         yield from ("", f"**Submits stopped:** {as_text(report.stopped, REASON_CHARS)}")
+    for note in report.notes:
+        yield from ("", f"**Note:** {as_text(note, REASON_CHARS)}")
 
 
 def _attention(report: Report, info: RunPageInfo) -> Iterator[str]:
@@ -148,7 +150,7 @@ def _some(lines: Sequence[str], total: int) -> list[str]:
 def _advice(item: ItemReport) -> Advice | None:
     """Advise by the job's state. Without a state the image may have no job: advise as if it has none."""
     if item.state is JobState.SUBMITTED:
-        return IN_PROGRESS
+        return about(Situation.SUBMITTED)
     return advise(recent_item(item if item.state else item.model_copy(update={"job": None})), item.state)
 
 
@@ -166,7 +168,7 @@ def _videos(report: Report, info: RunPageInfo, links: Mapping[str, VideoLinks]) 
 
 def _video_row(item: ItemReport, info: RunPageInfo, links: VideoLinks | None) -> list[str]:
     poster = as_image_cell(links.poster, links.video, POSTER_PIXELS) if links else ""
-    prompt = as_text(item.request.prompt, PROMPT_CHARS) if item.request else ""
+    prompt = as_text(item.shown_prompt(PROMPT_CHARS), 2 * PROMPT_CHARS)
     took = item.outcome is Outcome.STORED and item.seconds is not None
     after = f" after{NO_BREAK_SPACE}{item.seconds:,.0f}{NO_BREAK_SPACE}s" if took else ""
     cost = as_charges(item.charges)

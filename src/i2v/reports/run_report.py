@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
@@ -57,9 +57,19 @@ class ItemReport(BaseModel):
     seconds: float | None = Field(default=None, exclude=True)
     """From the start of the run to the end of this image."""
     flags: tuple[str, ...] = Field(default=(), exclude=True)
+    limit_reached: bool = Field(default=False, exclude=True)
+    """Whether it was not tried because a spending limit was reached."""
     valid: bool = Field(default=True, exclude=True)
     """Whether the image passed validation."""
     request: Request | None = Field(default=None, exclude=True)
+    prompt_source: str | None = Field(default=None, exclude=True)
+    """Where the prompt is from: column, metadata, sidecar, flag, prefix or default."""
+    again: str = Field(default="", exclude=True)
+    """The arguments of the command that runs this image again, quoted for a shell; empty if they are not known."""
+    needs_prompt: bool = Field(default=False, exclude=True)
+    """Whether it was refused for its prompt or metadata."""
+    overridden: tuple[str, ...] = Field(default=(), exclude=True)
+    """The names of the run's options that the image's own replace."""
     video_sha256: str | None = Field(default=None, exclude=True)
     attached: bool = Field(default=False, exclude=True)
     """Whether this run attached to a job that another run had paid for."""
@@ -85,6 +95,7 @@ class ItemReport(BaseModel):
             "image": self.image,
             "outcome": self.outcome.value,
             **{name: request.get(name) for name in ("prompt", "mode", "duration", "take")},
+            "prompt_source": self.prompt_source,
             "video": self.video,
             "sha256": self.video_sha256,
             "cost_usd": float(self.cost_usd),
@@ -93,6 +104,18 @@ class ItemReport(BaseModel):
             "task_id": self.task_id,
             "reason": self.reason,
         }
+
+    def shown_prompt(self, max_chars: int) -> str:
+        """Return the prompt and its source, e.g. `it moves (metadata)`; empty if there is none."""
+        prompt = " ".join(self.request.prompt.split()) if self.request else ""
+        shown = prompt if len(prompt) <= max_chars else f"{prompt[: max_chars - 1]}…"
+        return f"{shown} ({self.prompt_source})" if self.prompt_source else shown
+
+    def for_json(self) -> dict[str, Any]:
+        """Return the object of `--json`, with money as a number."""
+        prompt = {"prompt": self.request.prompt if self.request else None, "prompt_source": self.prompt_source}
+        money = {name: float(getattr(self, name)) for name in ("cost_usd", "possibly_charged_usd")}
+        return self.model_dump(mode="json") | money | prompt
 
 
 class Report(BaseModel):
@@ -104,6 +127,8 @@ class Report(BaseModel):
     stopped: str | None = None
     """Why the run stopped submitting early."""
     awaits_callbacks: bool = False
+    is_partial: bool = False
+    """Whether the run was to spend up to its limit."""
     other_files: Mapping[str, int] = {}
     """How many files under the prefixes are not named like images, by ending."""
 
@@ -138,6 +163,12 @@ class Report(BaseModel):
         return not any(item.outcome in failing for item in self.items)
 
     @property
+    def completed(self) -> bool:
+        """Whether the run did what it was asked for: it succeeded, or a partial run left only what its limit left."""
+        left = self.model_copy(update={"items": tuple(item for item in self.items if not item.limit_reached)})
+        return self.succeeded or (self.is_partial and left.succeeded)
+
+    @property
     def nothing_valid(self) -> bool:
         """Whether no image passed validation."""
         return not any(item.valid for item in self.items)
@@ -149,6 +180,8 @@ class Report(BaseModel):
         texts = {outcome: outcome.text for outcome in Outcome}
         if self.awaits_callbacks:
             texts[Outcome.SUBMITTED] = "submitted, awaiting callback"
+        if left := sum(item.limit_reached for item in self.items):
+            texts[Outcome.NOT_TRIED] += f" ({left:,} left by the spending limit)"
         parts = [f"{counts[outcome]} {texts[outcome]}" for outcome in Outcome if counts[outcome]]
         planned = counts[Outcome.PLANNED]
         money = f"would cost ${money_text(self.planned_usd)}" if planned else str(self.charges)
@@ -162,16 +195,22 @@ class Report(BaseModel):
         return f"{counts.total():,} other file{'s' if counts.total() > 1 else ''} ({endings})" if counts else ""
 
     @property
+    def notes(self) -> list[str]:
+        """What contradicts the caller: options of the run that images or rows replace by their own."""
+        kept = [item for item in self.items if item.overridden]
+        rows = [item for item in kept if item.prompt_source == "column"]
+        images = [item for item in kept if item.prompt_source != "column"]
+        own = f"{_keep_their_own('image', images)}; --override-prompts uses yours" if images else ""
+        return [note for note in (own, _keep_their_own("row", rows) if rows else "") if note]
+
+    @property
     def rows_jsonl(self) -> bytes:
         """The rows of all images as JSON Lines."""
         return b"".join(json.dumps(item.row, ensure_ascii=False).encode() + b"\n" for item in self.items)
 
     def for_json(self) -> dict[str, Any]:
         """Return the object of `--json`: counts by outcome, sums and items, with money as numbers."""
-        money = ("cost_usd", "possibly_charged_usd")
-        items = [
-            item.model_dump(mode="json") | {name: float(getattr(item, name)) for name in money} for item in self.items
-        ]
+        items = [item.for_json() for item in self.items]
         return {
             **{outcome.value: self.count(outcome) for outcome in Outcome},
             "spent_usd": float(self.spent_usd),
@@ -180,3 +219,12 @@ class Report(BaseModel):
             **({"other_files": dict(self.other_files)} if self.other_files else {}),
             "items": items,
         }
+
+
+def _keep_their_own(noun: str, items: Sequence[ItemReport]) -> str:
+    """Return e.g. `3 images keep their own prompt and mode`."""
+    names = [name for name in Request.model_fields if any(name in item.overridden for item in items)]
+    names.sort(key=lambda name: name != "prompt")
+    one = len(items) == 1
+    subject = f"1 {noun} keeps its own" if one else f"{len(items):,} {noun}s keep their own"
+    return f"{subject} {' and '.join(names)}"

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import attrgetter
 
+from i2v.commands import command
 from i2v.money import ZERO
 from i2v.reports.markdown import as_code, as_linked_image, as_table, as_text, as_usd
 from i2v.reports.spend import GROUPINGS, MONTH_DAYS, AtRisk, Group, Groups, SpendReport, Sums, month_days, sum_groups
@@ -121,7 +122,7 @@ def _at_risk(report: SpendReport) -> Iterator[str]:
 
 def _risk_row(risk: AtRisk) -> list[str]:
     since, image = f"{risk.at:%Y-%m-%d %H:%M}", as_text(risk.image, CHARS, keep_end=True)
-    return [since, image, risk.state, as_usd(risk.usd), as_code(f"i2v jobs show {risk.job[:12]}")]
+    return [since, image, risk.state, as_usd(risk.usd), as_code(command("jobs", "show", risk.job[:12]))]
 
 
 def _days(report: SpendReport) -> Iterator[str]:

@@ -18,6 +18,7 @@ from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import BotoCoreError
 from urllib3.exceptions import HTTPError
 
+from i2v.commands import command
 from i2v.errors import StorageError
 from i2v.s3.client import THREADS, new_session, s3_client
 from i2v.s3.conditional_put import condition, put_if
@@ -186,7 +187,7 @@ class Storage:
         if errors := response.get("Errors"):
             raise StorageError(
                 f"S3 did not delete {len(errors)} of {len(uris)} objects such as {uris[0]} ({errors[0].get('Code')})",
-                "Check the permission to delete: i2v doctor",
+                f"Check the permission to delete: {command('doctor')}",
             )
 
     async def list(self, prefix: S3Uri, *, start_after: str = "", recursive: bool = True) -> AsyncIterator[S3Entry]:

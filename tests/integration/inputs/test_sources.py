@@ -204,7 +204,8 @@ async def test_a_request_in_metadata_survives_s3(sandbox: Sandbox, storage: Stor
     await storage.put(uri, b"x", metadata=request_metadata(Request(prompt=prompt, take=2)))
     found = await storage.head(uri)
 
-    assert metadata_options(found.metadata) == RequestOptions(prompt=prompt, mode="standard", duration=6, take=2)
+    given = {"prompt": prompt, "mode": "standard", "duration": 6, "take": 2, "prompt_source": "metadata"}
+    assert metadata_options(found.metadata) == RequestOptions.model_validate(given)
     assert found.metadata["prompt"] == encode_metadata(prompt)
 
 

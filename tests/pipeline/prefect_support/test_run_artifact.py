@@ -69,7 +69,7 @@ async def test_a_run_leaves_a_page_with_links_and_commands(
     assert finished.message == "1 stored · 1 refused · 1 failed · 1 unknown · $0.384 charged, $0.192 possibly charged"
     assert f"`i2v jobs resolve {jobs['gone.jpg'][:12]} --resubmit`" in text
     assert f"`i2v jobs resolve {jobs['lost.jpg'][:12]} --adopt TASKID`" in text
-    assert f"`i2v run s3://{sandbox.bucket}/images/small.jpg`" in text
+    assert f"`i2v run s3://{sandbox.bucket}/images/small.jpg --prompt " in text
     assert f"`s3://{sandbox.bucket}/jobs/runs/{finished.run_id}.jsonl`" in text
     links = LINK.findall(unescape(text))
     async with httpx.AsyncClient(trust_env=False) as client:

@@ -14,16 +14,23 @@ from i2v.cli.progress import Progress
 from i2v.ledger.attempt import AttemptEnd, EndKind
 from i2v.ledger.job import JobState
 from i2v.pipeline.events import ImageDone, ImagesCounted, StepStarted
-from i2v.reports.advice import advise_job
+from i2v.reports.advice import Situation, about
 from i2v.reports.run_report import ItemReport, Outcome, Report
 from i2v.settings import Settings
 from tests.support.job_records import CLAIMED, LATE_TASK, NOW, WHY
 
 
-@pytest.mark.parametrize("state", JobState)
-def test_every_job_state_has_advice(state: JobState) -> None:
-    """`i2v jobs show` prints a next step for a job in any state."""
-    assert advise_job(state, "a" * 64).text
+@pytest.mark.parametrize("situation", Situation)
+def test_every_situation_has_advice(situation: Situation) -> None:
+    """`i2v jobs show` and the pages say what to do about a job in any state, and about an image without one."""
+    advice = about(situation, "a" * 64, again="run s3://b/a.jpg")
+    assert advice.text.endswith(":")
+    assert advice.command.startswith("i2v ")
+
+
+def test_every_job_state_is_a_situation() -> None:
+    """A new state of a job needs advice."""
+    assert {state.value for state in JobState} <= {situation.value for situation in Situation}
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(5, "5 s"), (130, "2 min"), (7_300, "2 h"), (200_000, "2 d")])

@@ -19,6 +19,7 @@ from doors.gallery.details import Details, Facts, Manifest
 from doors.gallery.filters import Cursor, Filters
 from doors.gallery.listing import Card, GalleryPage, Links
 from doors.gallery.rendering import PageRenderer
+from i2v.commands import run_arguments
 from i2v.ledger.job import JobState
 from i2v.reports.advice import advise
 from i2v.reports.recent import RecentItem
@@ -71,7 +72,7 @@ class ParsedPage(HTMLParser):
 def _card(text: str, outcome: Outcome, job: str | None = None) -> Card:
     item = RecentItem.model_construct(
         image=text, outcome=outcome, at=NOW, job=job, mode=Mode.PRO, duration=6, reason=text, video=None
-    )
+    ).model_copy(update={"again": run_arguments(text)})
     links = Links(SIGNED, SIGNED) if outcome is Outcome.STORED else None
     return Card(Cursor("9999999999999-run.json", 1), item, text, links, None, advise(item, None))
 
@@ -200,4 +201,6 @@ def test_every_failure_has_advice(outcome: Outcome, state: JobState | None) -> N
         advice = advise(_card("$(rm -rf ~)'", outcome, job).item, state)
         assert advice
         assert advice.text
-        assert ("a" * 12 if job else "$(rm -rf ~)'") in shlex.split(advice.command)
+        is_named = state in {JobState.CLAIMED, JobState.SUBMITTED}
+        expected = "reconcile" if job and is_named else "$(rm -rf ~)'"
+        assert {expected, "a" * 12} & set(shlex.split(advice.command))

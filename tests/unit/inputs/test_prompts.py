@@ -6,14 +6,13 @@ from hypothesis import strategies as st
 
 from i2v.errors import Refused, UsageError
 from i2v.inputs.metadata_text import METADATA_MAX_BYTES, decode_metadata, encode_metadata
+from i2v.inputs.prompt_templates import check_templates, render_prompt
 from i2v.inputs.prompts import (
     RequestOptions,
     build_request,
-    check_templates,
     default_options,
     metadata_options,
     options_of_object,
-    render_prompt,
     request_metadata,
     sidecar,
 )
@@ -123,7 +122,7 @@ def test_handwritten_metadata_is_read_leniently() -> None:
     """Blank fields and unknown fields are ignored, and spaces are trimmed."""
     options = metadata_options({"prompt": "=?utf-8?q?S=C3=BC=C3=9F?=", "mode": " pro ", "duration": "", "author": "me"})
 
-    assert options == RequestOptions(prompt="Süß", mode=Mode.PRO)
+    assert options == RequestOptions(prompt="Süß", mode=Mode.PRO, prompt_source="metadata")
 
 
 @pytest.mark.parametrize("field", [{"mode": "fast"}, {"duration": "7"}, {"duration": "six"}, {"take": "0"}])

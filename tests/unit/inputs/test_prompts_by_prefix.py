@@ -5,7 +5,8 @@ import json
 import pytest
 
 from i2v.errors import UsageError
-from i2v.inputs.prompts import check_templates, default_template
+from i2v.inputs.prompt_templates import check_templates
+from i2v.inputs.prompts import RequestOptions, default_options
 from i2v.media.images import ImageRef
 from tests.support.settings import MakeSettings
 
@@ -30,12 +31,13 @@ def test_the_longest_matching_prefix_gives_the_prompt(make_settings: MakeSetting
         I2V_BUCKET="photos", I2V_PROMPTS_BY_PREFIX=json.dumps(PROMPTS), I2V_DEFAULT_PROMPT="it moves"
     )
 
-    assert default_template(ImageRef.parse(image), settings) == prompt
+    assert default_options(RequestOptions(), ImageRef.parse(image), settings).prompt == prompt
 
 
 def test_without_any_prompt_there_is_none(make_settings: MakeSettings) -> None:
     """Without a setting there is no default prompt."""
-    assert default_template(ImageRef.parse("s3://photos/images/a.jpg"), make_settings(I2V_BUCKET="photos")) is None
+    image = ImageRef.parse("s3://photos/images/a.jpg")
+    assert default_options(RequestOptions(), image, make_settings(I2V_BUCKET="photos")).prompt is None
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,10 @@ def test_a_large_run_has_a_bounded_page() -> None:
 
 def test_a_reason_stands_once() -> None:
     """Images with the same reason share a row, also where each reason names its image."""
-    missing = [item(Outcome.REFUSED, n, reason=f"s3://b-1/images/refused-{n}.jpg has no prompt") for n in range(21)]
+    names = [f"s3://b-1/images/refused-{n}.jpg" for n in range(21)]
+    missing = [
+        item(Outcome.REFUSED, n, reason=f"{name} has no prompt", again=f"run {name}") for n, name in enumerate(names)
+    ]
     lost: dict[str, Any] = {
         "job": "a" * 64,
         "state": JobState.UNKNOWN,
@@ -226,20 +229,20 @@ def test_each_outcome_has_a_command() -> None:
         "unknown": page(item(Outcome.UNKNOWN, job=job, state=JobState.UNKNOWN)),
         "failed": page(item(Outcome.FAILED, job=job, state=JobState.FAILED)),
         "not stored": page(item(Outcome.FAILED, job=job, state=JobState.SUBMITTED)),
-        "not read": page(item(Outcome.FAILED, job=job)),
-        "refused": page(item(Outcome.REFUSED)),
+        "not read": page(item(Outcome.FAILED, job=job, again="run s3://b-1/images/1.jpg")),
+        "refused": page(item(Outcome.REFUSED, again="run s3://b-1/images/2.jpg --prompt 'it moves'")),
         "open": page(item(Outcome.SUBMITTED, job=job, state=JobState.SUBMITTED)),
-        "not tried": page(item(Outcome.NOT_TRIED, job=job, state=JobState.READY)),
+        "not tried": page(item(Outcome.NOT_TRIED, job=job, state=JobState.READY, again="run s3://b-1/images/3.jpg")),
     }
     commands = {name: text.split("`")[1] for name, text in pages.items()}
     assert commands == {
         "unknown": "i2v jobs resolve aaaaaaaaaaaa --adopt TASKID",
         "failed": "i2v jobs resolve aaaaaaaaaaaa --resubmit",
         "not stored": "i2v reconcile",
-        "not read": "i2v run s3://b-1/images/failed-0.jpg",
-        "refused": "i2v run s3://b-1/images/refused-0.jpg",
+        "not read": "i2v run s3://b-1/images/1.jpg",
+        "refused": "i2v run s3://b-1/images/2.jpg --prompt 'it moves'",
         "open": "i2v reconcile",
-        "not tried": "i2v run s3://b-1/images/not_tried-0.jpg",
+        "not tried": "i2v run s3://b-1/images/3.jpg",
     }
 
 

@@ -69,6 +69,7 @@ def test_json_has_the_documented_keys_in_order() -> None:
     ended = report(items("stored"), items("unknown", cost=Decimal(0), risk=PRICE)).for_json()
     assert list(ended) == [*COUNTS, "spent_usd", "possibly_charged_usd", "at_risk_usd", "items"]
     keys = ["image", "outcome", "job", "task_id", "video", "cost_usd", "possibly_charged_usd", "reason"]
+    keys += ["prompt", "prompt_source"]
     assert list(ended["items"][0]) == keys
     assert (ended["spent_usd"], ended["at_risk_usd"]) == (0.192, 0.192)
     assert json.loads(json.dumps(ended)) == ended
@@ -133,3 +134,13 @@ def test_nothing_is_valid_if_no_image_passed_validation() -> None:
 def test_money_has_two_decimals_and_a_third_below_a_dollar(amount: str, text: str) -> None:
     """No amount has an exponent."""
     assert money_text(Decimal(amount)) == text
+
+
+def test_a_partial_run_that_reached_its_limit_is_complete() -> None:
+    """What the limit left is counted and alerts nobody; anything else not tried still fails the run."""
+    left = [item.model_copy(update={"limit_reached": True}) for item in items("not_tried", 2)]
+    run = report(items("stored"), left).model_copy(update={"is_partial": True})
+    assert (run.completed, run.succeeded) == (True, False)
+    assert "2 not tried (2 left by the spending limit)" in run.summary
+    assert not run.model_copy(update={"is_partial": False}).completed
+    assert not run.model_copy(update={"items": (*run.items, *items("not_tried"))}).completed

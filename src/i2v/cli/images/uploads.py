@@ -15,7 +15,7 @@ from i2v.cli.progress import Progress
 from i2v.errors import Conflict, DecoderStopped, NotFound, Refused, UsageError
 from i2v.inputs import prompts
 from i2v.inputs.batch_files import BatchRow
-from i2v.inputs.prompts import RequestOptions
+from i2v.inputs.prompts import PromptSource, RequestOptions
 from i2v.ledger import keys
 from i2v.ledger.job import JobImage
 from i2v.media.decoder import DECODER
@@ -41,13 +41,16 @@ class UploadCandidate:
     image: LocalImage
     facts: ImageFacts
     request: Request
+    prompt_source: PromptSource
+    overridden: tuple[str, ...]
+    """The names of the run's options that the image's own replace."""
     md5: str
     """The etag of the uploaded object on most servers."""
 
     @property
     def row(self) -> BatchRow:
         """Return the image as a run's input, with all options set, so that no other place can change them."""
-        return BatchRow(image=str(self.image.uri), **self.request.model_dump())
+        return BatchRow(image=str(self.image.uri), **self.request.model_dump(), prompt_source=self.prompt_source)
 
     def order(self, settings: Settings) -> Order:
         """Return the order that a run would make from the uploaded image, for a preview."""
@@ -55,7 +58,13 @@ class UploadCandidate:
         name = keys.image_name(ImageRef(uri=uri), settings)
         image = JobImage(label=str(uri), name=name, at=uri, etag=self.facts.sha256, facts=self.facts)
         price = price_usd(self.request.mode, self.request.duration, settings.prices_usd)
-        return Order(image=image, request=self.request, price_usd=price)
+        return Order(
+            image=image,
+            request=self.request,
+            price_usd=price,
+            prompt_source=self.prompt_source,
+            overridden=self.overridden,
+        )
 
 
 async def validate(
@@ -79,8 +88,12 @@ async def _validate(image: LocalImage, default: RequestOptions, settings: Settin
         check_size(image.path.stat().st_size, str(image.path))
         body = await asyncio.to_thread(image.path.read_bytes)
         facts = await DECODER.check_image(body, str(image.path))
-        request = prompts.build_request(_options(image, default, settings), ImageRef(uri=image.uri))
-        return UploadCandidate(image, facts, request, hashlib.md5(body, usedforsecurity=False).hexdigest())
+        options, ref = _options(image, default, settings), ImageRef(uri=image.uri)
+        request = prompts.build_request(options, ref)
+        source = options.prompt_source or PromptSource.COLUMN
+        overridden = prompts.overridden_options(request, default, ref, settings)
+        md5 = hashlib.md5(body, usedforsecurity=False).hexdigest()
+        return UploadCandidate(image, facts, request, source, overridden, md5)
     except (Refused, DecoderStopped) as error:
         outcome = Outcome.REFUSED if isinstance(error, Refused) else Outcome.FAILED
         return ItemReport(image=str(image.uri), outcome=outcome, reason=str(error), valid=False)
@@ -90,14 +103,14 @@ async def _validate(image: LocalImage, default: RequestOptions, settings: Settin
 
 def _options(image: LocalImage, default: RequestOptions, settings: Settings) -> RequestOptions:
     """Return the options of a file, in the order that `i2v.inputs.prompts` describes; files have no metadata."""
-    options = image.options
+    ref = ImageRef(uri=image.uri)
+    options = prompts.row_options(image.options, default, ref, settings)
     file = image.path.with_name(image.path.name + prompts.SIDECAR_SUFFIX)
     if options.prompt is None and file.is_file():
         with file.open("rb") as opened:
-            options = options.over(
-                RequestOptions(prompt=prompts.sidecar_text(opened.read(prompts.SIDECAR_MAX_BYTES + 1), file))
-            )
-    return options.over(prompts.default_options(default, ImageRef(uri=image.uri), settings))
+            prompt = prompts.sidecar_text(opened.read(prompts.SIDECAR_MAX_BYTES + 1), file)
+        options = options.over(RequestOptions(prompt=prompt, prompt_source=prompts.PromptSource.SIDECAR))
+    return options.over(prompts.default_options(default, ref, settings))
 
 
 async def upload(storage: Storage, candidates: Sequence[UploadCandidate], progress: Progress) -> None:

@@ -45,8 +45,7 @@ def age(moment: datetime) -> str:
 
 def next_step(record: JobRecord) -> str:
     """Return what a person can do about the job, with the command to type."""
-    is_unverified = record.attempt is not None and record.attempt.is_unverified
-    advice = advise_job(record.state, record.key, is_unverified=is_unverified)
+    advice = advise_job(record)
     return f"{advice.text} {advice.command}".rstrip()
 
 
@@ -54,18 +53,19 @@ def print_jobs(records: Sequence[JobRecord]) -> None:
     """Print the newest jobs as a table, and the totals of all."""
     console = stdout()
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("key", "state", "image", "request", "attempts", "cost", "age", "reason"):
-        table.add_column(name, justify="right" if name in {"attempts", "cost", "age"} else "left", overflow="fold")
+    for name in ("key", "state", "image", "request", "cost", "age", "reason"):
+        table.add_column(
+            name, justify="right" if name in {"cost", "age"} else "left", no_wrap=True, overflow="ellipsis"
+        )
     for record in records[:MAX_ROWS]:
         table.add_row(
             record.key[:12],
             Text(record.state, style=STYLES.get(record.state, "")),
             record.image.name,
             str(record.request),
-            str(record.paid_attempts),
             str(record.charges),
             age(record.created_at),
-            record.reason.message if record.reason else "",
+            " ".join(record.reason.message.split()) if record.reason else "",
         )
     if records:
         console.print(table)

@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from i2v.cli.output.console import print_json, stderr, stdout
+from i2v.commands import command
 from i2v.errors import NoImages
 from i2v.reports.run_report import ItemReport, Outcome, Report
 from i2v.settings import Settings
@@ -24,22 +25,26 @@ STYLES = {
 ORDER = tuple(STYLES)
 MAX_ROWS = 20
 """Of each outcome."""
+PROMPT_CHARS = 60
 
 
 def print_report(report: Report, settings: Settings, *, as_json: bool) -> None:
     """Print the table and the summary, or the JSON object on stdout and the summary on stderr."""
     if as_json:
         print_json(report.for_json())
-        stderr().print(report.summary, soft_wrap=True)
+        for line in (*report.notes, report.summary):
+            stderr().print(line, soft_wrap=True)
         return
     console = stdout()
     if report.items:
         console.print(_table(report, f"s3://{settings.bucket}/" if settings.bucket else ""))
     for outcome in ORDER:
         if (hidden := report.count(outcome) - MAX_ROWS) > 0:
-            console.print(f"… and {hidden} more {outcome.text}: list all with i2v jobs or --json")
+            console.print(f"… and {hidden} more {outcome.text}: list all with --json, or with: {command('jobs')}")
     if report.others:
         console.print(f"not processed: {report.others}")
+    for note in report.notes:
+        console.print(note)
     console.print(report.summary, style="bold")
 
 
@@ -61,13 +66,18 @@ def _table(report: Report, bucket: str) -> Table:
     for outcome, group in groupby(items, key=lambda item: item.outcome):
         for item in list(group)[:MAX_ROWS]:
             table.add_row(
-                item.image.removeprefix(bucket),
+                _image_and_prompt(item, bucket),
                 Text(outcome.text, style=STYLES[outcome]),
                 _video_or_reason(item, bucket),
                 f"{item.seconds:.0f}" if item.seconds is not None else "",
                 str(item.charges) if item.charges else "",
             )
     return table
+
+
+def _image_and_prompt(item: ItemReport, bucket: str) -> Text:
+    prompt = item.shown_prompt(PROMPT_CHARS)
+    return Text.assemble(item.image.removeprefix(bucket), (f"\n{prompt}" if prompt else "", "dim"))
 
 
 def _video_or_reason(item: ItemReport, bucket: str) -> str:

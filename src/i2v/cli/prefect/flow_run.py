@@ -14,8 +14,11 @@ from i2v.cli.prefect.embedded_server import EmbeddedServer
 from i2v.cli.prefect.flow_loader import load_flow, project_root
 from i2v.cli.prefect.ui_links import flow_run_url
 from i2v.cli.progress import Progress
+from i2v.commands import command
 from i2v.errors import I2vError, RunFailed, Stopped, UsageError
 from i2v.pipeline.events import LISTENER, Event, RunEnded
+
+STARTING = "starting a temporary Prefect server, up to 30 s; set PREFECT_API_URL to use a running one"
 
 
 class FlowRunMonitor(RunMonitor):
@@ -38,6 +41,7 @@ def run_flow(arguments: dict[str, Any], progress: Progress, *, verbose: bool) ->
     root = project_root()
     with ExitStack() as stack:
         has_server = bool(connection.configured_api())
+        progress.doing("connecting to Prefect" if has_server else STARTING)
         embedded = None if has_server else stack.enter_context(EmbeddedServer())
         flow = load_flow(root)
         show_logs(progress.console, verbose=verbose)  # after Prefect's import, which configures logging
@@ -64,7 +68,7 @@ async def _call(flow: Any, arguments: dict[str, Any], monitor: FlowRunMonitor, *
     except Exception as error:  # noqa: BLE001 - whatever Prefect raises becomes one clear message
         return I2vError(
             f"Prefect failed during the run: {type(error).__name__}: {error}",
-            "Submitted videos are in the ledger: see i2v jobs. A new run resumes them without paying again",
+            f"A new run resumes submitted videos without paying again. List them with: {command('jobs')}",
         )
     await connection.flush(monitor.flow_run, until_recorded=not has_server)
     if isinstance(result, RunFailed) or not isinstance(result, BaseException):

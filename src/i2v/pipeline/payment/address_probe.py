@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from i2v.commands import command
 from i2v.errors import FetchError, NotTried
 from i2v.ledger.job import JobImage
 from i2v.net.fetcher import Fetcher, FirstByte
@@ -71,7 +72,7 @@ def response_problem(what: str, found: FirstByte) -> tuple[str, str] | None:
     if found.code in CAUSES:
         cause, hint = CAUSES[found.code]
         return f"{message}: {cause}", hint
-    return message, _HINTS.get(found.status, "Check AWS_ENDPOINT_URL and what answers there: i2v doctor")
+    return message, _HINTS.get(found.status, f"Check AWS_ENDPOINT_URL and what answers there: {command('doctor')}")
 
 
 def _problem(found: FirstByte, image: JobImage) -> tuple[str, str] | None:

@@ -13,7 +13,7 @@ from functools import partial
 from i2v.apixo.callbacks import callback_url
 from i2v.apixo.models import SubmitBody, submit_body
 from i2v.clock import boot_time, today_utc
-from i2v.errors import BudgetExceeded, I2vError, NotFound, NotTried, Paused, ProviderError, StorageError
+from i2v.errors import BudgetExceeded, I2vError, LimitReached, NotFound, NotTried, Paused, ProviderError, StorageError
 from i2v.ledger import transitions
 from i2v.ledger.attempt import Attempt
 from i2v.ledger.ledger import VersionedRecord
@@ -98,7 +98,7 @@ async def _reserve(run: RunContext, order: Order, token: str) -> str:
         run.brake.stop("paused", error.message)
         raise NotTried(error.message, error.hint) from None
     except BudgetExceeded as error:
-        raise NotTried(error.message, error.hint) from None
+        raise LimitReached(error.message, error.hint) from None
 
 
 async def _check_before_claim(run: RunContext, order: Order, claim: _Claim) -> str:
