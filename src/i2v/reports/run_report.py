@@ -181,7 +181,8 @@ class Report(BaseModel):
         if self.awaits_callbacks:
             texts[Outcome.SUBMITTED] = "submitted, awaiting callback"
         if left := sum(item.limit_reached for item in self.items):
-            texts[Outcome.NOT_TRIED] += f" ({left:,} left by the spending limit)"
+            some = f"{left:,} by the " if left < counts[Outcome.NOT_TRIED] else ""
+            texts[Outcome.NOT_TRIED] += f" ({some}spending limit)"
         parts = [f"{counts[outcome]} {texts[outcome]}" for outcome in Outcome if counts[outcome]]
         planned = counts[Outcome.PLANNED]
         money = f"would cost ${money_text(self.planned_usd)}" if planned else str(self.charges)

@@ -95,7 +95,8 @@ async def test_a_run_that_cannot_be_paid_in_full_does_not_start(
     stopped = await run_flow(max_spend_usd=Decimal("0.50"))
     partial = await run_flow(max_spend_usd=Decimal("0.50"), partial=True)
     assert "max_spend_usd has $0.50 left, 3 videos cost $0.576" in stopped.message
-    assert partial.message == "2 stored · 1 not tried · $0.384"
+    assert partial.message == "2 stored · 1 not tried (spending limit) · $0.384"
+    assert (stopped.state.is_failed(), partial.state.is_completed()) == (True, True)
     assert len(provider.tasks) == 2
 
 

@@ -60,11 +60,13 @@ async def test_generate_requires_since_and_max_spend(
     assert provider.request_log.find("submit") == []
 
 
-async def test_a_spend_limit_fails_the_run(sandbox: Sandbox, provider: Provider, reconcile: Reconcile) -> None:
-    """With money for one of two images the run fails with a summary; with too little for one it names the limit."""
+async def test_a_run_that_reached_its_spend_limit_is_complete(
+    sandbox: Sandbox, provider: Provider, reconcile: Reconcile
+) -> None:
+    """With money for one of two images the run completes and counts the other; with too little for one it fails."""
     put_photos(sandbox, 2)
     options = {"generate": True, "since": SINCE, "prompt": "it moves"}
     some, none = await reconcile(**options, max_spend_usd="0.20"), await reconcile(**options, max_spend_usd="0.10")
-    assert (some.message, some.report["spent_usd"]) == ("1 stored · 1 not tried · $0.192", 0.192)
+    assert (some.message, some.report["spent_usd"]) == ("1 stored · 1 not tried (spending limit) · $0.192", 0.192)
     assert "max_spend_usd has $0.10 left" in none.message
-    assert (some.state.is_failed(), none.state.is_failed()) == (True, True)
+    assert (some.state.is_completed(), none.state.is_failed()) == (True, True)
