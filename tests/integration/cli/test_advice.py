@@ -8,6 +8,7 @@ Prefect: what it plans is what it would submit.
 from __future__ import annotations
 
 import ast
+import asyncio
 import json
 import re
 import subprocess
@@ -117,8 +118,10 @@ async def stored(world: World) -> None:
 
 
 async def submitted(world: World) -> None:
-    """Reconcile stores the video of a run that ended while it was rendering."""
+    """Reconcile stores the video of a run that ended while it was rendering, once it is ready."""
+    world.provider.set_options(render_seconds=0)
     record = await world.record(submit)
+    await asyncio.sleep(world.settings.poll_first_seconds + world.settings.poll_every_seconds)
     result = world.type_in(advise_job(record).command, "--json")
     assert (result.code, result.report["stored"]) == (0, 1), result
 
