@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 
 from deployments import Change, SetupResult
 from deployments.sync_deployments import DesiredDeployment
-from i2v.commands import command
+from i2v.advised_commands import command
 
 ALERT_INTERVAL = timedelta(minutes=10)
 """An alert is sent at most once in this time."""

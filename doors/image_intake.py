@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from doors.batcher import Batcher
 from doors.health import Health
 from doors.metrics import Metrics
-from doors.notifications import NewImage, idempotency_key
+from doors.s3_notifications import NewImage, idempotency_key
 from i2v.errors import I2vError, NotFound
 from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.run_names import run_name, with_time

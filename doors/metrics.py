@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from doors.notifications import DropReason, NewImage, Notification
+from doors.s3_notifications import DropReason, NewImage, Notification
 
 LAG_BUCKETS = (0.5, 1, 2, 3, 5, 10, 30, 60, 120, 300, 900, 3600)
 

@@ -15,7 +15,7 @@ from typing import Any
 from doors.batcher import BatcherClosed
 from doors.health import OK
 from doors.image_intake import ImageIntake
-from doors.notifications import InvalidNotification, Notification, parse_notification
+from doors.s3_notifications import InvalidNotification, Notification, parse_notification
 from doors.sqs_queue import BATCH_SIZE, Message, QueueError, SqsQueue
 
 log = logging.getLogger(__name__)

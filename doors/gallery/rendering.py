@@ -13,7 +13,7 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 
 from doors.gallery.details import VERBATIM_FACTS, format_moment
 from doors.gallery.filters import HOME
-from i2v.commands import command
+from i2v.advised_commands import command
 from i2v.reports.run_report import Outcome
 from i2v.request import Mode
 

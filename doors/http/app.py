@@ -19,7 +19,7 @@ from doors.http.request_body import RequestError, read_body
 from doors.http.tokens import TokenCheck
 from doors.image_intake import ImageIntake
 from doors.ledger_gauges import LedgerGauges
-from doors.notifications import MAX_NOTIFICATION_BYTES, InvalidNotification, Notification, parse_notification
+from doors.s3_notifications import MAX_NOTIFICATION_BYTES, InvalidNotification, Notification, parse_notification
 
 log = logging.getLogger(__name__)
 RUN_TIMEOUT_SECONDS = 10.0

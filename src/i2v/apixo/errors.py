@@ -7,9 +7,9 @@ costliest case: the answer to a submit is lost, a fail code is unknown.
 import re
 from typing import NamedTuple
 
+from i2v.advised_commands import command
 from i2v.apixo.answers import Answer, Envelope
 from i2v.apixo.fail_codes import FailClass, classify_fail_code
-from i2v.commands import command
 from i2v.errors import (
     AccountRejected,
     AnswerLost,

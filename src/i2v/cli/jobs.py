@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from i2v.advised_commands import command
 from i2v.cli import options
 from i2v.cli.output.console import print_json
-from i2v.commands import command
 from i2v.errors import UsageError
 
 if TYPE_CHECKING:

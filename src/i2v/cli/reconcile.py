@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from i2v.advised_commands import program
 from i2v.cli import options
 from i2v.cli.output.console import print_error, show_logs, stderr
-from i2v.commands import program
 from i2v.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from i2v.advised_commands import command
 from i2v.cli import options
 from i2v.cli.jobs import find_job, with_ledger
 from i2v.cli.output.console import print_error, print_json
-from i2v.commands import command
 from i2v.errors import CannotResolve, UsageError
 from i2v.money import money_text
 

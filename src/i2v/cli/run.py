@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from i2v.advised_commands import program
 from i2v.cli import options
-from i2v.commands import program
 
 EPILOG = f"""
 [bold]What it costs[/]: standard $0.192 for 6 s and $0.320 for 10 s, pro $0.33. Existing videos and refused images \

@@ -7,6 +7,7 @@ from contextlib import redirect_stdout
 from dataclasses import replace
 from typing import Any
 
+from i2v.advised_commands import command
 from i2v.cli.images.flow_parameter import within_limit, without_signed_urls
 from i2v.cli.images.local_files import find_named_images
 from i2v.cli.images.uploads import UploadCandidate, upload, validate
@@ -14,7 +15,6 @@ from i2v.cli.library_run import Ending, run_library
 from i2v.cli.output.console import print_error, show_logs, stderr
 from i2v.cli.output.report_table import no_valid_image, print_report
 from i2v.cli.progress import Progress
-from i2v.commands import command
 from i2v.errors import ExitCode, I2vError, Stopped, UsageError
 from i2v.inputs.batch_files import BatchRow
 from i2v.inputs.prompts import RunOptions

@@ -8,14 +8,14 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from i2v.commands import command
+from i2v.advised_commands import command
 from i2v.doctor.findings import Check, Finding, Level
 from i2v.errors import AccessDenied, FetchError, NoBucket, NotFound, StorageError
 from i2v.net.address_policy import is_public, resolve_host
 from i2v.net.fetcher import Fetcher
 from i2v.pipeline.payment.address_probe import response_problem
-from i2v.s3.conditions import prove_conditional_writes
 from i2v.s3.failures import PERMISSIONS
+from i2v.s3.preconditions import prove_conditional_writes
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings

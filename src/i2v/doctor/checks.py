@@ -4,9 +4,9 @@ import asyncio
 import json
 from http import HTTPStatus
 
+from i2v.advised_commands import command
 from i2v.apixo.callbacks import check_callbacks
 from i2v.apixo.client import ApixoClient
-from i2v.commands import command
 from i2v.doctor.bucket import BucketChecks, check_bucket
 from i2v.doctor.findings import Check, Finding, Level, run_check
 from i2v.errors import FetchError

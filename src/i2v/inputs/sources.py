@@ -13,7 +13,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
-from i2v.commands import command
+from i2v.advised_commands import command
 from i2v.errors import NoImages, UsageError
 from i2v.inputs.batch_files import MAX_BATCH_FILE_BYTES, SUFFIXES, BatchFile, BatchRow
 from i2v.inputs.prompts import SIDECAR_SUFFIX, RequestOptions, sidecar

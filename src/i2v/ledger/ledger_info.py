@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict
 
-from i2v.commands import command
+from i2v.advised_commands import command
 from i2v.errors import Conflict, LedgerError, Paused, StorageError, UsageError
 from i2v.ledger import keys
 from i2v.ledger.documents import read_document, wait_briefly, write_document
 from i2v.ledger.job import FORMAT
-from i2v.s3.conditions import prove_conditional_writes
+from i2v.s3.preconditions import prove_conditional_writes
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
 

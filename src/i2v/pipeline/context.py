@@ -19,11 +19,11 @@ from i2v.ledger.open_markers import OpenMarkerCleaner
 from i2v.media.decoder import Decoder
 from i2v.money import ZERO, Charges
 from i2v.net.fetcher import Fetcher
-from i2v.pipeline.brake import Brake
 from i2v.pipeline.events import Event, EventListener, ImagesCounted, RunOpened
 from i2v.pipeline.heartbeat import Heartbeat
 from i2v.pipeline.payment.address_probe import AddressProbe
 from i2v.pipeline.payment.first_submits import FirstSubmits
+from i2v.pipeline.submit_brake import Brake
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
 

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from i2v.advised_commands import command
 from i2v.apixo.models import TaskStatus
-from i2v.commands import command
 from i2v.errors import Conflict, I2vError, NotFound
 from i2v.ledger import keys
 from i2v.ledger.attempt import Reason, StoredVideo

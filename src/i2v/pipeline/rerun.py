@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 
-from i2v.commands import EXAMPLE_PROMPT, run_arguments
+from i2v.advised_commands import EXAMPLE_PROMPT, run_arguments
 from i2v.inputs.prompts import PromptSource, RequestOptions, RunOptions
 from i2v.inputs.sources import InputItem
 from i2v.pipeline.context import RunContext

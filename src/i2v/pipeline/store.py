@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from i2v.advised_commands import command
 from i2v.apixo.models import TaskState, TaskStatus
-from i2v.commands import command
 from i2v.errors import BrokenVideo, DecoderStopped, FetchError, I2vError
 from i2v.ledger import transitions
 from i2v.ledger.attempt import StoredVideo

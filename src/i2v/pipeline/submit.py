@@ -1,15 +1,15 @@
 """Step 2, the one that pays: attach to a job, or pay for one attempt if none is under way.
 
-What decides about the payment happens inside the gate, right before the POST (`i2v.pipeline.payment.pay`). A submit is
-never repeated after a lost answer.
+What decides about the payment happens inside the gate, right before the POST (`i2v.pipeline.payment.check_and_pay`). A
+submit is never repeated after a lost answer.
 """
 
 import logging
 import random
 from datetime import UTC, datetime
 
+from i2v.advised_commands import command
 from i2v.clock import boot_time
-from i2v.commands import command
 from i2v.errors import Busy, NothingSent, NotTried
 from i2v.ledger import transitions
 from i2v.ledger.attempt import Reason
@@ -17,7 +17,7 @@ from i2v.ledger.job import JobState
 from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import StepStarted
-from i2v.pipeline.payment.pay import pay
+from i2v.pipeline.payment.check_and_pay import pay
 from i2v.pipeline.video_order import Order
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
+from i2v.advised_commands import command
 from i2v.apixo.models import TaskState, TaskStatus
-from i2v.commands import command
 from i2v.errors import I2vError, LedgerError
 from i2v.ledger import keys, transitions
 from i2v.ledger.attempt import Attempt

@@ -5,8 +5,8 @@ Nothing here pays: a resubmitted job is ready, and the next run that needs it pa
 
 from datetime import UTC, datetime
 
+from i2v.advised_commands import command
 from i2v.apixo.client import ApixoClient
-from i2v.commands import command
 from i2v.errors import CannotResolve, ProviderError
 from i2v.ledger import transitions
 from i2v.ledger.attempt import DROPPED_CODE, Reason

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 
+from i2v.advised_commands import command
 from i2v.clock import today_utc
-from i2v.commands import command
 from i2v.inputs.prompts import NO_PROMPT
 from i2v.ledger.day_spend import DaySpendStore
 from i2v.ledger.job import JobRecord, JobState

@@ -6,7 +6,7 @@ Every page, alert and command takes its advice from here. `tests/integration/cli
 from dataclasses import dataclass
 from enum import StrEnum
 
-from i2v.commands import command, program, run_arguments
+from i2v.advised_commands import command, program, run_arguments
 from i2v.ledger.job import JobRecord, JobState
 from i2v.reports.recent import RecentItem
 from i2v.reports.run_report import Outcome

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import attrgetter
 
-from i2v.commands import command
+from i2v.advised_commands import command
 from i2v.money import ZERO
 from i2v.reports.markdown import as_code, as_linked_image, as_table, as_text, as_usd
 from i2v.reports.spend import GROUPINGS, MONTH_DAYS, AtRisk, Group, Groups, SpendReport, Sums, month_days, sum_groups

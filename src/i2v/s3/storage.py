@@ -18,7 +18,7 @@ from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import BotoCoreError
 from urllib3.exceptions import HTTPError
 
-from i2v.commands import command
+from i2v.advised_commands import command
 from i2v.errors import StorageError
 from i2v.s3.client import THREADS, new_session, s3_client
 from i2v.s3.conditional_put import condition, put_if
@@ -43,7 +43,7 @@ class Storage:
     """
 
     etag_form: EtagForm | None = None
-    """The form of ETags that this server accepts, once `i2v.s3.conditions` has proven it."""
+    """The form of ETags that this server accepts, once `i2v.s3.preconditions` has proven it."""
 
     def __init__(self, client: Any | None = None, session: boto3.Session | None = None) -> None:
         self._session = session or new_session()

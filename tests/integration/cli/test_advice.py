@@ -288,7 +288,7 @@ def test_every_advised_command_has_a_test() -> None:
 
 
 def test_no_message_names_a_command_itself() -> None:
-    """Messages take commands from `i2v.commands`, which knows how this installation types them."""
+    """Messages take commands from `i2v.advised_commands`, which knows how this installation types them."""
     advised = re.compile(r"\bi2v (run|estimate|doctor|jobs|reconcile|pause|resume)\b")
     found = []
     for path in (path for folder in SOURCES for path in (ROOT / folder).rglob("*.py")):

@@ -13,7 +13,7 @@ from doors.batcher import Batcher
 from doors.health import Health
 from doors.image_intake import ImageIntake
 from doors.metrics import Metrics
-from doors.notifications import NewImage
+from doors.s3_notifications import NewImage
 from doors.sqs_queue import SqsQueue
 from doors.sqs_receiver import SqsReceiver
 from i2v.settings import Settings

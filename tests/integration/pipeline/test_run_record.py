@@ -149,7 +149,7 @@ async def test_a_limit_holds_although_all_heartbeats_failed(tries_again: str, mo
             await submit(run, put_order(bucket, number))
     if tries_again == "on the next day":
         tomorrow = (datetime.now(UTC) + timedelta(days=1)).date().isoformat()
-        monkeypatch.setattr("i2v.pipeline.payment.pay.today_utc", lambda: tomorrow)
+        monkeypatch.setattr("i2v.pipeline.payment.check_and_pay.today_utc", lambda: tomorrow)
     async with open_memory_run(MemoryStorage(bucket), provider, max_spend_usd=2 * PRICE) as run:
         if tries_again == "on the next day":
             monkeypatch.setattr(run.budget, "_today", lambda: tomorrow)

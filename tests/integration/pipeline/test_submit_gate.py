@@ -162,11 +162,12 @@ async def test_a_days_cap_holds_at_midnight(monkeypatch: pytest.MonkeyPatch) -> 
     """Two runs over midnight send as many submits as the cap allows on each of the two days, and no more."""
     bucket, day = MemoryBucket(), ["2026-11-22"]
     by_day = dict.fromkeys(("2026-11-22", "2026-11-23"), 0)
-    monkeypatch.setattr("i2v.pipeline.payment.pay.today_utc", lambda: day[0])
-    go = asyncio.Event()
+    monkeypatch.setattr("i2v.pipeline.payment.check_and_pay.today_utc", lambda: day[0])
+    sent, go = asyncio.Event(), asyncio.Event()
 
     async def count_post() -> None:
         by_day[day[0]] += 1
+        sent.set()
         await go.wait()
 
     runs = []
@@ -176,7 +177,7 @@ async def test_a_days_cap_holds_at_midnight(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(run.budget, "_today", lambda: day[0])
         runs.append(run)
     first = asyncio.ensure_future(generate_all(runs[0], bucket, 20))
-    await asyncio.sleep(0.2)
+    await sent.wait()
     day[0] = "2026-11-23"
     go.set()
     await asyncio.gather(first, generate_all(runs[1], bucket, 20, first=100))
@@ -194,7 +195,7 @@ async def test_a_claim_of_yesterday_is_not_sent_today(monkeypatch: pytest.Monkey
 
     provider = MemoryProvider()
     run = memory_run(WatchedStorage(bucket, pass_midnight), client=provider)
-    monkeypatch.setattr("i2v.pipeline.payment.pay.today_utc", lambda: day[0])
+    monkeypatch.setattr("i2v.pipeline.payment.check_and_pay.today_utc", lambda: day[0])
     monkeypatch.setattr(run.budget, "_today", lambda: day[0])
     order = put_order(bucket)
     job = await submit(run, order)
@@ -213,7 +214,7 @@ async def test_patience_ends_when_s3_is_slow(monkeypatch: pytest.MonkeyPatch, sl
     """If marker or claim always take longer than a claim may wait for its POST, the submit gives up unpaid."""
     bucket, late = MemoryBucket(), [0.0]
     monkeypatch.setattr("i2v.pipeline.submit.boot_time", lambda: boot_time() + late[0])
-    monkeypatch.setattr("i2v.pipeline.payment.pay.boot_time", lambda: boot_time() + late[0])
+    monkeypatch.setattr("i2v.pipeline.payment.check_and_pay.boot_time", lambda: boot_time() + late[0])
 
     def take_long(operation: str, uri: S3Uri) -> None:
         if operation == slow and ("/open/" in uri.key or uri.key == f"jobs/{order.key}.json"):

@@ -17,8 +17,8 @@ from i2v.inputs.sources import find_items
 from i2v.ledger.ledger_info import LedgerInfo, LedgerInfoStore
 from i2v.pipeline.generate import Steps, generate
 from i2v.pipeline.run import open_run
-from i2v.s3.conditions import prove_conditional_writes
 from i2v.s3.etags import EtagForm
+from i2v.s3.preconditions import prove_conditional_writes
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings

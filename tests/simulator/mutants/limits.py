@@ -14,7 +14,7 @@ from i2v.ledger.ledger import VersionedRecord
 from i2v.ledger.ledger_info import LedgerInfoStore
 from i2v.pipeline import poll
 from i2v.pipeline.context import RunContext
-from i2v.pipeline.payment import accepted_or_lost, pay
+from i2v.pipeline.payment import accepted_or_lost, check_and_pay
 from i2v.pipeline.payment.first_submits import FirstSubmits
 from i2v.pipeline.video_order import Order
 from tests.simulator.mutants.replacing import Mutant, do_nothing, replace, write_unconditionally
@@ -45,7 +45,7 @@ def lost_answer_is_free() -> None:
             run.budget.release(claim)
         return await original(run, claimed, order, claim, error)
 
-    replace(pay, "record_error", record_error)
+    replace(check_and_pay, "record_error", record_error)
 
 
 def midnight_ignored() -> None:
@@ -58,7 +58,7 @@ def midnight_ignored() -> None:
         original(self, *args, **{**more, "today": lambda: day})
 
     replace(Budget, "__init__", init)
-    replace(pay, "_problem", lambda _run, _claim: None)
+    replace(check_and_pay, "_problem", lambda _run, _claim: None)
 
 
 def retry_forgets_its_spend() -> None:

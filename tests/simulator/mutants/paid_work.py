@@ -14,7 +14,7 @@ from i2v.ledger.open_markers import OpenMarkerCleaner
 from i2v.ledger.task_pages import TaskPages
 from i2v.pipeline import store
 from i2v.pipeline.context import RunContext
-from i2v.pipeline.payment import accepted_or_lost, pay
+from i2v.pipeline.payment import accepted_or_lost, check_and_pay
 from i2v.recovery import leftover_markers, reconcile
 from i2v.recovery.reconcile import Settler
 from tests.simulator.mutants.replacing import Mutant, do_nothing, replace
@@ -31,7 +31,7 @@ def late_task_id_dropped() -> None:
             return newest
         return await original(run, claimed, claim, task_id)
 
-    replace(pay, "record_task_id", record_task_id)
+    replace(check_and_pay, "record_task_id", record_task_id)
 
 
 def task_id_written_once() -> None:

@@ -12,7 +12,7 @@ from i2v.ledger.attempt import Attempt
 from i2v.ledger.job import JobRecord
 from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline.context import RunContext
-from i2v.pipeline.payment import accepted_or_lost, pay
+from i2v.pipeline.payment import accepted_or_lost, check_and_pay
 from i2v.pipeline.submit import LEASE_OVER
 from i2v.pipeline.video_order import Order
 from i2v.recovery.reconcile import Settler
@@ -36,7 +36,7 @@ def post_without_claim() -> None:
         made = transitions.claim(job.record, order.image, attempt)
         return VersionedRecord(made or job.record, job.etag)
 
-    replace(pay, "_claim", claim)
+    replace(check_and_pay, "_claim", claim)
 
 
 def claim_without_condition() -> None:
@@ -52,7 +52,7 @@ def claim_without_condition() -> None:
 
 def no_limit_after_claim() -> None:
     """1: a POST may start long after its claim, when the lease is over."""
-    replace(pay, "_problem", lambda _run, _claim: None)
+    replace(check_and_pay, "_problem", lambda _run, _claim: None)
 
 
 def lease_ignored() -> None:
@@ -82,7 +82,7 @@ def repeat_after_lost_answer() -> None:
         again = Busy(error.message, code=error.code) if isinstance(error, AnswerLost) else error
         return await original(run, claimed, order, claim, again)
 
-    replace(pay, "record_error", record_error)
+    replace(check_and_pay, "record_error", record_error)
 
 
 def pay_around_unknown() -> None:

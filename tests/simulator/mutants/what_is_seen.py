@@ -8,7 +8,7 @@ from typing import Any
 from i2v.errors import I2vError
 from i2v.ledger.ledger import Ledger
 from i2v.pipeline import generate, heartbeat, publish
-from i2v.pipeline.payment import pay
+from i2v.pipeline.payment import check_and_pay
 from i2v.reports.run_report import ItemReport, Report
 from tests.simulator.mutants.replacing import Mutant, do_nothing, replace, write_unconditionally
 
@@ -28,7 +28,7 @@ def replaced_image_not_flagged() -> None:
     async def flags(*_: Any) -> tuple[str, ...]:
         return ()
 
-    replace(pay, "_raise_if_changed", do_nothing)
+    replace(check_and_pay, "_raise_if_changed", do_nothing)
     replace(publish, "_changed_flags", flags)
 
 

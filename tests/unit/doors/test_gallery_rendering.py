@@ -19,7 +19,7 @@ from doors.gallery.details import Details, Facts, Manifest
 from doors.gallery.filters import Cursor, Filters
 from doors.gallery.listing import Card, GalleryPage, Links
 from doors.gallery.rendering import PageRenderer
-from i2v.commands import run_arguments
+from i2v.advised_commands import run_arguments
 from i2v.ledger.job import JobState
 from i2v.reports.advice import advise
 from i2v.reports.recent import RecentItem

@@ -7,7 +7,7 @@ import pytest
 
 from doors import image_intake
 from doors.image_intake import find_image, name_of_run
-from doors.notifications import NewImage
+from doors.s3_notifications import NewImage
 from i2v.errors import StorageError
 from i2v.s3.objects import S3Object
 from i2v.s3_uri import S3Uri

@@ -5,8 +5,8 @@ from itertools import groupby
 from rich.table import Table
 from rich.text import Text
 
+from i2v.advised_commands import command
 from i2v.cli.output.console import print_json, stderr, stdout
-from i2v.commands import command
 from i2v.errors import NoImages
 from i2v.reports.run_report import ItemReport, Outcome, Report
 from i2v.settings import Settings

@@ -8,11 +8,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from i2v.commands import command
+from i2v.advised_commands import command
 from i2v.errors import FetchError, NotTried
 from i2v.ledger.job import JobImage
 from i2v.net.fetcher import Fetcher, FirstByte
-from i2v.pipeline.brake import Brake
+from i2v.pipeline.submit_brake import Brake
 from i2v.s3.failures import CAUSES
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Self
 
 from i2v.errors import I2vError, NotTried
 from i2v.ledger.ledger import Ledger
-from i2v.pipeline.brake import Brake
+from i2v.pipeline.submit_brake import Brake
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import asyncio
 import logging
 from contextlib import suppress
 
-from i2v.commands import command
+from i2v.advised_commands import command
 from i2v.errors import NotTried
 from i2v.ledger.attempt import Reason
 

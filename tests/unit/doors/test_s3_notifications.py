@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from doors.notifications import (
+from doors.s3_notifications import (
     MAX_NOTIFICATION_BYTES,
     DropReason,
     InvalidNotification,
