@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from benchmarks import makespan, memory, prefect_cost, reconcile, requests, steps, transfer
+from benchmarks import makespan, memory, prefect_cost, reconcile, requests, steps, transfer, upload_to_submit
 from benchmarks.report import Table, machine, update_section
 from benchmarks.servers import Servers
 
@@ -27,6 +27,7 @@ FULL: dict[str, Benchmark] = {
     "makespan-1000": partial(makespan.run, images=1000, trials=3),
     "makespan-5000": partial(makespan.run, images=5000, trials=1),
     "reconcile": partial(reconcile.run, sizes=reconcile.SIZES),
+    "upload-to-submit": partial(upload_to_submit.run, uploads=20),
 }
 QUICK: dict[str, Benchmark] = {
     "requests": partial(requests.run, images=10),
@@ -34,6 +35,7 @@ QUICK: dict[str, Benchmark] = {
     "transfer": partial(transfer.run, trials=1, sizes=transfer.QUICK_SIZES),
     "makespan": partial(makespan.run, images=60, trials=1, faster=10),
     "reconcile": partial(reconcile.run, sizes={10_000: 1}),
+    "upload-to-submit": partial(upload_to_submit.run, uploads=3),
 }
 
 

@@ -35,7 +35,7 @@ does, and `since` of `nightly`."""
 EPILOG = """\
 PREFECT_API_URL selects the server:
 
-  export PREFECT_API_URL=http://127.0.0.1:4200/api
+  export PREFECT_API_URL=http://127.0.0.1:4200/api PREFECT_WORKER_QUERY_SECONDS=2
   make deploy
   .venv/bin/prefect worker start --pool i2v      # on each machine that runs flows
   .venv/bin/python -m doors                      # receives new images and callbacks

@@ -1,14 +1,15 @@
 """The batcher: batches, duplicates, retries and closing."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from typing import Any
 
 import pytest
 
 from doors.batcher import Batcher, BatcherClosed
 from i2v.errors import StorageError
+from tests.simulator.virtual_time import SimulatedLoop
 
 NEW_BATCHER = Callable[..., AbstractAsyncContextManager[tuple[Batcher[str], list[list[str]]]]]
 
@@ -48,30 +49,45 @@ async def test_items_that_arrive_together_become_one_call(new_batcher: NEW_BATCH
         assert len(batcher) == 0
 
 
-async def test_a_batch_ends_when_it_is_quiet(new_batcher: NEW_BATCHER) -> None:
-    """Each arrival extends the wait, and a batch is passed on once nothing has arrived for the quiet time."""
-    async with new_batcher(quiet_seconds=0.2) as (batcher, batches):
-        adding = []
-        for name in "abcd":
-            adding.append(asyncio.create_task(batcher.add([name])))
-            await asyncio.sleep(0.1)
-        assert batches == []
-        async with asyncio.timeout(5):
-            await asyncio.gather(*adding)
-        assert batches == [["a", "b", "c", "d"]]
+def gather(arrivals: Sequence[float]) -> list[tuple[float, int]]:
+    """Add an item at each of these times to a batcher in virtual time; return when it passed on how many."""
+    batches: list[tuple[float, int]] = []
+
+    async def pass_on(items: list[float]) -> None:
+        batches.append((round(asyncio.get_running_loop().time(), 2), len(items)))
+
+    async def play() -> None:
+        batcher: Batcher[float] = Batcher(pass_on, identity=str)
+        running = asyncio.create_task(batcher.run())
+
+        async def arrive(number: int, at: float) -> None:
+            await asyncio.sleep(at)
+            await batcher.add([number])
+
+        await asyncio.gather(*(arrive(number, at) for number, at in enumerate(arrivals)))
+        running.cancel()
+        await asyncio.wait({running})
+
+    with closing(SimulatedLoop(most_events=100_000)) as loop:
+        loop.run_until_complete(play())
+    return batches
 
 
-async def test_a_batch_that_is_never_quiet_ends_after_the_longest_wait(new_batcher: NEW_BATCHER) -> None:
-    """Steady arrivals do not keep a batch open."""
-    async with new_batcher(quiet_seconds=60, max_wait_seconds=0.1) as (batcher, batches):
-        async with asyncio.timeout(5):
-            await batcher.add(["a"])
-        assert batches == [["a"]]
-
-
-def test_the_waits_are_those_of_the_documents() -> None:
-    """A batch of the door ends after 0.3 s of quiet, 2 s or 100 images."""
-    assert (Batcher.quiet_seconds, Batcher.max_wait_seconds, Batcher.max_size) == (0.3, 2.0, 100)
+@pytest.mark.parametrize(
+    ("arrivals", "expected"),
+    [
+        ([0], [(0.3, 1)]),
+        ([0, 0.2, 0.4, 0.6], [(0.9, 4)]),
+        ([0, 0.4], [(0.3, 1), (0.7, 1)]),
+        ([tenth / 10 for tenth in range(25)], [(2.0, 20), (2.7, 5)]),
+        ([0] * 100, [(0.0, 100)]),
+        ([0] * 250, [(0.0, 100), (0.0, 100), (0.3, 50)]),
+    ],
+    ids=["one image", "each arrival extends the wait", "two images apart", "never quiet", "a full batch", "a burst"],
+)
+def test_images_are_gathered_until_it_is_quiet(arrivals: Sequence[float], expected: list[tuple[float, int]]) -> None:
+    """A batch ends after 0.3 s without a new image, after 2 s, or with 100 images, whichever comes first."""
+    assert gather(arrivals) == expected
 
 
 async def test_a_full_batch_does_not_wait(new_batcher: NEW_BATCHER) -> None:

@@ -29,7 +29,7 @@ LANGUAGES = {"sh", "json", "jsonl", "csv", "ini", "mermaid"}
 """Each has its tests here; the diagram's is in `test_documents`."""
 OTHER_PROGRAMS = {".", "aws", "cd", "cp", "git", "mc", "nginx", "openssl", "set", "systemctl"}
 """Programs of the shell and of other projects; only the paths among their arguments are checked."""
-OTHER_VARIABLES = {"PREFECT_API_URL", "HTTPS_PROXY", "NO_PROXY"}
+OTHER_VARIABLES = {"PREFECT_API_URL", "PREFECT_WORKER_QUERY_SECONDS", "HTTPS_PROXY", "NO_PROXY"}
 PREFECT = {
     "worker start --pool i2v",
     "server start",
@@ -218,10 +218,11 @@ def test_batch_file_examples_are_read_without_errors(language: str) -> None:
 
 
 def test_unit_file_example_starts_the_worker() -> None:
-    """The systemd unit on docs/deploying.md is a valid unit that starts a worker."""
+    """The systemd unit on docs/deploying.md is a valid unit that starts a worker, which polls every 2 s."""
     (block,) = code_blocks("ini")
     unit = configparser.ConfigParser()
     unit.optionxform = str  # type: ignore[assignment, method-assign]
     unit.read_string(block.text)
 
     assert unit["Service"]["ExecStart"].endswith(".venv/bin/prefect worker start --pool i2v")
+    assert unit["Service"]["Environment"] == "PREFECT_WORKER_QUERY_SECONDS=2"
