@@ -139,7 +139,7 @@ class RunArtifact:
     def _description(self) -> str:
         """What the run is about and how it stands, for the list of pages."""
         run = current_run()
-        words = self._report.summary if self._report else f"in progress: {self._progress.words}"
+        words = self._report.summary if self._report else f"running: {self._progress.words}"
         return f"{run.name}: {words}" if run else words
 
     async def _update_bar(self) -> None:

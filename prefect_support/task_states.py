@@ -30,7 +30,7 @@ from i2v.pipeline.video_order import Order
 
 T = TypeVar("T")
 StepTask = Task[Any, Coroutine[Any, Any, Any]]
-REFUSED, CACHED, ATTACHED, UNKNOWN, RETRY, STILL_OPEN = "Refused", "Cached", "Attached", "Unknown", "Again", "Open"
+REFUSED, CACHED, ATTACHED, UNKNOWN, READY, SUBMITTED = "Refused", "Cached", "Attached", "Unknown", "Ready", "Submitted"
 _SHOWN = {"id", "type", "name", "timestamp", "state_details"}
 
 
@@ -130,13 +130,13 @@ def submitted(run: RunContext, job: VersionedRecord) -> State[Any]:
 
 
 def polled(result: PollResult) -> State[Any]:
-    """Return `Completed` for a rendered video, `Open` for one that still renders, otherwise the job's last state."""
+    """Return `Completed` for a rendered video, `Submitted` for one that still renders, otherwise the job's last state."""
     polls = "1 poll" if result.polls == 1 else f"{result.polls} polls"
     if status := result.status:
         took = f"rendered in {status.cost_ms / 1000:.0f} s" if status.cost_ms is not None else "rendered"
         return Completed(message=f"{took}, {polls}", data=result)
     if result.job.record.state is JobState.SUBMITTED:
-        return Cancelled(name=STILL_OPEN, message=f"still rendering after {polls}", data=result)
+        return Cancelled(name=SUBMITTED, message=f"still rendering after {polls}", data=result)
     return _ended(result.job, result)
 
 
@@ -152,7 +152,7 @@ def _ended(job: VersionedRecord, value: Any) -> State[Any]:
         case JobState.REFUSED:
             return Cancelled(name=REFUSED, message=reason, data=value)
         case JobState.READY:
-            return Completed(name=RETRY, message="another attempt follows", data=value)
+            return Completed(name=READY, message="another attempt follows", data=value)
         case JobState.STORED:
             return Completed(name=CACHED, message=f"already stored: {_video(job.record)}", data=value)
         case JobState.UNKNOWN | JobState.CLAIMED:

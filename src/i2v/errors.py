@@ -40,8 +40,8 @@ from typing import Any, ClassVar, Self
 class ExitCode(IntEnum):
     """How a command ends, with the meaning that `--help` and the documents show."""
 
-    OK = 0, "all stored, cached, refused or awaiting a callback; or a dry run"
-    FAILED = 1, "something failed, is unknown, was not tried or is still open"
+    OK = 0, "all images are stored, cached, refused, or submitted with --delivery callback; or a dry run"
+    FAILED = 1, "an image failed, is unknown, was not tried, or is still submitted"
     USAGE = 2, "wrong usage or settings"
     STOPPED = 3, "stopped before the first submit (budget, balance, ledger, no valid image)"
     INTERRUPTED = 130, "Ctrl-C"

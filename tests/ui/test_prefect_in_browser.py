@@ -115,7 +115,7 @@ def test_the_status_page_shows_open_jobs_and_commands(ui: Page, a_world: World) 
     broken = ui.get_by_role("listitem").filter(has_text="broken.jpg")
     expect(broken.locator("code")).to_have_text(re.compile(r"--resubmit$"))
     open_row = ui.get_by_role("row").filter(has_text="slow.jpg")
-    expect(open_row).to_contain_text(re.compile(r"20\d\d-\d\d-\d\d \d\d:\d\d.*at the provider"))
+    expect(open_row).to_contain_text(re.compile(r"20\d\d-\d\d-\d\d \d\d:\d\d.*submitted"))
     keep_screenshot(ui, "open-page")
 
 

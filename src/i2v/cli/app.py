@@ -18,10 +18,10 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # a table would leave the help texts too narrow a column
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Settings are environment variables: [bold]APIXO_API_KEY[/], [bold]I2V_BUCKET[/], AWS_PROFILE, "
-    "AWS_ENDPOINT_URL, … and, for your own Prefect server, [bold]PREFECT_API_URL[/]. See docs/settings.md.",
+    epilog="Settings are environment variables: APIXO_API_KEY, I2V_BUCKET, AWS_PROFILE, AWS_ENDPOINT_URL, … and, for your "
+    "own Prefect server, PREFECT_API_URL. See docs/settings.md.",
 )
 
 
@@ -39,7 +39,7 @@ def i2v(
 ) -> None:
     """Turn images in a bucket into short videos. Each video is charged once and stored in the bucket.
 
-    Start with [bold]i2v doctor[/], check the cost with [bold]i2v estimate[/], then [bold]i2v run[/].
+    Start with `i2v doctor`, check the cost with `i2v estimate`, then `i2v run`.
     """
 
 

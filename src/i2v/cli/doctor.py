@@ -16,7 +16,7 @@ STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.FAULT: "bold red"}
 
 
 def doctor(*, as_json: options.Json = False) -> None:
-    """Check services and credentials, and print how to fix what is wrong.
+    """Check your setup, and print how to fix what is wrong.
 
     Checks the API key and balance, the bucket and its permissions, conditional
     writes, presigned URLs, the ledger, lifecycle rules, the clock and Prefect.

@@ -33,8 +33,14 @@ def jobs(
 ) -> None:
     """List the jobs in the ledger, newest first. A job is one video.
 
-    submitted: in progress at the provider.
-    unknown: the response to a submit was lost; see [bold]i2v jobs resolve[/].
+    \b
+    ready      not charged: the next run of its image submits it
+    claimed    being submitted
+    submitted  charged, and rendering at the provider
+    stored     its video is in the bucket
+    refused    the image, prompt or content was rejected
+    failed     something broke, at the provider or here
+    unknown    the answer to its submit was lost: see `i2v jobs resolve`
     """
     if context.invoked_subcommand:
         return

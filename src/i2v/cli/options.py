@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from i2v.inputs.prompts import RunOptions
     from i2v.settings import Settings
 
-EXIT_CODES = "[bold]Exit codes[/]: " + "; ".join(f"{code} {code.meaning}" for code in ExitCode) + "."
+EXIT_CODES = "Exit codes: " + "; ".join(f"{code} {code.meaning}" for code in ExitCode) + "."
 MAX_USD = 1_000_000
 """A higher amount is a typing error."""
 Mode = Literal["standard", "pro"]
@@ -50,7 +50,7 @@ def moment(text: str) -> datetime:
 Images = Annotated[
     list[str],
     typer.Argument(
-        metavar="IMAGES…",
+        metavar="IMAGES",
         show_default=False,
         help="s3://bucket/key, s3://bucket/prefix/ (all images under it), https URLs, batch files (.csv or .jsonl with "
         "the columns image, prompt, mode, duration, take), local files and folders.",
@@ -91,6 +91,17 @@ Since = Annotated[
     ),
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of Prefect and of each step.")]
+
+
+def typed_options(context: typer.Context) -> dict[str, object]:
+    """Return mode, duration and take as they were typed, also at their defaults; without those that were not."""
+    typed = {name: context.params[name] for name in ("mode", "duration", "take") if _is_typed(context, name)}
+    return {name: int(value) if name == "duration" else value for name, value in typed.items()}
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def run_options(settings: Settings, **given: object) -> RunOptions:

@@ -8,15 +8,15 @@ from i2v.cli.output.console import print_json
 
 
 def pause(*, as_json: options.Json = False) -> None:
-    """Stop submitting videos, in all runs on all machines, until you run [bold]i2v resume[/].
+    """Stop all submits of all runs, until you run `i2v resume`.
 
-    A running run submits at most 32 more videos. Submitted videos are still stored.
+    Takes hold within 10 seconds. Submitted videos are still stored.
     """
     _set_paused(True, as_json=as_json)
 
 
 def resume(*, as_json: options.Json = False) -> None:
-    """Allow submits again after [bold]i2v pause[/]. Images that were not tried need a new run."""
+    """Allow submits again after `i2v pause`. Images that were not tried need a new run."""
     _set_paused(False, as_json=as_json)
 
 

@@ -17,13 +17,11 @@ if TYPE_CHECKING:
     from i2v.settings import Settings
 
 EPILOG = f"""
-[bold]Examples[/]
-
-  {program()} reconcile  [dim]# settle open jobs; submits nothing[/]
-
-  {program()} reconcile --generate --since 2d --max-spend 5 --dry-run  [dim]# list only[/]
-
-  {program()} reconcile --generate --since 12h --max-spend 5 --prompt "slow push in"
+\b
+Examples:
+{program()} reconcile    # settle open jobs; submits nothing
+{program()} reconcile --generate --since 2d --max-spend 5 --dry-run
+{program()} reconcile --generate --since 12h --max-spend 5 --prompt "wind"
 
 {options.EXIT_CODES}
 """
@@ -48,7 +46,9 @@ def reconcile(  # noqa: PLR0913 - a command's parameters are its options
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Settle every open job whose run has ended: store its video, record its failure, or mark it unknown.
+    """Settle the open jobs of runs that have ended.
+
+    Each is polled: its video is stored, its failure is recorded, or it becomes unknown.
 
     With --generate, also generate missing videos: for each image written after
     --since that has no video, refusal, failure or open job in its current version.

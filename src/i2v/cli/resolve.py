@@ -28,7 +28,7 @@ DROP_QUESTION = "{jobs} will be abandoned without a video; the provider may have
 def resolve(  # noqa: PLR0913 - a command's parameters are its options
     keys: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY…", show_default=False, help="Job keys, or their first 6 or more digits."),
+        typer.Argument(metavar="KEY", show_default=False, help="Job keys, or their first 6 or more digits."),
     ] = None,
     *,
     state: Annotated[
@@ -51,7 +51,7 @@ def resolve(  # noqa: PLR0913 - a command's parameters are its options
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Resolve jobs that need a decision, such as one whose submit got no response.
+    """Resolve jobs that need a decision, such as unknown ones.
 
     Check the provider's task list first. If the task is there, --adopt it: its
     video is stored without another charge. If it is not there, --resubmit the job.

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import typer
@@ -10,22 +11,21 @@ from i2v.advised_commands import program
 from i2v.cli import options
 
 EPILOG = f"""
-[bold]What it costs[/]: standard $0.192 for 6 s and $0.320 for 10 s, pro $0.33. Existing videos and refused images \
-cost nothing. Try --dry-run first.
+What it costs: standard $0.192 for 6 s and $0.320 for 10 s, pro $0.33. Existing videos and refused images cost nothing. \
+Try --dry-run first.
 
-[bold]Examples[/]
-
-  {program()} run s3://my-bucket/images/ --prompt "slow push in" --max-spend 5
-
-  {program()} run photos/ --prompt "a breeze moves {{stem}}" --dry-run
-
-  {program()} run batch.csv --json > report.json
+\b
+Examples:
+{program()} run s3://bucket/images/ --prompt "slow push in" --max-spend 5
+{program()} run photos/ --prompt "a breeze moves {{stem}}" --dry-run
+{program()} run batch.csv --json > report.json
 
 {options.EXIT_CODES}
 """
 
 
 def run(  # noqa: PLR0913 - a command's parameters are its options
+    context: typer.Context,
     images: options.Images,
     *,
     prompt: options.Prompt = None,
@@ -56,7 +56,7 @@ def run(  # noqa: PLR0913 - a command's parameters are its options
     never overwritten.
 
     Without PREFECT_API_URL, Prefect runs inside this command; with it, the run
-    appears in your Prefect UI. Ctrl-C stops cleanly and lists what is still open.
+    appears in your Prefect UI. Ctrl-C stops cleanly and lists the open jobs.
     """
     from i2v.cli.run_or_preview import finish, preview_or_run
     from i2v.pipeline.preflight import check_delivery
@@ -72,10 +72,12 @@ def run(  # noqa: PLR0913 - a command's parameters are its options
     )
     parameters = {"max_spend_usd": max_spend, "partial": partial, "delivery": delivery, "label": label}
     ending = preview_or_run(images, default, settings, parameters, dry_run=dry_run, verbose=verbose)
+    ending = replace(ending, report=ending.report.with_typed(options.typed_options(context)))
     sys.exit(finish(ending, settings, dry_run=dry_run, as_json=as_json))
 
 
 def estimate(
+    context: typer.Context,
     images: options.Images,
     *,
     prompt: options.Prompt = None,
@@ -90,6 +92,7 @@ def estimate(
     Existing videos cost nothing. Exit codes: 0 done; 2 wrong usage or settings; 3 no valid image.
     """
     run(
+        context,
         images,
         prompt=prompt,
         mode=mode,

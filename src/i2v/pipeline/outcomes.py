@@ -134,7 +134,7 @@ def _known_reason(record: JobRecord) -> str | None:
     if record.state is JobState.SUBMITTED and record.attempt and record.attempt.delivery == "callback":
         return "waiting for the callback; without one, reconcile polls the provider"
     if record.state is JobState.SUBMITTED:
-        return "still open at the provider; the next run or reconcile resumes it without paying again"
+        return "not rendered yet; the next run or reconcile stores it without paying again"
     if record.state is JobState.CLAIMED:
         return "the end of its submit could not be recorded: it becomes unknown once its lease is over"
     if record.video and record.video.flags:

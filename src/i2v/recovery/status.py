@@ -59,18 +59,18 @@ class LedgerStatus:
     read: int = 0
     """How many of their records were read."""
     waiting: list[JobRecord] = field(default_factory=list)
-    """Jobs in progress, oldest first."""
+    """Open jobs, oldest first: claimed or submitted."""
     needs_attention: list[NeedsAttention] = field(default_factory=list)
     without_prompt: int = 0
     """Images of the newest runs that were refused because they have no prompt."""
 
     @property
     def summary(self) -> str:
-        """Return the status in words: `2 need attention · 3 in progress since 2026-11-22 09:12 · $1.86 today`."""
+        """Return the status in words: `2 need attention · 3 open since 2026-11-22 09:12 · $1.86 today`."""
         count = len(self.needs_attention)
         words = [f"{count:,} {'needs' if count == 1 else 'need'} attention"] if count else []
         if self.waiting:
-            words.append(f"{len(self.waiting):,} in progress since {_since(self.waiting[0]):%Y-%m-%d %H:%M}")
+            words.append(f"{len(self.waiting):,} open since {_since(self.waiting[0]):%Y-%m-%d %H:%M}")
         words += ["submits are paused"] if self.is_paused else []
         return " · ".join([*(words or ["all clear"]), f"${money_text(self.today_usd)} today"])
 
@@ -212,7 +212,7 @@ def _entry(entry: NeedsAttention) -> Iterator[str]:
 
 
 def _waiting(status: LedgerStatus) -> Iterator[str]:
-    yield from ("", "### In progress, oldest first", "")
+    yield from ("", "### Open jobs, oldest first", "")
     more = max(0, len(status.waiting) - MOST_ROWS) + status.markers - status.read
     if not status.waiting and not more:
         yield "Nothing."
@@ -221,14 +221,13 @@ def _waiting(status: LedgerStatus) -> Iterator[str]:
         yield from as_table(("Since (UTC)", "Image", "Request", "State"), map(_row, status.waiting[:MOST_ROWS]))
     if more:
         yield from ("", f"… and {more:,} more: {as_code(command('jobs', '--state', 'submitted'))}")
-    yield from ("", "No action needed: the next run resumes these at no extra charge.")
+    yield from ("", "No action needed: the next run or reconcile stores these at no extra charge.")
 
 
 def _row(record: JobRecord) -> list[str]:
-    state = "at the provider" if record.state is JobState.SUBMITTED else "being submitted"
     by = " (by callback)" if record.attempt and record.attempt.delivery == "callback" else ""
     image = as_text(record.image.label, CHARS, keep_end=True)
-    return [_minute(_since(record)), image, record.request.mode_and_duration, state + by]
+    return [_minute(_since(record)), image, record.request.mode_and_duration, record.state + by]
 
 
 def _minute(moment: datetime) -> str:

@@ -37,7 +37,7 @@ class Situation(StrEnum):
 TEXTS = {
     Situation.READY: "Not charged. To submit it:",
     Situation.CLAIMED: "A run is submitting it now. If that run is gone, this marks it unknown in a few minutes:",
-    Situation.SUBMITTED: "Charged and in progress. To store it when it is ready, at no extra charge:",
+    Situation.SUBMITTED: "Charged, and rendering. To store it when it is ready, at no extra charge:",
     Situation.STORED: "Done: the video is stored. For another version, charged again:",
     Situation.REFUSED: "Change the image or the prompt. To retry it as it is, charged again by the next run:",
     Situation.FAILED: "Fix the cause, then retry it; the next run is charged again:",

@@ -1,4 +1,4 @@
-"""The page of a run in progress, as markdown: its counts, its cost so far and its expected end."""
+"""The page of a running run, as markdown: its counts, its cost so far and its expected end."""
 
 from datetime import UTC, datetime
 
@@ -14,7 +14,7 @@ def live_page(progress: RunProgress) -> str:
     if oldest := progress.oldest:
         facts.append(f"oldest job rendering since {oldest:%H:%M:%S} UTC")
     lines = [
-        f"## In progress: {progress.done.total():,} of {progress.total or 0:,} images done",
+        f"## Running: {progress.done.total():,} of {progress.total or 0:,} images done",
         "",
         *as_table(tuple(counts), [[f"{count:,}" for count in counts.values()]]),
         "",

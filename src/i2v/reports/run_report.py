@@ -29,7 +29,7 @@ class Outcome(StrEnum):
     @property
     def text(self) -> str:
         """The outcome as shown to people."""
-        return {"submitted": "still open", "not_tried": "not tried"}.get(self.value, self.value)
+        return self.value.replace("_", " ")
 
 
 FAILING_OUTCOMES = frozenset({Outcome.FAILED, Outcome.UNKNOWN, Outcome.NOT_TRIED, Outcome.SUBMITTED})
@@ -204,6 +204,11 @@ class Report(BaseModel):
         own = f"{_keep_their_own('image', images)}; --override-prompts uses yours" if images else ""
         return [note for note in (own, _keep_their_own("row", rows) if rows else "") if note]
 
+    def with_typed(self, typed: Mapping[str, object]) -> "Report":
+        """Return the report whose notes also count images that replace an option typed at its default."""
+        items = tuple(item.model_copy(update={"overridden": _overridden(item, typed)}) for item in self.items)
+        return self.model_copy(update={"items": items}) if typed else self
+
     @property
     def rows_jsonl(self) -> bytes:
         """The rows of all images as JSON Lines."""
@@ -220,6 +225,11 @@ class Report(BaseModel):
             **({"other_files": dict(self.other_files)} if self.other_files else {}),
             "items": items,
         }
+
+
+def _overridden(item: ItemReport, typed: Mapping[str, object]) -> tuple[str, ...]:
+    differs = {name for name, value in typed.items() if item.request and getattr(item.request, name) != value}
+    return (*item.overridden, *(differs - {*item.overridden}))
 
 
 def _keep_their_own(noun: str, items: Sequence[ItemReport]) -> str:

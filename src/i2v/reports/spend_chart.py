@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 COLORS = ("#3652d9", "#e08a2e", "#2f9e6e", "#b8439b", "#5fb3d4")
 OTHERS_COLOR = "#a9adb5"
 STORED, OPEN, AT_RISK, SAVED = "#2f9e6e", "#5fb3d4", "#c93a2f", "#8a8f99"
-RESULTS = {"stored": "stored_usd", "in progress": "open_usd", "at risk": "at_risk_usd"}
+RESULTS = {"stored": "stored_usd", "open": "open_usd", "at risk": "at_risk_usd"}
 NAME_CHARS = 20
 INCHES, DOTS_PER_INCH = (8.0, 11.0), 110
 """One chart below the other, at the width at which the Prefect UI shows it."""

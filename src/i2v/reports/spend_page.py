@@ -47,7 +47,7 @@ def _head(report: SpendReport) -> Iterator[str]:
 _ROWS: tuple[tuple[str, Callable[[Sums], str]], ...] = (
     (f"**{CHARGED}**", lambda sums: f"**{as_usd(sums.total_usd)}**"),
     ("Stored as videos", lambda sums: as_usd(sums.stored_usd)),
-    ("In progress", lambda sums: as_usd(sums.open_usd)),
+    ("Open: no video yet", lambda sums: as_usd(sums.open_usd)),
     ("At risk: no video", lambda sums: as_usd(sums.at_risk_usd)),
     ("Of that, possibly charged: the answer was lost", lambda sums: as_usd(sums.possibly_charged_usd)),
     ("Attempts", lambda sums: f"{sums.attempts:,}"),

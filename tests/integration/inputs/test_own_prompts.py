@@ -46,6 +46,16 @@ def test_images_that_keep_their_own_prompt_are_counted(sandbox: Sandbox) -> None
     assert "2 images keep their own prompt and duration; --override-prompts uses yours" in result.err
 
 
+def test_an_option_typed_at_its_default_is_counted(sandbox: Sandbox) -> None:
+    """A typed `--mode standard` that an image's pro overrides is contradicted; the default that nobody typed is not."""
+    sandbox.put_image("images/pro.jpg", make_jpeg(400, 400), prompt="it sleeps", mode="pro")
+    uri = f"s3://{sandbox.bucket}/images/"
+    assert "1 image keeps its own mode; --override-prompts uses yours" in estimate(sandbox, uri, "--mode", "standard").err
+    assert "keep" not in estimate(sandbox, uri).err
+    overridden = estimate(sandbox, uri, "--mode", "standard", "--prompt", "wind", "--override-prompts")
+    assert ("keep" in overridden.err, overridden.report["items"][0]["cost_usd"]) == (False, 0.192)
+
+
 def test_override_prompts_replaces_those_of_images(sandbox: Sandbox) -> None:
     """With the option, the typed request replaces metadata and sidecars, and nothing is left to say."""
     result = estimate(sandbox, put_images(sandbox), "--prompt", "wind", "--override-prompts")

@@ -109,7 +109,7 @@ async def test_an_unknown_state_without_a_video_is_running_and_named(
     provider.add_fault(on="task", kind="state", state="on_hold")
     line = await _run(new_run, put_photo(sandbox), poll_deadline_seconds=0.5)
     assert line.outcome is Outcome.SUBMITTED
-    assert "still open at the provider" in str(line.reason)
+    assert "not rendered yet" in str(line.reason)
     assert "the state 'on_hold', which i2v does not know" in str(line.reason)
     assert caplog.text.count("the state 'on_hold', which i2v does not know") == 1
     assert "the state 'on_hold', which i2v does not know" in _shown(sandbox, line, capsys)

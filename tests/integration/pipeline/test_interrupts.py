@@ -107,7 +107,7 @@ async def test_an_interrupted_run_reports_its_open_tasks(
         report, stopped = await running
     assert stopped is None
     assert {item.task_id for item in report.items} == set(provider.tasks)
-    assert report.summary == f"{IMAGES} still open · $0.576"
+    assert report.summary == f"{IMAGES} submitted · $0.576"
 
 
 async def test_a_run_waits_for_a_fresh_claim_of_another_run(

@@ -58,10 +58,10 @@ async def test_the_page_lists_open_jobs_and_what_needs_attention(
         status = await read_status(run)
         page = status_page(status)
 
-    in_progress, attention = section(page, "In progress"), section(page, "Needs attention")
-    [row] = [line for line in in_progress.splitlines() if line.startswith("| 20")]
+    open_jobs, attention = section(page, "Open jobs"), section(page, "Needs attention")
+    [row] = [line for line in open_jobs.splitlines() if line.startswith("| 20")]
     assert "rendering.jpg" in row
-    assert "at the provider" in row
+    assert "submitted" in row
     entries = {match[1]: entry for entry in attention.split("\n- ")[1:] if (match := re.match(r"\*\*(.*?)\*\*", entry))}
     commands = {problem: re.findall("`(.*?)`", entry)[0] for problem, entry in entries.items()}
     assert commands == {
@@ -72,7 +72,7 @@ async def test_the_page_lists_open_jobs_and_what_needs_attention(
     assert re.fullmatch("i2v jobs resolve [0-9a-f]{12} --resubmit", commands["failed"])
     assert "it broke" in entries["failed"]
     assert f"since {claimed:%Y-%m-%d %H:%M}" in entries["open too long"]
-    assert status.summary.startswith("3 need attention · 1 in progress since 20")
+    assert status.summary.startswith("3 need attention · 1 open since 20")
     html = MarkdownIt("commonmark").enable("table").render(page)
     assert [html.count(tag) for tag in ("<img", "<i>", "<a ", "<li>")] == [0, 0, 0, 3]
     assert "a|b ![x](http:evil) &lt;i&gt; # c.jpg" in html
@@ -131,7 +131,7 @@ async def test_a_resolved_job_is_no_longer_listed(sandbox: Sandbox, provider: Pr
 
 
 async def test_an_empty_ledger_is_all_clear(new_run: OpenRun) -> None:
-    """An empty ledger has nothing in progress and nothing that needs attention."""
+    """An empty ledger has no open jobs and nothing that needs attention."""
     async with new_run() as run:
         status = await read_status(run)
     assert status.summary == "all clear · $0.00 today"

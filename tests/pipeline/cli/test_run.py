@@ -134,7 +134,7 @@ def test_ctrl_c_stops_cleanly_and_the_next_run_resumes(sandbox: Sandbox, env: di
     os.write(terminal.keyboard, b"\x03")
     assert terminal.end() == 130
     (task_id, *_) = sandbox.provider.tasks
-    assert all(words in terminal.output for words in ("━", "3 still open · $0.576", "Stopping:", task_id[:12]))
+    assert all(words in terminal.output for words in ("━", "3 submitted · $0.576", "Stopping:", task_id[:12]))
 
     result = forked_i2v("run", prefix, *PROMPT, "--json", env=env)
     assert (result.report["stored"], billed(sandbox), result.report["spent_usd"]) == (3, 3, 0.0)

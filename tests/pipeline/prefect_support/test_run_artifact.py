@@ -96,7 +96,7 @@ async def test_the_page_and_the_bar_are_updated_during_the_run(
     running = asyncio.ensure_future(run_flow())
     in_progress: set[str] = set()
     while not running.done():
-        in_progress |= {str(each.data) for each in await artifacts() if str(each.data).startswith("## In progress: ")}
+        in_progress |= {str(each.data) for each in await artifacts() if str(each.data).startswith("## Running: ")}
         await asyncio.sleep(0.1)
     finished = await running
 

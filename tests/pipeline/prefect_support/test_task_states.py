@@ -73,7 +73,7 @@ async def test_an_attached_job_is_not_shown_as_paid(
         first = await run_flow()
     attached, cached = await run_flow(), await run_flow()
 
-    assert (await final_states(first, 4))["poll tom.jpg"] == ("Open", "still rendering after 1 poll")
+    assert (await final_states(first, 4))["poll tom.jpg"] == ("Submitted", "still rendering after 1 poll")
     state, message = (await final_states(attached, 5))["submit tom.jpg"]
     assert (state, message.partition(":")[0]) == ("Attached", "paid by another run")
     state, message = (await final_states(cached, 3))["submit tom.jpg"]

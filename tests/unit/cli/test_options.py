@@ -37,6 +37,15 @@ def test_every_command_has_help_that_lists_its_options(command: str) -> None:
     assert (result.exit_code, "--json" in result.output) == (0, True)
 
 
+@pytest.mark.parametrize("command", [[], ["run"], ["estimate"], ["jobs"], ["jobs", "resolve"], ["reconcile"], ["pause"]])
+def test_help_is_readable_at_80_columns(command: list[str]) -> None:
+    """No line is longer, no summary is cut, flags look like flags, and no markup is left."""
+    text = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "80", "TERM": "dumb"}).output
+    assert max(map(len, text.splitlines())) <= 80
+    assert [part for part in ("...\n", "<bool>", "[/", "[bold]") if part in text.partition("\n")[2]] == []
+    assert "  -h, --help  " in text
+
+
 @pytest.mark.parametrize("words", [["run"], ["run", "x.jpg", "--duration", "7"], ["run", "x.jpg", "--max-spend", "-1"]])
 def test_wrong_usage_exits_2(words: list[str]) -> None:
     """A missing argument or an invalid option value exits 2."""

@@ -52,7 +52,13 @@ def test_the_table_begins_with_what_needs_attention(capsys: pytest.CaptureFixtur
     )
     print_report(Report(items=items), Settings(I2V_BUCKET="my-bucket"), as_json=False)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1:4]] == ["images/3.jpg", "images/2.jpg", "images/1.jpg"]
+    assert [line.split() for line in lines[1:6]] == [
+        ["failed", "images/3.jpg"],
+        ["no"],
+        ["refused", "images/2.jpg"],
+        ["too", "small"],
+        ["stored", "images/1.jpg"],
+    ]
     assert lines[-1] == "1 stored · 1 refused · 1 failed · $0.00"
 
 
@@ -104,7 +110,7 @@ def test_a_job_tells_its_attempts_as_a_story(capsys: pytest.CaptureFixture[str])
     first, second = [line.split("  ", 1)[1] for line in capsys.readouterr().out.splitlines() if "attempt " in line]
     at = "2026-11-22 12:00:00 UTC"
     task = f"submitted {at} as task task_a (the answer came late)"
-    assert first == f"claimed {at} at $0.192 by run run of A; {task}; in progress at the provider"
+    assert first == f"claimed {at} at $0.192 by run run of A; {task}; rendering at the provider"
     assert second == f"claimed {at} at $0.192 by run run of B; waiting for the answer to its submit"
 
 

