@@ -50,7 +50,9 @@ def test_an_option_typed_at_its_default_is_counted(sandbox: Sandbox) -> None:
     """A typed `--mode standard` that an image's pro overrides is contradicted; the default that nobody typed is not."""
     sandbox.put_image("images/pro.jpg", make_jpeg(400, 400), prompt="it sleeps", mode="pro")
     uri = f"s3://{sandbox.bucket}/images/"
-    assert "1 image keeps its own mode; --override-prompts uses yours" in estimate(sandbox, uri, "--mode", "standard").err
+    assert (
+        "1 image keeps its own mode; --override-prompts uses yours" in estimate(sandbox, uri, "--mode", "standard").err
+    )
     assert "keep" not in estimate(sandbox, uri).err
     overridden = estimate(sandbox, uri, "--mode", "standard", "--prompt", "wind", "--override-prompts")
     assert ("keep" in overridden.err, overridden.report["items"][0]["cost_usd"]) == (False, 0.192)

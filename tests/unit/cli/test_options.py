@@ -37,7 +37,9 @@ def test_every_command_has_help_that_lists_its_options(command: str) -> None:
     assert (result.exit_code, "--json" in result.output) == (0, True)
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["estimate"], ["jobs"], ["jobs", "resolve"], ["reconcile"], ["pause"]])
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["estimate"], ["jobs"], ["jobs", "resolve"], ["reconcile"], ["pause"]]
+)
 def test_help_is_readable_at_80_columns(command: list[str]) -> None:
     """No line is longer, no summary is cut, flags look like flags, and no markup is left."""
     text = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "80", "TERM": "dumb"}).output
