@@ -130,7 +130,7 @@ def submitted(run: RunContext, job: VersionedRecord) -> State[Any]:
 
 
 def polled(result: PollResult) -> State[Any]:
-    """Return `Completed` for a rendered video, `Submitted` for one that still renders, otherwise the job's last state."""
+    """Return `Completed` for a rendered video, `Submitted` for one still rendering, otherwise the job's last state."""
     polls = "1 poll" if result.polls == 1 else f"{result.polls} polls"
     if status := result.status:
         took = f"rendered in {status.cost_ms / 1000:.0f} s" if status.cost_ms is not None else "rendered"

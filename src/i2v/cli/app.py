@@ -20,8 +20,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # a table would leave the help texts too narrow a column
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Settings are environment variables: APIXO_API_KEY, I2V_BUCKET, AWS_PROFILE, AWS_ENDPOINT_URL, … and, for your "
-    "own Prefect server, PREFECT_API_URL. See docs/settings.md.",
+    epilog="Settings are environment variables: APIXO_API_KEY, I2V_BUCKET, AWS_PROFILE, AWS_ENDPOINT_URL, … and, for "
+    "your own Prefect server, PREFECT_API_URL. See docs/settings.md.",
 )
 
 

@@ -20,7 +20,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 KEY_MIN_DIGITS = 6
-app = typer.Typer(invoke_without_command=True)
+STATES = """
+\b
+States:
+ready      not charged: the next run of its image submits it
+claimed    being submitted
+submitted  charged, and rendering at the provider
+stored     its video is in the bucket
+refused    the image, prompt or content was rejected
+failed     something broke, at the provider or here
+unknown    the answer to its submit was lost: see `i2v jobs resolve`
+"""
+app = typer.Typer(invoke_without_command=True, epilog=STATES)
 
 
 @app.callback()
@@ -31,17 +42,7 @@ def jobs(
     since: options.Since = None,
     as_json: options.Json = False,
 ) -> None:
-    """List the jobs in the ledger, newest first. A job is one video.
-
-    \b
-    ready      not charged: the next run of its image submits it
-    claimed    being submitted
-    submitted  charged, and rendering at the provider
-    stored     its video is in the bucket
-    refused    the image, prompt or content was rejected
-    failed     something broke, at the provider or here
-    unknown    the answer to its submit was lost: see `i2v jobs resolve`
-    """
+    """List the jobs in the ledger, newest first. A job is one video."""
     if context.invoked_subcommand:
         return
     from i2v.cli.output.job_table import as_object, print_jobs

@@ -11,8 +11,8 @@ from i2v.advised_commands import program
 from i2v.cli import options
 
 EPILOG = f"""
-What it costs: standard $0.192 for 6 s and $0.320 for 10 s, pro $0.33. Existing videos and refused images cost nothing. \
-Try --dry-run first.
+What it costs: standard $0.192 for 6 s and $0.320 for 10 s, pro $0.33. Existing videos and refused images cost \
+nothing. Try --dry-run first.
 
 \b
 Examples:
