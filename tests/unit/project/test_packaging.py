@@ -1,15 +1,12 @@
-"""Packaging: pins and lock, the wheel, the licenses page and the sample photos."""
+"""Packaging: pins and lock, the licenses page and the sample photos."""
 
 from __future__ import annotations
 
 import re
 import tomllib
-import zipfile
 from itertools import chain
-from pathlib import Path
 
 import pytest
-from hatchling.builders.wheel import WheelBuilder
 from packaging.requirements import Requirement
 from packaging.specifiers import Specifier
 from packaging.utils import canonicalize_name
@@ -65,18 +62,6 @@ def test_lock_holds_every_dependency_with_hashes() -> None:
         or not wanted.specifier.contains(locked[canonicalize_name(wanted.name)], prereleases=True)
     ]
     assert unmet == []
-
-
-def test_wheel_holds_the_library_alone(tmp_path: Path) -> None:
-    """The wheel holds i2v alone; flows, tasks and the sandbox run from the checkout."""
-    wheel = next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"]))
-    names = zipfile.ZipFile(wheel).namelist()
-    files = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*") if path.is_file()}
-    library = {file for file in files if "__pycache__" not in file}
-    assert "i2v/settings.py" in library
-
-    assert {name for name in names if not re.match(r"i2v-[\d.]+\.dist-info/", name)} == library
-    assert any(name.endswith("/licenses/LICENSE") for name in names)
 
 
 def test_licenses_page_names_every_direct_dependency() -> None:
