@@ -23,9 +23,11 @@ help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) ## install everything into .venv; the command line is .venv/bin/i2v
+	@echo 'Ready. Next, either see it work for free, without an account:  make demo'
+	@echo 'or set APIXO_API_KEY, I2V_BUCKET and your AWS credentials, and check them:  .venv/bin/i2v doctor'
 
 demo: $(READY) ## upload sample photos to a local bucket and watch them become videos, free; KEEP=1 keeps everything running
-	@KEEP='$(KEEP)' $(PY) -m sandbox.demo
+	@KEEP='$(KEEP)' exec $(PY) -m sandbox.demo
 
 deploy: $(READY) ## deploy to the Prefect server at PREFECT_API_URL; NOTIFY=slack-webhook/alerts sends alerts to that block
 	@$(PY) -m deployments.setup $(if $(NOTIFY),--notify '$(NOTIFY)')

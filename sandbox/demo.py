@@ -27,6 +27,8 @@ from sandbox.sandbox import Sandbox
 
 FOLDER = Path(".sandbox", "demo")
 """Where the videos are copied to, relative to the project's root."""
+ENVIRONMENT = FOLDER / "env.sh"
+"""The variables with which other commands use the running demo."""
 SAMPLES = ROOT / "samples"
 TOO_SMALL = "cat-too-small"
 """The image that is rejected on purpose."""
@@ -41,6 +43,17 @@ ABOUT = (
     f"Prefect, the worker and the flow are real. A video takes {RENDER_SECONDS:g} s here and 85 to 180 s at the real "
     "provider, so polling starts sooner (I2V_POLL_FIRST_SECONDS, I2V_POLL_EVERY_SECONDS).\n"
 )
+UPLOAD_YOUR_OWN = f"""\
+To upload a photograph of your own, open another terminal in this folder:
+
+. {ENVIRONMENT}
+curl -T PHOTO.jpg "$AWS_ENDPOINT_URL/{BUCKET}/images/"
+
+The door starts a run for it, and its video appears in the gallery. Commands work too:
+
+.venv/bin/i2v run PHOTO.jpg --prompt "a breeze moves the leaves"
+.venv/bin/i2v jobs
+"""
 
 
 class Demo:
@@ -93,16 +106,19 @@ class Demo:
         return set(videos) == {photograph.stem for photograph in self.photographs} - {TOO_SMALL}
 
     def print_environment(self) -> None:
-        """Print how to use the running stack."""
+        """Print how to upload a photograph of one's own to the running stack."""
         exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in self.stack.user_env.items())
+        (ROOT / ENVIRONMENT).write_text(exports)
         self.console.rule("[bold]Running until Ctrl-C[/]", align="left")
         self.print_urls()
-        self.console.print(
-            "To use the same bucket and ledger, set these variables in another shell. Every image that you upload "
-            "becomes a video; `.venv/bin/i2v` works too:\n",
-            soft_wrap=True,
-        )
-        self.console.print(exports, markup=False, soft_wrap=True)
+        self.console.print(UPLOAD_YOUR_OWN, markup=False, soft_wrap=True)
+
+
+def _wait_for_signal() -> None:
+    """Return if the process that started the demo was killed, such as make; signals end the process by an exception."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(1)
 
 
 @contextmanager
@@ -135,7 +151,7 @@ def run_demo(console: Console, *, keep: bool, folder: Path) -> int:
         all_copied = demo.copy_videos(folder)
         if keep:
             demo.print_environment()
-            signal.pause()
+            _wait_for_signal()
     console.print("Stopped. Run `KEEP=1 make demo` to keep everything running and open the gallery.")
     return 0 if first and second and free and all_copied else 1
 

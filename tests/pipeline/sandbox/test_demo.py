@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from i2v.media.videos import examine_video
+from sandbox.demo import ENVIRONMENT
 from tests.support.paths import ROOT
 
 START_AND_TWO_RUNS_SECONDS = 400
@@ -77,7 +78,7 @@ def _is_open(url: str) -> bool:
 @pytest.mark.timeout(START_AND_TWO_RUNS_SECONDS + 2 * STOP_SECONDS)
 async def test_the_demo_makes_videos_of_uploads_and_keeps_running(demo: Process) -> None:
     """Four videos are stored, one image is refused, the second upload is free, all URLs work, and Ctrl-C stops it."""
-    output = await _output_until(demo, "export PREFECT_WORKER_QUERY_SECONDS=")
+    output = await _output_until(demo, ".venv/bin/i2v jobs")
     assert "its videos are synthetic" in output.replace("\n", " ")
 
     _, first, second = re.split("^Upload the photographs|^Upload them again", output, flags=re.MULTILINE)
@@ -94,7 +95,7 @@ async def test_the_demo_makes_videos_of_uploads_and_keeps_running(demo: Process)
     assert [Path(copy).stem for copy in copies] == [Path(name).stem for name in NAMES]
     assert {examine_video(ROOT / copy, "")[0].seconds for copy in copies} == {6.0}
 
-    env = dict(re.findall(r"^export (\w+)=(.*)$", output, re.MULTILINE))
+    env = dict(re.findall(r"^export (\w+)=(.*)$", (ROOT / ENVIRONMENT).read_text(), re.MULTILINE))
     gallery, token = re.findall(r"^gallery +(\S+) +token: (\w+)$", output, re.MULTILINE)[-1]
     async with httpx.AsyncClient(trust_env=False, headers={"Authorization": f"Bearer {token}"}) as client:
         shown = (await client.get(gallery)).text
