@@ -38,7 +38,8 @@ class EventEmitter:
 
     def _submitted(self, record: JobRecord) -> None:
         attempt = record.attempt
-        payload = {"task_id": record.task_id, "cost_usd": float(attempt.price_usd) if attempt else 0.0}
+        cost_usd = float(attempt.price_usd) if attempt else 0.0
+        payload = {"task_id": record.task_id, "cost_usd": cost_usd, "extra": dict(record.extra)}
         self._emit("i2v.job.submitted", f"i2v.job.{record.key}", record.image.label, payload)
 
     def _done(self, item: ItemReport) -> None:

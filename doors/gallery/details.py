@@ -5,7 +5,7 @@ It sends S3 at most four requests: the job record, or the manifest and a HEAD of
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -63,6 +63,7 @@ class Manifest(BaseModel):
     rendering_ms: Count | None = None
     stored_at: UtcTime | None = None
     copied_from: str | None = None
+    extra: dict[str, str] = {}
 
     def facts(self, cost_usd: Decimal) -> Facts:
         """Return what the manifest says about the video, which cost `cost_usd` when its run ended."""
@@ -93,6 +94,8 @@ class Details:
     prompt: str | None
     facts: Facts
     notes: Sequence[str] = ()
+    extra: Mapping[str, str] = field(default_factory=dict)
+    """The image's own columns."""
     download: str | None = field(default=None, repr=False)
     """A signed link to the video as a file."""
 
@@ -104,8 +107,9 @@ async def read_details(storage: Storage, settings: Settings, card: Card) -> Deta
     notes = ["The video is outside the videos prefix, so the gallery does not show it."] if card.item.video else []
     record = await _read_record(storage, settings, card.item.job)
     if record is None:
-        return Details(card, None, _item_facts(card.item), notes)
-    return Details(card, record.request.prompt, _item_facts(card.item) | _record_facts(record), notes)
+        return Details(card, None, _item_facts(card.item), notes, card.item.extra)
+    facts, extra = _item_facts(card.item) | _record_facts(record), card.item.extra or record.extra
+    return Details(card, record.request.prompt, facts, notes, extra)
 
 
 async def _read_record(storage: Storage, settings: Settings, key: str | None) -> JobRecord | None:
@@ -126,7 +130,7 @@ async def _video_details(storage: Storage, card: Card, video: S3Uri) -> Details:
     notes = [*flags, *filter(None, (video_note, manifest_note, image_note))]
     facts = _item_facts(card.item) | manifest.facts(card.item.charges.total) | {"location": str(video)}
     download = await storage.presign(video, seconds=LINK_SECONDS, disposition=_as_attachment(card.name, video))
-    return Details(card, manifest.prompt, facts, notes, download)
+    return Details(card, manifest.prompt, facts, notes, manifest.extra or card.item.extra, download)
 
 
 def _as_attachment(name: str, video: S3Uri) -> str:

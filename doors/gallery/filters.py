@@ -59,6 +59,8 @@ class Filters:
     mode: Mode | None = None
     day: date | None = None
     outcome: Outcome | None = None
+    column: str = ""
+    """An own column, as `NAME=VALUE`, or as `NAME` for any value."""
     errors: tuple[str, ...] = ()
     """A sentence for each invalid value."""
 
@@ -71,18 +73,20 @@ class Filters:
             mode=_parse(Mode, "mode", query, errors),
             day=_parse(_parse_day, "day", query, errors),
             outcome=_parse(Outcome, "outcome", query, errors),
+            column=query.get("column", "").strip(),
             errors=tuple(errors),
         )
 
     @property
     def is_set(self) -> bool:
         """Whether any filter is set."""
-        return bool(self.folder or self.mode or self.day or self.outcome)
+        return bool(self.folder or self.mode or self.day or self.outcome or self.column)
 
     def href(self, after: Cursor | None = None) -> str:
         """Return the URL of this view, starting after a cursor."""
-        values = {"folder": self.folder, "mode": self.mode, "day": self.day, "outcome": self.outcome, "after": after}
-        query = urlencode({name: str(value) for name, value in values.items() if value})
+        names = ("folder", "mode", "day", "outcome", "column")
+        values = {**{name: getattr(self, name) for name in names}, "after": after}
+        query = urlencode({name: str(value) for name, value in values.items() if value}, errors="replace")
         return f"{HOME}?{query}" if query else HOME
 
     def match(self, item: RecentItem, settings: Settings) -> bool:
@@ -92,7 +96,13 @@ class Filters:
             and self.mode in {None, item.mode}
             and self.outcome in {None, item.outcome}
             and (self.day is None or item.at.date() == self.day)
+            and (not self.column or self._has_column(item))
         )
+
+    def _has_column(self, item: RecentItem) -> bool:
+        name, has_value, value = self.column.partition("=")
+        found = item.extra.get(name.strip().lower())
+        return found is not None and (not has_value or found == value.strip())
 
     @property
     def page_range(self) -> tuple[str, str]:
@@ -101,6 +111,11 @@ class Filters:
             return "", "~"
         midnight = datetime.combine(self.day, time(), UTC)
         return descending_timestamp(midnight + timedelta(days=1)), descending_timestamp(midnight - LONGEST_RUN)
+
+
+def column_href(name: str, value: str) -> str:
+    """Return the URL of all results whose own column has this value."""
+    return Filters(column=f"{name}={value}").href()
 
 
 def name_of(image: str, settings: Settings) -> str:

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import FileResponse, HTMLResponse, Response
 
 from doors.gallery.details import VERBATIM_FACTS, format_moment
-from doors.gallery.filters import HOME
+from doors.gallery.filters import HOME, column_href
 from i2v.advised_commands import command
 from i2v.reports.run_report import Outcome
 from i2v.request import Mode
@@ -49,6 +49,7 @@ class PageRenderer:
             "outcomes": OUTCOMES,
             "verbatim_facts": VERBATIM_FACTS,
             "advised": command,
+            "column_href": column_href,
         }
 
     def _static_url(self, name: str) -> str:

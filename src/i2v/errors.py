@@ -2,6 +2,7 @@
 
 I2vError                     `message` says what happened, `hint` what to do, `exit_code` is the command's
 ├── UsageError               2  wrong arguments or settings
+│   └── BadRows                 rows of a batch file cannot be used; `rows` has all of them
 ├── Stopped                  3  the run stopped before its first submit; nothing was charged
 │   ├── NoImages                no image was found, or none is valid
 │   ├── LedgerError             the ledger cannot be read, written or trusted
@@ -33,8 +34,9 @@ I2vError                     `message` says what happened, `hint` what to do, `e
     └── BadAnswer               a status or balance answer that breaks the contract
 """
 
+from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 
 class ExitCode(IntEnum):
@@ -79,6 +81,31 @@ class UsageError(I2vError):
     """An argument or a setting is wrong."""
 
     exit_code = ExitCode.USAGE
+
+
+class BadRow(NamedTuple):
+    """What is wrong with a line of a batch file; `column` is empty if it is wrong as a whole."""
+
+    file: str
+    line: int
+    column: str
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"line {self.line}, column {self.column}: {self.reason}"
+            if self.column
+            else f"line {self.line}, {self.reason}"
+        )
+
+
+class BadRows(UsageError):
+    """Rows of a batch file cannot be used; `rows` has all of them, the message the first."""
+
+    def __init__(self, message: str, hint: str, rows: Sequence[BadRow]) -> None:
+        super().__init__(message, hint)
+        self.args = (message, hint, rows)
+        self.rows = tuple(rows)
 
 
 class Stopped(I2vError):

@@ -53,7 +53,7 @@ Images = Annotated[
         metavar="IMAGES",
         show_default=False,
         help="s3://bucket/key, s3://bucket/prefix/ (all images under it), https URLs, batch files (.csv or .jsonl with "
-        "the columns image, prompt, mode, duration, take), local files and folders.",
+        "the columns image, prompt, mode, duration, take and your own), local files and folders.",
     ),
 ]
 Prompt = Annotated[

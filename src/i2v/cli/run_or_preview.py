@@ -54,7 +54,11 @@ def preview_or_run(
                 return _preview(named.remote, [*orders, *refused], default, settings, progress)
             rows = asyncio.run(_upload(local, settings, progress)) if local else []
             with without_signed_urls(named.remote) as remote:
-                parameters = {"images": [*remote, *rows], **default.model_dump(exclude={"prompt_source"}), **parameters}
+                parameters = {
+                    "images": [*remote, *rows],
+                    **default.model_dump(exclude={"prompt_source", "extra"}),
+                    **parameters,
+                }
                 ending = _run(parameters, progress, verbose=verbose) if remote or rows else Ending(Report())
     except UsageError:
         raise

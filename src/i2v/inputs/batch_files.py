@@ -5,14 +5,16 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from io import StringIO
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from i2v.errors import UsageError
+from i2v.errors import BadRow, BadRows, UsageError
+from i2v.inputs import own_columns
 from i2v.inputs.prompts import RequestOptions
 from i2v.request import Mode
 from i2v.urls import redact_url
@@ -22,16 +24,30 @@ MAX_BATCH_FILE_BYTES = 100_000_000
 """Our own limit: enough for several hundred thousand images."""
 ERRORS_SHOWN = 10
 T = TypeVar("T")
-_HINT = "Columns are image, prompt, mode (standard, pro), duration (6, 10) and take; only image is required"
+_HINT = (
+    "Columns are image, prompt, mode (standard, pro), duration (6, 10), take, and your own such as sku; only image is "
+    "required"
+)
+_SKIP_HINT = "Correct them, or leave them out with --skip-bad-rows (flow parameter skip_bad_rows). Nothing was charged"
 
 
 class BatchRow(RequestOptions):
     """One image and its request options. The flow's parameter `images` accepts it too.
 
-    `image` is `s3://bucket/key` or an https URL; in a batch file it may also be a name relative to that file.
+    `image` is `s3://bucket/key` or an https URL; in a batch file it may also be a name relative to that file. Fields
+    that it does not have become its own columns.
     """
 
     image: str = Field(min_length=1, repr=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _collect_own_columns(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or cls.model_fields.keys() >= data.keys():
+            return data
+        extra, own = data.get("extra") or {}, {name: data[name] for name in data if name not in cls.model_fields}
+        known = {name: data[name] for name in data if name in cls.model_fields}
+        return {**known, "extra": {**extra, **own} if isinstance(extra, Mapping) else extra}
 
     @model_validator(mode="after")
     def _pro_is_six_seconds(self) -> Self:
@@ -51,7 +67,8 @@ class BatchFile:
     def __init__(self, name: str, body: bytes) -> None:
         self.name = name
         self.body = body
-        self._errors: list[str] = []
+        self.bad_rows: list[BadRow] = []
+        """What `resolve_rows` found wrong."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -63,10 +80,11 @@ class BatchFile:
             why = getattr(error, "strerror", None) or "invalid path"
             raise UsageError(f"Cannot read batch file {path}: {why}", "Check its path and permissions") from None
 
-    def resolve_rows(self, resolve: Callable[[BatchRow], T]) -> list[T]:
+    def resolve_rows(self, resolve: Callable[[BatchRow], T], *, skip_bad_rows: bool = False) -> list[T]:
         """Return the result of `resolve` for each row.
 
-        Raise one `UsageError` that names every wrong line, including those for which `resolve` raises `UsageError`.
+        Raise one `BadRows` that names every wrong line, including those for which `resolve` raises `UsageError`; with
+        `skip_bad_rows`, only if no row is left.
         """
         resolved = []
         for line, fields in self._jsonl_lines() if self.name.lower().endswith(".jsonl") else self._csv_lines():
@@ -74,17 +92,18 @@ class BatchFile:
                 if row := self._row(line, fields):
                     resolved.append(resolve(row))
             except UsageError as error:
-                self._add(line, f"column image: {error.message}")
-        if self._errors:
-            hidden = len(self._errors) - ERRORS_SHOWN
+                self._add(line, error.message, "image")
+        if self.bad_rows and not (skip_bad_rows and resolved):
+            hidden = len(self.bad_rows) - ERRORS_SHOWN
             more = f"; and {hidden:,} more" if hidden > 0 else ""
-            raise self._error(f": {'; '.join(self._errors[:ERRORS_SHOWN])}{more}")
+            shown = "; ".join(map(str, self.bad_rows[:ERRORS_SHOWN]))
+            raise BadRows(f"Batch file {self.name}: {shown}{more}", f"{_SKIP_HINT}. {_HINT}", self.bad_rows)
         if not resolved:
             raise self._error(" lists no images")
         return resolved
 
-    def _add(self, line: int, text: str) -> None:
-        self._errors.append(f"line {line}, {text}")
+    def _add(self, line: int, reason: str, column: str = "") -> None:
+        self.bad_rows.append(BadRow(self.name, line, column, reason))
 
     def _error(self, text: str, hint: str = _HINT) -> UsageError:
         return UsageError(f"Batch file {self.name}{text}", hint)
@@ -116,10 +135,11 @@ class BatchFile:
             raise self._error(f": line {reader.line_num}: {error}", "Quote values as RFC 4180 describes") from None
 
     def _check_header(self, header: list[str]) -> None:
-        if unknown := [column for column in header if column not in BatchRow.model_fields]:
-            names = ", ".join(repr(redact_url(column)[:40]) for column in unknown[:ERRORS_SHOWN])
+        own = [column for column in header if column not in BatchRow.model_fields or column == "extra"]
+        if wrong := [(name, why) for name in own if (why := own_columns.name_problem(name))]:
+            names = "; ".join(f"column {redact_url(name)[:40]!r}: {why}" for name, why in wrong[:ERRORS_SHOWN])
             comma = " (separated by commas?)" if len(header) == 1 else ""
-            raise self._error(f": line 1 has unknown columns {names}{comma}")
+            raise self._error(f": line 1, {names}{comma}")
         if "image" not in header:
             raise self._error(": line 1 has no column image")
         if len(set(header)) < len(header):
@@ -130,7 +150,7 @@ class BatchFile:
             if not line.strip():
                 continue
             try:
-                fields = json.loads(line)
+                fields = json.loads(line, parse_float=Decimal)
             except (ValueError, RecursionError) as error:
                 self._add(number, f"not JSON: {getattr(error, 'msg', None) or type(error).__name__}")
                 continue
@@ -145,19 +165,21 @@ class BatchFile:
             return BatchRow.model_validate(fields | trimmed)
         except ValidationError as error:
             for one in error.errors(include_url=False):
-                self._add(line, _describe(one))
+                for column, reason in _problems(one):
+                    self._add(line, reason, column)
         return None
 
 
-def _describe(error: Any) -> str:
+def _problems(error: Any) -> Sequence[tuple[str, str]]:
+    """Return the columns that an error names, with what is wrong with them."""
     column = error["loc"][0][:40] if error["loc"] else "mode"
     match error["type"]:
+        case own_columns.ERROR_TYPE:
+            return list(error["ctx"]["problems"])
         case "missing":
-            return f"column {column} is missing"
-        case "extra_forbidden":
-            return f"column {column!r} is unknown"
+            return [(column, "it is missing")]
         case "value_error":
-            return f"column {column}: {error['msg'].removeprefix('Value error, ')}"
+            return [(column, error["msg"].removeprefix("Value error, "))]
         case _:
             value = "" if column == "image" else f", not {str(error['input'])[:40]!r}"
-            return f"column {column}: {error['msg']}{value}"
+            return [(column, f"{error['msg']}{value}")]

@@ -24,6 +24,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from i2v.errors import NotFound, Refused, UsageError
 from i2v.inputs.metadata_text import METADATA_MAX_BYTES, decode_metadata, encode_metadata
+from i2v.inputs.own_columns import OwnColumns, Pairs, columns_in_metadata, metadata_of_columns
 from i2v.inputs.prompt_templates import check_templates, prefix_template, render_prompt
 from i2v.media.images import ImageRef, is_text
 from i2v.pricing import PRO_SECONDS
@@ -84,12 +85,15 @@ class RequestOptions(BaseModel):
     take: Annotated[int | None, Field(ge=1), _Blank] = None
     prompt_source: Annotated[PromptSource | None, _Blank] = None
     """Of a row that does not say it, the row itself."""
+    extra: OwnColumns = ()
+    """The image's own columns."""
 
     def over(self, lower: "RequestOptions") -> "RequestOptions":
-        """Return these options, with unset fields taken from `lower`."""
+        """Return these options, with unset fields and further own columns taken from `lower`."""
         given = self.model_dump(include=set(Request.model_fields), exclude_none=True)
         source = {"prompt_source": self.prompt_source} if "prompt" in given else {}
-        return RequestOptions.model_construct(**{**dict(lower), **given, **source})
+        extra = tuple((dict(lower.extra) | dict(self.extra)).items())
+        return RequestOptions.model_construct(**{**dict(lower), **given, **source, "extra": extra})
 
 
 class RunOptions(RequestOptions):
@@ -104,8 +108,9 @@ async def options_of_object(
 ) -> RequestOptions:
     """Return the options from places 1 to 3. Raise `Refused` if the metadata or the sidecar is invalid.
 
-    A row with all options does not need the others.
+    A row with all options does not need the others. The object's own columns are added to the row's.
     """
+    row = row.over(RequestOptions(extra=columns_in_metadata(metadata, ref.label)))
     if None in (row.prompt, row.mode, row.duration, row.take):
         row = row.over(metadata_options(metadata, ref.label))
     if row.prompt is None and may_have_sidecar and ref.uri:
@@ -154,12 +159,12 @@ def check_options(default: RequestOptions, settings: Settings) -> None:
     check_templates(default.prompt, settings)
 
 
-def request_metadata(request: Request) -> dict[str, str] | None:
-    """Return the request as object metadata, or `None` if it is too long for that."""
-    prompt = encode_metadata(request.prompt)
-    if prompt is None:
+def request_metadata(request: Request, extra: Pairs = ()) -> dict[str, str] | None:
+    """Return the request and own columns as object metadata, or `None` if they are too long for that."""
+    prompt, columns = encode_metadata(request.prompt), metadata_of_columns(extra)
+    if prompt is None or columns is None:
         return None
-    metadata = {"prompt": prompt, "mode": str(request.mode), "duration": str(request.duration)}
+    metadata = {"prompt": prompt, "mode": str(request.mode), "duration": str(request.duration), **columns}
     metadata |= {"take": str(request.take)} if request.take > 1 else {}
     size = sum(len(name) + len(value) for name, value in metadata.items())
     return metadata if size <= METADATA_MAX_BYTES else None

@@ -14,7 +14,7 @@
 `i2v.ledger.upgrade_format_1` reads old records. Keep I/O out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -68,6 +68,8 @@ class JobRecord(LedgerModel):
     image: JobImage
     request: Request
     label: str | None = None
+    extra: Mapping[str, str] = {}
+    """The image's own columns at the newest claim that had some."""
     created_at: datetime
     updated_at: datetime
     attempts: tuple[Attempt, ...] = ()

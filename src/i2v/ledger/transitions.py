@@ -47,11 +47,17 @@ def _validate_attempt(name: str, old: Attempt, new: Attempt) -> None:
         raise ValueError(f"{name}: its end cannot change to {new.end.kind}")
 
 
-def claim(record: JobRecord, image: JobImage, attempt: Attempt) -> JobRecord | None:
-    """Claim a ready job for one POST, if `attempt` has the next number. The record takes the claimant's image."""
+def claim(
+    record: JobRecord, image: JobImage, attempt: Attempt, extra: Mapping[str, str] | None = None
+) -> JobRecord | None:
+    """Claim a ready job for one POST, if `attempt` has the next number.
+
+    The record takes the claimant's image, and its own columns if it has any.
+    """
     if record.state is not JobState.READY or record.next_number != attempt.number:
         return None
-    return record.model_copy(update={"image": image, "attempts": (*record.attempts, attempt)})
+    attempts = (*record.attempts, attempt)
+    return record.model_copy(update={"image": image, "extra": extra or record.extra, "attempts": attempts})
 
 
 def _end(record: JobRecord, attempt: Attempt, kind: EndKind, now: datetime, **changes: Any) -> JobRecord:

@@ -130,7 +130,7 @@ async def prepare(run: RunContext, item: InputItem | Prepared, default: RequestO
         line = outcomes.of_error(run, item.ref.label, expected(error, item.ref.label))
         needs_prompt = isinstance(error, Refused) and error.rule in PROMPT_RULES
         again = rerun.with_example_prompt(run, item) if needs_prompt else rerun.with_options(run, item, default)
-        return line.model_copy(update={"again": again, "needs_prompt": needs_prompt})
+        return line.model_copy(update={"again": again, "needs_prompt": needs_prompt, "extra": dict(item.options.extra)})
 
 
 async def _prepare(run: RunContext, item: InputItem, default: RequestOptions, steps: Steps) -> Prepared:
@@ -223,7 +223,7 @@ async def run_to_completion(run: RunContext, order: Order, job: VersionedRecord,
             just_stored = True
         elif job.record.state is JobState.SUBMITTED:
             break
-    video = await publish_outputs(run, job.record, order.image, just_stored=just_stored)
+    video = await publish_outputs(run, job.record, order.image, order.extra, just_stored=just_stored)
     for attempt in job.record.attempts:
         if attempt.run_id == run.run_id:
             await run.ended_markers.add(job.record, attempt)

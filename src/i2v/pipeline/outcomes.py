@@ -82,7 +82,7 @@ def of_failed_job(run: RunContext, order: Order, record: JobRecord, error: I2vEr
 
 
 def _request_facts(order: Order) -> dict[str, Any]:
-    same = ("request", "prompt_source", "again", "overridden")
+    same = ("request", "prompt_source", "again", "overridden", "extra")
     return {name: getattr(order, name) for name in same}
 
 
@@ -96,6 +96,7 @@ def refused(run: RunContext, image: ResolvedImage, validation: ValidationResult,
         seconds=_seconds(run),
         request=request,
         prompt_source=image.options.prompt_source or PromptSource.COLUMN,
+        extra=dict(image.options.extra),
     )
 
 

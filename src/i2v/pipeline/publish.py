@@ -4,8 +4,10 @@
 which another image with the same content may have paid for.
 """
 
+import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -160,6 +162,7 @@ def manifest(
         "image": record.image.model_dump(mode="json"),
         "request": {"model": MODEL, **record.request.model_dump(mode="json")},
         "label": record.label,
+        "extra": dict(record.extra),
         "provider": provider_host(run.settings),
         "task_id": attempt.task_id if attempt else None,
         "cost_usd": str(record.cost_usd),
@@ -174,21 +177,49 @@ def manifest(
 
 
 async def publish_outputs(
-    run: RunContext, record: JobRecord, image: JobImage, *, just_stored: bool = False
+    run: RunContext,
+    record: JobRecord,
+    image: JobImage,
+    extra: Mapping[str, str] | None = None,
+    *,
+    just_stored: bool = False,
 ) -> S3Uri | None:
     """Give an image the outputs of an ended job; return where its video is, or `None` if the job is not stored.
 
-    Raise `NotFound` if the job's video is no longer in the bucket, which is not checked if it was `just_stored`.
+    `extra` are the image's own columns in this run; the record's if `None`. Raise `NotFound` if the job's video is no
+    longer in the bucket, which is not checked if it was `just_stored`.
     """
+    extra = record.extra if extra is None else extra
     if record.state is JobState.STORED and record.video:
-        return await _publish_stored(run, record, record.video, image, just_stored=just_stored)
+        uri = await _publish_stored(run, record, record.video, image, extra, just_stored=just_stored)
+        if extra and (extra != record.extra or not just_stored):
+            await _update_columns(run, keys.sibling_uri(uri, ".json"), extra)
+        return uri
     if record.state in {JobState.REFUSED, JobState.FAILED} and record.reason:
-        await put_verdict(run.storage, run.settings, job_verdict(record, image, record.reason))
+        await put_verdict(run.storage, run.settings, job_verdict(record, image, record.reason, extra))
     return None
 
 
+async def _update_columns(run: RunContext, uri: S3Uri, extra: Mapping[str, str]) -> None:
+    """Give a manifest that an earlier run wrote the own columns of this run. A failure is logged."""
+    try:
+        found = await run.storage.get(uri)
+        old = json.loads(found.body)
+        if old.get("extra", {}) != extra:
+            body = canonical_json({**old, "extra": dict(extra)})
+            await run.storage.put(uri, body, content_type="application/json", if_match=found.etag)
+    except (I2vError, ValueError, AttributeError) as error:
+        log.warning("%s keeps its columns: %s", uri, error)
+
+
 async def _publish_stored(
-    run: RunContext, record: JobRecord, video: StoredVideo, image: JobImage, *, just_stored: bool
+    run: RunContext,
+    record: JobRecord,
+    video: StoredVideo,
+    image: JobImage,
+    extra: Mapping[str, str],
+    *,
+    just_stored: bool,
 ) -> S3Uri:
     target = _output_uri(run, record, image, keys.video_ending(video.uri))
     if target == video.uri:
@@ -203,7 +234,7 @@ async def _publish_stored(
                 f"Not copied: the video of equal content may show another image ({'; '.join(video.flags)})",
                 "Look at it in the gallery; order another of this image with --take 2",
             ) from None
-        await _copy(run, record, video, image, target)
+        await _copy(run, record, video, image, extra, target)
     return target
 
 
@@ -216,7 +247,9 @@ async def _require_video(run: RunContext, uri: S3Uri) -> None:
         ) from None
 
 
-async def _copy(run: RunContext, record: JobRecord, video: StoredVideo, image: JobImage, target: S3Uri) -> None:
+async def _copy(
+    run: RunContext, record: JobRecord, video: StoredVideo, image: JobImage, extra: Mapping[str, str], target: S3Uri
+) -> None:
     """Copy the video for an equal image at another key, free of charge, with a manifest of its own."""
     await _require_video(run, video.uri)
     poster, manifest_uri = _output_uri(run, record, image, ".jpg"), _output_uri(run, record, image, ".json")
@@ -224,6 +257,7 @@ async def _copy(run: RunContext, record: JobRecord, video: StoredVideo, image: J
     await run.storage.copy(video.poster, poster)
     copied = video.model_copy(update={"uri": target, "poster": poster, "manifest": manifest_uri})
     changes = {"image": image.model_dump(mode="json"), "copied_from": str(video.uri), "cost_usd": "0"}
+    changes["extra"] = dict(extra)
     await _put_manifest(run, record, image, manifest_uri, manifest(run, record, copied, None, None) | changes)
 
 
@@ -238,17 +272,19 @@ class Verdict:
     state: JobState
     reason: Reason
     job: str | None = None
+    extra: Mapping[str, str] = field(default_factory=dict)
 
 
 def refusal(image: ResolvedImage, validation: ValidationResult, request: Request) -> Verdict:
     """Return the verdict of an image that validation refused."""
     reason = Reason(code=validation.rule, message=validation.refusal or "")
-    return Verdict(image.name, image.ref.label, validation.etag, request, JobState.REFUSED, reason)
+    extra = dict(image.options.extra)
+    return Verdict(image.name, image.ref.label, validation.etag, request, JobState.REFUSED, reason, extra=extra)
 
 
-def job_verdict(record: JobRecord, image: JobImage, reason: Reason) -> Verdict:
+def job_verdict(record: JobRecord, image: JobImage, reason: Reason, extra: Mapping[str, str]) -> Verdict:
     """Return the verdict of an image whose job was refused or failed."""
-    return Verdict(image.name, image.label, image.etag, record.request, record.state, reason, record.key)
+    return Verdict(image.name, image.label, image.etag, record.request, record.state, reason, record.key, extra)
 
 
 async def put_verdict(storage: Storage, settings: Settings, verdict: Verdict, *, keep_existing: bool = False) -> bool:
@@ -261,6 +297,7 @@ async def put_verdict(storage: Storage, settings: Settings, verdict: Verdict, *,
         "request": {"model": MODEL, **verdict.request.model_dump(mode="json")},
         "job": verdict.job,
         "reason": verdict.reason.model_dump(),
+        "extra": dict(verdict.extra),
         "at": datetime.now(UTC).isoformat(),
     }
     try:

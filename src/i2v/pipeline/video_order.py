@@ -1,6 +1,7 @@
 """An order: one valid image with its priced request. `i2v.pipeline.submit` may pay for it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
@@ -32,6 +33,8 @@ class Order:
     """The arguments of the command that runs this image again."""
     overridden: tuple[str, ...] = ()
     """The names of the run's options that the image's own replace."""
+    extra: Mapping[str, str] = field(default_factory=dict)
+    """The image's own columns."""
     needs_copy: bool = False
     """Whether the provider gets a copy: the key or the stored headers would mislead an HTTP client."""
 
@@ -77,5 +80,6 @@ def make_order(run: RunContext, image: ResolvedImage, validation: ValidationResu
         label=run.label,
         read_at=validation.read_at,
         prompt_source=image.options.prompt_source or PromptSource.COLUMN,
+        extra=dict(image.options.extra),
         needs_copy=validation.needs_copy,
     )

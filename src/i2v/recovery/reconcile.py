@@ -228,7 +228,7 @@ def _age(moment: datetime) -> timedelta:
 
 
 def _order(record: JobRecord) -> Order:
-    return Order(image=record.image, request=record.request, price_usd=ZERO)
+    return Order(image=record.image, request=record.request, price_usd=ZERO, extra=record.extra)
 
 
 def _line(run: RunContext, record: JobRecord, was: JobState) -> ItemReport | None:

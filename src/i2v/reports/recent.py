@@ -5,7 +5,7 @@ the page of a killed run may lack its last minute.
 """
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated
@@ -59,6 +59,8 @@ class RecentItem(BaseModel):
     again: str = ""
     """The arguments of the command that runs this image again, quoted for a shell; empty if it has a video."""
     needs_prompt: bool = False
+    extra: Mapping[str, str] = {}
+    """Its own columns."""
 
     @property
     def charges(self) -> Charges:
@@ -70,7 +72,10 @@ def recent_item(item: ItemReport) -> RecentItem:
     """Return the result of an image that has just ended."""
     request = item.request
     return RecentItem(
-        **{name: getattr(item, name) for name in ("image", "outcome", "job", "video", "reason", "needs_prompt")},
+        **{
+            name: getattr(item, name)
+            for name in ("image", "outcome", "job", "video", "reason", "needs_prompt", "extra")
+        },
         again="" if item.video else item.again,
         at=datetime.now(UTC),
         cost_usd=item.job_charges.charged,

@@ -50,6 +50,8 @@ class ItemReport(BaseModel):
     possibly_charged_usd: Decimal = ZERO
     """What this run was possibly charged: the answer to a submit was lost. Not part of `cost_usd`."""
     reason: str | None = None
+    extra: Mapping[str, str] = Field(default={}, exclude=True)
+    """The image's own columns in this run; of a job that reconcile settled, those in its record."""
     job_charges: Charges = Field(default=Charges(), exclude=True)
     """What all runs were charged for its job."""
     at_risk_usd: Decimal = Field(default=ZERO, exclude=True)
@@ -103,6 +105,7 @@ class ItemReport(BaseModel):
             "job": self.job,
             "task_id": self.task_id,
             "reason": self.reason,
+            "extra": dict(self.extra),
         }
 
     def shown_prompt(self, max_chars: int) -> str:
@@ -115,7 +118,7 @@ class ItemReport(BaseModel):
         """Return the object of `--json`, with money as a number."""
         prompt = {"prompt": self.request.prompt if self.request else None, "prompt_source": self.prompt_source}
         money = {name: float(getattr(self, name)) for name in ("cost_usd", "possibly_charged_usd")}
-        return self.model_dump(mode="json") | money | prompt
+        return self.model_dump(mode="json") | money | prompt | {"extra": dict(self.extra)}
 
 
 class Report(BaseModel):

@@ -16,6 +16,7 @@ from i2v.cli.images.local_files import NamedImages, find_named_images
 from i2v.cli.images.uploads import UploadCandidate
 from i2v.cli.progress import Progress
 from i2v.errors import NoImages, UsageError
+from i2v.inputs.own_columns import columns_in_metadata
 from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
 from i2v.reports.run_report import ItemReport, Outcome
@@ -167,6 +168,24 @@ async def test_a_file_is_uploaded_with_its_request(
     assert sandbox.read("images/tom.jpg") == make_png(400, 400)
     row = candidates[0].row
     assert (row.prompt, row.mode, row.duration, row.take) == ("Öl läuft", Mode.PRO, 6, 1)
+
+
+async def test_a_file_is_uploaded_with_its_own_columns(
+    sandbox: Sandbox, storage: Storage, settings: Settings, tmp_path: Path
+) -> None:
+    """They are in the run's row and in the metadata, unless they do not fit there."""
+    put_file(tmp_path / "a.jpg")
+    put_file(tmp_path / "b.jpg")
+    file = tmp_path / "rows.csv"
+    file.write_text(f"image,sku,note,more\na.jpg,Ä-1,,\nb.jpg,B,{'ü' * 500},{'ü' * 300}\n")
+    candidates, _ = await validate(find_named_images([str(file)], settings), settings)
+    await uploads.upload(storage, candidates, QUIET)
+    heads = [sandbox.s3().head_object(Bucket=sandbox.bucket, Key=f"images/{name}.jpg")["Metadata"] for name in "ab"]
+
+    columns = [{"sku": "Ä-1"}, {"sku": "B", "note": "ü" * 500, "more": "ü" * 300}]
+    assert [dict(candidate.row.extra) for candidate in candidates] == columns
+    assert columns_in_metadata(heads[0], "a.jpg") == (("sku", "Ä-1"),)
+    assert heads[1] == {"prompt": "it moves", "mode": "standard", "duration": "6"}
 
 
 async def test_a_prompt_too_long_for_metadata_becomes_a_sidecar(

@@ -69,7 +69,7 @@ CASES = {
     "no_file": Case("a path that does not exist", 2, ("tomm.jpg", "--prompt", "it moves")),
     "two_files": Case("two files with the same key", 2, ("{files}/a/tom.jpg", "{files}/b/tom.jpg")),
     "other_bytes": Case("a file whose key belongs to another image", 2, _file("a/tom.jpg")),
-    "columns": Case("a batch file with an unknown column", 2, ("{files}/wishes.csv",)),
+    "columns": Case("a batch file with a misspelled column", 2, ("{files}/wishes.csv",)),
     # account and money
     "wrong_key": Case("wrong key", 3, variables={"APIXO_API_KEY": "sk-wrong"}, part="money"),
     "no_balance": Case("no balance", 3, part="money"),

@@ -25,6 +25,7 @@ from i2v.reports.advice import advise
 from i2v.reports.recent import RecentItem
 from i2v.reports.run_report import Outcome
 from i2v.request import Mode
+from i2v.settings import Settings
 
 NOW = datetime(2026, 11, 22, 14, 3, tzinfo=UTC)
 RENDERER = PageRenderer("bucket")
@@ -90,7 +91,7 @@ def _listing_page(text: str) -> ParsedPage:
 
 def _item_page(text: str) -> ParsedPage:
     facts: Facts = {text: text, "task id": text}
-    return _item_page_of(Details(_card(text, Outcome.FAILED), text, facts, [text]))
+    return _item_page_of(Details(_card(text, Outcome.FAILED), text, facts, [text], {"sku": text}))
 
 
 def _item_page_of(details: Details) -> ParsedPage:
@@ -144,6 +145,7 @@ def test_pages_load_nothing_from_other_hosts() -> None:
         mode=st.none() | st.sampled_from(Mode),
         day=st.none() | st.dates(date(2020, 1, 1), date(2199, 12, 31)),
         outcome=st.none() | st.sampled_from(Outcome),
+        column=st.text(st.characters(exclude_categories=["Cs"]), max_size=30).map(str.strip),
     ),
     st.none() | st.builds(Cursor, st.from_regex(r"\A[0-9]{13}-[^/~\n]{1,40}\.json\Z"), st.integers(0, 10**9 - 1)),
 )
@@ -154,6 +156,15 @@ def test_a_url_holds_the_whole_view(filters: Filters, after: Cursor | None) -> N
     assert Cursor.parse(query.get("after", "")) == after
     if after:
         assert Cursor.parse(unquote(after.href.rpartition("/")[2])) == after
+
+
+@pytest.mark.parametrize("column", ["sku=A-1", "SKU = A-1", "sku", "sku=", "sku=A", "campaign=A-1", "=A-1"])
+def test_an_own_column_selects_results(column: str) -> None:
+    """A name alone matches any value, and with a value only that one; names are in lower case."""
+    item = _card("a.jpg", Outcome.STORED).item.model_copy(update={"extra": {"sku": "A-1"}})
+    expected = column in {"sku=A-1", "SKU = A-1", "sku"}
+    assert Filters.parse({"column": column}).match(item, Settings(bucket="bucket")) is expected
+    assert not Filters(column=column).match(_card("a.jpg", Outcome.STORED).item, Settings(bucket="bucket"))
 
 
 @given(st.dictionaries(st.sampled_from(["folder", "mode", "day", "outcome"]), st.text(max_size=50)))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import pickle
 import time
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from i2v.errors import UsageError
+from i2v.errors import BadRows, UsageError
 from i2v.inputs.batch_files import BatchFile, BatchRow
 from i2v.request import Mode
 
@@ -89,15 +90,24 @@ def test_a_short_row_sets_only_its_values() -> None:
         (b" \n\n", "is empty"),
         (b"image,prompt\n", "lists no images"),
         (b"prompt\nwalk\n", "line 1 has no column image"),
-        (b"image,motion,x\na.jpg,walk,y\n", "line 1 has unknown columns 'motion', 'x'"),
-        (b"s3://bucket/a.jpg\ns3://bucket/b.jpg\n", "line 1 has unknown columns"),
+        (b"image,promt,take_\na.jpg,walk,2\n", "line 1, column 'promt': it looks like prompt; correct or rename it"),
+        (b"image,promt,take_\na.jpg,walk,2\n", "column 'take_': it looks like take"),
+        (b"image,job\na.jpg,1\n", "line 1, column 'job': this name is reserved; rename it, for example to my_job"),
+        (b"image,i2v-sku\na.jpg,1\n", "column 'i2v-sku': this name is reserved"),
+        (b"image,extra\na.jpg,1\n", "column 'extra': this name is reserved"),
+        (b"image,Product ID\na.jpg,1\n", "column 'product id': a name has letters a to z, digits, _ and -"),
+        (b"image," + b"x" * 41 + b"\na.jpg,1\n", "at most 40; rename it"),
+        (b"image,sku\na.jpg," + b"x" * 501 + b"\n", "line 2, column sku: it has 501 characters; the limit is 500"),
+        (b"image,sku\na.jpg,x\0y\n", "line 2, column sku: it contains control characters"),
+        (b"image,source\na.jpg,https://b.s3.test/a?X-Amz-Signature=1\n", "line 2, column source: it is a signed URL"),
+        (b"s3://bucket/a.jpg\ns3://bucket/b.jpg\n", "line 1, column 's3://bucket/a.jpg': a name has"),
         (b"image;prompt\na.jpg;walk\n", "(separated by commas?)"),
         (b"image,image\na.jpg,b.jpg\n", "line 1 has a duplicate column"),
         ("image,prompt\na.jpg,müde\n".encode("latin-1"), "line 2 is not UTF-8"),
         ("image,prompt\na.jpg,walk\n".encode("utf-16"), "line 1 is not UTF-8"),
         (b'image,prompt\na.jpg,"walk\n', "unexpected end of data"),
         (b"image,prompt\na.jpg,walk, slowly\n", "line 2, 3 values for 2 columns"),
-        (b"image,prompt\n,walk\n", "line 2, column image is missing"),
+        (b"image,prompt\n,walk\n", "line 2, column image: it is missing"),
         (
             b"image,mode\na.jpg,standard\nb.jpg,fast\n",
             "line 3, column mode: Input should be 'standard' or 'pro', not 'fast'",
@@ -123,10 +133,14 @@ def test_an_invalid_csv_is_reported_by_line_and_column(body: bytes, message: str
         (b"[" * 100_000, "line 2, not JSON"),
         (b'{"image": null}', "line 2, column image: Input should be a valid string"),
         (b'{"image": ""}', "line 2, column image: String should have at least 1 character"),
-        (b'{"prompt": "walk"}', "line 2, column image is missing"),
+        (b'{"prompt": "walk"}', "line 2, column image: it is missing"),
         (b'{"image": "a.jpg", "prompt": 5}', "line 2, column prompt: Input should be a valid string, not '5'"),
         (b'{"image": "a.jpg", "prompt": "\\ud800"}', "line 2, column prompt"),
-        (b'{"image": "a.jpg", "motion": "x"}', "line 2, column 'motion' is unknown"),
+        (b'{"image": "a.jpg", "Prompt": "x"}', "line 2, column prompt: i2v has a column of this name"),
+        (b'{"image": "a.jpg", "tags": ["x"]}', "line 2, column tags: a value is a text, a number or a boolean"),
+        (b'{"image": "a.jpg", "sku": 1, "SKU": 2}', "line 2, column sku: it is given twice"),
+        (b'{"image": "a.jpg", "extra": "x"}', "line 2, column extra: it is not an object such as"),
+        (b'{"image": "a.jpg", "a": "\\ud800"}', "line 2, column a: it contains control characters or invalid ones"),
         (b'{"image": "a.jpg", "take": ' + b"9" * 5000 + b"}", "line 2, not JSON"),
     ],
 )
@@ -161,3 +175,44 @@ def test_a_hundred_thousand_rows_are_read_quickly() -> None:
 
     assert len(_read(body)) == 100_000
     assert time.process_time() - started < 10
+
+
+def test_further_columns_are_carried_as_text() -> None:
+    """Their names are in lower case; blank values and null are left out; numbers are written as the file has them."""
+    of_csv = _read("image,SKU,campaign,note\na.jpg, 007 ,Frühling,\n".encode())
+    of_jsonl = _read(b'{"image": "a.jpg", "SKU": 7, "price": 1.50, "sale": true, "note": null}', "m.jsonl")
+
+    assert [dict(row.extra) for row in of_csv] == [{"sku": "007", "campaign": "Frühling"}]
+    assert [dict(row.extra) for row in of_jsonl] == [{"sku": "7", "price": "1.50", "sale": "true"}]
+
+
+def test_a_row_survives_being_written_as_json() -> None:
+    """So that shards and parameters keep its columns."""
+    row = BatchRow.model_validate({"image": "a.jpg", "prompt": "walk", "sku": "A-1", "extra": {"campaign": "spring"}})
+
+    assert dict(row.extra) == {"campaign": "spring", "sku": "A-1"}
+    assert _read(row.model_dump_json(exclude_none=True).encode(), "m.jsonl") == [row]
+    assert BatchRow.model_validate(row.model_dump()) == row
+    assert row.options.extra == row.extra
+
+
+def test_own_columns_have_a_limit_in_all() -> None:
+    """More than 20 columns or 2,000 bytes are refused, and the message names a column."""
+    many = json.dumps({"image": "a.jpg", **{f"c{number}": 1 for number in range(21)}})
+    large = json.dumps({"image": "a.jpg", **{f"c{number}": "ü" * 300 for number in range(4)}})
+
+    assert "line 1, column c20: it is one of 21 own columns; the limit is 20" in _error(many.encode(), "m.jsonl")
+    assert "own columns have at most 2,000 bytes in all, not 2,408" in _error(large.encode(), "m.jsonl")
+
+
+def test_bad_rows_can_be_skipped_and_are_kept_with_line_and_column() -> None:
+    """The good rows are resolved; without one the file is rejected."""
+    file = BatchFile("m.csv", b'image,mode,sku\n"a.jpg",,"two\nlines"\nb.jpg,fast,1\nc.jpg,pro,2\n')
+    found = file.resolve_rows(lambda row: row.image, skip_bad_rows=True)
+
+    assert found == ["a.jpg", "c.jpg"]
+    assert [row[:3] for row in file.bad_rows] == [("m.csv", 4, "mode")]
+    with pytest.raises(BadRows) as caught:
+        BatchFile("m.csv", b"image,mode\nb.jpg,fast\n").resolve_rows(lambda row: row, skip_bad_rows=True)
+    assert len(caught.value.rows) == 1
+    assert pickle.loads(pickle.dumps(caught.value)).rows == caught.value.rows  # noqa: S301 - Prefect does

@@ -69,7 +69,7 @@ def test_json_has_the_documented_keys_in_order() -> None:
     ended = report(items("stored"), items("unknown", cost=Decimal(0), risk=PRICE)).for_json()
     assert list(ended) == [*COUNTS, "spent_usd", "possibly_charged_usd", "at_risk_usd", "items"]
     keys = ["image", "outcome", "job", "task_id", "video", "cost_usd", "possibly_charged_usd", "reason"]
-    keys += ["prompt", "prompt_source"]
+    keys += ["prompt", "prompt_source", "extra"]
     assert list(ended["items"][0]) == keys
     assert (ended["spent_usd"], ended["at_risk_usd"]) == (0.192, 0.192)
     assert json.loads(json.dumps(ended)) == ended

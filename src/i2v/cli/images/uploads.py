@@ -50,7 +50,8 @@ class UploadCandidate:
     @property
     def row(self) -> BatchRow:
         """Return the image as a run's input, with all options set, so that no other place can change them."""
-        return BatchRow(image=str(self.image.uri), **self.request.model_dump(), prompt_source=self.prompt_source)
+        same = {"prompt_source": self.prompt_source, "extra": self.image.options.extra}
+        return BatchRow(image=str(self.image.uri), **self.request.model_dump(), **same)
 
     def order(self, settings: Settings) -> Order:
         """Return the order that a run would make from the uploaded image, for a preview."""
@@ -64,6 +65,7 @@ class UploadCandidate:
             price_usd=price,
             prompt_source=self.prompt_source,
             overridden=self.overridden,
+            extra=dict(self.image.options.extra),
         )
 
 
@@ -96,7 +98,8 @@ async def _validate(image: LocalImage, default: RequestOptions, settings: Settin
         return UploadCandidate(image, facts, request, source, overridden, md5)
     except (Refused, DecoderStopped) as error:
         outcome = Outcome.REFUSED if isinstance(error, Refused) else Outcome.FAILED
-        return ItemReport(image=str(image.uri), outcome=outcome, reason=str(error), valid=False)
+        extra = dict(image.options.extra)
+        return ItemReport(image=str(image.uri), outcome=outcome, reason=str(error), valid=False, extra=extra)
     except OSError as error:
         raise UsageError(f"Cannot read {image.path}: {error.strerror}", "Check its path and permissions") from None
 
@@ -165,7 +168,8 @@ async def _put(storage: Storage, candidate: UploadCandidate) -> None:
     body = await asyncio.to_thread(candidate.image.path.read_bytes)
     if hashlib.sha256(body).hexdigest() != facts.sha256:
         raise UsageError(f"{candidate.image.path} changed while it was read", "Run it again; nothing was charged")
-    metadata = prompts.request_metadata(candidate.request)
+    columns = candidate.image.options.extra
+    metadata = prompts.request_metadata(candidate.request, columns) or prompts.request_metadata(candidate.request)
     if metadata is None:
         await _put_sidecar(storage, candidate)
     try:

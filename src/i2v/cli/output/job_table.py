@@ -95,6 +95,8 @@ def _details(record: JobRecord) -> Iterator[tuple[str, str]]:
     yield "prompt", record.request.prompt
     if record.label:
         yield "label", record.label
+    for name, value in record.extra.items():
+        yield "extra", f"{name}: {value}"
     for attempt in record.attempts:
         yield f"attempt {attempt.number}", "; ".join(_attempt_story(attempt))
     yield "cost", str(record.charges)

@@ -146,7 +146,9 @@ async def _claim(run: RunContext, job: VersionedRecord, order: Order, claim: _Cl
     if _problem(run, claim):  # an old marker may be deleted
         return None
     try:
-        claimed = await run.ledger.change(job, lambda record: transitions.claim(record, order.image, attempt))
+        claimed = await run.ledger.change(
+            job, lambda record: transitions.claim(record, order.image, attempt, order.extra)
+        )
     except StorageError:
         await release(run, order, claim.token)
         raise
