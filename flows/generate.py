@@ -53,6 +53,7 @@ async def generate_videos(
     dry_run: bool = False,
     label: Text = None,
     override_prompts: bool = False,
+    skip_bad_rows: bool = False,
 ) -> State[Any]:
     """Generate a video from each image and store it in the bucket. No video is charged twice.
 
@@ -73,6 +74,7 @@ async def generate_videos(
         label: Purpose of the run, for the ledger and the reports.
         override_prompts: Use the prompt, mode, duration and take above also for images with options of their own in
             object metadata or a sidecar file; rows keep theirs.
+        skip_bad_rows: Go on without the rows of a batch file that cannot be used; the report names them.
     """
     default = RunOptions(prompt=prompt, mode=mode, duration=duration, take=take, override_prompts=override_prompts)
     steps = as_steps(validate, submit, poll, store)
@@ -84,7 +86,7 @@ async def generate_videos(
         run_id = str(runtime.flow_run.id)
         opened = open_run(settings, run_id, max_spend_usd=max_spend_usd, label=label, storage=storage, dry_run=dry_run)
         async with opened as run, publish_progress(run):
-            items = await find_items(images, run.storage, settings)
+            items = await find_items(images, run.storage, settings, skip_bad_rows=skip_bad_rows)
             await name_run(items, default, label=label, dry_run=dry_run)
             with graceful_sigterm(run):
                 report, stopped = await generate(run, items, default, steps, partial=partial, delivery=delivery)

@@ -38,6 +38,8 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any, ClassVar, NamedTuple, Self
 
+ROWS_SHOWN = 10
+
 
 class ExitCode(IntEnum):
     """How a command ends, with the meaning that `--help` and the documents show."""
@@ -97,6 +99,12 @@ class BadRow(NamedTuple):
             if self.column
             else f"line {self.line}, {self.reason}"
         )
+
+
+def shown_rows(rows: Sequence[BadRow]) -> str:
+    """Return the first ten in words, and how many are left out."""
+    more = [f"and {len(rows) - ROWS_SHOWN:,} more"] if len(rows) > ROWS_SHOWN else []
+    return "; ".join([*map(str, rows[:ROWS_SHOWN]), *more])
 
 
 class BadRows(UsageError):

@@ -75,6 +75,12 @@ OverridePrompts = Annotated[
         "or a prompt file. Rows of a batch file keep theirs.",
     ),
 ]
+SkipBadRows = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad-rows", help="Go on without the rows of a batch file that cannot be used; the report names them."
+    ),
+]
 Take = Annotated[int, typer.Option(min=1, metavar="N", help="2 or more: another version of the video, charged again.")]
 MaxSpend = Annotated[
     Decimal | None,

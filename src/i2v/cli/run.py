@@ -47,6 +47,7 @@ def run(  # noqa: PLR0913 - a command's parameters are its options
     label: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Purpose of the run, for the ledger and the manifests.")
     ] = None,
+    skip_bad_rows: options.SkipBadRows = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -58,7 +59,7 @@ def run(  # noqa: PLR0913 - a command's parameters are its options
     Without PREFECT_API_URL, Prefect runs inside this command; with it, the run
     appears in your Prefect UI. Ctrl-C stops cleanly and lists the open jobs.
     """
-    from i2v.cli.run_or_preview import finish, preview_or_run
+    from i2v.cli.run_or_preview import bad_rows_in_json, finish, preview_or_run
     from i2v.pipeline.preflight import check_delivery
     from i2v.settings import read_settings
 
@@ -71,12 +72,14 @@ def run(  # noqa: PLR0913 - a command's parameters are its options
         settings, prompt=prompt, mode=mode, duration=duration, take=take, override_prompts=override_prompts
     )
     parameters = {"max_spend_usd": max_spend, "partial": partial, "delivery": delivery, "label": label}
-    ending = preview_or_run(images, default, settings, parameters, dry_run=dry_run, verbose=verbose)
-    ending = replace(ending, report=ending.report.with_typed(options.typed_options(context)))
-    sys.exit(finish(ending, settings, dry_run=dry_run, as_json=as_json))
+    parameters["skip_bad_rows"] = skip_bad_rows
+    with bad_rows_in_json(as_json=as_json):
+        ending = preview_or_run(images, default, settings, parameters, dry_run=dry_run, verbose=verbose)
+        ending = replace(ending, report=ending.report.with_typed(options.typed_options(context)))
+        sys.exit(finish(ending, settings, dry_run=dry_run, as_json=as_json))
 
 
-def estimate(
+def estimate(  # noqa: PLR0913 - a command's parameters are its options
     context: typer.Context,
     images: options.Images,
     *,
@@ -85,6 +88,7 @@ def estimate(
     duration: options.Duration = "6",
     take: options.Take = 1,
     override_prompts: options.OverridePrompts = False,
+    skip_bad_rows: options.SkipBadRows = False,
     as_json: options.Json = False,
 ) -> None:
     """Validate images and print what their videos would cost. No charges, no uploads, no API key needed.
@@ -100,5 +104,6 @@ def estimate(
         take=take,
         override_prompts=override_prompts,
         dry_run=True,
+        skip_bad_rows=skip_bad_rows,
         as_json=as_json,
     )

@@ -2,20 +2,20 @@
 
 import asyncio
 import sys
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from typing import Any
 
 from i2v.advised_commands import command
 from i2v.cli.images.flow_parameter import within_limit, without_signed_urls
-from i2v.cli.images.local_files import find_named_images
+from i2v.cli.images.local_files import NamedImages, find_named_images
 from i2v.cli.images.uploads import UploadCandidate, upload, validate
 from i2v.cli.library_run import Ending, run_library
-from i2v.cli.output.console import print_error, show_logs, stderr
+from i2v.cli.output.console import print_error, print_json, show_logs, stderr
 from i2v.cli.output.report_table import no_valid_image, print_report
 from i2v.cli.progress import Progress
-from i2v.errors import ExitCode, I2vError, Stopped, UsageError
+from i2v.errors import BadRows, ExitCode, I2vError, Stopped, UsageError
 from i2v.inputs.batch_files import BatchRow
 from i2v.inputs.prompts import RunOptions
 from i2v.inputs.sources import FoundItems, find_items
@@ -47,50 +47,73 @@ def preview_or_run(
     show_logs(console, verbose=verbose)
     try:
         with Progress(console) as progress:
-            named = find_named_images(names, settings)
+            skip_bad_rows = parameters["skip_bad_rows"]
+            named = find_named_images(names, settings, skip_bad_rows=skip_bad_rows)
             local, refused = asyncio.run(validate(named.local, default, settings, progress))
             if dry_run:
                 orders = [candidate.order(settings) for candidate in local]
-                return _preview(named.remote, [*orders, *refused], default, settings, progress)
-            rows = asyncio.run(_upload(local, settings, progress)) if local else []
+                return _preview(named, [*orders, *refused], default, settings, progress, skip_bad_rows=skip_bad_rows)
             with without_signed_urls(named.remote) as remote:
+                images = asyncio.run(_upload(local, remote, settings, progress))
                 parameters = {
-                    "images": [*remote, *rows],
+                    "images": images,
                     **default.model_dump(exclude={"prompt_source", "extra"}),
                     **parameters,
                 }
-                ending = _run(parameters, progress, verbose=verbose) if remote or rows else Ending(Report())
+                ending = _run(parameters, progress, verbose=verbose) if images else Ending(Report())
     except UsageError:
         raise
     except I2vError as error:  # everything raised here happens before the first submit
         return Ending(Report(), Stopped(error.message, error.hint))
-    items = (*ending.report.items, *refused)
-    return replace(ending, report=ending.report.model_copy(update={"items": items}))
+    more = {"items": (*ending.report.items, *refused), "bad_rows": (*named.bad_rows, *ending.report.bad_rows)}
+    return replace(ending, report=ending.report.model_copy(update=more))
+
+
+@contextmanager
+def bad_rows_in_json(*, as_json: bool) -> Iterator[None]:
+    """Print all bad rows of a batch file on stdout before their error is raised, as the report of a run has them."""
+    try:
+        yield
+    except BadRows as error:
+        if as_json:
+            print_json(Report(bad_rows=error.rows).for_json())
+        raise
 
 
 def _preview(
-    remote: Sequence[str | BatchRow],
+    named: NamedImages,
     local: Sequence[Order | ItemReport],
     default: RunOptions,
     settings: Settings,
     progress: Progress,
+    *,
+    skip_bad_rows: bool,
 ) -> Ending:
     """Validate and price all images with the library alone; no Prefect, no uploads, no charges."""
 
     async def work(run: RunContext) -> Report:
-        items = await find_items(remote, run.storage, settings) if remote else FoundItems()
+        items = FoundItems()
+        if named.remote:
+            items = await find_items(named.remote, run.storage, settings, skip_bad_rows=skip_bad_rows)
         report, _ = await generate(run, [*items, *local], default, Steps())
-        return report.model_copy(update={"other_files": items.others})
+        bad_rows = (*named.bad_rows, *items.bad_rows)
+        return report.model_copy(update={"other_files": items.others, "bad_rows": bad_rows})
 
     report, signal = run_library(work, settings, progress, name="estimate", dry_run=True)
     return Ending(report, signal=signal)
 
 
-async def _upload(local: Sequence[UploadCandidate], settings: Settings, progress: Progress) -> list[str | BatchRow]:
-    """Upload the images and return them as values of the flow's parameter."""
+async def _upload(
+    local: Sequence[UploadCandidate], remote: Sequence[str | BatchRow], settings: Settings, progress: Progress
+) -> list[str | BatchRow]:
+    """Upload the local images and return all as values of the flow's parameter."""
+    rows = [image for image in remote if isinstance(image, BatchRow)] + [candidate.row for candidate in local]
+    names = [image for image in remote if isinstance(image, str)]
+    if not rows:
+        return list(names)
     with Storage() as storage:
         await upload(storage, local, progress)
-        return await within_limit([candidate.row for candidate in local], storage, settings)
+        return [*names, *await within_limit(rows, storage, settings)]
 
 
 def _run(parameters: dict[str, Any], progress: Progress, *, verbose: bool) -> Ending:

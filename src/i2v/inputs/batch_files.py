@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from i2v.errors import BadRow, BadRows, UsageError
+from i2v.errors import ROWS_SHOWN, BadRow, BadRows, UsageError, shown_rows
 from i2v.inputs import own_columns
 from i2v.inputs.prompts import RequestOptions
 from i2v.request import Mode
@@ -22,13 +22,12 @@ from i2v.urls import redact_url
 SUFFIXES = (".csv", ".jsonl")
 MAX_BATCH_FILE_BYTES = 100_000_000
 """Our own limit: enough for several hundred thousand images."""
-ERRORS_SHOWN = 10
 T = TypeVar("T")
 _HINT = (
     "Columns are image, prompt, mode (standard, pro), duration (6, 10), take, and your own such as sku; only image is "
     "required"
 )
-_SKIP_HINT = "Correct them, or leave them out with --skip-bad-rows (flow parameter skip_bad_rows). Nothing was charged"
+_SKIP_HINT = "Nothing was charged. Correct them (--json lists all), or go on without them: --skip-bad-rows"
 
 
 class BatchRow(RequestOptions):
@@ -94,10 +93,8 @@ class BatchFile:
             except UsageError as error:
                 self._add(line, error.message, "image")
         if self.bad_rows and not (skip_bad_rows and resolved):
-            hidden = len(self.bad_rows) - ERRORS_SHOWN
-            more = f"; and {hidden:,} more" if hidden > 0 else ""
-            shown = "; ".join(map(str, self.bad_rows[:ERRORS_SHOWN]))
-            raise BadRows(f"Batch file {self.name}: {shown}{more}", f"{_SKIP_HINT}. {_HINT}", self.bad_rows)
+            message = f"Batch file {self.name}: {shown_rows(self.bad_rows)}"
+            raise BadRows(message, f"{_SKIP_HINT}. {_HINT}", self.bad_rows)
         if not resolved:
             raise self._error(" lists no images")
         return resolved
@@ -137,7 +134,7 @@ class BatchFile:
     def _check_header(self, header: list[str]) -> None:
         own = [column for column in header if column not in BatchRow.model_fields or column == "extra"]
         if wrong := [(name, why) for name in own if (why := own_columns.name_problem(name))]:
-            names = "; ".join(f"column {redact_url(name)[:40]!r}: {why}" for name, why in wrong[:ERRORS_SHOWN])
+            names = "; ".join(f"column {redact_url(name)[:40]!r}: {why}" for name, why in wrong[:ROWS_SHOWN])
             comma = " (separated by commas?)" if len(header) == 1 else ""
             raise self._error(f": line 1, {names}{comma}")
         if "image" not in header:

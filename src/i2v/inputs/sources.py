@@ -14,7 +14,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict
 
 from i2v.advised_commands import command
-from i2v.errors import NoImages, UsageError
+from i2v.errors import BadRow, NoImages, UsageError
 from i2v.inputs.batch_files import MAX_BATCH_FILE_BYTES, SUFFIXES, BatchFile, BatchRow
 from i2v.inputs.prompts import SIDECAR_SUFFIX, RequestOptions, sidecar
 from i2v.ledger.keys import RESERVED
@@ -50,11 +50,17 @@ class InputItem(BaseModel):
 
 
 class FoundItems(list[InputItem]):
-    """The images that were found, and how many other files the prefixes hold, by ending."""
+    """The images that were found, how many other files the prefixes hold, by ending, and the rows that were skipped."""
 
-    def __init__(self, items: Iterable[InputItem] = (), others: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        items: Iterable[InputItem] = (),
+        others: Mapping[str, int] | None = None,
+        bad_rows: Sequence[BadRow] = (),
+    ) -> None:
         super().__init__(items)
         self.others: Counter[str] = Counter(others)
+        self.bad_rows = tuple(bad_rows)
 
 
 def accepted_images() -> str:
@@ -82,11 +88,16 @@ def refuse_signed_urls(images: str | BatchRow | Sequence[str | BatchRow]) -> Non
 
 
 async def find_items(
-    images: str | BatchRow | Sequence[str | BatchRow], storage: Storage, settings: Settings
+    images: str | BatchRow | Sequence[str | BatchRow],
+    storage: Storage,
+    settings: Settings,
+    *,
+    skip_bad_rows: bool = False,
 ) -> FoundItems:
     """Find the named images, in order, without duplicates (same image and same options).
 
-    Raise `UsageError` for an invalid name, and `NoImages` if nothing is found; otherwise an empty prefix is logged.
+    Raise `UsageError` for an invalid name, `BadRows` for a batch file with bad rows unless they are skipped, and
+    `NoImages` if nothing is found; otherwise an empty prefix is logged.
     """
     named = [images] if isinstance(images, str | BatchRow) else list(images)
     if not named:
@@ -94,13 +105,15 @@ async def find_items(
     found: dict[tuple[ImageRef, RequestOptions], InputItem] = {}
     empty: list[NoImages] = []
     others = Counter[str]()
+    bad_rows: list[BadRow] = []
     for entry in named:
         try:
-            items = await _items_of(entry, storage, settings)
+            items = await _items_of(entry, storage, settings, skip_bad_rows=skip_bad_rows)
         except NoImages as error:
             empty.append(error)
             continue
-        others += items.others if isinstance(items, FoundItems) else Counter()
+        others += items.others
+        bad_rows += items.bad_rows
         for item in items:
             key = (item.ref, item.options)
             if item.etag or key not in found:
@@ -109,19 +122,20 @@ async def find_items(
         raise empty[0]
     for none in empty:
         log.warning("%s", none.message)
-    return FoundItems(found.values(), others)
+    return FoundItems(found.values(), others, bad_rows)
 
 
-async def _items_of(entry: str | BatchRow, storage: Storage, settings: Settings) -> list[InputItem]:
+async def _items_of(entry: str | BatchRow, storage: Storage, settings: Settings, *, skip_bad_rows: bool) -> FoundItems:
     if isinstance(entry, BatchRow):
-        return [_item(entry, None, settings)]
+        return FoundItems([_item(entry, None, settings)])
     text = entry.strip()
     if not is_uri(text):
         if not text.lower().endswith(SUFFIXES):
             raise UsageError(f"{redact_url(text)!r} is not an S3 URI or https URL", accepted_images())
-        return await _in_batch_file(await asyncio.to_thread(BatchFile.read, Path(text)), None, settings)
+        file = await asyncio.to_thread(BatchFile.read, Path(text))
+        return await _in_batch_file(file, None, settings, skip_bad_rows=skip_bad_rows)
     if not text.startswith("s3://"):
-        return [InputItem(ref=ImageRef.parse(text))]
+        return FoundItems([InputItem(ref=ImageRef.parse(text))])
     try:
         uri = S3Uri.parse(text)
     except ValueError:
@@ -130,9 +144,10 @@ async def _items_of(entry: str | BatchRow, storage: Storage, settings: Settings)
         return await _under_prefix(uri, storage, settings)
     if uri.key.lower().endswith(SUFFIXES):
         file = BatchFile(str(uri), (await storage.get(uri, limit=MAX_BATCH_FILE_BYTES)).body)
-        return await _in_batch_file(file, S3Uri(uri.bucket, uri.key[: uri.key.rfind("/") + 1]), settings)
+        folder = S3Uri(uri.bucket, uri.key[: uri.key.rfind("/") + 1])
+        return await _in_batch_file(file, folder, settings, skip_bad_rows=skip_bad_rows)
     _check_allowed(uri, settings)
-    return [InputItem(ref=ImageRef(uri=uri))]
+    return FoundItems([InputItem(ref=ImageRef(uri=uri))])
 
 
 async def _under_prefix(prefix: S3Uri, storage: Storage, settings: Settings) -> FoundItems:
@@ -186,8 +201,12 @@ def _check_allowed(uri: S3Uri, settings: Settings) -> None:
         raise UsageError(f"{uri} cannot be an image: {why}", "Copy it to another key under the images prefix")
 
 
-async def _in_batch_file(file: BatchFile, base: S3Uri | None, settings: Settings) -> list[InputItem]:
-    return await asyncio.to_thread(file.resolve_rows, lambda row: _item(row, base, settings))
+async def _in_batch_file(file: BatchFile, base: S3Uri | None, settings: Settings, *, skip_bad_rows: bool) -> FoundItems:
+    def resolve(row: BatchRow) -> InputItem:
+        return _item(row, base, settings)
+
+    items = await asyncio.to_thread(file.resolve_rows, resolve, skip_bad_rows=skip_bad_rows)
+    return FoundItems(items, bad_rows=file.bad_rows)
 
 
 def _item(row: BatchRow, base: S3Uri | None, settings: Settings) -> InputItem:

@@ -85,6 +85,7 @@ async def generate(
         awaits_callbacks=delivery == "callback",
         is_partial=partial,
         other_files=items.others if isinstance(items, FoundItems) else {},
+        bad_rows=items.bad_rows if isinstance(items, FoundItems) else (),
     )
     await end_run(run, report.model_copy(update={"items": (*settled, *report.items)}))
     return report, stopped

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from i2v.errors import BadRow, shown_rows
 from i2v.ledger.job import JobState
 from i2v.money import ZERO, Charges, money_text, sum_charges
 from i2v.request import Request
@@ -134,6 +135,8 @@ class Report(BaseModel):
     """Whether the run was to spend up to its limit."""
     other_files: Mapping[str, int] = {}
     """How many files under the prefixes are not named like images, by ending."""
+    bad_rows: tuple[BadRow, ...] = ()
+    """The rows of batch files that were skipped."""
 
     def count(self, outcome: Outcome) -> int:
         """Return how many images have this outcome."""
@@ -189,7 +192,14 @@ class Report(BaseModel):
         parts = [f"{counts[outcome]} {texts[outcome]}" for outcome in Outcome if counts[outcome]]
         planned = counts[Outcome.PLANNED]
         money = f"would cost ${money_text(self.planned_usd)}" if planned else str(self.charges)
-        return " · ".join([*(parts or ["no images"]), money])
+        skipped = [self.skipped_rows] if self.bad_rows else []
+        return " · ".join([*(parts or ["no images"]), *skipped, money])
+
+    @property
+    def skipped_rows(self) -> str:
+        """How many rows were skipped, in words."""
+        lines = len({(row.file, row.line) for row in self.bad_rows})
+        return f"{lines:,} bad row{'' if lines == 1 else 's'} skipped"
 
     @property
     def others(self) -> str:
@@ -200,12 +210,13 @@ class Report(BaseModel):
 
     @property
     def notes(self) -> list[str]:
-        """What contradicts the caller: options of the run that images or rows replace by their own."""
+        """What contradicts the caller: options that images or rows replace by their own, and rows that were skipped."""
         kept = [item for item in self.items if item.overridden]
         rows = [item for item in kept if item.prompt_source == "column"]
         images = [item for item in kept if item.prompt_source != "column"]
         own = f"{_keep_their_own('image', images)}; --override-prompts uses yours" if images else ""
-        return [note for note in (own, _keep_their_own("row", rows) if rows else "") if note]
+        skipped = f"{self.skipped_rows}: {shown_rows(self.bad_rows)}" if self.bad_rows else ""
+        return [note for note in (own, _keep_their_own("row", rows) if rows else "", skipped) if note]
 
     def with_typed(self, typed: Mapping[str, object]) -> "Report":
         """Return the report whose notes also count images that replace an option typed at its default."""
@@ -226,6 +237,7 @@ class Report(BaseModel):
             "possibly_charged_usd": float(self.charges.possibly),
             "at_risk_usd": float(self.at_risk_usd),
             **({"other_files": dict(self.other_files)} if self.other_files else {}),
+            **({"bad_rows": [row._asdict() for row in self.bad_rows]} if self.bad_rows else {}),
             "items": items,
         }
 

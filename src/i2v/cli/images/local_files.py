@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from i2v.errors import NoImages, UsageError
+from i2v.errors import BadRow, NoImages, UsageError
 from i2v.inputs.batch_files import SUFFIXES, BatchFile, BatchRow
 from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import IMAGE_SUFFIXES, is_uri
@@ -37,23 +37,29 @@ class NamedImages:
 
     remote: tuple[str | BatchRow, ...]
     local: tuple[LocalImage, ...]
+    bad_rows: tuple[BadRow, ...] = ()
+    """The rows of local batch files that were skipped."""
 
 
-def find_named_images(names: Sequence[str], settings: Settings) -> NamedImages:
+def find_named_images(names: Sequence[str], settings: Settings, *, skip_bad_rows: bool = False) -> NamedImages:
     """Sort names into remote and local images. The key of a file is its path inside the named folder, or its name.
 
-    Raise `NoImages` if nothing is found, `UsageError` for a missing path or if two files would have the same key.
+    Raise `NoImages` if nothing is found, `UsageError` for a missing path or if two files would have the same key, and
+    `BadRows` for a batch file with bad rows unless they are skipped.
     """
-    found = [entry for name in names for entry in ([name] if is_uri(name) else _local_entries(name, settings))]
+    bad_rows: list[BadRow] | None = [] if skip_bad_rows else None
+    found: list[str | LocalImage | BatchRow] = []
+    for name in names:
+        found += [name] if is_uri(name) else _local_entries(name, settings, bad_rows)
     if not found:
         raise NoImages(f"No images found in {', '.join(names)}", f"An image is named {', '.join(IMAGE_SUFFIXES)}")
     local = [entry for entry in found if isinstance(entry, LocalImage)]
     _check_collisions(local)
     remote = tuple(entry for entry in found if not isinstance(entry, LocalImage))
-    return NamedImages(remote, tuple(dict.fromkeys(local)))
+    return NamedImages(remote, tuple(dict.fromkeys(local)), tuple(bad_rows or ()))
 
 
-def _local_entries(name: str, settings: Settings) -> Iterator[LocalImage | BatchRow]:
+def _local_entries(name: str, settings: Settings, bad_rows: list[BadRow] | None) -> Iterator[LocalImage | BatchRow]:
     path = Path(name)
     try:
         if path.is_dir():
@@ -61,7 +67,7 @@ def _local_entries(name: str, settings: Settings) -> Iterator[LocalImage | Batch
         elif not path.exists():
             raise UsageError(f"No such file or folder: {name!r}", HINT)
         elif path.suffix.lower() in SUFFIXES:
-            yield from BatchFile.read(path).resolve_rows(lambda row: _of_row(row, path.parent, settings))
+            yield from _in_batch_file(path, settings, bad_rows)
         else:
             yield _local_image(path, path.name, RequestOptions(), settings)
     except (OSError, ValueError) as error:
@@ -79,6 +85,15 @@ def _in_folder(folder: Path, settings: Settings) -> Iterator[LocalImage]:
             if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
                 path = Path(parent, name)
                 yield _local_image(path, path.relative_to(folder).as_posix(), RequestOptions(), settings)
+
+
+def _in_batch_file(path: Path, settings: Settings, bad_rows: list[BadRow] | None) -> list[LocalImage | BatchRow]:
+    """Return the rows; bad ones are added to `bad_rows`, or raised if that is `None`."""
+    file, skip = BatchFile.read(path), bad_rows is not None
+    found = file.resolve_rows(lambda row: _of_row(row, path.parent, settings), skip_bad_rows=skip)
+    if bad_rows is not None:
+        bad_rows += file.bad_rows
+    return found
 
 
 def _of_row(row: BatchRow, folder: Path, settings: Settings) -> LocalImage | BatchRow:
