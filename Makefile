@@ -94,7 +94,7 @@ bench-quick: $(READY) ## run small benchmarks and print the results (two minutes
 lock: $(READY) ## regenerate requirements.txt from pyproject.toml; UPGRADE=1 upgrades to the newest versions
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT INT TERM && \
 	  $(PY) -m venv "$$dir" && "$$dir/bin/python" -m pip install -q --disable-pip-version-check uv && \
-	  "$$dir/bin/uv" pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+	  "$$dir/bin/uv" pip compile pyproject.toml --extra otel --group dev --universal --python-version 3.11 --generate-hashes \
 	    --no-header --no-annotate --system-certs $(if $(UPGRADE),--upgrade) --quiet --output-file requirements.txt
 	@echo 'requirements.txt is up to date; see what changed with: git diff requirements.txt'
 

@@ -26,6 +26,7 @@ from i2v.pipeline.submit import submit
 from i2v.pipeline.validate import ResolvedImage, ValidationResult, refresh_metadata, resolve_image, validate_image
 from i2v.pipeline.video_order import Order, make_order, make_request
 from i2v.reports.run_report import ItemReport, Report
+from i2v.telemetry.spans import inside, start_image, until_done
 
 log = logging.getLogger(__name__)
 Prepared = Order | ItemReport
@@ -66,13 +67,20 @@ async def generate(
         run.first_submits.trust(*info.fetched_from)
         preflight.warn_of_expiring_credentials(run)
     run.set_image_count(len(settled) + len(items))
-    preparing = [asyncio.ensure_future(prepare(run, item, default, steps)) for item in items]
+    spans = [start_image(label_of(item)) for item in items]
+    preparing = [
+        asyncio.ensure_future(inside(span, prepare(run, item, default, steps)))
+        for span, item in zip(spans, items, strict=True)
+    ]
     unfinished = set(preparing)
     for task in preparing:
         task.add_done_callback(unfinished.discard)
     try:
         stopped = None if run.dry_run else await _check_funds(run, preparing, partial=partial, paused=paused)
-        endings = [_run_image(run, task, steps, delivery) for task in preparing]
+        endings = [
+            until_done(span, _run_image(run, task, steps, delivery))
+            for span, task in zip(spans, preparing, strict=True)
+        ]
         preparing.clear()  # a finished task keeps its context, in which Prefect stores the image's first step
         lines = await asyncio.gather(*endings)
     finally:
@@ -89,6 +97,13 @@ async def generate(
     )
     await end_run(run, report.model_copy(update={"items": (*settled, *report.items)}))
     return report, stopped
+
+
+def label_of(item: InputItem | Prepared) -> str:
+    """Return how an image is named in reports."""
+    if isinstance(item, ItemReport):
+        return item.image
+    return item.image.label if isinstance(item, Order) else item.ref.label
 
 
 async def _check_funds(

@@ -19,6 +19,7 @@ from i2v.ledger.ledger import VersionedRecord
 from i2v.logs import log_context
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import StepStarted
+from i2v.telemetry.spans import Attributes, describe_job, traced
 from i2v.urls import hide_signatures
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,11 @@ class PollResult(NamedTuple):
     polls: int = 0
 
 
+def _describe(result: PollResult) -> Attributes:
+    return describe_job(result.job) | {"i2v.polls": result.polls}
+
+
+@traced("poll", _describe)
 async def poll(run: RunContext, job: VersionedRecord) -> PollResult:
     """Wait for a submitted job's task. Raise `StorageError` if its end cannot be written: the job stays open."""
     attempt, first_seconds = job.record.attempt, run.settings.poll_first_seconds

@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from decimal import Decimal
 
+from opentelemetry import trace
+
 from i2v.apixo.client import ApixoClient
 from i2v.errors import I2vError
 from i2v.ledger import keys
@@ -18,13 +20,16 @@ from i2v.malloc_arenas import limit_malloc_arenas
 from i2v.media.decoder import DECODER
 from i2v.net.fetcher import Fetcher
 from i2v.pipeline.context import RunContext
-from i2v.pipeline.events import LISTENER, Event, ImageDone, RunEnded
+from i2v.pipeline.events import LISTENER, Event, ImageDone, JobRendered, RunEnded
 from i2v.pipeline.heartbeat import Heartbeat
 from i2v.reports.recent import RecentWriter
 from i2v.reports.run_report import Report
 from i2v.reports.savings import summarize_savings
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
+from i2v.telemetry.exporters import start_exporting
+from i2v.telemetry.run_metrics import count_image, record_rendering
+from i2v.telemetry.spans import describe_run, run_span
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +55,9 @@ async def open_run(
     if not dry_run:
         settings.require_key()
     limit_malloc_arenas()
+    start_exporting()
     async with AsyncExitStack() as stack:
+        stack.enter_context(run_span(run_id, label, dry_run=dry_run))
         storage = stack.enter_context(storage or Storage())
         earlier = await read_run(storage, settings, run_id)
         client = await stack.enter_async_context(ApixoClient(settings)) if settings.api_key else None
@@ -108,6 +115,7 @@ def make_context(
         settings, storage, ledger, budget, fetcher, heartbeat, markers, client, DECODER, dry_run, max_spend_usd
     )
     run.add_listener(_RecentListener(recent))
+    run.add_listener(_TelemetryListener())
     return run
 
 
@@ -121,6 +129,25 @@ class _RecentListener:
         """Keep an image's outcome."""
         if isinstance(event, ImageDone):
             self._recent.add(event.item)
+
+
+class _TelemetryListener:
+    """Counts images, and adds the run's outcome to the span in which it was made."""
+
+    def __init__(self) -> None:
+        self._span = trace.get_current_span()
+
+    def on_event(self, event: Event) -> None:
+        """Count an image or a rendered video, or describe the whole run."""
+        match event:
+            case ImageDone(item):
+                count_image(item)
+            case JobRendered(seconds) if seconds is not None:
+                record_rendering(seconds)
+            case RunEnded(report):
+                describe_run(self._span, report)
+            case _:
+                pass
 
 
 async def end_run(run: RunContext, report: Report) -> None:

@@ -23,6 +23,7 @@ from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import StepStarted
 from i2v.pipeline.poll import job_label, job_log_context, query_status
 from i2v.pipeline.publish import DeliveredVideo, publish_video
+from i2v.telemetry.spans import describe_job, traced
 
 log = logging.getLogger(__name__)
 FRESH_STATUSES = 3
@@ -37,6 +38,7 @@ class NotDelivered(I2vError):
     """The provider reports success, but its file cannot be downloaded or verified: paid, and the job stays open."""
 
 
+@traced("store", describe_job)
 async def store(run: RunContext, job: VersionedRecord, status: TaskStatus) -> VersionedRecord:
     """Download, check and publish the video of a job whose task succeeded.
 

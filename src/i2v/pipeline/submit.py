@@ -19,6 +19,7 @@ from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import StepStarted
 from i2v.pipeline.payment.check_and_pay import pay
 from i2v.pipeline.video_order import Order
+from i2v.telemetry.spans import describe_job, traced
 
 log = logging.getLogger(__name__)
 CLAIM_CHECK_SECONDS = 3.0
@@ -26,6 +27,7 @@ LEASE_OVER = Reason(code="lease_over", message="a process claimed this job and n
 BACKOFF_FIRST_SECONDS, BACKOFF_MOST_SECONDS = 1.0, 60.0
 
 
+@traced("submit", describe_job)
 async def submit(run: RunContext, order: Order) -> VersionedRecord:
     """Attach to the order's job if it is under way or has ended; otherwise pay for one attempt.
 

@@ -19,6 +19,7 @@ from i2v.media.images import MAX_IMAGE_BYTES, ImageFacts, ImageRef, check_size
 from i2v.pipeline.context import RunContext
 from i2v.s3.objects import S3Object
 from i2v.s3_uri import S3Uri
+from i2v.telemetry.spans import Attributes, traced
 
 log = logging.getLogger(__name__)
 URL_READ_BYTES = 3 * MAX_IMAGE_BYTES
@@ -120,6 +121,11 @@ async def _options(
     return options.over(default_options(default, ref, run.settings))
 
 
+def _describe(result: ValidationResult) -> Attributes:
+    return {"i2v.valid": bool(result.facts), "i2v.rule": result.rule}
+
+
+@traced("validate", _describe)
 async def validate_image(run: RunContext, image: ResolvedImage) -> ValidationResult:
     """Read an image whole and validate it. A URL's bytes are copied beside the ledger for the provider.
 

@@ -20,7 +20,7 @@ from i2v.ledger.job import JobState
 from i2v.media.images import ImageRef
 from i2v.pipeline import outcomes
 from i2v.pipeline.context import READERS, RunContext
-from i2v.pipeline.generate import Prepared, Steps, expected, generate, prepare
+from i2v.pipeline.generate import Prepared, Steps, expected, generate, label_of, prepare
 from i2v.pipeline.run import end_run
 from i2v.pipeline.video_order import Order
 from i2v.recovery.images_without_video import MissingSearch, has_outcome, versions_with_outcome
@@ -126,17 +126,13 @@ async def reconcile_and_backfill(
         await end_run(run, settled)
         return ReconcileResult(settled)
     reported = {item.image for item in settled.items}
-    prepared = [one for one in await _prepare_missing(run, options, limit, steps) if _label(one) not in reported]
+    prepared = [one for one in await _prepare_missing(run, options, limit, steps) if label_of(one) not in reported]
     if not prepared:
         await end_run(run, settled)
         stopped_by = run.brake.stopped.message if run.brake.stopped else None
         return ReconcileResult(settled, Report(stopped=stopped_by))
     generated, stopped = await generate(run, prepared, options.default, steps, partial=True, settled=settled.items)
     return ReconcileResult(settled, generated, stopped)
-
-
-def _label(prepared: Prepared) -> str:
-    return prepared.image.label if isinstance(prepared, Order) else prepared.image
 
 
 async def _prepare_missing(run: RunContext, options: BackfillOptions, limit: int, steps: Steps) -> list[Prepared]:

@@ -32,6 +32,7 @@ from i2v.pipeline.video_order import Order
 from i2v.recovery.adopt_from_callback import CallbackHint, adopt_from_callback, hints_by_job
 from i2v.recovery.leftover_markers import ListedMarker, delete_settled_markers, list_open_markers
 from i2v.reports.run_report import ItemReport, Outcome
+from i2v.telemetry.spans import start_image, until_done
 
 log = logging.getLogger(__name__)
 NEEDS_ATTENTION_AFTER = timedelta(hours=24)
@@ -55,7 +56,10 @@ async def settle_open(
     markers = await list_open_markers(run) if entries is None else {}
     hints = hints_by_job(entries or ())
     found = run.ledger.read_many(list(markers if entries is None else hints))
-    settling = [settler.settle(key, job, markers.get(key, ()), hints.get(key)) async for key, job in found]
+    settling = [
+        until_done(start_image(_label(key, job)), settler.settle(key, job, markers.get(key, ()), hints.get(key)))
+        async for key, job in found
+    ]
     run.set_image_count(len(settling))
     return tuple(line for line in await asyncio.gather(*settling) if line)
 
@@ -79,7 +83,7 @@ class Settler:
         hints: Sequence[CallbackHint] | None = None,
     ) -> ItemReport | None:
         """Settle a job that has these markers, and delete those of settled attempts; or one that `hints` name."""
-        label = found.record.image.label if isinstance(found, VersionedRecord) else f"job {key}"
+        label = _label(key, found)
         try:
             async with self._run.limits.in_flight:
                 line = await self._settle_found(key, found, markers, hints)
@@ -210,6 +214,10 @@ class Settler:
         return bool(
             found and found.content.ended_at is None and found.age_seconds <= self._run.settings.run_gone_seconds
         )
+
+
+def _label(key: str, found: VersionedRecord | I2vError | None) -> str:
+    return found.record.image.label if isinstance(found, VersionedRecord) else f"job {key}"
 
 
 @contextmanager
