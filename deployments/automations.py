@@ -1,4 +1,4 @@
-"""The automations: two mark dead flow runs Crashed, three send alerts.
+"""The automations: two mark dead flow runs Crashed, four send messages.
 
 An automation is found by its name, so names never change. Users decide whether it is enabled. They also decide what an
 alert does, unless `--notify` names a notification block; without one, a new alert only shows in the event feed.
@@ -28,6 +28,8 @@ START_TIMEOUT = timedelta(minutes=10)
 """A flow run's process starts within seconds, and within a minute on a very busy machine."""
 BUDGET_NEAR = "i2v.budget.near"
 """Emitted at 80 % of the cap with the resource `i2v.ledger.<bucket>`; the payload has `spent_usd` and `cap_usd`."""
+RUN_FINISHED = "i2v.run.finished"
+"""Emitted with the resource `i2v.run.<flow run id>`, whose label `i2v.run.images` is the number of images."""
 RUN_FAILED = {"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.TimedOut"}
 NOT_STARTED = {f"prefect.flow-run.{state}" for state in ("Pending", "Submitting", "InfrastructurePending")}
 
@@ -81,21 +83,39 @@ def _flows_resource(flows: list[str]) -> ResourceSpecification:
 SELF_HOSTED_LINK = "{{ (flow_run | ui_url or '') | replace('/v2/runs/', '/runs/') | replace('/runs/', '/v2/runs/') }}"
 """The run's page in the current UI, which a self-hosted server has below `/v2`; Prefect's filter leaves that out."""
 CLOUD_LINK = "{{ flow_run | ui_url or '' }}"
+FINISHED_TEXT = (
+    "{{ event.payload.images }} images: {{ event.payload.sentence }}\n"
+    "{% if event.payload.needs_person_count %}Needs a person: {{ event.payload.needs_person_count }}\n{% endif %}"
+    "{% for one in event.payload.needs_person or [] %}"
+    "- {{ one.outcome }}: {{ one.image }}: {{ one.reason }}\n"
+    "{% endfor %}"
+)
 
 
 def alerts(flows: list[str], block: UUID | None, *, is_cloud: bool = False) -> list[AutomationCore]:
-    """Return the three alerts; `block` is the notification block that sends them."""
+    """Return the messages about runs, jobs and money; `block` is the notification block that sends them."""
 
     def alert(name: str, description: str, text: str, trigger: EventTrigger) -> AutomationCore:
         sends = SendNotification(block_document_id=block, subject=name, body=text) if block else DoNothing()
         return AutomationCore(name=name, description=description, trigger=trigger, actions=[sends])
 
+    link = CLOUD_LINK if is_cloud else SELF_HOSTED_LINK
     return [
+        alert(
+            "i2v: a batch is done",
+            "Text: counts and cost of a run of more than one image, what needs a person, and a link to the run.",
+            FINISHED_TEXT + link,
+            EventTrigger(
+                expect={RUN_FINISHED},
+                match=ResourceSpecification({"prefect.resource.id": ["i2v.run.*"], "i2v.run.images": ["!1"]}),
+                for_each={"prefect.resource.id"},
+                within=timedelta(0),
+            ),
+        ),
         alert(
             "i2v: a run failed",
             "Alert text: the flow run's name, state and message, with a link to the run.",
-            "{{ flow_run.name }} is {{ flow_run.state.name }}: {{ flow_run.state.message }}\n"
-            + (CLOUD_LINK if is_cloud else SELF_HOSTED_LINK),
+            "{{ flow_run.name }} is {{ flow_run.state.name }}: {{ flow_run.state.message }}\n" + link,
             EventTrigger(
                 expect=RUN_FAILED,
                 match_related=_flows_resource(flows),

@@ -42,9 +42,9 @@ PREFECT_API_URL selects the server:
 
 Exit codes: 0 done · 2 wrong usage or settings · 3 the server does not respond. See docs/deploying.md."""
 NOTIFY_HELP = (
-    "the notification block that sends the alerts (a run failed, a job is unknown, the budget is nearly spent), e.g. "
-    "slack-webhook/alerts; create it in the UI under Blocks. Without it, new alerts only show in the event feed, and "
-    "existing ones keep their actions"
+    "the notification block that sends the messages (a batch is done, a run failed, a job is unknown, the budget is "
+    "nearly spent), e.g. slack-webhook/alerts; create it in the UI under Blocks. Without it, new ones only show in the "
+    "event feed, and existing ones keep their actions"
 )
 
 START_SECONDS = 60.0

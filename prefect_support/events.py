@@ -4,10 +4,12 @@ Emitting never waits for Prefect and never fails a run: Prefect's own worker sen
 """
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from prefect.events import emit_event
 
+from i2v.cli.prefect.ui_links import flow_run_url
 from i2v.ledger.job import JobRecord
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import Event, ImageDone, JobSubmitted, RunEnded
@@ -16,6 +18,9 @@ from i2v.reports.run_report import ItemReport, Outcome, Report
 log = logging.getLogger(__name__)
 EMITTED = {Outcome.STORED, Outcome.REFUSED, Outcome.FAILED, Outcome.UNKNOWN}
 """Outcomes that have an event each; the run's own event counts the others."""
+MOST_NAMED = 10
+"""Images that the run's event names because they need a person."""
+REASON_CHARS = 200
 
 
 class EventEmitter:
@@ -48,15 +53,21 @@ class EventEmitter:
 
     def _finished(self, report: Report) -> None:
         counts = {outcome.value: count for outcome in Outcome if (count := report.count(outcome))}
+        needs_person = report.needs_person
         payload = {
             "sentence": report.summary,
+            "images": len(report.items),
             "counts": counts,
             "spent_usd": float(report.spent_usd),
             "possibly_charged_usd": float(report.charges.possibly),
             "at_risk_usd": float(report.at_risk_usd),
             "label": self._run.label,
+            "needs_person_count": len(needs_person),
+            "needs_person": [_for_person(item) for item in needs_person[:MOST_NAMED]],
+            "url": flow_run_url(self._run.run_id),
         }
-        self._emit("i2v.run.finished", f"i2v.run.{self._run.run_id}", report.summary, payload)
+        labels = {"i2v.run.images": str(len(report.items))}
+        self._emit("i2v.run.finished", f"i2v.run.{self._run.run_id}", report.summary, payload, labels)
         if near := self._run.budget.near_cap_usd:
             spent, cap = near
             payload = {"spent_usd": float(spent), "cap_usd": float(cap)}
@@ -66,16 +77,23 @@ class EventEmitter:
     def _ledger(self) -> str:
         return f"i2v.ledger.{self._run.settings.jobs.bucket}"
 
-    def _emit(self, event: str, resource: str, name: str, payload: dict[str, Any]) -> None:
+    def _emit(
+        self, event: str, resource: str, name: str, payload: dict[str, Any], labels: Mapping[str, str] | None = None
+    ) -> None:
         if self._run.dry_run:
             return
         related = [{"prefect.resource.id": self._ledger, "prefect.resource.role": "ledger"}]
         try:
             emit_event(
                 event,
-                resource={"prefect.resource.id": resource, "prefect.resource.name": name},
+                resource={"prefect.resource.id": resource, "prefect.resource.name": name, **(labels or {})},
                 related=related if resource != self._ledger else [],
                 payload=payload,
             )
         except Exception as error:  # noqa: BLE001 - an event must never fail a run
             log.debug("event %s was not emitted: %r", event, error)
+
+
+def _for_person(item: ItemReport) -> dict[str, str]:
+    reason = " ".join((item.reason or "").split())
+    return {"image": item.image, "outcome": item.outcome.text, "reason": reason[:REASON_CHARS]}

@@ -91,6 +91,12 @@ class ItemReport(BaseModel):
         return Charges(self.cost_usd, self.possibly_charged_usd)
 
     @property
+    def needs_person(self) -> bool:
+        """Whether only a person can help it."""
+        unverified = self.outcome is Outcome.STORED and any(flag.startswith("unverified: ") for flag in self.flags)
+        return self.outcome in {Outcome.FAILED, Outcome.UNKNOWN} or self.needs_prompt or unverified
+
+    @property
     def row(self) -> dict[str, Any]:
         """The image as a flat object for downstream tables: request, video and cost."""
         request = self.request.model_dump(mode="json") if self.request else {}
@@ -173,6 +179,11 @@ class Report(BaseModel):
         """Whether the run did what it was asked for: it succeeded, or a partial run left only what its limit left."""
         left = self.model_copy(update={"items": tuple(item for item in self.items if not item.limit_reached)})
         return self.succeeded or (self.is_partial and left.succeeded)
+
+    @property
+    def needs_person(self) -> list[ItemReport]:
+        """The images that only a person can help: failed, unknown, without a valid prompt, or with a doubtful video."""
+        return [item for item in self.items if item.needs_person]
 
     @property
     def nothing_valid(self) -> bool:

@@ -23,13 +23,14 @@ from prefect.events.clients import get_events_client
 from prefect.events.schemas.automations import AutomationCore, EventTrigger
 from prefect.states import Completed, Failed, Pending, Running
 
-from deployments.automations import BUDGET_NEAR, JOB_UNKNOWN, alerts, dead_runs, lost_runs
+from deployments.automations import BUDGET_NEAR, JOB_UNKNOWN, RUN_FINISHED, alerts, dead_runs, lost_runs
 from sandbox.prefect_server import PrefectServer
 from tests.support.door_process import wait_for_async
 from tests.support.forked_command import start_forked
 from tests.support.forked_flows import SLEEPER, sleep_in_flow
 
 FLOW = SLEEPER
+ODD = "s3://photos/images/Łódź {% raw %} <b>'Jürgen' & \"Ö\" {{ 1/0 }} 猫.jpg"
 
 
 @pytest.fixture(autouse=True)
@@ -142,16 +143,19 @@ async def mailbox() -> AsyncIterator[tuple[str, list[dict[str, Any]]]]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", received
 
 
-async def _emit(name: str, resource: str, **payload: Any) -> None:
+async def _emit(name: str, resource: str, labels: dict[str, str] | None = None, **payload: Any) -> None:
     async with get_events_client() as events:
-        described = Resource.model_validate({"prefect.resource.id": resource})
+        described = Resource.model_validate({"prefect.resource.id": resource, **(labels or {})})
         await events.emit(Event(event=name, resource=described, payload=payload))
 
 
 async def test_alerts_say_what_happened(
     prefect_server: PrefectServer, mailbox: tuple[str, list[dict[str, Any]]]
 ) -> None:
-    """A failed run, an unknown job and a nearly spent budget each send one message with the name and the amounts."""
+    """A batch that is done, a failed run, an unknown job and a nearly spent budget each send one message.
+
+    It has the names and the amounts, unchanged by the template. A run of one image sends none.
+    """
     address, received = mailbox
     job = f"i2v.job.{uuid4().hex}"
     hook = CustomWebhookNotificationBlock(name="x", url=address, json_data={"title": "{{subject}}", "text": "{{body}}"})
@@ -161,13 +165,27 @@ async def test_alerts_say_what_happened(
         await fail(return_state=True)
         await _emit(JOB_UNKNOWN, job)
         await _emit(BUDGET_NEAR, "i2v.ledger.photos", spent_usd="8.10", cap_usd="10.00")
+        await _emit(RUN_FINISHED, "i2v.run.one", {"i2v.run.images": "1"}, images=1, sentence="1 stored · $0.19")
+        needs = [{"image": ODD, "outcome": "failed", "reason": 'the provider\'s "<b>" & {{ 7 * 7 }}'}]
+        await _emit(
+            RUN_FINISHED,
+            "i2v.run.batch",
+            {"i2v.run.images": "1000"},
+            images=1000,
+            sentence="999 stored · 1 failed · $192.00",
+            needs_person_count=1,
+            needs_person=needs,
+        )
 
         async def all_received() -> bool:
-            return len(received) >= 3
+            return len(received) >= 4
 
         await _wait_until(all_received)
     texts = {each["title"]: each["text"] for each in received}
     assert texts["i2v: a run failed"].endswith(" is Failed: 2 failed · $0.00\n")
     assert job in texts["i2v: a job is unknown"]
     assert "i2v.ledger.photos: $8.10 of today's $10.00" in texts["i2v: the budget is nearly spent"]
-    assert len(received) == 3
+    batch = texts["i2v: a batch is done"].splitlines()
+    assert batch[:2] == ["1000 images: 999 stored · 1 failed · $192.00", "Needs a person: 1"]
+    assert batch[2] == f"- failed: {ODD}: {needs[0]['reason']}"
+    assert len(received) == 4

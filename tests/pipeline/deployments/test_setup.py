@@ -120,7 +120,7 @@ async def test_a_named_block_sends_the_alerts(prefect_server: PrefectServer) -> 
         for name in re.findall("'(.+)'", "\n".join(changed)):
             (each,) = await client.read_automations_by_name(name)
             await _change(client, each, actions=before.actions)
-    assert len(changed) == 3
+    assert len(changed) == 4
     assert ALERT in str(changed)
     assert {result.change for result in again} == {Change.UNCHANGED}
     (sent,) = [action.model_dump() for action in alert.actions]
