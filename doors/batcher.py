@@ -62,6 +62,11 @@ class Batcher(Generic[T]):
         return len(self._pending)
 
     @property
+    def items(self) -> list[T]:
+        """Every item that is not passed on yet."""
+        return [each.item for each in self._pending.values()]
+
+    @property
     def is_full(self) -> bool:
         """Whether callers should stop adding items."""
         return len(self._pending) >= self.capacity

@@ -1,4 +1,4 @@
-"""`FlowRunStarter`: start flow runs of one deployment, once per idempotency key. The only calls to Prefect's API."""
+"""`FlowRunStarter`: start flow runs of one deployment, once per idempotency key."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence

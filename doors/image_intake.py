@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -57,7 +58,15 @@ def make_intake(settings: Settings, health: Health, starter: "FlowRunStarter", s
 
     batcher = Batcher(start_run, identity=lambda image: image.identity, on_duplicate=metrics.duplicates.inc)
     metrics.pending.set_function(lambda: len(batcher))
+    metrics.oldest.set_function(lambda: oldest_seconds(batcher.items))
+    metrics.ready.set_function(lambda: health.is_ready)
     return ImageIntake(settings, health, metrics, batcher)
+
+
+def oldest_seconds(images: Sequence[NewImage]) -> float:
+    """Return how long ago the first of these images was uploaded, as far as their events say."""
+    now = time.time()
+    return max((now - image.event_time for image in images if image.event_time is not None), default=0.0)
 
 
 def name_of_run(uris: Sequence[S3Uri], parameters: Mapping[str, Any]) -> str:

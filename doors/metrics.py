@@ -24,6 +24,11 @@ class Metrics:
         lag_text = "Time from the bucket's event to its flow run"
         self.lag = Histogram("i2v_door_event_to_run_seconds", lag_text, buckets=LAG_BUCKETS, registry=registry)
         self.pending = Gauge("i2v_door_in_hand", "Images waiting for their flow run", registry=registry)
+        waiting_text = "Age of the oldest notification whose image waits for its flow run"
+        self.oldest = Gauge("i2v_door_oldest_seconds", waiting_text, registry=registry)
+        self.ready = Gauge(
+            "i2v_door_ready", "1 if new notifications become flow runs, as /healthz says", registry=registry
+        )
         for reason in DropReason:
             self.dropped.labels(reason.value)
 

@@ -16,6 +16,8 @@ from doors.http.callbacks import COLLECT, Callbacks
 from doors.http.server import HttpServer
 from doors.image_intake import ON_IMAGE, ImageIntake, make_intake
 from doors.ledger_gauges import LedgerGauges
+from doors.prefect_gauges import PrefectGauges
+from doors.sqs_gauges import SqsGauges
 from doors.sqs_queue import SqsQueue
 from doors.sqs_receiver import STOP_SECONDS, SqsReceiver
 from i2v.apixo.callbacks import callback_settings_error
@@ -68,8 +70,10 @@ async def serve(settings: Settings) -> int:
             on_image = FlowRunStarter(client, ON_IMAGE, health)
             collect = FlowRunStarter(client, COLLECT, health, "callbacks")
             intake = make_intake(settings, health, on_image, storage)
-            gauges = LedgerGauges(storage, settings, intake.metrics.registry)
-            callbacks = Callbacks(settings, storage, collect, intake.metrics.registry)
+            registry = intake.metrics.registry
+            gauges = [LedgerGauges(storage, settings, registry), PrefectGauges(client, registry)]
+            gauges += [SqsGauges(queue, registry)] if queue else []
+            callbacks = Callbacks(settings, storage, collect, registry)
             health.callbacks = STARTING if callbacks.is_on else OFF
             server = HttpServer(make_app(intake, gauges, callbacks, gallery_routes(settings, storage, flow_run_url)))
             receiver = SqsReceiver(queue, intake) if queue else None

@@ -78,6 +78,26 @@ class SqsQueue:
         seconds = max(MIN_VISIBILITY_SECONDS, int(attributes.get("VisibilityTimeout", 30)))
         return seconds, redrive.get("deadLetterTargetArn")
 
+    async def count_messages(self) -> int:
+        """Return how many messages the queue has, with those that a door holds."""
+        return await self._count(self.url)
+
+    async def count_dead_letters(self) -> int | None:
+        """Return how many messages the dead-letter queue has; `None` if there is no such queue."""
+        _, arn = await self.read_attributes()
+        return None if arn is None else await self._count(await self._url_of(arn))
+
+    async def _count(self, url: str) -> int:
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        response = await self._call(self._client.get_queue_attributes, QueueUrl=url, AttributeNames=names)
+        return sum(int(response["Attributes"][name]) for name in names)
+
+    async def _url_of(self, arn: str) -> str:
+        account, name = arn.split(":")[4:6]
+        found = await self._call(self._client.get_queue_url, QueueName=name, QueueOwnerAWSAccountId=account)
+        url: str = found["QueueUrl"]
+        return url
+
     async def receive(self, visibility_seconds: int) -> list[Message]:
         """Return up to ten messages; an empty list after 20 s without any."""
         sent_at = time.monotonic()
@@ -119,10 +139,8 @@ class SqsQueue:
         _, arn = await self.read_attributes()
         if arn is None:
             return False
-        account, name = arn.split(":")[4:6]
-        found = await self._call(self._client.get_queue_url, QueueName=name, QueueOwnerAWSAccountId=account)
         attributes = {"I2vReason": {"DataType": "String", "StringValue": reason[:1000]}}
-        moved = {"QueueUrl": found["QueueUrl"], "MessageBody": message.body, "MessageAttributes": attributes}
+        moved = {"QueueUrl": await self._url_of(arn), "MessageBody": message.body, "MessageAttributes": attributes}
         await self._call(self._client.send_message, **moved)
         await self.delete([message])
         return True
@@ -145,5 +163,5 @@ def _translate(error: ClientError | BotoCoreError, url: str) -> QueueError:
     return QueueError(
         f"SQS returned {status} {code} for {error.operation_name} on {url}",
         "Check the credentials and their permissions: sqs:ReceiveMessage, DeleteMessage, ChangeMessageVisibility, "
-        "GetQueueAttributes; GetQueueUrl and SendMessage on the dead-letter queue",
+        "GetQueueAttributes; GetQueueUrl, GetQueueAttributes and SendMessage on the dead-letter queue",
     )

@@ -18,7 +18,7 @@ from doors.http.callbacks import Callbacks
 from doors.http.request_body import RequestError, read_body
 from doors.http.tokens import TokenCheck
 from doors.image_intake import ImageIntake
-from doors.ledger_gauges import LedgerGauges
+from doors.periodic_read import PeriodicRead
 from doors.s3_notifications import MAX_NOTIFICATION_BYTES, InvalidNotification, Notification, parse_notification
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ RETRY_AFTER = {"Retry-After": "5"}
 
 
 def make_app(
-    intake: ImageIntake, gauges: LedgerGauges, callbacks: Callbacks, gallery: Sequence[Route] = ()
+    intake: ImageIntake, gauges: Sequence[PeriodicRead], callbacks: Callbacks, gallery: Sequence[Route] = ()
 ) -> Starlette:
     """Return the door's ASGI application."""
     app = Starlette(
@@ -74,7 +74,8 @@ async def get_health(request: Request) -> Response:
 
 async def get_metrics(request: Request) -> Response:
     """Return the metrics in Prometheus' text format."""
-    request.app.state.gauges.refresh()
+    for gauges in request.app.state.gauges:
+        gauges.refresh()
     return Response(generate_latest(request.app.state.intake.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 

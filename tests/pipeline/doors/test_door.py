@@ -98,6 +98,8 @@ async def test_a_burst_becomes_runs_and_leaves_nothing(
         assert opened.count("i2v_door_unreadable_total") == len(bad)
         healthy = {"live": True, "ready": True, "queue": "ok", "prefect": "ok", "callbacks": "not set"}
         assert opened.get("/healthz").json() == healthy
+        await wait_for_async(lambda: opened.count("i2v_dead_letters") == len(bad))
+        assert (opened.count("i2v_queue_messages"), opened.count("i2v_door_ready")) == (0, 1)
         assert opened.stop() == 0
 
     dead = notification_queue.drain(notification_queue.dead_letter_url)
