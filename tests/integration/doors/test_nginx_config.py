@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.door_process import wait_for
+from sandbox.server import wait_until
 from tests.support.nginx_process import SHIPPED, Nginx, needs_nginx
 
 pytestmark = needs_nginx
@@ -68,7 +68,7 @@ def test_no_log_has_a_signature(nginx: Nginx) -> None:
             secure.sendall(request.encode())
             assert secure.recv(1000).split()[1] == b"400"
     # nginx writes the log line after the response
-    wait_for(lambda: nginx.logs()["access"].count('"POST (callback)" 400') == len(broken))
+    wait_until(lambda: nginx.logs()["access"].count('"POST (callback)" 400') == len(broken))
     logs = nginx.logs()
     assert '"GET /healthz" 200' in logs["access"]
     assert [name for name, text in logs.items() if SIGNATURE[:16] in text] == []
