@@ -10,6 +10,7 @@ from collections.abc import Collection
 from decimal import Decimal
 from functools import cached_property
 from itertools import permutations
+from string import Formatter
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -84,6 +85,40 @@ def _prefix(text: str) -> str:
     return text
 
 
+PUBLISH_FIELDS = ("folder", "stem", "take", "mode")
+_PUBLISH_FIELD = re.compile(rf"{'|'.join(PUBLISH_FIELDS)}|extra\.[a-z0-9_][a-z0-9_-]*")
+
+
+def _publish_template(template: str) -> str:
+    """Check the template of published names; its literal start names a folder, so that no name leaves it."""
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError:
+        raise ValueError("it has an unmatched brace") from None
+    fields = [
+        name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+        for _, name, spec, conversion in parts
+        if name is not None
+    ]
+    if unknown := [name for name in fields if not _PUBLISH_FIELD.fullmatch(name)]:
+        names = ", ".join(f"{{{name}}}" for name in PUBLISH_FIELDS)
+        raise ValueError(f"{{{unknown[0]}}} is not a field; use {names} or {{extra.sku}} with a column of yours")
+    if not any(name == "stem" or name.startswith("extra.") for name in fields):
+        raise ValueError("it must have {stem} or a column such as {extra.sku}, or all videos share one name")
+    if not template.endswith(".mp4"):
+        raise ValueError("it must end in .mp4; poster and manifest get the same name with .jpg and .json")
+    _prefix(publish_folder(template))
+    return template
+
+
+def publish_folder(template: str) -> str:
+    """Return the literal folder that a template of published names begins with."""
+    folder, slash, _ = template.partition("{")[0].rpartition("/")
+    if not slash or folder.endswith((":", ":/")):
+        raise ValueError("it must begin with a folder of its own, such as published/")
+    return folder + slash
+
+
 Seconds = Annotated[float, Field(gt=0, le=31_536_000, allow_inf_nan=False)]
 """A duration of at most one year."""
 Signable = _at_most(604_800, "S3 signs URLs for at most 7 days")
@@ -119,6 +154,11 @@ class Settings(BaseSettings):
     images_prefix: Prefix = Field(default="images/", validation_alias="I2V_IMAGES_PREFIX")
     videos_prefix: Prefix = Field(default="videos/", validation_alias="I2V_VIDEOS_PREFIX")
     jobs_prefix: Prefix = Field(default="jobs/", validation_alias="I2V_JOBS_PREFIX")
+
+    publish_as: Annotated[str, AfterValidator(_publish_template)] | None = Field(
+        default=None, validation_alias="I2V_PUBLISH_AS"
+    )
+    """The name under which each stored video is copied, such as `published/{folder}{stem}.mp4`."""
 
     s3_extra_args: Annotated[dict[str, Any], NoDecode] = Field(
         default_factory=dict, validation_alias="I2V_S3_EXTRA_ARGS"
@@ -241,6 +281,11 @@ class Settings(BaseSettings):
         """The ledger's prefix."""
         return self._uri(self.jobs_prefix)
 
+    @cached_property
+    def published(self) -> S3Uri | None:
+        """The folder of published copies, if there are any."""
+        return self._uri(publish_folder(self.publish_as)) if self.publish_as else None
+
     def _uri(self, prefix: str) -> S3Uri:
         if prefix.startswith("s3://"):
             return S3Uri.parse(prefix)
@@ -264,8 +309,9 @@ class Settings(BaseSettings):
         return self.lease_seconds * 2 / 5
 
     def require_bucket(self) -> None:
-        """Raise UsageError if the bucket is not set, or if one of the three prefixes contains another."""
+        """Raise UsageError if the bucket is not set, or if a prefix or I2V_PUBLISH_AS's folder contains another."""
         uris = {"I2V_IMAGES_PREFIX": self.images, "I2V_VIDEOS_PREFIX": self.videos, "I2V_JOBS_PREFIX": self.jobs}
+        uris |= {"I2V_PUBLISH_AS": self.published} if self.published else {}
         for (name, outer), (other, inner) in permutations(uris.items(), 2):
             if outer.holds(inner):
                 raise UsageError(f"{other}={inner} is inside {name}={outer}", "Use prefixes that do not overlap")

@@ -137,13 +137,15 @@ class MemoryStorage(Storage):
             lambda: self.bucket.put(uri, body, content_type, metadata or {}, condition),
         )
 
-    async def copy(self, source: S3Uri, target: S3Uri, *, if_match: str | None = None) -> None:
-        """Copy an object with its metadata and content type."""
-        assert if_match is None
+    async def copy(
+        self, source: S3Uri, target: S3Uri, *, metadata: Mapping[str, str] | None = None, content_type: str = ""
+    ) -> None:
+        """Copy an object with its metadata and content type, or with these."""
 
         def action() -> None:
             found = self.bucket.get(source)
-            self.bucket.put(target, found.body, found.content_type, found.metadata, "")
+            kept = (found.content_type, found.metadata) if metadata is None else (content_type, metadata)
+            self.bucket.put(target, found.body, *kept, "")
 
         await self.turn("copy", source, action)
 

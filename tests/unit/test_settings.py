@@ -40,6 +40,7 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("I2V_BUCKET", "b-1", "bucket", "b-1"),
     ("I2V_IMAGES_PREFIX", "s3://photos/in/", "images_prefix", "s3://photos/in/"),
     ("I2V_VIDEOS_PREFIX", "out/films/", "videos_prefix", "out/films/"),
+    ("I2V_PUBLISH_AS", "out/{folder}{stem}.mp4", "publish_as", "out/{folder}{stem}.mp4"),
     ("I2V_JOBS_PREFIX", "s3://ledger/", "jobs_prefix", "s3://ledger/"),
     ("I2V_S3_EXTRA_ARGS", '{"ACL": "private"}', "s3_extra_args", {"ACL": "private"}),
     ("I2V_POLL_FIRST_SECONDS", "0.5", "poll_first_seconds", 0.5),
@@ -317,13 +318,17 @@ OVERLAPS: list[dict[str, Any]] = [
     {"I2V_JOBS_PREFIX": "images/jobs/"},
     {"I2V_JOBS_PREFIX": "s3://b-1/videos/"},
     {"I2V_IMAGES_PREFIX": "s3://b-1/"},
+    {"I2V_PUBLISH_AS": "images/out/{stem}.mp4"},
+    {"I2V_PUBLISH_AS": "jobs/{stem}.mp4"},
+    {"I2V_PUBLISH_AS": "s3://b-1/videos/{folder}{stem}.mp4"},
+    {"I2V_PUBLISH_AS": "media/{folder}{stem}.mp4", "I2V_IMAGES_PREFIX": "media/in/"},
 ]
 
 
 @pytest.mark.parametrize("prefixes", OVERLAPS, ids=str)
 def test_no_prefix_contains_another(prefixes: dict[str, Any]) -> None:
     """Overlapping prefixes are a UsageError that names both, because the ledger would be listed as images."""
-    with pytest.raises(UsageError, match=r"I2V_\w+_PREFIX=s3://b-1/\S* is inside I2V_\w+_PREFIX=s3://b-1/"):
+    with pytest.raises(UsageError, match=r"I2V_\w+=s3://b-1/\S* is inside I2V_\w+=s3://b-1/"):
         SealedSettings(I2V_BUCKET="b-1", **prefixes).require_bucket()
 
 
@@ -367,3 +372,35 @@ def test_settings_cannot_be_changed(read: Read) -> None:
 def test_all_defaults_are_finite(read: Read) -> None:
     """No default is infinite or NaN."""
     assert all(math.isfinite(value) for value in read().model_dump().values() if isinstance(value, float))
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{folder}{stem}.mp4", "must begin with a folder of its own"),
+        ("published-{stem}.mp4", "must begin with a folder of its own"),
+        ("s3://{stem}.mp4", "must begin with a folder of its own"),
+        ("published/{stem}", "must end in .mp4"),
+        ("published/{folder}{take}.mp4", "must have {stem} or a column"),
+        ("published/{name}.mp4", "{name} is not a field; use {folder}, {stem}, {take}, {mode} or {extra.sku}"),
+        ("published/{stem}{take:03}.mp4", "{take:03} is not a field"),
+        ("published/{extra.a:b}.mp4", "{extra.a:b} is not a field"),
+        ("published/{stem!r}.mp4", "{stem!r} is not a field"),
+        ("published/{}.mp4", "{} is not a field"),
+        ("published/{stem.mp4", "unmatched brace"),
+        ("published//{stem}.mp4", "is not a prefix"),
+    ],
+)
+def test_an_impossible_publish_template_is_refused(read: Read, template: str, message: str) -> None:
+    """The error says what a template needs, before any name is made from it."""
+    with pytest.raises(UsageError) as caught:
+        read(I2V_BUCKET="b-1", I2V_PUBLISH_AS=template)
+    assert "I2V_PUBLISH_AS" in caught.value.message
+    assert message in caught.value.message
+
+
+def test_published_names_have_a_folder_of_their_own(read: Read) -> None:
+    """It is the literal start of the template, in the bucket or in another."""
+    assert read(I2V_BUCKET="b-1", I2V_PUBLISH_AS="a/b-{{x/{stem}.mp4").published == S3Uri("b-1", "a/")
+    assert read(I2V_BUCKET="b-1", I2V_PUBLISH_AS="s3://b-2/{stem}.mp4").published == S3Uri("b-2", "")
+    assert SealedSettings(I2V_BUCKET="b-1").published is None

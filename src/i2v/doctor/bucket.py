@@ -24,14 +24,15 @@ SKEW_SECONDS = 60.0
 """S3 refuses requests from a clock that is 15 minutes off; a warning comes earlier."""
 ARCHIVE_CLASSES = {"GLACIER", "DEEP_ARCHIVE"}
 """Storage classes from which an object must be restored before it can be read."""
-OPTIONAL = {"images": {"put", "delete"}, "videos": {"delete"}, "jobs": set[str]()}
+OPTIONAL = {"images": {"put", "delete"}, "videos": {"delete"}, "jobs": set[str](), "published": {"delete"}}
 """Permissions that a run does not need under each prefix."""
 
 
 async def check_bucket(settings: Settings, storage: Storage) -> Finding:
     """Check that the bucket is set and exists."""
     settings.require_bucket()
-    buckets = sorted({settings.images.bucket, settings.videos.bucket, settings.jobs.bucket})
+    places = (settings.images, settings.videos, settings.jobs, settings.published)
+    buckets = sorted({place.bucket for place in places if place})
     for bucket in buckets:
         try:
             await storage.call(S3Uri(bucket, ""), storage.client.head_bucket, Bucket=bucket)
@@ -59,6 +60,7 @@ class BucketChecks:
     def by_name(self) -> dict[str, Check]:
         """Return the checks under the names of their findings."""
         prefixes = {"images": self._settings.images, "videos": self._settings.videos, "jobs": self._settings.jobs}
+        prefixes |= {"published": self._settings.published} if self._settings.published else {}
         permissions = {f"rights {name}": partial(self.permissions, name, uri) for name, uri in prefixes.items()}
         return {
             **permissions,

@@ -23,7 +23,7 @@ def prefix_template(ref: ImageRef, settings: Settings) -> str | None:
     Prefixes are below the images prefix, so they match no URL and no image elsewhere.
     """
     below = ref.uri is not None and settings.images.holds(ref.uri)
-    key = _key(ref, settings.images)
+    key = image_path(ref, settings.images)
     matching = [prefix for prefix in settings.prompts_by_prefix if below and key.startswith(prefix)]
     return settings.prompts_by_prefix[max(matching, key=len)] if matching else None
 
@@ -44,12 +44,13 @@ def render_prompt(template: str, ref: ImageRef, images: S3Uri) -> str:
 
     Key and folder are relative to the images prefix, or the path of a URL. Raise `UsageError` for an unknown field.
     """
-    key = _key(ref, images)
+    key = image_path(ref, images)
     folder, _, name = key.rpartition("/")
     return _fill(template, {"stem": PurePosixPath(name).stem, "key": key, "folder": folder})
 
 
-def _key(ref: ImageRef, images: S3Uri) -> str:
+def image_path(ref: ImageRef, images: S3Uri) -> str:
+    """Return an image's key below the images prefix, else its whole key, or the path of its URL."""
     if ref.uri is None:
         return unquote(urlsplit(ref.label).path).strip("/")
     return ref.uri.key.removeprefix(images.key) if images.holds(ref.uri) else ref.uri.key

@@ -59,7 +59,7 @@ async def store(run: RunContext, job: VersionedRecord, status: TaskStatus) -> Ve
         job, lambda record: transitions.store(record, task_id, video, now, status.created_at)
     )
     log.info("%s: stored as %s", job_label(job), video.uri, extra=job_log_context(job))
-    if stored:
+    if stored and not run.settings.publish_as:  # else the caller publishes first: its marker lets reconcile do it
         await run.ended_markers.add(stored.record, stored.record.attempt_for_task(task_id))
     return stored or await run.ledger.read_existing(job.record.key)
 

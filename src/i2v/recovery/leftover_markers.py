@@ -10,6 +10,7 @@ from i2v.errors import NotFound
 from i2v.ledger.job import JobRecord, JobState
 from i2v.ledger.keys import OpenMarker
 from i2v.pipeline.context import RunContext
+from i2v.pipeline.named_copies.publish_copy import publish_copy
 from i2v.pipeline.publish import publish_outputs
 from i2v.s3.listing import S3Entry
 
@@ -40,6 +41,8 @@ async def delete_settled_markers(run: RunContext, record: JobRecord | None, mark
         return
     if record and record.state in {JobState.REFUSED, JobState.FAILED}:
         await publish_outputs(run, record, record.image)
+    if record and record.video:
+        await publish_copy(run, record, record.image, None, record.video.uri)
     for marker in settled:
         await run.storage.delete(marker.entry.uri)
         run.ended_markers.forget(marker.entry.uri)

@@ -25,6 +25,7 @@ from i2v.pipeline import outcomes
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import ImageDone
 from i2v.pipeline.generate import Steps, expected
+from i2v.pipeline.named_copies.publish_copy import publish_copy
 from i2v.pipeline.poll import handle_final_status, note_unknown_state, query_status
 from i2v.pipeline.publish import publish_outputs
 from i2v.pipeline.submit import LEASE_OVER
@@ -142,7 +143,8 @@ class Settler:
                 touched = True
                 job = await self._settle_attempt(job, attempt, statuses.get(attempt.task_id or ""))
         if not run.dry_run and job.record is not before:
-            await publish_outputs(run, job.record, job.record.image, just_stored=True)
+            video = await publish_outputs(run, job.record, job.record.image, just_stored=True)
+            await publish_copy(run, job.record, job.record.image, None, video)
             for attempt in job.record.attempts:
                 await run.ended_markers.add(job.record, attempt)
         line = _line(run, job.record, was=before.state) if touched else None

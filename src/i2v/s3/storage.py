@@ -165,11 +165,14 @@ class Storage:
             raise StorageError(f"The response to the write of {uri} has no ETag header", NOT_S3)
         return opaque_etag(response["ETag"])
 
-    async def copy(self, source: S3Uri, target: S3Uri) -> None:
-        """Copy an object within S3, with its metadata and content type. Raise NotFound if there is none."""
+    async def copy(
+        self, source: S3Uri, target: S3Uri, *, metadata: Mapping[str, str] | None = None, content_type: str = ""
+    ) -> None:
+        """Copy an object within S3, with its metadata and content type or these. Raise NotFound if there is none."""
+        own = {"Metadata": metadata, "ContentType": content_type, "MetadataDirective": "REPLACE"} if metadata else {}
         copy_source = {"Bucket": source.bucket, "Key": source.key}
         copy = self.client.copy_object
-        await self.call(source, copy, Bucket=target.bucket, Key=target.key, CopySource=copy_source)
+        await self.call(source, copy, Bucket=target.bucket, Key=target.key, CopySource=copy_source, **own)
 
     async def delete(self, uri: S3Uri) -> None:
         """Delete an object if it exists."""

@@ -127,6 +127,22 @@ async def test_a_missing_permission_that_runs_do_not_need_is_a_warning(sandbox: 
         assert (await findings_of(settings, storage))["rights images"].level is Level.WARNING
 
 
+async def test_the_folder_of_published_names_is_checked(
+    sandbox: Sandbox, make_settings: MakeSettings, storage: Storage
+) -> None:
+    """Its permissions count, and a folder where names would become inputs or outputs is a fault."""
+    good = await findings_of(make_settings(**sandbox.env, I2V_PUBLISH_AS="published/{stem}.mp4"), storage)
+    bad = await findings_of(make_settings(**sandbox.env, I2V_PUBLISH_AS="images/{stem}.mp4"), storage)
+    assert good["rights published"].level is Level.OK
+    assert bad["bucket"].level is Level.FAULT
+    assert f"I2V_PUBLISH_AS=s3://{sandbox.bucket}/images/ is inside I2V_IMAGES_PREFIX" in bad["bucket"].message
+    with refusing(
+        sandbox, FaultRule("fail", "PUT", "/published/", status=403, code="AccessDenied", times=None)
+    ) as refused:
+        settings = make_settings(**sandbox.env, I2V_PUBLISH_AS="published/{stem}.mp4")
+        assert (await findings_of(settings, refused))["rights published"].level is Level.FAULT
+
+
 async def test_a_server_that_ignores_conditions_is_a_fault(sandbox: Sandbox, settings: Settings) -> None:
     """The ledger relies on conditional writes."""
     with UnconditionalStorage(sandbox.s3()) as storage:

@@ -168,7 +168,7 @@ async def test_backfill_spends_up_to_the_limit(sandbox: Sandbox, provider: Provi
         result = await reconcile_and_backfill(run, ALL)
     async with new_run(max_spend_usd=Decimal("0.10")) as run:
         stopped = await reconcile_and_backfill(run, ALL)
-    assert (result.summary, result.succeeded) == ("2 stored · 1 not tried · $0.384", False)
+    assert (result.summary, result.succeeded) == ("2 stored · 1 not tried (spending limit) · $0.384", False)
     assert stopped.stopped
     assert "max_spend_usd has $0.10 left" in stopped.stopped.message
     assert list(generated(await backfill(new_run)).values()) == [Outcome.STORED]

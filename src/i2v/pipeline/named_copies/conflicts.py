@@ -1,0 +1,79 @@
+"""Find names of `I2V_PUBLISH_AS` that two images would share, before anything is paid."""
+
+import asyncio
+from collections.abc import Sequence
+
+from i2v.errors import I2vError, NotFound, NotTried
+from i2v.pipeline import outcomes
+from i2v.pipeline.context import RunContext
+from i2v.pipeline.named_copies.names import image_digest, published_uri
+from i2v.pipeline.video_order import Order
+from i2v.reports.run_report import ItemReport
+from i2v.s3_uri import S3Uri
+
+_HINT = "Add {folder}, {take} or an own column to I2V_PUBLISH_AS, or rename one image"
+
+
+async def without_conflicts(
+    run: RunContext, prepared: Sequence[asyncio.Future[Order | ItemReport]]
+) -> list[asyncio.Future[Order | ItemReport]]:
+    """Wait for all images, and replace each order whose name is taken by its line in the report; all others stay.
+
+    A name is taken by what is published under it, else by another image of this run.
+    """
+    all_prepared = await asyncio.gather(*prepared)
+    names: dict[int, S3Uri] = {}
+    images: dict[S3Uri, dict[str, str]] = {}
+    lines: dict[int, ItemReport] = {}
+    for number, order in enumerate(all_prepared):
+        if not isinstance(order, Order):
+            continue
+        try:
+            name = published_uri(run.settings, order.image, order.request, order.extra)
+        except NotTried as error:
+            lines[number] = outcomes.of_error(run, order.image.label, error, order)
+            continue
+        if name:
+            names[number] = name
+            images.setdefault(name, {})[order.image.name] = order.image.label
+
+    async def check(number: int, name: S3Uri) -> None:
+        order = all_prepared[number]
+        if isinstance(order, Order):
+            others = [label for image, label in images[name].items() if image != order.image.name]
+            if error := await _find_conflict(run, name, order.image.name, others):
+                lines[number] = outcomes.of_error(run, order.image.label, error, order)
+
+    await asyncio.gather(*(check(number, name) for number, name in names.items()))
+    return [_done(lines.get(number, one)) for number, one in enumerate(all_prepared)]
+
+
+def _shared(name: S3Uri, others: Sequence[str]) -> NotTried | None:
+    if not others:
+        return None
+    more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
+    return NotTried(f"Not submitted: it would be published as {name}, and so would {others[0]}{more}", _HINT)
+
+
+async def _find_conflict(run: RunContext, name: S3Uri, image_name: str, others: Sequence[str]) -> I2vError | None:
+    """Return an error if another image has this name, would get it in this run, or if that cannot be read."""
+    try:
+        async with run.limits.preparing:
+            found = await run.storage.head(name)
+    except NotFound:
+        return _shared(name, others)
+    except I2vError as error:
+        return error
+    image = found.metadata.get("image")
+    if image == image_digest(image_name):
+        return None
+    whose = "the video of another image" if image else "an object that i2v did not publish"
+    return NotTried(
+        f"Not submitted: it would be published as {name}, which is {whose}", f"{_HINT}, or delete the object"
+    )
+
+
+def _done(value: Order | ItemReport) -> asyncio.Future[Order | ItemReport]:
+    future: asyncio.Future[Order | ItemReport] = asyncio.get_running_loop().create_future()
+    future.set_result(value)
+    return future

@@ -1,0 +1,153 @@
+"""Publish a stored video under its name: video, poster, and last the manifest, which decides who has the name.
+
+The newest stored video of an image has the name. Processes that publish at the same time end in the same state: the
+manifest is replaced by conditional writes, and whoever loses puts the winner's files back.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Self
+
+from i2v.errors import Conflict, NotFound, NotTried, StorageError
+from i2v.ledger.job import JobImage, JobRecord, JobState
+from i2v.ledger.keys import sibling_uri, video_ending
+from i2v.pipeline.context import RunContext
+from i2v.pipeline.named_copies.names import image_digest, published_uri
+from i2v.pipeline.publish import CONTENT_TYPES
+from i2v.request import canonical_json
+from i2v.s3_uri import S3Uri
+
+log = logging.getLogger(__name__)
+ROUNDS = 10
+"""How often a process that loses to others begins again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Manifest:
+    """What a manifest says, in the videos prefix or published."""
+
+    content: Mapping[str, Any]
+
+    @classmethod
+    async def read(cls, run: RunContext, uri: S3Uri) -> tuple[Self, str]:
+        """Return the manifest and its etag. Raise `ValueError` if it is not one."""
+        found = await run.storage.get(uri)
+        manifest = cls(json.loads(found.body))
+        try:
+            manifest.age, manifest.files, manifest.image  # noqa: B018 - each may be missing
+        except (LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"{uri} is not a manifest: {error!r}") from None
+        return manifest, found.etag
+
+    @property
+    def image(self) -> str:
+        """The image's folder under the videos prefix."""
+        return str(self.content["image"]["name"])
+
+    @property
+    def age(self) -> tuple[str, str]:
+        """When the video was stored, and its job: the highest has the name."""
+        return str(self.content["stored_at"]), str(self.content["job"])
+
+    @property
+    def files(self) -> tuple[S3Uri, S3Uri]:
+        """The stored video and poster."""
+        video = self.content["video"]
+        return S3Uri.parse(video["uri"]), S3Uri.parse(video["poster"])
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The metadata of its published files."""
+        sha256, job = str(self.content["video"]["sha256"]), str(self.content["job"])
+        return {"image": image_digest(self.image), "job": job, "sha256": sha256}
+
+
+async def publish_copy(
+    run: RunContext, record: JobRecord, image: JobImage, extra: Mapping[str, str] | None, video: S3Uri | None
+) -> str | None:
+    """Copy an image's stored video to the name that `I2V_PUBLISH_AS` gives it; return why not, if that is final.
+
+    An unverified video is not published. `extra` are the image's own columns, the record's if `None`; `video` is where
+    the image's video is stored. Raise `StorageError` if it may work later.
+    """
+    if video is None or record.state is not JobState.STORED or record.attempt is None or record.attempt.is_unverified:
+        return None
+    extra = record.extra if extra is None else extra
+    try:
+        name = published_uri(run.settings, image, record.request, extra)
+        if name is None:
+            return None
+        stored, _ = await _Manifest.read(run, sibling_uri(video, ".json"))
+        problem = await _publish(run, _Manifest({**stored.content, "extra": dict(extra)}), name)
+    except (NotTried, NotFound, ValueError) as error:
+        problem = str(error)
+    if problem:
+        log.warning("%s is not published: %s", video, problem)
+        return f"not published: {problem}"
+    return None
+
+
+async def _publish(run: RunContext, mine: _Manifest, name: S3Uri) -> str | None:
+    """Publish until the name has its newest video; return why not, if another image has it.
+
+    The last round changes nothing: a process that read an older manifest may have copied in between, and it, too, reads
+    again after its copies.
+    """
+    place = sibling_uri(name, ".json")
+    for _ in range(ROUNDS):
+        published, etag = await _read_published(run, place)
+        if published is None and await _is_foreign(run, name):
+            return f"{name} is an object that i2v did not publish; rename or delete it"
+        is_other = published is not None and published.image != mine.image
+        winner = published if published and (is_other or published.age > mine.age) else mine
+        has_copied = await _copy_files(run, winner, name)
+        body = canonical_json({**mine.content, "published_as": str(_target(name, mine))})
+        if winner is mine and not (published and canonical_json(dict(published.content)) == body):
+            with suppress(Conflict):
+                await run.storage.put(place, body, content_type="application/json", create=etag is None, if_match=etag)
+        elif not has_copied:
+            return f"{name} is the video of another image" if is_other else None
+    raise StorageError(f"{name} is being replaced by others", "Run again")
+
+
+async def _read_published(run: RunContext, place: S3Uri) -> tuple[_Manifest | None, str | None]:
+    try:
+        return await _Manifest.read(run, place)
+    except NotFound:
+        return None, None
+
+
+async def _is_foreign(run: RunContext, name: S3Uri) -> bool:
+    try:
+        return "image" not in (await run.storage.head(name)).metadata
+    except NotFound:
+        return False
+
+
+async def _copy_files(run: RunContext, manifest: _Manifest, name: S3Uri) -> bool:
+    """Copy video and poster, unless they are there; return whether any was copied."""
+    video, poster = manifest.files
+    kinds = (CONTENT_TYPES.get(video.key.rpartition(".")[2], "video/mp4"), "image/jpeg")
+    targets = (_target(name, manifest), sibling_uri(name, ".jpg"))
+    has_copied = False
+    for source, target, content_type in zip((video, poster), targets, kinds, strict=True):
+        if not await _is_there(run, target, manifest.metadata):
+            await run.storage.copy(source, target, metadata=manifest.metadata, content_type=content_type)
+            has_copied = True
+    return has_copied
+
+
+def _target(name: S3Uri, manifest: _Manifest) -> S3Uri:
+    """Return where the video goes: under another ending if it is not an mp4."""
+    return sibling_uri(name, video_ending(manifest.files[0]).replace(".unverified", ""))
+
+
+async def _is_there(run: RunContext, target: S3Uri, metadata: Mapping[str, str]) -> bool:
+    try:
+        found = (await run.storage.head(target)).metadata
+    except NotFound:
+        return False
+    return all(found.get(name) == value for name, value in metadata.items())
