@@ -13,6 +13,7 @@ from tests.support.browser_page import OpenPage, keep_screenshot
 from tests.support.ui_world import World
 
 WHOLE = "6 images · images/trips/ · standard 6 s"
+JSON = "application/json"
 TALL = {"width": 1500, "height": 1000}
 TEXT_BESIDE_POSTER = """row => {
   const range = document.createRange();
@@ -95,10 +96,10 @@ def test_the_run_page_shows_reasons_and_videos(ui: Page, a_world: World) -> None
         "short side must be more than 300 px"
     )
     ui.wait_for_function(LOADED)
-    links = [str(link.get_attribute("href")) for link in ui.locator("a:has(img)").all()]
-    responses = [httpx.get(link, trust_env=False) for link in links]
-    kinds = {(response.status_code, response.headers["content-type"]) for response in responses}
-    assert (len(responses), kinds) == (5, {(200, "video/mp4")})
+    for links, kind in ((ui.locator("a:has(img)"), "video/mp4"), (ui.get_by_role("link", name="manifest"), JSON)):
+        responses = [httpx.get(str(link.get_attribute("href")), trust_env=False) for link in links.all()]
+        kinds = {(response.status_code, response.headers["content-type"]) for response in responses}
+        assert (len(responses), kinds) == (5, {(200, kind)})
     rows = ui.locator("tr:has(img)").all()
     assert [row.evaluate(TEXT_BESIDE_POSTER) for row in rows] == [True] * 5
     keep_screenshot(ui, "run-page")
@@ -129,3 +130,13 @@ def test_the_spend_page_has_sums_and_a_chart(ui: Page, a_world: World) -> None:
     ui.wait_for_function(LOADED)
     assert ui.evaluate("document.images[0].naturalWidth") == 880
     keep_screenshot(ui, "spend-page")
+
+
+def test_the_link_that_the_command_prints_opens_its_run(a_world: World, new_visit: OpenPage) -> None:
+    """`In Prefect: …` leads to the page of that run; a link to a run that does not exist shows no name."""
+    (link,) = re.findall(r"^In Prefect: (\S+)$", a_world.runs["whole"].err, re.MULTILINE)
+    page = new_visit().page
+    page.goto(link)
+    expect(page.get_by_text(WHOLE).first).to_be_visible()
+    page.goto(f"{link[:-12]}{'0' * 12}")
+    expect(page.get_by_text(re.compile("not found", re.IGNORECASE)).first).to_be_visible()

@@ -160,7 +160,7 @@ def _videos(report: Report, info: RunPageInfo, links: Mapping[str, VideoLinks]) 
         return
     yield from ("", "### Videos", "")
     rows = (_video_row(item, info, links.get(item.video or "")) for item in shown)
-    yield from as_table(("Poster", "Image and prompt", "Result"), rows)
+    yield from as_table(("Poster", "Image, prompt and its source", "Result"), rows)
     total = sum(report.count(outcome) for outcome in SUCCESSES)
     if total > len(shown):
         yield from ("", f"… and {total - len(shown):,} more")

@@ -58,10 +58,10 @@ def no_valid_image(report: Report) -> NoImages | None:
 
 
 def _table(report: Report, bucket: str) -> Table:
-    caption = f"in {bucket}" if bucket else None
+    caption = f"Paths are in {bucket}" if bucket else None
     table = Table(box=None, header_style="bold", pad_edge=False, caption=caption, caption_justify="left")
     table.add_column("outcome", no_wrap=True)
-    table.add_column("image, prompt, video or reason", overflow="fold")
+    table.add_column("image, prompt (source), video or reason", overflow="fold")
     for name in ("seconds", "cost"):
         table.add_column(name, justify="right")
     items = sorted(report.items, key=lambda item: ORDER.index(item.outcome))
