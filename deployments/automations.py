@@ -27,7 +27,7 @@ JOB_UNKNOWN = "i2v.job.unknown"
 START_TIMEOUT = timedelta(minutes=10)
 """A flow run's process starts within seconds, and within a minute on a very busy machine."""
 BUDGET_NEAR = "i2v.budget.near"
-"""Emitted at 80 % of the cap with the resource `i2v.ledger.<bucket>`; the payload has `spent_usd` and `cap_usd`."""
+"""Emitted at 80 % of a limit with the resource `i2v.ledger.<bucket>`, whose label `i2v.limit` names the limit."""
 RUN_FINISHED = "i2v.run.finished"
 """Emitted with the resource `i2v.run.<flow run id>`, whose label `i2v.run.images` is the number of images."""
 RUN_FAILED = {"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.TimedOut"}
@@ -132,9 +132,12 @@ def alerts(flows: list[str], block: UUID | None, *, is_cloud: bool = False) -> l
         ),
         alert(
             "i2v: the budget is nearly spent",
-            "Alert text: the ledger, the amount spent today and the daily cap.",
-            "{{ event.resource.id }}: ${{ event.payload.spent_usd }} of today's ${{ event.payload.cap_usd }} are spent",
-            EventTrigger(expect={BUDGET_NEAR}, for_each={"prefect.resource.id"}, within=timedelta(hours=6)),
+            "Alert text: the ledger, the amount spent, the limit and its name.",
+            "{{ event.resource.id }}: ${{ event.payload.spent_usd }} of ${{ event.payload.cap_usd }} are spent, the "
+            "limit of this {{ event.payload.period }} by {{ event.payload.limit }}",
+            EventTrigger(
+                expect={BUDGET_NEAR}, for_each={"prefect.resource.id", "i2v.limit"}, within=timedelta(hours=6)
+            ),
         ),
     ]
 

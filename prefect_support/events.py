@@ -68,10 +68,11 @@ class EventEmitter:
         }
         labels = {"i2v.run.images": str(len(report.items))}
         self._emit("i2v.run.finished", f"i2v.run.{self._run.run_id}", report.summary, payload, labels)
-        if near := self._run.budget.near_cap_usd:
-            spent, cap = near
-            payload = {"spent_usd": float(spent), "cap_usd": float(cap)}
-            self._emit("i2v.budget.near", self._ledger, str(self._run.settings.jobs), payload)
+        for limit, spent in self._run.budget.near_limits:
+            amounts = {"spent_usd": float(spent), "cap_usd": float(limit.usd)}
+            payload = {"limit": limit.name, "label": limit.label, "period": limit.period, **amounts}
+            jobs = str(self._run.settings.jobs)
+            self._emit("i2v.budget.near", self._ledger, jobs, payload, labels={"i2v.limit": limit.name})
 
     @property
     def _ledger(self) -> str:

@@ -31,6 +31,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from i2v.errors import UsageError
 from i2v.pricing import PRICES_USD
 from i2v.s3_uri import S3Uri
+from i2v.spending_limits import Limit, LimitsByLabel, RunLimits, all_limits, check_limits
 
 PREFIX_MAX_BYTES = 80
 """An S3 key has up to 1,024 bytes, of which the names in `i2v.ledger.keys` take up to 938."""
@@ -70,6 +71,13 @@ def _at_most(limit: int, why: str) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; raise `ValueError` if it has a key twice, of which Python would drop one."""
+    if len(read := dict(pairs)) < len(pairs):
+        raise ValueError("a key is there twice")
+    return read
 
 
 def _prefix(text: str) -> str:
@@ -134,6 +142,7 @@ HostName = Annotated[str, StringConstraints(to_lower=True)]
 _JSON_EXAMPLES = {
     "prompts_by_prefix": '{"cats/": "the cat yawns"}',
     "prices_usd": '{"standard-6": "0.192"}',
+    "limits": '{"*": {"day": 100, "month": 2000}, "team-a": {"month": 300}}',
     "s3_extra_args": '{"ServerSideEncryption": "aws:kms"}',
 }
 
@@ -192,6 +201,8 @@ class Settings(BaseSettings):
     )
 
     daily_cap_usd: Decimal | None = Field(default=None, ge=0, validation_alias="I2V_DAILY_CAP_USD")
+    limits: Annotated[LimitsByLabel, NoDecode] = Field(default_factory=dict, validation_alias="I2V_LIMITS")
+    """What runs may spend by label and period, as JSON; see `spending_limits`."""
     prices_usd: Annotated[dict[str, Decimal], NoDecode] = Field(default_factory=dict, validation_alias="I2V_PRICES_USD")
     """Prices that override `PRICES_USD`, as JSON: {"standard-6": "0.192"}."""
     account_label: str = Field(default="default", validation_alias="I2V_ACCOUNT_LABEL")
@@ -239,11 +250,16 @@ class Settings(BaseSettings):
     def _read_json(cls, value: object, info: ValidationInfo) -> object:
         example = _JSON_EXAMPLES[info.field_name or ""]
         try:
-            read = json.loads(value, parse_float=Decimal) if isinstance(value, str) else value
-        except ValueError:
-            raise ValueError(f"not valid JSON; use e.g. {example}") from None
+            read = value
+            if isinstance(value, str):
+                read = json.loads(value, parse_float=Decimal, object_pairs_hook=_unique)
+        except ValueError as error:
+            why = "not valid JSON" if isinstance(error, json.JSONDecodeError) else str(error)
+            raise ValueError(f"{why}; use e.g. {example}") from None
         if not isinstance(read, dict):
             raise ValueError(f"not a JSON object; use e.g. {example}")  # noqa: TRY004 - pydantic reports a ValueError
+        if info.field_name == "limits":
+            check_limits(read)
         return read
 
     @field_validator("prices_usd")
@@ -292,6 +308,15 @@ class Settings(BaseSettings):
         if not self.bucket:
             raise UsageError("I2V_BUCKET is not set", "Set it to the bucket that holds the images: export I2V_BUCKET=…")
         return S3Uri(self.bucket, prefix)
+
+    @cached_property
+    def spending_limits(self) -> tuple[Limit, ...]:
+        """The limits of `limits` and `daily_cap_usd`."""
+        return all_limits(self.limits, self.daily_cap_usd)
+
+    def limits_of(self, label: str | None) -> RunLimits:
+        """Return the limits of a run with this label."""
+        return RunLimits(label or "", tuple(limit for limit in self.spending_limits if limit.covers(label or "")))
 
     @property
     def image_url_seconds(self) -> int:

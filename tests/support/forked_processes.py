@@ -58,6 +58,7 @@ class ProcessSpec:
     images: str | tuple[str, ...] = ()
     options: RequestOptions = field(default_factory=lambda: RequestOptions(prompt="a slow zoom"))
     max_spend_usd: Decimal | None = None
+    label: str | None = None
     partial: bool = False
     settings: Mapping[str, float] = field(default_factory=dict)
     """Changes to the settings that the environment may not make, such as a lease of half a second."""
@@ -189,7 +190,8 @@ async def _do(spec: ProcessSpec) -> tuple[Report, Stopped | None]:
     Settings.claim_to_post_seconds = property(lambda _: spec.claim_to_post_seconds)  # type: ignore[assignment,method-assign]
     settings = read_settings().model_copy(update=spec.settings)
     storage = Storage(session=boto3.Session(botocore_session=AWS_SESSION))
-    async with open_run(settings, spec.run_id, max_spend_usd=spec.max_spend_usd, storage=storage) as run:
+    opened = open_run(settings, spec.run_id, max_spend_usd=spec.max_spend_usd, label=spec.label, storage=storage)
+    async with opened as run:
         if spec.work == "reconcile":
             return await reconcile(run), None
         items = await find_items(list(spec.images), run.storage, run.settings)

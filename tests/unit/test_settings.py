@@ -61,6 +61,12 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("I2V_DAILY_CAP_USD", "0", "daily_cap_usd", Decimal(0)),
     ("I2V_DAILY_CAP_USD", "19.20", "daily_cap_usd", Decimal("19.20")),
     (
+        "I2V_LIMITS",
+        '{"*": {"day": 1, "month": 20.5}, "": {"day": "0"}}',
+        "limits",
+        {"*": {"day": Decimal(1), "month": Decimal("20.5")}, "": {"day": Decimal(0)}},
+    ),
+    (
         "I2V_PRICES_USD",
         '{"standard-6": "0.1", "pro-6": 0.3}',
         "prices_usd",

@@ -7,6 +7,7 @@ import typer
 
 from i2v.cli import jobs
 from i2v.cli.doctor import doctor
+from i2v.cli.limits import limits
 from i2v.cli.pause import pause, resume
 from i2v.cli.reconcile import EPILOG as RECONCILE_EPILOG
 from i2v.cli.reconcile import reconcile
@@ -49,5 +50,6 @@ app.command()(doctor)
 jobs.app.command()(resolve)
 app.add_typer(jobs.app, name="jobs")
 app.command(epilog=RECONCILE_EPILOG)(reconcile)
+app.command()(limits)
 app.command()(pause)
 app.command()(resume)

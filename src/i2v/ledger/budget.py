@@ -1,7 +1,8 @@
 """Spending limits: `Budget` reserves the price of each submit right before it is sent, on the day on which it is sent.
 
-Submits that reserve at the same time share one write. What is reserved and not yet paid is at most what is being
-submitted. A reservation of a process that died counts until the job's record tells that nothing was paid.
+Submits that reserve at the same time share one write, of the day's document; it decides about the limits of the day and
+of the month. What is reserved and not yet paid is at most what is being submitted. A reservation of a process that died
+counts until the job's record tells that nothing was paid.
 """
 
 import asyncio
@@ -16,10 +17,10 @@ from i2v.errors import BudgetExceeded, StorageError
 from i2v.ledger.abandoned import AbandonedReservations, ReadClaim
 from i2v.ledger.day_spend import DaySpend, DaySpendStore, Entry, Reservation
 from i2v.ledger.documents import Document
+from i2v.ledger.shared_limits import SharedLimits
 from i2v.money import ZERO, money_text
+from i2v.spending_limits import NO_LIMITS, Limit, RunLimits, reset_hint
 
-NEAR_CAP = Decimal("0.8")
-"""The share of the daily cap from which i2v warns."""
 RECHECK_SECONDS = 1.0
 
 
@@ -33,7 +34,7 @@ class _Waiting:
 
 
 class Budget:
-    """What one flow run may spend, including its retries: its own limit, and its share of the daily cap.
+    """What one flow run may spend, including its retries: its own limit, and its share of the limits of all runs.
 
     `first_day` is the UTC day on which the run started: another process of it may have spent since, also a retry while
     this one was suspended. `read_claim` and `abandoned_after` are those of `AbandonedReservations`.
@@ -45,19 +46,20 @@ class Budget:
         run_id: str,
         *,
         max_spend_usd: Decimal | None,
-        daily_cap_usd: Decimal | None,
+        limits: RunLimits = NO_LIMITS,
         read_claim: ReadClaim,
         abandoned_after: float,
         first_day: date | None = None,
-        today: Callable[[], str] = today_utc,
+        today: Callable[..., str] = today_utc,
     ) -> None:
         self._store = store
         self._run_id = run_id
         self._entry_id = f"{run_id}:{secrets.token_hex(4)}"
         self._max_spend = max_spend_usd
         self._max_spend_name = "max_spend_usd"
-        self._cap = daily_cap_usd
+        self._new_entry = Entry(run_id=run_id, label=limits.label)
         self._abandoned = AbandonedReservations(read_claim, self._entry_id, abandoned_after)
+        self._shared = SharedLimits(store, limits.limits, self._with_own, self._abandoned.left_out, today)
         self._today = today
         self._first_day = first_day
         self._loaded_day = ""
@@ -78,13 +80,10 @@ class Budget:
         return sum((entry.total_usd for entry in self._own.values()), sum(self._others.values(), ZERO))
 
     @property
-    def near_cap_usd(self) -> tuple[Decimal, Decimal] | None:
-        """Today's spend of all runs, as last read, and the daily cap; `None` below `NEAR_CAP`."""
-        day = self._today()
-        if self._cap is None or self._known is None or self._known.content.day != day:
-            return None
-        spent = self._with_own(self._known.content).total_usd
-        return (spent, self._cap) if spent >= NEAR_CAP * self._cap else None
+    def near_limits(self) -> list[tuple[Limit, Decimal]]:
+        """The limits that are nearly spent, as last read, and what all runs under them have spent."""
+        is_known = self._known is not None and self._known.content.day == self._today()
+        return self._shared.near(self._known.content) if self._known and is_known else []
 
     async def available_usd(self) -> tuple[Decimal | None, str]:
         """Return what this run can spend now, `None` for any amount, and the name of the limit that applies."""
@@ -152,8 +151,8 @@ class Budget:
                 self._release(accepted)
                 self._refused = None
                 self._known = await self._store.read(day)
-                accepted, refused = self._admit(batch, await self._abandoned.left_out(self._known))
-            if not accepted or await self._write(self._known):
+                accepted, refused = self._admit(batch, await self._shared.settle(self._known))
+            if not accepted or (await self._write(self._known) and await self._shared.hold_at_midnight(self._known)):
                 break
             self._release(accepted)
         for one in accepted:
@@ -184,7 +183,7 @@ class Budget:
         for one in batch:
             available, limit = self._available(spend)
             if available is None or one.wanted.usd <= available:
-                entry = self._own.get(spend.day) or Entry(run_id=self._run_id)
+                entry = self._own.get(spend.day) or self._new_entry
                 reserved = {**entry.reserved, one.claim: one.wanted}
                 self._own[spend.day] = entry.model_copy(update={"reserved": reserved})
                 accepted.append(one)
@@ -200,9 +199,8 @@ class Budget:
         self._others[spend.day] = sum((entry.total_usd for entry in others), ZERO)
         if self._max_spend is not None:
             limits.append((self._max_spend - self.spent_usd, self._max_spend_name))
-        if self._cap is not None:
-            limits.append((self._cap - self._with_own(spend).total_usd, "I2V_DAILY_CAP_USD"))
-        return min(limits, default=(None, "no limit"))
+        limits += self._shared.available_usd(spend)
+        return min(limits, default=(None, "no limit"), key=lambda one: one[0])
 
     def _with_own(self, spend: DaySpend) -> DaySpend:
         """Return the document with this process's entry as it is now."""
@@ -237,12 +235,14 @@ class Budget:
                 known = await self._store.read(day)
             self._available(await self._abandoned.left_out(known))
             self._known = known
+        await self._shared.load(today)
         self._loaded_day = today
 
 
 def _exceeded(price_usd: Decimal, available: Decimal, limit: str) -> BudgetExceeded:
-    hint = "Raise the limit, or wait for the next UTC day" if "CAP" in limit else "Raise max_spend_usd"
-    if not limit.isidentifier():
+    reset = reset_hint(limit)
+    hint = f"Raise the limit, or {reset}" if reset else "Raise max_spend_usd"
+    if limit[0].islower() and not limit.isidentifier():
         hint, limit = "Add balance at the provider", limit[0].upper() + limit[1:]
     left = money_text(max(available, ZERO))
     return BudgetExceeded(f"{limit} has ${left} left, one video costs ${money_text(price_usd)}", hint)

@@ -18,6 +18,7 @@ from i2v.ledger.job import FORMAT
 from i2v.money import ZERO
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
+from i2v.spending_limits import Limit
 
 
 class Reservation(BaseModel):
@@ -36,6 +37,8 @@ class Entry(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     run_id: str
+    label: str = ""
+    """The run's label, empty if it has none."""
     paid_usd: Decimal = ZERO
     reserved: dict[str, Reservation] = {}
 
@@ -76,17 +79,21 @@ class DaySpend(BaseModel):
         """Everything spent or reserved on this day."""
         return sum((entry.total_usd for entry in self.entries.values()), ZERO)
 
+    def usd_under(self, limit: Limit) -> Decimal:
+        """Return what the runs that a limit covers have spent or reserved on this day."""
+        return sum((entry.total_usd for entry in self.entries.values() if limit.covers(entry.label)), ZERO)
+
 
 class DaySpendStore:
     """The `DaySpend` documents in S3."""
 
     def __init__(self, storage: Storage, settings: Settings) -> None:
-        self._storage = storage
-        self._settings = settings
+        self.storage = storage
+        self.settings = settings
 
     async def read(self, day: str) -> Document[DaySpend]:
         """Return a day's document, or an empty one without an etag. Raise `LedgerError` if it is invalid."""
-        found = await read_document(self._storage, DaySpend, keys.daily_spend_uri(self._settings, day))
+        found = await read_document(self.storage, DaySpend, keys.daily_spend_uri(self.settings, day))
         return found or Document(DaySpend(day=day), "", 0.0)
 
     async def write(self, spend: DaySpend, etag: str) -> Document[DaySpend] | None:
@@ -95,9 +102,9 @@ class DaySpendStore:
         Raise `StorageError` if the write may or may not have succeeded.
         """
         new = spend.model_copy(update={"format": FORMAT, "writer": secrets.token_hex(8)})
-        uri = keys.daily_spend_uri(self._settings, spend.day)
+        uri = keys.daily_spend_uri(self.settings, spend.day)
         try:
-            return Document(new, await write_document(self._storage, new, uri, etag or None), 0.0)
+            return Document(new, await write_document(self.storage, new, uri, etag or None), 0.0)
         except Conflict:
             found = await self.read(spend.day)
             return found if found.content.writer == new.writer else None

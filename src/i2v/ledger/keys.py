@@ -1,7 +1,7 @@
 """Names of objects in the bucket. Reconcile relies on them and existing buckets use them: do not change a name.
 
 videos/<name>/<e12>-<r12>.mp4 .jpg .json | .refused.json | .failed.json     the outputs of one image version
-jobs/<job key>.json  ledger.json  spend.json  open/  runs/  days/  inputs/  tasks/  reports/      the ledger
+jobs/<job key>.json  ledger.json  spend.json  open/  runs/  days/  months/  inputs/  tasks/  reports/      the ledger
 """
 
 import hashlib
@@ -124,6 +124,11 @@ def run_items_uri(settings: Settings, run_id: str) -> S3Uri:
 def daily_spend_uri(settings: Settings, day: str) -> S3Uri:
     """Return the URI of the reservations of a UTC day (`2026-11-22`)."""
     return settings.jobs / f"days/{day}.json"
+
+
+def month_uri(settings: Settings, month: str) -> S3Uri:
+    """Return the URI of the sums of a month's finished days (`2026-11`)."""
+    return settings.jobs / f"months/{month}.json"
 
 
 def input_uri(settings: Settings, sha256: str) -> S3Uri:

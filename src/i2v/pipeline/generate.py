@@ -123,7 +123,8 @@ async def _check_funds(
             if prices and paused:
                 await run.ledger.info.raise_if_paused()
             preflight.check_money(prices, room, limit, partial=partial)
-            run.budget.lower_limit(room, limit)
+            if limit == preflight.BALANCE:  # the budget knows the others, which reset at midnight
+                run.budget.lower_limit(room, limit)
     except StorageError as error:
         return _stop(run, LedgerError(f"Cannot read the ledger: {error.message}", error.hint))
     except Stopped as error:

@@ -15,6 +15,7 @@ from i2v.pipeline.video_order import Order
 from i2v.pricing import price_usd
 from i2v.request import Mode
 from i2v.settings import Settings
+from i2v.spending_limits import reset_hint
 
 log = logging.getLogger(__name__)
 PRODUCTS = ((Mode.STANDARD, 6), (Mode.STANDARD, 10), (Mode.PRO, 6))
@@ -72,7 +73,8 @@ def check_money(prices: Sequence[Decimal], room: Decimal | None, limit: str, *, 
     if limit == BALANCE:
         message = message[0].upper() + message[1:]
         raise BalanceTooLow(message, "Add balance at the provider, name fewer images, or allow --partial")
-    raise BudgetExceeded(message, "Raise the limit, name fewer images, or allow --partial")
+    ways = ["Raise the limit", "name fewer images", *filter(None, [reset_hint(limit)])]
+    raise BudgetExceeded(message, f"{', '.join(ways)}, or allow --partial")
 
 
 def warn_of_expiring_credentials(run: RunContext) -> None:

@@ -101,7 +101,7 @@ def make_context(
         DaySpendStore(storage, settings),
         record.run_id,
         max_spend_usd=max_spend_usd,
-        daily_cap_usd=settings.daily_cap_usd,
+        limits=settings.limits_of(record.label),
         read_claim=ledger.read_claim,
         abandoned_after=settings.claim_to_post_seconds,
         first_day=record.started_at.date(),

@@ -14,6 +14,7 @@ from i2v.ledger.day_spend import DaySpendStore
 from i2v.ledger.ledger import Ledger
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
+from i2v.spending_limits import RunLimits, all_limits
 from tests.support.settings import SealedSettings
 
 MakeBudget = Callable[..., Budget]
@@ -66,14 +67,9 @@ def make_budget(
     store: DaySpendStore, claims: Claims, run_id: str, limit: str | None = None, cap: str | None = None, **more: Any
 ) -> Budget:
     """Return the budget of one process of a run."""
-    values = {"abandoned_after": ABANDONED_AFTER, "read_claim": claims.read, **more}
-    return Budget(
-        store,
-        run_id,
-        max_spend_usd=None if limit is None else Decimal(limit),
-        daily_cap_usd=None if cap is None else Decimal(cap),
-        **values,
-    )
+    limits = RunLimits("", all_limits({}, None if cap is None else Decimal(cap)))
+    values = {"abandoned_after": ABANDONED_AFTER, "read_claim": claims.read, "limits": limits, **more}
+    return Budget(store, run_id, max_spend_usd=None if limit is None else Decimal(limit), **values)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -52,14 +53,16 @@ def reserved_usd(world: ProxiedSandbox) -> Decimal:
     return sum((page.total_usd for page in pages), Decimal(0))
 
 
-def test_processes_share_the_daily_cap_to_the_cent(world: ProxiedSandbox) -> None:
-    """Eight processes with a hundred images under a cap for twenty: twenty are billed, eighty are not tried."""
+def test_processes_share_a_labels_month_to_the_cent(world: ProxiedSandbox) -> None:
+    """Eight processes with a hundred images race for a limit for twenty: twenty are billed, eighty are not tried."""
     uris = [world.put(f"{number}.jpg", number).uri for number in range(100)]
-    env = {**UNTIL_SUBMITTED, "I2V_DAILY_CAP_USD": str(21 * STANDARD - CENT)}
-    ended = run_concurrently([world.process(env, images=tuple(uris[first::8]), partial=True) for first in range(8)])
+    limits = {"*": {"day": 100}, "team-a": {"month": str(21 * STANDARD - CENT)}}
+    env = {**UNTIL_SUBMITTED, "I2V_LIMITS": json.dumps(limits)}
+    shares = [tuple(uris[first::8]) for first in range(8)]
+    ended = run_concurrently([world.process(env, images=one, label="team-a", partial=True) for one in shares])
     assert len(items(ended, "submitted")) == 20
     assert len(items(ended, "not_tried")) == 80
-    assert all("I2V_DAILY_CAP_USD" in item["reason"] for item in items(ended, "not_tried"))
+    assert all("I2V_LIMITS (label 'team-a', month)" in item["reason"] for item in items(ended, "not_tried"))
     assert list(world.bills().values()) == [1] * 20
     assert world.provider.billed_usd == reserved_usd(world) == 20 * STANDARD
 

@@ -164,7 +164,9 @@ async def test_alerts_say_what_happened(
     async with _automations(*alerts([FLOW], block)):
         await fail(return_state=True)
         await _emit(JOB_UNKNOWN, job)
-        await _emit(BUDGET_NEAR, "i2v.ledger.photos", spent_usd="8.10", cap_usd="10.00")
+        for limit in ("I2V_DAILY_CAP_USD", "I2V_LIMITS (all runs, day)", "I2V_DAILY_CAP_USD"):
+            near = {"limit": limit, "period": "day", "spent_usd": "8.10", "cap_usd": "10.00"}
+            await _emit(BUDGET_NEAR, "i2v.ledger.photos", {"i2v.limit": limit}, **near)
         await _emit(RUN_FINISHED, "i2v.run.one", {"i2v.run.images": "1"}, images=1, sentence="1 stored · $0.19")
         needs = [{"image": ODD, "outcome": "failed", "reason": 'the provider\'s "<b>" & {{ 7 * 7 }}'}]
         await _emit(
@@ -178,14 +180,18 @@ async def test_alerts_say_what_happened(
         )
 
         async def all_received() -> bool:
-            return len(received) >= 4
+            return len(received) >= 5
 
         await _wait_until(all_received)
     texts = {each["title"]: each["text"] for each in received}
     assert texts["i2v: a run failed"].endswith(" is Failed: 2 failed · $0.00\n")
     assert job in texts["i2v: a job is unknown"]
-    assert "i2v.ledger.photos: $8.10 of today's $10.00" in texts["i2v: the budget is nearly spent"]
+    reached = [each["text"] for each in received if each["title"] == "i2v: the budget is nearly spent"]
+    assert all(
+        "i2v.ledger.photos: $8.10 of $10.00 are spent, the limit of this day by I2V_" in text for text in reached
+    )
+    assert len(reached) == 2, "each limit has one alert in six hours"
     batch = texts["i2v: a batch is done"].splitlines()
     assert batch[:2] == ["1000 images: 999 stored · 1 failed · $192.00", "Needs a person: 1"]
     assert batch[2] == f"- failed: {ODD}: {needs[0]['reason']}"
-    assert len(received) == 4
+    assert len(received) == 5

@@ -82,8 +82,10 @@ async def test_reaching_most_of_the_daily_cap_is_an_event(
     events = await wait_for_i2v_events(prefect_server, sandbox, 7)
 
     near = [event for event in events if event["event"] == "i2v.budget.near"]
-    assert [event["payload"] for event in near] == [{"spent_usd": 0.384, "cap_usd": 0.48}]
+    limit = {"limit": "I2V_DAILY_CAP_USD", "label": "*", "period": "day"}
+    assert [event["payload"] for event in near] == [{"spent_usd": 0.384, "cap_usd": 0.48, **limit}]
     assert near[0]["resource"]["prefect.resource.id"] == f"i2v.ledger.{sandbox.bucket}"
+    assert near[0]["resource"]["i2v.limit"] == "I2V_DAILY_CAP_USD"
 
 
 async def test_a_dry_run_emits_no_event(prefect_server: PrefectServer, sandbox: Sandbox, run_flow: RunFlow) -> None:

@@ -13,6 +13,7 @@ from i2v.errors import BudgetExceeded
 from i2v.ledger.abandoned import ClaimState
 from i2v.ledger.budget import Budget
 from i2v.ledger.day_spend import DaySpend, DaySpendStore, Entry, Reservation
+from i2v.spending_limits import RunLimits, all_limits
 from tests.support.interleaving import SteppedStorage
 from tests.support.memory_storage import MemoryBucket, MemoryStorage
 from tests.support.scripted_faults import ScriptedFaults
@@ -37,7 +38,7 @@ def budget(limit: str | None = None, cap: str | None = None, storage: MemoryStor
         DaySpendStore(storage or MemoryStorage(), SETTINGS),
         "run-1",
         max_spend_usd=None if limit is None else Decimal(limit),
-        daily_cap_usd=None if cap is None else Decimal(cap),
+        limits=RunLimits("", all_limits({}, None if cap is None else Decimal(cap))),
         read_claim=no_claim,
         abandoned_after=60,
     )
@@ -197,10 +198,10 @@ async def test_near_the_cap_is_said_from_eighty_percent() -> None:
     own = budget(cap="1.92")
     for _ in range(7):
         await reserve(own)
-    assert own.near_cap_usd is None
+    assert own.near_limits == []
     await reserve(own)
-    assert own.near_cap_usd == (8 * PRICE, Decimal("1.92"))
-    assert budget().near_cap_usd is None
+    assert [(limit.name, usd) for limit, usd in own.near_limits] == [("I2V_DAILY_CAP_USD", 8 * PRICE)]
+    assert budget().near_limits == []
 
 
 def test_total_usd_sums_all_processes() -> None:
