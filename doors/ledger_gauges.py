@@ -1,4 +1,4 @@
-"""Prometheus gauges of the ledger: open jobs, unknown jobs, and today's spend.
+"""Prometheus gauges of the ledger: open jobs, unknown jobs, today's spend, and the spending limits.
 
 Only the 1,000 oldest open jobs are read for their state; unknown jobs are among the oldest.
 """
@@ -11,6 +11,7 @@ from i2v.ledger.day_spend import DaySpendStore
 from i2v.ledger.job import JobState
 from i2v.ledger.keys import OpenMarker
 from i2v.ledger.ledger import Ledger, VersionedRecord
+from i2v.reports.limit_usage import read_usage
 from i2v.s3.listing import S3Entry
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
@@ -29,8 +30,9 @@ class LedgerGauges(PeriodicRead):
         self._open = Gauge("i2v_jobs_open", "Open jobs", registry=registry)
         self._unknown = Gauge("i2v_jobs_unknown", "Jobs whose submit response was lost", registry=registry)
         self._spent = Gauge("i2v_spent_today_usd", "Spent and reserved in the current UTC day", registry=registry)
-        cap = Gauge("i2v_daily_cap_usd", "I2V_DAILY_CAP_USD of the door; NaN if not set", registry=registry)
-        cap.set(float("nan") if settings.daily_cap_usd is None else float(settings.daily_cap_usd))
+        of = ("label", "period")
+        self._limits = Gauge("i2v_limit_usd", "Spending limit of the current period", of, registry=registry)
+        self._limit_spent = Gauge("i2v_limit_spent_usd", "Spent and reserved of a limit", of, registry=registry)
 
     async def _read_all(self) -> None:
         markers: list[S3Entry] = []
@@ -46,6 +48,9 @@ class LedgerGauges(PeriodicRead):
         self._open.set(len(set(map(_job_key, markers))))
         self._unknown.set(len(unknown))
         self._spent.set(float(spend.total_usd))
+        for usage in await read_usage(self._storage, self._settings):
+            self._limits.labels(usage.limit.label, usage.limit.period).set(float(usage.limit.usd))
+            self._limit_spent.labels(usage.limit.label, usage.limit.period).set(float(usage.spent_usd))
 
 
 def _job_key(marker: S3Entry) -> str:

@@ -55,19 +55,20 @@ VALUES = [
         "s",
     ),
     Value(
-        "Daily cap spent",
-        "Spent or reserved on this UTC day; empty without I2V_DAILY_CAP_USD",
-        "max(i2v_spent_today_usd) / max(i2v_daily_cap_usd)",
+        "Budget used",
+        "The highest share of a limit (I2V_DAILY_CAP_USD, I2V_LIMITS) that is spent or reserved",
+        "max(i2v_limit_spent_usd / i2v_limit_usd)",
         0.8,
         "percentunit",
     ),
 ]
 GRAPHS = [
+    Graph("Spent today", "On this UTC day, or reserved", {"spent": "max(i2v_spent_today_usd)"}, "currencyUSD"),
     Graph(
-        "Spent today",
-        "Spent or reserved on the current UTC day, and the cap",
-        {"spent": "max(i2v_spent_today_usd)", "cap": "max(i2v_daily_cap_usd)"},
-        "currencyUSD",
+        "Limits",
+        "Spent or reserved share of each limit, by label and period",
+        {"{{label}} {{period}}": "max by (label, period) (i2v_limit_spent_usd / i2v_limit_usd)"},
+        "percentunit",
     ),
     Graph("Open jobs", "Jobs whose video is not stored yet", {"open": "max(i2v_jobs_open)"}),
     Graph(

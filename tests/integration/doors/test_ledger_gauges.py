@@ -56,7 +56,7 @@ async def _scrape(gauges: LedgerGauges, registry: CollectorRegistry, seconds: fl
 
 
 async def test_gauges_show_the_ledger(aws: None, settings: Settings, registry: CollectorRegistry) -> None:
-    """The gauges show open jobs, unknown jobs and today's spend from the ledger."""
+    """The gauges show open jobs, unknown jobs, today's spend and the limits from the ledger."""
     with Storage() as storage:
         await _write(storage, settings, "a" * 64, JobState.SUBMITTED)
         await _write(storage, settings, "b" * 64, JobState.SUBMITTED)
@@ -64,11 +64,14 @@ async def test_gauges_show_the_ledger(aws: None, settings: Settings, registry: C
         day = datetime.now(UTC).date().isoformat()
         spend = DaySpend(day=day, entries={"run:1": Entry(run_id="run", paid_usd=Decimal("0.5"))})
         await DaySpendStore(storage, settings).write(spend, "")
-        text = await _scrape(LedgerGauges(storage, settings, registry), registry)
+        limited = settings.model_copy(update={"daily_cap_usd": Decimal(2)})
+        text = await _scrape(LedgerGauges(storage, limited, registry), registry)
 
     assert "i2v_jobs_open 3.0" in text
     assert "i2v_jobs_unknown 1.0" in text
     assert "i2v_spent_today_usd 0.5" in text
+    assert 'i2v_limit_usd{label="*",period="day"} 2.0' in text
+    assert 'i2v_limit_spent_usd{label="*",period="day"} 0.5' in text
     assert "+Inf" not in text.partition("i2v_ledger_age_seconds")[2]
 
 
