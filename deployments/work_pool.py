@@ -34,6 +34,12 @@ QUEUES: tuple[dict[str, Any], ...] = (
         "description": "Runs that someone waits for: new images, callbacks, and runs started by hand.",
     },
     {"name": "bulk", "priority": 2, "concurrency_limit": 4, "description": "Scheduled runs, which can wait."},
+    {
+        "name": "batch",
+        "priority": 3,
+        "concurrency_limit": 16,
+        "description": "The shards of batches: runs of generate that a run of generate-batch starts and waits for.",
+    },
 )
 
 

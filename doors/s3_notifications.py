@@ -20,7 +20,8 @@ from urllib.parse import unquote_plus
 from pydantic import AliasChoices, AliasPath, BaseModel, BeforeValidator, Field, ValidationError
 
 from i2v.errors import I2vError
-from i2v.inputs.sources import IMAGE_SUFFIXES, why_no_image
+from i2v.inputs.image_keys import why_no_image
+from i2v.inputs.sources import IMAGE_SUFFIXES
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 

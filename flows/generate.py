@@ -10,6 +10,7 @@ from prefect.client.schemas.objects import State
 from pydantic import Field
 
 import prefect_support.library_version  # noqa: F401 - before the library is used
+from i2v.batches.plan import batch_of
 from i2v.inputs.prompts import RunOptions, check_options
 from i2v.inputs.sources import find_items, refuse_signed_urls
 from i2v.pipeline.generate import generate
@@ -22,7 +23,7 @@ from prefect_support.flow_states import final_state, stopped_state
 from prefect_support.parameters import Dollars, Images, Text
 from prefect_support.run_artifact import publish_progress
 from prefect_support.run_flow import run_flow
-from prefect_support.run_names import first_name, name_run
+from prefect_support.run_names import name_by_images, name_run
 from prefect_support.signals import graceful_sigterm
 from prefect_support.task_states import as_steps
 from tasks.poll import poll
@@ -31,16 +32,7 @@ from tasks.submit import submit
 from tasks.validate import validate
 
 
-def run_name() -> str:
-    """Return `images/cats/ · standard 6 s`, and `dry run` for one."""
-    given = runtime.flow_run.parameters
-    images = given["images"] or ["no images"]
-    what = f"{len(images)} named" if len(images) > 1 else str(getattr(images[0], "image", images[0])).split("?")[0]
-    seconds = 6 if given["mode"] == "pro" else given["duration"]
-    return first_name(" · ".join([what, f"{given['mode']} {seconds} s", *(["dry run"] if given["dry_run"] else [])]))
-
-
-@flow(name="generate", flow_run_name=run_name, validate_parameters=True)
+@flow(name="generate", flow_run_name=name_by_images, validate_parameters=True)
 async def generate_videos(
     images: Images,
     prompt: Text = None,
@@ -54,6 +46,7 @@ async def generate_videos(
     label: Text = None,
     override_prompts: bool = False,
     skip_bad_rows: bool = False,
+    shard: Text = None,
 ) -> State[Any]:
     """Generate a video from each image and store it in the bucket. No video is charged twice.
 
@@ -75,6 +68,7 @@ async def generate_videos(
         override_prompts: Use the prompt, mode, duration and take above also for images with options of their own in
             object metadata or a sidecar file; rows keep theirs.
         skip_bad_rows: Go on without the rows of a batch file that cannot be used; the report names them.
+        shard: Set by the flow generate-batch, whose shards share its limit; leave it empty.
     """
     default = RunOptions(prompt=prompt, mode=mode, duration=duration, take=take, override_prompts=override_prompts)
     steps = as_steps(validate, submit, poll, store)
@@ -83,13 +77,23 @@ async def generate_videos(
         refuse_signed_urls(images)
         await check_delivery(delivery, settings)
         check_options(default, settings)
-        run_id = str(runtime.flow_run.id)
-        opened = open_run(settings, run_id, max_spend_usd=max_spend_usd, label=label, storage=storage, dry_run=dry_run)
+        opened = open_run(
+            settings,
+            shard or str(runtime.flow_run.id),
+            max_spend_usd=max_spend_usd,
+            label=label,
+            storage=storage,
+            dry_run=dry_run,
+            batch=batch_of(shard) if shard else None,
+        )
         async with opened as run, publish_progress(run):
             items = await find_items(images, run.storage, settings, skip_bad_rows=skip_bad_rows)
-            await name_run(items, default, label=label, dry_run=dry_run)
+            if not shard:
+                await name_run(items, default, label=label, dry_run=dry_run)
             with graceful_sigterm(run):
-                report, stopped = await generate(run, items, default, steps, partial=partial, delivery=delivery)
+                report, stopped = await generate(
+                    run, items, default, steps, partial=partial or bool(shard), delivery=delivery
+                )
         return stopped_state(stopped, report) if stopped else final_state(report)
 
     return await run_flow(body)

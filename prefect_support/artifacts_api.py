@@ -4,13 +4,48 @@ Prefect's event feed repeats the first text of an artifact. So signed links are 
 PATCH: Prefect's own update would emit an event with the whole text.
 """
 
+import asyncio
 import logging
+from collections.abc import Coroutine
+from typing import Any
 from uuid import UUID
 
 from prefect.artifacts import MarkdownArtifact
 from prefect.client.orchestration import PrefectClient, get_client
 
 log = logging.getLogger(__name__)
+REQUEST_SECONDS = 10.0
+"""The time limit of one write."""
+
+
+class KeyedPage:
+    """One markdown artifact that is created by its first text, which must have no signed links, and then updated."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+        self._id: UUID | None = None
+
+    @property
+    def exists(self) -> bool:
+        """Whether it has its first text."""
+        return self._id is not None
+
+    async def write(self, text: str, description: str) -> None:
+        """Write the text. Raise what Prefect raises."""
+        async with get_client() as client:
+            if self._id is None:
+                page = MarkdownArtifact(key=self._key, markdown=text, description=description)
+                self._id = (await page.acreate(client)).id
+            else:
+                await update_artifact(client, self._id, data=text, description=description)
+
+
+async def write_or_drop(work: Coroutine[Any, Any, None]) -> None:
+    """Await a write with a time limit, and only log the type of its error: its message could contain signed links."""
+    try:
+        await asyncio.wait_for(work, REQUEST_SECONDS)
+    except Exception as error:  # noqa: BLE001 - an artifact must never fail a run
+        log.debug("an artifact is not up to date: %s", type(error).__name__)
 
 
 async def create_page(key: str, text: str, *, description: str, with_links: str | None = None) -> None:

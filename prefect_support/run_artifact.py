@@ -6,14 +6,13 @@ text has no signed links (`prefect_support.artifacts_api` says why).
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import UUID
 
-from prefect.artifacts import MarkdownArtifact, ProgressArtifact
+from prefect.artifacts import ProgressArtifact
 from prefect.client.orchestration import get_client
 
 from i2v.errors import I2vError
@@ -25,7 +24,7 @@ from i2v.reports.progress import RunProgress
 from i2v.reports.run_page import RunPageInfo, VideoLinks, run_page, sample_videos
 from i2v.reports.run_report import Report
 from i2v.s3_uri import S3Uri
-from prefect_support.artifacts_api import update_artifact
+from prefect_support.artifacts_api import KeyedPage, update_artifact, write_or_drop
 from prefect_support.events import EventEmitter
 from prefect_support.run_names import current_run
 
@@ -35,8 +34,6 @@ KEY = "i2v-run"
 BAR_SECONDS = 5.0
 PAGE_EVERY = 3
 """The live page is written once every three updates of the bar."""
-REQUEST_SECONDS = 10.0
-"""The time limit of one write."""
 
 
 @asynccontextmanager
@@ -61,7 +58,7 @@ class RunArtifact:
         self._run = run
         self._progress = RunProgress()
         self._report: Report | None = None
-        self._page: UUID | None = None
+        self._page = KeyedPage(KEY)
         self._bar: UUID | None = None
         self._percent = -1.0
 
@@ -78,23 +75,23 @@ class RunArtifact:
             await asyncio.sleep(BAR_SECONDS)
             if not self._progress.total:
                 continue
-            await _try(self._update_bar())
+            await write_or_drop(self._update_bar())
             if updates % PAGE_EVERY == 0:
-                await _try(self._write_live_page())
+                await write_or_drop(self._write_live_page())
             updates += 1
 
     async def publish(self) -> None:
         """Write the report, or how far the run got; a run without images leaves nothing."""
         if self._bar:
-            await _try(self._update_bar())
+            await write_or_drop(self._update_bar())
         if self._report and self._report.items:
-            await _try(self._publish(self._report))
-        elif self._page:
-            await _try(self._write_live_page())
+            await write_or_drop(self._publish(self._report))
+        elif self._page.exists:
+            await write_or_drop(self._write_live_page())
 
     async def _publish(self, report: Report) -> None:
         about, links = self._about(), await self._sign(report)
-        if self._page is None or not links:
+        if not (self._page.exists and links):
             await self._write(run_page(report, about, {}))
         if links:
             await self._write(run_page(report, about, links))
@@ -128,12 +125,7 @@ class RunArtifact:
         await self._write(live_page(self._progress))
 
     async def _write(self, text: str) -> None:
-        async with get_client() as client:
-            if self._page is None:
-                page = MarkdownArtifact(key=KEY, markdown=text, description=self._description)
-                self._page = (await page.acreate(client)).id
-            else:
-                await update_artifact(client, self._page, data=text, description=self._description)
+        await self._page.write(text, self._description)
 
     @property
     def _description(self) -> str:
@@ -153,11 +145,3 @@ class RunArtifact:
             else:
                 await update_artifact(client, self._bar, data=percent, description=words)
         self._percent = percent
-
-
-async def _try(work: Coroutine[Any, Any, None]) -> None:
-    """Await with a time limit, and only log the type of an error: its message could contain signed links."""
-    try:
-        await asyncio.wait_for(work, REQUEST_SECONDS)
-    except Exception as error:  # noqa: BLE001 - an artifact must never fail a run
-        log.debug("the run's artifact is not up to date: %s", type(error).__name__)

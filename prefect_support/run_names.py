@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from prefect import runtime
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
@@ -30,10 +31,20 @@ def first_name(name: str) -> str:
     return run.name if run and SEPARATOR in run.name else name
 
 
+def name_by_images() -> str:
+    """Return `images/cats/ · standard 6 s` from the parameters of the current flow run, and `dry run` for one."""
+    given = runtime.flow_run.parameters
+    images = given["images"] or ["no images"]
+    what = f"{len(images)} named" if len(images) > 1 else str(getattr(images[0], "image", images[0])).split("?")[0]
+    seconds = 6 if given["mode"] == "pro" else given["duration"]
+    dry_run = ["dry run"] if given.get("dry_run") else []
+    return first_name(" · ".join([what, f"{given['mode']} {seconds} s", *dry_run]))
+
+
 def run_tags(run: FlowRun, mode: Mode | None = None, label: str | None = None) -> list[str]:
     """Return the run's tags with `i2v`, source, mode and label added: the same however the run was started."""
     started_by = "schedule" if run.auto_scheduled else "hand"
-    source = next((source for source in ("bucket", "callback") if source in run.tags), started_by)
+    source = next((source for source in ("bucket", "callback", "batch") if source in run.tags), started_by)
     return sorted({"i2v", *run.tags, source, *(tag for tag in (mode, label) if tag)})
 
 

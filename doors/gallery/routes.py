@@ -111,12 +111,12 @@ class Gallery:
         return self._renderer.render("item", media=media, details=details, run_url=self._link_to_run(cursor))
 
     def _link_to_run(self, cursor: Cursor) -> str | None:
-        """Return the run's page in Prefect; a run of the library alone has no flow run."""
+        """Return the run's page in Prefect, a shard's is its batch's; a run of the library alone has no flow run."""
         try:
-            UUID(cursor.run_id)
+            flow_run = UUID(cursor.run_id[:36])
         except ValueError:
             return None
-        return self._run_url(cursor.run_id) if self._run_url else None
+        return self._run_url(str(flow_run)) if self._run_url else None
 
     def _login_page(self, request: Request, *, is_wrong: bool = False, to: str = "") -> Response:
         is_slowed_down = is_wrong and self._access.tokens.is_slowed_down(request)

@@ -40,7 +40,7 @@ class RunMonitor:
     """Follows a run for the command, and turns signals into a clean end."""
 
     def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+        self.progress = progress
         self._run: RunContext | None = None
         self.report = Report()
         self.signal = 0
@@ -57,14 +57,14 @@ class RunMonitor:
                 self.report = report
             case _:
                 pass
-        self._progress.on_event(event)
+        self.progress.on_event(event)
 
     def _interrupt(self, number: int) -> None:
         if self.signal or self._run is None:
-            self._progress.console.show_cursor()
+            self.progress.console.show_cursor()
             os._exit(128 + number)
         self.signal = number
-        self._progress.say(STOPPING)
+        self.progress.say(STOPPING)
         self._run.brake.interrupt()
 
 

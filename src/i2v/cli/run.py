@@ -48,6 +48,13 @@ def run(  # noqa: PLR0913 - a command's parameters are its options
         str | None, typer.Option(metavar="TEXT", help="Purpose of the run, for the ledger and the manifests.")
     ] = None,
     skip_bad_rows: options.SkipBadRows = False,
+    batch: Annotated[
+        bool,
+        typer.Option(
+            "--batch",
+            help="For thousands of images: run them in parts on the workers of your Prefect server, and wait.",
+        ),
+    ] = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -74,7 +81,7 @@ def run(  # noqa: PLR0913 - a command's parameters are its options
     parameters = {"max_spend_usd": max_spend, "partial": partial, "delivery": delivery, "label": label}
     parameters["skip_bad_rows"] = skip_bad_rows
     with bad_rows_in_json(as_json=as_json):
-        ending = preview_or_run(images, default, settings, parameters, dry_run=dry_run, verbose=verbose)
+        ending = preview_or_run(images, default, settings, parameters, dry_run=dry_run, verbose=verbose, batch=batch)
         ending = replace(ending, report=ending.report.with_typed(options.typed_options(context)))
         sys.exit(finish(ending, settings, dry_run=dry_run, as_json=as_json))
 

@@ -3,12 +3,12 @@
 import asyncio
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
 from typing import Any
 
 from i2v.advised_commands import command
-from i2v.cli.images.flow_parameter import within_limit, without_signed_urls
+from i2v.cli.images.flow_parameter import in_bucket, within_limit, without_signed_urls
 from i2v.cli.images.local_files import NamedImages, find_named_images
 from i2v.cli.images.uploads import UploadCandidate, upload, validate
 from i2v.cli.library_run import Ending, run_library
@@ -41,8 +41,9 @@ def preview_or_run(
     *,
     dry_run: bool,
     verbose: bool,
+    batch: bool = False,
 ) -> Ending:
-    """Preview the named images, or upload local ones and run the flow with these other parameters."""
+    """Preview the named images, or upload local ones and run the flow, or a batch, with these other parameters."""
     console = stderr()
     show_logs(console, verbose=verbose)
     try:
@@ -53,14 +54,15 @@ def preview_or_run(
             if dry_run:
                 orders = [candidate.order(settings) for candidate in local]
                 return _preview(named, [*orders, *refused], default, settings, progress, skip_bad_rows=skip_bad_rows)
-            with without_signed_urls(named.remote) as remote:
+            parameters = default.model_dump(exclude={"prompt_source", "extra"}) | parameters
+            with nullcontext(named.remote) if batch else without_signed_urls(named.remote) as remote:
                 images = asyncio.run(_upload(local, remote, settings, progress))
-                parameters = {
-                    "images": images,
-                    **default.model_dump(exclude={"prompt_source", "extra"}),
-                    **parameters,
-                }
-                ending = _run(parameters, progress, verbose=verbose) if images else Ending(Report())
+                if not images:
+                    ending = Ending(Report())
+                elif batch:
+                    ending = _run_batch(images, parameters, settings, progress)
+                else:
+                    ending = _run(parameters | {"images": images}, progress, verbose=verbose)
     except UsageError:
         raise
     except I2vError as error:  # everything raised here happens before the first submit
@@ -122,6 +124,24 @@ def _run(parameters: dict[str, Any], progress: Progress, *, verbose: bool) -> En
         from i2v.cli.prefect.flow_run import run_flow
 
         return run_flow(parameters, progress, verbose=verbose)
+
+
+def _run_batch(
+    images: Sequence[str | BatchRow], parameters: dict[str, Any], settings: Settings, progress: Progress
+) -> Ending:
+    """Run the images as a batch on the workers of the configured Prefect server."""
+    progress.doing("loading Prefect")
+    with redirect_stdout(sys.stderr):
+        from i2v.cli.prefect.batch_run import run_batch
+
+        limit = parameters["max_spend_usd"]
+        parameters |= {"max_spend_usd": None if limit is None else str(limit)}
+        return run_batch(parameters | {"images": asyncio.run(_in_bucket(images, settings))}, settings, progress)
+
+
+async def _in_bucket(images: Sequence[str | BatchRow], settings: Settings) -> list[str | dict[str, Any]]:
+    with Storage() as storage:
+        return await in_bucket(images, storage, settings)
 
 
 def finish(ending: Ending, settings: Settings, *, dry_run: bool, as_json: bool) -> int:

@@ -7,17 +7,17 @@ import asyncio
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Self
+from typing import Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from i2v.advised_commands import command
 from i2v.errors import BadRow, NoImages, UsageError
 from i2v.inputs.batch_files import MAX_BATCH_FILE_BYTES, SUFFIXES, BatchFile, BatchRow
+from i2v.inputs.image_keys import check_allowed, is_reserved, why_no_image
 from i2v.inputs.prompts import SIDECAR_SUFFIX, RequestOptions, sidecar
-from i2v.ledger.keys import RESERVED
 from i2v.media.images import ImageRef, is_text
 from i2v.s3.listing import S3Entry
 from i2v.s3.storage import Storage
@@ -28,6 +28,7 @@ from i2v.urls import is_signed, redact_url
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png")
 """The suffixes that make an object under a prefix an image. An object that is named explicitly may have any name."""
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class InputItem(BaseModel):
@@ -126,32 +127,57 @@ async def find_items(
 
 
 async def _items_of(entry: str | BatchRow, storage: Storage, settings: Settings, *, skip_bad_rows: bool) -> FoundItems:
+    if prefix := prefix_of(entry):
+        return await _under_prefix(prefix, storage, settings)
+    items, bad_rows = await named_items(entry, storage, settings, lambda item: item, skip_bad_rows=skip_bad_rows)
+    return FoundItems(items, bad_rows=bad_rows)
+
+
+def prefix_of(entry: str | BatchRow) -> S3Uri | None:
+    """Return the prefix that an entry names, or `None` if it names something else."""
+    try:
+        uri = S3Uri.parse(entry.strip()) if isinstance(entry, str) else None
+    except ValueError:
+        return None
+    return uri if uri and uri.is_prefix else None
+
+
+async def named_items(
+    entry: str | BatchRow,
+    storage: Storage,
+    settings: Settings,
+    convert: Callable[[InputItem], T],
+    *,
+    skip_bad_rows: bool = False,
+) -> tuple[list[T], Sequence[BadRow]]:
+    """Return the image that an entry names, or those of its batch file, each converted, and the rows that were skipped.
+
+    Raise as `find_items` does.
+    """
     if isinstance(entry, BatchRow):
-        return FoundItems([_item(entry, None, settings)])
+        return [convert(_item(entry, None, settings))], ()
     text = entry.strip()
     if not is_uri(text):
         if not text.lower().endswith(SUFFIXES):
             raise UsageError(f"{redact_url(text)!r} is not an S3 URI or https URL", accepted_images())
         file = await asyncio.to_thread(BatchFile.read, Path(text))
-        return await _in_batch_file(file, None, settings, skip_bad_rows=skip_bad_rows)
+        return await _in_batch_file(file, None, settings, convert, skip_bad_rows=skip_bad_rows)
     if not text.startswith("s3://"):
-        return FoundItems([InputItem(ref=ImageRef.parse(text))])
+        return [convert(InputItem(ref=ImageRef.parse(text)))], ()
     try:
         uri = S3Uri.parse(text)
     except ValueError:
         raise UsageError(f"{redact_url(text)!r} is not an S3 URI", accepted_images()) from None
-    if uri.is_prefix:
-        return await _under_prefix(uri, storage, settings)
     if uri.key.lower().endswith(SUFFIXES):
         file = BatchFile(str(uri), (await storage.get(uri, limit=MAX_BATCH_FILE_BYTES)).body)
         folder = S3Uri(uri.bucket, uri.key[: uri.key.rfind("/") + 1])
-        return await _in_batch_file(file, folder, settings, skip_bad_rows=skip_bad_rows)
-    _check_allowed(uri, settings)
-    return FoundItems([InputItem(ref=ImageRef(uri=uri))])
+        return await _in_batch_file(file, folder, settings, convert, skip_bad_rows=skip_bad_rows)
+    check_allowed(uri, settings)
+    return [convert(InputItem(ref=ImageRef(uri=uri)))], ()
 
 
 async def _under_prefix(prefix: S3Uri, storage: Storage, settings: Settings) -> FoundItems:
-    _check_allowed(prefix, settings)
+    check_allowed(prefix, settings)
     entries = [entry async for entry in storage.list(prefix)]
     named = [entry for entry in entries if entry.uri.key.lower().endswith(IMAGE_SUFFIXES)]
     texts = {entry.uri for entry in entries if entry.uri.key.endswith(SIDECAR_SUFFIX)}
@@ -166,53 +192,50 @@ async def _under_prefix(prefix: S3Uri, storage: Storage, settings: Settings) -> 
         if why_no_image(entry.uri, settings) is None
     ]
     if not items:
-        raise NoImages(
-            f"No images found under {prefix} ({len(entries):,} objects)",
-            f"An image is named {', '.join(IMAGE_SUFFIXES)}; check the prefix, or upload images there",
-        )
-    if reserved := [entry.uri for entry in named if _is_reserved(entry.uri, settings)]:
+        raise nothing_under(prefix, len(entries))
+    if reserved := [entry.uri for entry in named if is_reserved(entry.uri, settings)]:
         log.warning("skipped %d objects such as %s: this name is reserved", len(reserved), reserved[0])
     return FoundItems(items, _others(entries, {entry.uri for entry in named}))
+
+
+def nothing_under(prefix: S3Uri, objects: int) -> NoImages:
+    """Return the error of a prefix with this many objects, none of which is an image."""
+    return NoImages(
+        f"No images found under {prefix} ({objects:,} objects)",
+        f"An image is named {', '.join(IMAGE_SUFFIXES)}; check the prefix, or upload images there",
+    )
 
 
 def _others(entries: Sequence[S3Entry], images: set[S3Uri]) -> Counter[str]:
     """Count what is neither an image nor its prompt, by ending."""
     known = images | {sidecar(uri) for uri in images}
     others = (entry.uri for entry in entries if entry.uri not in known and not entry.uri.is_prefix)
-    return Counter(PurePosixPath(uri.key).suffix.lower()[:12] or "without ending" for uri in others)
+    return Counter(map(ending, others))
 
 
-def _is_reserved(uri: S3Uri, settings: Settings) -> bool:
-    return settings.images.holds(uri) and uri.key.removeprefix(settings.images.key).startswith(RESERVED)
+def ending(uri: S3Uri) -> str:
+    """Return the ending by which other files are counted."""
+    return PurePosixPath(uri.key).suffix.lower()[:12] or "without ending"
 
 
-def why_no_image(uri: S3Uri, settings: Settings) -> str | None:
-    """Return why no image can have this URI, or `None` if one can."""
-    for name, place in (("I2V_VIDEOS_PREFIX", settings.videos), ("I2V_JOBS_PREFIX", settings.jobs)):
-        if place.holds(uri):
-            return f"{name} ({place}) never contains images"
-    if _is_reserved(uri, settings):
-        return f"{', '.join(RESERVED)} are reserved for images from other buckets and URLs"
-    return None
+async def _in_batch_file(
+    file: BatchFile,
+    base: S3Uri | None,
+    settings: Settings,
+    convert: Callable[[InputItem], T],
+    *,
+    skip_bad_rows: bool,
+) -> tuple[list[T], Sequence[BadRow]]:
+    def resolve(row: BatchRow) -> T:
+        return convert(_item(row, base, settings))
 
-
-def _check_allowed(uri: S3Uri, settings: Settings) -> None:
-    if why := why_no_image(uri, settings):
-        raise UsageError(f"{uri} cannot be an image: {why}", "Copy it to another key under the images prefix")
-
-
-async def _in_batch_file(file: BatchFile, base: S3Uri | None, settings: Settings, *, skip_bad_rows: bool) -> FoundItems:
-    def resolve(row: BatchRow) -> InputItem:
-        return _item(row, base, settings)
-
-    items = await asyncio.to_thread(file.resolve_rows, resolve, skip_bad_rows=skip_bad_rows)
-    return FoundItems(items, bad_rows=file.bad_rows)
+    return await asyncio.to_thread(file.resolve_rows, resolve, skip_bad_rows=skip_bad_rows), file.bad_rows
 
 
 def _item(row: BatchRow, base: S3Uri | None, settings: Settings) -> InputItem:
     ref = ImageRef.parse(row.image) if is_uri(row.image) else ImageRef(uri=_relative(row.image, base))
     if ref.uri:
-        _check_allowed(ref.uri, settings)
+        check_allowed(ref.uri, settings)
     return InputItem(ref=ref, options=row.options)
 
 

@@ -45,10 +45,10 @@ class AbandonedReservations:
                     entries[name] = entries[name].without(claim)
         return known.content.model_copy(update={"entries": entries})
 
-    async def has_unclear(self, known: Document[DaySpend], run_id: str) -> bool:
-        """Return whether another process of this run, if it still lives, may be about to claim what it reserved."""
+    async def has_unclear(self, known: Document[DaySpend], run_id: str | None = None) -> bool:
+        """Return whether another process, of this run if given, may be about to claim what it reserved."""
         for name, entry in known.content.entries.items():
-            is_other = entry.run_id == run_id and name != self._own_entry
+            is_other = run_id in {None, entry.run_id} and name != self._own_entry
             for claim, one in entry.reserved.items() if is_other else ():
                 if not self._is_over(claim, one, known) and await self._state(claim, one) == "absent":
                     return True

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from typing import ClassVar
 
 from i2v.clock import today_utc
 from i2v.errors import BudgetExceeded, StorageError
@@ -22,6 +23,7 @@ from i2v.money import ZERO, money_text
 from i2v.spending_limits import NO_LIMITS, Limit, RunLimits, reset_hint
 
 RECHECK_SECONDS = 1.0
+MAX_SPEND = "max_spend_usd"
 
 
 @dataclass(eq=False, slots=True)
@@ -33,12 +35,18 @@ class _Waiting:
     done: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
+_Refusal = tuple[_Waiting, BudgetExceeded]
+
+
 class Budget:
     """What one flow run may spend, including its retries: its own limit, and its share of the limits of all runs.
 
     `first_day` is the UTC day on which the run started: another process of it may have spent since, also a retry while
     this one was suspended. `read_claim` and `abandoned_after` are those of `AbandonedReservations`.
     """
+
+    covers_all_runs: ClassVar[bool] = False
+    """Whether `max_spend_usd` holds for all runs in the store's documents together."""
 
     def __init__(
         self,
@@ -56,7 +64,7 @@ class Budget:
         self._run_id = run_id
         self._entry_id = f"{run_id}:{secrets.token_hex(4)}"
         self._max_spend = max_spend_usd
-        self._max_spend_name = "max_spend_usd"
+        self._max_spend_name = MAX_SPEND
         self._new_entry = Entry(run_id=run_id, label=limits.label)
         self._abandoned = AbandonedReservations(read_claim, self._entry_id, abandoned_after)
         self._shared = SharedLimits(store, limits.limits, self._with_own, self._abandoned.left_out, today)
@@ -97,10 +105,14 @@ class Budget:
         if available_usd is not None and (self._max_spend is None or limit < self._max_spend):
             self._max_spend, self._max_spend_name = limit, name
 
-    async def reserve(self, price_usd: Decimal, job: str, claim: str) -> str:
-        """Reserve the price of one submit; return its UTC day. Raise `BudgetExceeded` if a limit forbids it."""
+    def raise_if_refused(self, price_usd: Decimal) -> None:
+        """Raise `BudgetExceeded` if a limit has just forbidden this price."""
         if self._refused and self._refused[0] == self._today() and price_usd >= self._refused[1]:
             raise self._refused[2]
+
+    async def reserve(self, price_usd: Decimal, job: str, claim: str) -> str:
+        """Reserve the price of one submit; return its UTC day. Raise `BudgetExceeded` if a limit forbids it."""
+        self.raise_if_refused(price_usd)
         waiting = _Waiting(claim, Reservation(job=job, usd=price_usd, at=datetime.now(UTC)))
         self._waiting.append(waiting)
         if self._writing is None or self._writing.done():
@@ -147,11 +159,9 @@ class Budget:
             if self._known is None or self._known.content.day != day:
                 self._known = await self._store.read(day)
             accepted, refused = self._admit(batch, self._known.content)
-            if refused:  # look again: another process may have given something back, or died
+            if refused:
                 self._release(accepted)
-                self._refused = None
-                self._known = await self._store.read(day)
-                accepted, refused = self._admit(batch, await self._shared.settle(self._known))
+                accepted, refused = await self._look_again(batch, day)
             if not accepted or (await self._write(self._known) and await self._shared.hold_at_midnight(self._known)):
                 break
             self._release(accepted)
@@ -159,6 +169,20 @@ class Budget:
             self._answer(one, day)
         for one, error in refused:
             self._answer(one, error)
+
+    async def _look_again(self, batch: list[_Waiting], day: str) -> tuple[list[_Waiting], list[_Refusal]]:
+        """Admit what was refused if another process has given something back, or died.
+
+        A limit of several runs waits until it is known what a dead one has paid: the others may need what is left.
+        """
+        while True:
+            self._refused = None
+            self._known = await self._store.read(day)
+            accepted, refused = self._admit(batch, await self._shared.settle(self._known))
+            if not (refused and self.covers_all_runs and await self._abandoned.has_unclear(self._known)):
+                return accepted, refused
+            self._release(accepted)
+            await asyncio.sleep(RECHECK_SECONDS)
 
     def _release(self, accepted: list[_Waiting]) -> None:
         for one in accepted:
@@ -175,9 +199,7 @@ class Budget:
         else:
             one.done.set_result(answer)
 
-    def _admit(
-        self, batch: list[_Waiting], spend: DaySpend
-    ) -> tuple[list[_Waiting], list[tuple[_Waiting, BudgetExceeded]]]:
+    def _admit(self, batch: list[_Waiting], spend: DaySpend) -> tuple[list[_Waiting], list[_Refusal]]:
         """Add to this process's entry what the limits allow."""
         accepted, refused = [], []
         for one in batch:
@@ -195,12 +217,15 @@ class Budget:
 
     def _available(self, spend: DaySpend) -> tuple[Decimal | None, str]:
         limits = []
-        others = [one for name, one in spend.entries.items() if one.run_id == self._run_id and name != self._entry_id]
+        others = [one for name, one in spend.entries.items() if name != self._entry_id and self._counts(one)]
         self._others[spend.day] = sum((entry.total_usd for entry in others), ZERO)
         if self._max_spend is not None:
             limits.append((self._max_spend - self.spent_usd, self._max_spend_name))
         limits += self._shared.available_usd(spend)
         return min(limits, default=(None, "no limit"), key=lambda one: one[0])
+
+    def _counts(self, entry: Entry) -> bool:
+        return self.covers_all_runs or entry.run_id == self._run_id
 
     def _with_own(self, spend: DaySpend) -> DaySpend:
         """Return the document with this process's entry as it is now."""
@@ -224,11 +249,7 @@ class Budget:
         """Read what other processes of this run have spent since it started, once a day; clocks may differ by a day."""
         if self._loaded_day == today:
             return
-        start = date.fromisoformat(self._loaded_day or today)
-        if self._first_day and not self._loaded_day:
-            start = self._first_day - timedelta(days=1)
-        for ordinal in range(start.toordinal(), date.fromisoformat(today).toordinal() + 1):
-            day = date.fromordinal(ordinal).isoformat()
+        for day in self._days_until(today):
             known = await self._store.read(day)
             while self._max_spend is not None and await self._abandoned.has_unclear(known, self._run_id):
                 await asyncio.sleep(RECHECK_SECONDS)
@@ -237,6 +258,15 @@ class Budget:
             self._known = known
         await self._shared.load(today)
         self._loaded_day = today
+
+    def _days_until(self, today: str) -> list[str]:
+        if not (self._loaded_day or self._first_day):
+            return [today]
+        start = date.fromisoformat(self._loaded_day or today)
+        if self._first_day and not self._loaded_day:
+            start = self._first_day - timedelta(days=1)
+        days = range(start.toordinal(), date.fromisoformat(today).toordinal() + 1)
+        return [date.fromordinal(day).isoformat() for day in days]
 
 
 def _exceeded(price_usd: Decimal, available: Decimal, limit: str) -> BudgetExceeded:

@@ -17,6 +17,7 @@ from i2v.ledger.documents import Document, read_document, write_document
 from i2v.ledger.job import FORMAT
 from i2v.money import ZERO
 from i2v.s3.storage import Storage
+from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 from i2v.spending_limits import Limit
 
@@ -91,9 +92,13 @@ class DaySpendStore:
         self.storage = storage
         self.settings = settings
 
+    def uri(self, day: str) -> S3Uri:
+        """Return the URI of a day's document."""
+        return keys.daily_spend_uri(self.settings, day)
+
     async def read(self, day: str) -> Document[DaySpend]:
         """Return a day's document, or an empty one without an etag. Raise `LedgerError` if it is invalid."""
-        found = await read_document(self.storage, DaySpend, keys.daily_spend_uri(self.settings, day))
+        found = await read_document(self.storage, DaySpend, self.uri(day))
         return found or Document(DaySpend(day=day), "", 0.0)
 
     async def write(self, spend: DaySpend, etag: str) -> Document[DaySpend] | None:
@@ -102,9 +107,9 @@ class DaySpendStore:
         Raise `StorageError` if the write may or may not have succeeded.
         """
         new = spend.model_copy(update={"format": FORMAT, "writer": secrets.token_hex(8)})
-        uri = keys.daily_spend_uri(self.settings, spend.day)
         try:
-            return Document(new, await write_document(self.storage, new, uri, etag or None), 0.0)
+            written = await write_document(self.storage, new, self.uri(spend.day), etag or None)
+            return Document(new, written, 0.0)
         except Conflict:
             found = await self.read(spend.day)
             return found if found.content.writer == new.writer else None

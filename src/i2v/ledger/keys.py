@@ -1,7 +1,7 @@
 """Names of objects in the bucket. Reconcile relies on them and existing buckets use them: do not change a name.
 
 videos/<name>/<e12>-<r12>.mp4 .jpg .json | .refused.json | .failed.json     the outputs of one image version
-jobs/<job key>.json  ledger.json  spend.json  open/  runs/  days/  months/  inputs/  tasks/  reports/      the ledger
+jobs/<job key>.json  ledger.json  spend.json  open/ runs/ days/ months/ batches/ inputs/ tasks/ reports/      the ledger
 """
 
 import hashlib
@@ -134,6 +134,11 @@ def month_uri(settings: Settings, month: str) -> S3Uri:
 def input_uri(settings: Settings, sha256: str) -> S3Uri:
     """Return the URI of our copy of an image given by URL."""
     return settings.jobs / f"inputs/{sha256}"
+
+
+def batch_uri(settings: Settings, batch: str, name: str) -> S3Uri:
+    """Return the URI of a batch's object: `batch.json`, `spend.json`, `report.json`, or a file with a shard's rows."""
+    return settings.jobs / f"batches/{batch}/{name}"
 
 
 def ledger_uri(settings: Settings) -> S3Uri:

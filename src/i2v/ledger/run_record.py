@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from i2v.errors import LedgerError, StorageError
 from i2v.ledger import keys
+from i2v.ledger.attempt import Reason
 from i2v.ledger.documents import Document, read_document
 from i2v.ledger.job import FORMAT
 from i2v.s3.storage import Storage
@@ -40,8 +41,12 @@ class RunRecord(BaseModel):
     touched_at: datetime
     ended_at: datetime | None = None
     label: str | None = None
+    batch: str | None = None
+    """The batch of which the run is a shard, or which it starts."""
     saved: tuple[Saving, ...] = ()
     report: dict[str, Any] | None = None
+    stopped: Reason | None = None
+    """Why the run stopped submitting early."""
 
 
 async def read_run(storage: Storage, settings: Settings, run_id: str) -> Document[RunRecord] | None:
@@ -52,7 +57,7 @@ async def read_run(storage: Storage, settings: Settings, run_id: str) -> Documen
         raise LedgerError(f"Cannot read the ledger: {error.message}", error.hint) from None
 
 
-def new_run(run_id: str, label: str | None = None) -> RunRecord:
+def new_run(run_id: str, label: str | None = None, batch: str | None = None) -> RunRecord:
     """Return the record of a run that starts now."""
     now = datetime.now(UTC)
-    return RunRecord(run_id=run_id, started_at=now, touched_at=now, label=label)
+    return RunRecord(run_id=run_id, started_at=now, touched_at=now, label=label, batch=batch)

@@ -23,6 +23,7 @@ from i2v.pipeline.events import Event, EventListener, ImagesCounted, RunOpened
 from i2v.pipeline.heartbeat import Heartbeat
 from i2v.pipeline.payment.address_probe import AddressProbe
 from i2v.pipeline.payment.first_submits import FirstSubmits
+from i2v.pipeline.payment.shard_budget import ShardBudget
 from i2v.pipeline.submit_brake import Brake
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
@@ -84,7 +85,7 @@ class RunContext:
     settings: Settings
     storage: Storage
     ledger: Ledger
-    budget: Budget
+    budget: Budget | ShardBudget
     fetcher: Fetcher
     heartbeat: Heartbeat
     ended_markers: OpenMarkerCleaner

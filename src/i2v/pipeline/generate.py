@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from i2v.apixo.models import TaskStatus
-from i2v.errors import I2vError, ImageChanged, LedgerError, Refused, Stopped, StorageError
+from i2v.errors import BudgetExceeded, I2vError, ImageChanged, LedgerError, Refused, Stopped, StorageError
 from i2v.inputs.prompts import PROMPT_RULES, RequestOptions, overridden_options
 from i2v.inputs.sources import FoundItems, InputItem
 from i2v.ledger.attempt import Delivery, EndKind
@@ -25,6 +25,7 @@ from i2v.pipeline.publish import publish_outputs, put_verdict, refusal
 from i2v.pipeline.run import end_run
 from i2v.pipeline.store import store
 from i2v.pipeline.submit import submit
+from i2v.pipeline.submit_brake import LIMIT, STOPPED
 from i2v.pipeline.validate import ResolvedImage, ValidationResult, refresh_metadata, resolve_image, validate_image
 from i2v.pipeline.video_order import Order, make_order, make_request
 from i2v.reports.run_report import ItemReport, Report
@@ -133,7 +134,7 @@ async def _check_funds(
 
 
 def _stop(run: RunContext, error: Stopped) -> Stopped:
-    run.brake.stop("stopped", error.message)
+    run.brake.stop(LIMIT if isinstance(error, BudgetExceeded) else STOPPED, error.message)
     return error
 
 

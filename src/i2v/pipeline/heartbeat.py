@@ -15,6 +15,7 @@ from i2v.ledger import keys
 from i2v.ledger.budget import Budget
 from i2v.ledger.documents import read_document, write_document
 from i2v.ledger.run_record import RunRecord
+from i2v.pipeline.payment.shard_budget import ShardBudget
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
 
@@ -33,7 +34,7 @@ class Heartbeat:
         storage: Storage,
         settings: Settings,
         record: RunRecord,
-        budget: Budget,
+        budget: Budget | ShardBudget,
         chores: Sequence[Callable[[], Awaitable[None]]] = (),
         etag: str | None = None,
     ) -> None:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from decimal import Decimal
+from functools import partial
 
 from opentelemetry import trace
 
@@ -22,6 +23,7 @@ from i2v.net.fetcher import Fetcher
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import LISTENER, Event, ImageDone, JobRendered, RunEnded
 from i2v.pipeline.heartbeat import Heartbeat
+from i2v.pipeline.payment.shard_budget import ALL_DAYS, BatchBudget, BatchSpendStore, ShardBudget
 from i2v.reports.recent import RecentWriter
 from i2v.reports.run_report import Report
 from i2v.reports.savings import summarize_savings
@@ -43,11 +45,13 @@ async def open_run(
     label: str | None = None,
     storage: Storage | None = None,
     dry_run: bool = False,
+    batch: str | None = None,
 ) -> AsyncIterator[RunContext]:
     """Open what a run needs; close it whatever happens, after shielded work has finished.
 
     `run_id` is the flow run's id, `label` its purpose for ledger and reports. `storage` has other credentials than the
     environment's, and is closed with the run. A dry run submits nothing, so it needs no key and writes no heartbeat.
+    The limit is that of the whole `batch`, if this run is a shard of one.
 
     Raise `UsageError` if a setting is missing or invalid, `LedgerError` if the ledger cannot be read or written.
     """
@@ -67,7 +71,7 @@ async def open_run(
             storage,
             client,
             fetcher,
-            new_run(run_id, label),
+            new_run(run_id, label, batch),
             earlier=earlier,
             max_spend_usd=max_spend_usd,
             dry_run=dry_run,
@@ -97,19 +101,11 @@ def make_context(
     ledger = Ledger(storage, settings)
     if earlier:
         record = record.model_copy(update={"started_at": earlier.content.started_at})
-    budget = Budget(
-        DaySpendStore(storage, settings),
-        record.run_id,
-        max_spend_usd=max_spend_usd,
-        limits=settings.limits_of(record.label),
-        read_claim=ledger.read_claim,
-        abandoned_after=settings.claim_to_post_seconds,
-        first_day=record.started_at.date(),
-    )
+    budget = make_budget(ledger, record, max_spend_usd)
     markers = OpenMarkerCleaner(ledger)
     recent = RecentWriter(storage, settings, record.run_id, record.started_at, record.label)
     etag = earlier.etag if earlier else None
-    chores = (ledger.task_pages.put_missing, markers.flush, recent.write)
+    chores = (ledger.task_pages.put_missing, recent.write, markers.flush)  # an image is named by its marker or its page
     heartbeat = Heartbeat(storage, settings, record, budget, chores, etag)
     run = RunContext(
         settings, storage, ledger, budget, fetcher, heartbeat, markers, client, DECODER, dry_run, max_spend_usd
@@ -117,6 +113,31 @@ def make_context(
     run.add_listener(_RecentListener(recent))
     run.add_listener(_TelemetryListener())
     return run
+
+
+def make_budget(ledger: Ledger, record: RunRecord, max_spend_usd: Decimal | None) -> Budget | ShardBudget:
+    """Return the run's budget; the limit of a shard is that of its whole batch."""
+    storage, settings = ledger.storage, ledger.settings
+    run = partial(
+        Budget,
+        DaySpendStore(storage, settings),
+        record.run_id,
+        limits=settings.limits_of(record.label),
+        read_claim=ledger.read_claim,
+        abandoned_after=settings.claim_to_post_seconds,
+        first_day=record.started_at.date(),
+    )
+    if record.batch is None or max_spend_usd is None:
+        return run(max_spend_usd=max_spend_usd)
+    batch = BatchBudget(
+        BatchSpendStore(storage, settings, record.batch),
+        record.run_id,
+        max_spend_usd=max_spend_usd,
+        read_claim=ledger.read_claim,
+        abandoned_after=settings.claim_to_post_seconds,
+        today=lambda *_: ALL_DAYS,
+    )
+    return ShardBudget(batch, run(max_spend_usd=None))
 
 
 class _RecentListener:
@@ -156,7 +177,8 @@ async def end_run(run: RunContext, report: Report) -> None:
     run.emit(RunEnded(report))
     await run.ended_markers.flush()
     await _write_lines(run, report)
-    await run.heartbeat.end(report=report.for_json(), saved=summarize_savings(report.items))
+    saved, stopped = summarize_savings(report.items), run.brake.stopped
+    await run.heartbeat.end(report=report.for_record(), saved=saved, stopped=stopped)
 
 
 async def _write_lines(run: RunContext, report: Report) -> None:

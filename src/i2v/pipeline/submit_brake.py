@@ -12,6 +12,8 @@ from i2v.errors import NotTried
 from i2v.ledger.attempt import Reason
 
 log = logging.getLogger(__name__)
+STOPPED, LIMIT = "stopped", "limit"
+"""Codes of a run that stopped before its first submit; `LIMIT` because of a spending limit."""
 STREAK = 3
 """This many lost answers, or images that the provider could not fetch, in a row stop the submits of a run."""
 

@@ -79,7 +79,7 @@ def run_page(report: Report, info: RunPageInfo, links: Mapping[str, VideoLinks])
 
 
 def _page(report: Report, info: RunPageInfo, links: Mapping[str, VideoLinks]) -> str:
-    parts = (_head(report, info), _attention(report, info), _videos(report, info, links), _footer(info, links))
+    parts = (_head(report, info), attention(report, info), _videos(report, info, links), _footer(info, links))
     return "\n".join(line for part in parts for line in part) + "\n"
 
 
@@ -98,7 +98,8 @@ def _head(report: Report, info: RunPageInfo) -> Iterator[str]:
         yield from ("", f"**Note:** {as_text(note, REASON_CHARS)}")
 
 
-def _attention(report: Report, info: RunPageInfo) -> Iterator[str]:
+def attention(report: Report, info: RunPageInfo) -> Iterator[str]:
+    """Yield the lines about images that need attention, grouped by reason, worst first."""
     groups = _groups(report)
     rows = [_attention_row(items, info) for items in groups[:MAX_GROUPS]]
     if not rows:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -35,6 +35,20 @@ class Outcome(StrEnum):
 
 FAILING_OUTCOMES = frozenset({Outcome.FAILED, Outcome.UNKNOWN, Outcome.NOT_TRIED, Outcome.SUBMITTED})
 """Outcomes that end a run as Failed; `submitted` only if the run does not await callbacks."""
+
+
+RECORDED = {
+    "at_risk_usd",
+    "flags",
+    "limit_reached",
+    "needs_prompt",
+    "request",
+    "seconds",
+    "state",
+    "valid",
+    "video_sha256",
+}
+"""What a run's record has of an item beside its `--json`."""
 
 
 class ItemReport(BaseModel):
@@ -127,6 +141,15 @@ class ItemReport(BaseModel):
         money = {name: float(getattr(self, name)) for name in ("cost_usd", "possibly_charged_usd")}
         return self.model_dump(mode="json") | money | prompt | {"extra": dict(self.extra)}
 
+    def for_record(self) -> dict[str, Any]:
+        """Return the object of `--json`, and beside it what `from_record` needs besides."""
+        return self.for_json() | self.model_dump(mode="json", include=RECORDED, exclude_defaults=True)
+
+    @classmethod
+    def from_record(cls, data: Mapping[str, Any]) -> Self:
+        """Return the item of a run's record."""
+        return cls.model_validate({name: value for name, value in data.items() if name in cls.model_fields})
+
 
 class Report(BaseModel):
     """All images of one run."""
@@ -194,17 +217,10 @@ class Report(BaseModel):
     def summary(self) -> str:
         """One line, e.g. `997 stored · 2 refused · 1 unknown · $191.81`."""
         counts = Counter(item.outcome for item in self.items)
-        texts = {outcome: outcome.text for outcome in Outcome}
-        if self.awaits_callbacks:
-            texts[Outcome.SUBMITTED] = "submitted, awaiting callback"
-        if left := sum(item.limit_reached for item in self.items):
-            some = f"{left:,} by the " if left < counts[Outcome.NOT_TRIED] else ""
-            texts[Outcome.NOT_TRIED] += f" ({some}spending limit)"
-        parts = [f"{counts[outcome]} {texts[outcome]}" for outcome in Outcome if counts[outcome]]
-        planned = counts[Outcome.PLANNED]
-        money = f"would cost ${money_text(self.planned_usd)}" if planned else str(self.charges)
+        left = sum(item.limit_reached for item in self.items)
+        money = f"would cost ${money_text(self.planned_usd)}" if counts[Outcome.PLANNED] else str(self.charges)
         skipped = [self.skipped_rows] if self.bad_rows else []
-        return " · ".join([*(parts or ["no images"]), *skipped, money])
+        return summarize(counts, *skipped, money, left_by_limit=left, awaits_callbacks=self.awaits_callbacks)
 
     @property
     def skipped_rows(self) -> str:
@@ -251,6 +267,22 @@ class Report(BaseModel):
             **({"bad_rows": [row._asdict() for row in self.bad_rows]} if self.bad_rows else {}),
             "items": items,
         }
+
+    def for_record(self) -> dict[str, Any]:
+        """Return the object for the run's record."""
+        return self.for_json() | {"items": [item.for_record() for item in self.items]}
+
+
+def summarize(counts: Mapping[Outcome, int], *more: str, left_by_limit: int = 0, awaits_callbacks: bool = False) -> str:
+    """Return the counts in words, and what else is given."""
+    texts = {outcome: outcome.text for outcome in Outcome}
+    if awaits_callbacks:
+        texts[Outcome.SUBMITTED] = "submitted, awaiting callback"
+    if left_by_limit:
+        some = f"{left_by_limit:,} by the " if left_by_limit < counts.get(Outcome.NOT_TRIED, 0) else ""
+        texts[Outcome.NOT_TRIED] += f" ({some}spending limit)"
+    parts = [f"{counts[outcome]} {texts[outcome]}" for outcome in Outcome if counts.get(outcome)]
+    return " · ".join([*(parts or ["no images"]), *more])
 
 
 def _overridden(item: ItemReport, typed: Mapping[str, object]) -> tuple[str, ...]:

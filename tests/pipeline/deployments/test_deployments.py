@@ -33,11 +33,12 @@ DEPLOYMENTS: dict[str, dict[str, Any]] = {each["name"]: each for each in CONFIG[
 SAMPLE: dict[str, dict[str, Any]] = {
     "generate": {"images": "s3://bucket/images/"},
     "on-image": {"images": ["s3://bucket/images/a.jpg"]},
+    "batch": {"images": "s3://bucket/images/"},
     "nightly": {"since": "2026-01-01T00:00:00+00:00"},
     "collect": {"jobs": ["0" * 64]},
 }
 """Values that a user, the setup or the door passes for parameters without a default."""
-QUEUE = {"generate": "urgent", "on-image": "urgent", "collect": "urgent"} | dict.fromkeys(
+QUEUE = dict.fromkeys(("generate", "on-image", "collect", "batch"), "urgent") | dict.fromkeys(
     ("nightly", "reconcile", "report"), "bulk"
 )
 POOL = "i2v"

@@ -7,9 +7,11 @@ import hashlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from i2v.inputs.batch_files import BatchRow
 from i2v.s3.storage import Storage
+from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 from i2v.urls import is_signed
 
@@ -37,12 +39,33 @@ def _may_be_signed(image: str | BatchRow) -> bool:
 
 async def within_limit(rows: Sequence[BatchRow], storage: Storage, settings: Settings) -> list[str | BatchRow]:
     """Return the rows, or the URI of a batch file with them (under the jobs prefix) if they are too large."""
-    body = _as_jsonl(rows)
-    if len(body) <= MAX_BYTES:
+    if len(_as_jsonl(rows)) <= MAX_BYTES:
         return list(rows)
+    return [str(await _put_rows(rows, storage, settings))]
+
+
+async def in_bucket(
+    images: Sequence[str | BatchRow], storage: Storage, settings: Settings
+) -> list[str | dict[str, Any]]:
+    """Return the images as a worker on another machine can read them: what is secret or too long, from the bucket."""
+    rows = [BatchRow(image=image) if isinstance(image, str) else image for image in images]
+    if not any(map(_may_be_signed, images)) and len(_as_jsonl(rows)) <= MAX_BYTES:
+        return [one if isinstance(one, str) else one.model_dump(mode="json", exclude_none=True) for one in images]
+    plain = [image for image in images if _is_s3(image)]
+    moved = [row for row, image in zip(rows, images, strict=True) if not _is_s3(image)]
+    return [*map(str, plain), str(await _put_rows(moved, storage, settings))]
+
+
+def _is_s3(image: str | BatchRow) -> bool:
+    """Return whether it is an object, a prefix or a batch file, which no row can name."""
+    return isinstance(image, str) and image.startswith("s3://")
+
+
+async def _put_rows(rows: Sequence[BatchRow], storage: Storage, settings: Settings) -> S3Uri:
+    body = _as_jsonl(rows)
     uri = settings.jobs / f"inputs/{hashlib.sha256(body).hexdigest()}.jsonl"
     await storage.put(uri, body, content_type="application/x-ndjson")
-    return [str(uri)]
+    return uri
 
 
 def _as_jsonl(rows: Sequence[BatchRow]) -> bytes:

@@ -16,9 +16,13 @@ from i2v.cli.prefect.flow_loader import load_flow, project_root
 from i2v.cli.prefect.ui_links import flow_run_url
 from i2v.cli.progress import Progress
 from i2v.errors import I2vError, RunFailed, Stopped, UsageError
-from i2v.pipeline.events import LISTENER, Event, RunEnded
+from i2v.pipeline.events import LISTENER, Event, ImagesCounted, RunEnded
 
 STARTING = "starting a temporary Prefect server, up to 30 s; set PREFECT_API_URL to use a running one"
+
+
+MANY_IMAGES = 1_000
+USE_BATCH = "%d images in one process: --batch spreads them over the workers of your Prefect server"
 
 
 class FlowRunMonitor(RunMonitor):
@@ -27,9 +31,11 @@ class FlowRunMonitor(RunMonitor):
     flow_run: connection.FlowRunFacts | None = None
 
     def on_event(self, event: Event) -> None:
-        """Note the flow run at its end."""
+        """Note the flow run at its end, and advise a batch for many images."""
         if isinstance(event, RunEnded):
             self.flow_run = connection.current_flow_run()
+        if isinstance(event, ImagesCounted) and event.count > MANY_IMAGES:
+            self.progress.say(USE_BATCH % event.count)
         super().on_event(event)
 
 

@@ -1,0 +1,205 @@
+"""Keep the runs of a batch's shards going: start them, at most so many at once, until each has ended: `Supervisor`.
+
+A crashed run is started again a few times: its shard keeps its name in the ledger, so that the next run attaches to
+what the dead one has paid. `ShardRuns` is what starts, reads and cancels runs.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from i2v.errors import I2vError
+
+log = logging.getLogger(__name__)
+MAX_ATTEMPTS = 3
+"""How often the run of a shard is started if it crashes."""
+CANCEL_SECONDS = 12.0
+"""How long a cancelled batch waits for its shards: Prefect kills it 30 s after SIGTERM."""
+FIRST_POLL_SECONDS, LAST_POLL_SECONDS = 0.5, 10.0
+NO_WORKER_SECONDS = 60.0
+NO_WORKER = (
+    "no worker has taken a shard for %d s. Start one with a free slot (prefect worker start --pool i2v); a worker with "
+    "--limit 1 runs only the batch itself"
+)
+
+
+class ShardState(StrEnum):
+    """What Prefect says of a shard's run."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    ENDED = "ended"
+    """Completed or Failed, both with a report."""
+    CANCELLED = "cancelled"
+    CRASHED = "crashed"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the run does nothing more."""
+        return self not in {ShardState.WAITING, ShardState.RUNNING}
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRun:
+    """The newest run of a shard: its id in Prefect, and which attempt it is."""
+
+    number: int
+    attempt: int
+    id: str
+    state: ShardState
+    state_name: str = ""
+    message: str = ""
+    url: str | None = None
+
+
+class ShardRuns(Protocol):
+    """The runs in Prefect. Raise an `I2vError` that is retryable if it does not respond."""
+
+    async def find(self, numbers: Sequence[int]) -> list[ShardRun]:
+        """Return the newest existing run of each of these shards."""
+
+    async def start(self, number: int, attempt: int) -> ShardRun:
+        """Start a run, or return the one that this attempt has already started."""
+
+    async def read(self, runs: Sequence[ShardRun]) -> list[ShardRun]:
+        """Return the runs as they are now, with one request for many."""
+
+    async def cancel(self, runs: Sequence[ShardRun]) -> None:
+        """Cancel runs."""
+
+
+class Supervisor:
+    """Starts the runs of shards 1 to `shards` in order, at most `max_parallel` at once.
+
+    `on_end` is awaited when a shard's run has ended, and returns whether its report is in the ledger.
+    `spent_limit` returns the name of a limit that leaves nothing to spend; what a crashed run has reserved may be given
+    back for `reserved_seconds`. `sleep` waits, and returns early once `is_cancelled`.
+    """
+
+    def __init__(
+        self,
+        runs: ShardRuns,
+        shards: int,
+        max_parallel: int,
+        *,
+        on_end: Callable[[int], Awaitable[bool]],
+        spent_limit: Callable[[], Awaitable[str | None]],
+        reserved_seconds: float,
+        sleep: Callable[[float], Awaitable[None]],
+        is_cancelled: Callable[[], bool],
+    ) -> None:
+        self.newest: dict[int, ShardRun] = {}
+        """The newest run of each shard that has one."""
+        self._runs = runs
+        self._shards = shards
+        self._max_parallel = max_parallel
+        self.left_by = ""
+        """The limit because of which no further shard was started."""
+        self._on_end = on_end
+        self._spent_limit = spent_limit
+        self._reserved_seconds = reserved_seconds
+        self._crashed_at = float("-inf")
+        self._sleep = sleep
+        self._is_cancelled = is_cancelled
+        self._to_start = dict.fromkeys(range(1, shards + 1), 1)
+        """The next attempt of each shard that has no run."""
+        self._open: set[int] = set()
+        self._waiting_since = time.monotonic()
+        self._warned = False
+
+    async def find_earlier(self) -> None:
+        """Find the runs that an earlier try of this batch started."""
+        for run in await self._runs.find(range(1, self._shards + 1)):
+            await self._note(run)
+
+    async def run_all(self) -> None:
+        """Run all shards to their ends, or until the batch is cancelled; then cancel what is open."""
+        pause = FIRST_POLL_SECONDS
+        while (self._to_start or self._open) and not self._is_cancelled():
+            changed = await self._try(self._start_more())
+            changed = await self._try(self._update()) or changed
+            self._warn_without_worker()
+            pause = FIRST_POLL_SECONDS if changed else min(pause * 1.5, LAST_POLL_SECONDS)
+            if self._to_start or self._open:
+                await self._sleep(pause)
+        if self._open:
+            await self._cancel_open()
+
+    @property
+    def open_runs(self) -> list[ShardRun]:
+        """The runs that have not ended."""
+        return [self.newest[number] for number in sorted(self._open)]
+
+    async def _start_more(self) -> bool:
+        started = False
+        while self._to_start and len(self._open) < self._max_parallel and not self._is_cancelled():
+            if limit := await self._spent_limit():
+                self._leave_the_rest(limit)
+                return started
+            number, attempt = next(iter(self._to_start.items()))
+            await self._note(await self._runs.start(number, attempt))
+            started = True
+        return started
+
+    def _leave_the_rest(self, limit: str) -> None:
+        """Start no further shard, unless one that is open or has just crashed may give something back."""
+        if not self._open and time.monotonic() - self._crashed_at > self._reserved_seconds:
+            log.warning("%d shards are not started: %s leaves nothing to spend", len(self._to_start), limit)
+            self.left_by = limit
+            self._to_start.clear()
+
+    async def _update(self) -> bool:
+        before = self.open_runs
+        after = await self._runs.read(before) if before else []
+        for run in after:
+            await self._note(run)
+        return before != after
+
+    async def _note(self, run: ShardRun) -> None:
+        """Keep the newest run of a shard, and decide whether its shard has ended."""
+        self.newest[run.number] = run
+        self._to_start.pop(run.number, None)
+        if not run.state.is_final:
+            self._open.add(run.number)
+            return
+        self._open.discard(run.number)
+        if run.state is ShardState.CRASHED:
+            self._crashed_at = time.monotonic()
+        has_report = await self._on_end(run.number)
+        if run.state is ShardState.CRASHED and run.attempt < MAX_ATTEMPTS and not has_report:
+            log.warning("shard %d crashed and is started again: %s", run.number, run.message)
+            self._to_start = {run.number: run.attempt + 1, **self._to_start}
+
+    async def _try(self, step: Awaitable[bool]) -> bool:
+        """Await a step; one that fails because Prefect or S3 does not respond is repeated later."""
+        try:
+            return await step
+        except I2vError as error:
+            if not error.retryable:
+                raise
+            log.warning("%s", error)
+            return False
+
+    def _warn_without_worker(self) -> None:
+        if not self._open or any(run.state is not ShardState.WAITING for run in self.open_runs):
+            self._waiting_since, self._warned = time.monotonic(), False
+        elif not self._warned and time.monotonic() - self._waiting_since > NO_WORKER_SECONDS:
+            log.warning(NO_WORKER, NO_WORKER_SECONDS)
+            self._warned = True
+
+    async def _cancel_open(self) -> None:
+        deadline = time.monotonic() + CANCEL_SECONDS
+        self._to_start.clear()
+        await self._try(self._cancel())
+        while self._open and time.monotonic() < deadline:
+            await asyncio.sleep(FIRST_POLL_SECONDS)
+            await self._try(self._update())
+        self._to_start.clear()
+
+    async def _cancel(self) -> bool:
+        await self._runs.cancel(self.open_runs)
+        return True

@@ -1,0 +1,205 @@
+"""Which runs of shards are started, and when: `Supervisor`, over runs that a test scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from i2v.batches import shard_runs
+from i2v.batches.shard_runs import MAX_ATTEMPTS, ShardRun, ShardState, Supervisor
+from i2v.errors import I2vError
+
+
+class Unavailable(I2vError):
+    """Prefect does not respond."""
+
+    retryable = True
+
+
+class ScriptedRuns:
+    """Runs that end one poll after they were started; `crashing` shards crash in their first attempts."""
+
+    def __init__(self, crashing: dict[int, int] | None = None) -> None:
+        self.crashing = crashing or {}
+        self.existing: dict[tuple[int, int], ShardRun] = {}
+        self.started: list[tuple[int, int]] = []
+        self.most_open = 0
+        self.cancelled: list[int] = []
+        self.failures = 0
+        self.ends = True
+
+    def _fail(self) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise Unavailable("Prefect does not respond")
+
+    async def find(self, numbers: Sequence[int]) -> list[ShardRun]:
+        """Return the newest attempt of each shard."""
+        newest = dict(sorted(self.existing.items()))
+        return list({number: run for (number, _), run in newest.items() if number in numbers}.values())
+
+    async def start(self, number: int, attempt: int) -> ShardRun:
+        """Start a run once."""
+        self._fail()
+        if (number, attempt) not in self.existing:
+            self.started.append((number, attempt))
+            self.existing[number, attempt] = ShardRun(number, attempt, f"{number}-{attempt}", ShardState.RUNNING)
+        running = [run for run in self.existing.values() if not run.state.is_final]
+        self.most_open = max(self.most_open, len(running))
+        return self.existing[number, attempt]
+
+    async def read(self, runs: Sequence[ShardRun]) -> list[ShardRun]:
+        """Let the runs end."""
+        self._fail()
+        for run in runs:
+            crashes = self.crashing.get(run.number, 0) >= run.attempt
+            if run.number in self.cancelled:
+                self.existing[run.number, run.attempt] = replace(run, state=ShardState.CANCELLED)
+            elif self.ends:
+                end = ShardState.CRASHED if crashes else ShardState.ENDED
+                self.existing[run.number, run.attempt] = replace(run, state=end)
+        return [self.existing[run.number, run.attempt] for run in runs]
+
+    async def cancel(self, runs: Sequence[ShardRun]) -> None:
+        """Cancel runs."""
+        self.cancelled += [run.number for run in runs]
+
+
+class Batch:
+    """A supervisor over scripted runs; `polls_until_cancel` polls later it is cancelled."""
+
+    def __init__(self, runs: ScriptedRuns, shards: int, max_parallel: int, polls_until_cancel: int = 10**6) -> None:
+        self.reported: set[int] = set()
+        self.spent_after = 10**6
+        """How many shards may start before the limit is spent."""
+        self.runs = runs
+        self.ended: list[int] = []
+        self.polls_left = polls_until_cancel
+        self.supervisor = Supervisor(
+            runs,
+            shards,
+            max_parallel,
+            on_end=self.has_report,
+            spent_limit=self.spent_limit,
+            reserved_seconds=0,
+            sleep=self.sleep,
+            is_cancelled=lambda: self.polls_left <= 0,
+        )
+
+    async def spent_limit(self) -> str | None:
+        """Return the limit once it is spent."""
+        return "max_spend_usd" if len(self.runs.started) >= self.spent_after else None
+
+    async def has_report(self, number: int) -> bool:
+        """Note an end, and tell whether the shard wrote a report."""
+        self.ended.append(number)
+        return number in self.reported
+
+    async def sleep(self, _seconds: float) -> None:
+        """Count a poll."""
+        self.polls_left -= 1
+
+
+async def test_all_shards_run_in_order_and_never_more_than_allowed_at_once() -> None:
+    """Seven shards with two at once are each started once, in order."""
+    runs = ScriptedRuns()
+    batch = Batch(runs, 7, 2)
+    await batch.supervisor.run_all()
+    assert runs.started == [(number, 1) for number in range(1, 8)]
+    assert runs.most_open == 2
+    assert sorted(batch.ended) == list(range(1, 8))
+
+
+async def test_a_crashed_shard_is_started_again_as_its_next_attempt() -> None:
+    """A shard that crashed once runs again, with another key."""
+    runs = ScriptedRuns({2: 1})
+    await Batch(runs, 3, 3).supervisor.run_all()
+    assert sorted(runs.started) == [(1, 1), (2, 1), (2, 2), (3, 1)]
+
+
+async def test_a_shard_that_always_crashes_is_given_up() -> None:
+    """The number of attempts is bounded, and the others go on."""
+    runs = ScriptedRuns({1: 10**6})
+    batch = Batch(runs, 2, 1)
+    await batch.supervisor.run_all()
+    assert runs.started == [*((1, attempt) for attempt in range(1, MAX_ATTEMPTS + 1)), (2, 1)]
+    assert batch.supervisor.newest[1].state is ShardState.CRASHED
+
+
+async def test_a_crash_after_the_report_is_no_reason_to_start_again() -> None:
+    """A process that is killed after it has written its report has done its work."""
+    runs = ScriptedRuns({1: 1})
+    batch = Batch(runs, 1, 1)
+    batch.reported = {1}
+    await batch.supervisor.run_all()
+    assert runs.started == [(1, 1)]
+
+
+async def test_a_parent_that_starts_again_finds_its_shards() -> None:
+    """It starts only what has no run, and waits for the runs that are open."""
+    runs = ScriptedRuns()
+    first = Batch(runs, 4, 2, polls_until_cancel=1)
+    runs.ends = False
+    await first.supervisor._start_more()  # noqa: SLF001 - the first process is killed here
+    runs.ends = True
+    second = Batch(runs, 4, 2)
+    await second.supervisor.find_earlier()
+    await second.supervisor.run_all()
+    assert sorted(runs.started) == [(number, 1) for number in range(1, 5)]
+    assert sorted(second.ended) == [1, 2, 3, 4]
+
+
+async def test_an_outage_of_prefect_delays_and_loses_nothing() -> None:
+    """Requests that fail are repeated; each shard has one run."""
+    runs = ScriptedRuns()
+    runs.failures = 5
+    batch = Batch(runs, 3, 2)
+    await batch.supervisor.run_all()
+    assert runs.started == [(1, 1), (2, 1), (3, 1)]
+
+
+async def test_an_error_that_only_a_person_can_correct_ends_the_batch() -> None:
+    """A rejected request is not repeated for ever."""
+
+    class Rejecting(ScriptedRuns):
+        async def start(self, number: int, attempt: int) -> ShardRun:
+            raise I2vError(f"shard {number} is rejected")
+
+    with pytest.raises(I2vError, match="shard 1 is rejected"):
+        await Batch(Rejecting(), 2, 2).supervisor.run_all()
+
+
+async def test_a_cancel_reaches_the_open_shards_and_starts_no_other() -> None:
+    """Open runs are cancelled; a shard that has no run gets none."""
+    runs = ScriptedRuns()
+    runs.ends = False
+    batch = Batch(runs, 5, 2, polls_until_cancel=3)
+    await batch.supervisor.run_all()
+    assert (runs.started, runs.cancelled) == ([(1, 1), (2, 1)], [1, 2])
+    assert batch.supervisor.open_runs == []
+
+
+async def test_no_shard_is_started_once_the_limit_is_spent() -> None:
+    """The shards that are open end, and the others get no run."""
+    runs = ScriptedRuns()
+    batch = Batch(runs, 5, 2)
+    batch.spent_after = 2
+    await batch.supervisor.run_all()
+    assert (runs.started, batch.ended, batch.supervisor.left_by) == ([(1, 1), (2, 1)], [1, 2], "max_spend_usd")
+
+
+async def test_what_stays_open_after_a_cancel_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that does not end in time is named."""
+    monkeypatch.setattr(shard_runs, "CANCEL_SECONDS", 0)
+
+    class Deaf(ScriptedRuns):
+        async def cancel(self, runs: Sequence[ShardRun]) -> None:
+            del runs
+
+    runs = Deaf()
+    runs.ends = False
+    batch = Batch(runs, 2, 1, polls_until_cancel=1)
+    await batch.supervisor.run_all()
+    assert [run.number for run in batch.supervisor.open_runs] == [1]
