@@ -96,6 +96,18 @@ async def test_images_that_share_a_name_are_not_paid(sandbox: Sandbox, new_run: 
     assert sandbox.read("published/z.mp4") == b"not ours"
 
 
+async def test_a_run_that_attaches_publishes_too(sandbox: Sandbox, new_run: OpenRun) -> None:
+    """The video of a job that an earlier run paid for has its name, and the marker is gone."""
+    photo = put_photo(sandbox, "tom.jpg")
+    async with new_run(publish_as=FOLDER_STEM, poll_deadline_seconds=0.01, poll_first_seconds=0.01) as run:
+        first = await make(run, [photo])
+    async with new_run(publish_as=FOLDER_STEM) as run:
+        second = await make(run, [photo])
+    assert [report.items[0].outcome for report in (first, second)] == [Outcome.SUBMITTED, Outcome.STORED]
+    assert "published/tom.json" in sandbox.keys("published/")
+    assert sandbox.keys("jobs/open/") == []
+
+
 @pytest.mark.parametrize("name", ["tom.mp4", "tom.json"])
 async def test_reconcile_publishes_what_a_dead_run_left_out(
     sandbox: Sandbox, new_run: OpenRun, monkeypatch: pytest.MonkeyPatch, name: str

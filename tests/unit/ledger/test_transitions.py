@@ -60,6 +60,14 @@ def test_the_record_takes_the_claimants_image() -> None:
     assert applied(transitions.claim(READY, other, new_attempt(READY, "A"))).image == other
 
 
+def test_the_record_keeps_the_columns_of_the_newest_claim_that_has_some() -> None:
+    """They replace those of an earlier claim; a run without columns, such as reconcile, erases none."""
+    had = READY.model_copy(update={"extra": {"sku": "A", "campaign": "spring"}})
+    attempt = new_attempt(had, "A")
+    assert applied(transitions.claim(had, IMAGE, attempt, {"sku": "B"})).extra == {"sku": "B"}
+    assert applied(transitions.claim(had, IMAGE, attempt, {})).extra == had.extra
+
+
 def test_a_claimant_that_was_not_charged_releases_the_job() -> None:
     """Claimed, or marked lost in the meantime: the job is ready and the attempt has ended unpaid."""
     assert applies(lambda job: transitions.release(job, "A", NOW)) == {"claimed", "unknown"}
