@@ -10,7 +10,6 @@ from collections.abc import Collection
 from decimal import Decimal
 from functools import cached_property
 from itertools import permutations
-from string import Formatter
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -30,6 +29,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from i2v.errors import UsageError
 from i2v.pricing import PRICES_USD
+from i2v.publish_template import check_template, published_folder
 from i2v.s3_uri import S3Uri
 from i2v.spending_limits import Limit, LimitsByLabel, RunLimits, all_limits, check_limits
 
@@ -93,38 +93,10 @@ def _prefix(text: str) -> str:
     return text
 
 
-PUBLISH_FIELDS = ("folder", "stem", "take", "mode")
-_PUBLISH_FIELD = re.compile(rf"{'|'.join(PUBLISH_FIELDS)}|extra\.[a-z0-9_][a-z0-9_-]*")
-
-
 def _publish_template(template: str) -> str:
-    """Check the template of published names; its literal start names a folder, so that no name leaves it."""
-    try:
-        parts = list(Formatter().parse(template))
-    except ValueError:
-        raise ValueError("it has an unmatched brace") from None
-    fields = [
-        name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
-        for _, name, spec, conversion in parts
-        if name is not None
-    ]
-    if unknown := [name for name in fields if not _PUBLISH_FIELD.fullmatch(name)]:
-        names = ", ".join(f"{{{name}}}" for name in PUBLISH_FIELDS)
-        raise ValueError(f"{{{unknown[0]}}} is not a field; use {names} or {{extra.sku}} with a column of yours")
-    if not any(name == "stem" or name.startswith("extra.") for name in fields):
-        raise ValueError("it must have {stem} or a column such as {extra.sku}, or all videos share one name")
-    if not template.endswith(".mp4"):
-        raise ValueError("it must end in .mp4; poster and manifest get the same name with .jpg and .json")
-    _prefix(publish_folder(template))
+    check_template(template)
+    _prefix(published_folder(template))
     return template
-
-
-def publish_folder(template: str) -> str:
-    """Return the literal folder that a template of published names begins with."""
-    folder, slash, _ = template.partition("{")[0].rpartition("/")
-    if not slash or folder.endswith((":", ":/")):
-        raise ValueError("it must begin with a folder of its own, such as published/")
-    return folder + slash
 
 
 Seconds = Annotated[float, Field(gt=0, le=31_536_000, allow_inf_nan=False)]
@@ -300,7 +272,7 @@ class Settings(BaseSettings):
     @cached_property
     def published(self) -> S3Uri | None:
         """The folder of published copies, if there are any."""
-        return self._uri(publish_folder(self.publish_as)) if self.publish_as else None
+        return self._uri(published_folder(self.publish_as)) if self.publish_as else None
 
     def _uri(self, prefix: str) -> S3Uri:
         if prefix.startswith("s3://"):

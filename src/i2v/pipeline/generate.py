@@ -12,14 +12,14 @@ from i2v.apixo.models import TaskStatus
 from i2v.errors import BudgetExceeded, I2vError, ImageChanged, LedgerError, Refused, Stopped, StorageError
 from i2v.inputs.prompts import PROMPT_RULES, RequestOptions, overridden_options
 from i2v.inputs.sources import FoundItems, InputItem
-from i2v.ledger.attempt import Delivery, EndKind
-from i2v.ledger.job import JobRecord, JobState
+from i2v.ledger.attempt import Delivery
+from i2v.ledger.job import JobState
 from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline import outcomes, preflight, rerun
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import ImageDone, JobRendered
 from i2v.pipeline.named_copies.conflicts import without_conflicts
-from i2v.pipeline.named_copies.publish_copy import publish_copy
+from i2v.pipeline.named_copies.publish_copy import publish_and_release
 from i2v.pipeline.poll import PollResult, poll
 from i2v.pipeline.publish import publish_outputs, put_verdict, refusal
 from i2v.pipeline.run import end_run
@@ -29,7 +29,6 @@ from i2v.pipeline.submit_brake import LIMIT, STOPPED
 from i2v.pipeline.validate import ResolvedImage, ValidationResult, refresh_metadata, resolve_image, validate_image
 from i2v.pipeline.video_order import Order, make_order, make_request
 from i2v.reports.run_report import ItemReport, Report
-from i2v.s3_uri import S3Uri
 from i2v.telemetry.spans import inside, start_image, until_done
 
 log = logging.getLogger(__name__)
@@ -247,28 +246,10 @@ async def run_to_completion(run: RunContext, order: Order, job: VersionedRecord,
         elif job.record.state is JobState.SUBMITTED:
             break
     video = await publish_outputs(run, job.record, order.image, order.extra, just_stored=just_stored)
-    problem = await _publish_copy(run, job.record, order, video, just_stored=just_stored)
+    problem = await publish_and_release(run, job.record, order, video, just_stored=just_stored)
     line = outcomes.of_job(run, order, job.record, video, cached=cached)
     reason = "; ".join(filter(None, (line.reason, problem))) or None
     return line.model_copy(update={"is_new_outcome": is_new, "reason": reason})
-
-
-async def _publish_copy(
-    run: RunContext, record: JobRecord, order: Order, video: S3Uri | None, *, just_stored: bool
-) -> str | None:
-    """Publish the video under its name and release the markers of this run; return why it is not published.
-
-    After an S3 error the markers stay, so that reconcile publishes it.
-    """
-    try:
-        problem = await publish_copy(run, record, order.image, order.extra, video)
-    except StorageError as error:
-        log.warning("%s: not published yet: %s", order.log_name, error)
-        return f"not published yet, reconcile does it: {error.message}"
-    for attempt in record.attempts:
-        if attempt.run_id == run.run_id or (just_stored and attempt.ended_as(EndKind.STORED)):
-            await run.ended_markers.add(record, attempt)
-    return problem
 
 
 def _ended_before(run: RunContext, job: VersionedRecord) -> bool:

@@ -170,13 +170,14 @@ def _videos(report: Report, info: RunPageInfo, links: Mapping[str, VideoLinks]) 
 def _video_row(item: ItemReport, info: RunPageInfo, links: VideoLinks | None) -> list[str]:
     poster = as_image_cell(links.poster, links.video, POSTER_PIXELS) if links else ""
     prompt = as_text(item.shown_prompt(PROMPT_CHARS), 2 * PROMPT_CHARS)
+    columns = as_text(" · ".join(f"{name}: {value}" for name, value in item.extra.items()), PROMPT_CHARS)
     took = item.outcome is Outcome.STORED and item.seconds is not None
     after = f" after{NO_BREAK_SPACE}{item.seconds:,.0f}{NO_BREAK_SPACE}s" if took else ""
     cost = as_charges(item.charges)
     if item.attached:
         cost += f" in this run; {as_charges(item.job_charges)} in an earlier one"
     reason = as_text(item.reason or "", REASON_CHARS)
-    cells = ([_name(item, info), prompt], [f"{item.outcome.text}{after}", cost, reason, _files(item, links)])
+    cells = ([_name(item, info), prompt, columns], [f"{item.outcome.text}{after}", cost, reason, _files(item, links)])
     return [poster, *(BREAK.join(filter(None, lines)) for lines in cells)]
 
 

@@ -123,7 +123,7 @@ def test_no_text_of_others_breaks_the_page(image: str, prompt: str, reason: str,
     request = Request.model_construct(prompt=prompt)
     video = "s3://b-1/videos/a/b.mp4"
     items = [
-        ItemReport(image=image, outcome=Outcome.STORED, video=video, request=request),
+        ItemReport(image=image, outcome=Outcome.STORED, video=video, request=request, extra={"sku": label}),
         *(ItemReport(image=image, outcome=one, reason=reason) for one in (Outcome.FAILED, Outcome.REFUSED)),
     ]
     links = {video: VideoLinks("https://s3.example/p?a=1", "https://s3.example/v?a=1", "https://s3.example/m?a=1")}
@@ -140,6 +140,12 @@ def test_the_worst_outcomes_come_first() -> None:
     html = rendered(page(*(item(Outcome(kind)) for kind in kinds)))
     assert html.strong == ["failed", "unknown", "refused", "not tried", "submitted"]
     assert html.cells[-2] == "s3://b-1/images/stored-0.jpg"
+
+
+def test_own_columns_stand_with_the_prompt() -> None:
+    """A person sees which product a video belongs to."""
+    html = rendered(page(item(Outcome.STORED, extra={"sku": "A_1", "campaign": "spring"})))
+    assert "sku: A_1 · campaign: spring" in html.cells[-2]
 
 
 def test_a_large_run_has_a_bounded_page() -> None:

@@ -4,15 +4,15 @@ import re
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import PurePosixPath
-from string import Formatter
 
 from i2v.errors import NotTried
 from i2v.inputs.prompt_templates import image_path
 from i2v.ledger.job import JobImage
 from i2v.media.images import ImageRef, is_text
+from i2v.publish_template import published_folder, template_parts
 from i2v.request import Request
 from i2v.s3_uri import S3Uri
-from i2v.settings import Settings, publish_folder
+from i2v.settings import Settings
 
 KEY_MAX_BYTES = 1024
 """S3's limit."""
@@ -31,13 +31,11 @@ def published_uri(settings: Settings, image: JobImage, request: Request, extra: 
     values = {f"extra.{column}": value for column, value in extra.items()}
     values |= {"folder": f"{folder}/" if folder else "", "stem": PurePosixPath(name).stem}
     values |= {"take": str(request.take), "mode": str(request.mode)}
-    parts = list(Formatter().parse(template))
-    if missing := [
-        field for _, field, _, _ in parts if field is not None and not values.get(field) and field != "folder"
-    ]:
+    parts = template_parts(template)
+    if missing := [field for _, field in parts if field is not None and not values.get(field) and field != "folder"]:
         raise NotTried(f"I2V_PUBLISH_AS needs {{{missing[0]}}}, which this image does not have", "Set it, or change it")
-    text = "".join(literal + values.get(field or "", "") for literal, field, _, _ in parts)
-    uri = settings.published / text.removeprefix(publish_folder(template))
+    text = "".join(literal + values.get(field or "", "") for literal, field in parts)
+    uri = settings.published / text.removeprefix(published_folder(template))
     if problem := _problem(uri.key):
         raise NotTried(f"It cannot be published as {uri!s:.200}: {problem}", "Change I2V_PUBLISH_AS or the column")
     return uri

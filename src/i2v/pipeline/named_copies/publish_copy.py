@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from i2v.errors import Conflict, NotFound, NotTried, StorageError
+from i2v.ledger.attempt import EndKind
 from i2v.ledger.job import JobImage, JobRecord, JobState
 from i2v.ledger.keys import sibling_uri, video_ending
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.named_copies.names import image_digest, published_uri
 from i2v.pipeline.publish import CONTENT_TYPES
+from i2v.pipeline.video_order import Order
 from i2v.request import canonical_json
 from i2v.s3_uri import S3Uri
 
@@ -63,6 +65,24 @@ class _Manifest:
         """The metadata of its published files."""
         sha256, job = str(self.content["video"]["sha256"]), str(self.content["job"])
         return {"image": image_digest(self.image), "job": job, "sha256": sha256}
+
+
+async def publish_and_release(
+    run: RunContext, record: JobRecord, order: Order, video: S3Uri | None, *, just_stored: bool
+) -> str | None:
+    """Publish an order's video and release the markers of this run's attempts; return why it is not published.
+
+    After an S3 error the markers stay, so that reconcile publishes it.
+    """
+    try:
+        problem = await publish_copy(run, record, order.image, order.extra, video)
+    except StorageError as error:
+        log.warning("%s: not published yet: %s", order.log_name, error)
+        return f"not published yet, reconcile does it: {error.message}"
+    for attempt in record.attempts:
+        if attempt.run_id == run.run_id or (just_stored and attempt.ended_as(EndKind.STORED)):
+            await run.ended_markers.add(record, attempt)
+    return problem
 
 
 async def publish_copy(
