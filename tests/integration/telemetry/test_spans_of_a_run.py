@@ -118,13 +118,14 @@ async def test_nothing_secret_or_private_is_exported(sandbox: Sandbox, new_run: 
     """Neither spans nor metrics contain the key, a signature, a prompt or the text of an error."""
     signed = sandbox.presign(put_photo(sandbox, "other.jpg", seed=2))
     (signature,) = parse_qs(urlsplit(signed).query)["X-Amz-Signature"]
-    missing = f"s3://{sandbox.bucket}/images/missing.jpg"
+    sandbox.provider.add_fault(on="submit", kind="answer", status=401)
     async with new_run() as run:
-        items = await find_items([put_photo(sandbox), signed, missing], run.storage, run.settings)
+        items = await find_items([put_photo(sandbox), signed], run.storage, run.settings)
         await generate(run, items, RequestOptions(prompt=PROMPT), Steps())
         key = run.settings.require_key().get_secret_value()
 
-    assert len(recorder.spans("i2v.image")) == 3
+    assert len(recorder.spans("i2v.image")) == 2
+    assert any("error.type" in _attributes(span) for span in recorder.spans("i2v.submit")), "a step has failed"
     assert not any(span.events for span in recorder.exporter.get_finished_spans())
     search = SecretSearch({"signature": signature, "prompt": PROMPT, "any": "X-Amz-Signature=", "key": key.ljust(16)})
     search.search("telemetry", recorder.text())
