@@ -29,7 +29,7 @@ START_TIMEOUT = timedelta(minutes=10)
 BUDGET_NEAR = "i2v.budget.near"
 """Emitted at 80 % of a limit with the resource `i2v.ledger.<bucket>`, whose label `i2v.limit` names the limit."""
 RUN_FINISHED = "i2v.run.finished"
-"""Emitted with the resource `i2v.run.<flow run id>`, whose label `i2v.run.images` is the number of images."""
+"""Emitted with the resource `i2v.run.<flow run id>`, whose label `i2v.images` is the number of images."""
 RUN_FAILED = {"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.TimedOut"}
 NOT_STARTED = {f"prefect.flow-run.{state}" for state in ("Pending", "Submitting", "InfrastructurePending")}
 
@@ -107,7 +107,7 @@ def alerts(flows: list[str], block: UUID | None, *, is_cloud: bool = False) -> l
             FINISHED_TEXT + link,
             EventTrigger(
                 expect={RUN_FINISHED},
-                match=ResourceSpecification({"prefect.resource.id": ["i2v.run.*"], "i2v.run.images": ["!1"]}),
+                match=ResourceSpecification({"prefect.resource.id": ["i2v.run.*"], "i2v.images": ["!1"]}),
                 for_each={"prefect.resource.id"},
                 within=timedelta(0),
             ),

@@ -66,7 +66,7 @@ class EventEmitter:
             "needs_person": [_for_person(item) for item in needs_person[:MOST_NAMED]],
             "url": flow_run_url(self._run.run_id),
         }
-        labels = {"i2v.run.images": str(len(report.items))}
+        labels = {"i2v.images": str(len(report.items))}
         self._emit("i2v.run.finished", f"i2v.run.{self._run.run_id}", report.summary, payload, labels)
         for limit, spent in self._run.budget.near_limits:
             amounts = {"spent_usd": float(spent), "cap_usd": float(limit.usd)}

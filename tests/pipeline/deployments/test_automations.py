@@ -167,12 +167,12 @@ async def test_alerts_say_what_happened(
         for limit in ("I2V_DAILY_CAP_USD", "I2V_LIMITS (all runs, day)", "I2V_DAILY_CAP_USD"):
             near = {"limit": limit, "period": "day", "spent_usd": "8.10", "cap_usd": "10.00"}
             await _emit(BUDGET_NEAR, "i2v.ledger.photos", {"i2v.limit": limit}, **near)
-        await _emit(RUN_FINISHED, "i2v.run.one", {"i2v.run.images": "1"}, images=1, sentence="1 stored · $0.19")
+        await _emit(RUN_FINISHED, "i2v.run.one", {"i2v.images": "1"}, images=1, sentence="1 stored · $0.19")
         needs = [{"image": ODD, "outcome": "failed", "reason": 'the provider\'s "<b>" & {{ 7 * 7 }}'}]
         await _emit(
             RUN_FINISHED,
             "i2v.run.batch",
-            {"i2v.run.images": "1000"},
+            {"i2v.images": "1000"},
             images=1000,
             sentence="999 stored · 1 failed · $192.00",
             needs_person_count=1,

@@ -63,7 +63,7 @@ async def test_each_outcome_is_an_event(
     assert (stored["payload"]["cost_usd"], stored["payload"]["prompt"]) == (0.192, "good")
     (ended,) = (event for event in events if event["event"] == "i2v.run.finished")
     named = {one["image"].rpartition("/")[2]: one["outcome"] for one in ended["payload"]["needs_person"]}
-    assert (ended["payload"]["images"], ended["resource"]["i2v.run.images"]) == (5, "5")
+    assert (ended["payload"]["images"], ended["resource"]["i2v.images"]) == (5, "5")
     assert (named, ended["payload"]["needs_person_count"]) == ({"gone.jpg": "failed", "lost.jpg": "unknown"}, 2)
     assert ended["payload"]["url"].endswith(f"/runs/flow-run/{finished.run_id}")
     assert "X-Amz" not in str(events)
