@@ -15,9 +15,26 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_USER := 0
 unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 
+# $(call debian-packages,PROGRAMS,PACKAGES): root installs what is missing; others read what to install. While apt runs,
+# policy-rc.d keeps it from starting the services.
+define debian-packages
+PATH="$$PATH:/usr/sbin:/usr/local/sbin:$$(echo /usr/lib/postgresql/*/bin | tr ' ' ':')"; missing=; \
+for program in $(1); do command -v "$$program" >/dev/null || missing=1; done; \
+[ -n "$$missing" ] || exit 0; \
+if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+  echo 'Not installed: one of $(1). On Debian and Ubuntu: sudo apt install $(2)' >&2; exit 1; \
+fi; \
+echo 'Installing $(2)'; policy=/usr/sbin/policy-rc.d; \
+if [ ! -e "$$policy" ]; then \
+  trap 'rm -f "$$policy"' EXIT INT TERM; printf '#!/bin/sh\nexit 101\n' >"$$policy"; chmod +x "$$policy"; \
+fi; \
+apt-get -qq update && apt-get -qq -y install --no-install-recommends $(2) >/dev/null
+endef
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo deploy test check unit integration crash pipeline simulate test-proxy test-metrics test-ceph test-ui bench bench-quick lock clean
+.PHONY: help setup demo cluster deploy image secrets test check unit integration crash pipeline simulate \
+  test-proxy test-ceph test-cluster test-image test-metrics test-ui bench bench-quick lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -29,8 +46,34 @@ setup: $(READY) ## install everything into .venv; the command line is .venv/bin/
 demo: $(READY) ## upload sample photos to a local bucket and watch them become videos, free; KEEP=1 keeps everything running
 	@KEEP='$(KEEP)' exec $(PY) -m sandbox.demo
 
+cluster: $(READY) ## run all services of deployments/compose.yaml on this machine, with the sandbox or the settings in ENV=file
+	@$(call debian-packages,nginx redis-server postgres,nginx redis-server postgresql)
+	@ENV='$(ENV)' $(PY) -m sandbox.cluster
+
 deploy: $(READY) ## deploy to the Prefect server at PREFECT_API_URL; NOTIFY=slack-webhook/alerts sends alerts to that block
 	@$(PY) -m deployments.setup $(if $(NOTIFY),--notify '$(NOTIFY)')
+
+# BUILDER=buildah chooses one; docker counts only if its daemon answers.
+image: ## build the container image i2v with docker, podman or buildah; BASE=image and PIP_CONFIG=file are optional
+	@builder='$(BUILDER)'; \
+	if [ -z "$$builder" ]; then \
+	  if docker info >/dev/null 2>&1; then builder=docker; \
+	  elif command -v podman >/dev/null; then builder=podman; \
+	  elif command -v buildah >/dev/null; then builder=buildah; \
+	  else echo 'Install docker, podman or buildah; docker needs a running daemon' >&2; exit 1; fi; \
+	fi; \
+	[ "$$builder" = docker ] || set -- --format docker; \
+	"$$builder" build "$$@" --tag i2v $(if $(BASE),--build-arg BASE='$(BASE)') \
+	  $(if $(PIP_CONFIG),--secret id=pip,src='$(PIP_CONFIG)') .
+
+secrets: ## create the files of deployments/secrets that compose.yaml needs; it never changes one that exists
+	@mkdir -p -m 700 deployments/secrets; cd deployments/secrets; umask 077; \
+	key=$$(head -c 32 /dev/urandom | base64 | tr '+/' '-_'); password=$$(head -c 24 /dev/urandom | base64 | tr '+/' '-_'); \
+	for name in APIXO_API_KEY AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY I2V_CALLBACK_SECRET I2V_DOOR_TOKEN \
+	  I2V_GALLERY_TOKEN PREFECT_API_AUTH_STRING PREFECT_SERVER_ENCRYPTION_KEY="$$key" PGPASSWORD="$$password"; do \
+	  file=$${name%%=*}; [ -e "$$file" ] || { value=$${name#$$file}; printf %s "$${value#=}" >"$$file"; chmod 644 "$$file"; }; \
+	done; \
+	echo 'Fill in what you use; an empty file sets nothing:'; wc -c *
 
 test: check ## lint, types and all tests
 	@printf '\n== tests ==\n'
@@ -80,6 +123,16 @@ test-ceph: $(READY) ## test S3 on Ceph's gateway; root installs it with apt; wit
 	  { echo 'Ceph is not installed. On Debian: sudo apt install ceph-common ceph-mon ceph-osd radosgw' >&2; exit 1; }
 	@TEST_CEPH=1 $(PY) -m tests integration/s3/test_ceph.py tests/integration/s3/test_storage.py -k ceph $(ARGS)
 
+test-cluster: $(READY) ## run all services, kill each of them and count what was paid; prints what a video costs (20 minutes)
+	@$(call debian-packages,nginx redis-server postgres,nginx redis-server postgresql)
+	@$(PY) -m tests cluster $(ARGS)
+
+test-image: $(READY) ## build the container image on a base made by debootstrap, and run its worker and door; Debian, as root
+	@[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || \
+	  { echo 'make test-image needs Debian or Ubuntu, and root: sudo make test-image' >&2; exit 1; }
+	@$(call debian-packages,buildah debootstrap,buildah debootstrap)
+	@$(PY) -m tests image $(ARGS)
+
 test-ui: $(READY) ## test the gallery and Prefect's UI in a real browser; SCREENSHOTS=docs/images saves screenshots there
 	@for name in $${CHROMIUM:-chromium chromium-browser google-chrome}; do \
 	  command -v "$$name" >/dev/null && exit 0; \
@@ -98,12 +151,14 @@ bench: $(READY) ## run all benchmarks and update benchmarks/README.md (an hour, 
 bench-quick: $(READY) ## run small benchmarks and print the results (two minutes)
 	@$(PY) -m benchmarks --quick $(if $(ONLY),--only $(ONLY))
 
-lock: $(READY) ## regenerate requirements.txt from pyproject.toml; UPGRADE=1 upgrades to the newest versions
+lock: $(READY) ## regenerate both requirements files from pyproject.toml; UPGRADE=1 upgrades to the newest versions
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT INT TERM && \
 	  $(PY) -m venv "$$dir" && "$$dir/bin/python" -m pip install -q --disable-pip-version-check uv && \
-	  "$$dir/bin/uv" pip compile pyproject.toml --extra otel --group dev --universal --python-version 3.11 --generate-hashes \
-	    --no-header --no-annotate --system-certs $(if $(UPGRADE),--upgrade) --quiet --output-file requirements.txt
-	@echo 'requirements.txt is up to date; see what changed with: git diff requirements.txt'
+	  lock() { "$$dir/bin/uv" pip compile pyproject.toml --extra otel --extra server --universal --python-version 3.11 \
+	    --generate-hashes --no-header --no-annotate --system-certs --quiet "$$@"; } && \
+	  lock --group dev $(if $(UPGRADE),--upgrade) --output-file requirements.txt && \
+	  lock --group build --constraint requirements.txt --upgrade --output-file requirements-image.txt
+	@echo 'Both requirements files are up to date; see what changed with: git diff requirements*.txt'
 
 clean: ## remove .venv, the sandbox's data and all caches
 	rm -rf $(VENV) .sandbox .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist

@@ -45,6 +45,11 @@ def tree(pid: int) -> Iterator[int]:
         yield from tree(child)
 
 
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU seconds of a process and its descendants, with those that have ended and were waited for."""
+    return sum(int(ticks) for each in tree(pid) for ticks in _stat(each)[11:15]) / TICKS
+
+
 def peak_mb(pid: int | str = "self") -> float:
     """Return the peak resident memory since the start or the last `reset_peak`; 0 for a dead process."""
     try:

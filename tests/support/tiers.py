@@ -18,6 +18,8 @@ TIERS = {
     "crash": "real processes that are killed, no Prefect",
     "pipeline": "a real Prefect server",
     "ui": "a real browser; not part of `make test`",
+    "cluster": "all services of deployments/compose.yaml as processes; not part of `make test`",
+    "image": "the container image, built and run; not part of `make test`",
 }
 BROWSER_FIXTURES = {"browser", "new_visit"}
 SANDBOX_FIXTURES = {"sandbox_server", "sandbox", "provider", "settings"}

@@ -1,0 +1,95 @@
+"""All services of deployments/compose.yaml: what a video costs them, and no image is lost or paid twice when they die.
+
+`I2V_CLUSTER_IMAGES` is the number of images in the measurement.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from sandbox.cluster.compose import HOST
+from sandbox.cluster.programs import find_program
+from tests.support.cluster_world import ENDED, ClusterWorld, cluster_world, wait_for
+from tests.support.i2v_command import bare_env, i2v
+
+IMAGES = int(os.environ.get("I2V_CLUSTER_IMAGES", "600"))
+BURST, BURST_PARTS = 12, ("api-1", "worker-1", "door-1", "redis", "services", "nginx", "postgres", "api-2", "door-2")
+TASKS_PER_VIDEO = 4
+pytestmark = pytest.mark.timeout(3600)
+
+
+@pytest.fixture(scope="module")
+def world(no_outside: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterWorld]:
+    """Start everything once; it takes a minute."""
+    with cluster_world(tmp_path_factory.mktemp("cluster")) as made:
+        yield made
+
+
+def test_landed_images_are_stored_and_billed_once(world: ClusterWorld, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without failures, each landed image is stored and billed once, and Prefect shows all their steps as Completed."""
+    before, began = world.cpu(), time.monotonic()
+    images = world.upload("measured", range(IMAGES))
+    wait_for(lambda: len(world.stored("measured")) >= IMAGES)
+    seconds = time.monotonic() - began
+    wait_for(lambda: world.completed_task_runs() >= TASKS_PER_VIDEO * IMAGES)
+    behind = time.monotonic() - began - seconds
+    after = world.cpu()
+
+    assert world.billed(set(images.values())) == dict.fromkeys(images.values(), 1)
+    with capsys.disabled():
+        _print_figures(world, {name: after[name] - before[name] for name in after}, seconds, behind)
+
+
+def _print_figures(world: ClusterWorld, cpu: dict[str, float], seconds: float, behind: float) -> None:
+    print(f"\n\n{IMAGES} landed images, all on this machine ({os.cpu_count()} cores)\n\n| process | CPU, ms a video |")  # noqa: T201 - the figures of docs/scaling.md
+    print("|---|---|")  # noqa: T201 - as above
+    for name, used in cpu.items():
+        print(f"| {name} | {1000 * used / IMAGES:.1f} |")  # noqa: T201 - as above
+    port = world.cluster.url("redis", 6379).rpartition(":")[2]
+    command = [find_program("redis-cli"), "-h", HOST, "-p", port, "info", "memory"]
+    memory = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603 - Redis itself
+    peak = next(line for line in memory.splitlines() if line.startswith("used_memory_peak_human"))
+    runs = len(world.runs("on-image"))
+    rate = TASKS_PER_VIDEO * IMAGES / (seconds + behind)
+    print(f"\nstored after {seconds:.0f} s, by {runs} flow runs; Prefect's UI {behind:.1f} s behind")  # noqa: T201 - as above
+    print(f"{rate:.0f} task runs a second; Redis: {peak}\n")  # noqa: T201 - as above
+
+
+def test_burst_with_every_part_killed(world: ClusterWorld) -> None:
+    """While images land, each part is killed with -9; in the end each image is stored, and billed once."""
+    began = datetime.now(UTC) - timedelta(minutes=1)
+    world.box.provider.set_options(render_seconds=8)
+    images = {
+        uri: digest
+        for number, name in enumerate(BURST_PARTS)
+        for uri, digest in _upload_and_kill(world, name, 100_000 + number * BURST).items()
+    }
+
+    wait_for(lambda: _is_stored_or_reconciled(world, "burst", len(images), began))
+    assert world.billed(set(images.values())) == dict.fromkeys(images.values(), 1)
+    assert all(world.cluster.starts[name] > 1 for name in BURST_PARTS)
+
+
+def _upload_and_kill(world: ClusterWorld, name: str, first: int) -> dict[str, str]:
+    """Kill a part as soon as one of its images is paid, while the others are on their way."""
+    images = world.upload("burst", range(first, first + BURST))
+    wait_for(lambda: world.billed(set(images.values())))
+    world.kill(name)
+    return images
+
+
+def _is_stored_or_reconciled(world: ClusterWorld, folder: str, count: int, since: datetime) -> bool:
+    """Whether all videos are stored; if not, and no run is left that works on them, reconcile as `nightly` does."""
+    if len(world.stored(folder)) >= count:
+        return True
+    if all(run["state_type"] in ENDED for run in world.runs("on-image")):
+        options = ("--generate", "--since", since.isoformat(), "--max-spend", "1000", "--prompt", "Slow push in")
+        done = i2v("reconcile", *options, env=bare_env(**world.cluster.user_environment), seconds=900)
+        assert "Traceback" not in done.err, done.err
+    return False

@@ -1,0 +1,136 @@
+"""`ClusterWorld`: all services of compose.yaml with a sandbox, uploads to it, and what was stored, billed and used."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from decimal import Decimal
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from benchmarks.processes import cpu_seconds, tree
+from sandbox import Sandbox
+from sandbox.cluster.cluster import Cluster
+from sandbox.provider import ProviderOptions
+from sandbox.synthetic_images import make_jpeg
+
+WORKERS = 4
+GONE_SECONDS = 15
+"""A run that is silent for longer has died: short, so that its jobs are taken over within a test."""
+SETTINGS = {
+    "I2V_DEFAULT_PROMPT": "Slow push in",
+    "I2V_RUN_GONE_SECONDS": str(GONE_SECONDS),
+    "I2V_SETTLING_SECONDS": "0",
+}
+ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+
+@dataclass(frozen=True)
+class ClusterWorld:
+    """Each test uses a folder of its own in the bucket."""
+
+    box: Sandbox
+    cluster: Cluster
+
+    def upload(self, folder: str, numbers: Sequence[int]) -> dict[str, str]:
+        """Upload distinct images and return the SHA-256 of each by its URI."""
+        with ThreadPoolExecutor(8) as threads:
+            return dict(threads.map(lambda number: self._upload(folder, number), numbers))
+
+    def _upload(self, folder: str, number: int) -> tuple[str, str]:
+        data = make_jpeg(400, 320, seed=number)
+        return self.box.put_image(f"images/{folder}/{number:05}.jpg", data), sha256(data).hexdigest()
+
+    def stored(self, folder: str) -> list[str]:
+        """Return the keys of all manifests of a folder, one per stored video."""
+        return [key for key in self.box.keys(f"videos/{folder}/") if key.endswith(".json")]
+
+    def billed(self, digests: set[str]) -> Counter[str]:
+        """Count what the provider billed, by image."""
+        tasks = self.box.provider.tasks.values()
+        return Counter(task.image_sha256 for task in tasks if task.image_sha256 in digests)
+
+    def kill(self, name: str) -> None:
+        """Kill a process with all its descendants, as when a machine fails, and wait until it is healthy again.
+
+        Flow runs have their own sessions, so that they would outlive their worker.
+        """
+        starts = self.cluster.starts[name]
+        for pid in list(tree(self.cluster.parts[name].process.pid))[1:]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.cluster.kill(name)
+        wait_for(lambda: self.cluster.starts[name] > starts)
+        self.cluster.wait_healthy(name)
+
+    def kill_flow_run(self, flow_run_id: str) -> None:
+        """Kill the process of a flow run alone."""
+        marker = f"PREFECT__FLOW_RUN_ID={flow_run_id}".encode()
+        for worker in self.workers:
+            for pid in list(tree(self.cluster.parts[worker].process.pid))[1:]:
+                with suppress(OSError):
+                    if marker in Path(f"/proc/{pid}/environ").read_bytes():
+                        os.kill(pid, signal.SIGKILL)
+                        return
+        raise AssertionError(f"no worker has a process of the flow run {flow_run_id}")
+
+    @property
+    def workers(self) -> list[str]:
+        """The names of the workers."""
+        return [name for name, part in self.cluster.parts.items() if part.service.name == "worker"]
+
+    def cpu(self) -> dict[str, float]:
+        """Return the CPU seconds of each process so far, with its flow runs."""
+        return {name: cpu_seconds(part.process.pid) for name, part in self.cluster.parts.items()}
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """POST to Prefect's API through the load balancer, again while a server is down."""
+        found: list[Any] = []
+
+        def is_answered() -> bool:
+            with suppress(httpx.HTTPError):
+                url = f"{self.cluster.url('nginx', 4200)}/api/{path}"
+                response = httpx.post(url, json=body, trust_env=False, timeout=60)
+                found.append(response.raise_for_status().json())
+            return bool(found)
+
+        wait_for(is_answered)
+        return found[0]
+
+    def runs(self, deployment: str) -> list[dict[str, Any]]:
+        """Return the latest runs of a deployment."""
+        wanted = {"deployments": {"name": {"any_": [deployment]}}, "limit": 200, "sort": "START_TIME_DESC"}
+        runs: list[dict[str, Any]] = self.post("flow_runs/filter", wanted)
+        return runs
+
+    def completed_task_runs(self) -> int:
+        """Count the task runs that Prefect shows as Completed."""
+        count: int = self.post("task_runs/count", {"task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}})
+        return count
+
+
+@contextmanager
+def cluster_world(folder: Path) -> Iterator[ClusterWorld]:
+    """Start a sandbox and the cluster, with four workers."""
+    with ExitStack() as stack:
+        options = ProviderOptions(render_seconds=2, fast=True, render="shared", balance_usd=Decimal(10_000))
+        box = stack.enter_context(Sandbox(options, notifications=True))
+        cluster = stack.enter_context(Cluster(folder, box.env | SETTINGS, replicas={"worker": WORKERS}))
+        yield ClusterWorld(box, cluster)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 900) -> None:
+    """Wait until a condition holds; this long because all services share a busy machine."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{condition} did not hold within {seconds:g} s"
+        time.sleep(0.5)
