@@ -8,6 +8,7 @@ PIP    := $(PY) -m pip --disable-pip-version-check --no-input
 
 # .venv is made with the first of these that is Python 3.11 to 3.13; choose one with: make setup PYTHON=/path/to/python
 PYTHON ?= python3.11 python3.12 python3.13 python3 python
+COMMA  := ,
 SUITS  := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
 export DO_NOT_TRACK := 1
@@ -64,7 +65,7 @@ image: ## build the container image i2v with docker, podman or buildah; BASE=ima
 	fi; \
 	[ "$$builder" = docker ] || set -- --format docker; \
 	"$$builder" build "$$@" --tag i2v $(if $(BASE),--build-arg BASE='$(BASE)') \
-	  $(if $(PIP_CONFIG),--secret id=pip,src='$(PIP_CONFIG)') .
+	  $(if $(PIP_CONFIG),--secret 'id=pip$(COMMA)src=$(PIP_CONFIG)') .
 
 secrets: ## create the files of deployments/secrets that compose.yaml needs; it never changes one that exists
 	@mkdir -p -m 700 deployments/secrets; cd deployments/secrets; umask 077; \

@@ -160,7 +160,7 @@ class Cluster:
         self.parts[name].process.start()
 
     def _run_job(self, name: str, process: ChildProcess) -> None:
-        with process.start():
+        with process:
             deadline = time.monotonic() + START_SECONDS
             while process.is_running and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS)
