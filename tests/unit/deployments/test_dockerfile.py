@@ -45,10 +45,11 @@ def _pins(text: str) -> list[str]:
 
 
 def test_image_lock_holds_no_development_package() -> None:
-    """The image's lock has every dependency and the server's extra, and of the development groups only the backend."""
+    """The image's lock has every dependency and extra, and of the development groups only the backend."""
     groups = CONFIG["dependency-groups"]
     development = set().union(*map(_names, groups.values())) - _names(groups["build"])
-    needed = _names(CONFIG["project"]["dependencies"]) | _names(CONFIG["project"]["optional-dependencies"]["server"])
+    extras = CONFIG["project"]["optional-dependencies"]
+    needed = set().union(*map(_names, [CONFIG["project"]["dependencies"], *extras.values()]))
     image = set(_locked("requirements-image.txt"))
 
     assert needed <= image
