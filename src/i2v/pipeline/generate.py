@@ -72,7 +72,7 @@ async def generate(
     run.set_image_count(len(settled) + len(items))
     spans = [start_image(label_of(item)) for item in items]
     preparing: list[asyncio.Future[Prepared]] = [
-        asyncio.ensure_future(inside(span, prepare(run, item, default, steps)))
+        asyncio.ensure_future(inside(span, prepare, run, item, default, steps))
         for span, item in zip(spans, items, strict=True)
     ]
     unfinished = set(preparing)
@@ -83,7 +83,7 @@ async def generate(
             preparing = await without_conflicts(run, preparing)
         stopped = None if run.dry_run else await _check_funds(run, preparing, partial=partial, paused=paused)
         endings = [
-            until_done(span, _run_image(run, task, steps, delivery))
+            until_done(span, _run_image, run, task, steps, delivery)
             for span, task in zip(spans, preparing, strict=True)
         ]
         preparing.clear()  # a finished task keeps its context, in which Prefect stores the image's first step

@@ -58,7 +58,7 @@ async def settle_open(
     hints = hints_by_job(entries or ())
     found = run.ledger.read_many(list(markers if entries is None else hints))
     settling = [
-        until_done(start_image(_label(key, job)), settler.settle(key, job, markers.get(key, ()), hints.get(key)))
+        until_done(start_image(_label(key, job)), settler.settle, key, job, markers.get(key, ()), hints.get(key))
         async for key, job in found
     ]
     run.set_image_count(len(settling))

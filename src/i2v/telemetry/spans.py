@@ -56,27 +56,27 @@ def start_image(label: str) -> Span:
     return TRACER.start_span("i2v.image", attributes={"i2v.image": label})
 
 
-def inside(span: Span, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
-    """Return the work, to be done inside a span."""
+def inside(span: Span, work: Step[P, T], *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+    """Call the work inside a span."""
 
     async def traced_work() -> T:
         with trace.use_span(span, record_exception=False, set_status_on_exception=False):
-            return await work
+            return await work(*args, **kwargs)
 
-    return traced_work() if span.is_recording() else work
+    return traced_work() if span.is_recording() else work(*args, **kwargs)
 
 
-def until_done(span: Span, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
-    """Return the work, to be done inside an image's span, which ends with the outcome if the work returns one."""
+def until_done(span: Span, work: Step[P, T], *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+    """Call the work inside an image's span, which ends with the outcome if the work returns one."""
 
     async def traced_work() -> T:
         with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
-            line = await work
+            line = await work(*args, **kwargs)
             if isinstance(line, ItemReport):
                 _describe_image(span, line)
             return line
 
-    return traced_work() if span.is_recording() else work
+    return traced_work() if span.is_recording() else work(*args, **kwargs)
 
 
 def _describe_image(span: Span, line: ItemReport) -> None:
@@ -90,7 +90,7 @@ def _describe_image(span: Span, line: ItemReport) -> None:
         span.set_attributes(
             {"i2v.mode": request.mode.value, "i2v.duration": request.duration, "i2v.take": request.take}
         )
-    if line.outcome in FAILING_OUTCOMES:
+    if line.outcome in FAILING_OUTCOMES - {Outcome.SUBMITTED}:
         span.set_status(StatusCode.ERROR)
 
 
