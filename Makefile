@@ -110,11 +110,8 @@ test-proxy: $(READY) ## test the door behind a real nginx; root installs it with
 	  { echo 'nginx is not installed. On Debian and Ubuntu: sudo apt install nginx' >&2; exit 1; }
 	@$(PY) -m tests pipeline/doors/test_nginx.py $(ARGS)
 
-test-metrics: $(READY) ## test alerts and metrics with a real Prometheus; root installs it with apt; without it, make test skips these
-	@command -v prometheus >/dev/null && command -v promtool >/dev/null || \
-	  { [ "$$(id -u)" = 0 ] && apt-get -qq update && apt-get -qq -y install --no-install-recommends prometheus >/dev/null && \
-	    { ! command -v systemctl >/dev/null || systemctl disable --now prometheus >/dev/null 2>&1 || true; }; } || \
-	  { echo 'Prometheus is not installed. On Debian and Ubuntu: sudo apt install prometheus' >&2; exit 1; }
+test-metrics: $(READY) ## test metrics and alerts with a real Prometheus; root installs it with apt; without it, make test skips these
+	@$(call debian-packages,prometheus promtool,prometheus)
 	@$(PY) -m tests unit/deployments/test_dashboard_and_alerts.py tests/pipeline/doors/test_prometheus.py $(ARGS)
 
 test-ceph: $(READY) ## test S3 on Ceph's gateway; root installs it with apt; without it, make test skips these
