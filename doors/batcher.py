@@ -156,7 +156,7 @@ class Batcher(Generic[T]):
             await self.call(items)
         except Exception as error:
             is_unexpected = not isinstance(error, I2vError)
-            log.warning("Will retry; %d items are pending: %s", len(self), error, exc_info=is_unexpected)
+            log.warning("Will retry what is pending (%d): %s", len(self), error, exc_info=is_unexpected)
             return False
         return True
 

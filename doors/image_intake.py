@@ -54,7 +54,7 @@ def make_intake(settings: Settings, health: Health, starter: "FlowRunStarter", s
         parameters, key = {"images": list(map(str, uris))}, idempotency_key(images)
         run = await starter.start(parameters, key=key, name=lambda given: name_of_run(uris, given), tags=TAGS)
         metrics.count_run(images)
-        log.info("Started flow run %s (%s) with %d images", run.name, run.id, len(uris))
+        log.info("Started flow run %s (%s) with %d image%s", run.name, run.id, len(uris), "" if len(uris) == 1 else "s")
 
     batcher = Batcher(start_run, identity=lambda image: image.identity, on_duplicate=metrics.duplicates.inc)
     metrics.pending.set_function(lambda: len(batcher))

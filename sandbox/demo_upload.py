@@ -16,7 +16,7 @@ from sandbox.full_stack import FullStack
 
 POLL_SECONDS = 0.1
 TIMEOUT_SECONDS = 300
-DOOR_LOG_LINE = re.compile(r"Started flow run (.+) \(([0-9a-f-]{36})\) with (\d+) images")
+DOOR_LOG_LINE = re.compile(r"Started flow run (.+) \(([0-9a-f-]{36})\) with (\d+) image")
 STARTED_STATES = {"PENDING": "a worker picked up the run", "RUNNING": "the run started"}
 FINAL_STATES = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 Step = tuple[str, str]
@@ -81,7 +81,7 @@ class DemoUpload:
             if run not in self._printed:
                 self._states[run] = "SCHEDULED"
                 self._images_in_runs += int(images)
-            yield run, f'the door started flow run "{name}" with {images} images'
+            yield run, f'the door started flow run "{name}" with {images} image{"" if images == "1" else "s"}'
 
     def _provider_steps(self) -> Iterator[Step]:
         for task in list(self._sandbox.provider.tasks.values()):

@@ -12,6 +12,7 @@ from i2v.doctor.findings import Check, Finding, Level, run_check
 from i2v.errors import FetchError
 from i2v.ledger.ledger import Ledger
 from i2v.ledger.ledger_info import provider_host
+from i2v.money import money_text
 from i2v.net.fetcher import Fetcher
 from i2v.pricing import price_usd
 from i2v.request import Mode
@@ -42,9 +43,9 @@ async def check_key(settings: Settings) -> Finding:
     async with ApixoClient(settings) as client:
         balance = await client.balance(tries=2)
     cheapest = price_usd(Mode.STANDARD, 6, settings.prices_usd)
-    message = f"{provider_host(settings)} accepts the key; the balance is ${balance}"
+    message = f"{provider_host(settings)} accepts the key; the balance is ${money_text(balance)}"
     if balance < cheapest:
-        return Finding("key", Level.WARNING, message, f"The cheapest video costs ${cheapest}: add balance")
+        return Finding("key", Level.WARNING, message, f"The cheapest video costs ${money_text(cheapest)}: add balance")
     return Finding("key", Level.OK, message)
 
 

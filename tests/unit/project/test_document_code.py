@@ -29,7 +29,7 @@ LANGUAGES = {"sh", "json", "jsonl", "csv", "ini", "mermaid"}
 """Each has its tests here; the diagram's is in `test_documents`."""
 OTHER_PROGRAMS = {".", "aws", "cd", "cp", "docker", "git", "mc", "nginx", "openssl", "set", "systemctl"}
 """Programs of the shell and of other projects; only the paths among their arguments are checked."""
-OTHER_VARIABLES = {"PREFECT_API_URL", "PREFECT_WORKER_QUERY_SECONDS", "HTTPS_PROXY", "NO_PROXY"}
+OTHER_VARIABLES = {"PREFECT_API_URL", "PREFECT_UI_URL", "PREFECT_WORKER_QUERY_SECONDS", "HTTPS_PROXY", "NO_PROXY"}
 PREFECT = {
     "worker start --pool i2v",
     "server start",

@@ -14,8 +14,10 @@ from pydantic_core import PydanticUndefined
 
 from deployments import Change
 from i2v.apixo.fail_codes import FailClass, classify_fail_code
+from i2v.cli.jobs import STATES
 from i2v.cli.run import EPILOG
 from i2v.errors import ExitCode
+from i2v.ledger.job import JobState
 from i2v.media.image_check import RATIO_NARROW, RATIO_WIDE, SHORT_SIDE_OVER
 from i2v.media.images import MAX_IMAGE_BYTES
 from i2v.pricing import PRICES_USD
@@ -101,6 +103,19 @@ def test_deploying_page_names_what_the_setup_prints() -> None:
     assert [change for change in Change if change.value not in code_spans("docs/deploying.md")] == []
 
 
+def test_deploying_page_lists_the_automations() -> None:
+    """The table of the alerts has each automation that `make deploy` creates, and no other."""
+    sources = [(ROOT / path).read_text() for path in ("deployments/automations.py", "prefect.yaml")]
+    created = set(re.findall(r'"i2v: ([^"]+)"', "".join(sources)))
+    assert "a run failed" in created
+    assert {cells[0] for cells in rows("docs/deploying.md", "Alerts")} == created
+
+
+def test_the_readme_is_short() -> None:
+    """It answers in a minute; what is longer is a page of its own."""
+    assert len(read_page("README.md").splitlines()) <= 120
+
+
 def test_readme_lists_the_prices() -> None:
     """The README's prices are the ones that the budget counts."""
     listed = {
@@ -154,6 +169,13 @@ def test_usage_page_lists_the_outcomes() -> None:
     assert [names_in(outcome)[0] for outcome, _ in tables("docs/usage.md", "Output")[1]] == [
         each.value for each in Outcome
     ]
+
+
+def test_usage_page_lists_the_job_states() -> None:
+    """The table of the jobs has each state, and so has the help of the list."""
+    states = [str(state) for state in JobState]
+    assert [name for cells in rows("docs/usage.md", "Jobs") for name in names_in(cells[0])] == states
+    assert re.findall(r"^([a-z]+)  ", STATES, re.MULTILINE) == states
 
 
 def test_events_page_lists_the_events() -> None:
