@@ -35,10 +35,10 @@ def describe_server_error(error: Exception) -> tuple[str, str]:
         return f"{server} requires a login: it returned {status}", LOGIN_HINT
     if status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}:
         return f"{shown_api_url()} is not Prefect's API: it returned {status}", PATH_HINT
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        return f"{server} returned 503: it is starting or busy", "Retry; if it stays so, see the server's log"
     if status is not None:
-        return f"{server} returned {status}", "See the server's log; client and server must have the same major version"
+        is_busy = status == HTTPStatus.SERVICE_UNAVAILABLE
+        hint = "It is starting or busy" if is_busy else "Client and server must have the same major version"
+        return f"{server} returned {status}", f"{hint}; see the server's log"
     if any(isinstance(each, json.JSONDecodeError) for each in causes):
         return f"{shown_api_url()} is not Prefect's API: it returned a page instead of JSON", PATH_HINT
     if invalid := next((each for each in causes if isinstance(each, ssl.SSLError)), None):
