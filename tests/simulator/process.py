@@ -65,6 +65,7 @@ class Process:
         self.report: Report | None = None
         self.images: tuple[str, ...] = ()
         self.max_spend: Any = None
+        self.label = ""
         self.error: BaseException | None = None
         self.received: list[str] = []
         """Task ids that its submits returned."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +19,9 @@ PRICE = Decimal("0.192")
 Theme = Literal["mixed", "late", "race"]
 Kind = Literal["run", "reconcile", "backfill", "resubmit", "drop", "adopt", "pause", "resume"]
 RENDER = ((85, 180), (85, 180), (85, 180), (85, 180), (2, 20), (2, 20), (400, 2400), (5_000, 60_000))
+LABELS = ("", "a", "a", "b")
+MONTHS_END = timedelta(days=21)
+"""From the days of most stories to the end of their month."""
 STRUCK = ("POST", "put if", "put", "delete", "status", "get", "")
 
 
@@ -64,6 +68,8 @@ class Plan:
     removals: tuple[float, ...]
     """When a consumer moves a video away."""
     calm_at: float
+    spent_before: tuple[tuple[str, str, Decimal], ...]
+    """What other runs spent in the month before: day, label and US dollars."""
     runs_once_more: bool
     is_unreachable: bool
     """Whether the provider can fetch no image."""
@@ -81,6 +87,10 @@ def draw_plan(seed: int) -> Plan:
     begins = datetime(2026, 3, 10, 9, tzinfo=UTC) + timedelta(minutes=chance.randrange(0, 600))
     if chance.random() < 0.4:
         begins = datetime(2026, 3, 11, tzinfo=UTC) - timedelta(seconds=chance.randrange(1, 1800))
+    money = random.Random(f"limits {seed}")  # noqa: S311 - draws of its own leave the other stories as they were
+    if money.random() < 0.4:
+        begins += MONTHS_END
+    before = _spent_before(money, begins)
     theme: Theme = chance.choice(("mixed", "mixed", "mixed", "late", "race"))
     calm_at = 4800.0 if theme == "late" else chance.choice((1200.0, 2400.0, 4800.0))
     uploads = _uploads(chance, calm_at)
@@ -88,16 +98,19 @@ def draw_plan(seed: int) -> Plan:
         seed=seed,
         theme=theme,
         begins=begins,
-        variables=_variables(chance),
+        variables=_variables(chance) | _limits(money, before),
         balance=PRICE * chance.choice((1000, 1000, 1000, 1000, 1000, 3)),
         provider_skew=chance.choice((0.0, 0.0, -20.0, 20.0)),
         s3_skew=chance.choice((0.0, 0.0, -25.0, 40.0)),
         failure_rate=chance.choice((0.0, 0.1, 0.5)),
         render=RENDER[4:7] if theme == "late" else tuple(chance.sample(RENDER, 3)),
         uploads=uploads,
-        starts=_starts(chance, theme, calm_at, [upload.key for upload in uploads]),
+        starts=tuple(
+            _labeled(money, start) for start in _starts(chance, theme, calm_at, [upload.key for upload in uploads])
+        ),
         removals=tuple(chance.uniform(0, calm_at) for _ in range(chance.choice((0, 0, 0, 1)))),
         calm_at=calm_at,
+        spent_before=before,
         runs_once_more=chance.random() < 0.3,
         is_unreachable=chance.random() < 0.04,
         has_garbage=chance.random() < 0.08,
@@ -124,6 +137,25 @@ def _variables(chance: random.Random) -> dict[str, Any]:
     if chance.random() < 0.35:
         variables["I2V_DAILY_CAP_USD"] = PRICE * chance.choice((1, 2, 3, 5, 8))
     return variables
+
+
+def _spent_before(money: random.Random, begins: datetime) -> tuple[tuple[str, str, Decimal], ...]:
+    days = [(begins - timedelta(days=back)).date().isoformat() for back in (1, 2, 7)]
+    return tuple((day, money.choice(LABELS), PRICE * money.choice((1, 2))) for day in days if money.random() < 0.5)
+
+
+def _limits(money: random.Random, before: tuple[tuple[str, str, Decimal], ...]) -> dict[str, str]:
+    """Draw limits by label and period, of which some videos are left."""
+    limits: dict[str, dict[str, str]] = {}
+    for label, period in (("*", "month"), ("a", "month"), ("", "month"), ("*", "day"), ("a", "day")):
+        if money.random() < 0.25:
+            spent = sum(usd for _, whose, usd in before if period == "month" and label in {"*", whose})
+            limits.setdefault(label, {})[period] = str(spent + PRICE * money.choice((1, 2, 3, 5, 8)))
+    return {"I2V_LIMITS": json.dumps(limits)} if limits and money.random() < 0.6 else {}
+
+
+def _labeled(money: random.Random, start: Start) -> Start:
+    return replace(start, options={**start.options, "label": money.choice(LABELS)}) if start.kind == "run" else start
 
 
 def _uploads(chance: random.Random, calm_at: float) -> tuple[Upload, ...]:

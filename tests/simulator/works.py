@@ -73,14 +73,15 @@ async def _store(run: RunContext, job: VersionedRecord, status: TaskStatus) -> V
 STEPS = Steps(validate=_validate, submit=_submit, poll=_poll, store=_store)
 
 
-def run_work(images: Any, delivery: Any, max_spend_usd: Any, partial: bool, duration: Any) -> Work:
+def run_work(images: Any, delivery: Any, max_spend_usd: Any, partial: bool, duration: Any, label: str = "") -> Work:
     """Return the body of the flow `generate`."""
     default = RequestOptions(mode=Mode.STANDARD, duration=duration, take=1)
 
     async def work(process: Process) -> None:
         settings = process.world.settings
-        process.max_spend = max_spend_usd
-        async with open_run(settings, process.run_id, max_spend_usd=max_spend_usd, storage=process.storage) as run:
+        process.max_spend, process.label = max_spend_usd, label
+        limits = {"max_spend_usd": max_spend_usd, "label": label or None}
+        async with open_run(settings, process.run_id, **limits, storage=process.storage) as run:
             process.run = run
             items = await find_items(images, run.storage, settings)
             report, _ = await generate(run, items, default, STEPS, partial=partial, delivery=delivery)

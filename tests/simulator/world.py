@@ -141,6 +141,8 @@ class World:
         if self.plan.has_garbage:
             for name in (f"jobs/{GARBAGE}.json", f"jobs/open/{'0' * 12}-{'0' * 12}-{GARBAGE}-1"):
                 self.bucket.put(S3Uri("b-1", name), b"{ not JSON", "", {}, "")
+        for day, label, usd in self.plan.spent_before:
+            reading.put_spend(self.bucket, day, label, usd)
         for upload in self.plan.uploads:
             if upload.at < 0:
                 self._upload(upload.key, upload.body)

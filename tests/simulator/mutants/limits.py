@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from functools import wraps
 from typing import Any
 
@@ -12,6 +13,7 @@ from i2v.ledger.abandoned import AbandonedReservations
 from i2v.ledger.budget import Budget
 from i2v.ledger.ledger import VersionedRecord
 from i2v.ledger.ledger_info import LedgerInfoStore
+from i2v.ledger.shared_limits import OtherDays, SharedLimits
 from i2v.pipeline import poll
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.payment import accepted_or_lost, check_and_pay
@@ -55,7 +57,7 @@ def midnight_ignored() -> None:
     @wraps(original)
     def init(self: Budget, *args: Any, **more: Any) -> None:
         day = today_utc()
-        original(self, *args, **{**more, "today": lambda: day})
+        original(self, *args, **{**more, "today": lambda *_: day})
 
     replace(Budget, "__init__", init)
     replace(check_and_pay, "_problem", lambda _run, _claim: None)
@@ -75,6 +77,31 @@ def retry_forgets_its_spend() -> None:
 def twin_is_taken_for_dead() -> None:
     """6: a run that is started again gives back at once what its other process has reserved and not claimed."""
     replace(AbandonedReservations, "_is_over", lambda *_: True)
+
+
+def other_days_free() -> None:
+    """6: a month's limit counts the current day alone."""
+    replace(OtherDays, "usd_under", lambda *_: Decimal(0))
+
+
+def labels_forgotten() -> None:
+    """6: what a run spends is not written under its label."""
+    original = Budget.__init__
+
+    @wraps(original)
+    def init(self: Budget, *args: Any, **more: Any) -> None:
+        original(self, *args, **{**more, "limits": more["limits"]._replace(label="")})
+
+    replace(Budget, "__init__", init)
+
+
+def other_day_not_read_again() -> None:
+    """6: around midnight a process does not see what others reserve on the other day."""
+
+    async def hold(*_: Any) -> bool:
+        return True
+
+    replace(SharedLimits, "hold_at_midnight", hold)
 
 
 def pause_ignored() -> None:
@@ -115,6 +142,9 @@ MUTANTS: tuple[Mutant, ...] = (
     midnight_ignored,
     retry_forgets_its_spend,
     twin_is_taken_for_dead,
+    other_days_free,
+    labels_forgotten,
+    other_day_not_read_again,
     pause_ignored,
     too_many_attempts,
     permanent_failure_paid_again,

@@ -120,10 +120,26 @@ def _caps(world: World, jobs: dict[str, JobView]) -> None:
     for day, usd in by_day.items():
         if cap is not None and usd > cap:
             world.accuse("day cap", f"${usd} on {day}, the cap is ${cap}")
+    _check_limits(world)
     limits = {process.run_id: process.max_spend for process in world.processes if process.max_spend is not None}
     for run_id, limit in limits.items():
         if by_run[run_id] > limit:
             world.accuse("run limit", f"${by_run[run_id]} by {run_id}, its limit is ${limit}")
+
+
+def _check_limits(world: World) -> None:
+    """No limit by label is passed in a day or month, with what was spent before."""
+    labels = {run_id: processes[0].label for run_id, processes in world.processes_by_run.items()}
+    bills = [(post.day, labels[post.run_id], post.price) for post in world.provider.posts if post.is_billed]
+    for whose, periods in world.settings.limits.items():
+        for period, limit in periods.items():
+            sums: defaultdict[str, Decimal] = defaultdict(Decimal)
+            for day, label, usd in (*bills, *(world.plan.spent_before if period == "month" else ())):
+                sums[day if period == "day" else day[:7]] += usd if whose in {"*", label} else ZERO
+            for when, usd in sums.items():
+                world.count(f"limit of a {period} {'reached' if usd == limit else 'kept'}")
+                if usd > limit:
+                    world.accuse(f"{period} limit", f"${usd} in {when} by {whose!r}, the limit is ${limit}")
 
 
 def _markers(world: World, jobs: dict[str, JobView]) -> None:

@@ -10,10 +10,12 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
+from i2v.s3_uri import S3Uri
 from tests.simulator.models.bucket import Bucket
 
 Json = dict[str, Any]
@@ -168,6 +170,15 @@ def reserved_in_all(bucket: Bucket, run_id: str) -> Decimal:
     prefix = "jobs/days/"
     days = [name.removeprefix(prefix).removesuffix(".json") for name in bucket.names() if name.startswith(prefix)]
     return sum((reserved(bucket, day).get(run_id, ZERO) for day in days), ZERO)
+
+
+def put_spend(bucket: Bucket, day: str, label: str, usd: Decimal) -> None:
+    """Put a day on which another run has spent, a week ago by S3's clock."""
+    entry = {"run_id": "before", "label": label, "paid_usd": str(usd), "reserved": {}}
+    uri = S3Uri("b-1", f"jobs/days/{day}.json")
+    bucket.put(uri, json.dumps({"format": 2, "day": day, "entries": {"before:1": entry}}).encode(), "", {}, "")
+    found = bucket.objects[uri]
+    bucket.objects[uri] = replace(found, last_modified=found.last_modified - timedelta(days=7))
 
 
 def ledger_info(bucket: Bucket) -> Json:
