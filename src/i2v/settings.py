@@ -281,7 +281,7 @@ class Settings(BaseSettings):
             raise UsageError("I2V_BUCKET is not set", "Set it to the bucket that holds the images: export I2V_BUCKET=…")
         return S3Uri(self.bucket, prefix)
 
-    @cached_property
+    @property
     def spending_limits(self) -> tuple[Limit, ...]:
         """The limits of `limits` and `daily_cap_usd`."""
         return all_limits(self.limits, self.daily_cap_usd)

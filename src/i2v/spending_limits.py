@@ -34,6 +34,11 @@ class Limit:
         return self.label in {ALL_RUNS, label}
 
     @property
+    def is_daily_cap(self) -> bool:
+        """Whether it limits all runs of a day."""
+        return (self.label, self.period) == (ALL_RUNS, "day")
+
+    @property
     def resets_at(self) -> datetime:
         """When its current period ends."""
         today = datetime.now(UTC).date()
@@ -69,7 +74,7 @@ def all_limits(by_label: Mapping[str, Mapping[Period, Decimal]], daily_cap_usd: 
     if daily_cap_usd is None:
         return tuple(limits)
     cap = Limit(ALL_RUNS, "day", daily_cap_usd, DAILY_CAP)
-    same = [limit for limit in limits if (limit.label, limit.period) == (ALL_RUNS, "day")]
+    same = [limit for limit in limits if limit.is_daily_cap]
     if same and same[0].usd < daily_cap_usd:
         return tuple(limits)
     return (cap, *(limit for limit in limits if limit not in same))

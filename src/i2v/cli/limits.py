@@ -27,6 +27,5 @@ def limits(*, as_json: options.Json = False) -> None:
         table.add_column(name, justify="right" if name in {"spent", "of", "left"} else "left", overflow="fold")
     for usage in usages:
         amounts = (usage.spent_usd, usage.limit.usd, usage.left_usd)
-        resets = f"{usage.limit.resets_at:%Y-%m-%d %H:%M}"
-        table.add_row(usage.limit.name, *(f"${money_text(amount)}" for amount in amounts), resets)
+        table.add_row(usage.limit.name, *(f"${money_text(amount)}" for amount in amounts), usage.resets)
     stdout().print(table)

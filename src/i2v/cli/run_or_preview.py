@@ -22,6 +22,7 @@ from i2v.inputs.sources import FoundItems, find_items
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.generate import Steps, generate
 from i2v.pipeline.video_order import Order
+from i2v.reports.limit_usage import read_usage
 from i2v.reports.run_report import ItemReport, Outcome, Report
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
@@ -53,7 +54,8 @@ def preview_or_run(
             local, refused = asyncio.run(validate(named.local, default, settings, progress))
             if dry_run:
                 orders = [candidate.order(settings) for candidate in local]
-                return _preview(named, [*orders, *refused], default, settings, progress, skip_bad_rows=skip_bad_rows)
+                ordered: list[Order | ItemReport] = [*orders, *refused]
+                return _preview(named, ordered, default, settings, progress, parameters["label"], skip_bad_rows)
             parameters = default.model_dump(exclude={"prompt_source", "extra"}) | parameters
             with nullcontext(named.remote) if batch else without_signed_urls(named.remote) as remote:
                 images = asyncio.run(_upload(local, remote, settings, progress))
@@ -88,7 +90,7 @@ def _preview(
     default: RunOptions,
     settings: Settings,
     progress: Progress,
-    *,
+    label: str | None,
     skip_bad_rows: bool,
 ) -> Ending:
     """Validate and price all images with the library alone; no Prefect, no uploads, no charges."""
@@ -99,7 +101,9 @@ def _preview(
             items = await find_items(named.remote, run.storage, settings, skip_bad_rows=skip_bad_rows)
         report, _ = await generate(run, [*items, *local], default, Steps())
         bad_rows = (*named.bad_rows, *items.bad_rows)
-        return report.model_copy(update={"other_files": items.others, "bad_rows": bad_rows})
+        usages = await read_usage(run.storage, settings)
+        limits = tuple(usage for usage in usages if usage.limit.covers(label or ""))
+        return report.model_copy(update={"other_files": items.others, "bad_rows": bad_rows, "limits": limits})
 
     report, signal = run_library(work, settings, progress, name="estimate", dry_run=True)
     return Ending(report, signal=signal)

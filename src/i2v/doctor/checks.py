@@ -15,6 +15,7 @@ from i2v.ledger.ledger_info import provider_host
 from i2v.money import money_text
 from i2v.net.fetcher import Fetcher
 from i2v.pricing import price_usd
+from i2v.reports.limit_usage import read_usage
 from i2v.request import Mode
 from i2v.s3.failures import PERMISSIONS
 from i2v.s3.storage import Storage
@@ -32,7 +33,10 @@ async def examine(settings: Settings, storage: Storage) -> list[Finding]:
     key = asyncio.ensure_future(run_check("key", lambda: check_key(settings)))
     bucket = await run_check("bucket", lambda: check_bucket(settings, storage))
     if bucket.level is Level.OK or bucket.hint == PERMISSIONS:  # else the others would all fail for the same reason
-        s3_checks = BucketChecks(settings, storage).by_name() | {"ledger": lambda: check_ledger(settings, storage)}
+        s3_checks = BucketChecks(settings, storage).by_name() | {
+            "ledger": lambda: check_ledger(settings, storage),
+            "limits": lambda: check_limits(settings, storage),
+        }
         checks = s3_checks | checks
     others = await asyncio.gather(*(run_check(name, check) for name, check in checks.items()))
     return [await key, bucket, *others]
@@ -63,6 +67,19 @@ async def check_ledger(settings: Settings, storage: Storage) -> Finding:
     if info.paused:
         return Finding("ledger", Level.WARNING, "submits are paused", f"Resume them with: {command('resume')}")
     return Finding("ledger", Level.OK, f"{settings.jobs} belongs to {info.host}, account {info.account!r}")
+
+
+async def check_limits(settings: Settings, storage: Storage) -> Finding:
+    """Check that each spending limit has money left for a video."""
+    usages = await read_usage(storage, settings)
+    if not usages:
+        return Finding("limits", Level.OK, "none for all runs: I2V_DAILY_CAP_USD and I2V_LIMITS are not set")
+    cheapest = price_usd(Mode.STANDARD, 6, settings.prices_usd)
+    message = "; ".join(usage.in_words for usage in usages)
+    if any(usage.left_usd < cheapest for usage in usages):
+        hint = f"The cheapest video costs ${cheapest}: raise the limit, or wait until it resets"
+        return Finding("limits", Level.WARNING, message, hint)
+    return Finding("limits", Level.OK, message)
 
 
 async def check_prompts(settings: Settings) -> Finding:

@@ -84,7 +84,7 @@ async def read_status(run: RunContext) -> LedgerStatus:
         at=datetime.now(UTC),
         is_paused=bool(page and page.paused),
         today_usd=today.total_usd,
-        cap_usd=run.settings.daily_cap_usd,
+        cap_usd=next((limit.usd for limit in run.settings.limits_of(None).limits if limit.is_daily_cap), None),
         markers=len(markers),
         read=min(len(markers), MOST_OPEN),
     )

@@ -25,10 +25,15 @@ class LimitUsage(NamedTuple):
         return max(self.limit.usd - self.spent_usd, ZERO)
 
     @property
+    def resets(self) -> str:
+        """When the current period ends, in UTC."""
+        return f"{self.limit.resets_at:%Y-%m-%d %H:%M}"
+
+    @property
     def in_words(self) -> str:
-        """One line, e.g. `I2V_DAILY_CAP_USD: $3.40 of $20.00 left until 2026-11-23 00:00 UTC`."""
+        """One line, e.g. `I2V_DAILY_CAP_USD has $3.40 of $20.00 left until 2026-11-23 00:00 UTC`."""
         left, all_of_it = money_text(self.left_usd), money_text(self.limit.usd)
-        return f"{self.limit.name}: ${left} of ${all_of_it} left until {self.limit.resets_at:%Y-%m-%d %H:%M} UTC"
+        return f"{self.limit.name} has ${left} of ${all_of_it} left until {self.resets} UTC"
 
     def for_json(self) -> dict[str, Any]:
         """Return plain JSON, with money as numbers."""

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from i2v.errors import BadRow, shown_rows
 from i2v.ledger.job import JobState
 from i2v.money import ZERO, Charges, money_text, sum_charges
+from i2v.reports.limit_usage import LimitUsage
 from i2v.request import Request
 
 
@@ -162,6 +163,8 @@ class Report(BaseModel):
     awaits_callbacks: bool = False
     is_partial: bool = False
     """Whether the run was to spend up to its limit."""
+    limits: tuple[LimitUsage, ...] = ()
+    """Of a dry run: what the limits that cover it have left."""
     other_files: Mapping[str, int] = {}
     """How many files under the prefixes are not named like images, by ending."""
     bad_rows: tuple[BadRow, ...] = ()
@@ -237,13 +240,14 @@ class Report(BaseModel):
 
     @property
     def notes(self) -> list[str]:
-        """What contradicts the caller: options that images or rows replace by their own, and rows that were skipped."""
+        """What contradicts the caller, such as options that images replace by their own, and what limits have left."""
         kept = [item for item in self.items if item.overridden]
         rows = [item for item in kept if item.prompt_source == "column"]
         images = [item for item in kept if item.prompt_source != "column"]
         own = f"{_keep_their_own('image', images)}; --override-prompts uses yours" if images else ""
         skipped = f"{self.skipped_rows}: {shown_rows(self.bad_rows)}" if self.bad_rows else ""
-        return [note for note in (own, _keep_their_own("row", rows) if rows else "", skipped) if note]
+        left = [usage.in_words for usage in self.limits]
+        return [note for note in (own, _keep_their_own("row", rows) if rows else "", skipped, *left) if note]
 
     def with_typed(self, typed: Mapping[str, object]) -> "Report":
         """Return the report whose notes also count images that replace an option typed at its default."""
@@ -264,6 +268,7 @@ class Report(BaseModel):
             "possibly_charged_usd": float(self.charges.possibly),
             "at_risk_usd": float(self.at_risk_usd),
             **({"other_files": dict(self.other_files)} if self.other_files else {}),
+            **({"limits": [usage.for_json() for usage in self.limits]} if self.limits else {}),
             **({"bad_rows": [row._asdict() for row in self.bad_rows]} if self.bad_rows else {}),
             "items": items,
         }

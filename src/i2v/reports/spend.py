@@ -21,6 +21,7 @@ from i2v.ledger.documents import read_if_valid
 from i2v.ledger.job import FORMAT, JobRecord, JobState
 from i2v.ledger.ledger import Ledger
 from i2v.money import ZERO, money_text
+from i2v.reports.limit_usage import LimitUsage, read_usage
 from i2v.reports.savings import RunSavings, read_savings
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
@@ -152,6 +153,8 @@ class SpendReport(BaseModel):
     """The groups of the `MONTH_DAYS` UTC days up to `until`."""
     at_risk: list[AtRisk] = Field(default=[], exclude=True)
     """The newest of the month."""
+    limits: list[LimitUsage] = Field(default=[], exclude=True)
+    """What the spending limits have left."""
     balance_usd: Decimal | None = None
     balance_fell_usd: Decimal | None = None
     """How much the balance fell since the last report; negative after a top-up."""
@@ -186,6 +189,7 @@ class SpendReport(BaseModel):
         return {
             **self.model_dump(mode="json", exclude={"groups"}),
             "groups": [{**group._asdict(), **sums.model_dump(mode="json")} for group, sums in self.groups],
+            "limits": [usage.for_json() for usage in self.limits],
             "totals": self.totals.model_dump(mode="json"),
             "differs": self.differs,
         }
@@ -223,7 +227,14 @@ async def sum_spend(
     month = SpendWindow(datetime.fromisoformat(f"{month_days(now)[0]}T00:00Z"))
     since_last = SpendWindow(last.at if last and client else now)
     await _read(storage, settings, (window, month, since_last))
-    report = SpendReport(since=window.since, until=now, groups=window.groups, month=month.groups, at_risk=month.at_risk)
+    report = SpendReport(
+        since=window.since,
+        until=now,
+        groups=window.groups,
+        month=month.groups,
+        at_risk=month.at_risk,
+        limits=await read_usage(storage, settings),
+    )
     balance = await _balance(client)
     if balance is None:
         return report

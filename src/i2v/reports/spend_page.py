@@ -14,6 +14,7 @@ from i2v.reports.spend import GROUPINGS, MONTH_DAYS, AtRisk, Group, Groups, Spen
 
 MAX_ROWS = 12
 """Modes, folders or labels with a row of their own."""
+MAX_LIMITS = 20
 CHARS = 80
 DAY: Callable[[Group], str] = attrgetter("day")
 CHART_PIXELS = 720
@@ -24,7 +25,14 @@ AT_RISK = "Charged or possibly charged, without a video. Unknown jobs need a dec
 
 def spend_page(report: SpendReport, chart_url: str | None = None) -> str:
     """Return the page with a linked chart, or a Mermaid chart if `chart_url` is `None`."""
-    parts = (_head(report), _chart(report, chart_url), _groups(report), _at_risk(report), _days(report))
+    parts = (
+        _head(report),
+        _limits(report),
+        _chart(report, chart_url),
+        _groups(report),
+        _at_risk(report),
+        _days(report),
+    )
     return "\n".join(line for part in parts for line in part) + "\n"
 
 
@@ -54,6 +62,18 @@ _ROWS: tuple[tuple[str, Callable[[Sums], str]], ...] = (
     ("**Saved**: attached or cached, not charged again", lambda sums: f"**{as_usd(sums.saved_usd)}**"),
     ("Images reused", lambda sums: f"{sums.saved_images:,}"),
 )
+
+
+def _limits(report: SpendReport) -> Iterator[str]:
+    if not report.limits:
+        return
+    yield from ("", "### Limits", "")
+    shown = report.limits[:MAX_LIMITS]
+    amounts = [map(as_usd, (usage.spent_usd, usage.limit.usd, usage.left_usd)) for usage in shown]
+    cells = [[as_text(one.limit.name, CHARS), *usd, one.resets] for one, usd in zip(shown, amounts, strict=True)]
+    yield from as_table(("Limit", "Spent", "Of", "Left", "Resets (UTC)"), cells)
+    if (more := len(report.limits) - MAX_LIMITS) > 0:
+        yield from ("", f"… and {more:,} more: {as_code(command('limits'))}")
 
 
 def _balance(report: SpendReport) -> str:

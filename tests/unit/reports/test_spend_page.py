@@ -13,10 +13,12 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 from i2v.ledger.job import JobState
+from i2v.reports.limit_usage import LimitUsage
 from i2v.reports.markdown import as_text
 from i2v.reports.spend import AtRisk, Group, Groups, SpendReport, Sums, month_days, sum_groups
 from i2v.reports.spend_chart import draw_spend
 from i2v.reports.spend_page import spend_page
+from i2v.spending_limits import Limit
 
 DOLLAR = as_text("$", 9)
 MARKDOWN = MarkdownIt("commonmark").enable("table")
@@ -49,6 +51,18 @@ def line(page: str, start: str) -> list[str]:
     """Return the cells of the first table row with this start, without dollar signs."""
     [*_, found] = [each for each in page.splitlines()[::-1] if each.startswith(f"| {start}")]
     return [cell.strip(" *\\$").replace(DOLLAR, "") for cell in found.strip("|").split("|")][1:]
+
+
+def test_the_page_shows_what_limits_have_left() -> None:
+    """With whose they are, and a limited number of them."""
+    names = [f"I2V_LIMITS (label 'team {number}', month)" for number in range(30)]
+    limits = [LimitUsage(Limit("a", "month", Decimal(20), name), Decimal(15 + n)) for n, name in enumerate(names)]
+    page = spend_page(report_of([row(stored_usd="0.192")], limits=limits))
+    assert line(page, as_text("I2V_LIMITS (label 'team 7', month)", 80))[:3] == ["22.00", "20.00", "0.00"]
+    assert "team 19" in page
+    assert "team 20" not in page
+    assert "… and 10 more" in page
+    assert "### Limits" not in spend_page(report_of([row(stored_usd="0.192")]))
 
 
 def colours(picture: bytes) -> int:
