@@ -4,6 +4,7 @@
 VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
+TOOLS  := $(VENV)/infrastructure
 PIP    := $(PY) -m pip --disable-pip-version-check --no-input
 
 # .venv is made with the first of these that is Python 3.11 to 3.13; choose one with: make setup PYTHON=/path/to/python
@@ -35,7 +36,7 @@ endef
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup demo cluster deploy image secrets test check unit integration crash pipeline simulate \
-  test-proxy test-ceph test-cluster test-image test-metrics test-ui bench bench-quick lock clean
+  test-proxy test-ceph test-cluster test-image test-metrics test-ui test-deployments bench bench-quick lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -51,8 +52,9 @@ cluster: $(READY) ## run all services of deployments/compose.yaml on this machin
 	@$(call debian-packages,nginx redis-server postgres,nginx redis-server postgresql)
 	@ENV='$(ENV)' $(PY) -m sandbox.cluster
 
-deploy: $(READY) ## deploy to the Prefect server at PREFECT_API_URL; NOTIFY=slack-webhook/alerts sends alerts to that block
-	@$(PY) -m deployments.setup $(if $(NOTIFY),--notify '$(NOTIFY)')
+deploy: $(READY) ## deploy to the Prefect server at PREFECT_API_URL; NOTIFY=slack-webhook/alerts sends alerts to that block; IMAGE=registry/i2v:tag for containers
+	@$(PY) -m deployments.setup $(if $(NOTIFY),--notify '$(NOTIFY)') \
+	  $(if $(IMAGE),--image '$(IMAGE)') $(if $(BUILD),--build) $(if $(STEPS),--steps '$(STEPS)')
 
 # BUILDER=buildah chooses one; docker counts only if its daemon answers.
 image: ## build the container image i2v with docker, podman or buildah; BASE=image and PIP_CONFIG=file are optional
@@ -143,20 +145,34 @@ test-ui: $(READY) ## test the gallery and Prefect's UI in a real browser; SCREEN
 	apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null
 	@$(PY) -m tests ui $(ARGS)
 
+test-deployments: $(TOOLS)/.ready ## check the files for AWS, Kubernetes and ECS, and run i2v with the AWS policies alone
+	@TEST_DEPLOYMENTS=1 PYTHONPATH="$(CURDIR)/$(TOOLS)" PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" $(PY) -m tests \
+	  integration/deployments pipeline/deployments/test_container_deployments.py $(ARGS)
+
+# Their own folder: Prefect would load its plugins for Docker and Kubernetes in every process.
+$(TOOLS)/.ready: requirements-infrastructure.txt $(READY)
+	@rm -rf $(TOOLS)
+	@$(PIP) install --quiet --no-deps --require-hashes --target $(TOOLS) -r requirements-infrastructure.txt
+	@touch $@
+
 bench: $(READY) ## run all benchmarks and update benchmarks/README.md (an hour, Linux only); ONLY=steps,makespan selects some
 	@$(PY) -m benchmarks $(if $(ONLY),--only $(ONLY))
 
 bench-quick: $(READY) ## run small benchmarks and print the results (two minutes)
 	@$(PY) -m benchmarks --quick $(if $(ONLY),--only $(ONLY))
 
-lock: $(READY) ## regenerate both requirements files from pyproject.toml; UPGRADE=1 upgrades to the newest versions
+lock: $(READY) ## regenerate the requirements files from pyproject.toml; UPGRADE=1 upgrades to the newest versions
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT INT TERM && \
 	  $(PY) -m venv "$$dir" && "$$dir/bin/python" -m pip install -q --disable-pip-version-check uv && \
-	  lock() { "$$dir/bin/uv" pip compile pyproject.toml --extra otel --extra server --universal --python-version 3.11 \
-	    --generate-hashes --no-header --no-annotate --system-certs --quiet "$$@"; } && \
-	  lock --group dev $(if $(UPGRADE),--upgrade) --output-file requirements.txt && \
-	  lock --group build --constraint requirements.txt --upgrade --output-file requirements-image.txt
-	@echo 'Both requirements files are up to date; see what changed with: git diff requirements*.txt'
+	  lock() { "$$dir/bin/uv" pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	    --system-certs --quiet "$$@"; } && \
+	  own() { lock pyproject.toml --extra otel --extra server "$$@"; } && \
+	  own --group dev $(if $(UPGRADE),--upgrade) --output-file requirements.txt && \
+	  own --group build --constraint requirements.txt --upgrade --output-file requirements-image.txt && \
+	  lock --group infrastructure --constraint requirements.txt $(if $(UPGRADE),--upgrade) \
+	    $$(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' requirements.txt) \
+	    --output-file requirements-infrastructure.txt
+	@echo 'All requirements files are up to date; see what changed with: git diff requirements*.txt'
 
 clean: ## remove .venv, the sandbox's data and all caches
 	rm -rf $(VENV) .sandbox .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist

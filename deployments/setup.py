@@ -1,6 +1,6 @@
 """`make deploy`: set up the Prefect server for i2v, and update only what differs. Safe to run at any time.
 
-python -m deployments.setup [--notify TYPE/NAME]
+python -m deployments.setup [--notify TYPE/NAME] [--image NAME:TAG [--build] [--steps FILE]]
 """
 
 import argparse
@@ -10,6 +10,8 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -21,6 +23,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 from deployments import Change, SetupResult
 from deployments.automations import alerts, dead_runs, event_automations, lost_runs, set_up_automation
 from deployments.blocks import set_up_blocks
+from deployments.container_steps import STEPS, with_image
 from deployments.sync_deployments import load_deployments, read_config, set_up_deployment
 from deployments.work_pool import heartbeat_seconds, job_environment, read_pool, set_up_pool
 from i2v.cli.prefect.connection import check_api
@@ -41,6 +44,7 @@ PREFECT_API_URL selects the server:
   .venv/bin/python -m doors                      # receives new images and callbacks
 
 Exit codes: 0 done · 2 wrong usage or settings · 3 the server does not respond. See docs/deploying.md."""
+STEPS_HELP = f"the file with the steps for containers; {STEPS.name} by default, prefect.git.yaml clones the flows"
 NOTIFY_HELP = (
     "the notification block that sends the messages (a batch is done, a run failed, a job is unknown, the budget is "
     "nearly spent), e.g. slack-webhook/alerts; create it in the UI under Blocks. Without it, new ones only show in the "
@@ -63,25 +67,33 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--notify", metavar="TYPE/NAME", help=NOTIFY_HELP)
+    parser.add_argument("--image", metavar="NAME:TAG", help="the image of runs that are containers")
+    parser.add_argument("--build", action="store_true", help="build and push the image first")
+    parser.add_argument("--steps", metavar="FILE", type=Path, default=STEPS, help=STEPS_HELP)
     options = parser.parse_args(arguments)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        asyncio.run(_run(options.notify))
+        asyncio.run(_run(options))
     except I2vError as error:
         print(f"make deploy: {error}", file=sys.stderr)  # noqa: T201 - command output
         return error.exit_code
     return 0
 
 
-async def _run(notify: str | None) -> None:
+async def _run(options: argparse.Namespace) -> None:
     if not PREFECT_API_URL.value():
         hint = "Set it to your server: export PREFECT_API_URL=http://127.0.0.1:4200/api"
         raise UsageError("PREFECT_API_URL is not set", hint)
     with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):  # with retries a failure takes 15 s
         await check_api(wait_seconds=START_SECONDS)
+    config = read_config()
+    if options.image:
+        config = await with_image(config, options.image, options.steps, build=options.build)
+    elif options.build:
+        raise UsageError("--build needs an image", "Add --image registry.example.com/i2v:0.1.0")
     async with get_client() as client:
         try:
-            await _set_up_and_print(client, notify)
+            await _set_up_and_print(client, config, options.notify)
         except PrefectHTTPStatusError as error:
             request, response = error.request, error.response
             raise Stopped(
@@ -93,10 +105,10 @@ async def _run(notify: str | None) -> None:
             raise Stopped(*describe_server_error(error)) from None
 
 
-async def _set_up_and_print(client: PrefectClient, notify: str | None) -> None:
+async def _set_up_and_print(client: PrefectClient, config: dict[str, Any], notify: str | None) -> None:
     block = await _find_block(client, notify) if notify else None
     changes: list[Change] = []
-    async for result in set_up(client, block):
+    async for result in set_up(client, block, config):
         _print(str(result))
         changes.append(result.change)
     counts = " · ".join(f"{changes.count(change)} {change}" for change in Change if change in changes)
@@ -113,10 +125,15 @@ def _print(line: str) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's flush at exit succeeds
 
 
-async def set_up(client: PrefectClient, block: UUID | None = None) -> AsyncIterator[SetupResult]:
-    """Set up everything in order of dependency; `block` is the notification block that sends the alerts."""
+async def set_up(
+    client: PrefectClient, block: UUID | None = None, config: dict[str, Any] | None = None
+) -> AsyncIterator[SetupResult]:
+    """Set up everything in order of dependency; `block` is the notification block that sends the alerts.
+
+    `config` is prefect.yaml, or a variant of it.
+    """
     pool = await read_pool(client)
-    deployments = load_deployments(read_config(), job_environment(pool, os.environ))
+    deployments = load_deployments(config or read_config(), job_environment(pool, os.environ))
     flows = sorted({each.flow for each in deployments})
     for result in [*await set_up_pool(client, pool), *await set_up_blocks(client)]:
         yield result

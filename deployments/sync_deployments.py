@@ -40,12 +40,14 @@ class DesiredDeployment(NamedTuple):
         return f"{self.flow}/{self.name}"
 
 
-def read_config() -> dict[str, Any]:
-    """Return prefect.yaml. Raise `UsageError` if it is not YAML."""
+def read_config(path: Path = ROOT / "prefect.yaml") -> dict[str, Any]:
+    """Return prefect.yaml, or another file. Raise `UsageError` if it is not YAML or cannot be read."""
     try:
-        return dict(yaml.safe_load((ROOT / "prefect.yaml").read_text()))
+        return dict(yaml.safe_load(path.read_text()))
     except yaml.YAMLError as error:
-        raise UsageError(f"prefect.yaml is not valid YAML: {error}", "Correct it") from None
+        raise UsageError(f"{path.name} is not valid YAML: {error}", "Correct it") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", "Check the path") from None
 
 
 def load_deployments(config: dict[str, Any], environment: Mapping[str, str]) -> list[DesiredDeployment]:

@@ -97,8 +97,8 @@ def _differences(pool: WorkPool) -> list[str]:
     notes, seconds = [], heartbeat_seconds(pool)
     if pool.type != POOL_TYPE:
         notes.append(
-            f"its type is {pool.type}, so its runs get the settings of this environment, but no secrets: name blocks "
-            "in I2V_APIXO_KEY_BLOCK and I2V_AWS_CREDENTIALS_BLOCK, see docs/deploying.md"
+            f"its type is {pool.type}, so its runs get the settings of this environment, but no secrets, and an image "
+            "only from IMAGE or its job template: see docs/deploying.md"
         )
     if HEARTBEAT not in _template_environment(pool):
         notes.append(f"its job template has no {HEARTBEAT}, so the deployments set it to {seconds}")

@@ -61,6 +61,11 @@ CAUSES = {
     "NotImplemented": (_NO_CONDITIONS, NEEDS_CONDITIONS),
 }
 """What an error code means, and what to do."""
+_RIGHTS = {
+    "HeadBucket": "it needs s3:ListBucket",
+    "HeadObject": "it needs s3:GetObject, and s3:ListBucket if the object may be missing",
+}
+"""The rights of operations whose responses have no body, so that S3 cannot name them."""
 PERMISSIONS = "Check the credentials (AWS_*), their permissions and the bucket's policy (docs/s3.md)"
 _SERVER = "Try again later; if it lasts, check the S3 service and AWS_ENDPOINT_URL"
 _NETWORK = "Check AWS_ENDPOINT_URL, the region and the network (docs/network.md)"
@@ -137,9 +142,8 @@ def _from_response(error: boto.ClientError, uri: S3Uri) -> StorageError:
         )
     if status == HTTPStatus.NOT_FOUND:
         return NotFound(f"{uri} does not exist")
-    if code == "AccessDenied" and "kms" in message.lower():
-        code = "KMS.NotFoundException"
-    cause, hint = CAUSES.get(code, ("", ""))
+    is_key_denied = code == "AccessDenied" and "kms" in message.lower()
+    cause, hint = _KMS if is_key_denied else CAUSES.get(code, ("", ""))
     if status == HTTPStatus.NOT_IMPLEMENTED and operation != "PutObject":
         cause, hint = "the server does not implement it", "docs/s3.md lists servers"
     named = str(status) if code == str(status) else f"{status} {code}"
@@ -148,6 +152,7 @@ def _from_response(error: boto.ClientError, uri: S3Uri) -> StorageError:
         message = ""
     said = f": {cause} ({message})" if cause and message else f": {cause or message}" if cause or message else ""
     if status == HTTPStatus.FORBIDDEN:
+        said = said if operation not in _RIGHTS or cause else f": {_RIGHTS[operation]}"
         return AccessDenied(f"S3 denied {operation} of {uri} ({code}){said}", hint or PERMISSIONS)
     hint = hint or (_SERVER if status >= HTTPStatus.INTERNAL_SERVER_ERROR else PERMISSIONS)
     return StorageError(f"S3 returned {named} for {operation} of {uri}{tried}{said}", hint)

@@ -12,7 +12,7 @@ from tests.support.paths import ROOT
 
 WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
 TEXT = WORKFLOW.read_text()
-WANTED = {"test", "test-cluster", "test-ui", "test-metrics", "image"}
+WANTED = {"test", "test-cluster", "test-deployments", "test-ui", "test-metrics", "image"}
 
 
 def test_workflow_is_valid() -> None:

@@ -27,14 +27,20 @@ from tests.support.paths import ROOT
 
 LANGUAGES = {"sh", "json", "jsonl", "csv", "ini", "mermaid"}
 """Each has its tests here; the diagram's is in `test_documents`."""
-OTHER_PROGRAMS = {".", "aws", "cd", "cp", "docker", "git", "mc", "nginx", "openssl", "set", "systemctl"}
+OTHER_PROGRAMS = {
+    *(".", "aws", "cd", "cp", "docker", "git", "helm", "kubectl", "mc", "nginx", "openssl", "sed", "set", "systemctl")
+}
 """Programs of the shell and of other projects; only the paths among their arguments are checked."""
-OTHER_VARIABLES = {"PREFECT_API_URL", "PREFECT_UI_URL", "PREFECT_WORKER_QUERY_SECONDS", "HTTPS_PROXY", "NO_PROXY"}
+OTHER_VARIABLES = {
+    *("GIT_COMMIT", "GIT_REPOSITORY", "HTTPS_PROXY", "NO_PROXY"),
+    *("PREFECT_API_URL", "PREFECT_UI_URL", "PREFECT_WORKER_QUERY_SECONDS"),
+}
 PREFECT = {
     "worker start --pool i2v",
     "server start",
     "cloud login",
     "server services start",
+    "work-pool create i2v --type ecs --base-job-template deployments/ecs/base-job-template.json",
     "server start --no-services",
 }
 """Prefect's commands that the pages use; the sandbox and the pipeline tests start the first two."""
@@ -219,7 +225,7 @@ def test_batch_file_examples_are_read_without_errors(language: str) -> None:
 
 def test_unit_file_example_starts_the_worker() -> None:
     """The systemd unit on docs/deploying.md is a valid unit that starts a worker, which polls every 2 s."""
-    (block,) = code_blocks("ini")
+    (block,) = [each for each in code_blocks("ini") if each.text.startswith("[Unit]")]
     unit = configparser.ConfigParser()
     unit.optionxform = str  # type: ignore[assignment, method-assign]
     unit.read_string(block.text)

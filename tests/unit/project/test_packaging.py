@@ -49,7 +49,7 @@ def test_every_pin_has_its_reason() -> None:
 
 def test_lock_holds_every_dependency_with_hashes() -> None:
     """The lock holds every direct dependency at an allowed version, and a hash for every file."""
-    text = (ROOT / "requirements.txt").read_text()
+    text = "".join((ROOT / name).read_text() for name in ("requirements.txt", "requirements-infrastructure.txt"))
     lines = list(LOCKED.finditer(text))
     locked = {canonicalize_name(found["name"]): found["version"] for found in lines}
     assert len(locked) > len(_direct())
