@@ -90,6 +90,8 @@ def draw_plan(seed: int) -> Plan:
     money = random.Random(f"limits {seed}")  # noqa: S311 - draws of its own leave the other stories as they were
     if money.random() < 0.4:
         begins += MONTHS_END
+    elif money.random() < 0.3:  # runs that start together see midnight at different times
+        begins = datetime(2026, 3, 11, tzinfo=UTC) - timedelta(seconds=money.uniform(0, 12))
     before = _spent_before(money, begins)
     theme: Theme = chance.choice(("mixed", "mixed", "mixed", "late", "race"))
     calm_at = 4800.0 if theme == "late" else chance.choice((1200.0, 2400.0, 4800.0))

@@ -58,14 +58,14 @@ class OtherDays:
     async def load(self, day: str, *, keep: bool) -> None:
         """Read the other days of the month of this day, and `keep` the sums of those that are finished."""
         finished, neighbors = _other_days(day)
-        self._open = {}
-        await self.refresh(neighbors)
+        opened = await asyncio.gather(*map(self._store.read, neighbors))
         uri = keys.month_uri(self._store.settings, day[:7])
         stored = (await read_if_valid(self._store.storage, MonthSpend, uri) if finished else None) or MonthSpend(
             month=day[:7]
         )
         read = await asyncio.gather(*(self._store.read(each) for each in finished if each not in stored.days))
         sums = {one.content.day: _by_label(await self._settle(one)) for one in read}
+        self._open = {one.content.day: one for one in opened}
         self._finished = {each: sums.get(each) or stored.days.get(each, {}) for each in finished}
         if keep and (quiet := {one.content.day for one in read if one.etag and one.age_seconds > QUIET_SECONDS}):
             days = stored.days | {each: sums[each] for each in quiet}
@@ -124,10 +124,13 @@ class SharedLimits:
         self._with_own = with_own
         self._settle = settle
         self._today = today
+        self._read_early: set[str] = set()
+        """Days that may have been written to since they were read last."""
 
     async def load(self, day: str, *, keep: bool = True) -> None:
         """Read what monthly limits need for this day."""
         if self._has_month:
+            self._read_early = self._days_around(day)
             await self._other_days.load(day, keep=keep)
 
     def spent(self, spend: DaySpend) -> list[tuple[Limit, Decimal]]:
@@ -152,15 +155,20 @@ class SharedLimits:
         """Return whether monthly limits hold, now that this process's reservations are written.
 
         Around midnight, processes whose clocks differ reserve on two days at once. Each reads the other day after its
-        own write, so that the later of two sees the earlier.
+        own write, so that the later of two sees the earlier; and once more when nobody can write to that day any more.
         """
-        day = known.content.day
-        around = {self._today(after) for after in (-CLOCKS_DIFFER, CLOCKS_DIFFER)} if self._has_month else set()
-        around = {each for each in around if each != day and each[:7] == day[:7]}
-        if not around:
+        if not self._has_month:
             return True
-        await self._other_days.refresh(around)
+        around = self._days_around(known.content.day)
+        days, self._read_early = around | self._read_early, around
+        if not days:
+            return True
+        await self._other_days.refresh(days)
         return self._fit(known.content) or self._fit(await self.settle(known))
+
+    def _days_around(self, day: str) -> set[str]:
+        days = {self._today(after) for after in (-CLOCKS_DIFFER, CLOCKS_DIFFER)}
+        return {each for each in days if each != day and each[:7] == day[:7]}
 
     def _fit(self, spend: DaySpend) -> bool:
         return all(usd >= ZERO for usd, _ in self.available_usd(spend))

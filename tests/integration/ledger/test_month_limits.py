@@ -173,6 +173,20 @@ async def test_clocks_that_differ_around_midnight_pass_no_limit(run: Make, bucke
     assert await later.available_usd() == ((12 - paid) * STANDARD, "I2V_LIMITS (all runs, month)")
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["loaded by its first", "loaded before"])
+async def test_what_a_slow_clock_reserved_yesterday_counts_later(run: Make, first: bool) -> None:
+    """A process that read yesterday shortly after midnight reads it again when no clock can be that slow."""
+    limits, clock = {"*": {"month": 3 * STANDARD}}, Clock(MIDNIGHT + timedelta(minutes=5))
+    own = run("run-1", None, limits, today=clock)
+    await own.available_usd()
+    if not first:
+        await pay(own)
+    slow = run("run-2", None, limits, today=Clock(MIDNIGHT - timedelta(minutes=4)))
+    assert len(await pay_many(slow, [STANDARD] * (2 + first))) == 2 + first
+    clock.now += timedelta(hours=2)
+    assert await pay_many(own, [STANDARD]) == []
+
+
 async def test_a_run_over_a_months_end_keeps_both_months(run: Make, bucket: MemoryBucket) -> None:
     """What is reserved before midnight counts for March, what is reserved after it for April."""
     clock, limits = Clock(datetime(2026, 3, 31, 23, 59, tzinfo=UTC)), {"*": {"month": PAID + 2 * STANDARD}}
