@@ -18,6 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from i2v.advised_commands import program
 from i2v.money import money_text
 from sandbox.child_process import ROOT
 from sandbox.demo_upload import DemoUpload
@@ -51,8 +52,8 @@ curl -T PHOTO.jpg "$AWS_ENDPOINT_URL/{BUCKET}/images/"
 
 The door starts a run for it, and its video appears in the gallery. Commands work too:
 
-.venv/bin/i2v run PHOTO.jpg --prompt "a breeze moves the leaves"
-.venv/bin/i2v jobs
+{program()} run PHOTO.jpg --prompt "a breeze moves the leaves"
+{program()} jobs
 """
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from i2v.advised_commands import command
+from i2v.advised_commands import command, program
 from i2v.cli import options
 from i2v.cli.output.console import print_json
 from i2v.errors import UsageError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 KEY_MIN_DIGITS = 6
-STATES = """
+STATES = f"""
 \b
 States:
 ready      not charged: the next run of its image submits it
@@ -29,7 +29,7 @@ submitted  charged, and rendering at the provider
 stored     its video is in the bucket
 refused    the image, prompt or content was rejected
 failed     something broke, at the provider or here
-unknown    the answer to its submit was lost: see `i2v jobs resolve`
+unknown    the answer to its submit was lost: see `{program()} jobs resolve`
 """
 app = typer.Typer(invoke_without_command=True, epilog=STATES)
 

@@ -78,7 +78,7 @@ def _is_open(url: str) -> bool:
 @pytest.mark.timeout(START_AND_TWO_RUNS_SECONDS + 2 * STOP_SECONDS)
 async def test_the_demo_makes_videos_of_uploads_and_keeps_running(demo: Process) -> None:
     """Four videos are stored, one image is refused, the second upload is free, all URLs work, and Ctrl-C stops it."""
-    output = await _output_until(demo, ".venv/bin/i2v jobs")
+    output = await _output_until(demo, "i2v jobs")
     assert "its videos are synthetic" in output.replace("\n", " ")
 
     _, first, second = re.split("^Upload the photographs|^Upload them again", output, flags=re.MULTILINE)
