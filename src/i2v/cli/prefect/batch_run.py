@@ -145,7 +145,7 @@ async def _start(client: PrefectClient, parameters: dict[str, Any]) -> FlowRun:
 
 
 async def _cancel(client: PrefectClient, run: FlowRun) -> None:
-    state: State[Any] = Cancelling(message="Ctrl-C in i2v run")
+    state: State[Any] = Cancelling(message="Ctrl-C in the command")
     with suppress(Exception):  # the last line says what is still open
         await client.set_flow_run_state(run.id, state)
 
