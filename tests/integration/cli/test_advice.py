@@ -262,6 +262,7 @@ HINTS = {
     ("jobs", "--state", "submitted"): 0,
     ("jobs", "--state", "unknown"): 0,
     ("jobs", "resolve", "--help"): 0,
+    ("limits",): 0,
     ("reconcile",): 0,
     ("resume",): 0,
     ("run", "FILE"): 2,
