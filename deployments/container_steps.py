@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from prefect.client.schemas.objects import WorkPool
 from prefect.deployments.steps.core import StepExecutionError, run_steps
 from prefect.utilities.templating import apply_values, find_placeholders
 
 from deployments.sync_deployments import ROOT, read_config
+from deployments.work_pool import POOL, POOL_TYPE
 from i2v.errors import Stopped, UsageError
 
 STEPS = ROOT / "deployments" / "prefect.container.yaml"
@@ -35,6 +37,14 @@ async def with_image(config: Mapping[str, Any], image: str, steps: Path = STEPS,
         await _build([*own["build"], *own.get("push", [])], match.groupdict())
     deployments = [_with_variable(each, image) for each in config["deployments"]]
     return {**config, "pull": apply_values(own["pull"], match.groupdict()), "deployments": deployments}
+
+
+def check_pool(pool: WorkPool | None) -> None:
+    """Raise `UsageError` unless the runs of the pool are containers."""
+    if pool is None:
+        raise UsageError(f"The work pool {POOL} does not exist yet", "Create it first with its type: docs/deploying.md")
+    if pool.type == POOL_TYPE:
+        raise UsageError(f"The runs of the work pool {POOL} are processes and have no image", "Leave out --image")
 
 
 def _check_variables(own: Mapping[str, Any], steps: Path) -> None:

@@ -23,7 +23,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 from deployments import Change, SetupResult
 from deployments.automations import alerts, dead_runs, event_automations, lost_runs, set_up_automation
 from deployments.blocks import set_up_blocks
-from deployments.container_steps import STEPS, with_image
+from deployments.container_steps import STEPS, check_pool, with_image
 from deployments.sync_deployments import load_deployments, read_config, set_up_deployment
 from deployments.work_pool import heartbeat_seconds, job_environment, read_pool, set_up_pool
 from i2v.cli.prefect.connection import check_api
@@ -86,14 +86,11 @@ async def _run(options: argparse.Namespace) -> None:
         raise UsageError("PREFECT_API_URL is not set", hint)
     with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):  # with retries a failure takes 15 s
         await check_api(wait_seconds=START_SECONDS)
-    config = read_config()
-    if options.image:
-        config = await with_image(config, options.image, options.steps, build=options.build)
-    elif options.build:
+    if options.build and not options.image:
         raise UsageError("--build needs an image", "Add --image registry.example.com/i2v:0.1.0")
     async with get_client() as client:
         try:
-            await _set_up_and_print(client, config, options.notify)
+            await _set_up_and_print(client, await _config(client, options), options.notify)
         except PrefectHTTPStatusError as error:
             request, response = error.request, error.response
             raise Stopped(
@@ -103,6 +100,13 @@ async def _run(options: argparse.Namespace) -> None:
             ) from None
         except httpx.TransportError as error:
             raise Stopped(*describe_server_error(error)) from None
+
+
+async def _config(client: PrefectClient, options: argparse.Namespace) -> dict[str, Any]:
+    if not options.image:
+        return read_config()
+    check_pool(await read_pool(client))
+    return await with_image(read_config(), options.image, options.steps, build=options.build)
 
 
 async def _set_up_and_print(client: PrefectClient, config: dict[str, Any], notify: str | None) -> None:

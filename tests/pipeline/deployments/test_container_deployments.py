@@ -18,10 +18,10 @@ from botocore.validate import ParamValidator
 from prefect.cli.deploy._models import PrefectYamlModel
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType, WorkPool
 from prefect_aws.workers.ecs_worker import ECSJobConfiguration, ECSWorker
 
-from deployments.container_steps import with_image
+from deployments.container_steps import check_pool, with_image
 from deployments.sync_deployments import load_deployments, read_config, set_up_deployment
 from deployments.work_pool import HEARTBEAT, POOL, job_environment
 from i2v.errors import Stopped, UsageError
@@ -121,6 +121,18 @@ async def test_what_cannot_be_used_is_named(image: str, file: Path, build: bool,
         await with_image(read_config(), image, file, build=build)
 
 
+@pytest.mark.parametrize(("kind", "message"), [(None, "does not exist yet"), ("process", "are processes")])
+def test_an_image_needs_a_pool_of_containers(kind: str | None, message: str) -> None:
+    """With an image, `make deploy` creates no pool of processes, whose runs would never start in a cluster."""
+    with pytest.raises(UsageError, match=message):
+        check_pool(_pool(kind) if kind else None)
+    check_pool(_pool("kubernetes"))
+
+
+def _pool(kind: str) -> WorkPool:
+    return WorkPool.model_validate({"name": POOL, "type": kind, "default_queue_id": str(uuid4())})
+
+
 async def test_a_failed_build_says_what_is_needed(
     prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +145,7 @@ async def test_a_failed_build_says_what_is_needed(
     assert "Install prefect-docker" in caught.value.hint
 
 
+@with_tools
 @pytest.mark.parametrize("kind", ["kubernetes", "ecs"])
 async def test_the_server_accepts_template_and_deployments(prefect_server: PrefectServer, kind: str) -> None:
     """A pool with the template takes every deployment with its image, and the runs' environment has no secret."""
