@@ -23,7 +23,7 @@ from prefect_support.flow_states import final_state, stopped_state
 from prefect_support.parameters import Dollars, Images, Text
 from prefect_support.run_artifact import publish_progress
 from prefect_support.run_flow import run_flow
-from prefect_support.run_names import name_by_images, name_run
+from prefect_support.run_names import is_started_by_door, name_by_images, name_run
 from prefect_support.signals import graceful_sigterm
 from prefect_support.task_states import as_steps
 from tasks.poll import poll
@@ -87,7 +87,8 @@ async def generate_videos(
             batch=batch_of(shard) if shard else None,
         )
         async with opened as run, publish_progress(run):
-            items = await find_items(images, run.storage, settings, skip_bad_rows=skip_bad_rows)
+            named = not is_started_by_door()
+            items = await find_items(images, run.storage, settings, skip_bad_rows=skip_bad_rows, by_name=named)
             if not shard:
                 await name_run(items, default, label=label, dry_run=dry_run)
             with graceful_sigterm(run):

@@ -25,6 +25,12 @@ def current_run() -> FlowRun | None:
     return context.flow_run if context else None
 
 
+def is_started_by_door() -> bool:
+    """Return whether the door started this run, so that no person has named its images."""
+    run = current_run()
+    return run is not None and "bucket" in run.tags
+
+
 def first_name(name: str) -> str:
     """Return the name that the run was created with if it says what the run is about, else this one."""
     run = current_run()

@@ -149,7 +149,7 @@ def _ended(job: VersionedRecord, value: Any) -> State[Any]:
     """Return the state for a job that needs no further step in this attempt."""
     reason = job.record.reason.message if job.record.reason else job.record.state.value
     match job.record.state:
-        case JobState.REFUSED:
+        case JobState.REFUSED | JobState.FORGOTTEN:
             return Cancelled(name=REFUSED, message=reason, data=value)
         case JobState.READY:
             return Completed(name=READY, message="another attempt follows", data=value)

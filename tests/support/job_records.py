@@ -8,6 +8,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, NamedTuple
 
+from i2v.erasure.records import forget
 from i2v.ledger import transitions
 from i2v.ledger.attempt import Attempt, Delivery, EndKind, Reason, StoredVideo
 from i2v.ledger.job import JobImage, JobRecord, JobState
@@ -32,7 +33,9 @@ VIDEO = StoredVideo(
     seconds=6,
 )
 UNVERIFIED = VIDEO.model_copy(update={"unverified": "the video is truncated"})
-READY = JobRecord(key="a" * 64, image=IMAGE, request=Request(prompt="zoom"), created_at=NOW, updated_at=NOW)
+REQUEST = Request(prompt="zoom")
+KEY = REQUEST.job_key(FACTS.sha256)
+READY = JobRecord(key=KEY, image=IMAGE, request=REQUEST, created_at=NOW, updated_at=NOW)
 Change = Callable[[JobRecord], JobRecord | None]
 
 
@@ -85,6 +88,9 @@ def resubmit(record: JobRecord) -> JobRecord:
 CLAIMED = claim_as(READY, "A")
 SUBMITTED = task_of(CLAIMED, "A", "task_a")
 UNKNOWN = lose(CLAIMED, "A")
+FORGOTTEN_IMAGE = JobImage(
+    label="forgotten/x", name="_forgotten/x", at=S3Uri("b-1", "jobs/forgotten/x-y"), etag="e", facts=FACTS
+)
 BY_STATE = {
     JobState.READY: READY,
     JobState.CLAIMED: CLAIMED,
@@ -93,6 +99,9 @@ BY_STATE = {
     JobState.REFUSED: end_task(SUBMITTED, "task_a", EndKind.REFUSED),
     JobState.FAILED: end_task(SUBMITTED, "task_a"),
     JobState.UNKNOWN: UNKNOWN,
+    JobState.FORGOTTEN: applied(
+        forget(applied(transitions.store(SUBMITTED, "task_a", VIDEO, NOW)), FORGOTTEN_IMAGE, NOW)
+    ),
 }
 """A job in each state, after attempt 1 by claimant A."""
 RELEASED = applied(transitions.release(CLAIMED, "A", NOW))
@@ -141,8 +150,11 @@ def explore(max_attempts: int) -> Iterator[Step]:
 def changes(record: JobRecord, max_attempts: int) -> Iterator[tuple[str, Change]]:
     """Yield all that can happen to a record, by name."""
     yield "claim", lambda job: transitions.claim(job, IMAGE, new_attempt(job, f"claim {job.next_number}"))
+    named = partial(transitions.claim, image=IMAGE, attempt=new_attempt(record, f"named {record.next_number}"))
+    yield "claim by name", partial(named, named=REQUEST)
     yield "resubmit", transitions.resubmit
     yield "keep", transitions.keep
+    yield "forget", lambda job: forget(job, FORGOTTEN_IMAGE, NOW)
     yield "drop", lambda job: transitions.drop(job, WHY, NOW)
     yield "adopt", lambda job: transitions.adopt(job, "task by a person", None, NOW)
     for attempt in record.attempts:
@@ -176,6 +188,7 @@ def _shape(record: JobRecord) -> tuple[object, ...]:
             one.task_id is not None,
             one.reopened,
             one.resubmitted,
+            one.forgotten,
             one.is_unverified,
             (one.end.kind, one.end.retry, revisions.index(one.end.revision)) if one.end else None,
         )

@@ -7,6 +7,8 @@ import typer
 
 from i2v.cli import jobs
 from i2v.cli.doctor import doctor
+from i2v.cli.forget import EPILOG as FORGET_EPILOG
+from i2v.cli.forget import forget
 from i2v.cli.limits import limits
 from i2v.cli.pause import pause, resume
 from i2v.cli.reconcile import EPILOG as RECONCILE_EPILOG
@@ -51,5 +53,6 @@ jobs.app.command()(resolve)
 app.add_typer(jobs.app, name="jobs")
 app.command(epilog=RECONCILE_EPILOG)(reconcile)
 app.command()(limits)
+app.command(epilog=FORGET_EPILOG)(forget)
 app.command()(pause)
 app.command()(resume)

@@ -19,7 +19,7 @@ MAX_USD = 1_000_000
 """A higher amount is a typing error."""
 Mode = Literal["standard", "pro"]
 Seconds = Literal["6", "10"]
-State = Literal["ready", "claimed", "submitted", "stored", "refused", "failed", "unknown"]
+State = Literal["ready", "claimed", "submitted", "stored", "refused", "failed", "unknown", "forgotten"]
 """The values of the library's `Mode`, `Duration` and `JobState`, which are too slow to import for `--help`."""
 UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 

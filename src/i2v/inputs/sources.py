@@ -41,6 +41,8 @@ class InputItem(BaseModel):
     etag: str | None = None
     size: int | None = None
     """Bytes. Only a listing sets etag and size."""
+    by_name: bool = False
+    """Whether a person named this image, and not a prefix, a batch file or the door. Then it is made even if erased."""
     may_have_sidecar: bool = True
     """False if a listing shows that there is none."""
 
@@ -94,31 +96,32 @@ async def find_items(
     settings: Settings,
     *,
     skip_bad_rows: bool = False,
+    by_name: bool = True,
 ) -> FoundItems:
-    """Find the named images, in order, without duplicates (same image and same options).
+    """Find the named images, in order, without duplicates; `by_name` is false if no person has named them.
 
     Raise `UsageError` for an invalid name, `BadRows` for a batch file with bad rows unless they are skipped, and
     `NoImages` if nothing is found; otherwise an empty prefix is logged.
     """
-    named = [images] if isinstance(images, str | BatchRow) else list(images)
-    if not named:
+    entries = [images] if isinstance(images, str | BatchRow) else list(images)
+    if not entries:
         raise UsageError("No images are given", accepted_images())
     found: dict[tuple[ImageRef, RequestOptions], InputItem] = {}
     empty: list[NoImages] = []
     others = Counter[str]()
     bad_rows: list[BadRow] = []
-    for entry in named:
+    for entry in entries:
         try:
             items = await _items_of(entry, storage, settings, skip_bad_rows=skip_bad_rows)
         except NoImages as error:
             empty.append(error)
             continue
-        others += items.others
-        bad_rows += items.bad_rows
+        others, bad_rows = others + items.others, [*bad_rows, *items.bad_rows]
         for item in items:
             key = (item.ref, item.options)
-            if item.etag or key not in found:
-                found[key] = item
+            named = (by_name and item.by_name) or (key in found and found[key].by_name)
+            chosen = item if item.etag or key not in found else found[key]
+            found[key] = chosen.model_copy(update={"by_name": named}) if chosen.by_name != named else chosen
     if not found:
         raise empty[0]
     for none in empty:
@@ -155,7 +158,7 @@ async def named_items(
     Raise as `find_items` does.
     """
     if isinstance(entry, BatchRow):
-        return [convert(_item(entry, None, settings))], ()
+        return [convert(_item(entry, None, settings).model_copy(update={"by_name": True}))], ()
     text = entry.strip()
     if not is_uri(text):
         if not text.lower().endswith(SUFFIXES):
@@ -163,7 +166,7 @@ async def named_items(
         file = await asyncio.to_thread(BatchFile.read, Path(text))
         return await _in_batch_file(file, None, settings, convert, skip_bad_rows=skip_bad_rows)
     if not text.startswith("s3://"):
-        return [convert(InputItem(ref=ImageRef.parse(text)))], ()
+        return [convert(InputItem(ref=ImageRef.parse(text), by_name=True))], ()
     try:
         uri = S3Uri.parse(text)
     except ValueError:
@@ -173,7 +176,7 @@ async def named_items(
         folder = S3Uri(uri.bucket, uri.key[: uri.key.rfind("/") + 1])
         return await _in_batch_file(file, folder, settings, convert, skip_bad_rows=skip_bad_rows)
     check_allowed(uri, settings)
-    return [convert(InputItem(ref=ImageRef(uri=uri)))], ()
+    return [convert(InputItem(ref=ImageRef(uri=uri), by_name=True))], ()
 
 
 async def _under_prefix(prefix: S3Uri, storage: Storage, settings: Settings) -> FoundItems:

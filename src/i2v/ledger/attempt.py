@@ -7,7 +7,7 @@ reopened, by its task id.
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,6 +16,8 @@ from i2v.s3_uri import S3Uri
 
 Delivery = Literal["poll", "callback"]
 """How i2v learns that a task has ended: it polls, or the provider calls back."""
+FORGOTTEN = "forgotten"
+"""Stands for an erased prompt and for the words of an erased reason."""
 DROPPED_CODE = "dropped"
 """`Reason.code` of a job that a person dropped."""
 
@@ -78,6 +80,17 @@ class AttemptEnd(LedgerModel):
     """Whether a run may pay for another attempt: the failure is transient and attempts are left."""
     video: StoredVideo | None = None
 
+    @property
+    def erased(self) -> Self:
+        """The end without words and addresses, which may name the image or repeat its prompt."""
+        reason = self.reason and Reason(code=self.reason.code, message=FORGOTTEN)
+        return self.model_copy(update={"reason": reason, "video": None})
+
+    def is_erased(self, old: Self) -> bool:
+        """Return whether this is the old end, erased; its video may be that of an equal image."""
+        is_same_video = self.video is None or (old.video is not None and self.video.sha256 == old.video.sha256)
+        return is_same_video and self.model_copy(update={"video": None}) == old.erased
+
 
 class Attempt(LedgerModel):
     """One claim of a job, for one submit. Times are UTC."""
@@ -105,7 +118,14 @@ class Attempt(LedgerModel):
     """The hash of the newest delivery that could not be verified; it is stored if it comes again."""
     kept: bool = False
     """Whether a person accepted its unverified video."""
+    forgotten: bool = False
+    """Whether its image was erased afterwards (`i2v forget`). It no longer decides the job's state; its cost counts."""
     end: AttemptEnd | None = None
+
+    @property
+    def erased(self) -> Self:
+        """The attempt with its end erased."""
+        return self.model_copy(update={"end": self.end and self.end.erased})
 
     @property
     def is_claimed(self) -> bool:
@@ -120,7 +140,7 @@ class Attempt(LedgerModel):
     @property
     def is_unknown(self) -> bool:
         """Whether its answer is lost and no person has decided about it."""
-        return self.ended_as(EndKind.LOST) and not self.resubmitted
+        return self.ended_as(EndKind.LOST) and not self.resubmitted and not self.forgotten
 
     @property
     def is_unverified(self) -> bool:

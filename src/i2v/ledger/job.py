@@ -1,13 +1,14 @@
 """The job record, format 2: a list of attempts. The job's state is computed from them and never stored as a decision.
 
-    ready     ─► claimed | submitted (late)
+    ready     ─► claimed | submitted (late) | forgotten (a person)
     claimed   ─► submitted | ready (not charged) | refused | failed | unknown (answer lost, or lease expired)
     submitted ─► stored | refused | failed | ready (transient failure, attempts left)
               ─► claimed | unknown (another attempt has no answer)
     unknown   ─► submitted (late) | ready | refused | failed (the answer became known, or a person decided)
-    refused   ─► ready (a person) | submitted (late)
-    failed    ─► ready (a person) | submitted (late)
-    stored    ─► ready | claimed | submitted (a person, only if its video is unverified)
+    refused   ─► ready (a person) | submitted (late) | forgotten (a person)
+    failed    ─► ready (a person) | submitted (late) | forgotten (a person)
+    stored    ─► ready | claimed | submitted (a person, only if its video is unverified) | forgotten (a person)
+    forgotten ─► claimed (a person names the image again)
     late: a task id arrived after all; the attempt that it belongs to is open again. A verified video stays the job's.
 
 `i2v.ledger.transitions` has the functions that change a record, `i2v.ledger.ledger` reads and writes it,
@@ -22,7 +23,7 @@ from typing import Any, Self
 
 from pydantic import Field, ModelWrapValidatorHandler, computed_field, model_validator
 
-from i2v.ledger.attempt import Attempt, EndKind, LedgerModel, Reason, StoredVideo
+from i2v.ledger.attempt import FORGOTTEN, Attempt, EndKind, LedgerModel, Reason, StoredVideo
 from i2v.ledger.upgrade_format_1 import upgrade_record
 from i2v.media.images import ImageFacts
 from i2v.money import Charges, sum_charges
@@ -42,6 +43,7 @@ class JobState(StrEnum):
     REFUSED = "refused"
     FAILED = "failed"
     UNKNOWN = "unknown"
+    FORGOTTEN = "forgotten"
 
 
 class JobImage(LedgerModel):
@@ -73,6 +75,8 @@ class JobRecord(LedgerModel):
     created_at: datetime
     updated_at: datetime
     attempts: tuple[Attempt, ...] = ()
+    forgotten_at: datetime | None = None
+    """When what is personal was erased; `image.name` is then `_forgotten/<digest of the name>`."""
     was_format_1: bool = Field(default=False, exclude=True)
     """Whether it was read from format 1, whose tasks have no pages."""
 
@@ -148,6 +152,14 @@ class JobRecord(LedgerModel):
         """Whether an earlier result may have left a `.refused.json` or `.failed.json`."""
         return len(self.attempts) > 1 or any(attempt.reopened for attempt in self.attempts)
 
+    def has_request_of(self, old: Self) -> bool:
+        """Return whether the request is the same; an erased prompt comes back only as the one in the key."""
+        if self.state is JobState.FORGOTTEN and self.request.prompt == FORGOTTEN:
+            return self.request == old.request.model_copy(update={"prompt": FORGOTTEN})
+        if old.state is JobState.FORGOTTEN and self.request != old.request:
+            return self.request.job_key(self.image.facts.sha256) == self.key
+        return self.request == old.request
+
     def with_attempt(self, attempt: Attempt) -> Self:
         """Return this record with the attempt of the same number replaced."""
         attempts = tuple(attempt if old.number == attempt.number else old for old in self.attempts)
@@ -177,6 +189,10 @@ _BY_END = {
 
 def decide(attempts: Sequence[Attempt]) -> tuple[JobState, Attempt | None]:
     """Return the state that these attempts give their job, and the attempt that decides it."""
+    live = [one for one in attempts if not one.forgotten]
+    if attempts and not live:
+        return JobState.FORGOTTEN, attempts[-1]
+    attempts = live
     ended = sorted((one for one in attempts if one.end), key=lambda one: one.end.revision if one.end else 0)
     if stored := next((one for one in ended if one.ended_as(EndKind.STORED) and not one.resubmitted), None):
         return JobState.STORED, stored

@@ -1,7 +1,7 @@
 """Names of objects in the bucket. Reconcile relies on them and existing buckets use them: do not change a name.
 
 videos/<name>/<e12>-<r12>.mp4 .jpg .json | .refused.json | .failed.json     the outputs of one image version
-jobs/<job key>.json  ledger.json  spend.json  open/ runs/ days/ months/ batches/ inputs/ tasks/ reports/      the ledger
+jobs/<job key>.json  ledger.json  spend.json  open/ forgotten/ runs/ days/ months/ batches/ inputs/ tasks/  the ledger
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from i2v.settings import Settings
 
 NAME_MAX_BYTES = 900
 RECENT_PREFIX = "recent/"
+FORGOTTEN_PREFIX = "forgotten/"
 MAX_UNIX_MILLISECONDS = 9_999_999_999_999
 """13 digits; a timestamp is subtracted from it, so that listings return the newest name first."""
 _MARKER = re.compile(r"([0-9a-f]{12}-[0-9a-f]{12})-([0-9a-f]{64})(?:-([0-9]{1,9})r?)?")
@@ -46,6 +47,29 @@ def object_name(uri: S3Uri, settings: Settings) -> str:
 
 def _short(name: str) -> str:
     return f"_long/{hashlib.sha256(name.encode()).hexdigest()}" if len(name.encode()) > NAME_MAX_BYTES else name
+
+
+def version_of(name: str, etag: str) -> str:
+    """Return `<n12>-<e12>`, as the markers of an image version are named."""
+    return f"{digest12(name)}-{digest12(etag)}"
+
+
+def forgotten_uri(settings: Settings, version: str) -> S3Uri:
+    """Return the URI of the marker that an image version was erased, and is not to be made again by itself."""
+    return settings.jobs / f"{FORGOTTEN_PREFIX}{version}"
+
+
+def forgotten_label(name: str) -> str:
+    """Return what stands for the address of an erased image in the ledger."""
+    return f"{FORGOTTEN_PREFIX}{digest12(name)}"
+
+
+def forgotten_image(settings: Settings, image: JobImage) -> JobImage:
+    """Return what stays of an erased image in its job's record: hashes, size and sides."""
+    label = forgotten_label(image.name)
+    facts = image.facts.model_copy(update={"fingerprint": ""})
+    at = forgotten_uri(settings, version_of(image.name, image.etag))
+    return JobImage(label=label, name=f"_{label}", at=at, etag=image.etag, facts=facts)
 
 
 def output_uri(settings: Settings, name: str, etag: str, request_digest12: str, ending: str) -> S3Uri:
@@ -84,7 +108,7 @@ def open_marker_uri(settings: Settings, image: JobImage, key: str, number: int, 
     A reopened attempt has a marker of its own, since a late delete may still take its first one.
     """
     attempt = f"{number}r" if reopened else str(number)
-    return settings.jobs / f"open/{digest12(image.name)}-{digest12(image.etag)}-{key}-{attempt}"
+    return settings.jobs / f"open/{version_of(image.name, image.etag)}-{key}-{attempt}"
 
 
 class OpenMarker(NamedTuple):

@@ -18,7 +18,7 @@ from i2v.ledger import keys
 from i2v.ledger.abandoned import ClaimState
 from i2v.ledger.documents import read_document, wait_briefly, write_document
 from i2v.ledger.job import FORMAT, JobImage, JobRecord
-from i2v.ledger.ledger_info import LedgerInfoStore
+from i2v.ledger.ledger_info import ForgottenImages, LedgerInfoStore
 from i2v.ledger.task_pages import TaskPages
 from i2v.ledger.transitions import validate_change
 from i2v.request import Request
@@ -49,6 +49,7 @@ class Ledger:
         self.settings = settings
         self.info = LedgerInfoStore(storage, settings)
         self.task_pages = TaskPages(storage, settings)
+        self.forgotten = ForgottenImages(storage, settings, self.info)
 
     async def read(self, key: str) -> VersionedRecord | None:
         """Return a record, or `None` if there is none. Raise `LedgerError` if it cannot be parsed."""

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from i2v.ledger.attempt import Attempt, AttemptEnd, EndKind, Reason, StoredVideo
+from i2v.ledger.attempt import FORGOTTEN, Attempt, AttemptEnd, EndKind, Reason, StoredVideo
 from i2v.ledger.job import JobImage, JobRecord, JobState
+from i2v.request import Request
 
 _FIXED = ("number", "claim", "run_id", "claimed_at", "price_usd", "day", "delivery")
 _MAY_REPLACE: Mapping[EndKind | None, frozenset[EndKind]] = {
@@ -21,7 +22,7 @@ _MAY_REPLACE: Mapping[EndKind | None, frozenset[EndKind]] = {
 def validate_change(old: JobRecord, new: JobRecord) -> None:
     """Raise `ValueError` if `new` has another identity, or loses or rewrites an attempt, a task id or an end."""
     name = f"job {old.key[:12]}"
-    if (old.key, old.request) != (new.key, new.request):
+    if old.key != new.key or not new.has_request_of(old):
         raise ValueError(f"{name}: a record's identity cannot change")
     if len(new.attempts) < len(old.attempts):
         raise ValueError(f"{name}: an attempt would be lost")
@@ -38,7 +39,9 @@ def _validate_attempt(name: str, old: Attempt, new: Attempt) -> None:
         raise ValueError(f"{name}: its claim cannot change")
     if old.task_id and new.task_id != old.task_id:
         raise ValueError(f"{name}: task id {old.task_id} would be lost")
-    if old.end == new.end:
+    if old.forgotten and not new.forgotten:
+        raise ValueError(f"{name}: it would no longer be forgotten")
+    if old.end == new.end or (old.end and new.end and new.end.is_erased(old.end)):
         return
     if new.end is None:
         if old.task_id or not new.task_id:
@@ -48,13 +51,23 @@ def _validate_attempt(name: str, old: Attempt, new: Attempt) -> None:
 
 
 def claim(
-    record: JobRecord, image: JobImage, attempt: Attempt, extra: Mapping[str, str] | None = None
+    record: JobRecord,
+    image: JobImage,
+    attempt: Attempt,
+    extra: Mapping[str, str] | None = None,
+    *,
+    named: Request | None = None,
 ) -> JobRecord | None:
     """Claim a ready job for one POST, if `attempt` has the next number.
 
-    The record takes the claimant's image, and its own columns if it has any.
+    The record takes the claimant's image, and its own columns if it has any. `named` is the request of an image that a
+    person named: it also claims a forgotten job.
     """
-    if record.state is not JobState.READY or record.next_number != attempt.number:
+    if record.state is JobState.FORGOTTEN and named:
+        record = record.model_copy(update={"request": named, "forgotten_at": None})
+    elif record.state is not JobState.READY:
+        return None
+    if record.next_number != attempt.number:
         return None
     attempts = (*record.attempts, attempt)
     return record.model_copy(update={"image": image, "extra": extra or record.extra, "attempts": attempts})
@@ -104,12 +117,17 @@ def record_task(record: JobRecord, token: str, task_id: str, now: datetime) -> J
     if attempt is None or record.attempt_for_task(task_id):
         return None
     update: dict[str, Any] = {"task_id": task_id, "submitted_at": now, "end": None, "resubmitted": False}
-    if attempt.task_id:
+    if attempt.forgotten:  # it is charged, and its video must not come back
+        update["end"] = attempt.end
+    if attempt.task_id or (attempt.forgotten and not attempt.cost_usd):
         number = record.next_number
         update |= {"number": number, "claim": f"{token}+{number}", "created_at": None}
+        if attempt.forgotten:
+            reason = Reason(code=FORGOTTEN, message=FORGOTTEN)
+            update["end"] = AttemptEnd(kind=EndKind.DROPPED, at=now, revision=record.revision + 1, reason=reason)
         other = attempt.model_copy(update=update)
         return record.model_copy(update={"attempts": (*record.attempts, other)})
-    reopened = attempt.reopened or attempt.end is not None
+    reopened = attempt.reopened or (attempt.end is not None and not attempt.forgotten)
     return record.with_attempt(attempt.model_copy(update={**update, "reopened": reopened}))
 
 
@@ -147,7 +165,8 @@ def adoptable(record: JobRecord, created_at: datetime | None) -> Attempt | None:
 
     The task was created after its claim, so that the time tells which of several it belongs to.
     """
-    candidates = [one for one in record.attempts if one.ended_as(EndKind.LOST, EndKind.DROPPED) and not one.task_id]
+    ended = [one for one in record.attempts if one.ended_as(EndKind.LOST, EndKind.DROPPED)]
+    candidates = [one for one in ended if not one.task_id and not one.forgotten]
     if created_at:
         return min(candidates, key=lambda one: abs(created_at - one.claimed_at), default=None)
     return max(candidates, key=lambda one: (one.is_unknown, one.number), default=None)
@@ -218,6 +237,6 @@ def drop(record: JobRecord, reason: Reason, now: datetime) -> JobRecord | None:
 
 def attempts_left(record: JobRecord, max_attempts: int) -> bool:
     """Return whether a transient failure may be followed by another attempt; a person's resubmit allows one more."""
-    paid = [attempt for attempt in record.attempts if attempt.cost_usd]
+    paid = [attempt for attempt in record.attempts if attempt.cost_usd and not attempt.forgotten]
     resubmitted = max((index for index, one in enumerate(paid, 1) if one.resubmitted), default=-1)
     return len(paid) < max(max_attempts, resubmitted + 1)

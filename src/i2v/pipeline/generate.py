@@ -165,7 +165,8 @@ async def _prepare(run: RunContext, item: InputItem, default: RequestOptions, st
     again = rerun.with_request(run, item, request, image.options.prompt_source)
     if validation.facts:
         overridden = overridden_options(request, default, item.ref, run.settings)
-        return replace(make_order(run, image, validation, request), overridden=overridden, again=again)
+        order = make_order(run, image, validation, request)
+        return replace(order, overridden=overridden, again=again, by_name=item.by_name)
     line = outcomes.refused(run, image, validation, request).model_copy(update={"again": again})
     if run.dry_run:
         return line
@@ -254,7 +255,7 @@ async def run_to_completion(run: RunContext, order: Order, job: VersionedRecord,
 
 def _ended_before(run: RunContext, job: VersionedRecord) -> bool:
     """Return whether an earlier run has reported this refusal or failure. An unknown job is reported again."""
-    is_ended = job.record.state in {JobState.REFUSED, JobState.FAILED}
+    is_ended = job.record.state in {JobState.REFUSED, JobState.FAILED, JobState.FORGOTTEN}
     return is_ended and all(attempt.run_id != run.run_id for attempt in job.record.attempts)
 
 

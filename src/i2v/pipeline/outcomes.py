@@ -6,9 +6,11 @@ from typing import Any
 
 from i2v.errors import I2vError, LimitReached, NotTried, Refused
 from i2v.inputs.prompts import PromptSource
+from i2v.ledger import keys
 from i2v.ledger.job import JobRecord, JobState
 from i2v.money import ZERO, Charges, sum_charges
 from i2v.pipeline.context import RunContext
+from i2v.pipeline.payment.check_and_pay import FORGOTTEN_RULE, forgotten
 from i2v.pipeline.validate import ResolvedImage, ValidationResult
 from i2v.pipeline.video_order import Order
 from i2v.reports.run_report import ItemReport, Outcome
@@ -23,7 +25,11 @@ OUTCOMES = {
     JobState.SUBMITTED: Outcome.SUBMITTED,
     JobState.CLAIMED: Outcome.UNKNOWN,
     JobState.READY: Outcome.NOT_TRIED,
+    JobState.FORGOTTEN: Outcome.REFUSED,
 }
+
+
+FORGOTTEN = "erased: not made again unless you name the image itself"
 
 
 def of_job(run: RunContext, order: Order, record: JobRecord, video: S3Uri | None, *, cached: bool) -> ItemReport:
@@ -62,10 +68,13 @@ def of_error(run: RunContext, image: str, error: I2vError, order: Order | None =
         outcome = Outcome.REFUSED
     elif isinstance(error, NotTried):
         outcome = Outcome.NOT_TRIED
+    is_forgotten = isinstance(error, Refused) and error.rule == FORGOTTEN_RULE
     return ItemReport(
         image=image,
         outcome=outcome,
-        job=order.key if order else None,
+        job=order.key if order and not is_forgotten else None,
+        state=JobState.FORGOTTEN if is_forgotten else None,
+        is_new_outcome=not is_forgotten,
         reason=str(error),
         seconds=_seconds(run),
         limit_reached=isinstance(error, LimitReached),
@@ -103,7 +112,10 @@ def refused(run: RunContext, image: ResolvedImage, validation: ValidationResult,
 async def preview(run: RunContext, order: Order) -> ItemReport:
     """Report what a run would do with a valid image; pay nothing and change nothing."""
     job = await run.ledger.read(order.key)
-    if job is None or job.record.state is JobState.READY:
+    if job is None or order.may_pay(job.record):
+        version = keys.version_of(order.image.name, order.image.etag)
+        if not order.by_name and (at := await run.ledger.forgotten.since(version)):
+            raise forgotten(order.image.label, at)
         price, _ = run.not_yet_reported(order.key, Charges(order.price_usd), ZERO)
         return ItemReport(
             image=order.image.label,
@@ -130,8 +142,8 @@ def _reason(record: JobRecord) -> str | None:
 
 
 def _known_reason(record: JobRecord) -> str | None:
-    if record.reason:
-        return record.reason.message
+    if record.state is JobState.FORGOTTEN or record.reason:
+        return record.reason.message if record.reason and not record.forgotten_at else FORGOTTEN
     if record.state is JobState.SUBMITTED and record.attempt and record.attempt.delivery == "callback":
         return "waiting for the callback; without one, reconcile polls the provider"
     if record.state is JobState.SUBMITTED:

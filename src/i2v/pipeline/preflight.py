@@ -8,7 +8,6 @@ from decimal import Decimal
 from i2v.apixo.callbacks import check_callbacks
 from i2v.errors import AccountRejected, BalanceTooLow, BudgetExceeded, LedgerError, NothingSent, ProviderError, Stopped
 from i2v.ledger.attempt import Delivery
-from i2v.ledger.job import JobState
 from i2v.money import ZERO, money_text
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.video_order import Order
@@ -46,18 +45,18 @@ def worst_case_usd(run: RunContext, images: int) -> Decimal:
 async def unpaid_prices(run: RunContext, orders: Sequence[Order]) -> list[Decimal]:
     """Return the prices of the orders' jobs that are not paid yet, each job once."""
     jobs = {order.key: order for order in orders}
-    unpaid = await asyncio.gather(*(_is_unpaid(run, key) for key in jobs))
+    unpaid = await asyncio.gather(*(_is_unpaid(run, order) for order in jobs.values()))
     return [order.price_usd for order, is_unpaid in zip(jobs.values(), unpaid, strict=True) if is_unpaid]
 
 
-async def _is_unpaid(run: RunContext, key: str) -> bool:
+async def _is_unpaid(run: RunContext, order: Order) -> bool:
     """Return whether a job is not paid yet; an unreadable record counts here, and fails its own image at its submit."""
     try:
-        job = await run.ledger.read(key)
+        job = await run.ledger.read(order.key)
     except LedgerError as error:
         log.warning("%s", error)
         return True
-    return job is None or job.record.state is JobState.READY
+    return job is None or order.may_pay(job.record)
 
 
 def check_money(prices: Sequence[Decimal], room: Decimal | None, limit: str, *, partial: bool) -> None:

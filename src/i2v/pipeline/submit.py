@@ -31,9 +31,10 @@ BACKOFF_FIRST_SECONDS, BACKOFF_MOST_SECONDS = 1.0, 60.0
 async def submit(run: RunContext, order: Order) -> VersionedRecord:
     """Attach to the order's job if it is under way or has ended; otherwise pay for one attempt.
 
-    Return the job, in any state but ready or claimed. After an error nothing was paid: `NotTried` if the run's submits
-    are stopped, a limit forbids this one, or the ledger is too slow; `ProviderError` if the provider refused it, for
-    `submit_patience_seconds`; `StorageError` if the ledger cannot be read or written.
+    Return the job, in any state but ready or claimed; a forgotten one only if no person named its image. After an error
+    nothing was paid: `NotTried` if the run's submits are stopped, a limit forbids this one, or the ledger is too slow;
+    `Refused` if the image was erased; `ProviderError` if the provider refused it, for `submit_patience_seconds`;
+    `StorageError` if the ledger cannot be read or written.
     """
     give_up_at = boot_time() + run.settings.submit_patience_seconds
     backoff = BACKOFF_FIRST_SECONDS
@@ -42,7 +43,7 @@ async def submit(run: RunContext, order: Order) -> VersionedRecord:
         if job.record.state is JobState.CLAIMED:
             await _wait_for_claim(run, job)
             continue
-        if job.record.state is not JobState.READY:
+        if not order.may_pay(job.record):
             return job
         try:
             if paid := await run.shielded.run(pay(run, job, order)):

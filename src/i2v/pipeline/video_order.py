@@ -8,7 +8,7 @@ from decimal import Decimal
 from i2v.errors import Refused, UsageError
 from i2v.inputs.prompts import PromptSource, build_request
 from i2v.ledger.attempt import Delivery
-from i2v.ledger.job import JobImage
+from i2v.ledger.job import JobImage, JobRecord, JobState
 from i2v.logs import log_context
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.validate import ResolvedImage, ValidationResult
@@ -38,10 +38,17 @@ class Order:
     needs_copy: bool = False
     """Whether the provider gets a copy: the key or the stored headers would mislead an HTTP client."""
 
+    by_name: bool = False
+    """Whether a person named this image, so that it is made even if it was erased."""
+
     @property
     def key(self) -> str:
         """The job key."""
         return self.request.job_key(self.image.facts.sha256)
+
+    def may_pay(self, record: JobRecord) -> bool:
+        """Return whether it may pay for its job: the job is ready, or erased and its image is named again."""
+        return record.state is JobState.READY or (record.state is JobState.FORGOTTEN and self.by_name)
 
     @property
     def log_name(self) -> str:

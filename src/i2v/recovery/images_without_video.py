@@ -1,7 +1,8 @@
 """Find images without an outcome, by listings alone and in little memory; the server may list in any order.
 
 An image version is its name and etag. It has an outcome where its folder holds a manifest, a refusal or a failure for
-that etag (a video alone does not count: its manifest comes last), and is under way where an open marker names it.
+that etag (a video alone does not count: its manifest comes last), and is under way where an open marker names it. One
+that a person has erased (`i2v forget`) is not generated either.
 `i2v.recovery.backfill` decides what to generate.
 """
 
@@ -20,15 +21,11 @@ from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 
 _OUTCOME = re.compile(r"(?P<e12>[0-9a-f]{12})-[0-9a-f]{12}(?:\.refused|\.failed)?\.json")
+_VERSION = re.compile(r"[0-9a-f]{12}-[0-9a-f]{12}")
 BUCKETS = 65_521
 """A prime, so that versions with the same content, which end alike, spread over all buckets."""
 Age = tuple[datetime, str]
 """When an image was last written, and its key: the order in which images are generated."""
-
-
-def version_of(name: str, etag: str) -> str:
-    """Return `<n12>-<e12>`, as an open marker names an image version."""
-    return f"{keys.digest12(name)}-{keys.digest12(etag)}"
 
 
 class Versions:
@@ -70,11 +67,11 @@ def version_with_outcome(key: str) -> str | None:
 
 def image_version(entry: S3Entry, settings: Settings) -> str:
     """Return the version of a listed image."""
-    return version_of(keys.object_name(entry.uri, settings), entry.etag)
+    return keys.version_of(keys.object_name(entry.uri, settings), entry.etag)
 
 
 async def versions_with_outcome(run: RunContext) -> Versions:
-    """Return all versions that are under way or have an outcome. Raise `NotTried` if the run is interrupted.
+    """Return all versions that are under way, erased or have an outcome. Raise `NotTried` if the run is interrupted.
 
     Markers are listed first: a job that ends in between loses its marker only after its outcome is written.
     """
@@ -84,6 +81,11 @@ async def versions_with_outcome(run: RunContext) -> Versions:
         for entry in page:
             if marker := keys.OpenMarker.parse(entry.uri.key[len(markers.key) :]):
                 taken.add(marker.version)
+    forgotten = run.settings.jobs / keys.FORGOTTEN_PREFIX
+    async for page in _pages(run, forgotten):
+        for entry in page:
+            if match := _VERSION.fullmatch(entry.uri.key[len(forgotten.key) :]):
+                taken.add(match[0])
     async for page in _pages(run, run.settings.videos):
         for entry in page:
             if version := version_with_outcome(entry.uri.key[videos:]):

@@ -25,6 +25,7 @@ class Situation(StrEnum):
     REFUSED = "refused"
     FAILED = "failed"
     UNKNOWN = "unknown"
+    FORGOTTEN = "forgotten"
     UNVERIFIED = "unverified video"
     OPEN_TOO_LONG = "open too long"
     UNREADABLE = "unreadable record"
@@ -43,6 +44,7 @@ TEXTS = {
     Situation.FAILED: "Fix the cause, then retry it; the next run is charged again:",
     Situation.UNKNOWN: "Possibly charged. Find its task in the provider's list; if it is missing, use --resubmit or "
     "--drop instead:",
+    Situation.FORGOTTEN: "Erased by a person. To make it again, name its image; charged again:",
     Situation.UNVERIFIED: "The provider delivered the same damaged file twice. Keep it, or use --resubmit instead:",
     Situation.OPEN_TOO_LONG: "Charged, and open for more than a day. Check whether the provider still has it:",
     Situation.UNREADABLE: "Its record cannot be read. To see why:",
@@ -76,11 +78,14 @@ def advise(item: RecentItem, state: JobState | None) -> Advice | None:
         return about(Situation.NOT_TRIED, again=item.again)
     if item.outcome not in STATE_AT_END:
         return None
-    if item.job:
+    if item.job and state is not JobState.FORGOTTEN:
         return about(Situation((state or STATE_AT_END[item.outcome]).value), item.job, again=item.again)
-    if item.outcome is Outcome.REFUSED:
-        return about(Situation.NO_PROMPT if item.needs_prompt else Situation.INVALID_IMAGE, again=item.again)
-    return about(Situation.BROKEN, again=item.again)
+    situation = Situation.BROKEN
+    if state is JobState.FORGOTTEN:
+        situation = Situation.FORGOTTEN
+    elif item.outcome is Outcome.REFUSED:
+        situation = Situation.NO_PROMPT if item.needs_prompt else Situation.INVALID_IMAGE
+    return about(situation, again=item.again)
 
 
 def advise_job(record: JobRecord) -> Advice:
@@ -97,9 +102,9 @@ def advise_job(record: JobRecord) -> Advice:
         take=request.take + is_stored,
         label=record.label,
     )
-    is_url = record.image.label.startswith("http")  # its query is not recorded
+    unknown = record.image.label.startswith("http") or record.forgotten_at  # a URL's query is not recorded
     situation = Situation.UNVERIFIED if is_unverified else Situation(record.state.value)
-    return about(situation, record.key, again="" if is_url else again)
+    return about(situation, record.key, again="" if unknown else again)
 
 
 def about(situation: Situation, job: str = "", *, again: str = "") -> Advice:

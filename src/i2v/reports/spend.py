@@ -201,8 +201,17 @@ def _group(record: JobRecord, attempt: Attempt) -> Group:
         mode=record.request.mode_and_duration,
         folder=record.image.name.rpartition("/")[0],
         label=record.label or "",
-        outcome=record.state.value if attempt == record.attempt else "failed",
+        outcome=_outcome(record, attempt),
     )
+
+
+def _outcome(record: JobRecord, attempt: Attempt) -> str:
+    """Return the job's state for the attempt that decides it; erasing the image changes nothing."""
+    if attempt.forgotten and attempt.end and attempt.end.kind in {EndKind.STORED, EndKind.REFUSED}:
+        return attempt.end.kind.value
+    if attempt.forgotten:
+        return JobState.FAILED.value
+    return record.state.value if attempt == record.attempt else JobState.FAILED.value
 
 
 def _day(moment: datetime) -> str:

@@ -20,6 +20,9 @@ from uuid import uuid4
 
 import pytest
 
+from i2v.erasure.erase import erase
+from i2v.erasure.search import search
+from i2v.erasure.selection import Selection
 from i2v.inputs.batch_files import BatchRow
 from i2v.inputs.prompts import RunOptions
 from i2v.inputs.sources import find_items
@@ -230,6 +233,21 @@ async def broken(world: World) -> None:
     assert (planned(result)[0], result.report["items"][0]["prompt"]) == (0, PROMPT)
 
 
+async def forgotten(world: World) -> None:
+    """An erased image, which its prefix does not make again, is planned once it is named."""
+    photo = put_photo(world.box)
+    record = await world.processed()
+    async with world.new_run() as run:
+        selection = Selection(run.settings)
+        selection.add([photo])
+        await search(run.ledger, selection)
+        await erase(run.ledger, selection)
+        erased = (await run.ledger.read_existing(record.key)).record
+    (line,) = await world.report(f"s3://{world.box.bucket}/images/")
+    assert (line.outcome, advise_job(erased).command) == (Outcome.REFUSED, "")
+    assert planned(world.type_in(advice_of(line).command, "--dry-run", "--json"))[0] == 0
+
+
 SCENARIOS: dict[Situation, Callable[[World], Awaitable[None]]] = {
     Situation.READY: ready,
     Situation.CLAIMED: claimed,
@@ -238,6 +256,7 @@ SCENARIOS: dict[Situation, Callable[[World], Awaitable[None]]] = {
     Situation.REFUSED: refused,
     Situation.FAILED: failed,
     Situation.UNKNOWN: unknown,
+    Situation.FORGOTTEN: forgotten,
     Situation.UNVERIFIED: unverified,
     Situation.OPEN_TOO_LONG: open_too_long,
     Situation.UNREADABLE: unreadable,
@@ -258,6 +277,7 @@ async def test_the_advised_command_changes_the_outcome(
 
 HINTS = {
     ("doctor",): 0,
+    ("forget", "--help"): 0,
     ("jobs",): 0,
     ("jobs", "--state", "submitted"): 0,
     ("jobs", "--state", "unknown"): 0,
@@ -290,7 +310,7 @@ def test_every_advised_command_has_a_test() -> None:
 
 def test_no_message_names_a_command_itself() -> None:
     """Messages take commands from `i2v.advised_commands`, which knows how this installation types them."""
-    advised = re.compile(r"\bi2v (run|estimate|doctor|jobs|reconcile|pause|resume)\b")
+    advised = re.compile(r"\bi2v (run|estimate|doctor|jobs|forget|reconcile|pause|resume)\b")
     found = []
     for path in (path for folder in SOURCES for path in (ROOT / folder).rglob("*.py")):
         tree = ast.parse(path.read_text())

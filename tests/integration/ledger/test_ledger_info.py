@@ -43,6 +43,7 @@ async def test_prepare_creates_the_info_once(ledger: Ledger, sandbox: Sandbox, s
         "account": "default",
         "paused": False,
         "fetched_from": [],
+        "has_forgotten": False,
     }
 
 

@@ -35,6 +35,10 @@ def _item(name: str, **options: object) -> InputItem:
     return InputItem(ref=ImageRef.parse(name), options=RequestOptions.model_validate(options))
 
 
+def _named(name: str, **options: object) -> InputItem:
+    return _item(name, **options).model_copy(update={"by_name": True})
+
+
 async def _error(images: object, storage: Storage, default_settings: Settings) -> str:
     with pytest.raises(UsageError) as caught:
         await find_items(images, storage, default_settings)  # type: ignore[arg-type]
@@ -48,12 +52,12 @@ async def test_one_image_is_one_item(storage: Storage, default_settings: Setting
     row = BatchRow(image="https://example.org/b.jpg?sig=1", prompt="walk", mode=Mode.PRO)
 
     assert await find_items("s3://bucket/images/a.jpg", storage, default_settings) == [
-        _item("s3://bucket/images/a.jpg")
+        _named("s3://bucket/images/a.jpg")
     ]
-    assert await find_items(row, storage, default_settings) == [_item(row.image, prompt="walk", mode="pro")]
+    assert await find_items(row, storage, default_settings) == [_named(row.image, prompt="walk", mode="pro")]
     assert await find_items([row, "s3://other/a.jpg"], storage, default_settings) == [
-        _item(row.image, prompt="walk", mode="pro"),
-        _item("s3://other/a.jpg"),
+        _named(row.image, prompt="walk", mode="pro"),
+        _named("s3://other/a.jpg"),
     ]
 
 
@@ -81,7 +85,7 @@ async def test_the_same_image_twice_is_one_item(storage: Storage, default_settin
         BatchRow(image=b),
     ]
 
-    assert await find_items(rows, storage, default_settings) == [_item(a), _item(b), _item(a, prompt="walk")]
+    assert await find_items(rows, storage, default_settings) == [_named(a), _named(b), _named(a, prompt="walk")]
 
 
 @pytest.mark.parametrize(

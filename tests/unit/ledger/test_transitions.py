@@ -133,7 +133,7 @@ def test_a_third_attempt_is_not_claimed_around_an_earlier_task() -> None:
         assert transitions.claim(job, IMAGE, new_attempt(job, "C")) is None
 
 
-@pytest.mark.parametrize("state", [state for state in JobState if BY_STATE[state].task_id])
+@pytest.mark.parametrize("state", [state for state in JobState if BY_STATE[state].task_id and state != "forgotten"])
 def test_a_second_task_of_a_claim_is_an_attempt_of_its_own(state: JobState) -> None:
     """Each task is asked for until it ends, also one that arrives after a person adopted another."""
     job = task_of(BY_STATE[state], "A", "task_b")

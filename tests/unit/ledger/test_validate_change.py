@@ -58,11 +58,13 @@ def test_no_transition_loses_an_attempt_or_pays_without_a_decision() -> None:
     steps = list(explore(2))
     for old, name, new in steps:
         assert [one.claim for one in new.attempts[: len(old.attempts)]] == [one.claim for one in old.attempts]
-        if old.state is JobState.STORED and (name, old.video) != ("resubmit", UNVERIFIED):
+        if old.state is JobState.STORED and name != "forget" and (name, old.video) != ("resubmit", UNVERIFIED):
             assert (new.state, new.video) == (JobState.STORED, old.video)
         if name == "claim":
             paid = [one for one in old.attempts if one.cost_usd]
-            assert all(one.resubmitted or (one.end and one.end.retry) for one in paid)
+            assert all(one.resubmitted or one.forgotten or (one.end and one.end.retry) for one in paid)
+        if old.state is JobState.FORGOTTEN:
+            assert new.state is (JobState.CLAIMED if name == "claim by name" else JobState.FORGOTTEN)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +170,7 @@ def test_an_unchanged_record_is_no_violation(state: JobState) -> None:
 def test_the_error_names_job_and_attempt() -> None:
     """The log line alone identifies the attempt."""
     (attempt,) = UNKNOWN.attempts
-    with pytest.raises(ValueError, match=r"^job a{12}, attempt 1: "):
+    with pytest.raises(ValueError, match=r"^job a3cc43a71595, attempt 1: "):
         validate_change(UNKNOWN, with_attempts(UNKNOWN, attempt.model_copy(update={"run_id": "x"})))
 
 

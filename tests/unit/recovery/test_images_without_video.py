@@ -19,7 +19,6 @@ from i2v.recovery.images_without_video import (
     MissingSearch,
     Versions,
     has_outcome,
-    version_of,
     version_with_outcome,
     versions_with_outcome,
 )
@@ -70,7 +69,7 @@ class Version:
     @property
     def marker(self) -> str:
         """The key of its open marker."""
-        return f"jobs/open/{version_of(self.folder, self.etag)}-{JOB}"
+        return f"jobs/open/{keys.version_of(self.folder, self.etag)}-{JOB}"
 
 
 def bucket(images: dict[Version, datetime], others: Iterable[str] = ()) -> MemoryStorage:
@@ -230,7 +229,7 @@ def test_the_search_keeps_only_one_batch() -> None:
 def test_versions_take_little_memory(by: str) -> None:
     """A million versions take under 34 MB and are fast to search, even if all share one etag or one name."""
     pairs = [(str(number), "1") if by == "name" else ("x.jpg", str(number)) for number in range(100_000)]
-    versions = [version_of(*each) for each in pairs]
+    versions = [keys.version_of(*each) for each in pairs]
     tracemalloc.start()
     try:
         index, before = Versions(), tracemalloc.get_traced_memory()[0]
@@ -242,5 +241,5 @@ def test_versions_take_little_memory(by: str) -> None:
     assert len(index) == 100_000
     assert grown < 10_000_000 + 24 * 100_000
     assert all(version in index for version in versions)
-    assert version_of("x.jpg", "y") not in index
+    assert keys.version_of("x.jpg", "y") not in index
     assert max(map(len, index.buckets.values())) < 20

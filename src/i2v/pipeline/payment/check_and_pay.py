@@ -13,8 +13,18 @@ from functools import partial
 from i2v.apixo.callbacks import callback_url
 from i2v.apixo.models import SubmitBody, submit_body
 from i2v.clock import boot_time, today_utc
-from i2v.errors import BudgetExceeded, I2vError, LimitReached, NotFound, NotTried, Paused, ProviderError, StorageError
-from i2v.ledger import transitions
+from i2v.errors import (
+    BudgetExceeded,
+    I2vError,
+    LimitReached,
+    NotFound,
+    NotTried,
+    Paused,
+    ProviderError,
+    Refused,
+    StorageError,
+)
+from i2v.ledger import keys, transitions
 from i2v.ledger.attempt import Attempt
 from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline.context import RunContext
@@ -25,6 +35,7 @@ from i2v.pipeline.video_order import Order
 from i2v.urls import hide_signatures
 
 log = logging.getLogger(__name__)
+FORGOTTEN_RULE = "forgotten"
 LOOK_AGAIN_AFTER = timedelta(seconds=5)
 """An image that was read longer ago is looked at again before it is paid for."""
 
@@ -143,11 +154,13 @@ async def _claim(run: RunContext, job: VersionedRecord, order: Order, claim: _Cl
         delivery=order.delivery,
     )
     await run.ledger.put_open_marker(order.image, order.key, claim.number)
+    await _remember(run, order)
     if _problem(run, claim):  # an old marker may be deleted
         return None
     try:
+        named = order.request if order.by_name else None
         claimed = await run.ledger.change(
-            job, lambda record: transitions.claim(record, order.image, attempt, order.extra)
+            job, lambda record: transitions.claim(record, order.image, attempt, order.extra, named=named)
         )
     except StorageError:
         await release(run, order, claim.token)
@@ -155,6 +168,24 @@ async def _claim(run: RunContext, job: VersionedRecord, order: Order, claim: _Cl
     if claimed is None:  # another run was faster, or changed the record after our claim, which must be released
         await release(run, order, claim.token)
     return claimed
+
+
+async def _remember(run: RunContext, order: Order) -> None:
+    """Raise `Refused` if the image was erased, unless a person named it: then it is no longer forgotten.
+
+    The open marker is there already, so that `i2v forget` sees it or this run sees that the image is forgotten.
+    """
+    version = keys.version_of(order.image.name, order.image.etag)
+    if at := await run.ledger.forgotten.since(version):
+        if not order.by_name:
+            raise forgotten(order.image.label, at)
+        await run.ledger.forgotten.remove(version)
+
+
+def forgotten(label: str, at: datetime) -> Refused:
+    """Return the refusal of an image that a person has erased."""
+    hint = "To make it again, name the image itself and no prefix or batch file"
+    return Refused(f"{label} was erased on {at:%Y-%m-%d}", hint, FORGOTTEN_RULE)
 
 
 def _problem(run: RunContext, claim: _Claim) -> str | None:
