@@ -50,7 +50,7 @@ demo: $(READY) ## upload sample photos to a local bucket and watch them become v
 
 cluster: $(READY) ## run all services of deployments/compose.yaml on this machine, with the sandbox or the settings in ENV=file
 	@$(call debian-packages,nginx redis-server postgres,nginx redis-server postgresql)
-	@ENV='$(ENV)' $(PY) -m sandbox.cluster
+	@ENV='$(ENV)' exec $(PY) -m sandbox.cluster
 
 deploy: $(READY) ## deploy to the Prefect server at PREFECT_API_URL; NOTIFY=slack-webhook/alerts sends alerts to that block; IMAGE=registry/i2v:tag for containers
 	@$(PY) -m deployments.setup $(if $(NOTIFY),--notify '$(NOTIFY)') \

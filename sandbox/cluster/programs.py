@@ -54,13 +54,13 @@ def prepare(service: Service, folder: Path, addresses: Addresses, password: str)
 def child_command(service: Service, folder: Path, addresses: Addresses, command: Sequence[str]) -> tuple[str, ...]:
     """Return what `ChildProcess` starts: a module, or a program with its own port and folder."""
     name, *arguments = command
-    port = str(addresses.port(service.name, service.ports[0])) if service.ports else ""
     match name:
         case "postgres":
-            own = ["-D", str(folder / "data"), "-h", HOST, "-p", port, "-c", "unix_socket_directories="]
+            own = ["-D", str(folder / "data"), "-h", HOST, "-p", _port(service, addresses)]
+            own += ["-c", "unix_socket_directories="]
             return ("sandbox.cluster.run_program", *_not_root(), find_program(name), *own, *arguments)
         case "redis-server":
-            own = ["--bind", HOST, "--port", port, "--dir", str(folder)]
+            own = ["--bind", HOST, "--port", _port(service, addresses), "--dir", str(folder)]
             return ("sandbox.cluster.run_program", find_program(name), *own, *arguments)
         case "nginx":
             own = ["-p", str(folder), "-e", "stderr", "-c", "nginx.conf"]
@@ -69,6 +69,10 @@ def child_command(service: Service, folder: Path, addresses: Addresses, command:
             return tuple(arguments[1:])  # after -m
         case module:
             return (module, *arguments)
+
+
+def _port(service: Service, addresses: Addresses) -> str:
+    return str(addresses.port(service.name, service.ports[0]))
 
 
 def _create_database(service: Service, folder: Path, password: str) -> None:

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,9 +18,10 @@ import pytest
 from sandbox.cluster.compose import HOST
 from sandbox.cluster.programs import find_program
 from tests.support.cluster_world import ENDED, ClusterWorld, cluster_world, wait_for
-from tests.support.i2v_command import bare_env, i2v
+from tests.support.i2v_command import COMMAND, bare_env, i2v
 
 IMAGES = int(os.environ.get("I2V_CLUSTER_IMAGES", "600"))
+BATCH = 1000
 BURST, BURST_PARTS = 12, ("api-1", "worker-1", "door-1", "redis", "services", "nginx", "postgres", "api-2", "door-2")
 TASKS_PER_VIDEO = 4
 pytestmark = pytest.mark.timeout(3600)
@@ -34,14 +37,14 @@ def world(no_outside: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def test_landed_images_are_stored_and_billed_once(world: ClusterWorld, capsys: pytest.CaptureFixture[str]) -> None:
     """Without failures, each landed image is stored and billed once, and Prefect shows all their steps as Completed."""
     before, began = world.cpu(), time.monotonic()
-    images = world.upload("measured", range(IMAGES))
-    wait_for(lambda: len(world.stored("measured")) >= IMAGES)
+    images = world.upload("images/measured/", range(IMAGES))
+    wait_for(lambda: len(world.stored("videos/measured/")) >= IMAGES)
     seconds = time.monotonic() - began
     wait_for(lambda: world.completed_task_runs() >= TASKS_PER_VIDEO * IMAGES)
     behind = time.monotonic() - began - seconds
     after = world.cpu()
 
-    assert world.billed(set(images.values())) == dict.fromkeys(images.values(), 1)
+    assert world.is_billed_once(images)
     with capsys.disabled():
         _print_figures(world, {name: after[name] - before[name] for name in after}, seconds, behind)
 
@@ -71,25 +74,56 @@ def test_burst_with_every_part_killed(world: ClusterWorld) -> None:
         for uri, digest in _upload_and_kill(world, name, 100_000 + number * BURST).items()
     }
 
-    wait_for(lambda: _is_stored_or_reconciled(world, "burst", len(images), began))
-    assert world.billed(set(images.values())) == dict.fromkeys(images.values(), 1)
+    wait_for(lambda: _is_stored_or_reconciled(world, "videos/burst/", len(images), began))
+    assert world.is_billed_once(images)
     assert all(world.cluster.starts[name] > 1 for name in BURST_PARTS)
 
 
 def _upload_and_kill(world: ClusterWorld, name: str, first: int) -> dict[str, str]:
     """Kill a part as soon as one of its images is paid, while the others are on their way."""
-    images = world.upload("burst", range(first, first + BURST))
+    images = world.upload("images/burst/", range(first, first + BURST))
     wait_for(lambda: world.billed(set(images.values())))
     world.kill(name)
     return images
 
 
-def _is_stored_or_reconciled(world: ClusterWorld, folder: str, count: int, since: datetime) -> bool:
+def _is_stored_or_reconciled(world: ClusterWorld, prefix: str, count: int, since: datetime) -> bool:
     """Whether all videos are stored; if not, and no run is left that works on them, reconcile as `nightly` does."""
-    if len(world.stored(folder)) >= count:
+    if len(world.stored(prefix)) >= count:
         return True
     if all(run["state_type"] in ENDED for run in world.runs("on-image")):
         options = ("--generate", "--since", since.isoformat(), "--max-spend", "1000", "--prompt", "Slow push in")
         done = i2v("reconcile", *options, env=bare_env(**world.cluster.user_environment), seconds=900)
         assert "Traceback" not in done.err, done.err
     return False
+
+
+def test_batch_with_every_part_killed(world: ClusterWorld) -> None:
+    """A batch of 1,000 is stored and billed once, though its run, a worker and the server's parts are killed."""
+    world.box.provider.set_options(render_seconds=20)
+    images = world.upload("archive/", range(200_000, 200_000 + BATCH))  # the door ignores this prefix
+    address = f"s3://{world.box.bucket}/archive/"
+    command = [*COMMAND, "run", address, "--batch", "--prompt", "Slow push in", "--json"]
+    with subprocess.Popen(command, env=bare_env(**world.cluster.user_environment), stdout=subprocess.PIPE) as client:  # noqa: S603 - our own command
+        wait_for(lambda: len(world.billed(set(images.values()))) > BATCH // 10)
+        landed = _kill_during_batch(world)
+        output = client.communicate()[0]
+    batch = world.runs("batch")[0]["id"]
+    assert json.loads(output)["items"], "the command reports what it knows when the batch's run has crashed"
+    retry = [sys.executable, "-m", "prefect", "flow-run", "retry", batch]
+    subprocess.run(retry, env=bare_env(**world.cluster.user_environment), check=True, capture_output=True)  # noqa: S603 - as docs/usage.md says
+
+    wait_for(lambda: len(world.stored("videos/_s3/")) >= BATCH)
+    wait_for(lambda: world.runs("batch")[0]["state_type"] == "COMPLETED")
+    wait_for(lambda: len(world.stored("videos/meanwhile/")) >= len(landed))
+    assert world.is_billed_once(images)
+    assert world.is_billed_once(landed)
+
+
+def _kill_during_batch(world: ClusterWorld) -> dict[str, str]:
+    """Kill the batch's run, a worker with its shards, and one of each part of the server; images land meanwhile."""
+    world.kill_flow_run(world.runs("batch")[0]["id"])
+    landed = world.upload("images/meanwhile/", range(300_000, 300_000 + BURST))
+    for name in ("worker-1", "api-1", "services", "redis", "door-1"):
+        world.kill(name)
+    return landed

@@ -59,7 +59,7 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
     FOLDER.mkdir(parents=True, exist_ok=True)
     storage = tmp_path_factory.mktemp("buildah") / "storage.conf"
     run_root = tmp_path_factory.mktemp("run")
-    storage.write_text(f'[storage]\ndriver = "vfs"\ngraphroot = "{FOLDER}/storage"\nrunroot = "{run_root}"\n')
+    storage.write_text(f'[storage]\ndriver = "overlay"\ngraphroot = "{FOLDER}/storage"\nrunroot = "{run_root}"\n')
     own = {"CONTAINERS_STORAGE_CONF": str(storage), "BUILDAH_ISOLATION": "chroot"}
     return Builder(dict(os.environ) | own)
 

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -36,23 +36,27 @@ ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 @dataclass(frozen=True)
 class ClusterWorld:
-    """Each test uses a folder of its own in the bucket."""
+    """Each test uses prefixes of its own in the bucket."""
 
     box: Sandbox
     cluster: Cluster
 
-    def upload(self, folder: str, numbers: Sequence[int]) -> dict[str, str]:
-        """Upload distinct images and return the SHA-256 of each by its URI."""
+    def upload(self, prefix: str, numbers: Sequence[int]) -> dict[str, str]:
+        """Upload distinct images below a prefix, and return the SHA-256 of each by its URI."""
         with ThreadPoolExecutor(8) as threads:
-            return dict(threads.map(lambda number: self._upload(folder, number), numbers))
+            return dict(threads.map(lambda number: self._upload(prefix, number), numbers))
 
-    def _upload(self, folder: str, number: int) -> tuple[str, str]:
+    def _upload(self, prefix: str, number: int) -> tuple[str, str]:
         data = make_jpeg(400, 320, seed=number)
-        return self.box.put_image(f"images/{folder}/{number:05}.jpg", data), sha256(data).hexdigest()
+        return self.box.put_image(f"{prefix}{number:06}.jpg", data), sha256(data).hexdigest()
 
-    def stored(self, folder: str) -> list[str]:
-        """Return the keys of all manifests of a folder, one per stored video."""
-        return [key for key in self.box.keys(f"videos/{folder}/") if key.endswith(".json")]
+    def stored(self, prefix: str) -> list[str]:
+        """Return the keys of all manifests below a prefix, one per stored video."""
+        return [key for key in self.box.keys(prefix) if key.endswith(".json")]
+
+    def is_billed_once(self, images: Mapping[str, str]) -> bool:
+        """Whether the provider billed each of these uploads exactly once."""
+        return self.billed(set(images.values())) == dict.fromkeys(images.values(), 1)
 
     def billed(self, digests: set[str]) -> Counter[str]:
         """Count what the provider billed, by image."""
@@ -73,15 +77,14 @@ class ClusterWorld:
         self.cluster.wait_healthy(name)
 
     def kill_flow_run(self, flow_run_id: str) -> None:
-        """Kill the process of a flow run alone."""
+        """Kill the processes of a flow run alone, while its worker goes on."""
         marker = f"PREFECT__FLOW_RUN_ID={flow_run_id}".encode()
-        for worker in self.workers:
-            for pid in list(tree(self.cluster.parts[worker].process.pid))[1:]:
-                with suppress(OSError):
-                    if marker in Path(f"/proc/{pid}/environ").read_bytes():
-                        os.kill(pid, signal.SIGKILL)
-                        return
-        raise AssertionError(f"no worker has a process of the flow run {flow_run_id}")
+        pids = [pid for name in self.workers for pid in list(tree(self.cluster.parts[name].process.pid))[1:]]
+        own = [pid for pid in pids if marker in _environment(pid)]
+        assert own, f"no worker has a process of the flow run {flow_run_id}"
+        for pid in own:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     @property
     def workers(self) -> list[str]:
@@ -116,6 +119,13 @@ class ClusterWorld:
         """Count the task runs that Prefect shows as Completed."""
         count: int = self.post("task_runs/count", {"task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}})
         return count
+
+
+def _environment(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return b""
 
 
 @contextmanager
