@@ -76,7 +76,7 @@ def _at_most(limit: int, why: str) -> AfterValidator:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object; raise `ValueError` if it has a key twice, of which Python would drop one."""
     if len(read := dict(pairs)) < len(pairs):
-        raise ValueError("a key is there twice")
+        raise ValueError("it has the same key twice")
     return read
 
 

@@ -16,6 +16,7 @@ from i2v.errors import BudgetExceeded, StorageError
 from i2v.ledger import keys
 from i2v.ledger.budget import Budget
 from i2v.ledger.day_spend import DaySpend, DaySpendStore, Entry
+from i2v.s3_uri import S3Uri
 from tests.integration.ledger.conftest import ABANDONED_AFTER, MEMORY_SETTINGS, Claims, MakeBudget
 from tests.integration.ledger.test_budget import STANDARD, DelayedStorage, pay, pay_many, reserve
 from tests.support.memory_storage import MemoryBucket, MemoryStorage, WatchedStorage
@@ -185,6 +186,39 @@ async def test_what_a_slow_clock_reserved_yesterday_counts_later(run: Make, firs
     assert len(await pay_many(slow, [STANDARD] * (2 + first))) == 2 + first
     clock.now += timedelta(hours=2)
     assert await pay_many(own, [STANDARD]) == []
+
+
+async def test_nothing_is_sent_if_the_other_day_cannot_be_read_again(run: Make, bucket: MemoryBucket) -> None:
+    """Around midnight; what was written is given back at the next write, and the whole limit can be spent."""
+    failing = [False]
+
+    def before(operation: str, uri: S3Uri) -> None:
+        if failing[0] and operation == "get" and uri.key.endswith("2026-03-20.json"):
+            raise StorageError("S3 is busy")
+
+    limits, clock = {"*": {"month": 2 * STANDARD}}, Clock(MIDNIGHT + timedelta(minutes=5))
+    own = run("run-1", None, limits, today=clock, storage=WatchedStorage(bucket, before))
+    await own.available_usd()
+    failing[0] = True
+    with pytest.raises(StorageError):
+        await reserve(own)
+    assert own.spent_usd == 0
+    failing[0] = False
+    assert len(await pay_many(own, [STANDARD] * 5)) == 2
+
+
+async def test_a_retry_counts_what_its_first_try_spent_in_the_month(
+    run: Make, bucket: MemoryBucket, claims: Claims
+) -> None:
+    """A day later, without what that had only reserved when it died."""
+    limits = {"team-a": {"month": 5 * STANDARD}}
+    dead = run("run-1", "team-a", limits, today=Clock(NOON - timedelta(days=1)))
+    await pay(dead)
+    await reserve(dead)
+    claims.states[await reserve(dead)] = "counts"
+    bucket.wait(ABANDONED_AFTER + 2)
+    retry = run("run-1", "team-a", limits, first_day=NOON.date() - timedelta(days=1))
+    assert len(await pay_many(retry, [STANDARD] * 9)) == 3
 
 
 async def test_a_run_over_a_months_end_keeps_both_months(run: Make, bucket: MemoryBucket) -> None:
