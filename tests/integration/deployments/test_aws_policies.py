@@ -114,6 +114,8 @@ async def tour_door(account: AwsAccount, settings: Settings) -> list[str]:
         await queue.extend_visibility(messages, 60)
         assert await queue.dead_letter(messages[0], "a test")
         await queue.delete(messages[1:])
+        assert await queue.count_messages() == 0
+        assert await queue.count_dead_letters()
     with Storage() as storage:
         LedgerGauges(storage, settings, CollectorRegistry()).refresh()
         await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
