@@ -80,7 +80,7 @@ async def test_a_working_setup_has_no_fault_and_is_left_clean(
     """Every check is ok, nothing is billed, and the bucket is as empty as before."""
     findings = await findings_of(settings, storage)
     assert {Level.OK} == {finding.level for finding in findings.values()}, findings
-    assert len(findings) == 13
+    assert len(findings) == 14
     assert (sandbox.keys(), sum(sandbox.provider.billed().values())) == ([], 0)
 
 
