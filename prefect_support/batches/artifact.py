@@ -40,7 +40,7 @@ class BatchArtifact:
         while True:
             batch = self._batch
             text = live_batch_page(batch.plan, batch.runs, batch.done, self._run.max_spend_usd)
-            words = f"in progress: {batch_words(batch.plan, batch.runs, batch.done)}"
+            words = f"running: {batch_words(batch.plan, batch.runs, batch.done)}"
             await write_or_drop(self._page.write(text, _named(words)))
             await asyncio.sleep(UPDATE_SECONDS)
 

@@ -34,9 +34,9 @@ def batch_words(plan: BatchPlan, runs: Mapping[int, ShardRun], done: Mapping[int
 def live_batch_page(
     plan: BatchPlan, runs: Mapping[int, ShardRun], done: Mapping[int, MergedReport], limit: Decimal | None
 ) -> str:
-    """Return the page of a batch in progress; `done` has the sums of the shards that have ended."""
+    """Return the page of a running batch; `done` has the sums of the shards that have ended."""
     lines = [
-        f"## In progress: {as_text(batch_words(plan, runs, done), TEXT_CHARS)}",
+        f"## Running: {as_text(batch_words(plan, runs, done), TEXT_CHARS)}",
         "",
         _facts(plan, limit),
         *_shards(plan, runs, done),

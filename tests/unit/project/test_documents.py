@@ -234,6 +234,8 @@ def test_index_lists_every_page() -> None:
 
     assert [page for page in pages if f"]({page})" not in index] == []
     assert [page for page in pages if "[Index](README.md)" not in read_page(f"docs/{page}")] == []
+    others = ("benchmarks/README.md", "samples/README.md")
+    assert [page for page in others if "[Index](../docs/README.md)" not in read_page(page)] == []
 
 
 def test_pages_that_the_code_cites_exist() -> None:

@@ -126,7 +126,7 @@ class _Waiting:
         pages = await client.read_artifacts(
             artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))
         )
-        words = pages[0].description.rpartition("in progress: ")[2] if pages and pages[0].description else ""
+        words = pages[0].description.rpartition("running: ")[2] if pages and pages[0].description else ""
         if words and words != self._words:
             self._words = words
             self._progress.doing(words)
