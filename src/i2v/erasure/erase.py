@@ -108,14 +108,13 @@ class _Eraser:
     async def mark(self, image: FoundImage) -> None:
         """Let no run make the image again by itself; then refuse it if one of its jobs is open or about to be paid."""
         new = [version for version in image.versions if await self._ledger.forgotten.add(version)]
-        if why := await why_open(self._ledger, self._selection, image):
+        old = {one: at for one in image.versions - set(new) if (at := await self._ledger.forgotten.since(one))}
+        if why := await why_open(self._ledger, self._selection, image, old):
             self.result.refused[image.label] = why
             for version in new:
                 await self._ledger.forgotten.remove(version)
             return
-        for version in image.versions - set(new):
-            if since := await self._ledger.forgotten.since(version):
-                self._since = min(self._since, since)
+        self._since = min([self._since, *old.values()])
 
     async def delete_inputs(self, image: FoundImage) -> None:
         """Delete the copies of the image's bytes, unless a paid job of another image still needs one."""

@@ -1,5 +1,8 @@
 """Whether an image has a job that is open or about to be paid, and what to do then."""
 
+from collections.abc import Mapping
+from datetime import datetime
+
 from i2v.advised_commands import command
 from i2v.erasure.selection import FoundImage, Selection
 from i2v.errors import NotFound
@@ -9,17 +12,24 @@ from i2v.ledger.ledger import Ledger
 from i2v.s3_uri import S3Uri
 
 
-async def why_open(ledger: Ledger, selection: Selection, image: FoundImage) -> str | None:
-    """Return why an image cannot be erased now. A run puts an open marker before it looks for the forgotten one."""
+async def why_open(
+    ledger: Ledger, selection: Selection, image: FoundImage, forgotten: Mapping[str, datetime]
+) -> str | None:
+    """Return why an image cannot be erased now. A run puts an open marker before it looks for the forgotten one.
+
+    `forgotten` tells since when versions of it are forgotten by an earlier try.
+    """
     prefix = ledger.settings.jobs / f"open/{keys.digest12(image.name)}-"
-    markers = [entry.uri async for entry in ledger.storage.list(prefix)]
-    parsed = [(marker, uri) for uri in markers if (marker := keys.OpenMarker.parse(uri.key.rpartition("/")[2]))]
+    entries = [entry async for entry in ledger.storage.list(prefix)]
+    parsed = [(marker, one) for one in entries if (marker := keys.OpenMarker.parse(one.uri.key.rpartition("/")[2]))]
     for key in {marker.key for marker, _ in parsed} | (image.jobs & selection.records.keys()):
         found = await ledger.read(key)
         if found and found.record.is_open and selection.find(found.record.image.label) is image:
             return what_to_do(found.record)
-    for marker, uri in parsed:
-        if await _is_about_to_be_paid(ledger, marker, uri):
+    for marker, entry in parsed:
+        since = forgotten.get(marker.version)
+        is_refused = since is not None and since < entry.last_modified
+        if not is_refused and await _is_about_to_be_paid(ledger, marker, entry.uri):
             return f"job {marker.key[:12]} is being submitted: run this command again in a few minutes"
     return None
 

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from i2v.erasure.erase import Erasure, erase
+from i2v.erasure.erase import erase
 from i2v.erasure.search import search
 from i2v.erasure.selection import Selection
 from i2v.inputs.batch_files import BatchRow
-from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
 from i2v.ledger.job import JobState
 from i2v.pipeline.context import RunContext
@@ -27,51 +26,17 @@ from sandbox import Sandbox
 from sandbox.provider import Provider
 from sandbox.synthetic_images import make_jpeg
 from tests.support.bucket_search import search_all_versions
+from tests.support.erasing import DEFAULT, NAME, PROMPT, SKU, WORDS, forget, row_of, run_images
 from tests.support.orders import OpenRun, job_records, order_for, put_photo
 
-NAME, PROMPT, SKU = "Jane-Doe-4711-portrait", "Jane waves at her daughter", "sku-of-jane-0815"
-WORDS = {"name": NAME, "prompt": PROMPT, "column": SKU, "folder": "customer-jane-doe"}
-DEFAULT = RequestOptions.model_validate({"prompt": "a slow zoom"})
 PRICE = Decimal("0.192")
 OLD = datetime(2020, 1, 1, tzinfo=UTC)
-
-
-@pytest.fixture
-def versioned(sandbox: Sandbox) -> Sandbox:
-    """Return the sandbox with a versioned bucket."""
-    sandbox.s3().put_bucket_versioning(Bucket=sandbox.bucket, VersioningConfiguration={"Status": "Enabled"})
-    return sandbox
-
-
-async def run_images(new_run: OpenRun, *rows: str | BatchRow, by_name: bool = True) -> Report:
-    """Generate the videos of these images in a run of its own."""
-    async with new_run() as run:
-        items = await find_items(list(rows), run.storage, run.settings, by_name=by_name)
-        report, _ = await generate(run, items, DEFAULT, Steps())
-    return report
-
-
-async def forget(
-    new_run: OpenRun, *labels: str, prefix: str = "", with_images: bool = False, **changes: object
-) -> Erasure:
-    """Erase images as the command does."""
-    async with new_run(**changes) as run:
-        await run.heartbeat.end()
-        selection = Selection(run.settings, S3Uri.parse(prefix) if prefix else None)
-        selection.add(labels)
-        await search(run.ledger, selection)
-        return await erase(run.ledger, selection, with_images=with_images)
 
 
 def report_lines(sandbox: Sandbox) -> list[dict[str, Any]]:
     """Return the lines of all runs."""
     files = [sandbox.read(key) for key in sandbox.keys("jobs/runs/") if key.endswith(".jsonl")]
     return [json.loads(line) for file in files for line in file.splitlines()]
-
-
-def row_of(uri: str, **more: object) -> BatchRow:
-    """Return a row with Jane's prompt and column."""
-    return BatchRow.model_validate({"image": uri, "prompt": PROMPT, "sku": SKU, **more})
 
 
 async def spend_of(run: RunContext) -> tuple[Decimal, Decimal, int]:
