@@ -4,11 +4,12 @@ Emitting never waits for Prefect and never fails a run: Prefect's own worker sen
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefect.events import emit_event
 
+from i2v.batches.merged_report import MergedReport
 from i2v.cli.prefect.ui_links import flow_run_url
 from i2v.ledger.job import JobRecord
 from i2v.pipeline.context import RunContext
@@ -52,22 +53,33 @@ class EventEmitter:
         self._emit(f"i2v.job.{item.outcome}", resource, item.image, {**item.row, "run_id": self._run.run_id})
 
     def _finished(self, report: Report) -> None:
-        counts = {outcome.value: count for outcome in Outcome if (count := report.count(outcome))}
-        needs_person = report.needs_person
+        sums = MergedReport.of_report(report)
+        if self._run.is_shard:
+            self._emit("i2v.shard.finished", f"i2v.run.{self._run.run_id}", report.summary, {"counts": _counts(sums)})
+            self._near_limits()
+        else:
+            self.run_finished(report.summary, sums, report.needs_person)
+
+    def run_finished(self, summary: str, sums: MergedReport, needs_person: Sequence[ItemReport]) -> None:
+        """Emit the event of a run, or of a batch, that has its report; and of limits that are nearly spent."""
+        images = sums.counts.total()
         payload = {
-            "sentence": report.summary,
-            "images": len(report.items),
-            "counts": counts,
-            "spent_usd": float(report.spent_usd),
-            "possibly_charged_usd": float(report.charges.possibly),
-            "at_risk_usd": float(report.at_risk_usd),
+            "sentence": summary,
+            "images": images,
+            "counts": _counts(sums),
+            "spent_usd": float(sums.charges.charged),
+            "possibly_charged_usd": float(sums.charges.possibly),
+            "at_risk_usd": float(sums.at_risk_usd),
             "label": self._run.label,
-            "needs_person_count": len(needs_person),
+            "needs_person_count": sums.needs_person,
             "needs_person": [_for_person(item) for item in needs_person[:MOST_NAMED]],
             "url": flow_run_url(self._run.run_id),
         }
-        labels = {"i2v.images": str(len(report.items))}
-        self._emit("i2v.run.finished", f"i2v.run.{self._run.run_id}", report.summary, payload, labels)
+        labels = {"i2v.images": str(images)}
+        self._emit("i2v.run.finished", f"i2v.run.{self._run.run_id}", summary, payload, labels)
+        self._near_limits()
+
+    def _near_limits(self) -> None:
         for limit, spent in self._run.budget.near_limits:
             amounts = {"spent_usd": float(spent), "cap_usd": float(limit.usd)}
             payload = {"limit": limit.name, "label": limit.label, "period": limit.period, **amounts}
@@ -93,6 +105,10 @@ class EventEmitter:
             )
         except Exception as error:  # noqa: BLE001 - an event must never fail a run
             log.debug("event %s was not emitted: %r", event, error)
+
+
+def _counts(sums: MergedReport) -> dict[str, int]:
+    return {outcome.value: sums.counts[outcome] for outcome in Outcome if sums.counts[outcome]}
 
 
 def _for_person(item: ItemReport) -> dict[str, str]:

@@ -18,6 +18,7 @@ from i2v.ledger.attempt import Delivery
 from i2v.pipeline.context import RunContext
 from prefect_support.batches.artifact import BatchArtifact
 from prefect_support.batches.shard_runs import DeployedShards, find_deployment
+from prefect_support.events import EventEmitter
 from prefect_support.flow_states import stopped_state
 from prefect_support.run_names import current_run
 
@@ -66,6 +67,9 @@ async def _run_shards(run: RunContext, batch: BatchRun, options: BatchOptions) -
     async with artifact.live():
         merged = await batch.process(partial=options.partial)
     await artifact.publish(merged, awaits_callbacks=options.delivery == "callback")
+    summary = merged.total.summary(batch.plan.inputs, awaits_callbacks=options.delivery == "callback")
+    needs_person = [item for item in merged.problems if item.needs_person]
+    EventEmitter(run).run_finished(summary, merged.total, needs_person)
     return _last_state(merged, batch.plan, options)
 
 

@@ -98,7 +98,7 @@ def _add(batch: MergedBatch, result: _ShardResult, *, keep_items: bool) -> None:
     batch.total += sums
     batch.shards[result.number] = sums
     batch.items += [item.for_json() for item in items] if keep_items else []
-    problems = [item for item in items if item.outcome in {*FAILING_OUTCOMES, Outcome.REFUSED}]
+    problems = [item for item in items if item.needs_person or item.outcome in {*FAILING_OUTCOMES, Outcome.REFUSED}]
     batch.problems += problems[: MAX_PROBLEMS - len(batch.problems)]
 
 

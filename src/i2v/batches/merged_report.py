@@ -25,6 +25,8 @@ class MergedReport:
     charges: Charges = field(default_factory=Charges)
     at_risk_usd: Decimal = ZERO
     left_by_limit: int = 0
+    needs_person: int = 0
+    """How many images only a person can help."""
     stopped: tuple[Reason, ...] = ()
     """Why shards stopped submitting early, each reason once."""
     submitted_nothing: bool = True
@@ -38,6 +40,7 @@ class MergedReport:
             charges=report.charges,
             at_risk_usd=report.at_risk_usd,
             left_by_limit=sum(item.limit_reached or is_limit(item, stopped) for item in report.items),
+            needs_person=len(report.needs_person),
             stopped=(stopped,) if stopped else (),
             submitted_nothing=stopped is not None and stopped.code in {STOPPED, LIMIT},
         )
@@ -48,6 +51,7 @@ class MergedReport:
             charges=self.charges + other.charges,
             at_risk_usd=self.at_risk_usd + other.at_risk_usd,
             left_by_limit=self.left_by_limit + other.left_by_limit,
+            needs_person=self.needs_person + other.needs_person,
             stopped=tuple(dict.fromkeys((*self.stopped, *other.stopped))),
             submitted_nothing=self.submitted_nothing and other.submitted_nothing,
         )

@@ -120,6 +120,11 @@ class RunContext:
         return self.heartbeat.record.label
 
     @property
+    def is_shard(self) -> bool:
+        """Whether the run is a shard of a batch, which reports for all of them."""
+        return self.heartbeat.record.batch not in {None, self.run_id}
+
+    @property
     def started_at(self) -> datetime:
         """When the first try of this run started."""
         return self.heartbeat.record.started_at
