@@ -181,7 +181,7 @@ def test_usage_page_lists_the_job_states() -> None:
 def test_events_page_lists_the_events() -> None:
     """docs/events.md lists the events that runs emit."""
     source = (ROOT / "prefect_support/events.py").read_text()
-    emitted = set(re.findall(r"_emit\(\s*\"(i2v\.(?:job|run|budget)\.[a-z.]+[a-z])\"", source))
+    emitted = set(re.findall(r"_emit\(\s*\"(i2v\.(?:job|run|shard|budget)\.[a-z.]+[a-z])\"", source))
     listed = {names_in(row[0])[0] for row in rows("docs/events.md", "Events")}
     assert emitted
 
