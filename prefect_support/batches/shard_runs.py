@@ -7,7 +7,7 @@ runs are read in one request.
 import asyncio
 import logging
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -73,7 +73,7 @@ class DeployedShards:
                 number, attempt = shards[run.idempotency_key or ""]
                 if number not in newest or newest[number].attempt < attempt:
                     newest[number] = _shard_run(number, attempt, run)
-        return list(newest.values())
+        return [await self._cancelled_if_crashed_by_that(run) for run in newest.values()]
 
     async def start(self, number: int, attempt: int) -> ShardRun:
         """Start a run, or return the one that this attempt has already started."""
@@ -97,9 +97,16 @@ class DeployedShards:
         for ids in _chunks([run.id for run in runs]):
             read = await self._read(FlowRunFilter(id=FlowRunFilterId(any_=[UUID(each) for each in ids])))
             found |= {str(run.id): run for run in read}
-        return [
-            _shard_run(run.number, run.attempt, found[run.id]) if run.id in found else _deleted(run) for run in runs
-        ]
+        now = [_shard_run(run.number, run.attempt, found[run.id]) if run.id in found else _deleted(run) for run in runs]
+        return [await self._cancelled_if_crashed_by_that(run) for run in now]
+
+    async def _cancelled_if_crashed_by_that(self, run: ShardRun) -> ShardRun:
+        """Return a run as cancelled if Prefect calls it crashed because a person cancelled it, by SIGTERM."""
+        if run.state is not ShardState.CRASHED:
+            return run
+        states = await _call(self.client.read_flow_run_states(UUID(run.id)))
+        was_cancelled = any(state.type is StateType.CANCELLING for state in states)
+        return replace(run, state=ShardState.CANCELLED) if was_cancelled else run
 
     async def cancel(self, runs: Sequence[ShardRun]) -> None:
         """Cancel runs; log those that Prefect does not cancel."""

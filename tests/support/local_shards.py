@@ -22,12 +22,17 @@ DEFAULT = RunOptions(prompt="it moves", duration=6, take=1)
 
 @dataclass
 class LocalShards:
-    """Each run is an asyncio task. `crashes` tells, by shard and attempt, when to end it as if it were killed."""
+    """Each run is an asyncio task.
+
+    By shard and attempt, `crashes` tells when to end one as if it were killed, and `terminations` when to end it as
+    SIGTERM does, which Prefect also calls a crash.
+    """
 
     plan: BatchPlan
     settings: Settings
     max_spend_usd: Decimal | None = None
     crashes: dict[tuple[int, int], Callable[[], bool]] = field(default_factory=dict)
+    terminations: dict[tuple[int, int], Callable[[], bool]] = field(default_factory=dict)
     tasks: dict[tuple[int, int], asyncio.Task[None]] = field(default_factory=dict)
     crashed: set[tuple[int, int]] = field(default_factory=set)
     cancelled: set[int] = field(default_factory=set)
@@ -72,6 +77,9 @@ class LocalShards:
         async def watch() -> None:
             while task:
                 if number in self.cancelled:
+                    run.brake.interrupt()
+                if self.terminations.get((number, attempt), bool)():
+                    self.crashed.add((number, attempt))
                     run.brake.interrupt()
                 if self.crashes.get((number, attempt), bool)():
                     self.crashed.add((number, attempt))

@@ -8,7 +8,7 @@ from typing import Any, Self
 from i2v.errors import Stopped
 from i2v.ledger.attempt import Reason
 from i2v.money import ZERO, Charges
-from i2v.pipeline.submit_brake import LIMIT, STOPPED
+from i2v.pipeline.submit_brake import INTERRUPTED, LIMIT, STOPPED
 from i2v.reports.run_report import FAILING_OUTCOMES, ItemReport, Outcome, Report, summarize
 
 
@@ -72,6 +72,11 @@ class MergedReport:
         left = Counter({Outcome.NOT_TRIED: self.left_by_limit}) if is_partial else Counter[Outcome]()
         rest = MergedReport(counts=self.counts - left)
         return rest.succeeded(awaits_callbacks=awaits_callbacks)
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether a run was interrupted."""
+        return any(reason.code == INTERRUPTED for reason in self.stopped)
 
     @property
     def error(self) -> Stopped | None:

@@ -77,7 +77,8 @@ def batch_page(
 
 
 def _facts(plan: BatchPlan, limit: Decimal | None) -> str:
-    facts = [f"{plan.images:,} images in {plan.shards:,} shards of up to {plan.shard_size:,}"]
+    size = f"{plan.shards:,} shards of up to {plan.shard_size:,}" if plan.shards > 1 else "1 shard"
+    facts = [f"{plan.images:,} images in {size}"]
     facts += [f"limit {as_usd(limit)}"] if limit is not None else []
     facts += [f"label {as_text(plan.label, TEXT_CHARS)}"] if plan.label else []
     facts += [f"not processed: {as_text(plan.inputs.others, TEXT_CHARS)}"] if plan.other_files else []

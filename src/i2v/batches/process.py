@@ -89,7 +89,7 @@ class BatchRun:
             max_parallel,
             spent_limit=self._spent_limit,
             reserved_seconds=run.settings.claim_to_post_seconds,
-            on_end=self._has_report,
+            on_end=self._is_done,
             sleep=run.brake.sleep,
             is_cancelled=lambda: run.brake.interrupted,
         )
@@ -118,8 +118,8 @@ class BatchRun:
         is_spent = room is not None and room < cheapest_usd(self._run.settings)
         return name if is_spent else None
 
-    async def _has_report(self, number: int) -> bool:
+    async def _is_done(self, number: int) -> bool:
         report = await read_shard(self._run.storage, self._run.settings, self.plan.shard(number))
         if report:
             self.done[number] = report
-        return report is not None
+        return report is not None and not report.is_interrupted

@@ -1,7 +1,8 @@
 """Keep the runs of a batch's shards going: start them, at most so many at once, until each has ended: `Supervisor`.
 
-A crashed run is started again a few times: its shard keeps its name in the ledger, so that the next run attaches to
-what the dead one has paid. `ShardRuns` is what starts, reads and cancels runs.
+A run that crashed, or that the end of its worker interrupted, is started again a few times: its shard keeps its name in
+the ledger, so that the next run attaches to what the last one has paid. `ShardRuns` is what starts, reads and cancels
+runs.
 """
 
 import asyncio
@@ -75,7 +76,7 @@ class ShardRuns(Protocol):
 class Supervisor:
     """Starts the runs of shards 1 to `shards` in order, at most `max_parallel` at once.
 
-    `on_end` is awaited when a shard's run has ended, and returns whether its report is in the ledger.
+    `on_end` is awaited when a shard's run has ended, and returns whether it has reported and nothing interrupted it.
     `spent_limit` returns the name of a limit that leaves nothing to spend; what a crashed run has reserved may be given
     back for `reserved_seconds`. `sleep` waits, and returns early once `is_cancelled`.
     """
@@ -169,8 +170,8 @@ class Supervisor:
         self._open.discard(run.number)
         if run.state is ShardState.CRASHED:
             self._crashed_at = time.monotonic()
-        has_report = await self._on_end(run.number)
-        if run.state is ShardState.CRASHED and run.attempt < MAX_ATTEMPTS and not has_report:
+        is_done = await self._on_end(run.number)
+        if run.state is ShardState.CRASHED and run.attempt < MAX_ATTEMPTS and not is_done:
             log.warning("shard %d crashed and is started again: %s", run.number, run.message)
             self._to_start = {run.number: run.attempt + 1, **self._to_start}
 

@@ -14,6 +14,8 @@ from i2v.ledger.attempt import Reason
 log = logging.getLogger(__name__)
 STOPPED, LIMIT = "stopped", "limit"
 """Codes of a run that stopped before its first submit; `LIMIT` because of a spending limit."""
+INTERRUPTED = "interrupted"
+"""The code of a run that a person or Prefect interrupted."""
 STREAK = 3
 """This many lost answers, or images that the provider could not fetch, in a row stop the submits of a run."""
 
@@ -35,7 +37,7 @@ class Brake:
 
     def interrupt(self) -> None:
         """Submit nothing more, and stop waiting for what is submitted."""
-        self.stop("interrupted", "interrupted")
+        self.stop(INTERRUPTED, "interrupted")
         self._interrupted.set()
 
     @property

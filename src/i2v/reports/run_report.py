@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import to_jsonable_python
 
 from i2v.errors import BadRow, shown_rows
 from i2v.ledger.job import JobState
@@ -144,7 +145,9 @@ class ItemReport(BaseModel):
 
     def for_record(self) -> dict[str, Any]:
         """Return the object of `--json`, and beside it what `from_record` needs besides."""
-        return self.for_json() | self.model_dump(mode="json", include=RECORDED, exclude_defaults=True)
+        fields = type(self).model_fields
+        more = {name: value for name in RECORDED if (value := getattr(self, name)) != fields[name].default}
+        return self.for_json() | dict(to_jsonable_python(more))
 
     @classmethod
     def from_record(cls, data: Mapping[str, Any]) -> Self:

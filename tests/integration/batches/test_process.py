@@ -46,11 +46,16 @@ class World:
             yield run, await find_or_write_shards(run, [prefix, self.images[0]], DEFAULT, SIZE)
 
     async def process(
-        self, videos: int | None = None, *, partial: bool = False, crashes: Crashes | None = None
+        self,
+        videos: int | None = None,
+        *,
+        partial: bool = False,
+        crashes: Crashes | None = None,
+        terminations: Crashes | None = None,
     ) -> tuple[MergedBatch, LocalShards]:
         """Process the batch."""
         async with self.parent(videos) as (run, plan):
-            shards = LocalShards(plan, self.settings, run.max_spend_usd, crashes or {})
+            shards = LocalShards(plan, self.settings, run.max_spend_usd, crashes or {}, terminations or {})
             return await BatchRun(run, plan, shards, 2).process(partial=partial), shards
 
     @property
@@ -119,6 +124,15 @@ async def test_a_crashed_shard_is_finished_by_its_next_run_within_the_limit(worl
     world.sandbox.provider.set_options(render_seconds=1)
     crashes: Crashes = {(1, 1): lambda: world.billed >= 2}
     merged, shards = await world.process(6, crashes=crashes)
+    assert shards.crashed == {(1, 1)}
+    assert set(world.sandbox.provider.billed().values()) == {1}
+    assert merged.total.summary() == "6 stored · $1.15"
+
+
+async def test_a_shard_that_the_end_of_its_worker_interrupts_is_finished_by_its_next_run(world: World) -> None:
+    """A run that SIGTERM interrupted has a report; the batch goes on with another run all the same."""
+    world.sandbox.provider.set_options(render_seconds=1)
+    merged, shards = await world.process(terminations={(1, 1): lambda: world.billed >= 2})
     assert shards.crashed == {(1, 1)}
     assert set(world.sandbox.provider.billed().values()) == {1}
     assert merged.total.summary() == "6 stored · $1.15"

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from i2v.ledger.job import JobState
 from i2v.money import money_text
 from i2v.reports.run_report import ItemReport, Outcome, Report
+from i2v.request import Mode, Request
 
 PRICE = Decimal("0.192")
 COUNTS = ["stored", "cached", "refused", "failed", "unknown", "submitted", "not_tried", "planned"]
@@ -145,3 +147,29 @@ def test_a_partial_run_that_reached_its_limit_is_complete() -> None:
     assert not run.model_copy(update={"is_partial": False}).completed
     mixed = run.model_copy(update={"items": (*run.items, *items("not_tried"))})
     assert ("3 not tried (2 by the spending limit)" in mixed.summary, mixed.completed) == (True, False)
+
+
+def test_an_item_can_be_read_back_from_the_runs_record() -> None:
+    """A batch merges the records of its shards: nothing that its page, sums and exit code need is lost."""
+    request = Request(prompt="it moves", mode=Mode.PRO, take=2)
+    item = ItemReport(
+        image="s3://b-1/images/a.jpg",
+        outcome=Outcome.NOT_TRIED,
+        job="a" * 64,
+        cost_usd=Decimal("0.33"),
+        at_risk_usd=Decimal("0.33"),
+        seconds=1.5,
+        flags=("unverified: cut off",),
+        limit_reached=True,
+        needs_prompt=True,
+        valid=False,
+        request=request,
+        prompt_source="flag",
+        extra={"sku": "A-1"},
+        state=JobState.SUBMITTED,
+        video_sha256="b" * 64,
+    )
+    record = json.loads(json.dumps(Report(items=(item,)).for_record()))
+    (read,) = (ItemReport.from_record(each) for each in record["items"])
+    assert read == item
+    assert (read.row, read.for_json()) == (item.row, item.for_json())
