@@ -85,15 +85,15 @@ async def test_images_that_share_a_name_are_not_paid(sandbox: Sandbox, new_run: 
         report.items[0].reason
     )
     other = put_photo(sandbox, "d/y.jpg", seed=9)
-    sandbox.put_image("published/z.mp4", b"not ours")
+    sandbox.put_image("published/z.jpg", b"not ours")
     foreign = put_photo(sandbox, "z.jpg", seed=10)
     async with new_run(publish_as="published/{stem}.mp4") as run:
         report = await make(run, [other, foreign, photos[2]])
     assert [item.outcome for item in report.items] == [Outcome.NOT_TRIED, Outcome.NOT_TRIED, Outcome.CACHED]
-    assert "is the video of another image" in str(report.items[0].reason)
-    assert "is an object that i2v did not publish" in str(report.items[1].reason)
+    assert "/published/y.mp4, which is of another image" in str(report.items[0].reason)
+    assert "/published/z.jpg, which is an object that i2v did not publish" in str(report.items[1].reason)
     assert sandbox.provider.billed_usd == Decimal("0.192")
-    assert sandbox.read("published/z.mp4") == b"not ours"
+    assert sandbox.read("published/z.jpg") == b"not ours"
 
 
 async def test_a_run_that_attaches_publishes_too(sandbox: Sandbox, new_run: OpenRun) -> None:

@@ -159,10 +159,14 @@ async def test_another_images_name_is_never_taken() -> None:
     assert "the video of another image" in str(await publish(MemoryStorage(bucket), other))
     assert published(bucket) == files_of(1)
 
-    bucket = MemoryBucket()
-    bucket.put(S3Uri("b-1", "published/tom.mp4"), b"mine", "video/mp4", {}, "")
-    assert "i2v did not publish" in str(await publish(MemoryStorage(bucket), stored_job(bucket, 1)))
-    assert bucket.get(S3Uri("b-1", "published/tom.mp4")).body == b"mine"
+    for ending, message in ((".mp4", "i2v did not publish"), (".jpg", "i2v did not publish"), (".json", "no manifest")):
+        bucket = MemoryBucket()
+        place = S3Uri("b-1", f"published/tom{ending}")
+        bucket.put(place, b"{}", "x/y", {}, "")
+        problem = await publish(MemoryStorage(bucket), stored_job(bucket, 1))
+        assert message in str(problem).replace("not a manifest", "no manifest")
+        assert [uri for uri in bucket.objects if uri.key.startswith("published/")] == [place]
+        assert bucket.get(place).body == b"{}"
 
 
 async def test_an_unverified_video_is_not_published_until_it_is_kept() -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from i2v.errors import I2vError, NotFound, NotTried
+from i2v.ledger.keys import sibling_uri
 from i2v.pipeline import outcomes
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.named_copies.names import image_digest, published_uri
@@ -11,6 +12,8 @@ from i2v.pipeline.video_order import Order
 from i2v.reports.run_report import ItemReport
 from i2v.s3_uri import S3Uri
 
+ENDINGS = (".mp4", ".jpg", ".json")
+FOREIGN = "foreign"
 _HINT = "Add {folder}, {take} or an own column to I2V_PUBLISH_AS, or rename one image"
 
 
@@ -23,7 +26,7 @@ async def without_conflicts(
     """
     all_prepared = await asyncio.gather(*prepared)
     names: dict[int, S3Uri] = {}
-    images: dict[S3Uri, dict[str, str]] = {}
+    images: dict[S3Uri, set[str]] = {}
     lines: dict[int, ItemReport] = {}
     for number, order in enumerate(all_prepared):
         if not isinstance(order, Order):
@@ -35,13 +38,13 @@ async def without_conflicts(
             continue
         if name:
             names[number] = name
-            images.setdefault(name, {})[order.image.name] = order.image.label
+            images.setdefault(name, set()).add(order.image.label)
 
     async def check(number: int, name: S3Uri) -> None:
         order = all_prepared[number]
         if isinstance(order, Order):
-            others = [label for image, label in images[name].items() if image != order.image.name]
-            if error := await _find_conflict(run, name, order.image.name, others):
+            others = sorted(images[name] - {order.image.label})
+            if error := await _find_conflict(run, name, order.image.label, others):
                 lines[number] = outcomes.of_error(run, order.image.label, error, order)
 
     await asyncio.gather(*(check(number, name) for number, name in names.items()))
@@ -55,22 +58,30 @@ def _shared(name: S3Uri, others: Sequence[str]) -> NotTried | None:
     return NotTried(f"Not submitted: it would be published as {name}, and so would {others[0]}{more}", _HINT)
 
 
-async def _find_conflict(run: RunContext, name: S3Uri, image_name: str, others: Sequence[str]) -> I2vError | None:
+async def _find_conflict(run: RunContext, name: S3Uri, label: str, others: Sequence[str]) -> I2vError | None:
     """Return an error if another image has this name, would get it in this run, or if that cannot be read."""
     try:
         async with run.limits.preparing:
-            found = await run.storage.head(name)
-    except NotFound:
-        return _shared(name, others)
+            for ending in ENDINGS:
+                place = sibling_uri(name, ending)
+                if image := await _image_at(run, place):
+                    return None if image == image_digest(label) else _taken(place, image)
     except I2vError as error:
         return error
-    image = found.metadata.get("image")
-    if image == image_digest(image_name):
+    return _shared(name, others)
+
+
+async def _image_at(run: RunContext, place: S3Uri) -> str | None:
+    """Return the digest of the image that is published here, `FOREIGN` for any other object, `None` for none."""
+    try:
+        return (await run.storage.head(place)).metadata.get("image", FOREIGN)
+    except NotFound:
         return None
-    whose = "the video of another image" if image else "an object that i2v did not publish"
-    return NotTried(
-        f"Not submitted: it would be published as {name}, which is {whose}", f"{_HINT}, or delete the object"
-    )
+
+
+def _taken(place: S3Uri, image: str) -> NotTried:
+    whose = "an object that i2v did not publish" if image == FOREIGN else "of another image"
+    return NotTried(f"Not submitted: it would be published as {place}, which is {whose}", f"{_HINT}, or delete it")
 
 
 def _done(value: Order | ItemReport) -> asyncio.Future[Order | ItemReport]:

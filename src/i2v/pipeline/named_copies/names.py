@@ -50,6 +50,6 @@ def _problem(key: str) -> str | None:
     return f"the name has {size} bytes; S3 allows {KEY_MAX_BYTES}" if size > KEY_MAX_BYTES else None
 
 
-def image_digest(image_name: str) -> str:
+def image_digest(label: str) -> str:
     """Return how a published object names its image in its metadata, which is ASCII."""
-    return sha256(image_name.encode()).hexdigest()
+    return sha256(label.encode()).hexdigest()

@@ -46,8 +46,8 @@ class _Manifest:
 
     @property
     def image(self) -> str:
-        """The image's folder under the videos prefix."""
-        return str(self.content["image"]["name"])
+        """The image's address."""
+        return str(self.content["image"]["label"])
 
     @property
     def age(self) -> tuple[str, str]:
@@ -119,15 +119,20 @@ async def _publish(run: RunContext, mine: _Manifest, name: S3Uri) -> str | None:
     place = sibling_uri(name, ".json")
     for _ in range(ROUNDS):
         published, etag = await _read_published(run, place)
-        if published is None and await _is_foreign(run, name):
-            return f"{name} is an object that i2v did not publish; rename or delete it"
         is_other = published is not None and published.image != mine.image
         winner = published if published and (is_other or published.age > mine.age) else mine
         has_copied = await _copy_files(run, winner, name)
         body = canonical_json({**mine.content, "published_as": str(_target(name, mine))})
         if winner is mine and not (published and canonical_json(dict(published.content)) == body):
             with suppress(Conflict):
-                await run.storage.put(place, body, content_type="application/json", create=etag is None, if_match=etag)
+                await run.storage.put(
+                    place,
+                    body,
+                    content_type="application/json",
+                    metadata=mine.metadata,
+                    create=etag is None,
+                    if_match=etag,
+                )
         elif not has_copied:
             return f"{name} is the video of another image" if is_other else None
     raise StorageError(f"{name} is being replaced by others", "Run again")
@@ -140,24 +145,18 @@ async def _read_published(run: RunContext, place: S3Uri) -> tuple[_Manifest | No
         return None, None
 
 
-async def _is_foreign(run: RunContext, name: S3Uri) -> bool:
-    try:
-        return "image" not in (await run.storage.head(name)).metadata
-    except NotFound:
-        return False
-
-
 async def _copy_files(run: RunContext, manifest: _Manifest, name: S3Uri) -> bool:
-    """Copy video and poster, unless they are there; return whether any was copied."""
+    """Copy video and poster, unless they are there; return whether any was copied.
+
+    Raise `NotTried` if one would replace an object that i2v did not publish.
+    """
     video, poster = manifest.files
-    kinds = (CONTENT_TYPES.get(video.key.rpartition(".")[2], "video/mp4"), "image/jpeg")
-    targets = (_target(name, manifest), sibling_uri(name, ".jpg"))
-    has_copied = False
-    for source, target, content_type in zip((video, poster), targets, kinds, strict=True):
-        if not await _is_there(run, target, manifest.metadata):
-            await run.storage.copy(source, target, metadata=manifest.metadata, content_type=content_type)
-            has_copied = True
-    return has_copied
+    video_type = CONTENT_TYPES.get(video.key.rpartition(".")[2], "video/mp4")
+    files = ((video, _target(name, manifest), video_type), (poster, sibling_uri(name, ".jpg"), "image/jpeg"))
+    missing = [file for file in files if not await _is_there(run, file[1], manifest.metadata)]
+    for source, target, content_type in missing:
+        await run.storage.copy(source, target, metadata=manifest.metadata, content_type=content_type)
+    return bool(missing)
 
 
 def _target(name: S3Uri, manifest: _Manifest) -> S3Uri:
@@ -170,4 +169,6 @@ async def _is_there(run: RunContext, target: S3Uri, metadata: Mapping[str, str])
         found = (await run.storage.head(target)).metadata
     except NotFound:
         return False
+    if "image" not in found:
+        raise NotTried(f"{target} is an object that i2v did not publish", "Rename or delete it")
     return all(found.get(name) == value for name, value in metadata.items())
