@@ -5,11 +5,15 @@ Hash, cost and times stay, so that sums agree: of a line, the fields in `KEPT`.
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
+
+from pydantic import ValidationError
 
 from i2v.erasure.selection import FoundImage, Selection
 from i2v.ledger.attempt import FORGOTTEN
 from i2v.ledger.keys import RECENT_PREFIX, forgotten_label
+from i2v.request import Request
 
 KEPT = frozenset(
     {"outcome", "job", "task_id", "cost_usd", "possibly_charged_usd", "at_risk_usd", "saved_usd", "mode", "state"}
@@ -29,6 +33,8 @@ def _find(item: Json, selection: Selection, found: Found) -> FoundImage | None:
         found[image.name] = image
         if isinstance(job := item.get("job"), str):
             image.jobs.add(job)
+            with suppress(ValidationError):
+                image.requests[job] = Request.model_validate({name: item.get(name) for name in Request.model_fields})
     return image
 
 

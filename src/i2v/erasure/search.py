@@ -36,6 +36,7 @@ async def search(ledger: Ledger, selection: Selection) -> None:
     await _published(ledger, selection)
     for kind in DOCUMENTS:
         await _documents(ledger, selection, kind)
+    await _unpaid_inputs(ledger, selection)
     selection.close()
 
 
@@ -153,6 +154,23 @@ async def _documents(ledger: Ledger, selection: Selection, kind: Kind) -> None:
             _note_live_run(ledger, selection, found)
 
     await _read_all(ledger, selection, uris, read)
+
+
+async def _unpaid_inputs(ledger: Ledger, selection: Selection) -> None:
+    """Find the copies of images that no job has paid for: with the image's request, the hash gives the job's key."""
+    wanted = [
+        (job, request, image)
+        for image in selection.images.values()
+        for job, request in image.requests.items()
+        if job not in selection.records
+    ]
+    if not wanted:
+        return
+    async for entry in ledger.storage.list(ledger.settings.jobs / "inputs/"):
+        sha256 = entry.uri.key.rpartition("/")[2]
+        for job, request, image in wanted:
+            if request.job_key(sha256) == job:
+                image.inputs.add(entry.uri)
 
 
 def _note_live_run(ledger: Ledger, selection: Selection, found: S3Object) -> None:

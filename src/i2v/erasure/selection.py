@@ -9,6 +9,7 @@ from i2v.errors import UsageError
 from i2v.ledger import keys
 from i2v.ledger.job import JobRecord
 from i2v.media.images import ImageRef
+from i2v.request import Request
 from i2v.s3.versions import NotDeleted
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
@@ -24,6 +25,8 @@ class FoundImage:
     """As its markers name them: `keys.version_of`."""
     jobs: set[str] = field(default_factory=set)
     """Keys of records that name it, or whose earlier versions may."""
+    requests: dict[str, Request] = field(default_factory=dict)
+    """What reports say that it was requested with, by job."""
     inputs: set[S3Uri] = field(default_factory=set)
     """Copies of its bytes beside the ledger."""
     outputs: list[S3Uri] = field(default_factory=list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from tests.support.erasing import NAME, PROMPT, SKU, WORDS, forget, row_of, run_
 from tests.support.fault_proxy import FaultProxy, FaultRule
 from tests.support.forked_command import forked_i2v
 from tests.support.i2v_command import bare_env
-from tests.support.orders import OpenRun, order_for, put_photo
+from tests.support.orders import OpenRun, job_records, order_for, put_photo
 
 
 async def test_a_locked_object_is_named_and_all_else_goes(versioned: Sandbox, new_run: OpenRun) -> None:
@@ -119,6 +120,19 @@ async def test_an_image_given_by_url_goes_with_its_copy(sandbox: Sandbox, new_ru
     assert erasure.is_complete
     assert sandbox.keys("jobs/inputs/") + sandbox.keys("videos/") == []
     assert search_all_versions(sandbox, {"name": NAME, "prompt": PROMPT, "column": SKU}) == set()
+
+
+async def test_the_copy_of_an_image_that_was_never_paid_goes_too(sandbox: Sandbox, new_run: OpenRun) -> None:
+    """The run could not afford it: there is no job, and the copy's name is the hash of bytes that i2v no longer has."""
+    url = sandbox.presign(put_photo(sandbox, f"{NAME}.jpg"))
+    report = await run_images(new_run, row_of(url), max_spend_usd=Decimal("0.01"))
+    copies = sandbox.keys("jobs/inputs/")
+
+    erasure = await forget(new_run, url.partition("?")[0])
+
+    assert (report.items[0].outcome, len(copies), job_records(sandbox)) == ("not_tried", 1, [])
+    assert erasure.is_complete
+    assert sandbox.keys("jobs/inputs/") == []
 
 
 async def test_the_command_shows_first_and_asks(sandbox: Sandbox, new_run: OpenRun) -> None:
