@@ -5,24 +5,27 @@ from datetime import UTC, datetime
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import (
     DeploymentFilter,
-    DeploymentFilterName,
+    DeploymentFilterId,
     FlowRunFilter,
     FlowRunFilterState,
     FlowRunFilterStateName,
     FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
 )
-from prefect.client.schemas.objects import FlowRun, StateType, WorkerStatus
+from prefect.client.schemas.objects import StateType, WorkerStatus
 from prefect.client.schemas.sorting import FlowRunSort
 from prometheus_client import CollectorRegistry, Gauge
 
 from doors.image_intake import ON_IMAGE
 from doors.periodic_read import PeriodicRead
 
-RECONCILE = "reconcile"
-"""The deployment; that of callbacks settles only their own jobs."""
-DONE = FlowRunFilterStateType(any_=[StateType.COMPLETED, StateType.FAILED])
-SKIPPED = FlowRunFilterStateName(not_any_=["Skipped"])
-LATE = FlowRunFilterStateName(any_=["Late"])
+RECONCILE = "reconcile/reconcile"
+ENDED = FlowRunFilterState(
+    type=FlowRunFilterStateType(any_=[StateType.COMPLETED, StateType.FAILED]),
+    name=FlowRunFilterStateName(not_any_=["Skipped"]),
+)
+LATE = FlowRunFilterState(name=FlowRunFilterStateName(any_=["Late"]))
 
 
 class PrefectGauges(PeriodicRead):
@@ -45,20 +48,22 @@ class PrefectGauges(PeriodicRead):
             gauge.set(float("nan"))
 
     async def _read_all(self) -> None:
-        pool = (await self._client.read_deployment_by_name(self._images)).work_pool_name
+        pool = (await self._client.read_deployment_by_name(self._images)).work_pool_name or ""
         workers = await self._client.read_workers_for_work_pool(pool) if pool else []
         self._workers.set(sum(worker.status is WorkerStatus.ONLINE for worker in workers))
-        ended = await self._first(
-            FlowRunFilterState(type=DONE, name=SKIPPED), FlowRunSort.END_TIME_DESC, self._reconcile
+        reconcile = DeploymentFilterId(any_=[(await self._client.read_deployment_by_name(self._reconcile)).id])
+        ended = await self._client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(state=ENDED),
+            deployment_filter=DeploymentFilter(id=reconcile),
+            sort=FlowRunSort.END_TIME_DESC,
+            limit=1,
         )
-        self._reconciled.set(ended.end_time.timestamp() if ended and ended.end_time else 0)
-        late = await self._first(FlowRunFilterState(name=LATE), FlowRunSort.EXPECTED_START_TIME_ASC)
-        since = late.expected_start_time if late else None
-        self._late.set((datetime.now(UTC) - since).total_seconds() if since else 0)
-
-    async def _first(self, state: FlowRunFilterState, sort: FlowRunSort, deployment: str = "") -> FlowRun | None:
-        named = DeploymentFilter(name=DeploymentFilterName(any_=[deployment])) if deployment else None
-        runs = await self._client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(state=state), deployment_filter=named, sort=sort, limit=1
+        self._reconciled.set(max((run.end_time.timestamp() for run in ended if run.end_time), default=0))
+        late = await self._client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(state=LATE),
+            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool])),
+            sort=FlowRunSort.EXPECTED_START_TIME_ASC,
+            limit=1,
         )
-        return runs[0] if runs else None
+        since = [run.expected_start_time for run in late if run.expected_start_time]
+        self._late.set(max(((datetime.now(UTC) - time).total_seconds() for time in since), default=0))

@@ -21,7 +21,7 @@ from tests.support.door_process import wait_for_async
 async def _read(client: PrefectClient, name: str) -> dict[str, float]:
     """Return the gauges once they are read."""
     registry = CollectorRegistry()
-    gauges = PrefectGauges(client, registry, images=f"{name}/{name}", reconcile=name)
+    gauges = PrefectGauges(client, registry, images=f"{name}/{name}", reconcile=f"{name}/{name}")
     found = {each: registry.get_sample_value(f"i2v_{each}") for each in ("workers_online", "late_run_seconds")}
     assert all(math.isnan(value or 0) for value in found.values()), "unknown is not zero"
     gauges.refresh()
@@ -54,4 +54,5 @@ async def test_gauges_show_workers_reconcile_and_late_runs(prefect_server: Prefe
     assert after["workers_online"] == 1
     assert end_time is not None
     assert after["reconcile_last_run_timestamp_seconds"] == end_time.timestamp()
+    assert before["late_run_seconds"] == 0
     assert after["late_run_seconds"] > timedelta(days=8).total_seconds()
