@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -41,6 +42,10 @@ STATES = {
     StateType.SCHEDULED: ShardState.WAITING,
     StateType.PENDING: ShardState.WAITING,
 }
+REJECTED = {HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.CONFLICT} | {
+    HTTPStatus.UNPROCESSABLE_ENTITY
+}
+"""Answers that repeating does not change."""
 T = TypeVar("T")
 
 
@@ -79,17 +84,18 @@ class DeployedShards:
         """Start a run, or return the one that this attempt has already started."""
         shard = self.plan.shard(number)
         uri = self.plan.rows_uri(self.settings, number)
-        run = await _call(
-            self.client.create_flow_run_from_deployment(
-                self.deployment,
-                parameters={**self.parameters, "images": [str(uri)], "shard": shard},
-                idempotency_key=self._key(number, attempt),
-                name=f"shard {number} of {self.plan.shards} · {self.name}",
-                tags=[*self.tags, "batch", f"batch-{self.plan.run_id[:8]}"],
-                work_queue_name=QUEUE,
-            )
+        creating = self.client.create_flow_run_from_deployment(
+            self.deployment,
+            parameters={**self.parameters, "images": [str(uri)], "shard": shard},
+            idempotency_key=self._key(number, attempt),
+            name=f"shard {number} of {self.plan.shards} · {self.name}",
+            tags=[*self.tags, "batch", f"batch-{self.plan.run_id[:8]}"],
+            work_queue_name=QUEUE,
         )
-        return _shard_run(number, attempt, run)
+        try:
+            return _shard_run(number, attempt, await _call(creating))
+        except ObjectNotFound:
+            raise _no_deployment() from None
 
     async def read(self, runs: Sequence[ShardRun]) -> list[ShardRun]:
         """Return the runs as they are now; a run that was deleted is cancelled."""
@@ -137,8 +143,12 @@ async def find_deployment(client: PrefectClient) -> UUID:
     try:
         return (await _call(client.read_deployment_by_name(DEPLOYMENT))).id
     except ObjectNotFound:
-        message = f"The deployment {DEPLOYMENT}, which runs the shards, does not exist at {shown_api_url()}"
-        raise UsageError(message, "Create it: make deploy") from None
+        raise _no_deployment() from None
+
+
+def _no_deployment() -> UsageError:
+    message = f"The deployment {DEPLOYMENT}, which runs the shards, does not exist at {shown_api_url()}"
+    return UsageError(message, "Create it: make deploy")
 
 
 def _chunks(values: list[str]) -> list[list[str]]:
@@ -167,4 +177,6 @@ async def _call(call: Awaitable[T]) -> T:
         async with asyncio.timeout(REQUEST_SECONDS):
             return await call
     except (httpx.HTTPError, TimeoutError, OSError) as error:
-        raise PrefectUnavailable(*describe_server_error(error)) from error
+        status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 0
+        kind = I2vError if status in REJECTED else PrefectUnavailable
+        raise kind(*describe_server_error(error)) from error

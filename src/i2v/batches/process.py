@@ -113,8 +113,12 @@ class BatchRun:
         return batch
 
     async def _spent_limit(self) -> str | None:
-        """Return the name of a limit that leaves nothing for another video."""
-        room, name = await self._run.budget.available_usd()
+        """Return the name of a limit that leaves nothing for another video. What cannot be read, the shards decide."""
+        try:
+            room, name = await self._run.budget.available_usd()
+        except I2vError as error:
+            log.warning("%s", error)
+            return None
         is_spent = room is not None and room < cheapest_usd(self._run.settings)
         return name if is_spent else None
 

@@ -176,13 +176,18 @@ class Supervisor:
             self._to_start = {run.number: run.attempt + 1, **self._to_start}
 
     async def _try(self, step: Awaitable[bool]) -> bool:
-        """Await a step; one that fails because Prefect or S3 does not respond is repeated later."""
+        """Await a step; one that fails because Prefect does not respond is repeated later.
+
+        Raise another error only before the first run was started: later, wait for those that were.
+        """
         try:
             return await step
         except I2vError as error:
-            if not error.retryable:
+            if not (error.retryable or self.newest):
                 raise
             log.warning("%s", error)
+            if not error.retryable:
+                self._to_start.clear()
             return False
 
     def _warn_without_worker(self) -> None:

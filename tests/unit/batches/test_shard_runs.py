@@ -171,6 +171,20 @@ async def test_an_error_that_only_a_person_can_correct_ends_the_batch() -> None:
         await Batch(Rejecting(), 2, 2).supervisor.run_all()
 
 
+async def test_a_rejection_in_the_middle_waits_for_what_was_started() -> None:
+    """A batch that can start no further shard still reports those that run."""
+
+    class RejectingLater(ScriptedRuns):
+        async def start(self, number: int, attempt: int) -> ShardRun:
+            if number > 2:
+                raise I2vError("the deployment was deleted")
+            return await super().start(number, attempt)
+
+    batch = Batch(RejectingLater(), 4, 3)
+    await batch.supervisor.run_all()
+    assert batch.ended == [1, 2]
+
+
 async def test_a_cancel_reaches_the_open_shards_and_starts_no_other() -> None:
     """Open runs are cancelled; a shard that has no run gets none."""
     runs = ScriptedRuns()
