@@ -70,6 +70,7 @@ CASES = {
     "two_files": Case("two files with the same key", 2, ("{files}/a/tom.jpg", "{files}/b/tom.jpg")),
     "other_bytes": Case("a file whose key belongs to another image", 2, _file("a/tom.jpg")),
     "columns": Case("a batch file with a misspelled column", 2, ("{files}/wishes.csv",)),
+    "bad_rows": Case("rows that cannot be used", 2, ("{files}/rows.csv",)),
     # account and money
     "wrong_key": Case("wrong key", 3, variables={"APIXO_API_KEY": "sk-wrong"}, part="money"),
     "no_balance": Case("no balance", 3, part="money"),
@@ -121,6 +122,7 @@ def _make_files(folder: Path) -> None:
     (folder / "a/tom.jpg").write_bytes(make_jpeg(seed=1))
     (folder / "b/tom.jpg").write_bytes(make_jpeg(seed=2))
     (folder / "wishes.csv").write_text("image,promt\ntom.jpg,it moves\n")
+    (folder / "rows.csv").write_text("image,mode\ntom.jpg,fast\n")
     good = make_jpeg(640, 480)
     images = {
         "text.jpg": b"just some text, saved under a wrong name\n" * 9,
@@ -238,9 +240,14 @@ def test_a_run_that_stopped_still_prints_its_report(name: str, results: dict[str
     assert (report["spent_usd"], report["at_risk_usd"], report["stored"], report["submitted"]) == (0, 0, 0, 0)
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.code == 2])
+def test_bad_rows_are_listed_on_stdout(results: dict[str, Result]) -> None:
+    """With `--json`, a script gets all rows that cannot be used, not only those that the message names."""
+    assert [(row["line"], row["column"]) for row in results["bad_rows"].report["bad_rows"]] == [(2, "mode")]
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.code == 2 and name != "bad_rows"])
 def test_wrong_usage_prints_nothing_on_stdout(name: str, results: dict[str, Result]) -> None:
-    """Exit code 2 prints no report."""
+    """Exit code 2 prints no report, except for a batch file's rows."""
     assert results[name].out == ""
 
 

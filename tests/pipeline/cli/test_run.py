@@ -78,7 +78,7 @@ def test_an_unknown_image_exits_1_and_comes_first(sandbox: Sandbox, env: dict[st
     sandbox.provider.add_fault(on="submit", kind="lost_answer")
     result = forked_i2v("run", prefix, *PROMPT, env=env)
     lines = result.out.splitlines()
-    assert (result.code, lines[1].split()[1]) == (1, "unknown")
+    assert (result.code, lines[1].split()[0]) == (1, "unknown")
     assert (lines[-1], 3) == ("2 stored · 1 unknown · $0.384 charged, $0.192 possibly charged", billed(sandbox))
     assert "In Prefect: http" in result.err
 
