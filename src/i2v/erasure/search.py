@@ -135,8 +135,13 @@ async def _published(ledger: Ledger, selection: Selection) -> None:
         elif erase_from_manifest(found.body, selection, copied) and copied:
             selection.manifests.append(found.uri)
 
-    entries = ledger.storage.list(ledger.settings.published)
-    await _read_all(ledger, selection, [one.uri async for one in entries if one.uri.key.endswith(".json")], read)
+    place = ledger.settings.published
+    try:
+        manifests = [one.uri async for one in ledger.storage.list(place) if one.uri.key.endswith(".json")]
+    except I2vError as error:  # it may be another bucket
+        selection.unreadable.append(NotDeleted(place, f"published copies cannot be listed: {error}"))
+        return
+    await _read_all(ledger, selection, manifests, read)
 
 
 async def _documents(ledger: Ledger, selection: Selection, kind: Kind) -> None:

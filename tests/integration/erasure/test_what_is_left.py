@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -72,14 +73,18 @@ async def test_a_server_without_versions_is_cleaned_too(
 async def test_a_run_at_work_pays_nothing_for_an_image_that_is_forgotten_meanwhile(
     versioned: Sandbox, provider: Provider, new_run: OpenRun
 ) -> None:
-    """The run has validated the image and is refused right before its claim; its report is named as what may follow."""
+    """The run has validated the image and is refused right before its claim, also if a person named it before.
+
+    Its report is named as what may follow.
+    """
     jane = put_photo(versioned, f"{NAME}.jpg")
     await run_images(new_run, row_of(jane))
     async with new_run(run_id="at-work") as run:
         order = await order_for(run, jane, "another prompt")
         erasure = await forget(new_run, jane)
-        with pytest.raises(Refused, match="was erased on"):
-            await submit(run, order)
+        for one in (order, replace(order, by_name=True)):
+            with pytest.raises(Refused, match="was erased on"):
+                await submit(run, one)
 
     assert [one.uri.key for one in erasure.left] == ["jobs/runs/at-work.json"]
     assert sum(provider.billed().values()) == 1

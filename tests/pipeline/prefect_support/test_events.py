@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
@@ -14,6 +15,7 @@ from i2v.inputs.run_names import run_name
 from i2v.inputs.sources import InputItem
 from i2v.media.images import ImageRef
 from i2v.request import Mode
+from prefect_support import run_names
 from prefect_support.run_names import run_tags
 from sandbox import Sandbox
 from sandbox.prefect_server import PrefectServer
@@ -145,3 +147,14 @@ def test_the_source_of_a_run_is_a_tag(tags: list[str], scheduled: bool, source: 
     """The source is a person, a schedule, the bucket or a callback."""
     run = FlowRun.model_construct(flow_id=UUID(int=0), tags=tags, auto_scheduled=scheduled)
     assert set(run_tags(run, Mode.PRO, "spring")) == {*tags, "i2v", source, "pro", "spring"}
+
+
+@pytest.mark.parametrize(("tags", "is_by_door"), [(["i2v", "bucket"], True), (["i2v"], False)])
+def test_the_tag_of_on_image_tells_that_no_person_named_the_images(
+    tags: list[str], is_by_door: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The door's runs have it from their deployment; a run by hand does not, and code outside a run has none."""
+    monkeypatch.setattr(run_names, "current_run", lambda: SimpleNamespace(tags=tags))
+    assert run_names.is_started_by_door() is is_by_door
+    monkeypatch.setattr(run_names, "current_run", lambda: None)
+    assert not run_names.is_started_by_door()

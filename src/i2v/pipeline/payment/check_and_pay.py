@@ -171,13 +171,13 @@ async def _claim(run: RunContext, job: VersionedRecord, order: Order, claim: _Cl
 
 
 async def _remember(run: RunContext, order: Order) -> None:
-    """Raise `Refused` if the image was erased, unless a person named it: then it is no longer forgotten.
+    """Raise `Refused` if the image was erased, unless a person has named it since: then it is no longer forgotten.
 
     The open marker is there already, so that `i2v forget` sees it or this run sees that the image is forgotten.
     """
     version = keys.version_of(order.image.name, order.image.etag)
     if at := await run.ledger.forgotten.since(version):
-        if not order.by_name:
+        if not order.by_name or at > run.started_at:
             raise forgotten(order.image.label, at)
         await run.ledger.forgotten.remove(version)
 
