@@ -123,7 +123,7 @@ class DeployedShards:
             try:
                 async with limit:
                     await _call(self.client.set_flow_run_state(run.id, state))
-            except I2vError as error:
+            except (I2vError, ObjectNotFound) as error:
                 log.warning("shard %d was not cancelled: %s", run.number, error)
 
         await asyncio.gather(*map(cancel, runs))

@@ -21,6 +21,7 @@ from tests.support.flow_runs import FinishedFlowRun, RunFlow
 from tests.support.prefect_database import start_server
 
 LONGEST = (
+    "test_batch",
     *("test_demo", "test_run", "test_errors", "test_landing", "test_deployments", "test_secrets", "test_generate"),
     *("test_door", "test_automations", "test_callbacks_deployed", "test_memory", "test_door_callbacks", "test_setup"),
 )

@@ -114,8 +114,13 @@ class Supervisor:
 
     async def find_earlier(self) -> None:
         """Find the runs that an earlier try of this batch started."""
+        while not (await self._try(self._find()) or self._is_cancelled()):
+            await self._sleep(FIRST_POLL_SECONDS)
+
+    async def _find(self) -> bool:
         for run in await self._runs.find(range(1, self._shards + 1)):
             await self._note(run)
+        return True
 
     async def run_all(self) -> None:
         """Run all shards to their ends, or until the batch is cancelled; then cancel what is open."""

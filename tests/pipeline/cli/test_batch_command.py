@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,12 @@ from prefect import get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Completed
+from rich.console import Console
 
 from i2v.batches.process import BatchRun, find_or_write_shards
+from i2v.cli.prefect.flow_run import FlowRunMonitor
+from i2v.cli.progress import Progress
+from i2v.pipeline.events import ImagesCounted
 from i2v.pipeline.run import open_run
 from i2v.settings import Settings
 from sandbox import Sandbox
@@ -46,6 +51,14 @@ async def started_run(deployment: str) -> FlowRun:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.2)
     return found[0]
+
+
+@pytest.mark.parametrize(("images", "says"), [(1000, False), (1001, True)])
+def test_a_plain_run_of_many_images_says_that_batches_exist(images: int, says: bool) -> None:
+    """Above a thousand images in one process there is a hint, and no more than that."""
+    console = Console(file=StringIO())
+    FlowRunMonitor(Progress(console)).on_event(ImagesCounted(images))
+    assert ("--batch spreads them" in str(console.file.getvalue())) is says  # type: ignore[attr-defined]
 
 
 def test_it_needs_a_server(sandbox: Sandbox, child_env: Mapping[str, str]) -> None:
