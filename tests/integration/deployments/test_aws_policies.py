@@ -24,11 +24,13 @@ from i2v.doctor.findings import Level
 from i2v.errors import I2vError
 from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
+from i2v.ledger.keys import version_of
 from i2v.ledger.ledger import Ledger
 from i2v.pipeline.generate import Steps, generate
 from i2v.pipeline.run import open_run
 from i2v.recovery.resolve_by_hand import Resolver
 from i2v.s3.storage import Storage
+from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 from sandbox import Sandbox
 from sandbox.provider import ProviderOptions
@@ -78,6 +80,15 @@ async def _store_one(account: AwsAccount, make_settings: MakeSettings) -> None:
         assert said == []
 
 
+async def _forget(account: AwsAccount, settings: Settings, uri: str) -> None:
+    """Mark an image as erased, as root; a run of this image deletes the marker."""
+    with Storage(account.sandbox.s3()) as storage:
+        ledger, image = Ledger(storage, settings), S3Uri.parse(uri)
+        await ledger.info.set_forgotten()
+        etag = (await storage.head(image)).etag
+        assert await ledger.forgotten.add(version_of(image.key.removeprefix("images/"), etag))
+
+
 async def _doctor(settings: Settings) -> list[str]:
     with Storage() as storage:
         findings = await examine(settings, storage)
@@ -85,10 +96,11 @@ async def _doctor(settings: Settings) -> list[str]:
 
 
 async def tour_worker(account: AwsAccount, settings: Settings) -> list[str]:
-    """Store a video with tags, copy it for an equal image, resubmit a failed job, and run doctor."""
+    """Store a video with tags of an erased image, copy it for an equal one, resubmit a failed job, and run doctor."""
     said: list[str] = []
     prompt = uuid4().hex
     first, second, third = (account.sandbox.put_image(f"images/{prompt}-{n}.jpg", PHOTO) for n in range(3))
+    await _forget(account, settings, first)
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("I2V_S3_EXTRA_ARGS", '{"Tagging": "team=cats"}')
         await _run(settings, first, prompt, said)

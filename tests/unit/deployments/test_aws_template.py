@@ -67,6 +67,7 @@ def test_no_policy_removes_what_was_paid() -> None:
         "${VideosPrefix}*.failed.json",
         "${JobsPrefix}doctor/*",
         "${JobsPrefix}open/*",
+        "${JobsPrefix}forgotten/*",
     }
     assert {right.action for right in rights() if "Delete" in right.action} == {"s3:DeleteObject", "sqs:DeleteMessage"}
 
