@@ -14,10 +14,10 @@ from i2v.cli.output.console import print_json, stdout
 from i2v.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from i2v.erasure.erase import Erasure
-    from i2v.erasure.selection import FoundImage, Selection
+    from i2v.erasure.selection import Selection
     from i2v.ledger.ledger import Ledger
     from i2v.s3_uri import S3Uri
 
@@ -27,7 +27,7 @@ NOT_REACHED = (
     "the provider's copies of image, prompt and video, and its result URLs: ask the provider",
     "Prefect's history: parameters, names, artifacts, logs, events and cached results of flow runs",
     "batch files and prompts of your own, backups and replicas of the bucket, and S3 access logs",
-    "logs of workers and the door, and copies that people downloaded",
+    "logs and traces of workers and the door, and copies that people downloaded",
 )
 EPILOG = f"""
 \b
@@ -106,15 +106,17 @@ def _check_found(selection: Selection) -> None:
 
 
 def _confirm(selection: Selection, *, with_images: bool) -> None:
-    sys.stderr.write("\n".join(_plan(selection.images.values(), with_images=with_images)) + "\n")
+    sys.stderr.write("\n".join(_plan(selection, with_images=with_images)) + "\n")
     if not sys.stdin.isatty():
         raise UsageError("Cannot ask for confirmation: stdin is not a terminal", "Add --yes to confirm")
     typer.confirm("Erase this for good?", abort=True, err=True)
 
 
-def _plan(images: Sequence[FoundImage] | Any, *, with_images: bool) -> Iterator[str]:
+def _plan(selection: Selection, *, with_images: bool) -> Iterator[str]:
     """Yield what would be erased, by image."""
-    for image in images:
+    from i2v.erasure.open_jobs import what_to_do
+
+    for image in selection.images.values():
         counts = [
             _count(len(image.outputs), "output"),
             _count(len(image.published), "published copy", "published copies"),
@@ -122,6 +124,7 @@ def _plan(images: Sequence[FoundImage] | Any, *, with_images: bool) -> Iterator[
             _count(image.documents, "report or page", "reports and pages"),
         ]
         yield f"{image.label}: {', '.join(counts)}"
+        yield from (f"  not before this: {what_to_do(record)}" for record in selection.open_jobs(image))
         keys = [*map(str, image.outputs), *map(str, image.published), *map(str, sorted(image.inputs))]
         keys += [str(image.uri)] if with_images and image.uri else []
         yield from (f"  {key}" for key in keys[:MOST_KEYS])
@@ -139,7 +142,7 @@ def _print(selection: Selection, erasure: Erasure | None, *, with_images: bool, 
         print_json(_as_object(selection, erasure, with_images=with_images))
         return
     console = stdout()
-    for line in _plan(selection.images.values(), with_images=with_images) if erasure is None else _done(erasure):
+    for line in _plan(selection, with_images=with_images) if erasure is None else _done(erasure):
         console.print(line, soft_wrap=True)
     kept = [] if with_images else [str(image.uri) for image in selection.images.values() if image.uri]
     if kept:
@@ -169,6 +172,7 @@ def _as_object(selection: Selection, erasure: Erasure | None, *, with_images: bo
             {
                 "image": image.label,
                 "jobs": sorted(image.jobs),
+                "open_jobs": [record.key for record in selection.open_jobs(image)],
                 "outputs": [*map(str, image.outputs)],
                 "published": [*map(str, image.published)],
                 "inputs": sorted(map(str, image.inputs)),

@@ -106,7 +106,13 @@ class _Eraser:
         return False
 
     async def mark(self, image: FoundImage) -> None:
-        """Let no run make the image again by itself; then refuse it if one of its jobs is open or about to be paid."""
+        """Let no run make the image again; refuse it if that fails, or if a job is open or about to be paid."""
+        try:
+            await self._mark(image)
+        except I2vError as error:
+            self.result.refused[image.label] = str(error)
+
+    async def _mark(self, image: FoundImage) -> None:
         new = [version for version in image.versions if await self._ledger.forgotten.add(version)]
         old = {one: at for one in image.versions - set(new) if (at := await self._ledger.forgotten.since(one))}
         if why := await why_open(self._ledger, self._selection, image, old):

@@ -96,6 +96,10 @@ class Selection:
         for name in without:
             self.images.pop(name, None)
 
+    def open_jobs(self, image: FoundImage) -> list[JobRecord]:
+        """Return the image's jobs that were open when they were read: it cannot be erased before they end."""
+        return [self.records[key] for key in sorted(image.jobs & self.records.keys()) if self.records[key].is_open]
+
     def find(self, label: Any) -> FoundImage | None:
         """Return the image with this label, or with this one of a forgotten image."""
         if not isinstance(label, str):

@@ -140,12 +140,30 @@ async def test_the_copy_of_an_image_that_was_never_paid_goes_too(sandbox: Sandbo
     assert sandbox.keys("jobs/inputs/") == []
 
 
+async def test_an_image_that_cannot_be_marked_is_left_as_it_is(
+    sandbox: Sandbox, s3_proxy: FaultProxy, new_run: OpenRun
+) -> None:
+    """Without its marker a run could make it again meanwhile, so that nothing of it is deleted."""
+    jane = put_photo(sandbox, f"{NAME}.jpg")
+    await run_images(new_run, row_of(jane))
+    before = sandbox.keys("videos/")
+    s3_proxy.add(FaultRule("fail", "PUT", r"/jobs/forgotten/", status=403, code="AccessDenied", times=None))
+
+    erasure = await forget(new_run, jane)
+
+    assert "S3 denied PutObject" in erasure.refused[jane]
+    assert (erasure.erased, sandbox.keys("videos/")) == ([], before)
+
+
 async def test_the_command_shows_first_and_asks(sandbox: Sandbox, new_run: OpenRun) -> None:
     """A dry run lists what would go; without --yes and a terminal nothing happens; with it the rest is named."""
     jane, env = put_photo(sandbox, f"{NAME}.jpg"), bare_env(**sandbox.env)
     await run_images(new_run, row_of(jane))
+    async with new_run() as run:
+        await submit(run, await order_for(run, put_photo(sandbox, "open.jpg", seed=2)))
     before = sandbox.keys()
 
+    unfinished = forked_i2v("forget", f"s3://{sandbox.bucket}/images/open.jpg", "--dry-run", env=env)
     shown = forked_i2v("forget", jane, "--dry-run", env=env)
     unconfirmed = forked_i2v("forget", jane, env=env)
     unknown = forked_i2v("forget", f"{jane}2", "--yes", env=env)
@@ -156,6 +174,7 @@ async def test_the_command_shows_first_and_asks(sandbox: Sandbox, new_run: OpenR
 
     assert (shown.code, "1 job record" in shown.out, ".mp4" in shown.out) == (0, True, True), shown
     assert "not reached: the provider's copies" in shown.out
+    assert (unfinished.code, "Store its video first" in unfinished.out) == (0, True), unfinished
     assert (unconfirmed.code, "Add --yes" in unconfirmed.err) == (2, True), unconfirmed
     assert (unknown.code, "Nothing is known of" in unknown.err) == (2, True), unknown
     assert (bucket.code, "is not a prefix that ends in /" in bucket.err) == (2, True), bucket
