@@ -22,7 +22,6 @@ from i2v.errors import I2vError, LedgerError, NotFound
 from i2v.ledger import keys
 from i2v.ledger.attempt import Reason
 from i2v.ledger.run_record import RunRecord, read_run
-from i2v.pipeline.submit_brake import LIMIT
 from i2v.reports.run_report import FAILING_OUTCOMES, ItemReport, Outcome, Report
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
@@ -73,11 +72,16 @@ def _report(record: RunRecord) -> Report | None:
 
 
 async def merge_batch(
-    plan: BatchPlan, runs: Mapping[int, ShardRun], storage: Storage, settings: Settings, *, left_by: str = ""
+    plan: BatchPlan,
+    runs: Mapping[int, ShardRun],
+    storage: Storage,
+    settings: Settings,
+    *,
+    left_by: Reason | None = None,
 ) -> MergedBatch:
     """Merge what the ledger has of each shard. A shard without a report is looked up image by image.
 
-    `left_by` is the limit because of which shards without a run were not started.
+    `left_by` is why shards without a run were not started.
     """
     batch = MergedBatch()
     with TemporaryDirectory(prefix="i2v-batch-") as folder:
@@ -103,7 +107,7 @@ def _add(batch: MergedBatch, result: _ShardResult, *, keep_items: bool) -> None:
 
 
 async def _read_all(
-    plan: BatchPlan, runs: Mapping[int, ShardRun], storage: Storage, settings: Settings, left_by: str
+    plan: BatchPlan, runs: Mapping[int, ShardRun], storage: Storage, settings: Settings, left_by: Reason | None
 ) -> AsyncIterator[_ShardResult]:
     for first in range(1, plan.shards + 1, AT_ONCE):
         numbers = range(first, min(first + AT_ONCE, plan.shards + 1))
@@ -113,14 +117,13 @@ async def _read_all(
 
 
 async def _read_result(
-    plan: BatchPlan, number: int, run: ShardRun | None, storage: Storage, settings: Settings, left_by: str
+    plan: BatchPlan, number: int, run: ShardRun | None, storage: Storage, settings: Settings, left_by: Reason | None
 ) -> _ShardResult:
     shard = plan.shard(number)
     why = f"its run is {run.state_name}: {run.message}" if run else "no run of it has ended"
     record, stopped = None, None
     if not run and left_by:
-        why = f"{left_by} left nothing to spend, so that no run of it was started"
-        stopped = Reason(code=LIMIT, message=why)
+        why, stopped = f"no run of it was started, because {left_by.message}", left_by
     try:
         found = await read_run(storage, settings, shard)
         record = found.content if found else None

@@ -14,11 +14,13 @@ from i2v.inputs.prompts import RequestOptions
 from i2v.ledger.attempt import Reason
 from i2v.pipeline import preflight
 from i2v.pipeline.context import RunContext
-from i2v.pipeline.submit_brake import STOPPED
+from i2v.pipeline.submit_brake import INTERRUPTED, LIMIT, STOPPED, STREAK
 from i2v.pricing import PRICES_USD
 from i2v.settings import Settings
 
 log = logging.getLogger(__name__)
+GOES_ON = {LIMIT, INTERRUPTED, "ended"}
+"""Codes of a run's stop that say nothing about further shards."""
 COUNTED_IN_FULL = "A batch reads no image before it starts, so that images which have their video count too"
 
 
@@ -87,7 +89,7 @@ class BatchRun:
             runs,
             plan.shards,
             max_parallel,
-            spent_limit=self._spent_limit,
+            why_stop=self._why_stop,
             reserved_seconds=run.settings.claim_to_post_seconds,
             on_end=self._is_done,
             sleep=run.brake.sleep,
@@ -112,15 +114,22 @@ class BatchRun:
         await self._run.heartbeat.end(report=batch.total.for_json(self.plan.inputs), stopped=batch.total.reason)
         return batch
 
-    async def _spent_limit(self) -> str | None:
-        """Return the name of a limit that leaves nothing for another video. What cannot be read, the shards decide."""
+    async def _why_stop(self) -> Reason | None:
+        """Return why a further shard would submit nothing: what stopped a run, or a limit that leaves nothing.
+
+        A run that stopped before its first submit may have met an outage; several of them stop the batch.
+        """
+        reasons = [reason for report in self.done.values() for reason in report.stopped]
+        halting = [reason for reason in reasons if reason.code not in GOES_ON]
+        if halting and (halting[0].code != STOPPED or len(halting) >= STREAK):
+            return halting[0]
         try:
             room, name = await self._run.budget.available_usd()
-        except I2vError as error:
+        except I2vError as error:  # the shards decide
             log.warning("%s", error)
             return None
         is_spent = room is not None and room < cheapest_usd(self._run.settings)
-        return name if is_spent else None
+        return Reason(code=LIMIT, message=f"{name} leaves nothing to spend") if is_spent else None
 
     async def _is_done(self, number: int) -> bool:
         report = await read_shard(self._run.storage, self._run.settings, self.plan.shard(number))

@@ -14,6 +14,8 @@ from enum import StrEnum
 from typing import Protocol
 
 from i2v.errors import I2vError
+from i2v.ledger.attempt import Reason
+from i2v.pipeline.submit_brake import LIMIT
 
 log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 3
@@ -77,8 +79,8 @@ class Supervisor:
     """Starts the runs of shards 1 to `shards` in order, at most `max_parallel` at once.
 
     `on_end` is awaited when a shard's run has ended, and returns whether it has reported and nothing interrupted it.
-    `spent_limit` returns the name of a limit that leaves nothing to spend; what a crashed run has reserved may be given
-    back for `reserved_seconds`. `sleep` waits, and returns early once `is_cancelled`.
+    `why_stop` returns why no further shard should start; if that is a limit, what a crashed run has reserved may be
+    given back for `reserved_seconds`. `sleep` waits, and returns early once `is_cancelled`.
     """
 
     def __init__(
@@ -88,7 +90,7 @@ class Supervisor:
         max_parallel: int,
         *,
         on_end: Callable[[int], Awaitable[bool]],
-        spent_limit: Callable[[], Awaitable[str | None]],
+        why_stop: Callable[[], Awaitable[Reason | None]],
         reserved_seconds: float,
         sleep: Callable[[float], Awaitable[None]],
         is_cancelled: Callable[[], bool],
@@ -98,10 +100,10 @@ class Supervisor:
         self._runs = runs
         self._shards = shards
         self._max_parallel = max_parallel
-        self.left_by = ""
-        """The limit because of which no further shard was started."""
+        self.left_by: Reason | None = None
+        """Why no further shard was started."""
         self._on_end = on_end
-        self._spent_limit = spent_limit
+        self._why_stop = why_stop
         self._reserved_seconds = reserved_seconds
         self._crashed_at = float("-inf")
         self._sleep = sleep
@@ -143,20 +145,22 @@ class Supervisor:
     async def _start_more(self) -> bool:
         started = False
         while self._to_start and len(self._open) < self._max_parallel and not self._is_cancelled():
-            if limit := await self._spent_limit():
-                self._leave_the_rest(limit)
+            if reason := await self._why_stop():
+                self._leave_the_rest(reason)
                 return started
             number, attempt = next(iter(self._to_start.items()))
             await self._note(await self._runs.start(number, attempt))
             started = True
         return started
 
-    def _leave_the_rest(self, limit: str) -> None:
+    def _leave_the_rest(self, reason: Reason) -> None:
         """Start no further shard, unless one that is open or has just crashed may give something back."""
-        if not self._open and time.monotonic() - self._crashed_at > self._reserved_seconds:
-            log.warning("%d shards are not started: %s leaves nothing to spend", len(self._to_start), limit)
-            self.left_by = limit
-            self._to_start.clear()
+        may_change = self._open or time.monotonic() - self._crashed_at <= self._reserved_seconds
+        if reason.code == LIMIT and may_change:
+            return
+        log.warning("%d shards are not started: %s", len(self._to_start), reason.message)
+        self.left_by = reason
+        self._to_start.clear()
 
     async def _update(self) -> bool:
         before = self.open_runs

@@ -119,6 +119,18 @@ async def test_a_paused_batch_starts_no_shard(world: World) -> None:
     assert world.billed == 0
 
 
+async def test_what_stops_the_submits_of_a_shard_stops_the_batch(world: World) -> None:
+    """An account that is rejected in one shard is rejected in all: no further one is started."""
+    world.sandbox.provider.add_fault(on="submit", kind="answer", status=402, times=None)
+    async with world.parent() as (run, plan):
+        shards = LocalShards(plan, world.settings)
+        merged = await BatchRun(run, plan, shards, 1).process(partial=False)
+    assert list(shards.tasks) == [(1, 1)]
+    assert merged.total.counts[Outcome.NOT_TRIED] >= IMAGES - SIZE
+    assert not merged.total.left_by_limit
+    assert world.billed == 0
+
+
 async def test_a_crashed_shard_is_finished_by_its_next_run_within_the_limit(world: World) -> None:
     """The next run attaches to what the dead one paid for and counts it; the limit covers exactly the six videos."""
     world.sandbox.provider.set_options(render_seconds=1)

@@ -10,6 +10,10 @@ import pytest
 from i2v.batches import shard_runs
 from i2v.batches.shard_runs import MAX_ATTEMPTS, ShardRun, ShardState, Supervisor
 from i2v.errors import I2vError
+from i2v.ledger.attempt import Reason
+from i2v.pipeline.submit_brake import LIMIT
+
+SPENT = Reason(code=LIMIT, message="max_spend_usd leaves nothing to spend")
 
 
 class Unavailable(I2vError):
@@ -82,15 +86,15 @@ class Batch:
             shards,
             max_parallel,
             on_end=self.has_report,
-            spent_limit=self.spent_limit,
+            why_stop=self.why_stop,
             reserved_seconds=0,
             sleep=self.sleep,
             is_cancelled=lambda: self.polls_left <= 0,
         )
 
-    async def spent_limit(self) -> str | None:
+    async def why_stop(self) -> Reason | None:
         """Return the limit once it is spent."""
-        return "max_spend_usd" if len(self.runs.started) >= self.spent_after else None
+        return SPENT if len(self.runs.started) >= self.spent_after else None
 
     async def has_report(self, number: int) -> bool:
         """Note an end, and tell whether the shard wrote a report."""
@@ -201,7 +205,7 @@ async def test_no_shard_is_started_once_the_limit_is_spent() -> None:
     batch = Batch(runs, 5, 2)
     batch.spent_after = 2
     await batch.supervisor.run_all()
-    assert (runs.started, batch.ended, batch.supervisor.left_by) == ([(1, 1), (2, 1)], [1, 2], "max_spend_usd")
+    assert (runs.started, batch.ended, batch.supervisor.left_by) == ([(1, 1), (2, 1)], [1, 2], SPENT)
 
 
 async def test_what_stays_open_after_a_cancel_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
