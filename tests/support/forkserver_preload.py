@@ -13,6 +13,8 @@ from botocore.config import Config
 
 import i2v.cli.app
 import i2v.cli.run_or_preview
+import i2v.media.image_check
+import i2v.media.videos
 from tests.support.forked_processes import AWS_SESSION
 
 __all__ = ["i2v"]
