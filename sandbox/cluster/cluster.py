@@ -64,6 +64,7 @@ class Cluster:
         self.starts: Counter[str] = Counter()
         """How often each process has been started."""
         self._stopped = threading.Event()
+        self._changing = threading.Lock()
 
     def __enter__(self) -> Self:
         for program in PACKAGES:
@@ -80,7 +81,8 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         """Stop clients before servers, each group at once."""
-        self._stopped.set()
+        with self._changing:
+            self._stopped.set()
         for service in reversed(self._services):
             group = [part for part in self.parts.values() if part.service is service]
             for part in group:
@@ -102,7 +104,8 @@ class Cluster:
 
     def kill(self, name: str) -> None:
         """Kill a process and its children as `kill -9` does. It is started again."""
-        self.parts[name].process.kill()
+        with self._changing:
+            self.parts[name].process.kill()
 
     def wait_healthy(self, *names: str) -> None:
         """Wait until these processes are healthy, all by default. Raise `RuntimeError` with the last lines of one."""
@@ -171,9 +174,11 @@ class Cluster:
         """Start each process again that has ended, as `restart: unless-stopped` does."""
         while not self._stopped.wait(RESTART_SECONDS):
             for name, part in self.parts.items():
-                if not part.process.is_running and not self._stopped.is_set():
-                    self._on_progress(f"{name} has ended; starting it again")
-                    self._start(name)
+                with self._changing:
+                    if not part.process.is_running and not self._stopped.is_set():
+                        self._on_progress(f"{name} has ended; starting it again")
+                        part.process.stop()
+                        self._start(name)
 
     def _is_healthy(self, part: Part) -> bool:
         if not part.service.health or not part.process.is_running:

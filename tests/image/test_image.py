@@ -26,7 +26,7 @@ from sandbox.synthetic_images import make_jpeg
 from tests.support.paths import ROOT
 
 FOLDER = ROOT / ".sandbox" / "image"
-"""The base is kept here, so that a second run needs no download of it."""
+"""Base and layers are kept here, so that a second run builds only what has changed; `make clean` removes them."""
 BASE = "localhost/i2v-base"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 SECONDS = 300
@@ -60,7 +60,7 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
     storage = tmp_path_factory.mktemp("buildah") / "storage.conf"
     run_root = tmp_path_factory.mktemp("run")
     storage.write_text(f'[storage]\ndriver = "overlay"\ngraphroot = "{FOLDER}/storage"\nrunroot = "{run_root}"\n')
-    own = {"CONTAINERS_STORAGE_CONF": str(storage), "BUILDAH_ISOLATION": "chroot"}
+    own = {"CONTAINERS_STORAGE_CONF": str(storage), "BUILDAH_ISOLATION": "chroot", "BUILDAH_LAYERS": "true"}
     return Builder(dict(os.environ) | own)
 
 
@@ -75,7 +75,6 @@ def container(builder: Builder, tmp_path_factory: pytest.TempPathFactory) -> Ite
     name = builder.run("buildah", "from", "i2v").strip()
     yield name
     builder.run("buildah", "rm", name)
-    builder.run("buildah", "rmi", "i2v")
 
 
 def _make_base(builder: Builder) -> None:
