@@ -88,19 +88,21 @@ def draw_plan(seed: int) -> Plan:
     if chance.random() < 0.4:
         begins = datetime(2026, 3, 11, tzinfo=UTC) - timedelta(seconds=chance.randrange(1, 1800))
     money = random.Random(f"limits {seed}")  # noqa: S311 - draws of its own leave the other stories as they were
+    at_midnight = False
     if money.random() < 0.4:
         begins += MONTHS_END
-    elif money.random() < 0.3:  # runs that start together see midnight at different times
+    elif at_midnight := money.random() < 0.3:  # runs that start together see it at different times
         begins = datetime(2026, 3, 11, tzinfo=UTC) - timedelta(seconds=money.uniform(0, 12))
     before = _spent_before(money, begins)
     theme: Theme = chance.choice(("mixed", "mixed", "mixed", "late", "race"))
+    theme = "race" if at_midnight else theme
     calm_at = 4800.0 if theme == "late" else chance.choice((1200.0, 2400.0, 4800.0))
     uploads = _uploads(chance, calm_at)
     return Plan(
         seed=seed,
         theme=theme,
         begins=begins,
-        variables=_variables(chance) | _limits(money, before),
+        variables=_variables(chance) | _limits(money, before, is_sure=at_midnight),
         balance=PRICE * chance.choice((1000, 1000, 1000, 1000, 1000, 3)),
         provider_skew=chance.choice((0.0, 0.0, -20.0, 20.0)),
         s3_skew=chance.choice((0.0, 0.0, -25.0, 40.0)),
@@ -146,14 +148,14 @@ def _spent_before(money: random.Random, begins: datetime) -> tuple[tuple[str, st
     return tuple((day, money.choice(LABELS), PRICE * money.choice((1, 2))) for day in days if money.random() < 0.5)
 
 
-def _limits(money: random.Random, before: tuple[tuple[str, str, Decimal], ...]) -> dict[str, str]:
-    """Draw limits by label and period, of which some videos are left."""
+def _limits(money: random.Random, before: tuple[tuple[str, str, Decimal], ...], *, is_sure: bool) -> dict[str, str]:
+    """Draw limits by label and period, of which some videos are left; `is_sure` that all runs share a month's."""
     limits: dict[str, dict[str, str]] = {}
     for label, period in (("*", "month"), ("a", "month"), ("", "month"), ("*", "day"), ("a", "day")):
-        if money.random() < 0.25:
+        if money.random() < 0.25 or (is_sure and not limits):
             spent = sum(usd for _, whose, usd in before if period == "month" and label in {"*", whose})
             limits.setdefault(label, {})[period] = str(spent + PRICE * money.choice((1, 2, 3, 5, 8)))
-    return {"I2V_LIMITS": json.dumps(limits)} if limits and money.random() < 0.6 else {}
+    return {"I2V_LIMITS": json.dumps(limits)} if is_sure or (limits and money.random() < 0.6) else {}
 
 
 def _labeled(money: random.Random, start: Start) -> Start:
