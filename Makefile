@@ -150,7 +150,7 @@ test-deployments: $(TOOLS)/.ready ## check the files for AWS, Kubernetes and ECS
 	  integration/deployments pipeline/deployments/test_container_deployments.py $(ARGS)
 
 # Their own folder: Prefect would load its plugins for Docker and Kubernetes in every process.
-$(TOOLS)/.ready: requirements-infrastructure.txt $(READY)
+$(TOOLS)/.ready: requirements-infrastructure.txt | $(READY)
 	@rm -rf $(TOOLS)
 	@$(PIP) install --quiet --no-deps --require-hashes --target $(TOOLS) -r requirements-infrastructure.txt
 	@touch $@
