@@ -147,7 +147,7 @@ test-ui: $(READY) ## test the gallery and Prefect's UI in a real browser; SCREEN
 
 test-deployments: $(TOOLS)/.ready ## check the files for AWS, Kubernetes and ECS, and run i2v with the AWS policies alone
 	@TEST_DEPLOYMENTS=1 PYTHONPATH="$(CURDIR)/$(TOOLS)" PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" $(PY) -m tests \
-	  integration/deployments pipeline/deployments/test_container_deployments.py $(ARGS)
+	  integration/deployments tests/pipeline/deployments/test_container_deployments.py $(ARGS)
 
 # Their own folder: Prefect would load its plugins for Docker and Kubernetes in every process.
 $(TOOLS)/.ready: requirements-infrastructure.txt | $(READY)
