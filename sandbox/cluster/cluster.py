@@ -156,7 +156,8 @@ class Cluster:
         """The settings of i2v.env, with this machine exempt from proxies and without those that are secret files."""
         all_secrets = {each for service in self._services for each in service.secrets}
         public = {name: value for name, value in self._settings.items() if name not in all_secrets}
-        return public | {"no_proxy": ",".join(filter(None, [self._settings.get("no_proxy"), HOST]))}
+        exempt = [each for each in self._settings.get("no_proxy", "").split(",") if each not in {"", HOST}]
+        return public | {"no_proxy": ",".join([HOST, *exempt])}
 
     def _start(self, name: str) -> None:
         self.starts[name] += 1
