@@ -28,11 +28,12 @@ from tests.support.paths import ROOT
 LANGUAGES = {"sh", "json", "jsonl", "csv", "ini", "mermaid"}
 """Each has its tests here; the diagram's is in `test_documents`."""
 OTHER_PROGRAMS = {
-    *(".", "aws", "cd", "cp", "docker", "git", "helm", "kubectl", "mc", "nginx", "openssl", "sed", "set", "systemctl")
+    *(".", "aws", "cd", "cp", "git", "grep", "helm", "kubectl", "mc", "nginx", "openssl", "sed", "set", "ssh"),
+    *("systemctl", "xargs"),
 }
 """Programs of the shell and of other projects; only the paths among their arguments are checked."""
 OTHER_VARIABLES = {
-    *("GIT_COMMIT", "GIT_REPOSITORY", "HTTPS_PROXY", "NO_PROXY"),
+    *("COMPOSE_FILE", "GIT_COMMIT", "GIT_REPOSITORY", "HTTPS_PROXY", "NO_PROXY"),
     *("PREFECT_API_URL", "PREFECT_UI_URL", "PREFECT_WORKER_QUERY_SECONDS"),
 }
 PREFECT = {
@@ -42,6 +43,10 @@ PREFECT = {
     "server services start",
     "work-pool create i2v --type ecs --base-job-template deployments/ecs/base-job-template.json",
     "server start --no-services",
+    "work-pool set-concurrency-limit i2v 30",
+    "work-pool pause i2v",
+    "work-pool resume i2v",
+    "flow-run ls --state-type RUNNING --state-type PENDING",
 }
 """Prefect's commands that the pages use; the sandbox and the pipeline tests start the first two."""
 ROOT_COMMAND: Any = typer.main.get_command(app)
@@ -98,9 +103,17 @@ def _check_export(words: list[str]) -> None:
     assert [word for word in words if word.partition("=")[0] not in known] == []
 
 
+def _check_docker(words: list[str]) -> None:
+    """Check what a container of `docker compose run --rm SERVICE` runs: the image has the commands of the checkout."""
+    if "--rm" in words:
+        program, *arguments = words[words.index("--rm") + 2 :]
+        _check_command([f".venv/bin/{program}", *arguments])
+
+
 CHECKS = {
     ".venv/bin/i2v": _parse_i2v,
     ".venv/bin/python": _check_python,
+    "docker": _check_docker,
     "make": _check_make,
     "export": _check_export,
 }

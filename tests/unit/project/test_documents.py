@@ -125,6 +125,16 @@ def test_readme_lists_the_prices() -> None:
     assert listed == PRICES_USD
 
 
+def test_production_page_multiplies_the_price() -> None:
+    """What the provider charges per month on docs/production.md is the price of 30 days."""
+    listed = [
+        [Decimal(cell.replace(",", "")) for cell in row[:2]] for row in rows("docs/production.md", "Sizes and costs")
+    ]
+    assert listed
+
+    assert [month for _, month in listed] == [30 * videos * PRICES_USD["standard-6"] for videos, _ in listed]
+
+
 def test_provider_page_states_the_limits_of_the_code() -> None:
     """The prices and image limits on docs/provider.md are the constants in the code."""
     submit = {row[0]: row[1:] for row in rows("docs/provider.md", "Submit")}
