@@ -43,7 +43,7 @@ PREFECT = {
     "server services start",
     "work-pool create i2v --type ecs --base-job-template deployments/ecs/base-job-template.json",
     "server start --no-services",
-    "work-pool set-concurrency-limit i2v 30",
+    "work-pool set-concurrency-limit i2v 24",
     "work-pool pause i2v",
     "work-pool resume i2v",
     "flow-run ls --state-type RUNNING --state-type PENDING",
