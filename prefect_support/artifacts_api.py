@@ -15,7 +15,9 @@ from prefect.client.orchestration import PrefectClient, get_client
 
 log = logging.getLogger(__name__)
 REQUEST_SECONDS = 10.0
-"""The time limit of one write."""
+"""The time limit of an update while the run works; the next one follows soon."""
+FINAL_SECONDS = 25.0
+"""That of the last one: a busy server needs longer, but a cancelled run has 30 s until its process is killed."""
 
 
 class KeyedPage:
@@ -40,12 +42,13 @@ class KeyedPage:
                 await update_artifact(client, self._id, data=text, description=description)
 
 
-async def write_or_drop(work: Coroutine[Any, Any, None]) -> None:
+async def write_or_drop(work: Coroutine[Any, Any, None], *, final: bool = False) -> None:
     """Await a write with a time limit, and only log the type of its error: its message could contain signed links."""
     try:
-        await asyncio.wait_for(work, REQUEST_SECONDS)
+        await asyncio.wait_for(work, FINAL_SECONDS if final else REQUEST_SECONDS)
     except Exception as error:  # noqa: BLE001 - an artifact must never fail a run
-        log.debug("an artifact is not up to date: %s", type(error).__name__)
+        level = logging.WARNING if final else logging.DEBUG
+        log.log(level, "an artifact is not up to date: %s", type(error).__name__)
 
 
 async def create_page(key: str, text: str, *, description: str, with_links: str | None = None) -> None:

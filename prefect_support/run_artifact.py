@@ -85,7 +85,7 @@ class RunArtifact:
         if self._bar:
             await write_or_drop(self._update_bar())
         if self._report and self._report.items:
-            await write_or_drop(self._publish(self._report))
+            await write_or_drop(self._publish(self._report), final=True)
         elif self._page.exists:
             await write_or_drop(self._write_live_page())
 

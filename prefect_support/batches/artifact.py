@@ -55,7 +55,7 @@ class BatchArtifact:
             awaits_callbacks=awaits_callbacks,
         )
         words = merged.total.summary(self._batch.plan.inputs, awaits_callbacks=awaits_callbacks)
-        await write_or_drop(self._page.write(text, _named(words)))
+        await write_or_drop(self._page.write(text, _named(words)), final=True)
 
 
 def _named(words: str) -> str:

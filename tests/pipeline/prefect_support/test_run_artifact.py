@@ -109,15 +109,19 @@ async def test_the_page_and_the_bar_are_updated_during_the_run(
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("run_artifact.KEY", "No Key"), ("artifacts_api.REQUEST_SECONDS", 0.0001)],
+    "changes",
+    [
+        {"run_artifact.KEY": "No Key"},
+        {"artifacts_api.REQUEST_SECONDS": 0.0001, "artifacts_api.FINAL_SECONDS": 0.0001},
+    ],
     ids=["refused", "slow"],
 )
 async def test_a_failed_artifact_does_not_fail_the_run(
-    sandbox: Sandbox, run_flow: RunFlow, monkeypatch: pytest.MonkeyPatch, name: str, value: object
+    sandbox: Sandbox, run_flow: RunFlow, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
 ) -> None:
     """If Prefect rejects an artifact or is too slow, the run ends as it would without."""
-    monkeypatch.setattr(f"prefect_support.{name}", value)
+    for name, value in changes.items():
+        monkeypatch.setattr(f"prefect_support.{name}", value)
     sandbox.put_image("images/tom.jpg", make_jpeg(400, 400))
     finished = await run_flow()
     assert (finished.message, finished.state.is_completed()) == ("1 stored · $0.192", True)
