@@ -1,15 +1,56 @@
-"""`i2v run` advises batches."""
+"""`i2v run --batch`: it starts the deployment, waits for its run, and prints the merged report. No worker runs here."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Mapping
 from io import StringIO
+from pathlib import Path
 
 import pytest
+from prefect import get_client
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Completed
 from rich.console import Console
 
+from i2v.batches.process import BatchRun, find_or_write_shards
 from i2v.cli.prefect.flow_run import FlowRunMonitor
 from i2v.cli.progress import Progress
 from i2v.pipeline.events import ImagesCounted
+from i2v.pipeline.run import open_run
+from i2v.settings import Settings
+from sandbox import Sandbox
+from tests.support.forked_command import forked_i2v, run_i2v, start_forked
+from tests.support.local_shards import DEFAULT, LocalShards
+from tests.support.orders import put_photos
+
+SECONDS = 120
+pytestmark = pytest.mark.timeout(2 * SECONDS)
+
+
+async def deploy() -> str:
+    """Create the deployment as far as the command needs it, and return its id."""
+    async with get_client() as client:
+        flow = await client.create_flow_from_name("generate-batch")
+        return str(await client.create_deployment(flow, "batch", entrypoint="flows/batch.py:generate_batch"))
+
+
+async def started_run(deployment: str) -> FlowRun:
+    """Return the run that the command has started."""
+    only = FlowRunFilter.model_validate(
+        {"deployment_id": {"any_": [deployment]}, "state": {"type": {"any_": ["SCHEDULED"]}}}
+    )
+    deadline = time.monotonic() + SECONDS
+    async with get_client() as client:
+        while not (found := await client.read_flow_runs(flow_run_filter=only)):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.2)
+    return found[0]
 
 
 @pytest.mark.parametrize(("images", "says"), [(1000, False), (1001, True)])
@@ -18,3 +59,70 @@ def test_a_plain_run_of_many_images_says_that_batches_exist(images: int, says: b
     console = Console(file=StringIO())
     FlowRunMonitor(Progress(console)).on_event(ImagesCounted(images))
     assert ("--batch spreads them" in str(console.file.getvalue())) is says  # type: ignore[attr-defined]
+
+
+def test_it_needs_a_server(sandbox: Sandbox, child_env: Mapping[str, str]) -> None:
+    """Without PREFECT_API_URL it says what to set, and submits nothing; exit 2."""
+    put_photos(sandbox, 1)
+    env = {name: value for name, value in child_env.items() if name != "PREFECT_API_URL"}
+    ended = forked_i2v("run", f"s3://{sandbox.bucket}/images/", "--prompt", "x", "--batch", env=env)
+    assert ended.code == 2
+    assert "--batch needs a Prefect server with workers, and PREFECT_API_URL is not set" in ended.err
+
+
+async def test_it_prints_the_merged_report(
+    sandbox: Sandbox, settings: Settings, child_env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run gets the images and options that were typed; the report and exit code are those of a plain run."""
+    for name, value in sandbox.env.items():
+        monkeypatch.setenv(name, value)
+    images = put_photos(sandbox, 3)
+    sandbox.put_image("images/small.jpg", b"no image")
+    deployment, prefix = await deploy(), f"s3://{sandbox.bucket}/images/"
+    words = ("run", prefix, "--prompt", "it moves", "--max-spend", "5", "--label", "autumn", "--batch", "--json")
+    command = asyncio.create_task(asyncio.to_thread(forked_i2v, *words, env=child_env, seconds=SECONDS))
+    run = await started_run(deployment)
+    given = {name: run.parameters[name] for name in ("images", "prompt", "max_spend_usd", "label", "partial")}
+    assert given == {
+        "images": [prefix],
+        "prompt": "it moves",
+        "max_spend_usd": "5",
+        "label": "autumn",
+        "partial": False,
+    }
+    async with open_run(settings, str(run.id), batch=str(run.id)) as parent:
+        plan = await find_or_write_shards(parent, [prefix], DEFAULT, 2)
+        await BatchRun(parent, plan, LocalShards(plan, settings), 2).process(partial=False)
+    async with get_client() as client:
+        await client.set_flow_run_state(run.id, Completed(), force=True)
+    ended = await command
+    report = json.loads(ended.out)
+    assert (ended.code, report["stored"], report["refused"], report["spent_usd"]) == (0, 3, 1, 0.576), ended.err
+    assert [item["image"] for item in report["items"]] == [*images, f"{prefix}small.jpg"]
+    assert set(report["items"][0]) == {
+        *("image", "outcome", "job", "task_id", "video", "cost_usd", "possibly_charged_usd", "reason"),
+        *("prompt", "prompt_source", "extra"),
+    }
+
+
+async def test_ctrl_c_cancels_the_batch(sandbox: Sandbox, child_env: dict[str, str], tmp_path: Path) -> None:
+    """The first Ctrl-C cancels the run on the server; the command waits for its end and exits with 130."""
+    put_photos(sandbox, 1)
+    deployment, log = await deploy(), tmp_path / "log"
+    words = ("run", f"s3://{sandbox.bucket}/images/", "--prompt", "it moves", "--batch")
+    child = start_forked(run_i2v, *words, env=child_env, err=log)
+    try:
+        run = await started_run(deployment)
+        while "Started the batch" not in log.read_text():  # noqa: ASYNC110 - another process writes it
+            await asyncio.sleep(0.1)
+        os.kill(child.pid or 0, signal.SIGINT)
+        await asyncio.to_thread(child.join, SECONDS)
+        assert child.exitcode == 130, log.read_text()
+    finally:
+        child.kill()
+        child.join()
+    async with get_client() as client:
+        ended = await client.read_flow_run(run.id)
+    assert ended.state
+    assert ended.state.is_cancelled()
+    assert sandbox.provider.billed().total() == 0
