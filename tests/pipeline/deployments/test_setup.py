@@ -256,4 +256,4 @@ def test_prefect_accepts_every_server_setting(tmp_path: Path) -> None:
 
     output = subprocess.run([sys.executable, "-c", show], env=env, capture_output=True, text=True, check=True).stdout  # noqa: S603 - ours
 
-    assert all(word in output for word in ("flow_runs", " 200 ", "lease_storage.filesystem", "7 days"))
+    assert all(word in output for word in ("flow_runs", " 200 ", "lease_storage.filesystem", "2 days"))
