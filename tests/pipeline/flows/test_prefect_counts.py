@@ -35,21 +35,24 @@ TIME_DEPENDENT = ("POST /logs/", "GET /admin/version", "GET /csrf-token")
 
 
 async def _events(server: PrefectServer, finished: FinishedFlowRun, expected: int) -> Counter[str]:
-    """Return the events of a flow run's videos, once there are `expected` of them."""
+    """Return the events of a flow run's videos, once there are `expected` of them.
+
+    Pages shift while events arrive, so an event may be on two of them.
+    """
     flow_run = {"any_resource": {"id": [f"prefect.flow-run.{finished.run_id}"]}}
     query = {"filter": {**flow_run, "event": {"prefix": ["prefect.task-run.", "i2v.job."]}}, "limit": 50}
-    found: Counter[str] = Counter()
+    found: dict[str, str] = {}
     async with httpx.AsyncClient(trust_env=False) as client:
         for _ in range(600):
             page = (await client.post(f"{server.api_url}/events/filter", json=query)).json()
-            found = Counter(event["event"] for event in page["events"])
+            found |= {event["id"]: event["event"] for event in page["events"]}
             while page["next_page"]:
                 page = (await client.get(page["next_page"])).json()
-                found.update(event["event"] for event in page["events"])
-            if found.total() >= expected:
+                found |= {event["id"]: event["event"] for event in page["events"]}
+            if len(found) >= expected:
                 break
             await asyncio.sleep(0.1)
-    return found
+    return Counter(found.values())
 
 
 async def _log_line_count(finished: FinishedFlowRun) -> int:
