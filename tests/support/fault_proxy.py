@@ -135,6 +135,10 @@ class FaultProxy(ThreadServer):
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         async with httpx.AsyncHTTPTransport(limits=limits) as self._transport:
             yield self._serve_request
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TIMEOUT_SECONDS):
+                    while self._in_progress:  # noqa: ASYNC110 - cancelled by now; each closes its connection
+                        await asyncio.sleep(0.01)
 
     async def _serve_request(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request: the ASGI app."""
