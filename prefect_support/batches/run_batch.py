@@ -25,7 +25,7 @@ from prefect_support.run_names import current_run
 
 @dataclass(frozen=True, slots=True)
 class BatchOptions:
-    """What a batch is told besides its images and their requests."""
+    """A batch's options, apart from its images and their requests."""
 
     partial: bool
     delivery: Delivery

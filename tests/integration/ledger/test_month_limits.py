@@ -1,4 +1,4 @@
-"""Limits by label and month: no process passes one, whoever spent before, around midnight and at a month's end."""
+"""Limits by label and month: no process exceeds one, whatever other runs spent, at midnight, or at a month's end."""
 
 from __future__ import annotations
 

@@ -203,7 +203,7 @@ async def test_processes_that_publish_at_once_agree(faults: float) -> None:
 
 
 async def test_two_images_that_publish_at_once_do_not_mix() -> None:
-    """One of them has the name with all three files, and the other is told so."""
+    """One gets the name with all three files, and the other reports that it lost."""
     for seed in range(50):
         chance, bucket = random.Random(seed), MemoryBucket()  # noqa: S311 - reproducible
         records = [stored_job(bucket, 1), stored_job(bucket, 2, "b/tom.jpg")]

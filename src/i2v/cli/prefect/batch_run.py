@@ -34,7 +34,7 @@ from i2v.settings import Settings
 DEPLOYMENT = "generate-batch/batch"
 POLL_SECONDS = 2.0
 CANCEL_SECONDS = 60.0
-"""How long a cancelled batch is waited for: Prefect kills its run 30 s after it was told to stop."""
+"""How long to wait for a cancelled batch: Prefect kills its run 30 s after SIGTERM."""
 MAX_ITEMS = 100_000
 CANCELLING = (
     "Cancelling the batch and its shards: nothing more is submitted. Press Ctrl-C again to leave at once; nothing is "

@@ -1,7 +1,7 @@
 """Publish a stored video under its name: video, poster, and last the manifest, which decides who has the name.
 
 The newest stored video of an image has the name. Processes that publish at the same time end in the same state: the
-manifest is replaced by conditional writes, and whoever loses puts the winner's files back.
+manifest is replaced by conditional writes, and the process that loses restores the winner's files.
 """
 
 import json
