@@ -63,7 +63,7 @@ def measure(stack: FullStack, number: int) -> Times:
 
 
 def run(_servers: Servers, uploads: int) -> list[Table]:
-    """Upload the images to a full stack of its own."""
+    """Upload the images to its own full stack."""
     options = ProviderOptions(render_seconds=0.2, fast=True)
     with (
         tempfile.TemporaryDirectory() as folder,

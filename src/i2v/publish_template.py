@@ -36,5 +36,5 @@ def published_folder(template: str) -> str:
     """Return the literal folder that it begins with, which no name leaves. Raise `ValueError` if it has none."""
     folder, slash, _ = template.partition("{")[0].rpartition("/")
     if not slash or folder.endswith((":", ":/")):
-        raise ValueError("it must begin with a folder of its own, such as published/")
+        raise ValueError("it must begin with its own folder, such as published/")
     return folder + slash

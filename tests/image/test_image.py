@@ -36,7 +36,7 @@ pytestmark = pytest.mark.timeout(3600)
 
 @dataclass(frozen=True)
 class Builder:
-    """buildah with storage of its own."""
+    """Return buildah with its own storage."""
 
     environment: dict[str, str]
 

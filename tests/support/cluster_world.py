@@ -36,7 +36,7 @@ ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 @dataclass(frozen=True)
 class ClusterWorld:
-    """Each test uses prefixes of its own in the bucket."""
+    """Each test uses its own prefixes in the bucket."""
 
     box: Sandbox
     cluster: Cluster

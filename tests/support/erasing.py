@@ -24,7 +24,7 @@ def row_of(uri: str, **more: object) -> BatchRow:
 
 
 async def run_images(new_run: OpenRun, *rows: str | BatchRow, by_name: bool = True, **changes: object) -> Report:
-    """Generate the videos of these images in a run of its own."""
+    """Generate the videos of these images in a separate run."""
     async with new_run(**changes) as run:
         items = await find_items(list(rows), run.storage, run.settings, by_name=by_name)
         report, _ = await generate(run, items, DEFAULT, Steps())

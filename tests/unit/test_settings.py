@@ -383,9 +383,9 @@ def test_all_defaults_are_finite(read: Read) -> None:
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{folder}{stem}.mp4", "must begin with a folder of its own"),
-        ("published-{stem}.mp4", "must begin with a folder of its own"),
-        ("s3://{stem}.mp4", "must begin with a folder of its own"),
+        ("{folder}{stem}.mp4", "must begin with its own folder"),
+        ("published-{stem}.mp4", "must begin with its own folder"),
+        ("s3://{stem}.mp4", "must begin with its own folder"),
         ("published/{stem}", "must end in .mp4"),
         ("published/{folder}{take}.mp4", "must have {stem} or a column"),
         ("published/{name}.mp4", "{name} is not a field; use {folder}, {stem}, {take}, {mode} or {extra.sku}"),

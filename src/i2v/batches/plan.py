@@ -54,7 +54,7 @@ class BatchPlan(BaseModel):
         return keys.batch_uri(settings, self.run_id, f"{self.folder}/{number:05d}.jsonl")
 
     def shard(self, number: int) -> str:
-        """Return the name of a shard, which is the ledger's name of its run, whatever flow runs work on it."""
+        """Return the name of a shard, which is the ledger's name of its run, whichever flow runs work on it."""
         return f"{self.run_id}-{number:05d}"
 
     @property

@@ -80,7 +80,7 @@ class Selection:
     _is_closed: bool = False
 
     def add(self, labels: Iterable[str]) -> None:
-        """Add images. Raise `UsageError` if a label is no image's."""
+        """Add images. Raise `UsageError` if a label does not belong to an image."""
         for label in labels:
             ref = ImageRef.parse(label)
             self._add(ref.label, keys.image_name(ref, self.settings))
@@ -116,7 +116,7 @@ class Selection:
         return self.images.get(name)
 
     def name_of(self, label: Any) -> str:
-        """Return the name of the image with this label, empty if it is no image's."""
+        """Return the name of the image with this label, empty if there is none."""
         ref = _parse(label) if isinstance(label, str) else None
         return keys.image_name(ref, self.settings) if ref else ""
 

@@ -1,4 +1,4 @@
-"""A span for a run, for each of its images, and for each step. Work that nobody records runs unchanged."""
+"""A span for a run, for each of its images, and for each step. Without a recorder, the work runs unchanged."""
 
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager

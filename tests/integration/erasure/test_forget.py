@@ -168,7 +168,7 @@ async def test_a_copy_of_the_video_at_another_key_stays(
 async def test_a_death_in_the_middle_is_finished_by_a_second_try(
     versioned: Sandbox, new_run: OpenRun, requests: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the request after which the process dies, the same command again leaves nothing."""
+    """After a death at any request, the same command run again leaves nothing."""
     jane = put_photo(versioned, f"customer-jane-doe/{NAME}.jpg")
     await run_images(new_run, row_of(jane))
     prefix = f"s3://{versioned.bucket}/images/customer-jane-doe/"

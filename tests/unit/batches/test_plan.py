@@ -105,7 +105,7 @@ async def test_a_parent_that_starts_again_finds_its_plan(bucket: Bucket) -> None
 
 
 async def test_shards_of_a_parent_that_died_are_not_used(bucket: Bucket) -> None:
-    """Each try writes into a folder of its own, which only the plan names."""
+    """Each try writes into its own folder, which only the plan names."""
     first = await bucket.shard("s3://b-1/images/", run_id="one")
     second = await bucket.shard("s3://b-1/images/", run_id="two")
     assert first.folder != second.folder

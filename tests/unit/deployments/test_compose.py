@@ -102,7 +102,7 @@ def test_start_order_avoids_races() -> None:
 
 
 def test_secrets_come_from_files() -> None:
-    """Every secret is a file of its own that git ignores, and no variable of the file holds one."""
+    """Every secret is a separate file that git ignores, and no variable of the file holds one."""
     files = {options["file"] for options in CONFIG["secrets"].values()}
     used = {secret for fields in CONFIG["services"].values() for secret in fields.get("secrets", ())}
 

@@ -84,7 +84,7 @@ def test_a_run_keeps_only_folders_of_other_images(selection: Selection) -> None:
 
 @pytest.mark.parametrize("kind", DOCUMENTS, ids=lambda kind: f"{kind.prefix}{kind.ending}")
 def test_every_document_is_found_again(kind: Kind, selection: Selection) -> None:
-    """A second try names the same image in what the first one wrote, and changes nothing more; junk is no document."""
+    """A second try finds the same image in what the first one wrote and changes nothing; junk is not a document."""
     prefix, ending, eraser = kind
     bodies = {
         "runs/.json": json.dumps({"report": REPORT.for_record()}).encode(),

@@ -112,7 +112,7 @@ def test_deploying_page_lists_the_automations() -> None:
 
 
 def test_the_readme_is_short() -> None:
-    """It answers in a minute; what is longer is a page of its own."""
+    """It answers in a minute; longer topics have their own pages."""
     assert len(read_page("README.md").splitlines()) <= 120
 
 

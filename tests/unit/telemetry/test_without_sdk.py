@@ -14,7 +14,7 @@ from i2v.telemetry.exporters import ENDPOINT, start_exporting
 def test_without_the_packages_nothing_is_set_up_and_nothing_is_said(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A missing SDK is no error and no warning: spans and metrics stay no-ops."""
+    """A missing SDK causes no error or warning: spans and metrics stay no-ops."""
     monkeypatch.setenv(ENDPOINT, "http://127.0.0.1:9")
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.metric_exporter", None)
     monkeypatch.setattr(trace, "get_tracer_provider", trace.ProxyTracerProvider)

@@ -22,7 +22,7 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 def published_uri(settings: Settings, image: JobImage, request: Request, extra: Mapping[str, str]) -> S3Uri | None:
     """Return where the video of this image is published, `None` without `I2V_PUBLISH_AS`.
 
-    Raise `NotTried` if the image has no valid name: it lacks a column, or the name is no key.
+    Raise `NotTried` if the image has no valid name: it lacks a column, or the name is not a valid key.
     """
     template = settings.publish_as
     if template is None or settings.published is None:

@@ -1,6 +1,6 @@
 """Spending limits of one shard of a batch: `ShardBudget`. The shards of a batch share its limit, not those of all runs.
 
-`jobs/batches/<run id>/spend.json` has what each process of each shard has reserved and spent, on whatever day. Every
+`jobs/batches/<run id>/spend.json` has what each process of each shard has reserved and spent, on any day. Every
 reservation is a conditional write to it, so that all shards together never pass the limit.
 """
 
