@@ -42,8 +42,13 @@ class RunMonitor:
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
         self._run: RunContext | None = None
-        self.report = Report()
+        self.ended: RunEnded | None = None
         self.signal = 0
+
+    @property
+    def report(self) -> Report:
+        """The run's report, empty before its end."""
+        return self.ended.report if self.ended else Report()
 
     def on_event(self, event: Event) -> None:
         """Handle signals from the start of the run, and keep its report, even if the run is stopped later."""
@@ -53,8 +58,8 @@ class RunMonitor:
                 loop = asyncio.get_running_loop()
                 for number in (signal.SIGINT, signal.SIGTERM):  # Prefect's own handler would abort the run
                     loop.add_signal_handler(number, self._interrupt, number)
-            case RunEnded(report):
-                self.report = report
+            case RunEnded():
+                self.ended = event
             case _:
                 pass
         self.progress.on_event(event)

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from i2v.errors import Stopped
 from i2v.ledger.job import JobRecord
 from i2v.reports.progress import RunProgress
 from i2v.reports.run_report import ItemReport, Report
@@ -63,9 +64,10 @@ class ImageDone:
 
 @dataclass(frozen=True, slots=True)
 class RunEnded:
-    """The run has its report."""
+    """The run has its report; `stopped` is the error that ended it before its first submit."""
 
     report: Report
+    stopped: Stopped | None = None
 
 
 Event = RunOpened | ImagesCounted | StepStarted | JobSubmitted | JobRendered | ImageDone | RunEnded

@@ -100,7 +100,7 @@ async def generate(
         other_files=items.others if isinstance(items, FoundItems) else {},
         bad_rows=items.bad_rows if isinstance(items, FoundItems) else (),
     )
-    await end_run(run, report.model_copy(update={"items": (*settled, *report.items)}))
+    await end_run(run, report.model_copy(update={"items": (*settled, *report.items)}), stopped)
     return report, stopped
 
 

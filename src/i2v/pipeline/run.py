@@ -9,7 +9,7 @@ from functools import partial
 from opentelemetry import trace
 
 from i2v.apixo.client import ApixoClient
-from i2v.errors import I2vError
+from i2v.errors import I2vError, Stopped
 from i2v.ledger import keys
 from i2v.ledger.budget import Budget
 from i2v.ledger.day_spend import DaySpendStore
@@ -171,14 +171,17 @@ class _TelemetryListener:
                 pass
 
 
-async def end_run(run: RunContext, report: Report) -> None:
-    """Write the report into the ledger and release unspent money. A failure is logged; paid work is not lost."""
+async def end_run(run: RunContext, report: Report, stopped: Stopped | None = None) -> None:
+    """Write the report into the ledger and release unspent money. A failure is logged; paid work is not lost.
+
+    `stopped` is the error that ended the run before its first submit.
+    """
     await run.shielded.finish()
-    run.emit(RunEnded(report))
+    run.emit(RunEnded(report, stopped))
     await run.ended_markers.flush()
     await _write_lines(run, report)
-    saved, stopped = summarize_savings(report.items), run.brake.stopped
-    await run.heartbeat.end(report=report.for_record(), saved=saved, stopped=stopped)
+    saved = summarize_savings(report.items)
+    await run.heartbeat.end(report=report.for_record(), saved=saved, stopped=run.brake.stopped)
 
 
 async def _write_lines(run: RunContext, report: Report) -> None:

@@ -29,6 +29,7 @@ def test_an_unknown_job_is_listed_adopted_and_stored(sandbox: Sandbox, provider:
     env = bare_env(**sandbox.env)
     listed = forked_i2v("reconcile", env=env)
     (task_id,) = provider.tasks
+    provider.wait(lambda: provider.tasks[task_id].state == "success")
     adopted = forked_i2v("jobs", "resolve", lost[:12], "--adopt", task_id, env=env)
     stored = forked_i2v("reconcile", "--json", env=env)
     assert (listed.code, "1 unknown" in listed.out) == (1, True), listed

@@ -18,8 +18,10 @@ from pathlib import Path
 import pytest
 
 from sandbox import Sandbox
+from sandbox.prefect_server import PrefectServer
 from sandbox.synthetic_images import make_jpeg
 from tests.support.door_process import wait_for
+from tests.support.fault_proxy import FaultProxy, FaultRule
 from tests.support.forked_command import forked_i2v, run_i2v, start_forked
 from tests.support.i2v_command import COMMAND, bare_env
 from tests.support.orders import job_records
@@ -70,6 +72,22 @@ def test_a_dry_run_writes_nothing(sandbox: Sandbox, env: dict[str, str], tmp_pat
     (tmp_path / "tom.jpg").write_bytes(make_jpeg(400, 400, seed=9))
     result = forked_i2v("run", prefix, str(tmp_path), *PROMPT, "--dry-run", "--json", env=env)
     assert (result.code, result.report["planned"], sandbox.keys()) == (0, 2, ["images/cats/0.jpg"])
+
+
+@pytest.mark.parametrize(("image", "state", "code"), [("cats/0.jpg", "COMPLETED", 0), ("none.jpg", "FAILED", 3)])
+def test_a_lost_answer_to_the_last_state_loses_no_report(
+    sandbox: Sandbox, prefect_server: PrefectServer, env: dict[str, str], image: str, state: str, code: int
+) -> None:
+    """If Prefect's answer to a run's last state is lost, report and exit code are those of the run."""
+    prefix = put_images(sandbox, 1)
+    with FaultProxy(prefect_server.url.removeprefix("http://")) as proxy:
+        rule = proxy.add(FaultRule("drop", "POST", r"/flow_runs/[^/]*/set_state$", rf'"type": ?"{state}"', "after"))
+        result = forked_i2v(
+            "run", f"{prefix}{image}", *PROMPT, "--json", env=env | {"PREFECT_API_URL": f"{proxy.url}/api"}
+        )
+    assert rule.hits == 1
+    assert (result.code, len(result.report["items"]), "FailedRun:" in result.err) == (code, 1, False), result.err
+    assert "Prefect may not show how this run ended" in result.err
 
 
 def test_an_unknown_image_exits_1_and_comes_first(sandbox: Sandbox, env: dict[str, str]) -> None:

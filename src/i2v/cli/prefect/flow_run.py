@@ -62,7 +62,11 @@ def run_flow(arguments: dict[str, Any], progress: Progress, *, verbose: bool) ->
 
 
 async def _call(flow: Any, arguments: dict[str, Any], monitor: FlowRunMonitor, *, has_server: bool) -> I2vError | None:
-    """Run the flow. Return the error that stopped it, `None` if it ended with a report."""
+    """Run the flow. Return the error that stopped it, `None` if it ended with a report.
+
+    Prefect returns a state without the flow's result if the answer to its last request was lost; the run's own report
+    then tells how it ended.
+    """
     if has_server:
         await connection.check_api()
     LISTENER.set(monitor)
@@ -72,6 +76,8 @@ async def _call(flow: Any, arguments: dict[str, Any], monitor: FlowRunMonitor, *
     except I2vError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever Prefect raises becomes one clear message
+        if monitor.ended:
+            return _as_reported(monitor, monitor.ended, error)
         return I2vError(
             f"Prefect failed during the run: {type(error).__name__}: {error}",
             f"A new run resumes submitted videos without paying again. List them with: {command('jobs')}",
@@ -79,7 +85,15 @@ async def _call(flow: Any, arguments: dict[str, Any], monitor: FlowRunMonitor, *
     await connection.flush(monitor.flow_run, until_recorded=not has_server)
     if isinstance(result, RunFailed) or not isinstance(result, BaseException):
         return None
+    if monitor.ended and not isinstance(result, I2vError):
+        return _as_reported(monitor, monitor.ended, result)
     return _as_stopped(result)
+
+
+def _as_reported(monitor: RunMonitor, ended: RunEnded, error: BaseException) -> Stopped | None:
+    """Return how a run ended whose last state Prefect may not have recorded."""
+    monitor.progress.say(f"Prefect may not show how this run ended: {type(error).__name__}")
+    return ended.stopped
 
 
 def _as_stopped(error: BaseException) -> I2vError:
