@@ -39,6 +39,7 @@ STATES = {
     StateType.FAILED: ShardState.ENDED,
     StateType.CANCELLED: ShardState.CANCELLED,
     StateType.CRASHED: ShardState.CRASHED,
+    StateType.CANCELLING: ShardState.CANCELLING,
     StateType.SCHEDULED: ShardState.WAITING,
     StateType.PENDING: ShardState.WAITING,
 }

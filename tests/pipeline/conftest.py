@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -32,6 +33,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the longest files."""
     ranks = {name: rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
+
+
+@pytest.fixture(autouse=True)
+def own_log_handlers() -> Iterator[None]:
+    """Let no flow's handlers stay in this process: library code that a later test calls has no flow run to log to."""
+    log = logging.getLogger("i2v")
+    before = log.handlers[:]
+    yield
+    log.handlers[:] = before
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,7 @@ class ShardState(StrEnum):
 
     WAITING = "waiting"
     RUNNING = "running"
+    CANCELLING = "cancelling"
     ENDED = "ended"
     """Completed or Failed, both with a report."""
     CANCELLED = "cancelled"
@@ -43,7 +44,7 @@ class ShardState(StrEnum):
     @property
     def is_final(self) -> bool:
         """Whether the run does nothing more."""
-        return self not in {ShardState.WAITING, ShardState.RUNNING}
+        return self not in {ShardState.WAITING, ShardState.RUNNING, ShardState.CANCELLING}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +117,11 @@ class Supervisor:
 
     async def find_earlier(self) -> None:
         """Find the runs that an earlier try of this batch started."""
-        while not (await self._try(self._find()) or self._is_cancelled()):
+        while not (await self._try(self._find(range(1, self._shards + 1))) or self._is_cancelled()):
             await self._sleep(FIRST_POLL_SECONDS)
 
-    async def _find(self) -> bool:
-        for run in await self._runs.find(range(1, self._shards + 1)):
+    async def _find(self, numbers: Sequence[int]) -> bool:
+        for run in await self._runs.find(numbers):
             await self._note(run)
         return True
 
@@ -134,7 +135,7 @@ class Supervisor:
             pause = FIRST_POLL_SECONDS if changed else min(pause * 1.5, LAST_POLL_SECONDS)
             if self._to_start or self._open:
                 await self._sleep(pause)
-        if self._open:
+        if self._open or self._to_start:
             await self._cancel_open()
 
     @property
@@ -207,14 +208,18 @@ class Supervisor:
             self._warned = True
 
     async def _cancel_open(self) -> None:
+        """Cancel what is open until Prefect says so, also a run whose start was not answered."""
         deadline = time.monotonic() + CANCEL_SECONDS
-        self._to_start.clear()
-        await self._try(self._cancel())
-        while self._open and time.monotonic() < deadline:
-            await asyncio.sleep(FIRST_POLL_SECONDS)
-            await self._try(self._update())
+        unread = list(self._to_start)
+        while (self._open or unread) and time.monotonic() < deadline:
+            if unread and await self._try(self._find(unread)):
+                unread = []
+            await self._try(self._cancel())
+            if self._open or unread:
+                await asyncio.sleep(FIRST_POLL_SECONDS)
+                await self._try(self._update())
         self._to_start.clear()
 
     async def _cancel(self) -> bool:
-        await self._runs.cancel(self.open_runs)
+        await self._runs.cancel([run for run in self.open_runs if run.state is not ShardState.CANCELLING])
         return True

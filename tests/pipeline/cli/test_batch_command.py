@@ -7,18 +7,24 @@ import json
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from io import StringIO
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
+import httpx
 import pytest
-from prefect import get_client
+from prefect import State, get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Completed
 from rich.console import Console
 
 from i2v.batches.process import BatchRun, find_or_write_shards
+from i2v.cli.prefect import batch_run
 from i2v.cli.prefect.flow_run import FlowRunMonitor
 from i2v.cli.progress import Progress
 from i2v.pipeline.events import ImagesCounted
@@ -105,12 +111,33 @@ async def test_it_prints_the_merged_report(
     }
 
 
-async def test_ctrl_c_cancels_the_batch(sandbox: Sandbox, child_env: dict[str, str], tmp_path: Path) -> None:
-    """The first Ctrl-C cancels the run on the server; the command waits for its end and exits with 130."""
+def run_where_cancels_fail(words: Sequence[str], *, times: int) -> None:
+    """Be `i2v` with a server that does not respond to the first cancels."""
+    send, asked = PrefectClient.set_flow_run_state, 0
+
+    async def lossy(client: PrefectClient, flow_run_id: UUID, state: State[Any]) -> object:
+        nonlocal asked
+        asked += 1
+        if asked <= times:
+            raise httpx.ReadTimeout("no answer")
+        return await send(client, flow_run_id, state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PrefectClient, "set_flow_run_state", lossy)
+        patch.setattr(batch_run, "CANCEL_SECONDS", 5)
+        run_i2v(words)
+
+
+@pytest.mark.parametrize("lost", [0, 1, 1000])
+async def test_ctrl_c_cancels_the_batch(sandbox: Sandbox, child_env: dict[str, str], tmp_path: Path, lost: int) -> None:
+    """The first Ctrl-C cancels the run on the server; the command repeats that until it is so, or says that it is not.
+
+    It waits for the run's end and exits with 130.
+    """
     put_photos(sandbox, 1)
     deployment, log = await deploy(), tmp_path / "log"
     words = ("run", f"s3://{sandbox.bucket}/images/", "--prompt", "it moves", "--batch")
-    child = start_forked(run_i2v, *words, env=child_env, err=log)
+    child = start_forked(partial(run_where_cancels_fail, times=lost), *words, env=child_env, err=log)
     try:
         run = await started_run(deployment)
         while "Started the batch" not in log.read_text():  # noqa: ASYNC110 - another process writes it
@@ -123,6 +150,8 @@ async def test_ctrl_c_cancels_the_batch(sandbox: Sandbox, child_env: dict[str, s
         child.join()
     async with get_client() as client:
         ended = await client.read_flow_run(run.id)
-    assert ended.state
-    assert ended.state.is_cancelled()
+    is_cancelled = bool(ended.state and ended.state.is_cancelled())
+    says_not = "Prefect did not cancel the batch, which goes on and may submit: " in log.read_text()
+    assert (is_cancelled, says_not) == ((lost < 1000), (lost == 1000)), log.read_text()
+    assert (f"prefect flow-run cancel {run.id}" in log.read_text()) == says_not
     assert sandbox.provider.billed().total() == 0

@@ -199,6 +199,46 @@ async def test_a_cancel_reaches_the_open_shards_and_starts_no_other() -> None:
     assert batch.supervisor.open_runs == []
 
 
+async def test_a_cancel_is_repeated_until_prefect_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cancel that does not reach Prefect is sent again: a shard that goes on would submit."""
+    monkeypatch.setattr(shard_runs, "FIRST_POLL_SECONDS", 0.01)
+
+    class Lossy(ScriptedRuns):
+        asked = 0
+
+        async def cancel(self, runs: Sequence[ShardRun]) -> None:
+            self.asked += 1
+            if self.asked == 2:
+                self.existing |= {(r.number, r.attempt): replace(r, state=ShardState.CANCELLING) for r in runs}
+            if self.asked == 6:
+                self.cancelled.append(1)
+            assert bool(runs) is (self.asked <= 2)
+
+    runs = Lossy()
+    runs.ends = False
+    batch = Batch(runs, 1, 1, polls_until_cancel=1)
+    await batch.supervisor.run_all()
+    assert (runs.asked, batch.supervisor.open_runs) == (6, [])
+
+
+async def test_a_cancel_reaches_a_shard_whose_start_was_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run exists in Prefect though the batch never heard of it; nothing else would end it."""
+    monkeypatch.setattr(shard_runs, "FIRST_POLL_SECONDS", 0.01)
+
+    class Unanswered(ScriptedRuns):
+        async def start(self, number: int, attempt: int) -> ShardRun:
+            run = await super().start(number, attempt)
+            if number == 2:
+                raise Unavailable("Prefect does not respond")
+            return run
+
+    runs = Unanswered()
+    runs.ends = False
+    batch = Batch(runs, 3, 3, polls_until_cancel=1)
+    await batch.supervisor.run_all()
+    assert (sorted(set(runs.cancelled)), batch.supervisor.open_runs) == ([1, 2], [])
+
+
 async def test_no_shard_is_started_once_the_limit_is_spent() -> None:
     """The shards that are open end, and the others get no run."""
     runs = ScriptedRuns()

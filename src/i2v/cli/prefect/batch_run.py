@@ -60,7 +60,9 @@ def run_batch(parameters: dict[str, Any], settings: Settings, progress: Progress
         report, error = asyncio.run(
             _read_result(run, words, storage, settings, awaits_callbacks=parameters["delivery"] == "callback")
         )
-    return Ending(report, None if waiting.signal else error, waiting.signal, flow_run_url(run.id))
+    if waiting.signal:
+        error = None if _is_ending(run) else _not_cancelled(run, words)
+    return Ending(report, error, waiting.signal, flow_run_url(run.id))
 
 
 class _Waiting:
@@ -97,8 +99,8 @@ class _Waiting:
     async def _wait(self, client: PrefectClient, run: FlowRun) -> FlowRun:
         started, deadline, warned = time.monotonic(), float("inf"), False
         while not (run.state and run.state.is_final()) and time.monotonic() < deadline:
-            if self.signal and deadline == float("inf"):
-                deadline = time.monotonic() + CANCEL_SECONDS
+            if self.signal:
+                deadline = min(deadline, time.monotonic() + CANCEL_SECONDS)
                 await _cancel(client, run)
             is_waiting = run.start_time is None and time.monotonic() - started > NO_WORKER_SECONDS
             if is_waiting and not warned:
@@ -144,9 +146,24 @@ async def _start(client: PrefectClient, parameters: dict[str, Any]) -> FlowRun:
         raise Stopped(*describe_server_error(error)) from None
 
 
+def _is_ending(run: FlowRun) -> bool:
+    """Whether a run has ended, or Prefect is cancelling it."""
+    return run.state is not None and (run.state.is_final() or run.state.is_cancelling())
+
+
+def _not_cancelled(run: FlowRun, words: str) -> I2vError:
+    return I2vError(
+        f"Prefect did not cancel the batch, which goes on and may submit: {words}",
+        f"Cancel it: prefect flow-run cancel {run.id}",
+    )
+
+
 async def _cancel(client: PrefectClient, run: FlowRun) -> None:
+    """Cancel the run unless Prefect is cancelling it; if Prefect does not respond, the next poll tries again."""
+    if _is_ending(run):
+        return
     state: State[Any] = Cancelling(message="Ctrl-C in the command")
-    with suppress(Exception):  # the last line says what is still open
+    with suppress(Exception):
         await client.set_flow_run_state(run.id, state)
 
 
