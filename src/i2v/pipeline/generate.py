@@ -63,12 +63,7 @@ async def generate(
     money suffices for all. `settled` are the lines of the run's earlier work, for its record. `poll` waits for the
     videos; `callback` ends once everything is submitted. Raise as `LedgerInfoStore.prepare` does.
     """
-    paused = False
-    if not run.dry_run:
-        info = await run.ledger.info.prepare()
-        paused = info.paused
-        run.first_submits.trust(*info.fetched_from)
-        preflight.warn_of_expiring_credentials(run)
+    paused = False if run.dry_run else await _prepare_ledger(run)
     run.set_image_count(len(settled) + len(items))
     spans = [start_image(label_of(item)) for item in items]
     preparing: list[asyncio.Future[Prepared]] = [
@@ -91,17 +86,36 @@ async def generate(
     finally:
         for task in unfinished:
             task.cancel()
-    stopped_by = run.brake.stopped.message if run.brake.stopped else None
-    report = Report(
-        items=tuple(lines),
-        stopped=stopped_by,
-        awaits_callbacks=delivery == "callback",
-        is_partial=partial,
-        other_files=items.others if isinstance(items, FoundItems) else {},
-        bad_rows=items.bad_rows if isinstance(items, FoundItems) else (),
-    )
+    report = _report(run, items, lines, partial=partial, delivery=delivery)
     await end_run(run, report.model_copy(update={"items": (*settled, *report.items)}), stopped)
     return report, stopped
+
+
+async def _prepare_ledger(run: RunContext) -> bool:
+    """Prepare the ledger for submits; return whether they are paused."""
+    info = await run.ledger.info.prepare()
+    run.first_submits.trust(*info.fetched_from)
+    preflight.warn_of_expiring_credentials(run)
+    return info.paused
+
+
+def _report(
+    run: RunContext,
+    items: Sequence[InputItem | Prepared],
+    lines: Sequence[ItemReport],
+    *,
+    partial: bool,
+    delivery: Delivery,
+) -> Report:
+    found = items if isinstance(items, FoundItems) else None
+    return Report(
+        items=tuple(lines),
+        stopped=run.brake.stopped.message if run.brake.stopped else None,
+        awaits_callbacks=delivery == "callback",
+        is_partial=partial,
+        other_files=found.others if found else {},
+        bad_rows=found.bad_rows if found else (),
+    )
 
 
 def label_of(item: InputItem | Prepared) -> str:
