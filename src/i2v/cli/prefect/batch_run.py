@@ -7,7 +7,9 @@ import signal
 import time
 from contextlib import suppress
 from typing import Any
+from uuid import UUID, uuid4
 
+import httpx
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun, State
@@ -32,6 +34,8 @@ from i2v.s3.storage import Storage
 from i2v.settings import Settings
 
 DEPLOYMENT = "generate-batch/batch"
+STARTS = 3
+"""How often the request that starts the run is sent."""
 POLL_SECONDS = 2.0
 CANCEL_SECONDS = 60.0
 """How long to wait for a cancelled batch: Prefect kills its run 30 s after SIGTERM."""
@@ -79,10 +83,10 @@ class _Waiting:
         """Return the run as it ended, and what its state says."""
         await connection.check_api()
         loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):  # also while the run is created: it would go on alone
+            loop.add_signal_handler(number, self._interrupt, number)
         async with get_client() as client:
             run = await _start(client, parameters)
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, self._interrupt, number)
             self._progress.say(f"Started the batch: {flow_run_url(run.id)}")
             run = await self._wait(client, run)
         state = run.state
@@ -135,9 +139,14 @@ class _Waiting:
 
 
 async def _start(client: PrefectClient, parameters: dict[str, Any]) -> FlowRun:
+    """Start the run; the key lets a request be repeated whose answer was lost."""
+    key = str(uuid4())
     try:
         deployment = await client.read_deployment_by_name(DEPLOYMENT)
-        return await client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
+        for _ in range(STARTS - 1):
+            with suppress(httpx.TransportError):
+                return await _create(client, deployment.id, parameters, key)
+        return await _create(client, deployment.id, parameters, key)
     except ObjectNotFound:
         raise UsageError(
             f"The deployment {DEPLOYMENT} does not exist at {shown_api_url()}", "Create it: make deploy"
@@ -156,6 +165,10 @@ def _not_cancelled(run: FlowRun, words: str) -> I2vError:
         f"Prefect did not cancel the batch, which goes on and may submit: {words}",
         f"Cancel it: prefect flow-run cancel {run.id}",
     )
+
+
+async def _create(client: PrefectClient, deployment: UUID, parameters: dict[str, Any], key: str) -> FlowRun:
+    return await client.create_flow_run_from_deployment(deployment, parameters=parameters, idempotency_key=key)
 
 
 async def _cancel(client: PrefectClient, run: FlowRun) -> None:
