@@ -5,8 +5,6 @@ Add a variable here and to `docs/settings.md`. boto3 reads the AWS variables; no
 
 import json
 import math
-import re
-from collections.abc import Collection
 from decimal import Decimal
 from functools import cached_property
 from itertools import permutations
@@ -14,12 +12,8 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
-    AfterValidator,
     Field,
-    HttpUrl,
     SecretStr,
-    StringConstraints,
-    TypeAdapter,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -29,88 +23,25 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from i2v.errors import UsageError
 from i2v.pricing import PRICES_USD
-from i2v.publish_template import check_template, published_folder
+from i2v.publish_template import published_folder
 from i2v.s3_uri import S3Uri
+from i2v.settings_types import (
+    ApiUrl,
+    HostName,
+    HttpAddress,
+    LeaseSeconds,
+    Prefix,
+    PublishTemplate,
+    Seconds,
+    Signable,
+    SignableSeconds,
+    Token,
+    at_most,
+    is_listed,
+    unique_keys,
+)
 from i2v.spending_limits import Limit, LimitsByLabel, RunLimits, all_limits, check_limits
 
-PREFIX_MAX_BYTES = 80
-"""An S3 key has up to 1,024 bytes, of which the names in `i2v.ledger.keys` take up to 938."""
-
-
-def _http_url(text: str) -> str:
-    TypeAdapter(HttpUrl).validate_python(text)
-    return text.rstrip("/")
-
-
-def _api_url(text: str) -> str:
-    url = _http_url(text)
-    parts = urlsplit(url)
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        raise ValueError("it must not have a user name, password, query or fragment; the key goes to APIXO_API_KEY")
-    return url
-
-
-def _token(secret: SecretStr) -> SecretStr:
-    text = secret.get_secret_value().strip()
-    if not re.fullmatch(r"[!-~]{16,}", text):
-        why = "it is too short, has a blank or is not ASCII"
-        raise ValueError(f"{why}; use at least 16 characters, such as those of: openssl rand -hex 32")
-    return SecretStr(text)
-
-
-def is_listed(hosts: Collection[str], host: str, port: int) -> bool:
-    """Return whether `hosts` has this host or host:port; an IPv6 address may have brackets."""
-    names = {host, f"[{host}]"} if ":" in host else {host}
-    return any(name in hosts or f"{name}:{port}" in hosts for name in names)
-
-
-def _at_most(limit: int, why: str) -> AfterValidator:
-    def check(value: float) -> float:
-        if value > limit:
-            raise ValueError(f"{why}; set {limit} or less")
-        return value
-
-    return AfterValidator(check)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object; raise `ValueError` if it has a key twice, of which Python would drop one."""
-    if len(read := dict(pairs)) < len(pairs):
-        raise ValueError("it has the same key twice")
-    return read
-
-
-def _prefix(text: str) -> str:
-    if not text.endswith("/"):
-        raise ValueError(f"{text!r} must end in '/'")
-    key = S3Uri.parse(text).key if text.startswith("s3://") else text
-    if len(key.encode()) > PREFIX_MAX_BYTES:
-        raise ValueError(f"a prefix has at most {PREFIX_MAX_BYTES} bytes, because an S3 key has at most 1,024")
-    if text.startswith("s3://"):
-        return text
-    if text.startswith("/") or "//" in text:
-        raise ValueError(f"{text!r} is not a prefix; use e.g. 'images/' or 's3://bucket/images/'")
-    return text
-
-
-def _publish_template(template: str) -> str:
-    check_template(template)
-    _prefix(published_folder(template))
-    return template
-
-
-Seconds = Annotated[float, Field(gt=0, le=31_536_000, allow_inf_nan=False)]
-"""A duration of at most one year."""
-Signable = _at_most(604_800, "S3 signs URLs for at most 7 days")
-SignableSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False), Signable]
-LeaseSeconds = Annotated[Seconds, Field(ge=10)]
-"""Fractions of it are the time limits of a submit."""
-ApiUrl = Annotated[str, AfterValidator(_api_url)]
-HttpAddress = Annotated[str, AfterValidator(_http_url)]
-Prefix = Annotated[str, AfterValidator(_prefix)]
-Token = Annotated[SecretStr, AfterValidator(_token)]
-"""A secret that we choose, and that others must not guess."""
-HostName = Annotated[str, StringConstraints(to_lower=True)]
 _JSON_EXAMPLES = {
     "prompts_by_prefix": '{"cats/": "the cat yawns"}',
     "prices_usd": '{"standard-6": "0.192"}',
@@ -136,9 +67,7 @@ class Settings(BaseSettings):
     videos_prefix: Prefix = Field(default="videos/", validation_alias="I2V_VIDEOS_PREFIX")
     jobs_prefix: Prefix = Field(default="jobs/", validation_alias="I2V_JOBS_PREFIX")
 
-    publish_as: Annotated[str, AfterValidator(_publish_template)] | None = Field(
-        default=None, validation_alias="I2V_PUBLISH_AS"
-    )
+    publish_as: PublishTemplate | None = Field(default=None, validation_alias="I2V_PUBLISH_AS")
     """The name under which each stored video is copied, such as `published/{folder}{stem}.mp4`."""
 
     s3_extra_args: Annotated[dict[str, Any], NoDecode] = Field(
@@ -168,7 +97,7 @@ class Settings(BaseSettings):
     """Paid attempts of a job, over all runs."""
     first_submits: int = Field(default=8, ge=0, validation_alias="I2V_FIRST_SUBMITS")
     """Submits to a bucket that the provider has not yet fetched from, until one is rendered; 0 sets no limit."""
-    max_video_bytes: Annotated[int, _at_most(5 << 30, "S3 accepts at most 5 GiB in one PUT")] = Field(
+    max_video_bytes: Annotated[int, at_most(5 << 30, "S3 accepts at most 5 GiB in one PUT")] = Field(
         default=1 << 30, gt=0, validation_alias="I2V_MAX_VIDEO_BYTES"
     )
 
@@ -224,7 +153,7 @@ class Settings(BaseSettings):
         try:
             read = value
             if isinstance(value, str):
-                read = json.loads(value, parse_float=Decimal, object_pairs_hook=_unique)
+                read = json.loads(value, parse_float=Decimal, object_pairs_hook=unique_keys)
         except ValueError as error:
             why = "not valid JSON" if isinstance(error, json.JSONDecodeError) else str(error)
             raise ValueError(f"{why}; use e.g. {example}") from None

@@ -23,7 +23,7 @@ from i2v.ledger.job import JobImage, JobRecord
 from i2v.ledger.ledger import Ledger
 from i2v.ledger.ledger_info import PAUSE_RECHECK_SECONDS
 from i2v.ledger.run_record import RunRecord
-from i2v.pipeline.publish import CONTENT_TYPES
+from i2v.pipeline.outputs.publish import CONTENT_TYPES
 from i2v.s3.versions import NotDeleted, delete_all
 from i2v.s3_uri import S3Uri
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import NamedTuple
 
 from i2v.errors import FetchError
-from i2v.settings import is_listed
+from i2v.settings_types import is_listed
 from i2v.urls import redact_url
 
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]

@@ -20,8 +20,9 @@ from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import ImageDone, JobRendered
 from i2v.pipeline.named_copies.conflicts import without_conflicts
 from i2v.pipeline.named_copies.publish_copy import publish_and_release
+from i2v.pipeline.outputs.publish import publish_outputs
+from i2v.pipeline.outputs.verdicts import put_verdict, refusal
 from i2v.pipeline.poll import PollResult, poll
-from i2v.pipeline.publish import publish_outputs, put_verdict, refusal
 from i2v.pipeline.run import end_run
 from i2v.pipeline.store import store
 from i2v.pipeline.submit import submit

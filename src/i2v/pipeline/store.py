@@ -21,8 +21,8 @@ from i2v.ledger.ledger import VersionedRecord
 from i2v.media.file_type import describe_file_type
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import StepStarted
+from i2v.pipeline.outputs.publish import DeliveredVideo, publish_video
 from i2v.pipeline.poll import job_label, job_log_context, query_status
-from i2v.pipeline.publish import DeliveredVideo, publish_video
 from i2v.telemetry.spans import describe_job, traced
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from i2v.ledger.job import JobRecord, JobState
 from i2v.ledger.keys import OpenMarker
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.named_copies.publish_copy import publish_copy
-from i2v.pipeline.publish import publish_outputs
+from i2v.pipeline.outputs.publish import publish_outputs
 from i2v.s3.listing import S3Entry
 
 

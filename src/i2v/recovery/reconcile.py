@@ -26,8 +26,8 @@ from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import ImageDone
 from i2v.pipeline.generate import Steps, expected
 from i2v.pipeline.named_copies.publish_copy import publish_copy
+from i2v.pipeline.outputs.publish import publish_outputs
 from i2v.pipeline.poll import handle_final_status, note_unknown_state, query_status
-from i2v.pipeline.publish import publish_outputs
 from i2v.pipeline.submit import LEASE_OVER
 from i2v.pipeline.video_order import Order
 from i2v.recovery.adopt_from_callback import CallbackHint, adopt_from_callback, hints_by_job

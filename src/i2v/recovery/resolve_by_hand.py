@@ -13,7 +13,7 @@ from i2v.ledger.attempt import DROPPED_CODE, Reason
 from i2v.ledger.job import JobRecord
 from i2v.ledger.ledger import Edit, Ledger, VersionedRecord
 from i2v.ledger.task_pages import claim_task
-from i2v.pipeline.publish import remove_verdicts
+from i2v.pipeline.outputs.verdicts import remove_verdicts
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
 

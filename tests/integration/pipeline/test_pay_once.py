@@ -15,9 +15,9 @@ from i2v.ledger.job import JobState
 from i2v.ledger.ledger import VersionedRecord
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.generate import Steps, generate, process_order
+from i2v.pipeline.outputs.publish import publish_outputs
 from i2v.pipeline.payment.accepted_or_lost import record_task_id
 from i2v.pipeline.poll import poll
-from i2v.pipeline.publish import publish_outputs
 from i2v.pipeline.store import NotDelivered, store
 from i2v.pipeline.submit import submit
 from i2v.pipeline.video_order import Order

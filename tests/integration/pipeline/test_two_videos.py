@@ -7,8 +7,8 @@ import hashlib
 import pytest
 
 from i2v.ledger.job import JobRecord, JobState
-from i2v.pipeline import publish
 from i2v.pipeline.generate import Steps, process_order
+from i2v.pipeline.outputs import publish
 from i2v.pipeline.payment.accepted_or_lost import record_task_id
 from i2v.pipeline.submit import submit
 from i2v.recovery.resolve_by_hand import Resolver

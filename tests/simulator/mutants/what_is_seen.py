@@ -7,7 +7,8 @@ from typing import Any
 
 from i2v.errors import I2vError
 from i2v.ledger.ledger import Ledger
-from i2v.pipeline import generate, heartbeat, publish
+from i2v.pipeline import generate, heartbeat
+from i2v.pipeline.outputs import publish
 from i2v.pipeline.payment import check_and_pay
 from i2v.reports.run_report import ItemReport, Report
 from tests.simulator.mutants.replacing import Mutant, do_nothing, replace, write_unconditionally

@@ -17,7 +17,7 @@ from i2v.ledger.job import JobImage, JobRecord, JobState
 from i2v.ledger.keys import sibling_uri, video_ending
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.named_copies.names import image_digest, published_uri
-from i2v.pipeline.publish import CONTENT_TYPES
+from i2v.pipeline.outputs.publish import CONTENT_TYPES
 from i2v.pipeline.video_order import Order
 from i2v.request import canonical_json
 from i2v.s3_uri import S3Uri

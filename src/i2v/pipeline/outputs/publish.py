@@ -7,7 +7,7 @@ which another image with the same content may have paid for.
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -17,20 +17,16 @@ from i2v.advised_commands import command
 from i2v.apixo.models import TaskStatus
 from i2v.errors import Conflict, I2vError, NotFound
 from i2v.ledger import keys
-from i2v.ledger.attempt import Reason, StoredVideo
+from i2v.ledger.attempt import StoredVideo
 from i2v.ledger.job import JobImage, JobRecord, JobState
 from i2v.ledger.ledger_info import provider_host
 from i2v.media.video_facts import AI_GENERATED, VideoFacts, deviations
 from i2v.pipeline.context import RunContext
-from i2v.pipeline.validate import ResolvedImage, ValidationResult
-from i2v.request import MODEL, Request, canonical_json
-from i2v.s3.storage import Storage
+from i2v.pipeline.outputs.verdicts import FORMAT, job_verdict, put_verdict, remove_verdicts
+from i2v.request import MODEL, canonical_json
 from i2v.s3_uri import S3Uri
-from i2v.settings import Settings
 
 log = logging.getLogger(__name__)
-FORMAT = 1
-"""Of manifests and verdicts."""
 METADATA_TASK_CHARS = 1000
 CONTENT_TYPES = {"mp4": "video/mp4", "mov": "video/quicktime", "webm": "video/webm", "mkv": "video/x-matroska"}
 DELETED = "the image was deleted while its video was made"
@@ -259,55 +255,3 @@ async def _copy(
     changes = {"image": image.model_dump(mode="json"), "copied_from": str(video.uri), "cost_usd": "0"}
     changes["extra"] = dict(extra)
     await _put_manifest(run, record, image, manifest_uri, manifest(run, record, copied, None, None) | changes)
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Why an image has no video: refused by validation (without a job), or refused or failed as a job."""
-
-    name: str
-    label: str
-    etag: str
-    request: Request
-    state: JobState
-    reason: Reason
-    job: str | None = None
-    extra: Mapping[str, str] = field(default_factory=dict)
-
-
-def refusal(image: ResolvedImage, validation: ValidationResult, request: Request) -> Verdict:
-    """Return the verdict of an image that validation refused."""
-    reason = Reason(code=validation.rule, message=validation.refusal or "")
-    extra = dict(image.options.extra)
-    return Verdict(image.name, image.ref.label, validation.etag, request, JobState.REFUSED, reason, extra=extra)
-
-
-def job_verdict(record: JobRecord, image: JobImage, reason: Reason, extra: Mapping[str, str]) -> Verdict:
-    """Return the verdict of an image whose job was refused or failed."""
-    return Verdict(image.name, image.label, image.etag, record.request, record.state, reason, record.key, extra)
-
-
-async def put_verdict(storage: Storage, settings: Settings, verdict: Verdict, *, keep_existing: bool = False) -> bool:
-    """Write a verdict; return `False` if one exists and `keep_existing` is set."""
-    uri = keys.output_uri(settings, verdict.name, verdict.etag, verdict.request.digest12, f".{verdict.state}.json")
-    value = {
-        "format": FORMAT,
-        "image": verdict.label,
-        "etag": verdict.etag,
-        "request": {"model": MODEL, **verdict.request.model_dump(mode="json")},
-        "job": verdict.job,
-        "reason": verdict.reason.model_dump(),
-        "extra": dict(verdict.extra),
-        "at": datetime.now(UTC).isoformat(),
-    }
-    try:
-        await storage.put(uri, canonical_json(value), content_type="application/json", create=keep_existing)
-    except Conflict:
-        return False
-    return True
-
-
-async def remove_verdicts(storage: Storage, settings: Settings, image: JobImage, request: Request) -> None:
-    """Delete the verdicts of earlier attempts, which no longer apply."""
-    for state in (JobState.REFUSED, JobState.FAILED):
-        await storage.delete(keys.output_uri(settings, image.name, image.etag, request.digest12, f".{state}.json"))
