@@ -166,7 +166,7 @@ lock: $(READY) ## regenerate the requirements files from pyproject.toml; UPGRADE
 	  $(PY) -m venv "$$dir" && "$$dir/bin/python" -m pip install -q --disable-pip-version-check uv && \
 	  lock() { "$$dir/bin/uv" pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	    --system-certs --quiet "$$@"; } && \
-	  own() { lock pyproject.toml --extra otel --extra server "$$@"; } && \
+	  own() { lock pyproject.toml --extra export --extra otel --extra server "$$@"; } && \
 	  own --group dev $(if $(UPGRADE),--upgrade) --output-file requirements.txt && \
 	  own --group build --constraint requirements.txt --upgrade --output-file requirements-image.txt && \
 	  lock --group infrastructure --constraint requirements.txt $(if $(UPGRADE),--upgrade) \

@@ -1,7 +1,8 @@
 """Names of objects in the bucket. Reconcile relies on them and existing buckets use them: do not change a name.
 
 videos/<name>/<e12>-<r12>.mp4 .jpg .json | .refused.json | .failed.json     the outputs of one image version
-jobs/<job key>.json  ledger.json  spend.json  open/ forgotten/ runs/ days/ months/ batches/ inputs/ tasks/  the ledger
+jobs/<job key>.json  ledger.json  spend.json  open/ forgotten/ runs/ days/ months/ batches/ inputs/ tasks/    the ledger
+jobs/tables/                                                                what `i2v export` writes
 """
 
 import hashlib
@@ -173,6 +174,11 @@ def ledger_uri(settings: Settings) -> S3Uri:
 def spend_uri(settings: Settings) -> S3Uri:
     """Return the URI of the balance at the last spend report."""
     return settings.jobs / "spend.json"
+
+
+def tables_uri(settings: Settings) -> S3Uri:
+    """Return the prefix of the tables that `i2v export` writes by default."""
+    return settings.jobs / "tables/"
 
 
 def spend_chart_uri(settings: Settings, day: str) -> S3Uri:

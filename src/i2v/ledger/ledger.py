@@ -10,6 +10,7 @@ import logging
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -141,11 +142,12 @@ class Ledger:
         self, *, since: datetime | None = None, on_error: Callable[[str, I2vError], None] | None = None
     ) -> AsyncIterator[JobRecord]:
         """Yield all records, or those written since then, by key. Log each that cannot be read, or call `on_error`."""
-        async for key, found in self.read_many(await self.find_keys(since=since)):
-            if isinstance(found, VersionedRecord):
-                yield found.record
-            elif found:
-                (on_error or _log_unreadable)(key, found)
+        async for some in self._key_pages("", since):
+            async for key, found in self.read_many(some):
+                if isinstance(found, VersionedRecord):
+                    yield found.record
+                elif found:
+                    (on_error or _log_unreadable)(key, found)
 
     async def read_many(self, job_keys: Sequence[str]) -> AsyncIterator[tuple[str, VersionedRecord | I2vError | None]]:
         """Yield each key with its record, with the error that made it unreadable, or with `None`, in this order."""
@@ -162,10 +164,15 @@ class Ledger:
 
     async def find_keys(self, start: str = "", *, since: datetime | None = None) -> list[str]:
         """Return the job keys that start with these characters, or only those of records written since then."""
-        entries = self.storage.list(self.settings.jobs / start, recursive=False)
-        recent = [entry.uri async for entry in entries if since is None or entry.last_modified >= since]
-        names = (uri.key.removeprefix(self.settings.jobs.key) for uri in recent)
-        return [match[1] for name in names if (match := _RECORD_NAME.fullmatch(name))]
+        return [key async for some in self._key_pages(start, since) for key in some]
+
+    async def _key_pages(self, start: str, since: datetime | None) -> AsyncIterator[list[str]]:
+        """Yield the keys page by page of the listing, so that memory does not grow with the ledger."""
+        async with aclosing(self.storage.pages(self.settings.jobs / start, recursive=False)) as pages:
+            async for entries in pages:
+                recent = [entry.uri for entry in entries if since is None or entry.last_modified >= since]
+                names = (uri.key.removeprefix(self.settings.jobs.key) for uri in recent)
+                yield [match[1] for name in names if (match := _RECORD_NAME.fullmatch(name))]
 
     async def put_open_marker(self, image: JobImage, key: str, number: int, *, reopened: bool = False) -> None:
         """Put the open marker of an attempt, before it is claimed or reopened."""

@@ -1,7 +1,7 @@
 """The spend report: `sum_spend` sums the ledger and compares it with the provider's balance.
 
-It reads only records written in the window, because each new attempt changes its record, and sums them as they arrive,
-so that memory does not grow with the ledger.
+It takes the attempts from the tables of `i2v.export` and the records that changed since, or without tables from the
+records written in the window, and sums them as they arrive, so that memory does not grow with the ledger.
 """
 
 import logging
@@ -15,10 +15,11 @@ from pydantic import BaseModel, Field
 
 from i2v.apixo.client import ApixoClient
 from i2v.errors import ProviderError
+from i2v.export.read import attempts_since
+from i2v.export.rows import AttemptRow
 from i2v.ledger import keys
-from i2v.ledger.attempt import Attempt, EndKind
 from i2v.ledger.documents import read_if_valid
-from i2v.ledger.job import FORMAT, JobRecord, JobState
+from i2v.ledger.job import FORMAT, JobState
 from i2v.ledger.ledger import Ledger
 from i2v.money import ZERO, money_text
 from i2v.reports.limit_usage import LimitUsage, read_usage
@@ -64,15 +65,13 @@ class Sums(BaseModel):
         """Everything charged or possibly charged."""
         return self.stored_usd + self.at_risk_usd + self.open_usd
 
-    def add(self, attempt: Attempt) -> None:
+    def add(self, attempt: AttemptRow) -> None:
         """Add an attempt at its full price."""
         self.attempts += 1
         self.at_risk_usd += attempt.at_risk_usd
-        self.possibly_charged_usd += attempt.charges.possibly
-        if attempt.ended_as(EndKind.STORED):
-            self.stored_usd += attempt.price_usd
-        elif attempt.is_running:
-            self.open_usd += attempt.price_usd
+        self.possibly_charged_usd += attempt.possibly_charged_usd
+        self.stored_usd += attempt.stored_usd
+        self.open_usd += attempt.open_usd
 
     def __add__(self, other: Self) -> Self:
         return self.model_copy(update={name: getattr(self, name) + getattr(other, name) for name in Sums.model_fields})
@@ -108,14 +107,14 @@ class SpendWindow:
         self.at_risk: list[AtRisk] = []
         """The newest `MAX_AT_RISK`, newest first."""
 
-    def add_job(self, record: JobRecord) -> None:
-        """Add a job's attempts."""
-        for attempt in record.attempts:
-            if attempt.claimed_at >= self.since and attempt.cost_usd:
-                self._sums[_group(record, attempt)].add(attempt)
-                if risk := attempt.at_risk_usd:
-                    found = AtRisk(attempt.claimed_at, record.key, record.image.label, record.state, risk)
-                    self.at_risk = sorted([*self.at_risk, found], reverse=True)[:MAX_AT_RISK]
+    def add_attempt(self, attempt: AttemptRow) -> None:
+        """Add an attempt that was claimed in the window and costs something."""
+        if attempt.claimed_at < self.since or not attempt.cost_usd:
+            return
+        self._sums[_group(attempt)].add(attempt)
+        if risk := attempt.at_risk_usd:
+            found = AtRisk(attempt.claimed_at, attempt.job, attempt.image, JobState(attempt.state), risk)
+            self.at_risk = sorted([*self.at_risk, found], reverse=True)[:MAX_AT_RISK]
 
     def add_savings(self, run: RunSavings) -> None:
         """Add what a run did not have to pay."""
@@ -195,23 +194,14 @@ class SpendReport(BaseModel):
         }
 
 
-def _group(record: JobRecord, attempt: Attempt) -> Group:
+def _group(attempt: AttemptRow) -> Group:
     return Group(
-        day=_day(attempt.claimed_at),
-        mode=record.request.mode_and_duration,
-        folder=record.image.name.rpartition("/")[0],
-        label=record.label or "",
-        outcome=_outcome(record, attempt),
+        day=attempt.day.isoformat(),
+        mode=attempt.mode_and_duration,
+        folder=attempt.folder,
+        label=attempt.label or "",
+        outcome=attempt.outcome,
     )
-
-
-def _outcome(record: JobRecord, attempt: Attempt) -> str:
-    """Return the job's state for the attempt that decides it; erasing the image changes nothing."""
-    if attempt.forgotten and attempt.end and attempt.end.kind in {EndKind.STORED, EndKind.REFUSED}:
-        return attempt.end.kind.value
-    if attempt.forgotten:
-        return JobState.FAILED.value
-    return record.state.value if attempt == record.attempt else JobState.FAILED.value
 
 
 def _day(moment: datetime) -> str:
@@ -257,11 +247,11 @@ async def sum_spend(
 
 
 async def _read(storage: Storage, settings: Settings, windows: Sequence[SpendWindow]) -> None:
-    first = min(window.since for window in windows) - CLOCK_SLACK
-    async for record in Ledger(storage, settings).records(since=first):
+    first = min(window.since for window in windows)
+    async for attempt in attempts_since(Ledger(storage, settings), first):
         for window in windows:
-            window.add_job(record)
-    async for run in read_savings(storage, settings, since=first):
+            window.add_attempt(attempt)
+    async for run in read_savings(storage, settings, since=first - CLOCK_SLACK):
         for window in windows:
             window.add_savings(run)
 
