@@ -1,4 +1,4 @@
-"""Report the spending by day: sum the ledger, and compare it with the provider's balance."""
+"""Report the spending by day: sum the ledger, compare it with the balance, and bring the tables up to date."""
 
 from typing import Annotated, Any
 
@@ -9,6 +9,7 @@ from pydantic import Field
 
 import prefect_support.library_version  # noqa: F401 - before the library is used
 from i2v.apixo.client import ApixoClient
+from i2v.export.write import update_tables
 from i2v.reports.spend import sum_spend
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
@@ -29,6 +30,7 @@ async def report_spend(
     """Sum the cost of stored videos, the amount at risk, and the savings of the cache.
 
     The artifact `i2v-spend` shows them by day, mode, folder, label and outcome, with a chart of the last 30 days.
+    Before that, the tables of `i2v export` beside the ledger are brought up to date, if pyarrow is installed.
 
     Args:
         days: The number of 24-hour days, back from now, that the run's message covers.
@@ -37,6 +39,7 @@ async def report_spend(
     async def body(settings: Settings, storage: Storage) -> State[Any]:
         with storage:
             settings.require_bucket()
+            await update_tables(storage, settings, days=days)
             async with ApixoClient(settings) as client:
                 report = await sum_spend(storage, settings, days=days, client=client)
             await publish_spend(storage, settings, report)

@@ -164,6 +164,11 @@ class MemoryStorage(Storage):
         """Yield one page with all objects below a prefix."""
         yield await self.turn("list", prefix, lambda: self.bucket.list(prefix, start_after, recursive))
 
+    async def server_time(self, prefix: S3Uri) -> datetime:
+        """Return the bucket's clock."""
+        del prefix
+        return self.bucket.time()
+
     def credentials_end_within(self, seconds: int) -> bool:
         """Return that the credentials never expire."""
         del seconds

@@ -7,6 +7,8 @@ import typer
 
 from i2v.cli import jobs
 from i2v.cli.doctor import doctor
+from i2v.cli.export import EPILOG as EXPORT_EPILOG
+from i2v.cli.export import export
 from i2v.cli.forget import EPILOG as FORGET_EPILOG
 from i2v.cli.forget import forget
 from i2v.cli.limits import limits
@@ -53,6 +55,7 @@ jobs.app.command()(resolve)
 app.add_typer(jobs.app, name="jobs")
 app.command(epilog=RECONCILE_EPILOG)(reconcile)
 app.command()(limits)
+app.command(epilog=EXPORT_EPILOG)(export)
 app.command(epilog=FORGET_EPILOG)(forget)
 app.command()(pause)
 app.command()(resume)

@@ -27,6 +27,7 @@ NOT_REACHED = (
     "the provider's copies of image, prompt and video, and its result URLs: ask the provider",
     "Prefect's history: parameters, names, artifacts, logs, events and cached results of flow runs",
     "batch files and prompts of your own, backups and replicas of the bucket, and S3 access logs",
+    "tables in another place (i2v export --out), until the next export there; versions of their files",
     "logs and traces of workers and the door, and copies that people downloaded",
 )
 EPILOG = f"""

@@ -15,6 +15,8 @@ from i2v.erasure.open_jobs import what_to_do, why_open
 from i2v.erasure.records import forget, move
 from i2v.erasure.selection import FoundImage, Selection, Sharer
 from i2v.errors import Conflict, I2vError
+from i2v.export.places import own_place
+from i2v.export.write import rewrite_jobs
 from i2v.inputs.prompts import sidecar
 from i2v.ledger import keys
 from i2v.ledger.attempt import StoredVideo
@@ -67,6 +69,7 @@ async def erase(ledger: Ledger, selection: Selection, *, with_images: bool = Fal
     await eraser.each(selection.documents, eraser.rewrite)
     await eraser.each(selection.manifests, eraser.rewrite_manifest)
     await eraser.each(images, eraser.erase_jobs)
+    await eraser.each([keys.tables_uri(ledger.settings)], eraser.erase_from_tables)
     await eraser.each(images, eraser.delete_outputs)
     if with_images:
         await eraser.each(images, eraser.delete_image)
@@ -165,6 +168,19 @@ class _Eraser:
                 await self.rewrite_manifest(sharer.manifest)
             await self._erase_job(key, image, sharers)
             await self._delete(keys.job_uri(self._ledger.settings, key), keep_latest=True)
+
+    async def erase_from_tables(self, tables: S3Uri) -> None:
+        """Write the jobs' rows again in the tables beside the ledger, and delete the older versions of their files.
+
+        Raise `UsageError` if there are tables and no pyarrow.
+        """
+        entries = self._ledger.storage.list(tables)
+        if [entry async for entry in entries if entry.uri.key.endswith(".parquet")]:
+            jobs = {job for image in self._selection.images.values() for job in image.jobs}
+            place = own_place(self._ledger.storage, self._ledger.settings)
+            for name in await rewrite_jobs(self._ledger, place, jobs):
+                self.result.rewritten += 1
+                await self._delete(tables / name, keep_latest=True)
 
     def _is_selected(self, sharer: Sharer) -> bool:
         return self._selection.find((sharer.content.get("image") or {}).get("label")) is not None

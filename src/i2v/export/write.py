@@ -4,24 +4,27 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from i2v.errors import Conflict, I2vError, UsageError
+from i2v.errors import Conflict, I2vError, LedgerError, UsageError
 from i2v.export.focus import cost_row
 from i2v.export.merge import merge_rows
-from i2v.export.parquet import BadParquet, read_rows, require_pyarrow, write_rows
-from i2v.export.places import Place, partition, sha256_of
+from i2v.export.parquet import NO_PYARROW, BadParquet, has_pyarrow, read_rows, require_pyarrow, write_rows
+from i2v.export.places import Place, own_place, partition, sha256_of
 from i2v.export.rows import AttemptRow, Row, VideoRow
 from i2v.export.spool import TABLE_OF, Spool
 from i2v.export.state import SLACK, ExportState, read_state, write_state
 from i2v.ledger.documents import wait_briefly
 from i2v.ledger.job import JobRecord
 from i2v.ledger.ledger import Ledger, VersionedRecord
+from i2v.s3.storage import Storage
+from i2v.settings import Settings
 
 log = logging.getLogger(__name__)
+NEW_DAYS = 30
 
 
 @dataclass(slots=True)
@@ -62,12 +65,29 @@ async def export_tables(ledger: Ledger, place: Place, since: date) -> Export:
         return writer.result
 
 
+async def update_tables(storage: Storage, settings: Settings, *, days: int = 1) -> None:
+    """Bring the tables beside the ledger up to date, new ones with these and the last `NEW_DAYS` days.
+
+    Without pyarrow do nothing; a failure is logged, since reports do not need the tables.
+    """
+    if not has_pyarrow():
+        log.info("no tables are written: pyarrow is not installed. %s", NO_PYARROW)
+        return
+    since = datetime.now(UTC).date() - timedelta(days=max(days, NEW_DAYS))
+    try:
+        await export_tables(Ledger(storage, settings), own_place(storage, settings), since)
+    except I2vError as error:
+        log.warning("the tables are not up to date: %s", error)
+
+
 async def rewrite_jobs(ledger: Ledger, place: Place, jobs: Iterable[str]) -> list[str]:
     """Rewrite the rows of these jobs where they are, and return the names of their partitions."""
     require_pyarrow()
     with TemporaryDirectory(prefix="i2v-export-") as folder, Spool(Path(folder)) as spool:
         writer = _Writer(ledger, place, Path(folder), spool)
         await writer.read(_named(ledger, sorted(jobs), writer.result))
+        if unread := writer.result.unread:
+            raise LedgerError(f"The records of {len(unread)} jobs such as {unread[0][:12]} cannot be read", "Try again")
         return await writer.write(None)
 
 
