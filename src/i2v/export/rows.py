@@ -48,7 +48,7 @@ class AttemptRow(Row):
     """An attempt with its end."""
 
     delivery: str
-    end: str | None
+    ended_as: str | None
     """An `EndKind`; none while it is open."""
     ended_at: datetime | None
     outcome: str
@@ -65,12 +65,12 @@ class AttemptRow(Row):
     @property
     def stored_usd(self) -> Decimal:
         """The price, if it brought a video."""
-        return self.price_usd if self.end == EndKind.STORED else Decimal(0)
+        return self.price_usd if self.ended_as == EndKind.STORED else Decimal(0)
 
     @property
     def open_usd(self) -> Decimal:
         """The price, if it has a task that has not ended."""
-        return self.price_usd if self.end is None and self.task_id is not None else Decimal(0)
+        return self.price_usd if self.ended_as is None and self.task_id is not None else Decimal(0)
 
     @property
     def mode_and_duration(self) -> str:
@@ -108,7 +108,7 @@ def attempt_rows(record: JobRecord) -> Iterator[AttemptRow]:
             **_job_fields(record, attempt),
             day=_utc(attempt.claimed_at).date(),
             delivery=attempt.delivery,
-            end=end.kind.value if end else None,
+            ended_as=end.kind.value if end else None,
             ended_at=_utc(end.at) if end else None,
             outcome=_outcome(record, attempt),
             state=record.state.value,

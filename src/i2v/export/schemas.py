@@ -47,7 +47,7 @@ COLUMNS = {
     "attempts": _JOB
     | {
         "delivery": "string",
-        "end": "string",
+        "ended_as": "string",
         "ended_at": "time",
         "outcome": "string",
         "state": "string",

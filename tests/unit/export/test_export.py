@@ -107,7 +107,7 @@ async def test_a_late_end_reaches_the_partition_of_its_day(world: World) -> None
 
     (rows,) = (rows for day, rows in tables_in(world.folder, "attempts").items() if day == "2026-11-22")
     assert world.read == [f"jobs/{2:064x}.json"]
-    assert [row["end"] for row in rows] == [None, None, "stored", None]
+    assert [row["ended_as"] for row in rows] == [None, None, "stored", None]
     assert sorted(result.written) == [
         f"{table}/day=2026-11-22/part-0.parquet" for table in ("attempts", "costs", "videos")
     ]
@@ -136,7 +136,7 @@ async def test_an_older_export_replaces_no_newer_row(world: World) -> None:
     await world.put(submitted(1))  # as an export saw it that began earlier
     await world.export()
 
-    assert [row["end"] for row in tables_in(world.folder, "attempts")["2026-11-22"]] == ["stored"]
+    assert [row["ended_as"] for row in tables_in(world.folder, "attempts")["2026-11-22"]] == ["stored"]
 
 
 async def test_a_record_that_cannot_be_read_is_read_the_next_time(world: World) -> None:

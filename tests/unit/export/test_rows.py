@@ -85,7 +85,7 @@ def test_every_attempt_has_a_row_with_its_amounts() -> None:
 )
 def test_an_attempt_has_its_end(record: JobRecord, ends: list[EndKind | None]) -> None:
     """Each attempt has its own end, or none while it is open."""
-    assert [row.end for row in attempt_rows(record)] == ends
+    assert [row.ended_as for row in attempt_rows(record)] == ends
 
 
 def test_two_videos_of_one_job_are_two_rows() -> None:
