@@ -48,9 +48,9 @@ def export(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Write the tables videos, attempts and costs as Parquet, one folder per UTC day.
+    """Write Parquet tables of videos, attempts and costs.
 
-    Repeat it, for example daily: only job records that changed since are read, and only their days are written.
+    There is one folder per UTC day. Repeat it, for example daily: only job records that changed since are read, and only their days are written.
     """
     from i2v.export.places import place_at
     from i2v.export.write import export_tables

@@ -25,8 +25,8 @@ from i2v.settings import Settings
 from tests.support.documents import CodeBlock, code_blocks, code_lines
 from tests.support.paths import ROOT
 
-LANGUAGES = {"sh", "json", "jsonl", "csv", "ini", "mermaid"}
-"""Each has its tests here; the diagram's is in `test_documents`."""
+LANGUAGES = {"sh", "json", "jsonl", "csv", "ini", "mermaid", "sql", "yaml"}
+"""Each has its tests here; the diagram's is in `test_documents`, those of SQL and dbt in `test_warehouse_page`."""
 OTHER_PROGRAMS = {
     *(".", "aws", "cd", "cp", "git", "grep", "helm", "kubectl", "mc", "nginx", "openssl", "sed", "set", "ssh"),
     *("systemctl", "xargs"),
