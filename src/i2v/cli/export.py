@@ -24,8 +24,8 @@ Examples:
 {program()} export --since 2026-01-01 --out s3://my-warehouse/i2v/
 {program()} export --out ./tables
 
-Exit codes: 0 the tables are up to date; 1 S3 failed, or a job record cannot be read, and its rows are the old ones;
-2 wrong usage, or pyarrow is not installed.
+Exit codes: 0 the tables are up to date; 1 S3 or the disk failed, or a job record cannot be read, and its rows are the
+old ones; 2 wrong usage, or pyarrow is not installed.
 """
 
 
@@ -50,7 +50,8 @@ def export(
 ) -> None:
     """Write Parquet tables of videos, attempts and costs.
 
-    There is one folder per UTC day. Repeat it, for example daily: only job records that changed since are read, and only their days are written.
+    There is one folder per UTC day. Repeat it, for example daily: it reads only the job records that changed since the
+    last time, and writes only their days.
     """
     from i2v.export.places import place_at
     from i2v.export.write import export_tables

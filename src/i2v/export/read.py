@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from i2v.clock import today_utc
-from i2v.errors import I2vError
+from i2v.errors import I2vError, StorageError
 from i2v.export.parquet import ROWS_AT_ONCE, BadParquet, check_file, has_pyarrow, read_rows
 from i2v.export.places import own_place, partition
 from i2v.export.rows import AttemptRow, attempt_rows
@@ -61,7 +61,7 @@ async def _fetch_days(ledger: Ledger, first: date, folder: Path) -> list[tuple[d
             if await place.fetch(partition("attempts", day), path) is not None:
                 await asyncio.to_thread(check_file, path, "attempts")
                 files.append((day, path))
-    except (I2vError, BadParquet) as error:
+    except (I2vError, BadParquet, OSError) as error:
         log.warning("the tables at %s are not used: %s", place, error)
         return None
     return files
@@ -88,4 +88,7 @@ async def _merged(ledger: Ledger, state: ExportState, files: list[tuple[date, Pa
 
 
 def _next_lines(lines: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
-    return list(islice(lines, ROWS_AT_ONCE))
+    try:
+        return list(islice(lines, ROWS_AT_ONCE))
+    except BadParquet as error:
+        raise StorageError(f"A file of the tables is damaged: {error}", "Delete tables/ in the jobs prefix") from None

@@ -1,11 +1,14 @@
-"""Rows on disk until their partition is written, so that memory does not grow with them: `Spool`."""
+"""Rows on disk until their partition is written, so that memory does not grow with them: `open_spool`."""
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import date
 from pathlib import Path
-from typing import Self, TypeVar
+from tempfile import TemporaryDirectory, gettempdir
+from typing import TypeVar
 
+from i2v.errors import I2vError
 from i2v.export.rows import AttemptRow, Row, VideoRow, attempt_rows, video_rows
 from i2v.ledger.job import JobRecord
 
@@ -13,9 +16,10 @@ R = TypeVar("R", bound=Row)
 
 
 class Spool:
-    """Rows of `attempts` and `videos`. Close it, or use it in `with`."""
+    """Rows of `attempts` and `videos`, in a local folder that also has room for copies of partitions."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._database = sqlite3.connect(folder / "rows.sqlite", isolation_level=None, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute("PRAGMA synchronous = OFF")
@@ -23,10 +27,8 @@ class Spool:
             "CREATE TABLE rows (kind, day, job, attempt, body, PRIMARY KEY (kind, day, job, attempt)) WITHOUT ROWID"
         )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Close the file."""
         self._database.close()
 
     def add(self, record: JobRecord) -> None:
@@ -45,6 +47,16 @@ class Spool:
         query = "SELECT body FROM rows WHERE kind = ? AND day = ? ORDER BY job, attempt"
         for (body,) in self._database.execute(query, (kind.__name__, str(day))):
             yield kind.model_validate_json(body)
+
+
+@contextmanager
+def open_spool() -> Iterator[Spool]:
+    """Make a spool that is deleted afterwards. Raise `I2vError` if the disk fails or is full."""
+    try:
+        with TemporaryDirectory(prefix="i2v-export-") as folder, closing(Spool(Path(folder))) as spool:
+            yield spool
+    except (OSError, sqlite3.Error) as error:
+        raise I2vError(f"Cannot write to {gettempdir()}: {error}", "Free space there, or set TMPDIR") from None
 
 
 TABLE_OF: dict[type[Row], str] = {AttemptRow: "attempts", VideoRow: "videos"}

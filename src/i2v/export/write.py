@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from i2v.errors import Conflict, I2vError, LedgerError, UsageError
@@ -15,7 +14,7 @@ from i2v.export.merge import merge_rows
 from i2v.export.parquet import NO_PYARROW, BadParquet, has_pyarrow, read_rows, require_pyarrow, write_rows
 from i2v.export.places import Place, own_place, partition, sha256_of
 from i2v.export.rows import AttemptRow, Row, VideoRow
-from i2v.export.spool import TABLE_OF, Spool
+from i2v.export.spool import TABLE_OF, Spool, open_spool
 from i2v.export.state import SLACK, ExportState, read_state, write_state
 from i2v.ledger.documents import wait_briefly
 from i2v.ledger.job import JobRecord
@@ -48,8 +47,8 @@ async def export_tables(ledger: Ledger, place: Place, since: date) -> Export:
     Raise `UsageError` without pyarrow, and for tables that i2v did not write. It may be repeated at any time.
     """
     require_pyarrow()
-    with TemporaryDirectory(prefix="i2v-export-") as folder, Spool(Path(folder)) as spool:
-        writer = _Writer(ledger, place, Path(folder), spool)
+    with open_spool() as spool:
+        writer = _Writer(ledger, place, spool)
         state, version = await read_state(place, ledger.settings, writer.folder)
         listed_at = await ledger.storage.server_time(ledger.settings.jobs)
         midnight = datetime(since.year, since.month, since.day, tzinfo=UTC)
@@ -83,8 +82,8 @@ async def update_tables(storage: Storage, settings: Settings, *, days: int = 1) 
 async def rewrite_jobs(ledger: Ledger, place: Place, jobs: Iterable[str]) -> list[str]:
     """Rewrite the rows of these jobs where they are, and return the names of their partitions."""
     require_pyarrow()
-    with TemporaryDirectory(prefix="i2v-export-") as folder, Spool(Path(folder)) as spool:
-        writer = _Writer(ledger, place, Path(folder), spool)
+    with open_spool() as spool:
+        writer = _Writer(ledger, place, spool)
         await writer.read(_named(ledger, sorted(jobs), writer.result))
         if unread := writer.result.unread:
             raise LedgerError(f"The records of {len(unread)} jobs such as {unread[0][:12]} cannot be read", "Try again")
@@ -115,11 +114,11 @@ async def _named(ledger: Ledger, jobs: list[str], result: Export) -> AsyncIterat
 
 
 class _Writer:
-    def __init__(self, ledger: Ledger, place: Place, folder: Path, spool: Spool) -> None:
+    def __init__(self, ledger: Ledger, place: Place, spool: Spool) -> None:
         self._ledger = ledger
         self._place = place
         self._spool = spool
-        self.folder = folder
+        self.folder = spool.folder
         self.result = Export(str(place))
 
     async def read(self, records: AsyncIterator[JobRecord]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from i2v.erasure.records import forget
-from i2v.errors import StorageError, UsageError
+from i2v.errors import I2vError, StorageError, UsageError
 from i2v.export import parquet
 from i2v.export.parquet import read_rows, write_rows
 from i2v.export.places import FolderPlace, place_at
@@ -212,6 +212,13 @@ async def test_without_pyarrow_the_extra_is_named(world: World, monkeypatch: pyt
     """The command says what to install."""
     monkeypatch.setattr(parquet, "find_spec", lambda _: None)
     with pytest.raises(UsageError, match=r"pip install 'i2v\[export\]'"):
+        await world.export()
+
+
+async def test_a_full_disk_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message says where there is no space, and what to do."""
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    with pytest.raises(I2vError, match=r"Cannot write to /nowhere: .*set TMPDIR"):
         await world.export()
 
 
