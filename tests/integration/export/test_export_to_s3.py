@@ -15,7 +15,7 @@ import pytest
 from i2v.export import parquet
 from i2v.export.places import own_place, partition
 from i2v.export.write import export_tables, update_tables
-from i2v.ledger.ledger import Ledger
+from i2v.ledger.ledger import Ledger, VersionedRecord
 from i2v.pipeline.submit import submit
 from i2v.reports.spend import SpendReport, sum_spend
 from sandbox import Sandbox
@@ -89,7 +89,12 @@ async def test_the_spend_report_reads_few_records(
         await update_tables(storage, settings)
         read: list[str] = []
         original = Ledger.read
-        monkeypatch.setattr(Ledger, "read", lambda self, key: (read.append(key), original(self, key))[1])
+
+        async def noted(ledger: Ledger, key: str) -> VersionedRecord | None:
+            read.append(key)
+            return await original(ledger, key)
+
+        monkeypatch.setattr(Ledger, "read", noted)
         report = await sum_spend(storage, settings, days=2)
         from_tables = list(read)
         await storage.put(own_place(storage, settings).prefix / partition("attempts", today.date()), b"damaged")

@@ -10,7 +10,7 @@ from i2v.export.focus import cost_row
 from i2v.export.rows import AttemptRow, VideoRow, attempt_rows, video_rows
 from i2v.export.schemas import COLUMNS
 from i2v.ledger.attempt import EndKind
-from i2v.ledger.job import JobRecord
+from i2v.ledger.job import JobRecord, JobState
 from i2v.ledger.transitions import store
 from tests.support.focus_columns import FOCUS_COLUMNS
 from tests.support.job_records import (
@@ -39,7 +39,7 @@ def test_the_columns_are_the_fields_of_the_rows() -> None:
 
 def test_costs_have_the_columns_of_focus(make_settings: MakeSettings) -> None:
     """All mandatory columns of FOCUS 1.2 are there; each other one is FOCUS's too or begins with `x_`."""
-    (attempt,) = attempt_rows(BY_STATE["stored"])
+    (attempt,) = attempt_rows(BY_STATE[JobState.STORED])
     row, columns = cost_row(attempt, make_settings()), COLUMNS["costs"]
     mandatory = {name for name, column in FOCUS_COLUMNS.items() if column.level == "Mandatory"}
 
@@ -54,7 +54,7 @@ def test_costs_have_the_columns_of_focus(make_settings: MakeSettings) -> None:
 
 def test_a_cost_is_its_price_times_its_quantity(make_settings: MakeSettings) -> None:
     """FOCUS asks that unit price times quantity is the cost; a possibly charged video counts in full and says so."""
-    (lost,) = attempt_rows(BY_STATE["unknown"])
+    (lost,) = attempt_rows(BY_STATE[JobState.UNKNOWN])
     row = cost_row(lost, make_settings(I2V_ACCOUNT_LABEL="team"))
 
     assert row["ListUnitPrice"] * row["PricingQuantity"] == row["ListCost"] == row["BilledCost"] == PRICE
@@ -102,7 +102,7 @@ def test_two_videos_of_one_job_are_two_rows() -> None:
 
 def test_a_forgotten_image_leaves_cost_hash_and_times() -> None:
     """Name, prompt, own columns and the video's address are gone."""
-    stored, forgotten = (next(video_rows(BY_STATE[state])) for state in ("stored", "forgotten"))
+    stored, forgotten = (next(video_rows(BY_STATE[state])) for state in (JobState.STORED, JobState.FORGOTTEN))
 
     assert (forgotten.cost_usd, forgotten.stored_at, forgotten.image_sha256) == (
         stored.cost_usd,
@@ -111,5 +111,5 @@ def test_a_forgotten_image_leaves_cost_hash_and_times() -> None:
     )
     assert (forgotten.prompt, forgotten.video, dict(forgotten.extra)) == ("forgotten", None, {})
     assert "a.jpg" not in forgotten.model_dump_json()
-    (attempt,) = attempt_rows(BY_STATE["forgotten"])
+    (attempt,) = attempt_rows(BY_STATE[JobState.FORGOTTEN])
     assert (attempt.outcome, attempt.state) == ("stored", "forgotten")
