@@ -53,15 +53,22 @@ def read_rows(path: Path, table: str) -> Iterator[dict[str, Any]]:
 
     columns = COLUMNS[table]
     maps = [name for name, kind in columns.items() if kind == "map"]
+    amounts = [name for name, kind in columns.items() if kind == "money"]
     try:
         with ParquetFile(path) as file:
             if missing := columns.keys() - set(file.schema_arrow.names):
                 raise BadParquet(f"it has no column {', '.join(sorted(missing))}")
             for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=list(columns), use_threads=False):
                 for row in batch.to_pylist():
-                    yield row | {name: dict(row[name]) for name in maps}
+                    short = {name: _short(row[name]) for name in amounts}
+                    yield row | short | {name: dict(row[name]) for name in maps}
     except (pa.ArrowException, OSError) as error:
         raise BadParquet(str(error)) from None
+
+
+def _short(amount: Decimal) -> Decimal:
+    """Return the amount without the zeros that fill the column's ten digits."""
+    return amount.quantize(Decimal(1)) if amount == amount.to_integral_value() else amount.normalize()
 
 
 def check_file(path: Path, table: str) -> None:
