@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from i2v.export import parquet
-from i2v.export.places import own_place, partition
+from i2v.export.places import S3Place, own_place, partition
 from i2v.export.write import export_tables, update_tables
 from i2v.ledger.ledger import Ledger, VersionedRecord
 from i2v.pipeline.submit import submit
@@ -118,6 +119,40 @@ async def test_exports_at_once_lose_no_row(sandbox: Sandbox, new_run: OpenRun) -
     (table,) = (pq.read_table(io.BytesIO(sandbox.read(key))) for key in before if "/attempts/" in key)
     assert sorted(table.column("job").to_pylist()) == [f"{number:064x}" for number in range(30)]
     assert (_etags(sandbox), result.written) == (before, {})
+
+
+class _Overtaken(S3Place):
+    """A place where another export writes the same day between this one's read and write."""
+
+    overtake: Callable[[], Awaitable[object]] | None = None
+
+    async def put(self, name: str, path: Path, version: str | None) -> None:
+        """Let the other export go first, once."""
+        if self.overtake and "attempts" in name:
+            overtake, self.overtake = self.overtake, None
+            await overtake()
+        await super().put(name, path, version)
+
+
+async def test_an_export_that_is_overtaken_merges_the_day_again(sandbox: Sandbox, new_run: OpenRun) -> None:
+    """The other one wrote a job that this one had not seen: both are there, in attempts and in costs."""
+    async with new_run() as run:
+        storage, settings, first = run.storage, run.settings, submitted(0).attempts[0].claimed_at.date()
+        await put_record(storage, settings, submitted(1))
+        place = _Overtaken(storage, own_place(storage, settings).prefix)
+
+        async def overtake() -> None:
+            await put_record(storage, settings, submitted(2))
+            await export_tables(run.ledger, own_place(storage, settings), first)
+
+        place.overtake = overtake
+        result = await export_tables(run.ledger, place, first)
+
+    tables = {key.split("/")[2]: pq.read_table(io.BytesIO(sandbox.read(key))) for key in _etags(sandbox)}
+    assert (result.records, {name: table.num_rows for name, table in tables.items()}) == (
+        1,
+        {"attempts": 2, "costs": 2},
+    )
 
 
 @pytest.mark.parametrize("written", ["attempts", "costs", "_export.json"])

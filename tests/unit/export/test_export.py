@@ -113,6 +113,16 @@ async def test_a_late_end_reaches_the_partition_of_its_day(world: World) -> None
     ]
 
 
+async def test_a_change_within_the_second_of_an_export_is_not_missed(world: World) -> None:
+    """S3's times are whole seconds: a record that is written right after the listing is read the next time."""
+    await world.put(submitted(1))
+    await world.export()
+    await put_record(MemoryStorage(world.bucket), world.settings, submitted(2))
+    result = await world.export()
+
+    assert (world.read, len(result.written)) == ([f"jobs/{2:064x}.json"], 2)
+
+
 async def test_an_attempt_that_cost_nothing_after_all_leaves_the_costs(world: World) -> None:
     """A claim that was released is still an attempt, and costs 0."""
     claimed = record_of(UNKNOWN, 1)
