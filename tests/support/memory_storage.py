@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from i2v.apixo.client import ApixoClient
@@ -112,6 +113,12 @@ class MemoryStorage(Storage):
         assert version_id is None
         found = await self.turn("get", uri, lambda: self.bucket.get(uri))
         assert limit is None or len(found.body) <= limit
+        return found
+
+    async def get_file(self, uri: S3Uri, path: Path) -> S3Object:
+        """Copy an object to a file."""
+        found = await self.get(uri)
+        path.write_bytes(found.body)
         return found
 
     async def head(self, uri: S3Uri) -> S3Object:

@@ -10,7 +10,6 @@ from typing import Protocol
 
 from i2v.errors import NotFound, UsageError
 from i2v.ledger import keys
-from i2v.s3.downloads import download
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
@@ -48,7 +47,7 @@ class S3Place:
     async def fetch(self, name: str, path: Path) -> str | None:
         """Copy an object to a local path and return its etag; `None` if there is none."""
         try:
-            return (await download(self._storage, self.prefix / name, path)).etag
+            return (await self._storage.get_file(self.prefix / name, path)).etag
         except NotFound:
             return None
 

@@ -22,6 +22,7 @@ from i2v.advised_commands import command
 from i2v.errors import StorageError
 from i2v.s3.client import THREADS, new_session, s3_client
 from i2v.s3.conditional_put import condition, put_if
+from i2v.s3.downloads import get_to_file
 from i2v.s3.etags import EtagForm, opaque_etag
 from i2v.s3.extra_args import add_extra_args
 from i2v.s3.failures import to_storage_error
@@ -86,6 +87,16 @@ class Storage:
                 if attempt == BODY_ATTEMPTS - 1:
                     raise
         raise AssertionError
+
+    async def get_file(self, uri: S3Uri, path: Path) -> S3Object:
+        """Stream an object to a file and return it without its body. Raise NotFound if there is none."""
+        return await self.call(uri, self._get_file, uri=uri, path=path)
+
+    def _get_file(self, uri: S3Uri, path: Path) -> S3Object:
+        try:
+            return get_to_file(self.client, uri, path)
+        except (BotoCoreError, HTTPError):
+            return get_to_file(self.client, uri, path)
 
     async def head(self, uri: S3Uri) -> S3Object:
         """Return an object without its body. Raise NotFound if there is none."""
