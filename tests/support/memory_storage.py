@@ -6,6 +6,7 @@ that the ledger, the budget and the reports call; a test injects faults by overr
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -118,7 +119,7 @@ class MemoryStorage(Storage):
     async def get_file(self, uri: S3Uri, path: Path) -> S3Object:
         """Copy an object to a file."""
         found = await self.get(uri)
-        path.write_bytes(found.body)
+        await asyncio.to_thread(path.write_bytes, found.body)
         return found
 
     async def head(self, uri: S3Uri) -> S3Object:
