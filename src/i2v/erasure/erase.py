@@ -174,8 +174,7 @@ class _Eraser:
 
         Raise `UsageError` if there are tables and no pyarrow.
         """
-        entries = self._ledger.storage.list(tables)
-        if [entry async for entry in entries if entry.uri.key.endswith(".parquet")]:
+        if [entry async for entry in self._ledger.storage.list(tables)]:
             jobs = {job for image in self._selection.images.values() for job in image.jobs}
             place = own_place(self._ledger.storage, self._ledger.settings)
             for name in await rewrite_jobs(self._ledger, place, jobs):

@@ -80,14 +80,18 @@ async def update_tables(storage: Storage, settings: Settings, *, days: int = 1) 
 
 
 async def rewrite_jobs(ledger: Ledger, place: Place, jobs: Iterable[str]) -> list[str]:
-    """Rewrite the rows of these jobs where they are, and return the names of their partitions."""
+    """Rewrite the rows of these jobs, and return the names of their partitions.
+
+    Also where an export that runs now may write older ones: it then finds these. Raise `UsageError` without pyarrow.
+    """
     require_pyarrow()
     with open_spool() as spool:
         writer = _Writer(ledger, place, spool)
         await writer.read(_named(ledger, sorted(jobs), writer.result))
         if unread := writer.result.unread:
             raise LedgerError(f"The records of {len(unread)} jobs such as {unread[0][:12]} cannot be read", "Try again")
-        return await writer.write(None)
+        state, _ = await read_state(place, ledger.settings, writer.folder)
+        return await writer.write(state.first_day if state else date.max, existing=True)
 
 
 async def _changed(
@@ -127,16 +131,16 @@ class _Writer:
             self._spool.add(record)
             self.result.records += 1
 
-    async def write(self, first_day: date | None) -> list[str]:
-        """Merge the rows into their partitions from this day on, or without a day into those that exist.
+    async def write(self, first_day: date, *, existing: bool = False) -> list[str]:
+        """Merge the rows into their partitions from this day on, and with `existing` into earlier ones that exist.
 
         Return the names of these partitions.
         """
         names: list[str] = []
         for kind in (AttemptRow, VideoRow):
             for day in self._spool.days(kind):
-                if first_day is None or day >= first_day:
-                    names += await self._write_day(kind, day, only_existing=first_day is None)
+                if day >= first_day or existing:
+                    names += await self._write_day(kind, day, only_existing=day < first_day)
         return names
 
     async def _write_day(self, kind: type[Row], day: date, *, only_existing: bool) -> list[str]:

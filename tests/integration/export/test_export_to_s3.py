@@ -13,10 +13,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from i2v.erasure.records import forget as forget_record
 from i2v.export import parquet
 from i2v.export.places import S3Place, own_place, partition
-from i2v.export.write import export_tables, update_tables
+from i2v.export.write import export_tables, rewrite_jobs, update_tables
 from i2v.ledger.ledger import Ledger, VersionedRecord
+from i2v.ledger.transitions import store
 from i2v.pipeline.submit import submit
 from i2v.reports.spend import SpendReport, sum_spend
 from sandbox import Sandbox
@@ -26,6 +28,7 @@ from tests.support.exported_tables import put_record, submitted
 from tests.support.fault_proxy import FaultProxy, FaultRule
 from tests.support.forked_command import forked_i2v
 from tests.support.i2v_command import bare_env
+from tests.support.job_records import FORGOTTEN_IMAGE, NOW, VIDEO, applied
 from tests.support.orders import OpenRun, order_for, put_photo
 
 
@@ -153,6 +156,26 @@ async def test_an_export_that_is_overtaken_merges_the_day_again(sandbox: Sandbox
     tables = {key.split("/")[2]: pq.read_table(io.BytesIO(sandbox.read(key))) for key in _etags(sandbox)}
     rows = {name: table.num_rows for name, table in tables.items()}
     assert (result.records, rows) == (2, {"attempts": 3, "costs": 3})
+
+
+async def test_an_export_at_work_brings_no_forgotten_image_back(sandbox: Sandbox, new_run: OpenRun) -> None:
+    """It has read the record before, and its day is new: the rows that forget wrote meanwhile stay."""
+    async with new_run() as run:
+        storage, settings, first = run.storage, run.settings, submitted(0).attempts[0].claimed_at.date()
+        await export_tables(run.ledger, own_place(storage, settings), first)
+        jane = applied(store(submitted(1), "task_a", VIDEO, NOW))
+        await put_record(storage, settings, jane)
+        place = _Overtaken(storage, own_place(storage, settings).prefix)
+
+        async def overtake() -> None:
+            await put_record(storage, settings, applied(forget_record(jane, FORGOTTEN_IMAGE, NOW)))
+            await rewrite_jobs(run.ledger, own_place(storage, settings), [jane.key])
+
+        place.overtake = overtake
+        result = await export_tables(run.ledger, place, first)
+
+    assert result.records == 1
+    assert "a.jpg" not in _all_versions(sandbox)
 
 
 @pytest.mark.parametrize("written", ["attempts", "costs", "_export.json"])
