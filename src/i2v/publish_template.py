@@ -1,12 +1,14 @@
 """The template of `I2V_PUBLISH_AS`, such as `published/{folder}{stem}.mp4`: what it may contain, and its parts."""
 
 import re
+from functools import lru_cache
 from string import Formatter
 
 FIELDS = ("folder", "stem", "take", "mode")
 _FIELD = re.compile(rf"{'|'.join(FIELDS)}|extra\.[a-z0-9_][a-z0-9_-]*")
 
 
+@lru_cache
 def template_parts(template: str) -> list[tuple[str, str | None]]:
     """Return each literal text with the field that follows it, `None` at the end."""
     return [(literal, field) for literal, field, _, _ in Formatter().parse(template)]

@@ -231,12 +231,13 @@ def memory_run(
     client: object = None,
     fetcher: MemoryFetcher | None = None,
     max_spend_usd: Decimal | None = None,
+    label: str | None = None,
     **variables: Any,
 ) -> RunContext:
     """Make a run over a bucket in memory; `client` stands for the provider, `variables` are environment variables."""
     settings = SealedSettings(**{"I2V_BUCKET": "b-1", "APIXO_API_KEY": "k", **variables})
     now = datetime.now(UTC)
-    record = RunRecord(run_id=run_id, started_at=now, touched_at=now)
+    record = RunRecord(run_id=run_id, started_at=now, touched_at=now, label=label)
     url_fetcher = cast("Fetcher", fetcher or MemoryFetcher())
     return make_context(
         settings, storage, cast("ApixoClient", client), url_fetcher, record, max_spend_usd=max_spend_usd

@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any
@@ -50,6 +50,7 @@ class MergedBatch:
 @dataclass(frozen=True, slots=True)
 class _ShardResult:
     number: int
+    """0 for images that are in no shard."""
     report: Report
     stopped: Reason | None = None
 
@@ -88,7 +89,7 @@ async def merge_batch(
         items, rows, report = (Path(folder, name) for name in ("items", "rows", "report"))
         with items.open("w") as items_file, rows.open("wb") as rows_file:
             async for result in _read_all(plan, runs, storage, settings, left_by):
-                _add(batch, result, keep_items=plan.images <= MAX_ITEMS)
+                _add(batch, result, keep_items=plan.images + plan.not_tried <= MAX_ITEMS)
                 _write_items(items_file, result.report.items)
                 rows_file.write(result.report.rows_jsonl)
         _compose(report, batch.total.for_json(plan.inputs), items)
@@ -99,8 +100,11 @@ async def merge_batch(
 
 def _add(batch: MergedBatch, result: _ShardResult, *, keep_items: bool) -> None:
     sums, items = MergedReport.of_report(result.report, result.stopped), result.report.items
+    if result.number:
+        batch.shards[result.number] = sums
+    else:
+        sums = replace(sums, submitted_nothing=True)
     batch.total += sums
-    batch.shards[result.number] = sums
     batch.items += [item.for_json() for item in items] if keep_items else []
     problems = [item for item in items if item.needs_person or item.outcome in {*FAILING_OUTCOMES, Outcome.REFUSED}]
     batch.problems += problems[: MAX_PROBLEMS - len(batch.problems)]
@@ -114,6 +118,13 @@ async def _read_all(
         reads = (_read_result(plan, number, runs.get(number), storage, settings, left_by) for number in numbers)
         for result in await asyncio.gather(*reads):
             yield result
+    for uri in plan.not_tried_uris(settings):
+        yield _ShardResult(0, await _read_not_tried(uri, storage))
+
+
+async def _read_not_tried(uri: S3Uri, storage: Storage) -> Report:
+    lines = (await storage.get(uri)).body.splitlines()
+    return Report(items=tuple(ItemReport.from_record(json.loads(line)) for line in lines))
 
 
 async def _read_result(

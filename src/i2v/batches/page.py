@@ -79,6 +79,7 @@ def batch_page(
 def _facts(plan: BatchPlan, limit: Decimal | None) -> str:
     size = f"{plan.shards:,} shards of up to {plan.shard_size:,}" if plan.shards > 1 else "1 shard"
     facts = [f"{plan.images:,} images in {size}"]
+    facts += [f"{plan.not_tried:,} more are in no shard: their names are taken or shared"] if plan.not_tried else []
     facts += [f"limit {as_usd(limit)}"] if limit is not None else []
     facts += [f"label {as_text(plan.label, TEXT_CHARS)}"] if plan.label else []
     facts += [f"not processed: {as_text(plan.inputs.others, TEXT_CHARS)}"] if plan.other_files else []

@@ -3,6 +3,7 @@
 A parent that starts again finds the same shards. What a parent wrote that died before `batch.json` is never used.
 """
 
+import json
 import logging
 import secrets
 from collections import Counter
@@ -11,6 +12,7 @@ from decimal import Decimal
 
 from pydantic import BaseModel, ConfigDict
 
+from i2v.batches.shared_names import leave_out_shared
 from i2v.errors import BadRow, Conflict, LedgerError, StorageError
 from i2v.inputs.batch_files import BatchRow
 from i2v.inputs.prompts import RequestOptions
@@ -19,8 +21,9 @@ from i2v.ledger import keys
 from i2v.ledger.documents import read_document, write_document
 from i2v.ledger.job import FORMAT
 from i2v.money import ZERO
+from i2v.pipeline.context import RunContext
 from i2v.pricing import PRICES_USD
-from i2v.reports.run_report import Report
+from i2v.reports.run_report import ItemReport, Report
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
@@ -29,6 +32,7 @@ log = logging.getLogger(__name__)
 PLAN = "batch.json"
 REPORT = "report.json"
 """The merged report, as `i2v run --json` prints it."""
+NOT_TRIED = "not-tried-"
 
 
 class BatchPlan(BaseModel):
@@ -47,11 +51,18 @@ class BatchPlan(BaseModel):
     other_files: dict[str, int] = {}
     bad_rows: tuple[BadRow, ...] = ()
     """The rows of batch files that were skipped."""
+    not_tried: int = 0
+    """How many images are in no shard, because of the names that they would be published under."""
     label: str | None = None
 
     def rows_uri(self, settings: Settings, number: int) -> S3Uri:
         """Return the batch file of a shard; numbers begin at 1."""
         return keys.batch_uri(settings, self.run_id, f"{self.folder}/{number:05d}.jsonl")
+
+    def not_tried_uris(self, settings: Settings) -> list[S3Uri]:
+        """Return the files with the report's lines of images that are in no shard."""
+        numbers = range(1, -(-self.not_tried // self.shard_size) + 1)
+        return [keys.batch_uri(settings, self.run_id, f"{self.folder}/{NOT_TRIED}{one:05d}.jsonl") for one in numbers]
 
     def shard(self, number: int) -> str:
         """Return the name of a shard, which is the ledger's name of its run, whichever flow runs work on it."""
@@ -90,39 +101,42 @@ async def read_plan(storage: Storage, settings: Settings, run_id: str) -> BatchP
 
 
 async def write_shards(
+    run: RunContext,
     images: Sequence[str | BatchRow],
     default: RequestOptions,
-    storage: Storage,
-    settings: Settings,
-    *,
-    run_id: str,
     shard_size: int,
-    label: str | None = None,
+    *,
     skip_bad_rows: bool = False,
 ) -> BatchPlan:
     """List the images once and write the shards and their plan; return the plan of another process that was faster.
 
     Raise as `find_items` does, and `LedgerError` if the shards cannot be written.
     """
-    rows = RowStream(images, default, storage, settings, skip_bad_rows=skip_bad_rows)
-    writer = _ShardWriter(storage, settings, run_id, shard_size)
+    rows = RowStream(images, default, run.storage, run.settings, skip_bad_rows=skip_bad_rows)
+    folder = f"shards-{secrets.token_hex(4)}"
+    shards, not_tried = (_LineWriter(run, f"{folder}/{start}", shard_size) for start in ("", NOT_TRIED))
     products: Counter[str] = Counter()
-    async for row in rows:
-        products[row.product] += 1
-        await writer.add(row.line)
-    await writer.flush()
+    async for row in leave_out_shared(run, rows, default):
+        if isinstance(row, ItemReport):
+            await not_tried.add(json.dumps(row.for_record()).encode() + b"\n")
+        else:
+            products[row.product] += 1
+            await shards.add(row.line)
+    for writer in (shards, not_tried):
+        await writer.flush()
     plan = BatchPlan(
-        run_id=run_id,
-        folder=writer.folder,
-        shards=writer.shards,
+        run_id=run.run_id,
+        folder=folder,
+        shards=shards.files,
         images=products.total(),
         shard_size=shard_size,
         products=dict(products),
         other_files=dict(rows.other_files),
         bad_rows=tuple(rows.bad_rows),
-        label=label,
+        not_tried=not_tried.lines,
+        label=run.label,
     )
-    return await _write_plan(plan, storage, settings)
+    return await _write_plan(plan, run.storage, run.settings)
 
 
 async def _write_plan(plan: BatchPlan, storage: Storage, settings: Settings) -> BatchPlan:
@@ -135,32 +149,32 @@ async def _write_plan(plan: BatchPlan, storage: Storage, settings: Settings) -> 
     return plan
 
 
-class _ShardWriter:
-    """Writes rows into batch files of `size` rows, in a folder that no other process writes to."""
+class _LineWriter:
+    """Writes lines into files of `size` lines, in a folder that no other process writes to."""
 
-    def __init__(self, storage: Storage, settings: Settings, run_id: str, size: int) -> None:
-        self.folder = f"shards-{secrets.token_hex(4)}"
-        self.shards = 0
-        self._storage = storage
-        self._settings = settings
-        self._run_id = run_id
+    def __init__(self, run: RunContext, prefix: str, size: int) -> None:
+        self.files = 0
+        self.lines = 0
+        self._run = run
+        self._prefix = prefix
         self._size = size
-        self._lines: list[bytes] = []
+        self._waiting: list[bytes] = []
 
     async def add(self, line: bytes) -> None:
-        """Add a row."""
-        self._lines.append(line)
-        if len(self._lines) == self._size:
+        """Add a line."""
+        self.lines += 1
+        self._waiting.append(line)
+        if len(self._waiting) == self._size:
             await self.flush()
 
     async def flush(self) -> None:
-        """Write the rows that no shard has yet."""
-        if not self._lines:
+        """Write the lines that no file has yet."""
+        if not self._waiting:
             return
-        number = self.shards + 1
-        uri = keys.batch_uri(self._settings, self._run_id, f"{self.folder}/{number:05d}.jsonl")
+        number = self.files + 1
+        uri = keys.batch_uri(self._run.settings, self._run.run_id, f"{self._prefix}{number:05d}.jsonl")
         try:
-            await self._storage.put(uri, b"".join(self._lines), content_type="application/x-ndjson")
+            await self._run.storage.put(uri, b"".join(self._waiting), content_type="application/x-ndjson")
         except StorageError as error:
             raise LedgerError(f"Cannot write the shards: {error.message}", error.hint) from None
-        self.shards, self._lines = number, []
+        self.files, self._waiting = number, []

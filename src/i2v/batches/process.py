@@ -37,17 +37,10 @@ async def find_or_write_shards(
     if found := await read_plan(run.storage, run.settings, run.run_id):
         log.info("%d shards with %d images were written by an earlier try", found.shards, found.images)
         return found
-    plan = await write_shards(
-        images,
-        default,
-        run.storage,
-        run.settings,
-        run_id=run.run_id,
-        shard_size=shard_size,
-        label=run.label,
-        skip_bad_rows=skip_bad_rows,
-    )
+    plan = await write_shards(run, images, default, shard_size, skip_bad_rows=skip_bad_rows)
     log.info("wrote %d shards with %d images", plan.shards, plan.images)
+    if plan.not_tried:
+        log.warning("%d images are in no shard: names of I2V_PUBLISH_AS are taken or shared", plan.not_tried)
     return plan
 
 

@@ -65,8 +65,9 @@ def erase_from_lines(body: bytes, selection: Selection, found: Found) -> bytes:
 
 
 def drop_lines(body: bytes, selection: Selection, found: Found) -> bytes:
-    """Drop rows of a batch file that i2v wrote beside the ledger."""
-    return _lines([row for row in _rows(body) if not _find(row, selection, found)])
+    """Drop rows of a batch file that i2v wrote beside the ledger, and of a batch's images that are in no shard."""
+    rows = [row for row in _rows(body) if not _find(row, selection, found)]
+    return _lines([row | {"reason": _without_labels(row["reason"], found)} if "reason" in row else row for row in rows])
 
 
 def _rows(body: bytes) -> Iterator[Json]:

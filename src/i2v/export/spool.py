@@ -2,34 +2,25 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
 from typing import TypeVar
 
-from i2v.errors import I2vError
 from i2v.export.rows import AttemptRow, Row, VideoRow, attempt_rows, video_rows
 from i2v.ledger.job import JobRecord
+from i2v.scratch_database import open_scratch
 
 R = TypeVar("R", bound=Row)
+_SCHEMA = "CREATE TABLE rows (kind, day, job, attempt, body, PRIMARY KEY (kind, day, job, attempt)) WITHOUT ROWID"
 
 
 class Spool:
     """Rows of `attempts` and `videos`, in a local folder that also has room for copies of partitions."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, database: sqlite3.Connection, folder: Path) -> None:
         self.folder = folder
-        self._database = sqlite3.connect(folder / "rows.sqlite", isolation_level=None, check_same_thread=False)
-        self._database.execute("PRAGMA journal_mode = OFF")
-        self._database.execute("PRAGMA synchronous = OFF")
-        self._database.execute(
-            "CREATE TABLE rows (kind, day, job, attempt, body, PRIMARY KEY (kind, day, job, attempt)) WITHOUT ROWID"
-        )
-
-    def close(self) -> None:
-        """Close the file."""
-        self._database.close()
+        self._database = database
 
     def add(self, record: JobRecord) -> None:
         """Add the rows of a record; those of an earlier read of it are replaced."""
@@ -52,11 +43,8 @@ class Spool:
 @contextmanager
 def open_spool() -> Iterator[Spool]:
     """Make a spool that is deleted afterwards. Raise `I2vError` if the disk fails or is full."""
-    try:
-        with TemporaryDirectory(prefix="i2v-export-") as folder, closing(Spool(Path(folder))) as spool:
-            yield spool
-    except (OSError, sqlite3.Error) as error:
-        raise I2vError(f"Cannot write to {gettempdir()}: {error}", "Free space there, or set TMPDIR") from None
+    with open_scratch(_SCHEMA) as (database, folder):
+        yield Spool(database, folder)
 
 
 TABLE_OF: dict[type[Row], str] = {AttemptRow: "attempts", VideoRow: "videos"}

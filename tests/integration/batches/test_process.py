@@ -21,7 +21,7 @@ from i2v.reports.run_report import Outcome
 from i2v.settings import Settings
 from sandbox import Sandbox
 from tests.support.local_shards import DEFAULT, LocalShards
-from tests.support.orders import job_records, put_photos
+from tests.support.orders import job_records, put_photo, put_photos
 
 IMAGES, SIZE = 6, 2
 PRICE = Decimal("0.192")
@@ -91,6 +91,21 @@ async def test_the_shards_become_one_report(world: World) -> None:
     assert record.report
     assert record.report["stored"] == 6
     assert len(shards.tasks) == 3
+
+
+async def test_shards_that_share_a_published_name_pay_for_none(world: World) -> None:
+    """What no single shard can see is found before the first one; the report has the images as a run's would."""
+    world.settings = world.settings.model_copy(update={"publish_as": "published/{stem}.mp4"})
+    other = put_photo(world.sandbox, "other/000.jpg", seed=99)
+    merged, shards = await world.process()
+    assert {number for number, _ in shards.tasks} == {1, 2, 3}
+    assert merged.total.summary() == "5 stored · 2 not tried · $0.96"
+    assert world.billed == 5
+    left_out = {item["image"]: item["reason"] for item in world.report["items"] if item["outcome"] == "not_tried"}
+    assert left_out.keys() == {world.images[0], other}
+    assert f"would be published as s3://{world.sandbox.bucket}/published/" in left_out[other]
+    assert f"and so would {world.images[0]}" in left_out[other]
+    assert not merged.total.completed(awaits_callbacks=False, is_partial=True)
 
 
 async def test_the_limit_holds_for_all_shards_together(world: World) -> None:

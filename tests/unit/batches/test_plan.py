@@ -15,7 +15,7 @@ from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
 from i2v.request import Mode
 from i2v.s3_uri import S3Uri
-from tests.support.memory_storage import MemoryStorage
+from tests.support.memory_storage import MemoryStorage, memory_run
 from tests.support.settings import SealedSettings
 
 SETTINGS = SealedSettings(I2V_BUCKET="b-1")
@@ -34,9 +34,7 @@ class Bucket:
 
     async def shard(self, *images: str | BatchRow, size: int = 2, run_id: str = "run") -> BatchPlan:
         """Write the shards of these images."""
-        return await write_shards(
-            images, DEFAULT, self.storage, SETTINGS, run_id=run_id, shard_size=size, label="autumn"
-        )
+        return await write_shards(memory_run(self.storage, run_id, label="autumn"), images, DEFAULT, size)
 
     async def rows(self, plan: BatchPlan) -> list[list[dict[str, Any]]]:
         """Return the rows of each shard."""
@@ -124,9 +122,8 @@ async def test_nothing_is_written_for_an_empty_prefix_or_a_wrong_row(bucket: Buc
 async def test_bad_rows_are_skipped_on_request_and_kept_for_the_report(bucket: Bucket) -> None:
     """The plan has what was wrong with them."""
     await bucket.put("lists/x.csv", b"image,mode\na.jpg,fast\nb.jpg,pro\n")
-    plan = await write_shards(
-        ["s3://b-1/lists/x.csv"], DEFAULT, bucket.storage, SETTINGS, run_id="run", shard_size=2, skip_bad_rows=True
-    )
+    run = memory_run(bucket.storage, "run")
+    plan = await write_shards(run, ["s3://b-1/lists/x.csv"], DEFAULT, 2, skip_bad_rows=True)
     assert (plan.images, [row.line for row in plan.bad_rows]) == (1, [2])
     assert await read_plan(bucket.storage, SETTINGS, "run") == plan
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from i2v.errors import I2vError, NotFound, NotTried
 from i2v.ledger.keys import sibling_uri
@@ -15,6 +16,15 @@ from i2v.s3_uri import S3Uri
 ENDINGS = (".mp4", ".jpg", ".json")
 FOREIGN = "foreign"
 _HINT = "Add {folder}, {take} or an own column to I2V_PUBLISH_AS, or rename one image"
+
+
+class Shared(NamedTuple):
+    """Who else would get a name."""
+
+    image: str
+    """The first of them."""
+    others: int
+    """How many."""
 
 
 async def without_conflicts(
@@ -43,23 +53,17 @@ async def without_conflicts(
     async def check(number: int, name: S3Uri) -> None:
         order = all_prepared[number]
         if isinstance(order, Order):
-            others = sorted(images[name] - {order.image.label})
-            if error := await _find_conflict(run, name, order.image.label, others):
+            others = images[name] - {order.image.label}
+            shared = Shared(min(others), len(others)) if others else None
+            if error := await find_conflict(run, name, order.image.label, shared):
                 lines[number] = outcomes.of_error(run, order.image.label, error, order)
 
     await asyncio.gather(*(check(number, name) for number, name in names.items()))
     return [_done(lines.get(number, one)) for number, one in enumerate(all_prepared)]
 
 
-def _shared(name: S3Uri, others: Sequence[str]) -> NotTried | None:
-    if not others:
-        return None
-    more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
-    return NotTried(f"Not submitted: it would be published as {name}, and so would {others[0]}{more}", _HINT)
-
-
-async def _find_conflict(run: RunContext, name: S3Uri, label: str, others: Sequence[str]) -> I2vError | None:
-    """Return an error if another image has this name, would get it in this run, or if that cannot be read."""
+async def find_conflict(run: RunContext, name: S3Uri, label: str, shared: Shared | None) -> I2vError | None:
+    """Return an error if another image has this name, `shared` is one that would get it, or that cannot be read."""
     try:
         async with run.limits.preparing:
             for ending in ENDINGS:
@@ -68,7 +72,10 @@ async def _find_conflict(run: RunContext, name: S3Uri, label: str, others: Seque
                     return None if image == image_digest(label) else _taken(place, image)
     except I2vError as error:
         return error
-    return _shared(name, others)
+    if not shared:
+        return None
+    more = f" and {shared.others - 1:,} more" if shared.others > 1 else ""
+    return NotTried(f"Not submitted: it would be published as {name}, and so would {shared.image}{more}", _HINT)
 
 
 async def _image_at(run: RunContext, place: S3Uri) -> str | None:

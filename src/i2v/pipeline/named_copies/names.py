@@ -20,17 +20,26 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def published_uri(settings: Settings, image: JobImage, request: Request, extra: Mapping[str, str]) -> S3Uri | None:
-    """Return where the video of this image is published, `None` without `I2V_PUBLISH_AS`.
+    """Return where the video of this image is published, `None` without `I2V_PUBLISH_AS`. Raise as `name_of`."""
+    return name_of(settings, ImageRef.parse(image.label), {"take": str(request.take), "mode": str(request.mode)}, extra)
+
+
+def template_fields(settings: Settings) -> set[str]:
+    """Return the fields that names depend on."""
+    return {field for _, field in template_parts(settings.publish_as or "") if field}
+
+
+def name_of(settings: Settings, ref: ImageRef, request: Mapping[str, str], extra: Mapping[str, str]) -> S3Uri | None:
+    """Return the name by `I2V_PUBLISH_AS`, `None` without; `request` has take and mode.
 
     Raise `NotTried` if the image has no valid name: it lacks a column, or the name is not a valid key.
     """
     template = settings.publish_as
     if template is None or settings.published is None:
         return None
-    folder, _, name = image_path(ImageRef.parse(image.label), settings.images).rpartition("/")
+    folder, _, name = image_path(ref, settings.images).rpartition("/")
     values = {f"extra.{column}": value for column, value in extra.items()}
-    values |= {"folder": f"{folder}/" if folder else "", "stem": PurePosixPath(name).stem}
-    values |= {"take": str(request.take), "mode": str(request.mode)}
+    values |= {"folder": f"{folder}/" if folder else "", "stem": PurePosixPath(name).stem, **request}
     parts = template_parts(template)
     if missing := [field for _, field in parts if field is not None and not values.get(field) and field != "folder"]:
         raise NotTried(f"I2V_PUBLISH_AS needs {{{missing[0]}}}, which this image does not have", "Set it, or change it")
