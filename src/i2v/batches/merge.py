@@ -18,7 +18,7 @@ from i2v.batches.dead_shards import report_dead_shard
 from i2v.batches.merged_report import MergedReport
 from i2v.batches.plan import REPORT, BatchPlan
 from i2v.batches.shard_runs import ShardRun
-from i2v.errors import I2vError, LedgerError, NotFound
+from i2v.errors import I2vError, LedgerError, NotFound, StorageError
 from i2v.ledger import keys
 from i2v.ledger.attempt import Reason
 from i2v.ledger.run_record import RunRecord, read_run
@@ -123,7 +123,11 @@ async def _read_all(
 
 
 async def _read_not_tried(uri: S3Uri, storage: Storage) -> Report:
-    lines = (await storage.get(uri)).body.splitlines()
+    try:
+        lines = (await storage.get(uri)).body.splitlines()
+    except StorageError as error:
+        log.warning("the report lacks images that are in no shard: %s", error)
+        return Report()
     return Report(items=tuple(ItemReport.from_record(json.loads(line)) for line in lines))
 
 

@@ -8,6 +8,7 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import aclosing
 from decimal import Decimal
 
 from pydantic import BaseModel, ConfigDict
@@ -116,12 +117,13 @@ async def write_shards(
     folder = f"shards-{secrets.token_hex(4)}"
     shards, not_tried = (_LineWriter(run, f"{folder}/{start}", shard_size) for start in ("", NOT_TRIED))
     products: Counter[str] = Counter()
-    async for row in leave_out_shared(run, rows, default):
-        if isinstance(row, ItemReport):
-            await not_tried.add(json.dumps(row.for_record()).encode() + b"\n")
-        else:
-            products[row.product] += 1
-            await shards.add(row.line)
+    async with aclosing(leave_out_shared(run, rows, default)) as found:
+        async for row in found:
+            if isinstance(row, ItemReport):
+                await not_tried.add(json.dumps(row.for_record()).encode() + b"\n")
+            else:
+                products[row.product] += 1
+                await shards.add(row.line)
     for writer in (shards, not_tried):
         await writer.flush()
     plan = BatchPlan(

@@ -5,7 +5,7 @@ A run compares its own images and what is published, so that two shards could pa
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
 from contextlib import suppress
 
 from i2v.errors import I2vError, NotTried
@@ -49,7 +49,7 @@ FROM rows LEFT JOIN shared USING (name) ORDER BY id
 
 async def leave_out_shared(
     run: RunContext, rows: AsyncIterable[Row], default: RequestOptions
-) -> AsyncIterator[Row | ItemReport]:
+) -> AsyncGenerator[Row | ItemReport, None]:
     """Yield the rows in order, and instead of one whose name another image has or would get, its line in the report.
 
     Rows wait on disk, so that memory does not grow with them. Own columns, take and mode that a row does not have are
