@@ -48,9 +48,9 @@ setup: $(READY) ## install everything into .venv; the command line is .venv/bin/
 demo: $(READY) ## upload sample photos to a local bucket and watch them become videos, free; KEEP=1 keeps everything running
 	@KEEP='$(KEEP)' exec $(PY) -m sandbox.demo
 
-cluster: $(READY) ## run all services of deployments/compose.yaml on this machine, with the sandbox or the settings in ENV=file
+cluster: $(READY) ## run all services of deployments/compose.yaml on this machine, with the sandbox or the settings in ENV=file; SCALE='worker=4'
 	@$(call debian-packages,nginx redis-server postgres,nginx redis-server postgresql)
-	@ENV='$(ENV)' exec $(PY) -m sandbox.cluster
+	@ENV='$(ENV)' SCALE='$(SCALE)' exec $(PY) -m sandbox.cluster
 
 deploy: $(READY) ## deploy to the Prefect server at PREFECT_API_URL; NOTIFY=slack-webhook/alerts sends alerts to that block; IMAGE=registry/i2v:tag for containers
 	@$(PY) -m deployments.setup $(if $(NOTIFY),--notify '$(NOTIFY)') \
@@ -123,7 +123,7 @@ test-ceph: $(READY) ## test S3 on Ceph's gateway; root installs it with apt; wit
 	  { echo 'Ceph is not installed. On Debian: sudo apt install ceph-common ceph-mon ceph-osd radosgw' >&2; exit 1; }
 	@TEST_CEPH=1 $(PY) -m tests integration/s3/test_ceph.py tests/integration/s3/test_storage.py -k ceph $(ARGS)
 
-test-cluster: $(READY) ## run all services, kill each of them and count what was paid; prints what a video costs (20 minutes)
+test-cluster: $(READY) ## run all services, kill each of them and count what was paid; types the commands of docs/production.md (20 minutes)
 	@$(call debian-packages,nginx redis-server postgres,nginx redis-server postgresql)
 	@$(PY) -m tests cluster $(ARGS)
 

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from benchmarks import makespan, memory, prefect_cost, reconcile, requests, steps, transfer, upload_to_submit
+from benchmarks import cluster, makespan, memory, prefect_cost, reconcile, requests, steps, transfer, upload_to_submit
 from benchmarks.report import Table, machine, update_section
 from benchmarks.servers import Servers
 
@@ -28,6 +28,7 @@ FULL: dict[str, Benchmark] = {
     "makespan-5000": partial(makespan.run, images=5000, trials=1),
     "reconcile": partial(reconcile.run, sizes=reconcile.SIZES),
     "upload-to-submit": partial(upload_to_submit.run, uploads=20),
+    "cluster": partial(cluster.run, images=300, task_runs=1200),
 }
 QUICK: dict[str, Benchmark] = {
     "requests": partial(requests.run, images=10),

@@ -39,7 +39,7 @@ class BatchArtifact:
     async def _keep_updated(self) -> None:
         while True:
             batch = self._batch
-            text = live_batch_page(batch.plan, batch.runs, batch.done, self._run.max_spend_usd)
+            text = live_batch_page(batch.plan, batch.runs, batch.done, self._run.max_spend_usd, batch.note)
             words = f"running: {batch_words(batch.plan, batch.runs, batch.done)}"
             await write_or_drop(self._page.write(text, _named(words)))
             await asyncio.sleep(UPDATE_SECONDS)

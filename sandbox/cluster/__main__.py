@@ -33,12 +33,12 @@ def _world(stack: ExitStack, env_file: str) -> dict[str, str]:
     return stack.enter_context(sandbox).env | {"I2V_DEFAULT_PROMPT": PROMPT}
 
 
-def _run(env_file: str) -> None:
+def _run(env_file: str, replicas: dict[str, int]) -> None:
     with ExitStack() as stack:
         FOLDER.mkdir(parents=True, exist_ok=True)
         folder = stack.enter_context(tempfile.TemporaryDirectory(dir=FOLDER, ignore_cleanup_errors=True))
         settings = _world(stack, env_file)
-        cluster = stack.enter_context(Cluster(Path(folder), settings, on_progress=_say))
+        cluster = stack.enter_context(Cluster(Path(folder), settings, replicas=replicas, on_progress=_say))
         exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in cluster.user_environment.items())
         _say(f"\nPrefect UI    {cluster.url('nginx', 4200)}/v2/runs")
         _say(f"doors         {cluster.url('nginx', 8410)}/healthz")
@@ -48,14 +48,19 @@ def _run(env_file: str) -> None:
         signal.pause()
 
 
+def _replicas(words: str) -> dict[str, int]:
+    """Return the processes of each service in `api-2=3 services=4`, as --scale of Compose takes them."""
+    return {name: int(count) for name, _, count in (word.partition("=") for word in words.split())}
+
+
 def main() -> int:
     """Run until SIGINT (exit code 130) or SIGTERM (143); return 1 if something does not start."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for `make cluster &`
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
-        _run(os.environ.get("ENV", ""))
-    except (OSError, RuntimeError) as error:
+        _run(os.environ.get("ENV", ""), _replicas(os.environ.get("SCALE", "")))
+    except (OSError, RuntimeError, ValueError) as error:
         sys.stderr.write(f"The cluster did not start: {error}\n")
         return 1
     except KeyboardInterrupt:

@@ -42,7 +42,10 @@ class Part:
 
 
 class Cluster:
-    """`with Cluster(folder, settings) as cluster:` starts everything; `settings` are those of workers and doors."""
+    """`with Cluster(folder, settings) as cluster:` starts everything; `settings` are those of workers and doors.
+
+    `replicas` is how many processes of a service to start, 0 for none, as in `docker compose up --scale SERVICE=N`.
+    """
 
     def __init__(
         self,
@@ -57,12 +60,16 @@ class Cluster:
         self._on_progress = on_progress
         self._services = read_services()
         self._replicas = {each.name: each.replicas for each in self._services} | dict(replicas or {})
-        names = ((name, service.ports) for service in self._services for name in self._names(service))
+        if unknown := self._replicas.keys() - {each.name for each in self._services}:
+            raise ValueError(f"no such services: {', '.join(sorted(unknown))}")
+        self._names = {each.name: _names(each, self._replicas[each.name]) for each in self._services}
+        names = ((name, service.ports) for service in self._services for name in self._names[service.name])
         self._addresses = Addresses(dict(names))
         self._secrets = dict(settings) | {"PGPASSWORD": secrets.token_hex(16)}
         self.parts: dict[str, Part] = {}
         self.starts: Counter[str] = Counter()
         """How often each process has been started."""
+        self._stopped_parts: set[str] = set()
         self._stopped = threading.Event()
         self._changing = threading.Lock()
 
@@ -107,6 +114,24 @@ class Cluster:
         with self._changing:
             self.parts[name].process.kill()
 
+    def stop(self, *services: str) -> None:
+        """Stop all processes of these services until `start`, as `docker compose stop` does."""
+        with self._changing:
+            group = [part for part in self.parts.values() if part.service.name in services]
+            self._stopped_parts.update(part.name for part in group)
+            for part in group:
+                part.process.request_stop()
+            for part in group:
+                part.process.stop()
+
+    def start(self) -> None:
+        """Start what is stopped, in the order of the services, and wait until it is healthy."""
+        for name in [each for each in self.parts if each in self._stopped_parts]:
+            with self._changing:
+                self._stopped_parts.remove(name)
+                self._start(name)
+            self.wait_healthy(name)
+
     def wait_healthy(self, *names: str) -> None:
         """Wait until these processes are healthy, all by default. Raise `RuntimeError` with the last lines of one."""
         deadline = time.monotonic() + START_SECONDS
@@ -116,18 +141,14 @@ class Cluster:
                     raise RuntimeError(f"{name} is not healthy. Its last lines:\n{part.process.last_lines()}")
                 time.sleep(POLL_SECONDS)
 
-    def _names(self, service: Service) -> list[str]:
-        count = self._replicas[service.name]
-        return [service.name] if count == 1 else [f"{service.name}-{number + 1}" for number in range(count)]
-
     def _start_service(self, service: Service) -> None:
         healthy = {name for name, condition in service.dependencies.items() if condition == "service_healthy"}
         self.wait_healthy(*(part.name for part in self.parts.values() if part.service.name in healthy))
         self._on_progress(f"Starting {service.name}")
-        for name in self._names(service):
+        for name in self._names[service.name]:
             folder = self._folder / name
             folder.mkdir(parents=True)
-            prepare(service, folder, self._addresses, self._secrets["PGPASSWORD"])
+            prepare(service, folder, self._addresses, self._names, self._secrets["PGPASSWORD"])
             described = self.describe(service, name)
             child = child_command(service, folder, self._addresses, described.command)
             process = ChildProcess(*child, env=described.environment, log=self._folder / f"{name}.log")
@@ -176,7 +197,8 @@ class Cluster:
         while not self._stopped.wait(RESTART_SECONDS):
             for name, part in self.parts.items():
                 with self._changing:
-                    if not part.process.is_running and not self._stopped.is_set():
+                    is_wanted = name not in self._stopped_parts and not self._stopped.is_set()
+                    if is_wanted and not part.process.is_running:
                         self._on_progress(f"{name} has ended; starting it again")
                         part.process.stop()
                         self._start(name)
@@ -191,3 +213,7 @@ class Cluster:
             return False
         command = [find_program(program), *arguments]
         return not subprocess.run(command, capture_output=True, env=dict(os.environ), check=False).returncode
+
+
+def _names(service: Service, count: int) -> list[str]:
+    return [service.name] if count == 1 else [f"{service.name}-{number + 1}" for number in range(count)]

@@ -44,13 +44,23 @@ class Service:
 
 def read_services() -> list[Service]:
     """Return the services without a profile, each after those that it depends on."""
-    services = yaml.safe_load(FILE.read_text())["services"]
+    services = _read_file()
     return _in_start_order([_service(name, fields) for name, fields in services.items() if "profiles" not in fields])
+
+
+def read_service(name: str) -> Service:
+    """Return one service, also one with a profile."""
+    return _service(name, _read_file()[name])
 
 
 def read_env_file(text: str) -> dict[str, str]:
     """Return the variables of NAME=value lines; see tests/unit/deployments for what our files may contain."""
     return dict(line.split("=", 1) for line in text.splitlines() if line and not line.startswith("#"))
+
+
+def _read_file() -> dict[str, dict[str, Any]]:
+    services: dict[str, dict[str, Any]] = yaml.safe_load(FILE.read_text())["services"]
+    return services
 
 
 def _service(name: str, fields: Mapping[str, Any]) -> Service:

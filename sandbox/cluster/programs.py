@@ -1,9 +1,10 @@
 """PostgreSQL, Redis and nginx from Debian's packages, each with its own folder and port instead of a container."""
 
 import os
+import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sandbox.cluster.compose import FOLDER, HOST, Addresses, Service
@@ -38,17 +39,28 @@ def find_program(name: str) -> str:
     raise RuntimeError(f"{name} is not installed. On Debian and Ubuntu: sudo apt install {package}")
 
 
-def prepare(service: Service, folder: Path, addresses: Addresses, password: str) -> None:
-    """Create the data that a container's image would create at its first start."""
+def prepare(
+    service: Service, folder: Path, addresses: Addresses, names: Mapping[str, Sequence[str]], password: str
+) -> None:
+    """Create the data that a container's image would create at its first start; `names` are those of replicas."""
     match service.command[0]:
         case "postgres":
             _create_database(service, folder, password)
         case "nginx":
             (folder / "nginx.conf").write_text(NGINX_CONF.format(folder=folder))
-            text = addresses.translate(BALANCER.read_text(), owner=service.name, local=service.name)
+            text = addresses.translate(balancer(names), owner=service.name, local=service.name)
             for port in service.ports:
                 text = text.replace(f"listen {port};", f"listen {HOST}:{addresses.port(service.name, port)};")
             (folder / "balancer.conf").write_text(text)
+
+
+def balancer(names: Mapping[str, Sequence[str]]) -> str:
+    """Return the load balancer's configuration with a line for each replica, as nginx resolves their common name."""
+    lines = []
+    for line in BALANCER.read_text().splitlines(keepends=True):
+        found = re.match(r"\s+server ([\w-]+):", line)
+        lines += [line.replace(found[1], name, 1) for name in names[found[1]]] if found else [line]
+    return "".join(lines)
 
 
 def child_command(service: Service, folder: Path, addresses: Addresses, command: Sequence[str]) -> tuple[str, ...]:

@@ -226,7 +226,12 @@ def create_stack(url: str) -> dict[str, str]:
     body, rights = TEMPLATE.read_text(), ["CAPABILITY_IAM"]
     cloudformation.create_stack(StackName="i2v", TemplateBody=body, Parameters=parameters, Capabilities=rights)
     cloudformation.get_waiter("stack_create_complete").wait(StackName="i2v", WaiterConfig={"Delay": 1})
-    (stack,) = cloudformation.describe_stacks(StackName="i2v")["Stacks"]
+    return stack_outputs(url)
+
+
+def stack_outputs(url: str) -> dict[str, str]:
+    """Return the outputs of the stack."""
+    (stack,) = client("cloudformation", url).describe_stacks(StackName="i2v")["Stacks"]
     return {each["OutputKey"]: each["OutputValue"] for each in stack["Outputs"]}
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks.processes import cpu_seconds, tree
+from benchmarks.processes import tree
 from sandbox import Sandbox
 from sandbox.cluster.cluster import Cluster
 from sandbox.provider import ProviderOptions
@@ -90,10 +90,6 @@ class ClusterWorld:
     def workers(self) -> list[str]:
         """The names of the workers."""
         return [name for name, part in self.cluster.parts.items() if part.service.name == "worker"]
-
-    def cpu(self) -> dict[str, float]:
-        """Return the CPU seconds of each process so far, with its flow runs."""
-        return {name: cpu_seconds(part.process.pid) for name, part in self.cluster.parts.items()}
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """POST to Prefect's API through the load balancer, again while a server is down."""

@@ -59,6 +59,12 @@ def code_blocks(*languages: str) -> list[CodeBlock]:
     ]
 
 
+def shell_lines(block: CodeBlock) -> list[str]:
+    """Return the lines that a user types, each with its continuations, without comments."""
+    lines = re.sub(r"\\\n\s*", " ", block.text).splitlines()
+    return [line for line in lines if line.strip(" }") and not line.lstrip().startswith("#")]
+
+
 def code_spans(page: str) -> list[str]:
     """Return the texts set as `code` within a page's sentences and tables."""
     return [token.content for token in _inline(page, "code_inline")]

@@ -32,13 +32,14 @@ def batch_words(plan: BatchPlan, runs: Mapping[int, ShardRun], done: Mapping[int
 
 
 def live_batch_page(
-    plan: BatchPlan, runs: Mapping[int, ShardRun], done: Mapping[int, MergedReport], limit: Decimal | None
+    plan: BatchPlan, runs: Mapping[int, ShardRun], done: Mapping[int, MergedReport], limit: Decimal | None, note: str
 ) -> str:
-    """Return the page of a running batch; `done` has the sums of the shards that have ended."""
+    """Return the page of a running batch; `done` has the sums of the shards that have ended, `note` why none runs."""
     lines = [
         f"## Running: {as_text(batch_words(plan, runs, done), TEXT_CHARS)}",
         "",
         _facts(plan, limit),
+        *(["", f"**Waiting:** {as_text(note, 2 * TEXT_CHARS)}"] if note else []),
         *_shards(plan, runs, done),
         "",
         f"Updated {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC.",

@@ -94,6 +94,11 @@ class BatchRun:
         """The newest run of each shard that has one."""
         return self._supervisor.newest
 
+    @property
+    def note(self) -> str:
+        """What keeps all shards from running, if that takes long."""
+        return str(self._supervisor.worker_wait)
+
     async def process(self, *, partial: bool) -> MergedBatch:
         """Run all shards, and return their merged reports, which are then in the ledger. Raise as `check_funds`."""
         await self._supervisor.find_earlier()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from i2v.batches.worker_wait import WorkerWait
 from i2v.errors import I2vError
 from i2v.ledger.attempt import Reason
 from i2v.pipeline.submit_brake import LIMIT
@@ -23,11 +24,6 @@ MAX_ATTEMPTS = 3
 CANCEL_SECONDS = 12.0
 """How long a cancelled batch waits for its shards: Prefect kills it 30 s after SIGTERM."""
 FIRST_POLL_SECONDS, LAST_POLL_SECONDS = 0.5, 10.0
-NO_WORKER_SECONDS = 60.0
-NO_WORKER = (
-    "no worker has taken a shard for %d s. Start one with a free slot (prefect worker start --pool i2v); a worker with "
-    "--limit 1 runs only the batch itself"
-)
 
 
 class ShardState(StrEnum):
@@ -112,8 +108,7 @@ class Supervisor:
         self._to_start = dict.fromkeys(range(1, shards + 1), 1)
         """The next attempt of each shard that has no run."""
         self._open: set[int] = set()
-        self._waiting_since = time.monotonic()
-        self._warned = False
+        self.worker_wait = WorkerWait()
 
     async def find_earlier(self) -> None:
         """Find the runs that an earlier try of this batch started."""
@@ -131,7 +126,8 @@ class Supervisor:
         while (self._to_start or self._open) and not self._is_cancelled():
             changed = await self._try(self._start_more())
             changed = await self._try(self._update()) or changed
-            self._warn_without_worker()
+            if self.worker_wait.update(is_waiting=self._awaits_worker):
+                log.warning("%s", str(self.worker_wait))
             pause = FIRST_POLL_SECONDS if changed else min(pause * 1.5, LAST_POLL_SECONDS)
             if self._to_start or self._open:
                 await self._sleep(pause)
@@ -142,6 +138,10 @@ class Supervisor:
     def open_runs(self) -> list[ShardRun]:
         """The runs that have not ended."""
         return [self.newest[number] for number in sorted(self._open)]
+
+    @property
+    def _awaits_worker(self) -> bool:
+        return bool(self._open) and all(run.state is ShardState.WAITING for run in self.open_runs)
 
     async def _start_more(self) -> bool:
         started = False
@@ -199,13 +199,6 @@ class Supervisor:
             if not error.retryable:
                 self._to_start.clear()
             return False
-
-    def _warn_without_worker(self) -> None:
-        if not self._open or any(run.state is not ShardState.WAITING for run in self.open_runs):
-            self._waiting_since, self._warned = time.monotonic(), False
-        elif not self._warned and time.monotonic() - self._waiting_since > NO_WORKER_SECONDS:
-            log.warning(NO_WORKER, NO_WORKER_SECONDS)
-            self._warned = True
 
     async def _cancel_open(self) -> None:
         """Cancel what is open until Prefect says so, also a run whose start was not answered."""

@@ -33,6 +33,7 @@ class ScriptedRuns:
         self.cancelled: list[int] = []
         self.failures = 0
         self.ends = True
+        self.first_state = ShardState.RUNNING
 
     def _fail(self) -> None:
         if self.failures:
@@ -49,7 +50,7 @@ class ScriptedRuns:
         self._fail()
         if (number, attempt) not in self.existing:
             self.started.append((number, attempt))
-            self.existing[number, attempt] = ShardRun(number, attempt, f"{number}-{attempt}", ShardState.RUNNING)
+            self.existing[number, attempt] = ShardRun(number, attempt, f"{number}-{attempt}", self.first_state)
         running = [run for run in self.existing.values() if not run.state.is_final]
         self.most_open = max(self.most_open, len(running))
         return self.existing[number, attempt]
@@ -261,3 +262,29 @@ async def test_what_stays_open_after_a_cancel_is_known(monkeypatch: pytest.Monke
     batch = Batch(runs, 2, 1, polls_until_cancel=1)
     await batch.supervisor.run_all()
     assert [run.number for run in batch.supervisor.open_runs] == [1]
+
+
+async def test_a_wait_for_workers_is_reported_again_and_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While a paused pool lets no shard start, the log says so after 1, 2, 4 and 8 minutes, with what to do."""
+    clock = [0.0]
+    monkeypatch.setattr("i2v.batches.worker_wait.time.monotonic", lambda: clock[0])
+    runs = ScriptedRuns()
+    runs.ends, runs.first_state = False, ShardState.WAITING
+    batch = Batch(runs, 2, 2, polls_until_cancel=60)
+    notes = []
+
+    async def sleep(seconds: float) -> None:
+        clock[0] += 10
+        notes.append(str(batch.supervisor.worker_wait))
+        await Batch.sleep(batch, seconds)
+
+    monkeypatch.setattr(batch.supervisor, "_sleep", sleep)
+    monkeypatch.setattr(shard_runs, "CANCEL_SECONDS", 0)
+    await batch.supervisor.run_all()
+
+    lines = [record.getMessage() for record in caplog.records if "no worker has taken a shard" in record.getMessage()]
+    assert [line.split(" for ")[1].split(".")[0] for line in lines] == ["1 min", "2 min", "4 min", "8 min"]
+    assert "prefect work-pool resume i2v" in lines[0]
+    assert (notes[0], "10 min" in notes[-1]) == ("", True)

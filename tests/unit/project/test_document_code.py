@@ -29,7 +29,7 @@ LANGUAGES = {"sh", "json", "jsonl", "csv", "ini", "mermaid", "sql", "yaml"}
 """Each has its tests here; the diagram's is in `test_documents`, those of SQL and dbt in `test_warehouse_page`."""
 OTHER_PROGRAMS = {
     *(".", "aws", "cd", "cp", "git", "grep", "helm", "kubectl", "mc", "nginx", "openssl", "sed", "set", "ssh"),
-    *("systemctl", "xargs"),
+    *("apt-get", "chmod", "systemctl", "usermod", "xargs"),
 }
 """Programs of the shell and of other projects; only the paths among their arguments are checked."""
 OTHER_VARIABLES = {
@@ -120,6 +120,8 @@ CHECKS = {
 
 
 def _check_command(words: list[str]) -> None:
+    if words[0].endswith("=$(aws"):
+        words = ["aws", *words[1:]]
     while re.match(r"[A-Z_]+=", words[0]):
         words = words[1:]
     program, arguments = words[0], words[1:]

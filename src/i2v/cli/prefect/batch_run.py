@@ -17,7 +17,7 @@ from prefect.states import Cancelling
 
 from i2v.batches.merge import merge_batch
 from i2v.batches.plan import REPORT, BatchPlan, read_plan
-from i2v.batches.shard_runs import NO_WORKER, NO_WORKER_SECONDS
+from i2v.batches.worker_wait import WorkerWait
 from i2v.cli import end_at_signals
 from i2v.cli.library_run import Ending
 from i2v.cli.prefect import connection
@@ -100,15 +100,13 @@ class _Waiting:
         self._signalled.set()
 
     async def _wait(self, client: PrefectClient, run: FlowRun) -> FlowRun:
-        started, deadline, warned = time.monotonic(), float("inf"), False
+        deadline, worker_wait = float("inf"), WorkerWait()
         while not (run.state and run.state.is_final()) and time.monotonic() < deadline:
             if self.signal:
                 deadline = min(deadline, time.monotonic() + CANCEL_SECONDS)
                 await _cancel(client, run)
-            is_waiting = run.start_time is None and time.monotonic() - started > NO_WORKER_SECONDS
-            if is_waiting and not warned:
-                self._progress.say(NO_WORKER % NO_WORKER_SECONDS)
-                warned = True
+            if worker_wait.update(is_waiting=run.start_time is None):
+                self._progress.say(str(worker_wait))
             await self._pause()
             with suppress(Exception):  # a server that restarts; the batch goes on
                 run = await client.read_flow_run(run.id)
