@@ -38,8 +38,7 @@ class ComposeCommands:
             case ["stop", *services]:
                 self.cluster.stop(*services)
             case ["run", "--rm", name, program, *arguments]:
-                own = ["-m", *arguments[1:]] if program == "python" else arguments
-                return self._run(name, [str(BIN / program), *own], inputs, outputs)
+                return self._run(name, [str(BIN / program), *arguments], inputs, outputs)
             case ["exec", "-T", name, program, *arguments]:
                 return self._run(name, [find_program(program), *arguments], inputs, outputs)
             case ["build"] | ["ps", "--all"] | ["logs", "--tail", "50", "SERVICE"]:

@@ -13,6 +13,7 @@ import yaml
 
 from sandbox.cluster.cluster import Cluster
 from sandbox.cluster.compose import FILE, FOLDER, Addresses, read_env_file, read_services
+from sandbox.cluster.programs import balancer
 from tests.support.paths import ROOT
 
 CONFIG: dict[str, Any] = yaml.safe_load(FILE.read_text())
@@ -119,6 +120,20 @@ def test_nothing_is_published_beyond_this_machine() -> None:
     published = [port for fields in CONFIG["services"].values() for port in fields.get("ports", ())]
 
     assert published == ["127.0.0.1:4200:4200", "127.0.0.1:8410:8410"]
+
+
+def test_the_load_balancer_knows_every_replica(tmp_path: Path) -> None:
+    """A scaled service has a line per process, as nginx resolves its name; one that is left out has none."""
+    names = {name: [name] for name in SERVICES} | {"api-2": ["api-2-1", "api-2-2"], "door-1": []}
+
+    assert re.findall(r"server (\S+) ", balancer(names)) == [
+        "api-1:4200",
+        "api-2-1:4200",
+        "api-2-2:4200",
+        "door-2:8410",
+    ]
+    with pytest.raises(ValueError, match="no such services: api"):
+        Cluster(tmp_path, {}, replicas={"api": 2})
 
 
 def test_translation_changes_addresses_alone() -> None:
