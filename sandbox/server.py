@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from sandbox.raw_connection import RawHttpProtocol
 
 BACKLOG = 2048
-TIMEOUT_SECONDS = 10
+TIMEOUT_SECONDS = 60
 POLL_SECONDS = 0.005
 
 

@@ -39,7 +39,7 @@ from i2v.s3.storage import Storage
 from i2v.settings import Settings, read_settings
 from tests.support.reconciling import reconcile
 
-END_SECONDS = 60
+END_SECONDS = 200
 _IS_OURS: list[bool] = []
 """Whether the fork server was started here."""
 POST_SECONDS = 120.0

@@ -43,7 +43,7 @@ def read_run_record(bucket: MemoryBucket) -> RunRecord:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for the next heartbeats, until the condition holds."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - a proxy in another thread has no event of this loop
             await asyncio.sleep(0.01)
 

@@ -19,7 +19,7 @@ from tests.support.listing_server import etag_of, listing_server, modified_at, n
 from tests.support.raw_server import RawServer, Responder, hang, running, send
 
 PREFIX = S3Uri("b-1", "p/")
-SOON = 10
+SOON = 60
 REFUSED = send(403, b"<Error><Code>AccessDenied</Code></Error>")
 
 

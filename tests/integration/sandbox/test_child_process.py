@@ -15,7 +15,7 @@ from sandbox.child_process import ROOT, ChildProcess, clean_environment
 
 SERVER = ("http.server", "--bind", "127.0.0.1", "0")
 LISTENS = r"Serving HTTP on \S+ port (\d+)"
-END_SECONDS = 20
+END_SECONDS = 120
 STARTER = """
 import sys, time
 from pathlib import Path

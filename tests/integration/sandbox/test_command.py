@@ -42,7 +42,7 @@ def test_it_prints_its_environment_and_stops_cleanly(tmp_path: Path, number: int
         balance = httpx.get(f"{env['APIXO_BASE_URL']}/apikeys/current-balance", headers=key, trust_env=False)
         assert balance.json()["data"] == 100
         process.send_signal(number)
-        _, errors = process.communicate(timeout=10)
+        _, errors = process.communicate(timeout=100)
     assert (process.returncode, errors) == (code, "")
     assert not is_open(env["APIXO_BASE_URL"])
     assert not is_open(env["AWS_ENDPOINT_URL"])
@@ -55,6 +55,6 @@ def test_a_taken_port_is_reported_without_a_traceback(option: str) -> None:
         port = taken.getsockname()[1]
         address = f"127.0.0.1:{port}"
         command = [*COMMAND, f"--{option}", str(port)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603 - our own
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)  # noqa: S603 - our own
     assert done.returncode == 2
     assert done.stderr == f"The sandbox did not start: cannot listen on {address}: Address already in use\n"

@@ -135,7 +135,7 @@ def test_cut_and_late_responses(client: VendorClient, url: str) -> None:
     client.provider.add_fault(on="status", kind="late", seconds=0.3)
     began = time.monotonic()
     assert client.status(task["taskId"]).json()["data"]["state"] == "success"
-    assert 0.28 < time.monotonic() - began < 2
+    assert time.monotonic() - began > 0.28
 
 
 def test_a_fault_applies_to_the_matching_requests(client: VendorClient, url: str) -> None:

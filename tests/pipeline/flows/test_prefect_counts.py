@@ -30,8 +30,8 @@ VIDEO = {
 LOG_LINES = 4
 """Log lines per new video: one for each step."""
 IMAGES = 5
-TIME_DEPENDENT = ("POST /logs/", "GET /admin/version", "GET /csrf-token")
-"""Requests made per batch of logs or per client, independent of the number of images."""
+TIME_DEPENDENT = ("POST /logs/", "GET /admin/version", "GET /csrf-token", "PATCH /artifacts/ID")
+"""Requests made per batch of logs, per client or every few seconds, independent of the number of images."""
 
 
 async def _events(server: PrefectServer, finished: FinishedFlowRun, expected: int) -> Counter[str]:

