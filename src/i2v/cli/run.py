@@ -1,7 +1,9 @@
 """`i2v run`, and `i2v estimate`, which is its dry run. What they do is in `run_or_preview`."""
 
 import asyncio
+import os
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -66,24 +68,37 @@ def run(  # noqa: PLR0913 - a command's parameters are its options
     Without PREFECT_API_URL, Prefect runs inside this command; with it, the run
     appears in your Prefect UI. Ctrl-C stops cleanly and lists the open jobs.
     """
-    from i2v.cli.run_or_preview import bad_rows_in_json, finish, preview_or_run
-    from i2v.pipeline.preflight import check_delivery
-    from i2v.settings import read_settings
+    from i2v.cli.prefect.embedded_server import EmbeddedServer
 
-    settings = read_settings()
-    settings.require_bucket()
-    asyncio.run(check_delivery(delivery, settings))
-    if not dry_run and not settings.key_block:
-        settings.require_key()
-    default = options.run_options(
-        settings, prompt=prompt, mode=mode, duration=duration, take=take, override_prompts=override_prompts
-    )
-    parameters = {"max_spend_usd": max_spend, "partial": partial, "delivery": delivery, "label": label}
-    parameters["skip_bad_rows"] = skip_bad_rows
-    with bad_rows_in_json(as_json=as_json):
-        ending = preview_or_run(images, default, settings, parameters, dry_run=dry_run, verbose=verbose, batch=batch)
-        ending = replace(ending, report=ending.report.with_typed(options.typed_options(context)))
-        sys.exit(finish(ending, settings, dry_run=dry_run, as_json=as_json))
+    needs_server = not dry_run and not batch and not os.environ.get("PREFECT_API_URL")
+    with EmbeddedServer() if needs_server else nullcontext() as embedded:  # it starts while the rest is imported
+        from i2v.cli.run_or_preview import bad_rows_in_json, finish, preview_or_run
+        from i2v.pipeline.preflight import check_delivery
+        from i2v.settings import read_settings
+
+        settings = read_settings()
+        settings.require_bucket()
+        asyncio.run(check_delivery(delivery, settings))
+        if not dry_run and not settings.key_block:
+            settings.require_key()
+        default = options.run_options(
+            settings, prompt=prompt, mode=mode, duration=duration, take=take, override_prompts=override_prompts
+        )
+        parameters = {"max_spend_usd": max_spend, "partial": partial, "delivery": delivery, "label": label}
+        parameters["skip_bad_rows"] = skip_bad_rows
+        with bad_rows_in_json(as_json=as_json):
+            ending = preview_or_run(
+                images,
+                default,
+                settings,
+                parameters,
+                dry_run=dry_run,
+                verbose=verbose,
+                batch=batch,
+                embedded=embedded,
+            )
+            ending = replace(ending, report=ending.report.with_typed(options.typed_options(context)))
+            sys.exit(finish(ending, settings, dry_run=dry_run, as_json=as_json))
 
 
 def estimate(  # noqa: PLR0913 - a command's parameters are its options

@@ -2,9 +2,10 @@
 
 import asyncio
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from i2v.advised_commands import command
@@ -14,7 +15,9 @@ from i2v.cli.images.uploads import UploadCandidate, upload, validate
 from i2v.cli.library_run import Ending, run_library
 from i2v.cli.output.console import print_error, print_json, show_logs, stderr
 from i2v.cli.output.report_table import no_valid_image, print_report
+from i2v.cli.prefect.embedded_server import EmbeddedServer
 from i2v.cli.progress import Progress
+from i2v.cli.validate_ahead import ValidatedAhead
 from i2v.errors import BadRows, ExitCode, I2vError, Stopped, UsageError
 from i2v.inputs.batch_files import BatchRow
 from i2v.inputs.prompts import RunOptions
@@ -27,6 +30,7 @@ from i2v.reports.run_report import ItemReport, Outcome, Report
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
 
+Upload = Callable[[], Coroutine[Any, Any, Sequence[str | BatchRow]]]
 STILL_OPEN = "Submitted videos are charged. Rerun to resume them, at no extra charge. List them with:"
 AWAITING_CALLBACK = (
     "Submitted videos are charged, and are stored when the provider calls back; if no callback comes, reconcile "
@@ -43,8 +47,12 @@ def preview_or_run(
     dry_run: bool,
     verbose: bool,
     batch: bool = False,
+    embedded: EmbeddedServer | None = None,
 ) -> Ending:
-    """Preview the named images, or upload local ones and run the flow, or a batch, with these other parameters."""
+    """Preview the named images, or upload local ones and run the flow, or a batch, with these other parameters.
+
+    `embedded` is the server of the flow run if the environment names none.
+    """
     console = stderr()
     show_logs(console, verbose=verbose)
     try:
@@ -58,13 +66,14 @@ def preview_or_run(
                 return _preview(named, ordered, default, settings, progress, parameters["label"], skip_bad_rows)
             parameters = default.model_dump(exclude={"prompt_source", "extra"}) | parameters
             with nullcontext(named.remote) if batch else without_signed_urls(named.remote) as remote:
-                images = asyncio.run(_upload(local, remote, settings, progress))
-                if not images:
+                upload = partial(_upload, local, remote, settings, progress)
+                if not local and not remote:
                     ending = Ending(Report())
                 elif batch:
-                    ending = _run_batch(images, parameters, settings, progress)
+                    ending = _run_batch(asyncio.run(upload()), parameters, settings, progress)
                 else:
-                    ending = _run(parameters | {"images": images}, progress, verbose=verbose)
+                    ahead = ValidatedAhead(remote, default, settings, progress, skip_bad_rows=skip_bad_rows)
+                    ending = _run(parameters, upload, ahead, embedded, progress, verbose=verbose)
     except UsageError:
         raise
     except I2vError as error:  # everything raised here happens before the first submit
@@ -122,12 +131,20 @@ async def _upload(
         return [*names, *await within_limit(rows, storage, settings)]
 
 
-def _run(parameters: dict[str, Any], progress: Progress, *, verbose: bool) -> Ending:
+def _run(
+    parameters: dict[str, Any],
+    upload: Upload,
+    ahead: ValidatedAhead,
+    embedded: EmbeddedServer | None,
+    progress: Progress,
+    *,
+    verbose: bool,
+) -> Ending:
     progress.doing("loading Prefect")
     with redirect_stdout(sys.stderr):
         from i2v.cli.prefect.flow_run import run_flow
 
-        return run_flow(parameters, progress, verbose=verbose)
+        return run_flow(parameters, upload, ahead, embedded, progress, verbose=verbose)
 
 
 def _run_batch(

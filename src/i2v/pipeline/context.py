@@ -10,7 +10,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from i2v.apixo.client import ApixoClient
 from i2v.ledger.budget import Budget
@@ -26,7 +26,11 @@ from i2v.pipeline.payment.first_submits import FirstSubmits
 from i2v.pipeline.payment.shard_budget import ShardBudget
 from i2v.pipeline.submit_brake import Brake
 from i2v.s3.storage import Storage
+from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
+
+if TYPE_CHECKING:
+    from i2v.pipeline.validate import ValidationResult
 
 log = logging.getLogger(__name__)
 PREPARERS = 16
@@ -98,6 +102,8 @@ class RunContext:
     first_submits: FirstSubmits = field(init=False)
     address_probe: AddressProbe = field(init=False)
     shielded: ShieldedWork = field(default_factory=ShieldedWork)
+    validated_ahead: "dict[tuple[S3Uri, str], ValidationResult]" = field(default_factory=dict)
+    """What the command validated while the Prefect server started, by object and etag."""
     limits: Limits = field(init=False)
     _listeners: list[EventListener] = field(default_factory=list)
     _reported: dict[str, tuple[Charges, Decimal]] = field(default_factory=dict)

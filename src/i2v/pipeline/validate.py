@@ -135,11 +135,20 @@ async def validate_image(run: RunContext, image: ResolvedImage) -> ValidationRes
         ImageChanged: the object is not the one that was resolved.
         StorageError: S3 failed.
     """
-    async with run.limits.reading:
-        uri = image.ref.uri
-        result = await (_validate_url(run, image) if uri is None else _validate_object(run, image, uri))
+    uri = image.ref.uri
+    known = run.validated_ahead.pop((uri, image.etag), None) if uri and image.etag else None
+    if known:
+        result = _as_read_by(run, known)
+    else:
+        async with run.limits.reading:
+            result = await (_validate_url(run, image) if uri is None else _validate_object(run, image, uri))
     log.info("%s: %s", image.name, result.refusal or "valid", extra=log_context(image.ref.label))
     return result
+
+
+def _as_read_by(run: RunContext, result: ValidationResult) -> ValidationResult:
+    read = result.read and result.read.model_copy(update={"run_id": run.run_id})
+    return result.model_copy(update={"read": read})
 
 
 async def _validate_object(run: RunContext, image: ResolvedImage, uri: S3Uri) -> ValidationResult:

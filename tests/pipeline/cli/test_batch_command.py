@@ -77,7 +77,7 @@ async def no_open_run(prefect_server: PrefectServer) -> None:
 def test_a_plain_run_of_many_images_says_that_batches_exist(images: int, says: bool) -> None:
     """Above a thousand images in one process there is a hint, and no more than that."""
     console = Console(file=StringIO())
-    FlowRunMonitor(Progress(console)).on_event(ImagesCounted(images))
+    FlowRunMonitor(Progress(console), {}).on_event(ImagesCounted(images))
     assert ("--batch spreads them" in str(console.file.getvalue())) is says  # type: ignore[attr-defined]
 
 

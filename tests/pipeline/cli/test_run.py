@@ -1,4 +1,4 @@
-"""`i2v run` as a process: with a Prefect server and with a temporary one, in a terminal, and interrupted."""
+"""`i2v run` as a process: with a Prefect server, in a terminal, and interrupted."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ import os
 import pty
 import re
 import signal
-import sqlite3
-import subprocess
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -23,9 +20,7 @@ from sandbox.synthetic_images import make_jpeg
 from tests.support.door_process import wait_for
 from tests.support.fault_proxy import FaultProxy, FaultRule
 from tests.support.forked_command import forked_i2v, run_i2v, start_forked
-from tests.support.i2v_command import COMMAND, bare_env
 from tests.support.orders import job_records
-from tests.support.paths import ROOT
 
 SECONDS = 100
 PROMPT = ("--prompt", "it moves")
@@ -178,46 +173,3 @@ def test_sigterm_stops_cleanly(sandbox: Sandbox, env: dict[str, str], tmp_path: 
     wait_for(lambda: [record.state for record in job_records(sandbox)] == ["submitted"] * 2)
     os.kill(child.pid or 0, signal.SIGTERM)
     assert (exit_code(child), '"submitted": 2' in (tmp_path / "out").read_text()) == (143, True)
-
-
-def recorded(home: Path) -> list[tuple[str, int]]:
-    """Count the task runs in Prefect's database by state."""
-    with sqlite3.connect(home / "prefect.db") as database:
-        return database.execute("SELECT state_type, count(*) FROM task_run GROUP BY 1").fetchall()
-
-
-def test_without_a_server_all_task_runs_are_recorded(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Two parallel runs on a new PREFECT_HOME succeed, record all task runs, and leave no server running."""
-    prefix = put_images(sandbox, 4)
-    env = bare_env(**sandbox.env, PREFECT_HOME=str(tmp_path))
-    runs = [
-        subprocess.Popen(  # noqa: S603 - our own command
-            [*COMMAND, "run", prefix, *PROMPT, "--take", take],
-            env=env,
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for take in ("1", "2")
-    ]
-    outputs = [child.communicate(timeout=200) for child in runs]
-    assert [child.returncode for child in runs] == [0, 0], outputs
-    assert recorded(tmp_path) == [("COMPLETED", 2 * 4 * 4)]
-    assert [out.splitlines()[-1] for out, _ in outputs] == ["4 stored · $0.768"] * 2
-    assert not any(word in err for _, err in outputs for word in ("INFO", "Error", "Traceback")), outputs
-    assert _children_with(tmp_path) == []
-
-
-def _children_with(home: Path) -> list[str]:
-    """Return the processes with this PREFECT_HOME that are still running after 10 s."""
-    mark, found = f"PREFECT_HOME={home}".encode(), [""]
-    end = time.monotonic() + 10
-    while found and time.monotonic() < end:
-        found = []
-        for process in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                if mark in (process / "environ").read_bytes().split(b"\0"):
-                    found.append((process / "cmdline").read_text().replace("\0", " "))
-        time.sleep(0.2)
-    return found

@@ -1,14 +1,15 @@
-"""A temporary Prefect server for commands that run without `PREFECT_API_URL`; its database is in `PREFECT_HOME`."""
+"""A temporary Prefect server for commands that run without `PREFECT_API_URL`; its database is in `PREFECT_HOME`.
 
-import fcntl
+Import nothing of Prefect here: the server starts while the command imports it.
+"""
+
+import asyncio
 import os
-import select
+import re
 import subprocess
 import sys
 import tempfile
 from typing import Self
-
-from prefect.settings import get_current_settings
 
 from i2v.errors import Stopped
 
@@ -28,6 +29,12 @@ CHILD = {
 }
 """What Prefect sets for its own ephemeral server, and batches, which cut its CPU time by two thirds."""
 
+EXCEPTION = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception): (.*)")
+HINT = (
+    "Check the folder PREFECT_HOME (~/.prefect by default) and the prefect.db in it, or set PREFECT_API_URL to a "
+    "running server"
+)
+
 
 class EmbeddedServer:
     """A context manager: the server starts when it is constructed, and `wait_for_url` waits for it.
@@ -36,40 +43,53 @@ class EmbeddedServer:
     """
 
     def __init__(self) -> None:
-        home = get_current_settings().home
-        home.mkdir(parents=True, exist_ok=True)
-        self._lock = (home / "i2v-server.lock").open("a")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)  # only one process may create or migrate the database at a time
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
-        settings = get_current_settings().to_environment_variables(exclude_unset=True)
         self._child = subprocess.Popen(
             [sys.executable, "-m", "i2v.cli.prefect.child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             start_new_session=True,
-            env={**os.environ, **settings, **CHILD},
+            env={**os.environ, **CHILD},
         )
 
-    def wait_for_url(self) -> str:
+    async def wait_for_url(self) -> str:
         """Wait until the server accepts requests and return its API URL, or raise `Stopped` if it does not start."""
-        out = self._child.stdout
-        if out and select.select([out], [], [], START_SECONDS)[0] and (port := out.readline().strip()):
-            self._lock.close()
-            return f"http://127.0.0.1:{port.decode()}/api"
+        if port := await self._first_line():
+            return f"http://127.0.0.1:{port}/api"
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        reason = lines[-1] if lines else f"no response within {START_SECONDS} s"
-        raise Stopped(f"The temporary Prefect server did not start: {reason}", "Retry with --verbose")
+        raise Stopped(f"The temporary Prefect server did not start: {_reason(lines)}", HINT)
+
+    async def _first_line(self) -> str:
+        """Wait in the event loop alone: at a signal, a thread would keep the process until the server is up."""
+        out, loop, readable = self._child.stdout, asyncio.get_running_loop(), asyncio.Event()
+        assert out is not None  # noqa: S101 - it is a pipe
+        loop.add_reader(out.fileno(), readable.set)
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await readable.wait()
+            return out.readline().decode().strip()
+        except TimeoutError:
+            return ""
+        finally:
+            loop.remove_reader(out.fileno())
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.close()
         try:
             self._child.communicate(timeout=STOP_SECONDS)  # closes stdin first
         except subprocess.TimeoutExpired:
             self._child.kill()
             self._child.communicate()
         self._errors.close()
+
+
+def _reason(lines: list[str]) -> str:
+    """Return the last exception of the server's output, or its last line."""
+    if not lines:
+        return f"no response within {START_SECONDS} s"
+    found = filter(None, map(EXCEPTION.fullmatch, reversed(lines)))
+    return next((each[1] for each in found), lines[-1])

@@ -1,6 +1,7 @@
 """Run the flow `generate` in this process, against the configured Prefect server or a temporary one."""
 
 import asyncio
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,23 +16,28 @@ from i2v.cli.prefect.embedded_server import EmbeddedServer
 from i2v.cli.prefect.flow_loader import load_flow, project_root
 from i2v.cli.prefect.ui_links import flow_run_url
 from i2v.cli.progress import Progress
+from i2v.cli.validate_ahead import Results, ValidatedAhead
 from i2v.errors import I2vError, RunFailed, Stopped, UsageError
-from i2v.pipeline.events import LISTENER, Event, ImagesCounted, RunEnded
+from i2v.inputs.batch_files import BatchRow
+from i2v.pipeline.events import LISTENER, Event, ImagesCounted, RunEnded, RunOpened
 
-STARTING = "starting a temporary Prefect server, up to 30 s; set PREFECT_API_URL to use a running one"
-
-
+WAITING = "starting a temporary Prefect server; set PREFECT_API_URL to use a running one"
 MANY_IMAGES = 1_000
 USE_BATCH = "%d images in one process: --batch spreads them over the workers of your Prefect server"
 
 
 class FlowRunMonitor(RunMonitor):
-    """A monitor that also notes the flow run in Prefect."""
+    """A monitor that also notes the flow run in Prefect, and hands the run what was validated ahead."""
 
-    flow_run: connection.FlowRunFacts | None = None
+    def __init__(self, progress: Progress, validated_ahead: Results) -> None:
+        super().__init__(progress)
+        self.flow_run: connection.FlowRunFacts | None = None
+        self._validated_ahead = validated_ahead
 
     def on_event(self, event: Event) -> None:
         """Note the flow run at its end, and advise a batch for many images."""
+        if isinstance(event, RunOpened):
+            event.run.validated_ahead.update(self._validated_ahead)
         if isinstance(event, RunEnded):
             self.flow_run = connection.current_flow_run()
         if isinstance(event, ImagesCounted) and event.count > MANY_IMAGES:
@@ -39,23 +45,34 @@ class FlowRunMonitor(RunMonitor):
         super().on_event(event)
 
 
-def run_flow(arguments: dict[str, Any], progress: Progress, *, verbose: bool) -> Ending:
-    """Run `generate_videos` with these arguments. Redirect stdout first: Prefect writes to it.
+def run_flow(
+    arguments: dict[str, Any],
+    upload: Callable[[], Coroutine[Any, Any, Sequence[str | BatchRow]]],
+    ahead: ValidatedAhead,
+    embedded: EmbeddedServer | None,
+    progress: Progress,
+    *,
+    verbose: bool,
+) -> Ending:
+    """Upload images and run `generate_videos` with them, on the configured server or on `embedded`, which is starting.
 
-    Raise `UsageError` if the flows are not installed, and `Stopped` if no Prefect server responds.
+    Redirect stdout first: Prefect writes to it. Raise `UsageError` if the flows are not installed, and `Stopped` if no
+    Prefect server responds; nothing is uploaded before it does.
     """
-    root = project_root()
+    flow = load_flow(project_root())
+    show_logs(progress.console, verbose=verbose)  # after Prefect's import, which configures logging
     with ExitStack() as stack:
-        has_server = bool(connection.configured_api())
-        progress.doing("connecting to Prefect" if has_server else STARTING)
-        embedded = None if has_server else stack.enter_context(EmbeddedServer())
-        flow = load_flow(root)
-        show_logs(progress.console, verbose=verbose)  # after Prefect's import, which configures logging
         stack.enter_context(temporary_settings(connection.run_settings()))
-        if embedded:
-            stack.enter_context(temporary_settings({PREFECT_API_URL: embedded.wait_for_url()}))
-        monitor = FlowRunMonitor(progress)
-        error = asyncio.run(_call(flow, arguments, monitor, has_server=has_server))
+        has_server = bool(connection.configured_api())
+        if has_server or embedded is None:
+            progress.doing("connecting to Prefect")
+            asyncio.run(connection.check_api())
+        else:
+            started_url = asyncio.run(ahead.until(embedded.wait_for_url(), WAITING))
+            stack.enter_context(temporary_settings({PREFECT_API_URL: started_url}))
+        images = asyncio.run(upload())
+        monitor = FlowRunMonitor(progress, ahead.results)
+        error = asyncio.run(_call(flow, arguments | {"images": images}, monitor, has_server=has_server))
         end_at_signals("interrupted")
         url = flow_run_url(monitor.flow_run.id) if has_server and monitor.flow_run else None
         return Ending(monitor.report, error, monitor.signal, url)
@@ -67,8 +84,6 @@ async def _call(flow: Any, arguments: dict[str, Any], monitor: FlowRunMonitor, *
     Prefect returns a state without the flow's result if the answer to its last request was lost; the run's own report
     then tells how it ended.
     """
-    if has_server:
-        await connection.check_api()
     LISTENER.set(monitor)
     try:
         state = await flow(**arguments, return_state=True)
