@@ -23,7 +23,16 @@ from tests.support.prefect_database import start_server
 
 LONGEST = (
     "test_batch",
-    *("test_demo", "test_run", "test_errors", "test_landing", "test_deployments", "test_secrets", "test_generate"),
+    *(
+        "test_demo",
+        "test_run",
+        "test_embedded_server",
+        "test_errors",
+        "test_landing",
+        "test_deployments",
+        "test_secrets",
+        "test_generate",
+    ),
     *("test_door", "test_automations", "test_callbacks_deployed", "test_memory", "test_door_callbacks", "test_setup"),
 )
 """The files that take longest, which start first: the last one would run alone. xdist starts those with most tests."""
