@@ -6,6 +6,7 @@ Keep only fixtures here; classes and functions go to `tests/support/`. Sample im
 
 from __future__ import annotations
 
+import gc
 import os
 import sysconfig
 from collections.abc import Iterator
@@ -87,6 +88,17 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the tiers as markers, for `-m unit`."""
     for tier, meaning in TIERS.items():
         config.addinivalue_line("markers", f"{tier}: {meaning}")
+
+
+def pytest_sessionstart() -> None:
+    """Collect no garbage while the tests are imported and collected."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage from now on, without going through all tests each time."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

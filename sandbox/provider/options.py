@@ -23,7 +23,7 @@ class ProviderOptions(BaseModel):
     render: Literal["each", "shared"] = "each"
     """`each` animates every image; `shared` serves one video for all images of a size (load tests)."""
     fast: bool = False
-    """Render small, coarse videos at 4 frames a second, to save CPU."""
+    """Render small, coarse videos at one frame a second, to save CPU."""
     file_bytes: int = Field(default=0, ge=0)
     """Pad videos to this length. Synthetic ones are small; the vendor's have about 3 MB."""
 

@@ -29,17 +29,17 @@ class VideoSpec:
     @property
     def rate(self) -> int:
         """Frames a second."""
-        return 4 if self.fast else 24
+        return 1 if self.fast else 24
 
     @property
-    def repeats(self) -> int:
-        """How often each frame is repeated: a fast video moves once a second."""
-        return self.rate if self.fast else 1
+    def resampling(self) -> Image.Resampling:
+        """How a view is scaled to the frame."""
+        return Image.Resampling.NEAREST if self.fast else Image.Resampling.BILINEAR
 
     @property
     def options(self) -> dict[str, str]:
         """Encoder options."""
-        return {"preset": "ultrafast", "crf": "36"} if self.fast else {"preset": "superfast", "crf": "23"}
+        return {"preset": "ultrafast", "crf": "36" if self.fast else "23"}
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Return the frame size for an image of that size: the same aspect ratio, both sides even."""
@@ -77,11 +77,10 @@ def _encode(planes: Planes, size: tuple[int, int], spec: VideoSpec, move: str, p
         stream = container.add_stream("libx264", rate=spec.rate, options=spec.options)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         stream.codec_context.thread_count = 1
-        for number in range(0, total, spec.repeats):
-            frame = _frame(planes, mark, size, _camera(move, number / total))
-            for pts in range(number, min(number + spec.repeats, total)):
-                frame.pts = pts
-                container.mux(stream.encode(frame))
+        for number in range(total):
+            frame = _frame(planes, mark, spec.resampling, size, _camera(move, number / total))
+            frame.pts = number
+            container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
 
 
@@ -96,13 +95,15 @@ def _camera(move: str, time: float) -> Camera:
     return left, top, side
 
 
-def _frame(planes: Planes, mark: Planes, size: tuple[int, int], camera: Camera) -> av.VideoFrame:
+def _frame(
+    planes: Planes, mark: Planes, resampling: Image.Resampling, size: tuple[int, int], camera: Camera
+) -> av.VideoFrame:
     frame = av.VideoFrame(*size, "yuv420p")
     left, top, side = camera
     for plane, stamp, target in zip(planes, mark, frame.planes, strict=True):
         width, height = plane.size
         box = (left * width, top * height, (left + side) * width, (top + side) * height)
-        view = plane.resize((target.width, target.height), Image.Resampling.BILINEAR, box=box)
+        view = plane.resize((target.width, target.height), resampling, box=box)
         view.paste(stamp, (0, target.height - stamp.height))
         row = Image.new("L", (target.line_size, target.height))
         row.paste(view)

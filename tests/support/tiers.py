@@ -29,6 +29,7 @@ WITH_PREFECT = {"pipeline", "ui"}
 OF_SOME_TIERS = (b"prefect", b"playwright")
 
 
+@cache
 def tier_of(path: Path) -> str:
     """Return the tier of a test file: the name of its folder under `tests/`."""
     return path.relative_to(ROOT / "tests").parts[0]

@@ -83,7 +83,7 @@ def test_the_small_sample_is_refused() -> None:
     ("body", "file_type"),
     [
         (make_webp(), "a WebP"),
-        (_save(make_image(400, 400), "GIF"), "a GIF"),
+        (_save(Image.new("P", (400, 400)), "GIF"), "a GIF"),
         (_save(make_image(400, 400), "BMP"), "a BMP"),
         (_save(make_image(400, 400), "TIFF"), "a TIFF"),
         (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" width="640" height="480"/>', "an SVG"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,8 +34,26 @@ from tests.support.odd_videos import (
 )
 from tests.support.paths import SAMPLES
 
-WHOLE, FRONT = make_film(), make_film(movflags="faststart")
-PIECES = make_film(movflags="frag_keyframe+empty_moov")
+MakeFilm = Callable[[], bytes]
+"""Films are made in the tests: every pytest worker imports this module."""
+
+
+@cache
+def whole() -> bytes:
+    """Return a film with its index at the end."""
+    return make_film()
+
+
+@cache
+def front() -> bytes:
+    """Return the film with its index at the start."""
+    return make_film(movflags="faststart")
+
+
+@cache
+def pieces() -> bytes:
+    """Return the film in fragments."""
+    return make_film(movflags="frag_keyframe+empty_moov")
 
 
 def examine(tmp_path: Path, body: bytes, image: str = "") -> tuple[VideoFacts, Image.Image]:
@@ -45,51 +65,51 @@ def examine(tmp_path: Path, body: bytes, image: str = "") -> tuple[VideoFacts, I
 
 
 @pytest.mark.parametrize(
-    "body",
+    "film",
     [
-        WHOLE,
-        FRONT,
-        PIECES,
-        with_edit_list(WHOLE, (1000, 0, 1, 0)),
-        with_matrix(WHOLE, 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30),
-        WHOLE + box(b"free", bytes(10)),
-        WHOLE + box(b"uuid", bytes(100)),
+        whole,
+        front,
+        pieces,
+        lambda: with_edit_list(whole(), (1000, 0, 1, 0)),
+        lambda: with_matrix(whole(), 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30),
+        lambda: whole() + box(b"free", bytes(10)),
+        lambda: whole() + box(b"uuid", bytes(100)),
     ],
 )
-def test_an_ordinary_film_has_no_flags(tmp_path: Path, body: bytes) -> None:
+def test_an_ordinary_film_has_no_flags(tmp_path: Path, film: MakeFilm) -> None:
     """The same films without the oddity are measured exactly, and nothing about them is flagged."""
-    facts, poster = examine(tmp_path, body)
+    facts, poster = examine(tmp_path, film())
     assert (facts.width, facts.height, facts.frames, facts.seconds, facts.flags) == (320, 180, 24, 1.0, ())
     assert (facts.container, poster.size) == ("mp4", (320, 180))
 
 
-ODD = {
-    "media duration of 0": (with_media_duration(WHOLE, 0), ""),
-    "media duration of all ones": (with_media_duration(WHOLE, 0xFFFFFFFF), ""),
-    "media duration too short": (with_media_duration(WHOLE, 100), ""),
-    "edit list of duration 0": (with_edit_list(WHOLE, (0, 0, 1, 0)), ""),
-    "the last frame has no bytes": (with_last_sample(FRONT, None), "contains 23 of 24 video packets"),
-    "stray bytes after the last frame": (with_stray_end(WHOLE, b"\0\0\0"), "stray bytes"),
-    "uncompressed sound": (make_film(sound="pcm_s16le", form="mov"), "QuickTime"),
-    "a cut free box": (WHOLE + box(b"free", bytes(10), 1000), "free box is 982 bytes short"),
-    "a cut uuid box": (WHOLE + box(b"uuid", C2PA + bytes(100), 9000), "uuid box"),
-    "bytes after the end": (WHOLE + b"garbage" * 9, "63 bytes follow the last box"),
-    "a box before ftyp": (with_first_box(FRONT, box(b"free", bytes(8))), "begins with a free box"),
-    "an unknown box before ftyp": (with_first_box(FRONT, box(b"abcd", bytes(8))), "begins with a abcd box"),
+ODD: dict[str, tuple[MakeFilm, str]] = {
+    "media duration of 0": (lambda: with_media_duration(whole(), 0), ""),
+    "media duration of all ones": (lambda: with_media_duration(whole(), 0xFFFFFFFF), ""),
+    "media duration too short": (lambda: with_media_duration(whole(), 100), ""),
+    "edit list of duration 0": (lambda: with_edit_list(whole(), (0, 0, 1, 0)), ""),
+    "the last frame has no bytes": (lambda: with_last_sample(front(), None), "contains 23 of 24 video packets"),
+    "stray bytes after the last frame": (lambda: with_stray_end(whole(), b"\0\0\0"), "stray bytes"),
+    "uncompressed sound": (lambda: make_film(sound="pcm_s16le", form="mov"), "QuickTime"),
+    "a cut free box": (lambda: whole() + box(b"free", bytes(10), 1000), "free box is 982 bytes short"),
+    "a cut uuid box": (lambda: whole() + box(b"uuid", C2PA + bytes(100), 9000), "uuid box"),
+    "bytes after the end": (lambda: whole() + b"garbage" * 9, "63 bytes follow the last box"),
+    "a box before ftyp": (lambda: with_first_box(front(), box(b"free", bytes(8))), "begins with a free box"),
+    "an unknown box before ftyp": (lambda: with_first_box(front(), box(b"abcd", bytes(8))), "begins with a abcd box"),
     "fragments that promise 0.7 s more": (
-        with_media_duration(put32(PIECES, find(PIECES, *MVHD)[0] + 24, 1700), int(1.7 * 12288)),
+        lambda: with_media_duration(put32(pieces(), find(pieces(), *MVHD)[0] + 24, 1700), int(1.7 * 12288)),
         "declares 1.70 s and contains 1.00 s",
     ),
-    "WebM": (make_film(form="webm", codec="libvpx-vp9"), "WebM"),
-    "Matroska": (make_film(form="matroska"), "Matroska"),
-    "another codec": (make_film(codec="mpeg2video"), "codec mpeg2video"),
+    "WebM": (lambda: make_film(form="webm", codec="libvpx-vp9"), "WebM"),
+    "Matroska": (lambda: make_film(form="matroska"), "Matroska"),
+    "another codec": (lambda: make_film(codec="mpeg2video"), "codec mpeg2video"),
 }
 
 
-@pytest.mark.parametrize(("body", "flag"), ODD.values(), ids=ODD.keys())
-def test_an_odd_film_is_measured_and_flagged(tmp_path: Path, body: bytes, flag: str) -> None:
+@pytest.mark.parametrize(("film", "flag"), ODD.values(), ids=ODD.keys())
+def test_an_odd_film_is_measured_and_flagged(tmp_path: Path, film: MakeFilm, flag: str) -> None:
     """A film that players show is never rejected; what is odd is a flag, and a wrong header alone is none."""
-    facts, poster = examine(tmp_path, body)
+    facts, poster = examine(tmp_path, film())
     assert (facts.width, facts.height, poster.size) == (320, 180, (320, 180))
     assert facts.seconds == pytest.approx(1, abs=0.1)
     assert facts.frames >= 23
@@ -125,7 +145,7 @@ def test_a_truncated_matroska_is_broken(tmp_path: Path, form: str) -> None:
 
 def test_a_matrix_of_zeros_turns_nothing(tmp_path: Path) -> None:
     """Some tools write a matrix of zeros; players show the film upright."""
-    facts, poster = examine(tmp_path, with_matrix(WHOLE, *[0] * 9))
+    facts, poster = examine(tmp_path, with_matrix(whole(), *[0] * 9))
     assert (facts.width, facts.height, poster.size) == (320, 180, (320, 180))
 
 
@@ -143,13 +163,13 @@ def test_the_largest_track_is_the_film(tmp_path: Path) -> None:
 def test_a_forged_table_is_broken_or_stopped(tmp_path: Path) -> None:
     """A table of 50,000 frames that are not there makes a video broken."""
     with pytest.raises((BrokenVideo, MemoryError)):
-        examine(tmp_path, with_forged_table(WHOLE, 50_000))
+        examine(tmp_path, with_forged_table(whole(), 50_000))
 
 
 def test_endless_boxes_are_broken(tmp_path: Path) -> None:
     """A file of a million empty boxes is rejected after 10,000."""
     with pytest.raises(BrokenVideo, match="more than 10,000 boxes"):
-        examine(tmp_path, box(b"free", b"") * 1_000_000 + WHOLE)
+        examine(tmp_path, box(b"free", b"") * 1_000_000 + whole())
 
 
 BLACK = Image.new("RGB", (320, 180))
@@ -159,16 +179,16 @@ PHOTO = make_image(320, 180, seed=7)
 @pytest.mark.parametrize(
     ("film", "flag"),
     [
-        (make_film(moves=False), "frozen"),
-        (make_film(scene=BLACK), "black"),
-        (make_film(), ""),
-        (make_film(scene=PHOTO), ""),
+        (lambda: make_film(moves=False), "frozen"),
+        (lambda: make_film(scene=BLACK), "black"),
+        (whole, ""),
+        (lambda: make_film(scene=PHOTO), ""),
     ],
     ids=["frozen", "black", "moving", "moving photo"],
 )
-def test_what_a_film_shows_is_flagged(tmp_path: Path, film: bytes, flag: str) -> None:
+def test_what_a_film_shows_is_flagged(tmp_path: Path, film: MakeFilm, flag: str) -> None:
     """A film in which nothing moves, or which is black, is flagged; another is not."""
-    assert flag in "; ".join(flags := examine(tmp_path, film)[0].flags)
+    assert flag in "; ".join(flags := examine(tmp_path, film())[0].flags)
     assert bool(flags) == bool(flag)
 
 
@@ -187,18 +207,20 @@ def test_a_film_of_another_picture_is_flagged(tmp_path: Path) -> None:
 def test_marks_of_ai_origin_are_facts(tmp_path: Path) -> None:
     """C2PA and IPTC's digital source type are facts of the video; every poster says that a model made it."""
     xmp = b'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"'
-    marked = WHOLE + box(b"uuid", C2PA + bytes(50)) + box(b"uuid", bytes(16) + xmp)
+    marked = whole() + box(b"uuid", C2PA + bytes(50)) + box(b"uuid", bytes(16) + xmp)
     facts, poster = examine(tmp_path, marked)
     assert (facts.ai_marks, facts.flags) == (("c2pa", "iptc:trainedAlgorithmicMedia"), ())
     assert "trainedAlgorithmicMedia" in str(poster.getxmp())
-    assert examine(tmp_path, WHOLE)[0].ai_marks == ()
+    assert examine(tmp_path, whole())[0].ai_marks == ()
 
 
-@pytest.mark.parametrize(("body", "width"), [(PIECES[: len(PIECES) - 900], 320), (b"no video at all", 0), (b"", 0)])
-def test_what_can_be_saved_of_a_broken_film_is_saved(tmp_path: Path, body: bytes, width: int) -> None:
+@pytest.mark.parametrize(
+    ("film", "width"), [(lambda: pieces()[:-900], 320), (lambda: b"no video at all", 0), (lambda: b"", 0)]
+)
+def test_what_can_be_saved_of_a_broken_film_is_saved(tmp_path: Path, film: MakeFilm, width: int) -> None:
     """A video that cannot be verified still has a poster: its first frame, or a gray one."""
     path = tmp_path / "video.mp4"
-    path.write_bytes(body)
+    path.write_bytes(film())
     facts, poster = salvage(path, "0" * 64)
-    assert (facts.width, facts.size) == (width, len(body))
+    assert (facts.width, facts.size) == (width, len(film()))
     assert Image.open(io.BytesIO(poster)).size == (320, 180)
