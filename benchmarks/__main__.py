@@ -27,8 +27,8 @@ FULL: dict[str, Benchmark] = {
     "makespan-1000": partial(makespan.run, images=1000, trials=3),
     "makespan-5000": partial(makespan.run, images=5000, trials=1),
     "reconcile": partial(reconcile.run, sizes=reconcile.SIZES),
-    "upload-to-submit": partial(upload_to_submit.run, uploads=20),
     "cluster": partial(cluster.run, images=300, task_runs=1200),
+    "upload-to-submit": partial(upload_to_submit.run, uploads=20),
 }
 QUICK: dict[str, Benchmark] = {
     "requests": partial(requests.run, images=10),

@@ -4,6 +4,7 @@ First images land, and become videos through doors and workers; then clients mak
 so that the servers, PostgreSQL and Redis are the limit. PostgreSQL, Redis and nginx must be installed.
 """
 
+import sys
 import tempfile
 import threading
 import time
@@ -190,6 +191,7 @@ def run(_servers: Servers, images: int, task_runs: int, counts: Sequence[int] = 
             videos[count] = cluster.land_images(images)
             bursts[count] = cluster.make_task_runs(task_runs)
             given_up += cluster.redis.scard(GIVEN_UP)
+        print(f"{count} of each: {videos[count]}, {bursts[count]}", file=sys.stderr, flush=True)
     head = ("API servers, and as many services processes", *map(str, counts))
     landed, burst = f"{images:,} landed images", f"{task_runs:,} empty task runs from {CLIENTS} clients"
     parts = PARTS | CLIENT_PARTS
