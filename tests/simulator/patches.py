@@ -14,13 +14,16 @@ import random
 import secrets
 import sys
 import time
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import i2v
-from i2v.errors import BrokenVideo, Refused
+from i2v.errors import BrokenVideo, Refused, StorageError
 from i2v.media.images import ImageFacts
 from i2v.media.video_facts import VideoFacts
+from i2v.s3.versions import NotDeleted, ObjectVersion
+from i2v.s3_uri import S3Uri
 from tests.simulator.virtual_time import OWNER
 
 if TYPE_CHECKING:
@@ -114,6 +117,23 @@ class SimulatedDecoder:
         return VideoFacts(width=0, height=0, seconds=0, frames=0, codec="", size=size, sha256=sha256), b"poster"
 
 
+async def list_versions(storage: Any, prefix: S3Uri, *, recursive: bool = True) -> AsyncIterator[ObjectVersion]:
+    """Yield the objects of a bucket without versions."""
+    async for one in storage.list(prefix, recursive=recursive):
+        yield ObjectVersion(one.uri, "", True, one.etag)
+
+
+async def delete_versions(storage: Any, versions: Sequence[ObjectVersion]) -> list[NotDeleted]:
+    """Delete them; name those for which S3 fails."""
+    left = []
+    for one in versions:
+        try:
+            await storage.delete(one.uri)
+        except StorageError as error:
+            left.append(NotDeleted(one.uri, str(error)))
+    return left
+
+
 def install() -> None:
     """Patch the whole library, once."""
     replacements: dict[int, Any] = {
@@ -126,6 +146,9 @@ def install() -> None:
         for name, value in list(vars(module).items()):
             if id(value) in replacements:
                 setattr(module, name, replacements[id(value)])
+    for module in ("i2v.s3.versions", "i2v.erasure.search"):
+        _replace(module, "list_versions", list_versions)
+    _replace("i2v.s3.versions", "delete_versions", delete_versions)
     _replace("i2v.pipeline.run", "DECODER", SimulatedDecoder())
     _replace("i2v.pipeline.run", "limit_malloc_arenas", lambda: None)
     _replace("i2v.pipeline.run", "ApixoClient", lambda _settings: OWNER.get().client)

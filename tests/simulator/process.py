@@ -64,6 +64,10 @@ class Process:
         self.run: RunContext | None = None
         self.report: Report | None = None
         self.images: tuple[str, ...] = ()
+        self.named: frozenset[str] = frozenset()
+        """The images that a person named, and not a prefix."""
+        self.names: dict[str, str] = {}
+        """Which image it paid for would be published under each name."""
         self.max_spend: Any = None
         self.label = ""
         self.error: BaseException | None = None

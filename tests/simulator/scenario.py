@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import random
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
+from tests.simulator.limits import LABELS, PRICE, limits, spent_before
 from tests.simulator.patches import BAD_IMAGE
 from tests.simulator.process import Mishap
 
 if TYPE_CHECKING:
     from tests.simulator.models.weather import Weather
 
-PRICE = Decimal("0.192")
 Theme = Literal["mixed", "late", "race"]
-Kind = Literal["run", "reconcile", "backfill", "resubmit", "drop", "adopt", "pause", "resume"]
+Kind = Literal["run", "reconcile", "backfill", "resubmit", "drop", "adopt", "pause", "resume", "forget"]
 RENDER = ((85, 180), (85, 180), (85, 180), (85, 180), (2, 20), (2, 20), (400, 2400), (5_000, 60_000))
-LABELS = ("", "a", "a", "b")
+BY_STEM, BY_SKU = "published/{folder}{stem}.mp4", "published/{extra.sku}.mp4"
 MONTHS_END = timedelta(days=21)
 """From the days of most stories to the end of their month."""
 STRUCK = ("POST", "put if", "put", "delete", "status", "get", "")
@@ -47,6 +46,8 @@ class Upload:
     at: float
     key: str
     body: bytes
+    sku: str = ""
+    """Its own column, if names of published copies depend on it."""
 
 
 @dataclass(frozen=True)
@@ -93,16 +94,18 @@ def draw_plan(seed: int) -> Plan:
         begins += MONTHS_END
     elif at_midnight := money.random() < 0.3:  # runs that start together see it at different times
         begins = datetime(2026, 3, 11, tzinfo=UTC) - timedelta(seconds=money.uniform(0, 12))
-    before = _spent_before(money, begins)
+    before = spent_before(money, begins)
     theme: Theme = chance.choice(("mixed", "mixed", "mixed", "late", "race"))
     theme = "race" if at_midnight else theme
     calm_at = 4800.0 if theme == "late" else chance.choice((1200.0, 2400.0, 4800.0))
     uploads = _uploads(chance, calm_at)
+    names = random.Random(f"names {seed}")  # noqa: S311 - see above
+    published, uploads = _published_as(names, uploads)
     return Plan(
         seed=seed,
         theme=theme,
         begins=begins,
-        variables=_variables(chance) | _limits(money, before, is_sure=at_midnight),
+        variables=_variables(chance) | limits(money, before, is_sure=at_midnight) | published,
         balance=PRICE * chance.choice((1000, 1000, 1000, 1000, 1000, 3)),
         provider_skew=chance.choice((0.0, 0.0, -20.0, 20.0)),
         s3_skew=chance.choice((0.0, 0.0, -25.0, 40.0)),
@@ -111,7 +114,8 @@ def draw_plan(seed: int) -> Plan:
         uploads=uploads,
         starts=tuple(
             _labeled(money, start) for start in _starts(chance, theme, calm_at, [upload.key for upload in uploads])
-        ),
+        )
+        + _erasures(names, calm_at, [upload.key for upload in uploads]),
         removals=tuple(chance.uniform(0, calm_at) for _ in range(chance.choice((0, 0, 0, 1)))),
         calm_at=calm_at,
         spent_before=before,
@@ -119,6 +123,24 @@ def draw_plan(seed: int) -> Plan:
         is_unreachable=chance.random() < 0.04,
         has_garbage=chance.random() < 0.08,
     )
+
+
+def _published_as(names: random.Random, uploads: tuple[Upload, ...]) -> tuple[dict[str, str], tuple[Upload, ...]]:
+    """Draw the template of published names; a column of few values makes images share them."""
+    template = names.choice(("", "", BY_STEM, BY_SKU))
+    skus = {key: names.choice(("A", "B", key[-5])) for key in dict.fromkeys(upload.key for upload in uploads)}
+    if template == BY_SKU:
+        uploads = tuple(replace(upload, sku=skus[upload.key]) for upload in uploads)
+    return {"I2V_PUBLISH_AS": template} if template else {}, uploads
+
+
+def _erasures(names: random.Random, calm_at: float, keys: list[str]) -> tuple[Start, ...]:
+    """Draw whether a person has an image erased, and what befalls the command."""
+    if names.random() < 0.75:
+        return ()
+    mishaps = (Mishap("kill", names.randrange(1, 60)),) if names.random() < 0.3 else ()
+    at, options = names.uniform(0, calm_at), {"key": names.choice(keys)}
+    return (Start(at, "forget", "forget", mishaps=mishaps, restart="new", restart_after=30.0, options=options),)
 
 
 def _variables(chance: random.Random) -> dict[str, Any]:
@@ -141,21 +163,6 @@ def _variables(chance: random.Random) -> dict[str, Any]:
     if chance.random() < 0.35:
         variables["I2V_DAILY_CAP_USD"] = PRICE * chance.choice((1, 2, 3, 5, 8))
     return variables
-
-
-def _spent_before(money: random.Random, begins: datetime) -> tuple[tuple[str, str, Decimal], ...]:
-    days = [(begins - timedelta(days=back)).date().isoformat() for back in (1, 2, 7)]
-    return tuple((day, money.choice(LABELS), PRICE * money.choice((1, 2))) for day in days if money.random() < 0.5)
-
-
-def _limits(money: random.Random, before: tuple[tuple[str, str, Decimal], ...], *, is_sure: bool) -> dict[str, str]:
-    """Draw limits by label and period, of which some videos are left; `is_sure` that all runs share a month's."""
-    limits: dict[str, dict[str, str]] = {}
-    for label, period in (("*", "month"), ("a", "month"), ("", "month"), ("*", "day"), ("a", "day")):
-        if money.random() < 0.25 or (is_sure and not limits):
-            spent = sum(usd for _, whose, usd in before if period == "month" and label in {"*", whose})
-            limits.setdefault(label, {})[period] = str(spent + PRICE * money.choice((1, 2, 3, 5, 8)))
-    return {"I2V_LIMITS": json.dumps(limits)} if is_sure or (limits and money.random() < 0.6) else {}
 
 
 def _labeled(money: random.Random, start: Start) -> Start:

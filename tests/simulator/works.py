@@ -6,11 +6,14 @@ Each is what the flow or the command of that name does, without Prefect: its ret
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from i2v.apixo.models import TaskStatus
+from i2v.erasure.erase import erase
+from i2v.erasure.search import search
+from i2v.erasure.selection import Selection
 from i2v.errors import I2vError
 from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
@@ -80,6 +83,7 @@ def run_work(images: Any, delivery: Any, max_spend_usd: Any, partial: bool, dura
     async def work(process: Process) -> None:
         settings = process.world.settings
         process.max_spend, process.label = max_spend_usd, label
+        process.named = frozenset(images if isinstance(images, list) else ())
         limits = {"max_spend_usd": max_spend_usd, "label": label or None}
         async with open_run(settings, process.run_id, **limits, storage=process.storage) as run:
             process.run = run
@@ -107,6 +111,31 @@ def reconcile_work(limit: int = 100, entries: list[str] | None = None, max_spend
         process.report = result.report
 
     return work
+
+
+def forget_work(key: str) -> Work:
+    """Return what `i2v forget` does; the person repeats it until nothing is left, or the story is calm."""
+
+    async def work(process: Process) -> None:
+        world, label = process.world, f"s3://b-1/{key}"
+        is_done = False
+        while not is_done:
+            is_done = await _forget(process, label) or world.is_calm
+            await asyncio.sleep(0 if is_done else LOOK_SECONDS)
+
+    return work
+
+
+async def _forget(process: Process, label: str) -> bool:
+    world = process.world
+    ledger, selection = Ledger(process.storage, world.settings), Selection(world.settings)
+    selection.add([label])
+    await search(ledger, selection)
+    if not selection.images or not next(iter(selection.images.values())).is_known:
+        return False
+    found = await erase(ledger, selection)
+    world.erased.note(label, found)
+    return found.is_complete
 
 
 def resubmit_work(process: Process) -> Awaitable[None]:
@@ -170,3 +199,7 @@ def pause_work(paused: bool) -> Work:
         await Ledger(process.storage, process.world.settings).info.set_paused(paused)
 
     return work
+
+
+BY_HAND: Mapping[str, Work] = {"resubmit": resubmit_work, "drop": drop_work, "adopt": adopt_work}
+"""What a person does who looks until there is something to resolve."""

@@ -16,10 +16,10 @@ from tests.simulator.models.bucket import Bucket
 from tests.simulator.models.provider import Provider
 from tests.simulator.models.weather import Weather
 from tests.simulator.process import Process
-from tests.simulator.promises import at_rest, reading
+from tests.simulator.promises import at_rest, erasure, reading
 from tests.simulator.promises.reading import GARBAGE
 from tests.simulator.promises.watch import Watch
-from tests.simulator.scenario import Plan, Start
+from tests.simulator.scenario import Plan, Start, Upload
 from tests.simulator.story import Story
 from tests.simulator.virtual_time import SimulatedLoop
 from tests.support.settings import SealedSettings
@@ -50,6 +50,9 @@ class World:
         self.resubmits: Counter[str] = Counter()
         self.drops: Counter[str] = Counter()
         self.adoptions: Counter[str] = Counter()
+        self.forgets: Counter[str] = Counter()
+        """How often each job was forgotten."""
+        self.erased = erasure.Erased(self)
         self.removed: set[str] = set()
         """Jobs whose video a consumer has moved away."""
         self.late_writes = 0
@@ -133,6 +136,7 @@ class World:
             process.spare()
         await self._wait_for_all()
         await self._settle()
+        await self._erase_again()
         if self.plan.runs_once_more:
             await self._run_once_more()
         at_rest.check(self)
@@ -145,17 +149,18 @@ class World:
             reading.put_spend(self.bucket, day, label, usd)
         for upload in self.plan.uploads:
             if upload.at < 0:
-                self._upload(upload.key, upload.body)
+                self._upload(upload)
             else:
-                self.loop.call_at(upload.at, self._upload, upload.key, upload.body)
+                self.loop.call_at(upload.at, self._upload, upload)
         for at in self.plan.removals:
             self.loop.call_at(at, self._remove_a_video)
         for start in self.plan.starts:
             self.loop.call_at(start.at, self.start, start, self._work(start), start.name)
 
-    def _upload(self, key: str, body: bytes) -> None:
-        self.tell("world", f"uploads {key}: {body.decode()}")
-        self.bucket.put(S3Uri("b-1", key), body, "", {}, "")
+    def _upload(self, upload: Upload) -> None:
+        self.tell("world", f"uploads {upload.key}: {upload.body.decode()}")
+        metadata = {"i2v-sku": upload.sku} if upload.sku else {}
+        self.bucket.put(S3Uri("b-1", upload.key), upload.body, "", metadata, "")
 
     def _remove_a_video(self) -> None:
         """Do what a consumer does that moves a video away."""
@@ -175,14 +180,12 @@ class World:
                 return works.run_work(**start.options)
             case "reconcile" | "backfill":
                 return works.reconcile_work(**start.options)
-            case "resubmit":
-                return works.resubmit_work
-            case "drop":
-                return works.drop_work
-            case "adopt":
-                return works.adopt_work
+            case "forget":
+                return works.forget_work(**start.options)
             case "pause" | "resume":
                 return works.pause_work(start.kind == "pause")
+            case _:
+                return works.BY_HAND[start.kind]
 
     async def _wait_for_all(self) -> None:
         while any(not process.over for process in self.processes):
@@ -222,6 +225,13 @@ class World:
     async def _finish(self, name: str, work: works.Work) -> None:
         self.start(Start(0.0, "reconcile", name), work, name)
         await self._wait_for_all()
+
+    async def _erase_again(self) -> None:
+        """Repeat each erasure, as the command asks for if anything is left, and look for what it was to erase."""
+        for start in self.plan.starts:
+            if start.kind == "forget":
+                await self._finish("forget-last", works.forget_work(**start.options))
+                erasure.check_nothing_is_left(self, start.options["key"])
 
     async def _run_once_more(self) -> None:
         work = works.run_work("s3://b-1/images/", "poll", None, True, 6)

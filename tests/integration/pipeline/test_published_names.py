@@ -108,6 +108,18 @@ async def test_a_run_that_attaches_publishes_too(sandbox: Sandbox, new_run: Open
     assert sandbox.keys("jobs/open/") == []
 
 
+async def test_a_run_of_an_equal_image_publishes_that_of_the_dead_run_too(sandbox: Sandbox, new_run: OpenRun) -> None:
+    """The marker that leads reconcile to the paid image goes only after its video has its name."""
+    paid, equal = put_photo(sandbox, "a.jpg"), put_photo(sandbox, "b.jpg")
+    async with new_run(publish_as=FOLDER_STEM, poll_deadline_seconds=0.01, poll_first_seconds=0.01) as run:
+        await make(run, [paid])
+    async with new_run(publish_as=FOLDER_STEM) as run:
+        await make(run, [equal])
+    assert [sandbox.read_json(f"published/{name}.json")["image"]["name"] for name in "ab"] == ["a.jpg", "b.jpg"]
+    assert sandbox.keys("jobs/open/") == []
+    assert sandbox.provider.billed_usd == Decimal("0.192")
+
+
 @pytest.mark.parametrize("name", ["tom.mp4", "tom.json"])
 async def test_reconcile_publishes_what_a_dead_run_left_out(
     sandbox: Sandbox, new_run: OpenRun, monkeypatch: pytest.MonkeyPatch, name: str

@@ -4,6 +4,6 @@ Each mutant is a function that patches the library in this process for good; its
 and how. Add one for each new promise about money.
 """
 
-from tests.simulator.mutants import limits, paid_work, paying_once, what_is_seen
+from tests.simulator.mutants import limits, names_and_erasure, paid_work, paying_once, what_is_seen
 
-MUTANTS = (*paying_once.MUTANTS, *paid_work.MUTANTS, *what_is_seen.MUTANTS, *limits.MUTANTS)
+MUTANTS = (*paying_once.MUTANTS, *paid_work.MUTANTS, *what_is_seen.MUTANTS, *limits.MUTANTS, *names_and_erasure.MUTANTS)

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from i2v.reports.run_report import Outcome
-from tests.simulator.promises import reading
+from tests.simulator.promises import published, reading
 from tests.simulator.promises.reading import AttemptView, JobView
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def check(world: World) -> None:
     jobs = reading.jobs(world.bucket)
     for one in (_posts, _tasks, _videos, _callbacks, _caps, _markers, _ends, _ledger_and_bill, _reports, _unknowns):
         one(world, jobs)
+    published.check(world, jobs)
     for job in jobs.values():
         world.count(f"job {job.state}")
         world.count(f"job with {min(len(job.attempts), 3)} attempts")
@@ -65,7 +66,7 @@ def _check_task(world: World, job: JobView, task: RenderTask) -> None:
         world.accuse("never asked", f"{task.id} of {job.key[:8]}/{attempt.number}: nobody saw its end; job {job.state}")
     elif not attempt.end:
         world.accuse("no end", f"{task.id} of {job.key[:8]}/{attempt.number} has ended, the attempt has not")
-    elif not task.fail_code and job.state != "stored":
+    elif not task.fail_code and job.state != "stored" and not attempt.is_forgotten:
         world.accuse("not stored", f"{task.id} of {job.key[:8]}/{attempt.number} succeeded; job {job.state}")
 
 

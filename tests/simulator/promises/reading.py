@@ -49,6 +49,7 @@ class AttemptView:
     video_key: str = ""
     """Where its video is."""
     flags: tuple[str, ...] = ()
+    is_forgotten: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,10 @@ class JobView:
     state: str
     attempts: tuple[AttemptView, ...]
     image_sha256: str
+    image: str
+    """Its address, or `forgotten/<digest>`."""
+    etag: str
+    """The image's."""
 
     @property
     def is_open(self) -> bool:
@@ -90,6 +95,8 @@ def parse_record(body: bytes) -> JobView:
         state=data["state"],
         attempts=attempts,
         image_sha256=data["image"]["facts"]["sha256"],
+        image=data["image"]["label"],
+        etag=data["image"]["etag"],
     )
 
 
@@ -106,6 +113,7 @@ def _attempt(one: Json) -> AttemptView:
         is_settled=bool(end) and (end != "lost" or one["resubmitted"]),
         is_counted=bool(one["task_id"]) or end in {"failed", "dropped"},
         is_reopened=one["reopened"],
+        is_forgotten=one["forgotten"],
         reason=((one["end"] or {}).get("reason") or {}).get("code", ""),
         **_video((one["end"] or {}).get("video")),
     )

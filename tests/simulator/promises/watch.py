@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tests.simulator.models.provider import Post, is_transient
 from tests.simulator.patches import wall_clock
-from tests.simulator.promises import reading
+from tests.simulator.promises import published, reading
 from tests.simulator.promises.reading import JobView
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ class Watch:
         self._final: set[str] = set()
         self._records: dict[str, tuple[JobView, datetime]] = {}
         """Each record as it was last written, and when, by S3's clock."""
+        self._owners: dict[str, str] = {}
+        """Whose video is published under a name."""
         world.bucket.on_write = self._note_write
 
     def note_post(self, process: Process, key: str, price: Decimal) -> Post:
@@ -57,6 +59,9 @@ class Watch:
         self._check_reserved(post, what)
         self._check_brakes(process, what)
         self._check_first(process, key, what)
+        if job:
+            world.erased.check_post(process, job, what)
+            published.check_post(process, job.image, what)
         return post
 
     def _accuse(self, rule: str, message: str) -> None:
@@ -72,7 +77,7 @@ class Watch:
             for task in world.provider.tasks.values()
             if task.post.job == post.job and task.fail_code and task.end_was_seen
         )
-        persons = world.resubmits[post.job]
+        persons = world.resubmits[post.job] + world.forgets[post.job]
         if len(earlier) + 1 > 1 + failed + persons:
             self._accuse("allowed", f"{what}: {len(earlier)} earlier, {failed} failed for now, {persons} by persons")
         if len(earlier) + 1 > world.settings.max_attempts + persons:
@@ -110,6 +115,8 @@ class Watch:
                 self.paused_at = self.world.loop.time()
         elif reading.record_key(key) and body and key != f"jobs/{reading.GARBAGE}.json":
             self._note_record(reading.parse_record(body))
+        elif key.startswith("published/") and key.endswith(".json"):
+            self._note_published(key)
         elif key.startswith("jobs/runs/") and key.endswith(".json"):
             self._note_run(key)
 
@@ -118,6 +125,8 @@ class Watch:
         now = self.world.bucket.time()
         old, written = self._records.get(new.key, (None, now))
         self._records[new.key] = new, now
+        if old and old.state != "forgotten" and new.state == "forgotten":
+            self.world.forgets[new.key] += 1
         for before in old.attempts if old else ():
             after = next((one for one in new.attempts if one.claim == before.claim), None)
             name = f"{new.key[:8]}/{before.number}"
@@ -127,6 +136,13 @@ class Watch:
                 age = (now - written).total_seconds()
                 if age < self.world.settings.lease_seconds:
                     self._accuse("lease", f"{name} was given up after {age:.0f} s")
+
+    def _note_published(self, key: str) -> None:
+        """Check that a name stays with its image until that is erased."""
+        old, new = self._owners.get(key), published.owner(self.world, key)
+        self._owners[key] = new
+        if old and new and old != new:
+            self._accuse("shared name", f"{key} was of {old}, and is of {new}")
 
     def _note_run(self, key: str) -> None:
         run_id = key.removeprefix("jobs/runs/").removesuffix(".json")

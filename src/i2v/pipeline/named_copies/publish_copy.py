@@ -72,16 +72,21 @@ async def publish_and_release(
 ) -> str | None:
     """Publish an order's video and release the markers of this run's attempts; return why it is not published.
 
-    After an S3 error the markers stay, so that reconcile publishes it.
+    After an S3 error the markers stay, so that reconcile publishes it. A marker stands for the image that the job was
+    paid for, which may be an equal one: its video is published first, since its own run may be dead.
     """
+    ended = [
+        one for one in record.attempts if one.run_id == run.run_id or (just_stored and one.ended_as(EndKind.STORED))
+    ]
     try:
         problem = await publish_copy(run, record, order.image, order.extra, video)
+        if ended and record.video and record.image.label != order.image.label:
+            await publish_copy(run, record, record.image, None, record.video.uri)
     except StorageError as error:
         log.warning("%s: not published yet: %s", order.log_name, error)
         return f"not published yet, reconcile does it: {error.message}"
-    for attempt in record.attempts:
-        if attempt.run_id == run.run_id or (just_stored and attempt.ended_as(EndKind.STORED)):
-            await run.ended_markers.add(record, attempt)
+    for attempt in ended:
+        await run.ended_markers.add(record, attempt)
     return problem
 
 
