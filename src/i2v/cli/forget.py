@@ -132,6 +132,8 @@ def _plan(selection: Selection, *, with_images: bool) -> Iterator[str]:
         if len(keys) > MOST_KEYS:
             yield f"  … and {len(keys) - MOST_KEYS:,} more"
         yield from (f"  same content, and its video stays: {label}" for label in sorted(image.shared_with))
+    if selection.tables:
+        yield f"and their rows in the tables in {selection.tables}"
 
 
 def _count(number: int, one: str, many: str = "") -> str:
@@ -183,6 +185,7 @@ def _as_object(selection: Selection, erasure: Erasure | None, *, with_images: bo
             }
             for image in images
         ],
+        "tables": str(selection.tables) if selection.tables else None,
         "deleted": erasure.deleted if erasure else 0,
         "rewritten": erasure.rewritten if erasure else 0,
         "not_forgotten": [

@@ -37,6 +37,8 @@ async def search(ledger: Ledger, selection: Selection) -> None:
     for kind in DOCUMENTS:
         await _documents(ledger, selection, kind)
     await _unpaid_inputs(ledger, selection)
+    tables = keys.tables_uri(ledger.settings)
+    selection.tables = tables if [one async for one in ledger.storage.list(tables)] else None
     selection.close()
 
 

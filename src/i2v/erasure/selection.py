@@ -74,6 +74,8 @@ class Selection:
     manifests: list[S3Uri] = field(default_factory=list)
     """Published manifests of other images, whose videos were copied from one of these."""
     unreadable: list[NotDeleted] = field(default_factory=list)
+    tables: S3Uri | None = None
+    """Where the tables of `i2v export` beside the ledger are, if there are any."""
     live_runs: dict[S3Uri, datetime] = field(default_factory=dict)
     """Records of runs that still work, and when each was started."""
     _digests: dict[str, str] = field(default_factory=dict)

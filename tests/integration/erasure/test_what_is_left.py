@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from i2v.errors import Refused
+from i2v.export.write import update_tables
 from i2v.pipeline.submit import submit
 from i2v.s3.versions import LOCKED
 from sandbox import Sandbox
@@ -161,6 +162,7 @@ async def test_the_command_shows_first_and_asks(sandbox: Sandbox, new_run: OpenR
     await run_images(new_run, row_of(jane))
     async with new_run() as run:
         await submit(run, await order_for(run, put_photo(sandbox, "open.jpg", seed=2)))
+        await update_tables(run.storage, run.settings)
     before = sandbox.keys()
 
     unfinished = forked_i2v("forget", f"s3://{sandbox.bucket}/images/open.jpg", "--dry-run", env=env)
@@ -174,6 +176,7 @@ async def test_the_command_shows_first_and_asks(sandbox: Sandbox, new_run: OpenR
 
     assert (shown.code, "1 job record" in shown.out, ".mp4" in shown.out) == (0, True, True), shown
     assert "not reached: the provider's copies" in shown.out
+    assert f"and their rows in the tables in s3://{sandbox.bucket}/jobs/tables/" in shown.out
     assert (unfinished.code, "Store its video first" in unfinished.out) == (0, True), unfinished
     assert (unconfirmed.code, "Add --yes" in unconfirmed.err) == (2, True), unconfirmed
     assert (unknown.code, "Nothing is known of" in unknown.err) == (2, True), unknown

@@ -21,15 +21,18 @@ from i2v.ledger.ledger import Ledger, VersionedRecord
 from i2v.ledger.transitions import store
 from i2v.pipeline.submit import submit
 from i2v.reports.spend import SpendReport, sum_spend
+from i2v.settings import Settings
 from sandbox import Sandbox
 from sandbox.provider import Provider
+from tests.support.bucket_search import search_all_versions
 from tests.support.erasing import NAME, PROMPT, SKU, forget, row_of, run_images
 from tests.support.exported_tables import put_record, submitted
 from tests.support.fault_proxy import FaultProxy, FaultRule
 from tests.support.forked_command import forked_i2v
+from tests.support.gallery_client import open_gallery
 from tests.support.i2v_command import bare_env
 from tests.support.job_records import FORGOTTEN_IMAGE, NOW, VIDEO, applied
-from tests.support.orders import OpenRun, order_for, put_photo
+from tests.support.orders import OpenRun, job_records, order_for, put_photo
 
 
 def _today() -> date:
@@ -195,24 +198,34 @@ async def test_an_export_that_fails_is_repeated(
     assert len(_etags(sandbox)) == 2
 
 
-async def test_forget_leaves_nothing_in_any_version(sandbox: Sandbox, new_run: OpenRun) -> None:
-    """Name, prompt and own columns are gone from all versions of the tables; another image and the sums stay."""
+async def test_forget_leaves_nothing_in_any_version(
+    sandbox: Sandbox, provider: Provider, new_run: OpenRun, settings: Settings
+) -> None:
+    """Name and own columns are in no version of any object, no table and no page of the gallery; the books agree."""
     sandbox.s3().put_bucket_versioning(Bucket=sandbox.bucket, VersioningConfiguration={"Status": "Enabled"})
+    published = settings.model_copy(update={"publish_as": "published/{stem}.mp4"})
     jane = put_photo(sandbox, f"{NAME}.jpg")
-    await run_images(new_run, row_of(jane), row_of(put_photo(sandbox, "other.jpg", 2), sku="other"))
+    rows = row_of(jane), row_of(put_photo(sandbox, "other.jpg", 2), sku="other")
+    await run_images(new_run, *rows, publish_as=published.publish_as)
     async with new_run() as run:
         await export_tables(run.ledger, own_place(run.storage, run.settings), _today())
         before = await sum_spend(run.storage, run.settings, days=1)
         held = _all_versions(sandbox)
-    erasure = await forget(new_run, jane, with_images=True)
+    async with open_gallery(published) as gallery:
+        shown = await gallery.get(f"/gallery?column=sku={SKU}")
+        erasure = await forget(new_run, jane, with_images=True, publish_as=published.publish_as)
+        pages = [(await gallery.get(path)).text for path in ("/gallery", f"/gallery?column=sku={SKU}")]
     async with new_run() as run:
         after = await sum_spend(run.storage, run.settings, days=1)
         await export_tables(run.ledger, own_place(run.storage, run.settings), _today())
 
-    assert (erasure.left, NAME in held, PROMPT in held, SKU in held) == ([], True, True, True)
+    assert (erasure.left, NAME in held, PROMPT in held, SKU in held, NAME in shown.text) == ([], True, True, True, True)
     left = _all_versions(sandbox)
     assert (NAME in left, SKU in left, "other.jpg" in left) == (False, False, True)
+    assert search_all_versions(sandbox, {"name": NAME, "column": SKU}) == set()
+    assert (NAME in pages[0], "other.jpg" in pages[0], NAME in pages[1]) == (False, True, False)
     assert before.totals == after.totals
+    assert after.totals.total_usd == provider.billed_usd == sum(record.cost_usd for record in job_records(sandbox))
 
 
 async def test_forget_names_the_tables_that_it_cannot_write(
