@@ -24,6 +24,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sandbox.raw_connection import RawConnection
 from sandbox.server import TIMEOUT_SECONDS, ThreadServer, wait_until
 
+KEEP_SECONDS = 2
+"""Less than the five seconds after which a Prefect server closes an idle connection."""
 Headers = list[tuple[bytes, bytes]]
 Action = Literal["kill", "stop", "fail", "drop", "delay", "hold"]
 SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
@@ -131,8 +133,8 @@ class FaultProxy(ThreadServer):
 
     @asynccontextmanager
     async def open_app(self) -> AsyncIterator[ASGIApp]:
-        """Open the connections to the server, a new one for each request."""
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        """Open the connections to the server, which are used again as long as the server surely keeps them."""
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEP_SECONDS)
         async with httpx.AsyncHTTPTransport(limits=limits) as self._transport:
             yield self._serve_request
             with suppress(TimeoutError):
