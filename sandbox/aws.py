@@ -5,6 +5,7 @@ from pathlib import Path
 import httpx
 
 from sandbox.child_process import ServerProcess, clean_environment
+from sandbox.server import NO_TLS
 
 
 class Aws(ServerProcess):
@@ -29,4 +30,4 @@ class Aws(ServerProcess):
 
     def reset(self) -> None:
         """Delete all buckets and queues."""
-        httpx.post(f"{self.url}/_ministack/reset", trust_env=False).raise_for_status()
+        httpx.post(f"{self.url}/_ministack/reset", trust_env=False, verify=NO_TLS).raise_for_status()

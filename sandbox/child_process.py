@@ -20,7 +20,7 @@ from typing import ClassVar, Self
 
 import httpx
 
-from sandbox.server import Server, listen
+from sandbox.server import NO_TLS, Server, listen
 
 ROOT = Path(__file__).parent.parent
 LOG_LINES = 15
@@ -155,7 +155,7 @@ class ServerProcess(ChildProcess, Server):
     def _wait_until_ready(self, deadline: float) -> None:
         while True:
             with suppress(httpx.TransportError):
-                if httpx.get(f"{self.url}{self.HEALTH_PATH}", trust_env=False).is_success:
+                if httpx.get(f"{self.url}{self.HEALTH_PATH}", trust_env=False, verify=NO_TLS).is_success:
                     return
             self.check(deadline)
             time.sleep(POLL_SECONDS)

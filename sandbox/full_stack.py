@@ -18,6 +18,7 @@ import httpx
 from sandbox.child_process import ROOT, ChildProcess, clean_environment
 from sandbox.prefect_server import PrefectServer
 from sandbox.sandbox import Sandbox
+from sandbox.server import NO_TLS
 
 POOL = "i2v"
 REQUEST_SECONDS = 60
@@ -108,7 +109,9 @@ class FullStack:
         deadline, url = time.monotonic() + REQUEST_SECONDS, f"{self.server.api_url}/{path}"
         try:
             while True:
-                response = httpx.request(method, url, json=body, trust_env=False, timeout=REQUEST_SECONDS)
+                response = httpx.request(
+                    method, url, json=body, trust_env=False, verify=NO_TLS, timeout=REQUEST_SECONDS
+                )
                 if response.status_code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
                     return response.raise_for_status().json()
                 time.sleep(0.5)

@@ -20,6 +20,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 
 from sandbox import Sandbox
+from sandbox.server import NO_TLS, PAUSE_PER_CHECK
 from tests.support.forked_command import run_door, start_forked
 from tests.support.paths import ROOT
 
@@ -81,12 +82,14 @@ class DoorProcess:
 
     def get(self, path: str) -> httpx.Response:
         """Send a GET request."""
-        return httpx.get(self.url + path, trust_env=False, timeout=30)
+        return httpx.get(self.url + path, trust_env=False, verify=NO_TLS, timeout=30)
 
     def post(self, body: bytes, token: str | None = TOKEN, **headers: str) -> httpx.Response:
         """Send `POST /s3`."""
         bearer = {"Authorization": f"Bearer {token}"} if token is not None else {}
-        return httpx.post(f"{self.url}/s3", content=body, headers=bearer | headers, trust_env=False, timeout=30)
+        return httpx.post(
+            f"{self.url}/s3", content=body, headers=bearer | headers, trust_env=False, verify=NO_TLS, timeout=30
+        )
 
     def count(self, name: str) -> float:
         """Return the sum of a metric's samples."""
@@ -97,10 +100,13 @@ class DoorProcess:
 def wait_for(condition: Callable[[], T], seconds: float = TIMEOUT_SECONDS) -> T:
     """Return the condition's value as soon as it is true."""
     deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"{condition} was false for {seconds} s"
-        time.sleep(0.05)
-    return value
+    while True:
+        began = time.monotonic()
+        if value := condition():
+            return value
+        now = time.monotonic()
+        assert now < deadline, f"{condition} was false for {seconds} s"
+        time.sleep(max(0.05, PAUSE_PER_CHECK * (now - began)))
 
 
 async def wait_for_async(condition: Callable[[], T], seconds: float = TIMEOUT_SECONDS) -> T:

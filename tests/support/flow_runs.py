@@ -16,6 +16,7 @@ from prefect.client.schemas.sorting import ArtifactSort
 
 from sandbox import Sandbox
 from sandbox.prefect_server import PrefectServer
+from sandbox.server import NO_TLS
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ async def wait_for_i2v_events(server: PrefectServer, sandbox: Sandbox, expected:
     """Return the events of this sandbox's ledger once there are `expected` of them; give up after 10 s."""
     ledger = f"i2v.ledger.{sandbox.bucket}"
     query = {"any_resource": {"id": [ledger]}, "event": {"prefix": ["i2v."]}, "order": "ASC"}
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, verify=NO_TLS) as client:
         for _ in range(100):
             answer = await client.post(f"{server.api_url}/events/filter", json={"filter": query, "limit": 50})
             events: list[dict[str, Any]] = answer.json()["events"]

@@ -25,6 +25,7 @@ from i2v.request import Mode
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
 from sandbox import Sandbox
+from sandbox.server import NO_TLS
 from tests.support.s3_requests import counted
 
 TOKEN = "a-token-of-the-gallery's-tests"
@@ -55,7 +56,7 @@ async def open_gallery(settings: Settings, **changes: Any) -> AsyncIterator[Gall
     own = settings.model_copy(update={"gallery_token": SecretStr(TOKEN), **changes})
     with Storage() as storage:
         app = Starlette(routes=gallery_routes(own, storage, "https://prefect.example/{}".format))
-        async with _served(app) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
+        async with _served(app) as url, httpx.AsyncClient(base_url=url, trust_env=False, verify=NO_TLS) as client:
             yield GalleryClient(client, counted(storage))
 
 

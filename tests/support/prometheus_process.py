@@ -10,6 +10,7 @@ from typing import Any, Self
 import httpx
 import pytest
 
+from sandbox.server import NO_TLS
 from tests.support.nginx_process import free_port
 from tests.support.paths import ROOT
 
@@ -60,7 +61,7 @@ class Prometheus:
         """Return the annotations of each alert that fires; nothing while Prometheus starts."""
         assert self._child.poll() is None, (self._folder / "output").read_text()
         try:
-            answer: dict[str, Any] = httpx.get(f"{self.url}/api/v1/alerts", trust_env=False).json()
+            answer: dict[str, Any] = httpx.get(f"{self.url}/api/v1/alerts", trust_env=False, verify=NO_TLS).json()
         except (httpx.TransportError, ValueError):
             return {}
         alerts = answer["data"]["alerts"]

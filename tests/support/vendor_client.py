@@ -7,6 +7,7 @@ from typing import Any, Self
 import httpx
 
 from sandbox.provider import Provider
+from sandbox.server import NO_TLS
 
 MODEL = "hailuo-2-3-fast"
 STANDARD = "standard-image-to-video"
@@ -19,7 +20,7 @@ class VendorClient:
     def __init__(self, provider: Provider) -> None:
         self.provider = provider
         headers = {"Authorization": f"Bearer {provider.options.api_key}"}
-        self.http = httpx.Client(base_url=provider.base_url, headers=headers, trust_env=False)
+        self.http = httpx.Client(base_url=provider.base_url, headers=headers, trust_env=False, verify=NO_TLS)
 
     def __enter__(self) -> Self:
         return self

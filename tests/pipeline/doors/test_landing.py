@@ -29,7 +29,7 @@ from sandbox.synthetic_images import make_jpeg
 from tests.support.door_process import NotificationQueue, wait_for
 from tests.support.prefect_database import copy_database
 
-IMAGES = int(os.environ.get("I2V_LANDED_IMAGES", "12"))
+IMAGES = int(os.environ.get("I2V_LANDED_IMAGES", "8"))
 ODD = ("a b", "a+b", "100%", "a%20b%2Bc", "ÿ 猫/é", "x" * (1024 - len("images/killed/.jpg")))
 GONE_SECONDS = 6
 IDLE_CHECKS = 3

@@ -23,7 +23,7 @@ from tests.support.flow_runs import artifacts_with_key
 from tests.support.forked_command import forked_setup
 from tests.support.orders import put_photos
 
-IMAGES, SHARD_SIZE, SHARDS = 6, 2, 3
+IMAGES, SHARD_SIZE, SHARDS = 4, 2, 2
 PATIENCE_SECONDS = 180
 DEPLOYMENT = "generate-batch/batch"
 pytestmark = pytest.mark.timeout(2 * PATIENCE_SECONDS)
@@ -83,12 +83,12 @@ async def test_a_batch_survives_its_killed_parent(sandbox: Sandbox, worker: Chil
     run = await wait_until(run, lambda now: has_ended(now) and now.run_count == 2, worker)
 
     assert run.state
-    assert run.state.message == "6 stored · $1.15", worker.output()[-20_000:]
+    assert run.state.message == "4 stored · $0.768", worker.output()[-20_000:]
     assert set(sandbox.provider.billed().values()) == {1}
     assert len(sandbox.provider.billed()) == IMAGES
     report = sandbox.read_json(f"jobs/batches/{run.id}/report.json")
     assert [item["image"] for item in report["items"]] == images
-    assert (report["stored"], report["spent_usd"]) == (IMAGES, 1.152)
+    assert (report["stored"], report["spent_usd"]) == (IMAGES, 0.768)
     assert len(sandbox.read(f"jobs/runs/{run.id}.jsonl").splitlines()) == IMAGES
     async with get_client() as client:
         shards = await client.read_flow_runs(
@@ -96,4 +96,4 @@ async def test_a_batch_survives_its_killed_parent(sandbox: Sandbox, worker: Chil
         )
     assert len([each for each in shards if str(run.id) in str(each.parameters.get("shard"))]) == SHARDS
     page = (await artifacts_with_key(KEY))[0]
-    assert "6 stored" in str(page.data)
+    assert "4 stored" in str(page.data)
