@@ -33,7 +33,7 @@ WORKERS = CLIENTS = 4
 SETTINGS = {"I2V_DEFAULT_PROMPT": "it moves"}
 PATIENCE_SECONDS = 1800.0
 SAMPLE_SECONDS = 0.5
-IDLE_SECONDS = 30.0
+IDLE_SECONDS, STALLED_SECONDS = 30.0, 60.0
 STREAM = "events"
 """The Redis stream of Prefect's events."""
 GIVEN_UP = "dlq"
@@ -49,7 +49,9 @@ class Load(NamedTuple):
     seconds: float
     """Until the work was done."""
     behind: float
-    """Seconds from then until Prefect showed every task run as Completed."""
+    """Seconds from then until Prefect showed every task run as Completed, or no other for `STALLED_SECONDS`."""
+    lost: int
+    """Task runs that Prefect never showed as Completed."""
     cpu: dict[str, float]
     redis_mb: float
     stream: int
@@ -58,7 +60,7 @@ class Load(NamedTuple):
     @property
     def rate(self) -> float:
         """Task runs per second until all were shown."""
-        return self.task_runs / (self.seconds + self.behind)
+        return (self.task_runs - self.lost) / (self.seconds + self.behind)
 
     def cpu_ms(self, part: str, count: int) -> float:
         """Return milliseconds of CPU per one of `count`."""
@@ -139,11 +141,20 @@ class MeasuredCluster:
         with Peaks(self.redis) as peaks:
             work()
             seconds = time.monotonic() - began
-            _wait_for(lambda: self._completed() >= completed + task_runs)
-            behind = time.monotonic() - began - seconds
-        idle = {part: share * (seconds + behind) for part, share in self.idle.items()}
+            lost, last_change = self._wait_for_ui(completed + task_runs)
+            behind = max(0.0, last_change - began - seconds)
+        idle = {part: share * (time.monotonic() - began) for part, share in self.idle.items()}
         used = {part: after - cpu[part] - idle[part] for part, after in self._cpu().items()}
-        return Load(task_runs, seconds, behind, used, peaks.memory_mb, peaks.stream)
+        return Load(task_runs, seconds, behind, lost, used, peaks.memory_mb, peaks.stream)
+
+    def _wait_for_ui(self, wanted: int) -> tuple[int, float]:
+        """Return how many task runs Prefect does not show as Completed, and when the last one changed."""
+        completed, last_change = self._completed(), time.monotonic()
+        while completed < wanted and time.monotonic() < last_change + STALLED_SECONDS:
+            time.sleep(SAMPLE_SECONDS)
+            if (now := self._completed()) != completed:
+                completed, last_change = now, time.monotonic()
+        return wanted - completed, last_change
 
     def _completed(self) -> int:
         wanted = {"task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
@@ -209,6 +220,7 @@ def _rows(loads: dict[int, Load], parts: dict[str, str], count: int) -> list[Row
         "together": lambda load: sum(load.cpu_ms(part, count) for part in parts),
         "seconds until the work was done": lambda load: load.seconds,
         "Prefect's UI behind then, seconds": lambda load: load.behind,
+        "task runs never shown as Completed": lambda load: float(load.lost),
         "task runs per second": lambda load: load.rate,
         "Redis, MB at most": lambda load: load.redis_mb,
         "events in Redis at most": lambda load: float(load.stream),
