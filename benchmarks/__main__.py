@@ -12,7 +12,20 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from benchmarks import cluster, makespan, memory, prefect_cost, reconcile, requests, steps, transfer, upload_to_submit
+from benchmarks import (
+    batch,
+    cluster,
+    cpu_by_part,
+    first_submit,
+    makespan,
+    memory,
+    prefect_cost,
+    reconcile,
+    requests,
+    steps,
+    transfer,
+    upload_to_submit,
+)
 from benchmarks.report import Table, machine, update_section
 from benchmarks.servers import Servers
 
@@ -20,12 +33,16 @@ Benchmark = Callable[[Servers], list[Table]]
 FULL: dict[str, Benchmark] = {
     "requests": partial(requests.run, images=40),
     "steps": partial(steps.run, images=100, trials=3),
+    "cpu-by-part": partial(cpu_by_part.run, images=300, trials=3),
     "prefect": partial(prefect_cost.run, count=400, trials=3),
     "transfer": partial(transfer.run, trials=3, sizes=transfer.SIZES),
     "memory": partial(memory.run, counts=(100, 1000, 5000)),
     "makespan-100": partial(makespan.run, images=100, trials=3),
     "makespan-1000": partial(makespan.run, images=1000, trials=3),
     "makespan-5000": partial(makespan.run, images=5000, trials=1),
+    "batch-1000": partial(batch.run, images=1000, counts=(2, 4), trials=3),
+    "batch-5000": partial(batch.run, images=5000, counts=(2, 4), trials=1),
+    "first-submit": partial(first_submit.run, trials=5),
     "reconcile": partial(reconcile.run, sizes=reconcile.SIZES),
     "cluster": partial(cluster.run, images=300, task_runs=1200),
     "upload-to-submit": partial(upload_to_submit.run, uploads=20),
@@ -34,7 +51,10 @@ QUICK: dict[str, Benchmark] = {
     "requests": partial(requests.run, images=10),
     "steps": partial(steps.run, images=60, trials=1),
     "transfer": partial(transfer.run, trials=1, sizes=transfer.QUICK_SIZES),
+    "cpu-by-part": partial(cpu_by_part.run, images=60, trials=1),
     "makespan": partial(makespan.run, images=60, trials=1, faster=10),
+    "batch": partial(batch.run, images=40, counts=(2,), trials=1, faster=10),
+    "first-submit": partial(first_submit.run, trials=1),
     "reconcile": partial(reconcile.run, sizes={10_000: 1}),
     "upload-to-submit": partial(upload_to_submit.run, uploads=3),
 }

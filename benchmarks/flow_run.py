@@ -5,7 +5,7 @@ import json
 import os
 import time
 
-from benchmarks.processes import peak_mb
+from benchmarks.processes import largest_child_mb, peak_mb
 
 
 def main() -> None:
@@ -20,7 +20,8 @@ def main() -> None:
         return str(state.message)
 
     message = asyncio.run(run())
-    print(json.dumps({"message": message, "run_seconds": time.monotonic() - begun, "peak_mb": peak_mb()}))
+    output = {"message": message, "run_seconds": time.monotonic() - begun, "peak_mb": peak_mb()}
+    print(json.dumps(output | {"child_mb": largest_child_mb(os.getpid())}))
 
 
 if __name__ == "__main__":

@@ -58,10 +58,16 @@ def run(servers: Servers, images: int, trials: int, faster: float = 1) -> list[T
     notes = (
         f"Medians; rendering {RENDER_SECONDS / faster:g} s ± {JITTER:.0%}, polling {faster:g} times the vendor's pace."
     )
+    child = median_or_zero(trial.child.output["child_mb"] for trial in done["i2v"])
     columns = ("process", *(f"{side}: {unit}" for side in SIDES for unit in ("CPU", "memory")))
     return [
         Table(f"Makespan: {title}", ("", *SIDES, "ratio"), _makespan_rows(done), notes),
-        Table(f"CPU a video in ms, and peak memory in MB: {title}", columns, _process_rows(done)),
+        Table(
+            f"CPU a video in ms, and peak memory in MB: {title}",
+            columns,
+            _process_rows(done),
+            f"Largest child of i2v's run: {child:.0f} MB.",
+        ),
     ]
 
 

@@ -59,6 +59,11 @@ def peak_mb(pid: int | str = "self") -> float:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")), 0.0)
 
 
+def largest_child_mb(pid: int) -> float:
+    """Return the peak of the descendant that took most; 0 without any."""
+    return max((peak_mb(each) for each in tree(pid) if each != pid), default=0.0)
+
+
 def resident_mb(pid: int | str = "self") -> float:
     """Return the resident memory."""
     return int((PROC / str(pid) / "statm").read_text().split()[1]) * resource.getpagesize() / (1 << 20)
