@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -19,9 +20,18 @@ from tests.support.orders import OpenRun
 from tests.support.settings import MakeSettings
 
 
+@pytest.fixture(scope="session")
+def aws_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Configure path-style addressing. i2v finds out that the sandbox needs it, with a client more for each run."""
+    file = tmp_path_factory.mktemp("aws") / "config"
+    file.write_text("[default]\ns3 =\n  addressing_style = path\n")
+    return file
+
+
 @pytest.fixture
-def aws(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def aws(sandbox: Sandbox, aws_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Set the sandbox's `AWS_*` variables, which boto3 reads itself."""
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(aws_config))
     for name, value in sandbox.env.items():
         if name.startswith("AWS_"):
             monkeypatch.setenv(name, value)

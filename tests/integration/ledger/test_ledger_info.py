@@ -12,7 +12,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from typing import Any
 
-import boto3
 import pytest
 from botocore.config import Config
 
@@ -27,6 +26,7 @@ from i2v.s3.storage import Storage
 from i2v.settings import Settings
 from sandbox import Sandbox
 from tests.integration.ledger.conftest import MEMORY_SETTINGS
+from tests.support.aws_sessions import made_up_session
 from tests.support.memory_provider import claim_by_hand, put_order
 from tests.support.memory_storage import MemoryBucket, MemoryStorage
 from tests.support.settings import MakeSettings, SealedSettings
@@ -153,7 +153,7 @@ def serving(fake: UnconditionalS3) -> Iterator[Storage]:
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     config = Config(s3={"addressing_style": "path"})
     url = f"http://127.0.0.1:{server.server_port}"
-    client = boto3.Session("k", "s", region_name="us-east-1").client("s3", endpoint_url=url, config=config)
+    client = made_up_session().client("s3", endpoint_url=url, config=config)
     try:
         with Storage(client) as storage:
             yield storage

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import boto3
 import pytest
 
 from i2v.errors import StorageError
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
+from tests.support.aws_sessions import made_up_session
 from tests.support.certificate_authority import own_authority
 from tests.support.raw_server import running, send
 
@@ -21,7 +21,7 @@ def storage_at(url: str, monkeypatch: pytest.MonkeyPatch) -> Storage:
     """Open a storage at this endpoint that sends each request once."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", url)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    return Storage(session=boto3.Session("k", "s", region_name="us-east-1"))
+    return Storage(session=made_up_session())
 
 
 async def test_a_proxy_is_used_except_for_named_hosts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,13 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from urllib.parse import parse_qs, urlsplit
 
-import boto3
 import pytest
 
 from i2v.errors import StorageError
 from i2v.s3.listing import S3Entry
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
+from tests.support.aws_sessions import made_up_session
 from tests.support.listing_server import etag_of, listing_server, modified_at, name_of
 from tests.support.raw_server import RawServer, Responder, hang, running, send
 
@@ -44,7 +44,7 @@ def page(number: int, more: str = "") -> Responder:
 def storage_at(server: RawServer, monkeypatch: pytest.MonkeyPatch) -> Storage:
     """A storage at this server."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-    return Storage(session=boto3.Session("k", "s", region_name="us-east-1"))
+    return Storage(session=made_up_session())
 
 
 async def wait_for_requests(server: RawServer, times: int) -> None:

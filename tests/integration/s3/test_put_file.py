@@ -10,7 +10,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from botocore.config import Config
 
@@ -18,6 +17,7 @@ from i2v.errors import Conflict, StorageError
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from sandbox import Sandbox
+from tests.support.aws_sessions import made_up_session
 from tests.support.raw_server import running, send
 
 MakeFile = Callable[[int], Path]
@@ -121,7 +121,7 @@ async def test_a_retry_sends_the_file_from_its_start(film: MakeFile) -> None:
     path = film(LARGE)
     async with running(send(500), send(200, ETag='"e"')) as server:
         config = Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required")
-        session = boto3.Session("k", "s", region_name="us-east-1")
+        session = made_up_session()
         with Storage(session.client("s3", endpoint_url=server.url, config=config)) as storage:
             await put(storage, path, S3Uri("b-1", "v/x.mp4"))
     assert [request.body == path.read_bytes() for request in server.requests] == [True, True]

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from hashlib import sha256
 
-import boto3
 import pytest
 
 from i2v.errors import Conflict, NoBucket, NotFound, StorageError
 from i2v.s3.client import ATTEMPTS
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
+from tests.support.aws_sessions import made_up_session
 from tests.support.raw_server import RawServer, Responder, running, send
 
 URI = S3Uri("b-1", "a")
@@ -36,7 +36,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
     async def opened(*responders: Responder) -> AsyncIterator[tuple[RawServer, Storage]]:
         async with running(*responders) as server:
             monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-            with Storage(session=boto3.Session("k", "s", SESSION_TOKEN, region_name="us-east-1")) as storage:
+            with Storage(session=made_up_session(token=SESSION_TOKEN)) as storage:
                 yield server, storage
 
     return opened

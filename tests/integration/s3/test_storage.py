@@ -10,7 +10,6 @@ from hashlib import sha256
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import boto3
 import httpx
 import pytest
 from botocore.config import Config
@@ -20,6 +19,7 @@ from i2v.errors import Conflict, NoBucket, NotFound, StorageError
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from sandbox import Sandbox
+from tests.support.aws_sessions import made_up_session
 from tests.support.ceph_server import CephServer
 from tests.support.memory_storage import MemoryStorage
 from tests.support.raw_server import running, send
@@ -45,7 +45,7 @@ def at(sandbox: Sandbox) -> Place:
 
 def single_attempt(url: str) -> Storage:
     """A storage at this endpoint without retries."""
-    return Storage(boto3.Session("k", "s", region_name="us-east-1").client("s3", endpoint_url=url, config=ONLY_ONCE))
+    return Storage(made_up_session().client("s3", endpoint_url=url, config=ONLY_ONCE))
 
 
 async def keys(storage: Storage, prefix: S3Uri, **options: Any) -> list[str]:
@@ -195,7 +195,7 @@ async def test_of_sixteen_writers_one_wins(storage: Storage, at: Place, conditio
 
 async def test_409_is_a_lost_race_too() -> None:
     """Real S3 returns 409 ConditionalRequestConflict during another write, which no local server does."""
-    client = boto3.Session("k", "s", region_name="us-east-1").client("s3")
+    client = made_up_session().client("s3")
     with Storage(client) as storage, Stubber(client) as stubber:
         stubber.add_client_error("put_object", "ConditionalRequestConflict", http_status_code=409)
         with pytest.raises(Conflict, match=r"409 ConditionalRequestConflict .* another writer was first"):
@@ -204,7 +204,7 @@ async def test_409_is_a_lost_race_too() -> None:
 
 async def test_a_409_of_a_listing_is_not_a_conflict() -> None:
     """A 409 is a lost race for writes of objects only."""
-    client = boto3.Session("k", "s", region_name="us-east-1").client("s3")
+    client = made_up_session().client("s3")
     with Storage(client) as storage, Stubber(client) as stubber:
         stubber.add_client_error("list_objects_v2", "OperationAborted", http_status_code=409)
         with pytest.raises(StorageError) as caught:

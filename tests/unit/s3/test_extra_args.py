@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import boto3
 import pytest
 
 from i2v.errors import UsageError
 from i2v.s3.client import s3_client
 from i2v.s3.extra_args import add_extra_args
+from tests.support.aws_sessions import made_up_session
 
 KMS = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "key", "Tagging": "team=a", "ACL": "private"}
 ACCOUNT = {"ExpectedBucketOwner": "111122223333", "RequestPayer": "requester"}
@@ -23,7 +23,7 @@ class Sent(Exception):
 
 def headers_of(extra: dict[str, Any], operation: str, **arguments: Any) -> dict[str, str]:
     """Return the headers that boto3 would send."""
-    client = s3_client(boto3.Session("k", "s", region_name="us-west-2"))
+    client = s3_client(made_up_session("us-west-2"))
     add_extra_args(client, extra)
 
     def stop(request: Any, **_: object) -> None:
@@ -62,7 +62,7 @@ def test_reads_carry_owner_and_payer(operation: str, arguments: dict[str, Any]) 
 
 def test_a_presigned_url_needs_no_headers() -> None:
     """The payer is in the query of a presigned URL, since the provider sends no headers of ours."""
-    client = s3_client(boto3.Session("k", "s", region_name="us-west-2"))
+    client = s3_client(made_up_session("us-west-2"))
     add_extra_args(client, KMS | ACCOUNT)
     query = parse_qs(urlsplit(client.generate_presigned_url("get_object", SENT)).query)
     assert (query["X-Amz-SignedHeaders"], query["x-amz-request-payer"]) == (["host"], ["requester"])
@@ -85,4 +85,4 @@ def test_a_presigned_url_needs_no_headers() -> None:
 def test_an_argument_that_boto3_does_not_know_is_refused(extra: dict[str, Any], words: str) -> None:
     """The message names the variable, the argument and what is possible."""
     with pytest.raises(UsageError, match=f"I2V_S3_EXTRA_ARGS: {words}"):
-        add_extra_args(s3_client(boto3.Session("k", "s", region_name="us-west-2")), extra)
+        add_extra_args(s3_client(made_up_session("us-west-2")), extra)
