@@ -25,11 +25,13 @@ class HostileFile(NamedTuple):
     body: bytes
 
 
-def hostile_files(count: int) -> Iterator[HostileFile]:
-    """Yield this many files, each way of making them in turn; the same for the same count."""
+def hostile_files(count: int, only: str = "") -> Iterator[HostileFile]:
+    """Yield this many files, each way of making them in turn, or those made in one way; always the same."""
     ways = [*_IMAGES.items(), *_VIDEOS.items()]
     for number in range(count):
         name, make = ways[number % len(ways)]
+        if only not in {"", name}:
+            continue
         rng = random.Random(f"{SEED} {number}")  # noqa: S311 - repeatable chance
         yield HostileFile(number, name, "image" if name in _IMAGES else "video", make(rng))
 

@@ -121,16 +121,16 @@ class Case:
     def _storage(self) -> Storage:
         return Storage(session=self.session)
 
-    def objects(self, prefix: str) -> dict[str, bytes]:
+    def objects(self, prefix: str, names: str = ".*") -> dict[str, bytes]:
         """Return the bodies of the bucket's objects by key."""
         client, bucket = self.world.sandbox.s3(), str(self.settings.bucket)
         listed = client.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
-        return {item["Key"]: client.get_object(Bucket=bucket, Key=item["Key"])["Body"].read() for item in listed}
+        keys = [item["Key"] for item in listed if re.fullmatch(names, item["Key"].removeprefix(prefix))]
+        return {key: client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
 
     def record(self) -> JobRecord | None:
         """Return the job's record, or `None`."""
-        names = re.compile(r"jobs/[0-9a-f]{64}\.json")
-        found = [body for key, body in self.objects("jobs/").items() if names.fullmatch(key)]
+        found = list(self.objects("jobs/", r"[0-9a-f]{64}\.json").values())
         return JobRecord.model_validate_json(found[0]) if found else None
 
     def check_recorded(self) -> None:
