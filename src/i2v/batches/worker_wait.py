@@ -27,7 +27,7 @@ class WorkerWait:
         if seconds < FIRST_WARNING_SECONDS:
             return ""
         return (
-            f"no worker has taken a run of this batch for {seconds // 60:.0f} min. Is the pool or its queue paused? Resume it "
-            "(prefect work-pool resume i2v). Is no worker free? Start one (prefect worker start --pool i2v); a worker "
-            "with --limit 1 runs only the batch itself"
+            f"no worker has taken a run of this batch for {seconds // 60:.0f} min. Is the pool or its queue paused? "
+            "Resume it (prefect work-pool resume i2v). Is no worker free? Start one "
+            "(prefect worker start --pool i2v); a worker with --limit 1 runs only the batch itself"
         )
