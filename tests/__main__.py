@@ -22,7 +22,7 @@ OPTIONS = {
     # A Prefect server per worker, and files share deployments. Files start in the order of tests/pipeline/conftest.py.
     "pipeline": ("-n", "3", "--dist", "loadfile", "--no-loadscope-reorder"),
 }
-WITHOUT_PREFECT = ("tests/crash", "tests/integration", "tests/unit", "-n", "5", "--dist", "worksteal")
+WITHOUT_PREFECT = ("tests/crash", "tests/integration", "tests/unit", "-n", "4", "--dist", "worksteal")
 WITH_PREFECT = ("tests/pipeline", *OPTIONS["pipeline"])
 
 
