@@ -22,18 +22,9 @@ from tests.support.flow_runs import FinishedFlowRun, RunFlow
 from tests.support.prefect_database import start_server
 
 LONGEST = (
-    "test_batch",
-    *(
-        "test_demo",
-        "test_run",
-        "test_embedded_server",
-        "test_errors",
-        "test_landing",
-        "test_deployments",
-        "test_secrets",
-        "test_generate",
-    ),
-    *("test_door", "test_automations", "test_callbacks_deployed", "test_memory", "test_door_callbacks", "test_setup"),
+    *("test_batch", "test_landing", "test_demo", "test_embedded_server", "test_errors", "test_generate"),
+    *("test_door_callbacks", "test_login", "test_memory", "test_setup", "test_door", "test_run", "test_retries"),
+    *("test_callbacks_deployed", "test_automations", "test_deployments", "test_secrets"),
 )
 """The files that take longest, which start first: the last one would run alone. xdist starts those with most tests."""
 
