@@ -93,10 +93,11 @@ class Sampler:
 
 def where(frame: FrameType | None) -> tuple[str, str]:
     """Return the part that a stack belongs to, and its innermost function there."""
+    innermost = f"{frame.f_code.co_filename}:{frame.f_code.co_qualname}" if frame else ""
     while frame:
         code = frame.f_code
         for path, part in PARTS.items():
             if path in code.co_filename:
                 return part, f"{code.co_filename.rpartition('/site-packages/')[2]}:{code.co_qualname}"
         frame = frame.f_back
-    return OTHERS, ""
+    return OTHERS, innermost

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from decimal import Decimal
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ from i2v.settings import Settings
 from tests.support.documents import CodeBlock, code_blocks, code_lines
 from tests.support.paths import ROOT
 
-LANGUAGES = {"sh", "json", "jsonl", "csv", "ini", "mermaid", "sql", "yaml"}
+LANGUAGES = {"diff", "sh", "json", "jsonl", "csv", "ini", "mermaid", "sql", "yaml"}
 """Each has its tests here; the diagram's is in `test_documents`, those of SQL and dbt in `test_warehouse_page`."""
 OTHER_PROGRAMS = {
     *(".", "aws", "cd", "cp", "git", "grep", "helm", "kubectl", "mc", "nginx", "openssl", "sed", "set", "ssh"),
@@ -185,6 +186,21 @@ def test_options_in_sentences_exist() -> None:
 def test_every_language_has_its_checks() -> None:
     """The pages hold blocks of these languages and of no other, so no block goes unchecked."""
     assert {block.language for block in code_blocks()} == LANGUAGES
+
+
+@pytest.mark.parametrize("block", code_blocks("diff"), ids=str)
+def test_a_diff_fits_the_installed_package(block: CodeBlock) -> None:
+    """The lines that each hunk replaces are in the installed file. After an upgrade: measure the patch again."""
+    spec = find_spec("prefect")
+    assert spec
+    assert spec.origin
+    for part in re.split(r"^--- a/", block.text, flags=re.MULTILINE)[1:]:
+        source = (Path(spec.origin).parent.parent / part.partition("\n")[0]).read_text()
+        hunks = re.split(r"^@@.*\n", part, flags=re.MULTILINE)[1:]
+        assert hunks
+        for hunk in hunks:
+            old = [line[1:] for line in hunk.splitlines() if not line.startswith("+")]
+            assert "\n".join(old) in source, hunk
 
 
 def _json_of(page: str) -> list[Any]:
