@@ -70,6 +70,7 @@ class Sampler:
             frame = interrupted if thread is main else frames.get(thread.ident or 0)
             if (spent := self._spent(thread)) > 0:
                 part, line = where(frame)
+                part = "S3" if part == OTHERS and thread.name.startswith("s3") else part
                 self.seconds[part] += spent
                 self.lines[f"{part}: {line}"] += spent
 
