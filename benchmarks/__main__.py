@@ -44,7 +44,7 @@ FULL: dict[str, Benchmark] = {
     "batch-5000": partial(batch.run, images=5000, counts=(2, 4), trials=1),
     "first-submit": partial(first_submit.run, trials=5),
     "reconcile": partial(reconcile.run, sizes=reconcile.SIZES),
-    "cluster": partial(cluster.run, images=300, task_runs=1200),
+    "cluster": partial(cluster.run, images=200, task_runs=1000),
     "upload-to-submit": partial(upload_to_submit.run, uploads=20),
 }
 QUICK: dict[str, Benchmark] = {
