@@ -19,6 +19,7 @@ from i2v.inputs.sources import IMAGE_SUFFIXES
 from i2v.ledger import keys
 from i2v.ledger.job import JobRecord
 from i2v.ledger.ledger import Ledger
+from i2v.pipeline.named_copies.names import image_digest
 from i2v.s3.objects import S3Object
 from i2v.s3.versions import NotDeleted, ObjectVersion, list_versions
 from i2v.s3_uri import S3Uri
@@ -139,11 +140,36 @@ async def _published(ledger: Ledger, selection: Selection) -> None:
 
     place = ledger.settings.published
     try:
-        manifests = [one.uri async for one in ledger.storage.list(place) if one.uri.key.endswith(".json")]
+        listed = [one.uri async for one in ledger.storage.list(place)]
     except I2vError as error:  # it may be another bucket
         selection.unreadable.append(NotDeleted(place, f"published copies cannot be listed: {error}"))
         return
+    manifests = [uri for uri in listed if uri.key.endswith(".json")]
     await _read_all(ledger, selection, manifests, read)
+    whole = {_without_ending(uri) for uri in manifests}
+    await _half_published(ledger, selection, [uri for uri in listed if _without_ending(uri) not in whole])
+
+
+async def _half_published(ledger: Ledger, selection: Selection, files: Sequence[S3Uri]) -> None:
+    """Find copies without a manifest, which a run left that died: their metadata tells the image."""
+    images = {image_digest(image.label): image for image in selection.images.values()}
+    for start in range(0, len(files), READERS):
+        some = files[start : start + READERS]
+        for uri, digest in zip(some, await asyncio.gather(*(_image_of(ledger, uri) for uri in some)), strict=True):
+            manifest = S3Uri(uri.bucket, _without_ending(uri) + ".json")
+            if (image := images.get(digest)) and manifest not in image.published:
+                image.published.append(manifest)
+
+
+async def _image_of(ledger: Ledger, uri: S3Uri) -> str:
+    try:
+        return (await ledger.storage.head(uri)).metadata.get("image", "")
+    except (NotFound, AccessDenied):  # another program's file
+        return ""
+
+
+def _without_ending(uri: S3Uri) -> str:
+    return uri.key.rpartition(".")[0]
 
 
 async def _documents(ledger: Ledger, selection: Selection, kind: Kind) -> None:

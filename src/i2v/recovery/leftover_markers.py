@@ -46,6 +46,17 @@ async def delete_settled_markers(run: RunContext, record: JobRecord | None, mark
     for marker in settled:
         await run.storage.delete(marker.entry.uri)
         run.ended_markers.forget(marker.entry.uri)
+    await _restore_claimed(run, record, settled)
+
+
+async def _restore_claimed(run: RunContext, known: JobRecord | None, deleted: Sequence[ListedMarker]) -> None:
+    """Put a marker again if its attempt was claimed since: a run may put it between the check and a slow delete."""
+    unclaimed = [one.name for one in deleted if not (known and known.attempt_numbered(one.name.number or 0))]
+    newest = await run.ledger.read(unclaimed[0].key) if unclaimed else None
+    for name in unclaimed if newest else ():
+        attempt = newest.record.attempt_numbered(name.number or 0) if newest else None
+        if newest and attempt and not attempt.is_settled:
+            await run.ledger.put_open_marker(newest.record.image, name.key, attempt.number)
 
 
 async def _is_settled(run: RunContext, record: JobRecord | None, marker: ListedMarker) -> bool:

@@ -93,7 +93,10 @@ async def test_a_run_at_work_pays_nothing_for_an_image_that_is_forgotten_meanwhi
 
 
 async def test_published_copies_go_too(versioned: Sandbox, new_run: OpenRun) -> None:
-    """Video, poster and manifest under the chosen name, in all versions; another image's stay and name it no more."""
+    """Video, poster and manifest under the chosen name, in all versions; another image's stay and name it no more.
+
+    A run that died while it published has left no manifest.
+    """
     jane = put_photo(versioned, f"customer-jane-doe/{NAME}.jpg")
     copy = versioned.put_image("images/copy.jpg", versioned.read(f"images/customer-jane-doe/{NAME}.jpg"))
     publish: dict[str, Any] = {"publish_as": "published/{folder}{stem}.mp4"}
@@ -101,6 +104,7 @@ async def test_published_copies_go_too(versioned: Sandbox, new_run: OpenRun) -> 
     await run_images(new_run, row_of(jane, take=2), **publish)
     await run_images(new_run, row_of(copy, sku="another"), **publish)
     before = versioned.keys("published/")
+    versioned.s3().delete_object(Bucket=versioned.bucket, Key=f"published/customer-jane-doe/{NAME}.json")
 
     erasure = await forget(new_run, jane, with_images=True, **publish)
 

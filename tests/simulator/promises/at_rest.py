@@ -62,11 +62,13 @@ def _check_task(world: World, job: JobView, task: RenderTask) -> None:
     if reading.task_page(world.bucket, task.id) != job.key:
         world.accuse("task page", f"the page of {task.id} does not name {job.key[:8]}")
     attempt = next(one for one in job.attempts if task.id in one.task_ids)
+    if attempt.is_forgotten:  # it is charged, and its video is not wanted any more
+        return
     if not task.end_was_seen:
         world.accuse("never asked", f"{task.id} of {job.key[:8]}/{attempt.number}: nobody saw its end; job {job.state}")
     elif not attempt.end:
         world.accuse("no end", f"{task.id} of {job.key[:8]}/{attempt.number} has ended, the attempt has not")
-    elif not task.fail_code and job.state != "stored" and not attempt.is_forgotten:
+    elif not task.fail_code and job.state != "stored":
         world.accuse("not stored", f"{task.id} of {job.key[:8]}/{attempt.number} succeeded; job {job.state}")
 
 

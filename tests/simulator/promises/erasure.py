@@ -50,7 +50,7 @@ def check_nothing_is_left(world: World, key: str) -> None:
     if not world.erased.is_complete.get(label):
         return
     name, digest = key.removeprefix("images/"), hashlib.sha256(label.encode()).hexdigest()
-    named = re.compile(rb"(?<![0-9a-f])" + re.escape(name.encode()))  # names end like hashes that end in a digit
+    named = re.compile(rb"(?<![0-9a-f-])" + re.escape(name.encode()))  # posters are 0123abcd1.jpg or .attempt-1.jpg
     for uri, found in world.bucket.objects.items():
         is_named = named.search(uri.key.encode() + b"\n" + found.body) or found.metadata.get("image") == digest
         if is_named and not uri.key.startswith("images/"):

@@ -110,7 +110,7 @@ def _attempt(one: Json) -> AttemptView:
         day=one["day"],
         task_ids=frozenset(filter(None, [one["task_id"]])),
         end=end,
-        is_settled=bool(end) and (end != "lost" or one["resubmitted"]),
+        is_settled=bool(end) and (end != "lost" or one["resubmitted"] or one["forgotten"]),
         is_counted=bool(one["task_id"]) or end in {"failed", "dropped"},
         is_reopened=one["reopened"],
         is_forgotten=one["forgotten"],
