@@ -17,7 +17,6 @@ from i2v.errors import AccessDenied, I2vError, NotFound
 from i2v.inputs.image_keys import why_no_image
 from i2v.inputs.sources import IMAGE_SUFFIXES
 from i2v.ledger import keys
-from i2v.ledger.job import JobRecord
 from i2v.ledger.ledger import Ledger
 from i2v.pipeline.named_copies.names import image_digest
 from i2v.s3.objects import S3Object
@@ -26,7 +25,7 @@ from i2v.s3_uri import S3Uri
 
 log = logging.getLogger(__name__)
 READERS = 32
-_OUTPUT = re.compile(r"(?P<e12>[0-9a-f]{12})-[0-9a-f]{12}\.[a-z0-9.-]+")
+_OUTPUT = re.compile(r"(?P<e12>[0-9a-f]{12})-(?P<r12>[0-9a-f]{12})\.[a-z0-9.-]+")
 
 
 async def search(ledger: Ledger, selection: Selection) -> None:
@@ -86,7 +85,8 @@ async def _records(ledger: Ledger, selection: Selection) -> None:
 
 async def _outputs(ledger: Ledger, selection: Selection) -> None:
     """Find videos, posters, manifests and verdicts, and other images' copies of the same videos."""
-    videos, wanted = ledger.settings.videos, {_file_start(record) for record in selection.records.values()}
+    videos, requests = ledger.settings.videos, {record.request.digest12 for record in selection.records.values()}
+    etags = {version[13:] for image in selection.images.values() for version in image.versions}
     copies: list[S3Uri] = []
     async for one in _versions(ledger, videos):
         folder, _, file = one.uri.key.removeprefix(videos.key).rpartition("/")
@@ -95,15 +95,11 @@ async def _outputs(ledger: Ledger, selection: Selection) -> None:
         if image := selection.find_folder(folder):
             image.outputs += [one.uri] if one.is_latest else []
             image.versions.add(f"{keys.digest12(image.name)}-{match['e12']}")
-        elif file.endswith(".json") and one.is_latest and file.partition(".")[0] in wanted:
-            copies.append(one.uri)
+        elif file.endswith(".json") and one.is_latest and (match["r12"] in requests or match["e12"] in etags):
+            copies.append(one.uri)  # equal images may have different etags, for example if they are encrypted
     own = [uri for image in selection.images.values() for uri in image.outputs if uri.key.endswith(".json")]
     await _read_all(ledger, selection, own, lambda found: _read_own(selection, found))
     await _read_all(ledger, selection, copies, lambda found: _read_copy(selection, found))
-
-
-def _file_start(record: JobRecord) -> str:
-    return f"{keys.digest12(record.image.etag)}-{record.request.digest12}"
 
 
 def _read_own(selection: Selection, found: S3Object) -> None:
@@ -119,11 +115,13 @@ def _read_own(selection: Selection, found: S3Object) -> None:
 
 
 def _read_copy(selection: Selection, found: S3Object) -> None:
-    content = json.loads(found.body)
+    content, copied = json.loads(found.body), dict[str, FoundImage]()
     record = selection.records.get(content.get("job", ""))
     if record and (image := selection.find(record.image.label)) and "video" in content:
         selection.sharers.setdefault(record.key, []).append(Sharer(found.uri, content))
         image.shared_with.add(str((content.get("image") or {}).get("label")))
+    elif erase_from_manifest(found.body, selection, copied) and copied:
+        selection.manifests.append(found.uri)
 
 
 async def _published(ledger: Ledger, selection: Selection) -> None:

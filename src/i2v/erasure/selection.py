@@ -72,7 +72,7 @@ class Selection:
     """Copies that a paid and open job of any image may still need."""
     documents: list[S3Uri] = field(default_factory=list)
     manifests: list[S3Uri] = field(default_factory=list)
-    """Published manifests of other images, whose videos were copied from one of these."""
+    """Manifests of other images, whose videos were copied from one of these."""
     unreadable: list[NotDeleted] = field(default_factory=list)
     tables: S3Uri | None = None
     """Where the tables of `i2v export` beside the ledger are, if there are any."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -144,13 +145,24 @@ async def test_an_image_with_an_open_job_is_left_as_it_is(
     assert list((await forget(new_run, ann)).refused) == []
 
 
+def put_in_parts(sandbox: Sandbox, key: str, body: bytes) -> str:
+    """Put an object whose etag is no hash of its bytes, as a multipart upload or encryption makes it."""
+    s3: Any = sandbox.s3()
+    where = {"Bucket": sandbox.bucket, "Key": key}
+    upload = {**where, "UploadId": s3.create_multipart_upload(**where, ContentType="image/jpeg")["UploadId"]}
+    etag = s3.upload_part(**upload, PartNumber=1, Body=body)["ETag"]
+    s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": etag}]})
+    return f"s3://{sandbox.bucket}/{key}"
+
+
+@pytest.mark.parametrize("put", [Sandbox.put_image, put_in_parts])
 async def test_a_copy_of_the_video_at_another_key_stays(
-    versioned: Sandbox, provider: Provider, new_run: OpenRun
+    versioned: Sandbox, provider: Provider, new_run: OpenRun, put: Callable[[Sandbox, str, bytes], str]
 ) -> None:
     """The job becomes that of the other image with the same content: that costs nothing later and names one image."""
     jane = put_photo(versioned, f"{NAME}.jpg")
     await run_images(new_run, row_of(jane))
-    copy = versioned.put_image("images/copy.jpg", versioned.read(f"images/{NAME}.jpg"))
+    copy = put(versioned, "images/copy.jpg", versioned.read(f"images/{NAME}.jpg"))
     await run_images(new_run, BatchRow(image=copy, prompt=PROMPT))
 
     erasure = await forget(new_run, jane, with_images=True)

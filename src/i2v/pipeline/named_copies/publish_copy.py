@@ -80,11 +80,15 @@ async def publish_and_release(
     ]
     try:
         problem = await publish_copy(run, record, order.image, order.extra, video)
-        if ended and record.video and record.image.label != order.image.label:
-            await publish_copy(run, record, record.image, None, record.video.uri)
     except StorageError as error:
         log.warning("%s: not published yet: %s", order.log_name, error)
         return f"not published yet, reconcile does it: {error.message}"
+    try:
+        if ended and record.video and record.image.label != order.image.label:
+            await publish_copy(run, record, record.image, None, record.video.uri)
+    except StorageError as error:  # it is no problem of the order's image
+        log.warning("%s: not published yet, reconcile does it: %s", record.image.name, error)
+        return problem
     for attempt in ended:
         await run.ended_markers.add(record, attempt)
     return problem
