@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequen
 from contextlib import suppress
 
 from i2v.errors import I2vError, NotTried
+from i2v.export.scratch import open_scratch
 from i2v.inputs.batch_files import BatchRow
 from i2v.inputs.prompts import RequestOptions, options_of_object, row_options
 from i2v.inputs.rows import Row
@@ -20,7 +21,6 @@ from i2v.pipeline.named_copies.names import name_of, template_fields
 from i2v.reports.run_report import ItemReport
 from i2v.request import Mode
 from i2v.s3_uri import S3Uri
-from i2v.scratch_database import open_scratch
 
 AT_ONCE = 1_000
 _SCHEMA = """

@@ -11,12 +11,11 @@ from i2v.cli.export import EPILOG as EXPORT_EPILOG
 from i2v.cli.export import export
 from i2v.cli.forget import EPILOG as FORGET_EPILOG
 from i2v.cli.forget import forget
-from i2v.cli.limits import limits
-from i2v.cli.pause import pause, resume
 from i2v.cli.reconcile import EPILOG as RECONCILE_EPILOG
 from i2v.cli.reconcile import reconcile
 from i2v.cli.resolve import resolve
 from i2v.cli.run import EPILOG, estimate, run
+from i2v.cli.spending import limits, pause, resume
 
 app = typer.Typer(
     name="i2v",

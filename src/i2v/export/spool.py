@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from i2v.export.rows import AttemptRow, Row, VideoRow, attempt_rows, video_rows
+from i2v.export.scratch import open_scratch
 from i2v.ledger.job import JobRecord
-from i2v.scratch_database import open_scratch
 
 R = TypeVar("R", bound=Row)
 _SCHEMA = "CREATE TABLE rows (kind, day, job, attempt, body, PRIMARY KEY (kind, day, job, attempt)) WITHOUT ROWID"
