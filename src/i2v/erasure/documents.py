@@ -49,9 +49,9 @@ def _erased(item: Json, image: FoundImage) -> Json:
 
 
 def _without_labels(text: Any, found: Found) -> Any:
-    """Take the images' addresses out of a message about other images, or about the run."""
+    """Take the images' addresses and the folders of their videos out of a message about others, or about the run."""
     for image in found.values() if isinstance(text, str) else ():
-        text = text.replace(image.label, FORGOTTEN)
+        text = text.replace(image.label, FORGOTTEN).replace(f"/{image.name}/", f"/{FORGOTTEN}/")
     return text
 
 

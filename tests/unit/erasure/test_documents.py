@@ -126,3 +126,13 @@ def test_a_copied_manifest_names_its_source_no_more(selection: Selection) -> Non
     """Everything else stays."""
     body = json.dumps({"copied_from": "s3://b-1/videos/jane/1.jpg/x.mp4", "job": "j"}).encode()
     assert json.loads(erased(erase_from_manifest, body, selection)) == {"job": "j"}
+
+
+def test_an_error_of_an_equal_image_names_no_folder_of_the_erased_one(selection: Selection) -> None:
+    """Its video is copied from there, so that a failure of S3 tells the address."""
+    failure = "The S3 request for s3://b-1/videos/jane/1.jpg/0a-0b.mp4 failed"
+    lines = [line_of(JANE), line_of(TOM).model_copy(update={"reason": failure})]
+    report = json.dumps({"items": [line.for_record() for line in lines]}).encode()
+    text = erase_from_report(report, selection, {}).decode()
+    assert "jane/1.jpg" not in text
+    assert "The S3 request for s3://b-1/videos/forgotten/0a-0b.mp4 failed" in text
