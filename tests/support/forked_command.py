@@ -24,12 +24,12 @@ Command = Callable[[Sequence[str]], None]
 NOWHERE = Path(os.devnull)
 
 
-def forked_i2v(*words: str, env: Mapping[str, str], seconds: float = 100) -> Result:
+def forked_i2v(*words: str, env: Mapping[str, str], seconds: float = 250) -> Result:
     """Run `i2v` in the project's root with these arguments and this whole environment."""
     return _run(run_i2v, words, env, seconds)
 
 
-def forked_setup(*words: str, env: Mapping[str, str], seconds: float = 100) -> Result:
+def forked_setup(*words: str, env: Mapping[str, str], seconds: float = 250) -> Result:
     """Run `python -m deployments.setup`, as `make deploy` does."""
     return _run(run_setup, words, env, seconds)
 

@@ -36,12 +36,12 @@ class Result:
         return [line.removeprefix("error: ") for line in self.err.splitlines() if line.startswith("error: ")]
 
 
-def i2v(*words: str, env: Mapping[str, str], folder: Path = ROOT, seconds: float = 100) -> Result:
+def i2v(*words: str, env: Mapping[str, str], folder: Path = ROOT, seconds: float = 250) -> Result:
     """Run `i2v` with these arguments, environment and folder."""
     return _run([*COMMAND, *words], env, folder, seconds)
 
 
-def run_script(script: str, env: Mapping[str, str], seconds: float = 100) -> Result:
+def run_script(script: str, env: Mapping[str, str], seconds: float = 250) -> Result:
     """Run Python code in the project's root, as a worker runs a flow."""
     return _run([sys.executable, "-c", script], env, ROOT, seconds)
 

@@ -38,7 +38,7 @@ UNTIL_SUBMITTED = {
 def world(sandbox: Sandbox, tmp_path: Path) -> Iterator[ProxiedSandbox]:
     """The sandbox behind two fault proxies, with a slow provider."""
     with ProxiedSandbox(sandbox, tmp_path) as world:
-        world.provider.set_options(render_seconds=30)
+        world.provider.set_options(render_seconds=3600)
         yield world
 
 

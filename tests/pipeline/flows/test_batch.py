@@ -26,7 +26,7 @@ from tests.support.orders import put_photos
 IMAGES, SHARD_SIZE, SHARDS = 4, 2, 2
 PATIENCE_SECONDS = 180
 DEPLOYMENT = "generate-batch/batch"
-pytestmark = pytest.mark.timeout(2 * PATIENCE_SECONDS)
+pytestmark = pytest.mark.timeout(4 * PATIENCE_SECONDS)
 
 
 @pytest.fixture

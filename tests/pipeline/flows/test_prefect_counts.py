@@ -30,7 +30,7 @@ VIDEO = {
 LOG_LINES = 4
 """Log lines per new video: one for each step."""
 IMAGES = 5
-TIME_DEPENDENT = ("POST /logs/", "GET /admin/version", "GET /csrf-token", "PATCH /artifacts/ID")
+TIME_DEPENDENT = ("POST /logs/", "GET /admin/version", "GET /csrf-token", "POST /artifacts/", "PATCH /artifacts/ID")
 """Requests made per batch of logs, per client or every few seconds, independent of the number of images."""
 
 
