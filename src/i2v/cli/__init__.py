@@ -7,8 +7,14 @@ is in `options`, `images`, `output` and `prefect`. Keep out everything that a fl
 import os
 import signal
 import sys
+import threading
+from typing import NoReturn
 
 __all__ = ["end_at_signals", "main"]
+
+
+EXIT_SECONDS = 30.0
+"""How long Prefect may send a run's last events and logs; without a server it would try each of them for seconds."""
 
 
 def main() -> None:
@@ -26,10 +32,35 @@ def main() -> None:
         from i2v.cli.output.console import print_error
 
         print_error(error)
-        sys.exit(error.exit_code)
+        _exit(error.exit_code)
+    except SystemExit as ended:
+        _exit(ended.code)
     except BrokenPipeError:  # for example `i2v jobs | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(1)
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _exit(code: object) -> NoReturn:
+    """Exit with this code, at the latest after `EXIT_SECONDS`."""
+    number = code if isinstance(code, int) else int(bool(code))
+
+    def end_now() -> None:
+        sys.stderr.write("Prefect did not accept the last events and logs: its UI may lack them\n")
+        sys.stderr.flush()
+        os._exit(number)
+
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()
+    timer = threading.Timer(EXIT_SECONDS, end_now)
+    timer.daemon = True
+    timer.start()
+    sys.exit(number)
 
 
 def end_at_signals(message: str) -> None:
