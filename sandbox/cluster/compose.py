@@ -5,10 +5,11 @@ Only what the file uses is understood. What is left out concerns containers alon
 
 from __future__ import annotations
 
+import random
 import re
 import socket
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ from sandbox.child_process import ROOT
 FOLDER = ROOT / "deployments"
 FILE = FOLDER / "compose.yaml"
 HOST = "127.0.0.1"
+PORTS = range(20_000, 32_000)
+"""Below those that Linux gives to connections, one of which could take a port before its service does."""
 USER_SETTINGS = "i2v.env"
 """The env file that users write; here the sandbox or `ENV=` takes its place."""
 
@@ -126,6 +129,12 @@ class Addresses:
 
 def _free_ports(count: int) -> list[int]:
     """Return different ports that are free now."""
+    found: list[int] = []
     with ExitStack() as sockets:
-        probes = [sockets.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
-        return [probe.getsockname()[1] for probe in probes]
+        for port in random.sample(PORTS, len(PORTS)):
+            if len(found) == count:
+                break
+            with suppress(OSError):
+                sockets.enter_context(socket.create_server((HOST, port)))
+                found.append(port)
+    return found
