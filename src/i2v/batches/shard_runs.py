@@ -108,6 +108,8 @@ class Supervisor:
         self._to_start = dict.fromkeys(range(1, shards + 1), 1)
         """The next attempt of each shard that has no run."""
         self._open: set[int] = set()
+        self._unanswered: set[int] = set()
+        """Shards of which Prefect may have a run that is not known here: the answer to its start was lost."""
         self.worker_wait = WorkerWait()
 
     async def find_earlier(self) -> None:
@@ -131,7 +133,7 @@ class Supervisor:
             pause = FIRST_POLL_SECONDS if changed else min(pause * 1.5, LAST_POLL_SECONDS)
             if self._to_start or self._open:
                 await self._sleep(pause)
-        if self._open or self._to_start:
+        if self._open or self._unanswered:
             await self._cancel_open()
 
     @property
@@ -150,6 +152,7 @@ class Supervisor:
                 self._leave_the_rest(reason)
                 return started
             number, attempt = next(iter(self._to_start.items()))
+            self._unanswered.add(number)
             await self._note(await self._runs.start(number, attempt))
             started = True
         return started
@@ -174,6 +177,7 @@ class Supervisor:
         """Keep the newest run of a shard, and decide whether its shard has ended."""
         self.newest[run.number] = run
         self._to_start.pop(run.number, None)
+        self._unanswered.discard(run.number)
         if not run.state.is_final:
             self._open.add(run.number)
             return
@@ -203,14 +207,14 @@ class Supervisor:
     async def _cancel_open(self) -> None:
         """Cancel what is open until Prefect says so, also a run whose start was not answered."""
         deadline = time.monotonic() + CANCEL_SECONDS
-        unread = list(self._to_start)
-        while (self._open or unread) and time.monotonic() < deadline:
-            if unread and await self._try(self._find(unread)):
-                unread = []
+        self._to_start.clear()
+        while (self._open or self._unanswered) and time.monotonic() < deadline:
             await self._try(self._cancel())
-            if self._open or unread:
-                await asyncio.sleep(FIRST_POLL_SECONDS)
-                await self._try(self._update())
+            if self._unanswered and await self._try(self._find(sorted(self._unanswered))):
+                self._unanswered.clear()
+                continue
+            await asyncio.sleep(FIRST_POLL_SECONDS)
+            await self._try(self._update())
         self._to_start.clear()
 
     async def _cancel(self) -> bool:

@@ -49,7 +49,7 @@ def _exit(code: object) -> NoReturn:
     number = code if isinstance(code, int) else int(bool(code))
 
     def end_now() -> None:
-        sys.stderr.write("Prefect did not accept the last events and logs: its UI may lack them\n")
+        sys.stderr.write("Ended without waiting for the last events and logs: Prefect's UI may lack them\n")
         sys.stderr.flush()
         os._exit(number)
 

@@ -125,15 +125,15 @@ async def test_it_prints_the_merged_report(
     }
 
 
-def run_where_starts_are_lost(words: Sequence[str]) -> None:
-    """Be `i2v` with a server whose first two answers to a start are lost."""
+def run_where_starts_are_lost(words: Sequence[str], *, times: int) -> None:
+    """Be `i2v` with a server whose first answers to a start are lost."""
     create, asked = PrefectClient.create_flow_run_from_deployment, 0
 
     async def lossy(client: PrefectClient, *words: Any, **options: Any) -> FlowRun:
         nonlocal asked
         asked += 1
         run = await create(client, *words, **options)
-        if asked <= 2:
+        if asked <= times:
             raise httpx.ReadTimeout("no answer")
         return run
 
@@ -149,7 +149,7 @@ async def test_a_lost_answer_starts_no_second_batch(
     put_photos(sandbox, 1)
     deployment, log = await deploy(), tmp_path / "log"
     words = ("run", f"s3://{sandbox.bucket}/images/", "--prompt", "it moves", "--batch")
-    child = start_forked(run_where_starts_are_lost, *words, env=child_env, err=log)
+    child = start_forked(partial(run_where_starts_are_lost, times=2), *words, env=child_env, err=log)
     try:
         await wait_for_words(log, "Started the batch")
         runs = await open_runs(deployment)
@@ -157,6 +157,19 @@ async def test_a_lost_answer_starts_no_second_batch(
         child.kill()
         child.join()
     assert len(runs) == 1
+
+
+def test_a_batch_whose_start_is_never_answered_may_have_started(
+    sandbox: Sandbox, child_env: dict[str, str], tmp_path: Path
+) -> None:
+    """The command says so, and how to look: another batch would have a limit of its own."""
+    put_photos(sandbox, 1)
+    asyncio.run(deploy())
+    words, log = ("run", f"s3://{sandbox.bucket}/images/", "--prompt", "it moves", "--batch"), tmp_path / "log"
+    child = start_forked(partial(run_where_starts_are_lost, times=1000), *words, env=child_env, err=log)
+    child.join(SECONDS)
+    assert child.exitcode == 3, log.read_text()
+    assert "prefect flow-run ls --flow-name generate-batch" in " ".join(log.read_text().split())
 
 
 async def wait_for_words(log: Path, words: str) -> None:

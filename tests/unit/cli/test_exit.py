@@ -25,4 +25,4 @@ def test_a_thread_that_never_ends_does_not_keep_the_command(words: tuple[str, ..
     )
     assert ended.returncode == code
     assert "Usage: " in ended.stdout + ended.stderr
-    assert "Prefect did not accept the last events and logs" in ended.stderr
+    assert "Ended without waiting for the last events and logs" in ended.stderr

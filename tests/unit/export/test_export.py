@@ -139,7 +139,7 @@ async def test_an_attempt_that_cost_nothing_after_all_leaves_the_costs(world: Wo
 
 
 async def test_an_older_export_replaces_no_newer_row(world: World) -> None:
-    """Of two exports at once the newer revision wins, whoever writes last."""
+    """Of two concurrent exports the newer revision wins, in either order of writes."""
     await world.put(stored(submitted(1)))
     await world.export()
     (world.folder / "_export.json").unlink()

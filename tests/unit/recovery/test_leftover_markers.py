@@ -14,7 +14,7 @@ from tests.support.memory_storage import MemoryBucket, WatchedStorage, memory_ru
 
 @pytest.mark.parametrize(("state", "stays"), [(JobState.SUBMITTED, True), (JobState.STORED, False)])
 async def test_a_marker_whose_attempt_is_claimed_meanwhile_is_put_again(state: JobState, stays: bool) -> None:
-    """A run may put it anew and claim between the check of an old marker and a slow delete: the job must be found."""
+    """A run may write the marker again and claim between the check and a slow delete: the job must be found."""
     bucket, record = MemoryBucket(), BY_STATE[state]
 
     def claim(operation: str, uri: S3Uri) -> None:

@@ -21,7 +21,7 @@ from i2v.batches.worker_wait import WorkerWait
 from i2v.cli import end_at_signals
 from i2v.cli.library_run import Ending
 from i2v.cli.prefect import connection
-from i2v.cli.prefect.server_errors import describe_server_error, shown_api_url
+from i2v.cli.prefect.server_errors import describe_server_error, is_rejected, shown_api_url
 from i2v.cli.prefect.ui_links import flow_run_url
 from i2v.cli.progress import LINE_SECONDS, Progress
 from i2v.errors import I2vError, Stopped, UsageError
@@ -39,6 +39,10 @@ POLL_SECONDS = 2.0
 CANCEL_SECONDS = 60.0
 """How long to wait for a cancelled batch: Prefect kills its run 30 s after SIGTERM."""
 MAX_ITEMS = 100_000
+MAY_HAVE_STARTED = (
+    "The batch may have started all the same. Look before you start it again, since each batch has its own limit: "
+    "prefect flow-run ls --flow-name generate-batch"
+)
 CANCELLING = (
     "Cancelling the batch and its shards: nothing more is submitted. Press Ctrl-C again to leave at once; nothing is "
     "charged twice."
@@ -137,9 +141,10 @@ class _Waiting:
 
 async def _start(client: PrefectClient, parameters: dict[str, Any]) -> FlowRun:
     """Start the run; the key lets a request be repeated whose answer was lost."""
-    key = str(uuid4())
+    key, is_sent = str(uuid4()), False
     try:
         deployment = await client.read_deployment_by_name(DEPLOYMENT)
+        is_sent = True
         for _ in range(STARTS - 1):
             with suppress(Exception):  # the last request raises what lasts
                 return await _create(client, deployment.id, parameters, key)
@@ -149,7 +154,8 @@ async def _start(client: PrefectClient, parameters: dict[str, Any]) -> FlowRun:
             f"The deployment {DEPLOYMENT} does not exist at {shown_api_url()}", "Create it: make deploy"
         ) from None
     except Exception as error:  # noqa: BLE001 - Prefect's client raises many kinds of errors
-        raise Stopped(*describe_server_error(error)) from None
+        message, hint = describe_server_error(error)
+        raise Stopped(message, MAY_HAVE_STARTED if is_sent and not is_rejected(error) else hint) from None
 
 
 def _is_ending(run: FlowRun) -> bool:

@@ -27,6 +27,11 @@ def is_unreachable(error: Exception) -> bool:
     )
 
 
+def is_rejected(error: Exception) -> bool:
+    """Return whether the server answered that it did not do what was asked."""
+    return isinstance(error, PrefectHTTPStatusError) and error.response.is_client_error
+
+
 def describe_server_error(error: Exception) -> tuple[str, str]:
     """Return what an error of Prefect's client means, and what to do. Neither contains credentials."""
     server, causes = f"The Prefect server at {shown_api_url()}", list(_causes(error))
