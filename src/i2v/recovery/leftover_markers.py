@@ -53,9 +53,11 @@ async def _restore_claimed(run: RunContext, known: JobRecord | None, deleted: Se
     """Put a marker again if its attempt was claimed since: a run may put it between the check and a slow delete."""
     unclaimed = [one.name for one in deleted if not (known and known.attempt_numbered(one.name.number or 0))]
     newest = await run.ledger.read(unclaimed[0].key) if unclaimed else None
-    for name in unclaimed if newest else ():
-        attempt = newest.record.attempt_numbered(name.number or 0) if newest else None
-        if newest and attempt and not attempt.is_settled:
+    if newest is None:
+        return
+    for name in unclaimed:
+        attempt = newest.record.attempt_numbered(name.number or 0)
+        if attempt and not attempt.is_settled:
             await run.ledger.put_open_marker(newest.record.image, name.key, attempt.number)
 
 
