@@ -86,7 +86,7 @@ async def publish_and_release(
     try:
         if ended and record.video and record.image.label != order.image.label:
             await publish_copy(run, record, record.image, None, record.video.uri)
-    except StorageError as error:  # it is no problem of the order's image
+    except StorageError as error:  # the order's own copy is not affected
         log.warning("%s: not published yet, reconcile does it: %s", record.image.name, error)
         return problem
     for attempt in ended:
