@@ -21,7 +21,8 @@ from sandbox.sandbox import Sandbox
 from sandbox.server import NO_TLS
 
 POOL = "i2v"
-REQUEST_SECONDS = 60
+REQUEST_SECONDS = 180
+TRY_SECONDS = 20
 LISTENS = r"listens on (http://[\d.]+:\d+)"
 
 
@@ -101,19 +102,20 @@ class FullStack:
         return self._request("GET", path)
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
-        """POST to the Prefect API."""
+        """POST to the Prefect API. The request may be repeated, so it must be a query or have an idempotency key."""
         return self._request("POST", path, body)
 
     def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """Return the JSON response. Retry 503, which a starting server or a busy database returns."""
+        """Return the JSON response. Repeat the request while the server is starting or too busy to answer."""
         deadline, url = time.monotonic() + REQUEST_SECONDS, f"{self.server.api_url}/{path}"
-        try:
-            while True:
-                response = httpx.request(
-                    method, url, json=body, trust_env=False, verify=NO_TLS, timeout=REQUEST_SECONDS
-                )
+        while True:
+            try:
+                response = httpx.request(method, url, json=body, trust_env=False, verify=NO_TLS, timeout=TRY_SECONDS)
                 if response.status_code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
                     return response.raise_for_status().json()
-                time.sleep(0.5)
-        except httpx.HTTPError as error:
-            raise RuntimeError(f"the Prefect server did not answer {path}: {error!r}") from error
+            except httpx.HTTPStatusError as error:
+                raise RuntimeError(f"the Prefect server returned {error.response.status_code} to {path}") from error
+            except httpx.TransportError as error:
+                if time.monotonic() > deadline or not self.server.is_running:
+                    raise RuntimeError(f"the Prefect server did not answer {path}: {error!r}") from error
+            time.sleep(0.5)

@@ -16,7 +16,7 @@ from prefect.client.schemas.sorting import ArtifactSort
 
 from sandbox import Sandbox
 from sandbox.prefect_server import PrefectServer
-from sandbox.server import NO_TLS
+from sandbox.server import NO_TLS, TIMEOUT_SECONDS
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ RunFlow = Callable[..., Awaitable[FinishedFlowRun]]
 
 
 async def wait_for_i2v_events(server: PrefectServer, sandbox: Sandbox, expected: int) -> list[dict[str, Any]]:
-    """Return the events of this sandbox's ledger once there are `expected` of them; give up after 10 s."""
+    """Return the events of this sandbox's ledger once there are `expected` of them; give up after a minute."""
     ledger = f"i2v.ledger.{sandbox.bucket}"
     query = {"any_resource": {"id": [ledger]}, "event": {"prefix": ["i2v."]}, "order": "ASC"}
-    async with httpx.AsyncClient(trust_env=False, verify=NO_TLS) as client:
-        for _ in range(100):
+    async with httpx.AsyncClient(trust_env=False, verify=NO_TLS, timeout=TIMEOUT_SECONDS) as client:
+        for _ in range(600):
             answer = await client.post(f"{server.api_url}/events/filter", json={"filter": query, "limit": 50})
             events: list[dict[str, Any]] = answer.json()["events"]
             if len(events) >= expected:

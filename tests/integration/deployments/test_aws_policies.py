@@ -34,6 +34,7 @@ from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 from sandbox import Sandbox
 from sandbox.provider import ProviderOptions
+from sandbox.server import TIMEOUT_SECONDS
 from sandbox.synthetic_images import make_jpeg
 from tests.support.aws_account import AwsAccount, Right, aws_account, rights, without
 from tests.support.settings import MakeSettings
@@ -133,7 +134,7 @@ async def tour_door(account: AwsAccount, settings: Settings) -> list[str]:
     with Storage() as storage:
         LedgerGauges(storage, settings, CollectorRegistry()).refresh()
         await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
-        async with _errors_in(said), httpx.AsyncClient(trust_env=False) as browser:
+        async with _errors_in(said), httpx.AsyncClient(trust_env=False, timeout=TIMEOUT_SECONDS) as browser:
             page = await GalleryReader(storage, settings).read(Filters())
             links = next((card.links for card in page.cards if card.links), ())
             assert page.unreadable or len(links) == 2

@@ -22,6 +22,7 @@ from i2v.request import Mode
 from i2v.s3.storage import Storage
 from i2v.settings import Settings
 from sandbox import Sandbox
+from sandbox.server import TIMEOUT_SECONDS
 from sandbox.synthetic_images import make_jpeg
 from tests.support.gallery_client import NOON, card_links, card_names, older_link, open_gallery, write_run_page
 from tests.support.orders import OpenRun, put_photo
@@ -56,7 +57,7 @@ async def test_a_run_is_shown_with_all_details(
         assert card_names(page) == ["lost.jpg", "bad.jpg", *card_names(page)[2:]]
         assert set(card_names(page)[2:]) == {"cats/tom.jpg", "small.jpg"}
         href, video, poster = card_links(page, "cats/tom.jpg")
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with httpx.AsyncClient(trust_env=False, timeout=TIMEOUT_SECONDS) as http:
             media = [await http.get(url) for url in (video, poster)]
             details = (await client.get(href)).text
             [download] = re.findall(r'id="download" href="([^"]+)"', details)

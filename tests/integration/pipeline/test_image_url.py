@@ -8,6 +8,7 @@ import pytest
 from i2v.pipeline.generate import Steps, process_order
 from i2v.reports.run_report import Outcome
 from sandbox import Sandbox
+from sandbox.server import TIMEOUT_SECONDS
 from sandbox.synthetic_images import make_jpeg
 from tests.support.orders import OpenRun, order_for
 
@@ -31,7 +32,7 @@ async def fetched(sandbox: Sandbox, new_run: OpenRun, key: str) -> tuple[httpx.R
         line = await process_order(run, await order_for(run, f"s3://{sandbox.bucket}/{key}"), Steps())
     assert line.outcome is Outcome.STORED
     (task,) = sandbox.provider.tasks.values()
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=TIMEOUT_SECONDS) as client:
         return await client.get(task.request.image_url), task.request.image_url
 
 

@@ -19,6 +19,7 @@ from i2v.errors import Conflict, NoBucket, NotFound, StorageError
 from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from sandbox import Sandbox
+from sandbox.server import TIMEOUT_SECONDS
 from tests.support.aws_sessions import made_up_session
 from tests.support.ceph_server import CephServer
 from tests.support.memory_storage import MemoryStorage
@@ -280,7 +281,7 @@ async def test_a_presigned_url_needs_no_credentials(storage: Storage, at: Place,
     query = parse_qs(urlsplit(url).query)
     assert query["X-Amz-Expires"] == ["60"]
     assert query["X-Amz-Signature"]
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=TIMEOUT_SECONDS) as client:
         assert (await client.get(url)).content == b"picture"
         forged = url.replace(query["X-Amz-Signature"][0], "0" * 64)
         assert (await client.get(forged)).status_code == 403

@@ -23,6 +23,7 @@ from i2v.settings import Settings
 from sandbox import Sandbox
 from sandbox.prefect_server import PrefectServer
 from sandbox.provider import Provider
+from sandbox.server import TIMEOUT_SECONDS
 from sandbox.synthetic_images import make_jpeg
 from tests.support.callback_attacks import list_attacks, send_attacks, send_random_attacks, send_truncated
 from tests.support.callback_door import SECRET, callback_urls, jobs_in_runs, list_collect_runs, open_door
@@ -184,7 +185,7 @@ async def test_without_callback_settings_the_route_is_off(
     """Without a base URL and secret a callback gets 404, and health shows `not set`."""
     with DoorProcess(child_env, tmp_path / "door.log") as door:
         path = callback_url(settings, "0" * 64, 1).partition("/apixo")[2]
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=TIMEOUT_SECONDS) as client:
             response = await client.post(f"{door.url}/apixo{path}", content=b"{}")
         health: dict[str, Any] = door.get("/healthz").json()
     assert (response.status_code, response.content, health["callbacks"]) == (404, b"", "not set")

@@ -10,6 +10,7 @@ import httpx
 
 from sandbox import Sandbox
 from sandbox.prefect_server import PrefectServer
+from sandbox.server import TIMEOUT_SECONDS
 from tests.support.door_process import TOKEN, DoorProcess
 from tests.support.flow_runs import RunFlow
 from tests.support.paths import ROOT
@@ -25,7 +26,7 @@ async def test_a_door_shows_what_a_flow_made(
     sandbox.put_image("images/rocket.jpg", source.read_bytes())
     assert "1 stored" in (await run_flow()).message
     with DoorProcess(child_env | {"I2V_GALLERY_TOKEN": GALLERY_TOKEN}, tmp_path / "log") as door:
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=TIMEOUT_SECONDS) as client:
             closed, page = [
                 await client.get(f"{door.url}/gallery", headers={"Authorization": f"Bearer {token}"})
                 for token in (TOKEN, GALLERY_TOKEN)

@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -193,7 +194,8 @@ def _reconcile(pipeline: FullStack, since: datetime) -> dict[str, Any]:
     """Run `nightly` as from the UI and return its final state."""
     deployment = pipeline.get("deployments/name/reconcile/nightly")["id"]
     given = {"since": since.isoformat(), "max_spend_usd": 100, "limit": 1000}
-    run = pipeline.post(f"deployments/{deployment}/create_flow_run", {"parameters": given})["id"]
+    wanted = {"parameters": given, "idempotency_key": str(uuid4())}
+    run = pipeline.post(f"deployments/{deployment}/create_flow_run", wanted)["id"]
 
     def ended() -> dict[str, Any] | None:
         state: dict[str, Any] = pipeline.get(f"flow_runs/{run}")["state"]

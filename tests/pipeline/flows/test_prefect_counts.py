@@ -16,6 +16,7 @@ from prefect.logging.handlers import APILogHandler
 from benchmarks.requests import IDS
 from sandbox import Sandbox
 from sandbox.prefect_server import PrefectServer
+from sandbox.server import TIMEOUT_SECONDS
 from sandbox.synthetic_images import make_jpeg
 from tests.support.flow_runs import FinishedFlowRun, RunFlow
 
@@ -42,7 +43,7 @@ async def _events(server: PrefectServer, finished: FinishedFlowRun, expected: in
     flow_run = {"any_resource": {"id": [f"prefect.flow-run.{finished.run_id}"]}}
     query = {"filter": {**flow_run, "event": {"prefix": ["prefect.task-run.", "i2v.job."]}}, "limit": 50}
     found: dict[str, str] = {}
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=TIMEOUT_SECONDS) as client:
         for _ in range(600):
             page = (await client.post(f"{server.api_url}/events/filter", json=query)).json()
             found |= {event["id"]: event["event"] for event in page["events"]}

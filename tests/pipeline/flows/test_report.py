@@ -14,6 +14,7 @@ from PIL import Image
 from flows.report import report_spend
 from i2v.reports.markdown import as_text
 from sandbox import Sandbox
+from sandbox.server import TIMEOUT_SECONDS
 from sandbox.synthetic_images import make_jpeg
 from tests.support.flow_runs import RunFlow, artifacts_with_key
 
@@ -43,7 +44,7 @@ async def test_the_report_artifact_has_a_chart(
         assert row in page
     [link] = map(unescape, re.findall(r'<img src="(\S+?)"', page))
     assert parse_qs(urlsplit(link).query)["X-Amz-Expires"] == ["600"]
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=TIMEOUT_SECONDS) as client:
         answer = await client.get(link)
     assert answer.headers["content-type"] == "image/png"
     with Image.open(io.BytesIO(answer.content), formats=("PNG",)) as picture:

@@ -18,6 +18,7 @@ from prefect_support import run_artifact
 from sandbox import Sandbox
 from sandbox.prefect_server import PrefectServer
 from sandbox.provider import Provider
+from sandbox.server import TIMEOUT_SECONDS
 from sandbox.synthetic_images import make_jpeg
 from tests.support.flow_runs import FinishedFlowRun, RunFlow
 
@@ -41,8 +42,8 @@ async def page_of(finished: FinishedFlowRun) -> str:
 async def artifact_events(server: PrefectServer) -> str:
     """Return the newest artifact events as text, shortly after the first one arrives."""
     query = {"event": {"prefix": ["prefect.artifact"]}, "order": "DESC"}
-    async with httpx.AsyncClient(trust_env=False) as client:
-        for _ in range(100):
+    async with httpx.AsyncClient(trust_env=False, timeout=TIMEOUT_SECONDS) as client:
+        for _ in range(600):
             answer = await client.post(f"{server.api_url}/events/filter", json={"filter": query, "limit": 20})
             if "prefect.artifact.created" in answer.text:
                 break
@@ -72,7 +73,7 @@ async def test_a_run_leaves_a_page_with_links_and_commands(
     assert f"`i2v run s3://{sandbox.bucket}/images/small.jpg --prompt " in text
     assert f"`s3://{sandbox.bucket}/jobs/runs/{finished.run_id}.jsonl`" in text
     links = LINK.findall(unescape(text))
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=TIMEOUT_SECONDS) as client:
         answers = [await client.get(link) for link in links]
     kinds = [answer.headers["content-type"] for answer in answers]
     assert kinds == ["video/mp4", "image/jpeg", "video/mp4", "application/json"]

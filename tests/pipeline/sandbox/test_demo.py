@@ -11,6 +11,7 @@ import sys
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -18,6 +19,7 @@ import pytest
 
 from i2v.media.videos import examine_video
 from sandbox.demo import ENVIRONMENT
+from sandbox.server import TIMEOUT_SECONDS
 from tests.support.paths import ROOT
 
 START_AND_TWO_RUNS_SECONDS = 400
@@ -39,9 +41,9 @@ async def demo() -> AsyncIterator[Process]:
         start_new_session=True,
     )
     yield child
-    if child.returncode is None:
+    with suppress(ProcessLookupError):  # it has exited, and its return code is not read yet
         os.killpg(child.pid, signal.SIGKILL)
-        await child.wait()
+    await child.wait()
 
 
 async def _output_until(demo: Process, last: str) -> str:
@@ -98,7 +100,9 @@ async def test_the_demo_makes_videos_of_uploads_and_keeps_running(demo: Process)
 
     env = dict(re.findall(r"^export (\w+)=(.*)$", (ROOT / ENVIRONMENT).read_text(), re.MULTILINE))
     gallery, token = re.findall(r"^gallery +(\S+) +token: (\w+)$", output, re.MULTILINE)[-1]
-    async with httpx.AsyncClient(trust_env=False, headers={"Authorization": f"Bearer {token}"}) as client:
+    async with httpx.AsyncClient(
+        trust_env=False, timeout=TIMEOUT_SECONDS, headers={"Authorization": f"Bearer {token}"}
+    ) as client:
         shown = (await client.get(gallery)).text
         ui_settings = await client.get(env["PREFECT_API_URL"].replace("/api", "/ui-settings"))
     assert [name for name in (*NAMES, "cat-too-small.png") if name not in shown] == []
