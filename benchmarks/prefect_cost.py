@@ -82,18 +82,23 @@ async def step(run: Any, image: Named) -> Named:  # noqa: ARG001 - the signature
     return image
 
 
+def emit_one(number: int, name: str) -> None:
+    """Emit an event as large as a run's."""
+    emit_event(
+        "i2v.job.stored",
+        resource={"prefect.resource.id": f"i2v.job.{number:064x}", "prefect.resource.name": name},
+        related=[{"prefect.resource.id": "i2v.ledger.bucket", "prefect.resource.role": "ledger"}],
+        payload={"image": f"s3://bucket/images/{name}", "job": f"{number:064x}", "sha256": "0" * 64, "take": 1},
+    )
+
+
 async def make(kind: str, number: int) -> None:
     """Make one of a kind."""
     name = f"{number:05}.jpg"
     if kind == "task run":
         await run_step(step, None, Named(name))
     elif kind == "event":
-        emit_event(
-            "i2v.job.stored",
-            resource={"prefect.resource.id": f"i2v.job.{number:064x}", "prefect.resource.name": name},
-            related=[{"prefect.resource.id": "i2v.ledger.bucket", "prefect.resource.role": "ledger"}],
-            payload={"image": f"s3://bucket/images/{name}", "job": f"{number:064x}", "sha256": "0" * 64, "take": 1},
-        )
+        emit_one(number, name)
     elif kind == "log line":
         log.info("stored s3://bucket/videos/%s/0123456789ab-0123456789ab.mp4", name)
 

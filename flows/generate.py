@@ -13,6 +13,7 @@ import prefect_support.library_version  # noqa: F401 - before the library is use
 from i2v.batches.plan import batch_of
 from i2v.inputs.prompts import RunOptions, check_options
 from i2v.inputs.sources import find_items, refuse_signed_urls
+from i2v.media.decoder import DECODER
 from i2v.pipeline.generate import generate
 from i2v.pipeline.preflight import check_delivery
 from i2v.pipeline.run import open_run
@@ -74,6 +75,7 @@ async def generate_videos(
     steps = as_steps(validate, submit, poll, store)
 
     async def body(settings: Settings, storage: Storage) -> State[Any]:
+        DECODER.start()
         refuse_signed_urls(images)
         await check_delivery(delivery, settings)
         check_options(default, settings)

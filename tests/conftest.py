@@ -27,6 +27,7 @@ from tests.support.tiers import TIERS, indirect_violation, tier_of, tier_violati
 
 OUTSIDE = ("AWS_", "I2V_", "APIXO_")
 CERTIFICATES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+GARBAGE_THRESHOLD = 50_000
 hypothesis.settings.register_profile("i2v", deadline=None)  # time decides no test: the machine may be busy
 hypothesis.settings.load_profile("i2v")
 
@@ -115,6 +116,7 @@ def pytest_sessionstart() -> None:
 def pytest_collection_finish() -> None:
     """Collect garbage from now on, without going through all tests each time."""
     gc.freeze()
+    gc.set_threshold(GARBAGE_THRESHOLD)
     gc.enable()
 
 

@@ -22,6 +22,7 @@ from i2v.errors import BadRows, ExitCode, I2vError, Stopped, UsageError
 from i2v.inputs.batch_files import BatchRow
 from i2v.inputs.prompts import RunOptions
 from i2v.inputs.sources import FoundItems, find_items
+from i2v.media.decoder import DECODER
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.generate import Steps, generate
 from i2v.pipeline.video_order import Order
@@ -55,6 +56,8 @@ def preview_or_run(
     """
     console = stderr()
     show_logs(console, verbose=verbose)
+    if not batch:
+        DECODER.start()
     try:
         with Progress(console) as progress:
             skip_bad_rows = parameters["skip_bad_rows"]

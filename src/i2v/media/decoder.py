@@ -12,11 +12,12 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.util import Finalize
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 from typing import TypeVar
 
 from pebble import ProcessExpired, ProcessPool
@@ -61,6 +62,14 @@ class Decoder:
     def __init__(self) -> None:
         self._lock = Lock()
         self._pool: ProcessPool | None = None
+
+    def start(self) -> None:
+        """Start the processes meanwhile, so that the first file need not wait 0.3 s for them."""
+        Thread(target=self._start, name="decoder-start", daemon=True).start()
+
+    def _start(self) -> None:
+        with suppress(OSError, BrokenProcessPool):  # the first file tries again, and reports it
+            self._schedule(_do_nothing, ())
 
     async def check_image(self, body: bytes, label: str) -> ImageFacts:
         """Do what `i2v.media.image_check.check_image` does. Raise `DecoderStopped` too."""
@@ -126,6 +135,10 @@ DECODER = Decoder()
 
 def _stopped(limit: str) -> DecoderStopped:
     return DecoderStopped(f"Decoding was stopped: {limit}", "Run it again; if it is stopped again, use another file")
+
+
+def _do_nothing() -> None:
+    """Do nothing: processes start with the first task."""
 
 
 def _check_image(body: bytes, label: str) -> ImageFacts:

@@ -67,12 +67,15 @@ PERMANENT: dict[str, Faults] = {
 
 
 @pytest.fixture
-def world(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ProxiedSandbox]:
+def world(
+    sandbox: Sandbox, aws_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ProxiedSandbox]:
     """The sandbox behind fault proxies, with the environment set for runs in this process."""
     with ProxiedSandbox(sandbox, tmp_path) as world:
         world.provider.add_fault(on="task", kind="fails", code="NSFW", image=BAD, times=None)
         for name, value in world.env.items():
             monkeypatch.setenv(name, value)
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(aws_config))
         monkeypatch.setattr(Settings, "claim_to_post_seconds", 60.0)  # a part of a short lease is too little
         monkeypatch.setattr(Settings, "post_seconds", 120.0)
         yield world

@@ -1,4 +1,4 @@
-"""The promises hold in each of 300 simulated stories; `make simulate SEEDS=10000` plays more."""
+"""The promises hold in each of 200 simulated stories; `make simulate SEEDS=10000` plays more."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.paths import ROOT
 
-SEEDS, CHUNKS = 300, 2
+SEEDS, CHUNKS = 200, 2
 
 
 def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -14,6 +14,7 @@ import pytest
 from i2v.errors import DecoderStopped, Refused
 from i2v.media import decoder as module
 from i2v.media.decoder import DECODER, Decoder
+from sandbox.server import wait_until
 from sandbox.synthetic_images import make_jpeg
 from tests.support.paths import ROOT
 
@@ -149,7 +150,36 @@ def test_no_child_outlives_its_parent(number: int, tmp_path: Path) -> None:
         assert len(children) >= 3
         run.send_signal(number)
         run.wait(60)
+    assert _alive_later(children) == []
+
+
+def _alive_later(children: set[int]) -> list[int]:
+    """Return the processes that are still there after 10 s."""
     deadline = time.monotonic() + 10
     while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert [child for child in children if Path(f"/proc/{child}").exists()] == []
+    return [child for child in children if Path(f"/proc/{child}").exists()]
+
+
+STARTS = """
+import sys
+from i2v.media.decoder import DECODER
+
+DECODER.start()
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="uses ps")
+@pytest.mark.parametrize("processes", [0, 3], ids=["at once", "once they run"])
+def test_processes_start_before_the_first_file(processes: int, tmp_path: Path) -> None:
+    """They start without one, and the program ends normally whenever it ends."""
+    script = tmp_path / "parent.py"
+    script.write_text(STARTS)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, script], env=env, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as run:  # noqa: S603
+        wait_until(lambda: len(_descendants(run.pid)) >= processes)
+        children = _descendants(run.pid)
+        _, printed = run.communicate(b"\n", timeout=60)
+    assert (run.returncode, printed) == (0, b"")
+    assert _alive_later(children) == []
