@@ -4,8 +4,10 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import httpx
 
@@ -17,6 +19,8 @@ from sandbox.child_process import ChildProcess, clean_environment
 
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 PATIENCE_SECONDS = 3600
+MOST_IN_FLIGHT = 1000
+"""What one run keeps in flight; a larger shard would render in several rounds."""
 
 
 class Trial(NamedTuple):
@@ -44,15 +48,17 @@ def workers(count: int, env: dict[str, str], folder: Path) -> Iterator[list[Chil
 
 
 def run_batch(servers: Servers, images: int, count: int, faster: float) -> Trial:
-    """Run one batch over so many workers, with as many shards at a time. Raise `RuntimeError` if it fails."""
+    """Run one batch over so many workers, all shards at a time. Raise `RuntimeError` if it fails."""
     size = VIDEO_BYTES if images <= LARGE_RUN else LARGE_RUN_BYTES
     servers.reset(images, render_seconds=RENDER_SECONDS / faster, render_jitter=JITTER, file_bytes=size)
     env = servers.env(faster=faster, PREFECT_WORKER_QUERY_SECONDS="2")
+    size_of_shard = min(MOST_IN_FLIGHT, -(-images // count))
     parameters = {
         "images": f"s3://{servers.bucket}/images/",
         "prompt": "it moves",
-        "shard_size": min(250, -(-images // count)),
-        "max_parallel": count,
+        "shard_size": size_of_shard,
+        "max_parallel": -(-images // size_of_shard),
+        "max_spend_usd": images,
     }
     with tempfile.TemporaryDirectory() as folder, workers(count, env, Path(folder)) as started:
         servers.start_meters()
@@ -70,13 +76,20 @@ def run_batch(servers: Servers, images: int, count: int, faster: float) -> Trial
 
 def _run_deployment(api: str, parameters: dict[str, Any]) -> str:
     """Start a run of the deployment, wait for its end, and return its state's message."""
+    wanted = {"parameters": parameters, "idempotency_key": str(uuid4())}
+    deadline = time.monotonic() + PATIENCE_SECONDS
     with httpx.Client(base_url=api, trust_env=False, timeout=60) as client:
-        deployment = client.get("deployments/name/generate-batch/batch").raise_for_status().json()["id"]
-        created = client.post(f"deployments/{deployment}/create_flow_run", json={"parameters": parameters})
-        run = created.raise_for_status().json()["id"]
-        deadline = time.monotonic() + PATIENCE_SECONDS
+
+        def answer(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+            """Return the JSON response; repeat the request while the server is busy."""
+            while (response := client.request(method, path, json=body)).status_code == HTTPStatus.SERVICE_UNAVAILABLE:
+                time.sleep(0.5)
+            return response.raise_for_status().json()
+
+        deployment = answer("GET", "deployments/name/generate-batch/batch")["id"]
+        run = answer("POST", f"deployments/{deployment}/create_flow_run", wanted)["id"]
         while time.monotonic() < deadline:
-            state: dict[str, Any] = client.get(f"flow_runs/{run}").raise_for_status().json()["state"]
+            state: dict[str, Any] = answer("GET", f"flow_runs/{run}")["state"]
             if state["type"] in FINAL:
                 return str(state["message"])
             time.sleep(0.5)
@@ -98,7 +111,7 @@ def run(servers: Servers, images: int, counts: Sequence[int], trials: int, faste
         rows.append((f"{count} workers", seconds, seconds / shortest, last, runs_cpu, server_cpu))
     head = ("", "makespan, s", "ratio", "last submit, s", "runs: CPU a video, ms", "Prefect server: CPU a video, ms")
     notes = (
-        f"Medians of {trials}; as many shards at a time as there are workers, each a process of its own. CPU of "
-        "workers, parent and shards together."
+        f"Medians of {trials}; a shard for each worker, of {MOST_IN_FLIGHT:,} images at most, all at a time, each its "
+        "own process. CPU of workers, parent and shards together."
     )
     return [Table(f"Batch: {images:,} images", head, rows, notes)]

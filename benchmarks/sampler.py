@@ -3,11 +3,14 @@
 import gc
 import signal
 import sys
+import sysconfig
 import threading
 import time
 from collections import defaultdict
 from types import FrameType
 from typing import Self
+
+from sandbox.child_process import ROOT
 
 INTERVAL_SECONDS = 0.002
 PARTS = {
@@ -33,6 +36,7 @@ PARTS = {
     "/flows/": "i2v's tasks and artifacts",
 }
 """What a file belongs to, by the first of these that is in its path. Other files count for their callers."""
+FOLDERS = (sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"), str(ROOT))
 OTHERS = "event loop and others"
 GARBAGE = "garbage collection"
 
@@ -92,13 +96,19 @@ class Sampler:
             self._garbage += time.thread_time() - self._garbage_since
 
 
+def _name(frame: FrameType) -> str:
+    """Return a function's file, from the project or the library that it belongs to, and its name."""
+    file = frame.f_code.co_filename
+    folder = next((each for each in FOLDERS if file.startswith(f"{each}/")), "")
+    return f"{file.removeprefix(folder).lstrip('/')}:{frame.f_code.co_qualname}"
+
+
 def where(frame: FrameType | None) -> tuple[str, str]:
     """Return the part that a stack belongs to, and its innermost function there."""
-    innermost = f"{frame.f_code.co_filename}:{frame.f_code.co_qualname}" if frame else ""
+    innermost = _name(frame) if frame else ""
     while frame:
-        code = frame.f_code
         for path, part in PARTS.items():
-            if path in code.co_filename:
-                return part, f"{code.co_filename.rpartition('/site-packages/')[2]}:{code.co_qualname}"
+            if path in frame.f_code.co_filename:
+                return part, _name(frame)
         frame = frame.f_back
     return OTHERS, innermost

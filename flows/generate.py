@@ -75,10 +75,10 @@ async def generate_videos(
     steps = as_steps(validate, submit, poll, store)
 
     async def body(settings: Settings, storage: Storage) -> State[Any]:
-        DECODER.start()
         refuse_signed_urls(images)
         await check_delivery(delivery, settings)
         check_options(default, settings)
+        DECODER.start()
         opened = open_run(
             settings,
             shard or str(runtime.flow_run.id),

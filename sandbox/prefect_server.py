@@ -14,7 +14,7 @@ class PrefectServer(ServerProcess):
     `home` is its PREFECT_HOME with the database; a temporary folder by default.
     """
 
-    COMMAND = ("prefect", "server", "start")
+    COMMAND = ("sandbox.prefect_command", "server", "start")
     HEALTH_PATH = "/api/health"
     START_SECONDS = 120
 

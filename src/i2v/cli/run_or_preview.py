@@ -56,12 +56,12 @@ def preview_or_run(
     """
     console = stderr()
     show_logs(console, verbose=verbose)
-    if not batch:
-        DECODER.start()
     try:
         with Progress(console) as progress:
             skip_bad_rows = parameters["skip_bad_rows"]
             named = find_named_images(names, settings, skip_bad_rows=skip_bad_rows)
+            if not batch:
+                DECODER.start()
             local, refused = asyncio.run(validate(named.local, default, settings, progress))
             if dry_run:
                 orders = [candidate.order(settings) for candidate in local]
