@@ -68,7 +68,7 @@ class Decoder:
         Thread(target=self._start, name="decoder-start", daemon=True).start()
 
     def _start(self) -> None:
-        with suppress(OSError, BrokenProcessPool):  # the first file tries again, and reports it
+        with suppress(OSError, RuntimeError):  # the program is ending, or the first file tries again and reports it
             self._schedule(_do_nothing, ())
 
     async def check_image(self, body: bytes, label: str) -> ImageFacts:
