@@ -63,8 +63,6 @@ async def open_run(
         settings.require_key()
     limit_malloc_arenas()
     gc.set_threshold(max(GARBAGE_THRESHOLD, gc.get_threshold()[0]))
-    if not gc.get_freeze_count():
-        gc.freeze()  # the imported modules: no collection needs to walk through them
     start_exporting()
     async with AsyncExitStack() as stack:
         stack.enter_context(run_span(run_id, label, dry_run=dry_run))
