@@ -108,8 +108,8 @@ class Supervisor:
         self._to_start = dict.fromkeys(range(1, shards + 1), 1)
         """The next attempt of each shard that has no run."""
         self._open: set[int] = set()
-        self._unanswered: set[int] = set()
-        """Shards of which Prefect may have a run that is not known here: the answer to its start was lost."""
+        self._unanswered: dict[int, int] = {}
+        """Attempts of shards that Prefect may have started or may yet start: the answer to the request was lost."""
         self.worker_wait = WorkerWait()
 
     async def find_earlier(self) -> None:
@@ -119,7 +119,8 @@ class Supervisor:
 
     async def _find(self, numbers: Sequence[int]) -> bool:
         for run in await self._runs.find(numbers):
-            await self._note(run)
+            if run != self.newest.get(run.number):
+                await self._note(run)
         return True
 
     async def run_all(self) -> None:
@@ -152,7 +153,7 @@ class Supervisor:
                 self._leave_the_rest(reason)
                 return started
             number, attempt = next(iter(self._to_start.items()))
-            self._unanswered.add(number)
+            self._unanswered[number] = attempt
             await self._note(await self._runs.start(number, attempt))
             started = True
         return started
@@ -177,7 +178,8 @@ class Supervisor:
         """Keep the newest run of a shard, and decide whether its shard has ended."""
         self.newest[run.number] = run
         self._to_start.pop(run.number, None)
-        self._unanswered.discard(run.number)
+        if run.attempt >= self._unanswered.get(run.number, 0):
+            self._unanswered.pop(run.number, None)
         if not run.state.is_final:
             self._open.add(run.number)
             return
@@ -205,16 +207,18 @@ class Supervisor:
             return False
 
     async def _cancel_open(self) -> None:
-        """Cancel what is open until Prefect says so, also a run whose start was not answered."""
+        """Cancel what is open until Prefect says so.
+
+        Look for a run whose start was not answered until the time is over: a busy server may start it late.
+        """
         deadline = time.monotonic() + CANCEL_SECONDS
         self._to_start.clear()
         while (self._open or self._unanswered) and time.monotonic() < deadline:
             await self._try(self._cancel())
-            if self._unanswered and await self._try(self._find(sorted(self._unanswered))):
-                self._unanswered.clear()
-                continue
             await asyncio.sleep(FIRST_POLL_SECONDS)
             await self._try(self._update())
+            if self._unanswered:
+                await self._try(self._find(sorted(self._unanswered)))
         self._to_start.clear()
 
     async def _cancel(self) -> bool:

@@ -240,6 +240,54 @@ async def test_a_cancel_reaches_a_shard_whose_start_was_not_answered(monkeypatch
     assert (sorted(set(runs.cancelled)), batch.supervisor.open_runs) == ([1, 2], [])
 
 
+async def test_a_cancel_reaches_a_shard_that_prefect_starts_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy server may start the run after it was first looked for; it would submit after the batch was cancelled."""
+    monkeypatch.setattr(shard_runs, "FIRST_POLL_SECONDS", 0.01)
+
+    class Late(ScriptedRuns):
+        looks = 0
+
+        async def start(self, number: int, attempt: int) -> ShardRun:
+            raise Unavailable(f"Prefect does not respond: shard {number}, attempt {attempt}")
+
+        async def find(self, numbers: Sequence[int]) -> list[ShardRun]:
+            self.looks += 1
+            if self.looks == 3:
+                await super().start(1, 1)
+            return await super().find(numbers)
+
+    runs = Late()
+    runs.ends = False
+    batch = Batch(runs, 1, 1, polls_until_cancel=1)
+    await batch.supervisor.run_all()
+    assert (set(runs.cancelled), batch.supervisor.open_runs) == ({1}, [])
+
+
+async def test_an_earlier_attempt_does_not_hide_one_that_prefect_starts_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first attempt crashed, the start of the second was not answered: the second is looked for and cancelled."""
+    monkeypatch.setattr(shard_runs, "FIRST_POLL_SECONDS", 0.01)
+
+    class Late(ScriptedRuns):
+        looks = 0
+
+        async def start(self, number: int, attempt: int) -> ShardRun:
+            if attempt == 2:
+                raise Unavailable("Prefect does not respond")
+            return await super().start(number, attempt)
+
+        async def find(self, numbers: Sequence[int]) -> list[ShardRun]:
+            self.looks += 1
+            if self.looks == 3:
+                self.ends = False
+                await super().start(1, 2)
+            return await super().find(numbers)
+
+    runs = Late(crashing={1: 1})
+    batch = Batch(runs, 1, 1, polls_until_cancel=3)
+    await batch.supervisor.run_all()
+    assert (set(runs.cancelled), batch.supervisor.newest[1].attempt, batch.ended) == ({1}, 2, [1, 1])
+
+
 async def test_no_shard_is_started_once_the_limit_is_spent() -> None:
     """The shards that are open end, and the others get no run."""
     runs = ScriptedRuns()
