@@ -4,18 +4,16 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
-
-import httpx
 
 from benchmarks.makespan import JITTER, LARGE_RUN, LARGE_RUN_BYTES, RENDER_SECONDS, VIDEO_BYTES, measure
 from benchmarks.processes import cpu_seconds, run_child
 from benchmarks.report import Row, Table, median_or_zero
 from benchmarks.servers import Servers
 from sandbox.child_process import ChildProcess, clean_environment
+from sandbox.prefect_server import PrefectServer
 
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 PATIENCE_SECONDS = 3600
@@ -64,7 +62,7 @@ def run_batch(servers: Servers, images: int, count: int, faster: float) -> Trial
         servers.start_meters()
         before = sum(cpu_seconds(each.pid) for each in started)
         begun = time.time()
-        state = _run_deployment(servers.prefect.api_url, parameters)
+        state = _run_deployment(servers.prefect, parameters)
         seconds = time.time() - begun
         runs_cpu = sum(cpu_seconds(each.pid) for each in started) - before
         server_cpu = servers.cpu_seconds()["Prefect server"]
@@ -74,25 +72,17 @@ def run_batch(servers: Servers, images: int, count: int, faster: float) -> Trial
     return Trial(seconds, last_submit, runs_cpu / images * 1000, server_cpu / images * 1000)
 
 
-def _run_deployment(api: str, parameters: dict[str, Any]) -> str:
+def _run_deployment(server: PrefectServer, parameters: dict[str, Any]) -> str:
     """Start a run of the deployment, wait for its end, and return its state's message."""
+    deployment = server.request("GET", "deployments/name/generate-batch/batch")["id"]
     wanted = {"parameters": parameters, "idempotency_key": str(uuid4())}
+    run = server.request("POST", f"deployments/{deployment}/create_flow_run", wanted)["id"]
     deadline = time.monotonic() + PATIENCE_SECONDS
-    with httpx.Client(base_url=api, trust_env=False, timeout=60) as client:
-
-        def answer(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-            """Return the JSON response; repeat the request while the server is busy."""
-            while (response := client.request(method, path, json=body)).status_code == HTTPStatus.SERVICE_UNAVAILABLE:
-                time.sleep(0.5)
-            return response.raise_for_status().json()
-
-        deployment = answer("GET", "deployments/name/generate-batch/batch")["id"]
-        run = answer("POST", f"deployments/{deployment}/create_flow_run", wanted)["id"]
-        while time.monotonic() < deadline:
-            state: dict[str, Any] = answer("GET", f"flow_runs/{run}")["state"]
-            if state["type"] in FINAL:
-                return str(state["message"])
-            time.sleep(0.5)
+    while time.monotonic() < deadline:
+        state: dict[str, Any] = server.request("GET", f"flow_runs/{run}")["state"]
+        if state["type"] in FINAL:
+            return str(state["message"])
+        time.sleep(0.5)
     raise TimeoutError("the batch did not end")
 
 

@@ -13,7 +13,6 @@ import prefect_support.library_version  # noqa: F401 - before the library is use
 from i2v.batches.plan import batch_of
 from i2v.inputs.prompts import RunOptions, check_options
 from i2v.inputs.sources import find_items, refuse_signed_urls
-from i2v.media.decoder import DECODER
 from i2v.pipeline.generate import generate
 from i2v.pipeline.preflight import check_delivery
 from i2v.pipeline.run import open_run
@@ -78,7 +77,6 @@ async def generate_videos(
         refuse_signed_urls(images)
         await check_delivery(delivery, settings)
         check_options(default, settings)
-        DECODER.start()
         opened = open_run(
             settings,
             shard or str(runtime.flow_run.id),

@@ -5,24 +5,17 @@ Each part is a real process, started as a user starts it. So import nothing from
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
-
-import httpx
 
 from sandbox.child_process import ROOT, ChildProcess, clean_environment
 from sandbox.prefect_server import PrefectServer
 from sandbox.sandbox import Sandbox
-from sandbox.server import NO_TLS
 
 POOL = "i2v"
-REQUEST_SECONDS = 180
-TRY_SECONDS = 20
 LISTENS = r"listens on (http://[\d.]+:\d+)"
 
 
@@ -98,24 +91,9 @@ class FullStack:
                 raise RuntimeError(f"the {name} has exited. Its last lines:\n{part.last_lines()}")
 
     def get(self, path: str) -> Any:
-        """GET from the Prefect API."""
-        return self._request("GET", path)
+        """GET from the Prefect API, as `PrefectServer.request` does."""
+        return self.server.request("GET", path)
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
-        """POST to the Prefect API. The request may be repeated, so it must be a query or have an idempotency key."""
-        return self._request("POST", path, body)
-
-    def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """Return the JSON response. Repeat the request while the server is starting or too busy to answer."""
-        deadline, url = time.monotonic() + REQUEST_SECONDS, f"{self.server.api_url}/{path}"
-        while True:
-            try:
-                response = httpx.request(method, url, json=body, trust_env=False, verify=NO_TLS, timeout=TRY_SECONDS)
-                if response.status_code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
-                    return response.raise_for_status().json()
-            except httpx.HTTPStatusError as error:
-                raise RuntimeError(f"the Prefect server returned {error.response.status_code} to {path}") from error
-            except httpx.TransportError as error:
-                if time.monotonic() > deadline or not self.server.is_running:
-                    raise RuntimeError(f"the Prefect server did not answer {path}: {error!r}") from error
-            time.sleep(0.5)
+        """POST to the Prefect API, as `PrefectServer.request` does."""
+        return self.server.request("POST", path, body)
