@@ -26,8 +26,8 @@ from sandbox.server import TIMEOUT_SECONDS, ThreadServer, wait_until
 
 KEEP_SECONDS = 2
 """Less than the five seconds after which a Prefect server closes an idle connection."""
-KEEP = 8
-"""Idle connections: httpx looks at each of them for every request."""
+MAX_IDLE = 8
+"""httpx checks every idle connection at each request."""
 Headers = list[tuple[bytes, bytes]]
 Action = Literal["kill", "stop", "fail", "drop", "delay", "hold"]
 SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
@@ -136,7 +136,7 @@ class FaultProxy(ThreadServer):
     @asynccontextmanager
     async def open_app(self) -> AsyncIterator[ASGIApp]:
         """Open the connections to the server, which are used again as long as the server surely keeps them."""
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=KEEP, keepalive_expiry=KEEP_SECONDS)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=MAX_IDLE, keepalive_expiry=KEEP_SECONDS)
         async with httpx.AsyncHTTPTransport(limits=limits) as self._transport:
             yield self._serve_request
             with suppress(TimeoutError):

@@ -64,7 +64,7 @@ class Decoder:
         self._pool: ProcessPool | None = None
 
     def start(self) -> None:
-        """Start the processes meanwhile, so that the first file need not wait 0.3 s for them."""
+        """Start the processes in the background, so that the first file does not wait 0.3 s for them."""
         Thread(target=self._start, name="decoder-start", daemon=True).start()
 
     def _start(self) -> None:

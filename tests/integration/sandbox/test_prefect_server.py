@@ -19,7 +19,7 @@ FOUND = b'HTTP/1.1 200 OK\r\ncontent-length: 9\r\nconnection: close\r\n\r\n{"id"
 
 
 class Running(PrefectServer):
-    """A server whose process runs, on somebody else's port."""
+    """A server with a live process, at the port of the scripted one."""
 
     is_running = True
 
@@ -56,13 +56,13 @@ def test_a_busy_server_is_asked_again() -> None:
 
 
 def test_another_status_is_an_error() -> None:
-    """It is not repeated, and named."""
+    """The request is not repeated, and the error names the status."""
     with answering([MISSING]) as port, pytest.raises(RuntimeError, match="returned 404 to flow_runs/1"):
         Running(port=port).request("GET", "flow_runs/1")
 
 
 def test_a_server_that_exited_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is repeated if its process is gone."""
+    """The request is not repeated if the process is gone."""
     monkeypatch.setattr(Running, "is_running", False)
     with answering([NOTHING]) as port, pytest.raises(RuntimeError, match="did not answer flow_runs/1"):
         Running(port=port).request("GET", "flow_runs/1")

@@ -173,7 +173,7 @@ sys.stdin.readline()
 @pytest.mark.skipif(sys.platform != "linux", reason="uses ps")
 @pytest.mark.parametrize("processes", [0, 3], ids=["at once", "once they run"])
 def test_processes_start_before_the_first_file(processes: int, tmp_path: Path) -> None:
-    """They start without one, and the program ends normally whenever it ends."""
+    """They start without a file. The program ends cleanly before and after they run."""
     script = tmp_path / "parent.py"
     script.write_text(STARTS)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -42,7 +42,7 @@ def load_flow(root: Path) -> Any:
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Collect no garbage while modules are imported, and leave them out of later collections: a tenth of the time."""
+    """Disable garbage collection during imports, which then take 10 % less, and keep modules out of later ones."""
     gc.disable()
     try:
         yield
