@@ -22,7 +22,7 @@ from prefect_support.batches.run_batch import BatchOptions, run_batch
 from prefect_support.parameters import Dollars, Images, Text
 from prefect_support.run_flow import run_flow
 from prefect_support.run_names import name_by_images
-from prefect_support.signals import graceful_sigterm
+from prefect_support.sigterm import graceful_sigterm
 
 
 @flow(name="generate-batch", flow_run_name=name_by_images, validate_parameters=True)

@@ -24,7 +24,7 @@ from prefect_support.parameters import Dollars, Images, Text
 from prefect_support.run_artifact import publish_progress
 from prefect_support.run_flow import run_flow
 from prefect_support.run_names import is_started_by_door, name_by_images, name_run
-from prefect_support.signals import graceful_sigterm
+from prefect_support.sigterm import graceful_sigterm
 from prefect_support.task_states import as_steps
 from tasks.poll import poll
 from tasks.store import store

@@ -21,7 +21,7 @@ from prefect_support.parameters import Dollars, JobKeys, Text, Time
 from prefect_support.run_artifact import publish_progress
 from prefect_support.run_flow import run_flow
 from prefect_support.run_names import first_name
-from prefect_support.signals import graceful_sigterm
+from prefect_support.sigterm import graceful_sigterm
 from prefect_support.status_artifact import publish_status
 from prefect_support.task_states import as_steps
 from tasks.poll import poll

@@ -17,7 +17,7 @@ from i2v.inputs.prompts import RunOptions
 from i2v.ledger.attempt import Delivery
 from i2v.pipeline.context import RunContext
 from prefect_support.batches.artifact import BatchArtifact
-from prefect_support.batches.shard_runs import DeployedShards, find_deployment
+from prefect_support.batches.deployed_shards import DeployedShards, find_deployment
 from prefect_support.events import EventEmitter
 from prefect_support.flow_states import stopped_state
 from prefect_support.run_names import current_run

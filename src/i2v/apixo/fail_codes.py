@@ -1,4 +1,7 @@
-"""The provider's fail codes, by what can be done about them. Add a fail code to `_CODES`."""
+"""The provider's fail codes, by what can be done about them. Add a fail code to `_CODES`.
+
+A new class also needs its error in `i2v.apixo.errors` and its outcome in `i2v.pipeline.poll`.
+"""
 
 import re
 from enum import StrEnum

@@ -5,13 +5,11 @@ is in `options`, `images`, `output` and `prefect`. Keep out everything that a fl
 """
 
 import os
-import signal
 import sys
 import threading
 from typing import NoReturn
 
-__all__ = ["end_at_signals", "main"]
-
+from i2v.cli.signals import end_at_signals
 
 EXIT_SECONDS = 30.0
 """How long Prefect may send a run's last events and logs; without a server it would try each of them for seconds."""
@@ -61,14 +59,3 @@ def _exit(code: object) -> NoReturn:
     timer.daemon = True
     timer.start()
     sys.exit(number)
-
-
-def end_at_signals(message: str) -> None:
-    """Make Ctrl-C and SIGTERM end the process with this message."""
-
-    def end(number: int, _frame: object) -> None:
-        sys.stderr.write(f"\n{message}\n")
-        sys.exit(128 + number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)

@@ -13,11 +13,12 @@ from i2v.cli.images.flow_parameter import in_bucket, within_limit, without_signe
 from i2v.cli.images.local_files import NamedImages, find_named_images
 from i2v.cli.images.uploads import UploadCandidate, upload, validate
 from i2v.cli.images.validate_ahead import ValidatedAhead
-from i2v.cli.library_run import Ending, run_library
+from i2v.cli.library_run import run_library
 from i2v.cli.output.console import print_error, print_json, show_logs, stderr
 from i2v.cli.output.report_table import no_valid_image, print_report
 from i2v.cli.prefect.embedded_server import EmbeddedServer
 from i2v.cli.progress import Progress
+from i2v.cli.run_monitor import Ending
 from i2v.errors import BadRows, ExitCode, I2vError, Stopped, UsageError
 from i2v.inputs.batch_files import BatchRow
 from i2v.inputs.prompts import RunOptions

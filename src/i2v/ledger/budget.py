@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from i2v.clock import today_utc
 from i2v.errors import BudgetExceeded, StorageError
-from i2v.ledger.abandoned import AbandonedReservations, ReadClaim
+from i2v.ledger.abandoned_reservations import AbandonedReservations, ReadClaim
 from i2v.ledger.day_spend import DaySpend, DaySpendStore, Entry, Reservation
 from i2v.ledger.documents import Document
 from i2v.ledger.shared_limits import SharedLimits

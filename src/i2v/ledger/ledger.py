@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 
 from i2v.errors import Conflict, I2vError, LedgerError
 from i2v.ledger import keys
-from i2v.ledger.abandoned import ClaimState
+from i2v.ledger.abandoned_reservations import ClaimState
 from i2v.ledger.documents import read_document, wait_briefly, write_document
 from i2v.ledger.job import FORMAT, JobImage, JobRecord
 from i2v.ledger.ledger_info import ForgottenImages, LedgerInfoStore

@@ -15,7 +15,7 @@ from i2v.inputs.sources import FoundItems, InputItem
 from i2v.ledger.attempt import Delivery
 from i2v.ledger.job import JobState
 from i2v.ledger.ledger import VersionedRecord
-from i2v.pipeline import outcomes, preflight, rerun
+from i2v.pipeline import outcomes, preflight
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import ImageDone, JobRendered
 from i2v.pipeline.named_copies.conflicts import without_conflicts
@@ -23,6 +23,7 @@ from i2v.pipeline.named_copies.publish_copy import publish_and_release
 from i2v.pipeline.outputs.publish import publish_outputs
 from i2v.pipeline.outputs.verdicts import put_verdict, refusal
 from i2v.pipeline.poll import PollResult, poll
+from i2v.pipeline.rerun_arguments import with_example_prompt, with_options, with_request
 from i2v.pipeline.run import end_run
 from i2v.pipeline.store import store
 from i2v.pipeline.submit import submit
@@ -166,7 +167,7 @@ async def prepare(run: RunContext, item: InputItem | Prepared, default: RequestO
     except Exception as error:  # noqa: BLE001 - one image's error must not end the others
         line = outcomes.of_error(run, item.ref.label, expected(error, item.ref.label))
         needs_prompt = isinstance(error, Refused) and error.rule in PROMPT_RULES
-        again = rerun.with_example_prompt(run, item) if needs_prompt else rerun.with_options(run, item, default)
+        again = with_example_prompt(run, item) if needs_prompt else with_options(run, item, default)
         return line.model_copy(update={"again": again, "needs_prompt": needs_prompt, "extra": dict(item.options.extra)})
 
 
@@ -177,7 +178,7 @@ async def _prepare(run: RunContext, item: InputItem, default: RequestOptions, st
     validation = await steps.validate(run, image)
     image = await refresh_metadata(run, item, image, validation, default)
     request = make_request(image)
-    again = rerun.with_request(run, item, request, image.options.prompt_source)
+    again = with_request(run, item, request, image.options.prompt_source)
     if validation.facts:
         overridden = overridden_options(request, default, item.ref, run.settings)
         order = make_order(run, image, validation, request)

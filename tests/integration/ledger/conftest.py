@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from i2v.ledger.abandoned import ClaimState
+from i2v.ledger.abandoned_reservations import ClaimState
 from i2v.ledger.budget import Budget
 from i2v.ledger.day_spend import DaySpendStore
 from i2v.ledger.ledger import Ledger

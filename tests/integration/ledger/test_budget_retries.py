@@ -12,7 +12,7 @@ import pytest
 from i2v.errors import BudgetExceeded, LedgerError
 from i2v.ledger import budget as budget_module
 from i2v.ledger import transitions
-from i2v.ledger.abandoned import ClaimState
+from i2v.ledger.abandoned_reservations import ClaimState
 from i2v.ledger.budget import Budget
 from i2v.ledger.day_spend import DaySpend, DaySpendStore, Entry
 from i2v.ledger.ledger import Ledger
@@ -126,7 +126,7 @@ async def test_a_retry_in_a_busy_ledger_waits_no_longer(
 ) -> None:
     """If other runs write the day all the time, a retry waits `abandoned_after` seconds and no longer."""
     clock = [1000.0]
-    monkeypatch.setattr("i2v.ledger.abandoned.boot_time", lambda: clock[0])
+    monkeypatch.setattr("i2v.ledger.abandoned_reservations.boot_time", lambda: clock[0])
     await die_with(memory_budget, bucket, claims, "absent", paid=0)
     busy = memory_budget(MemoryStorage(bucket), "run-2")
     retry = memory_budget(MemoryStorage(bucket), limit=str(LIMIT), first_day=TODAY)

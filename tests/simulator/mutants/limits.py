@@ -9,7 +9,7 @@ from typing import Any
 from i2v.clock import today_utc
 from i2v.errors import AnswerLost, ProviderError
 from i2v.ledger import day_spend, transitions
-from i2v.ledger.abandoned import AbandonedReservations
+from i2v.ledger.abandoned_reservations import AbandonedReservations
 from i2v.ledger.budget import Budget
 from i2v.ledger.ledger import VersionedRecord
 from i2v.ledger.ledger_info import LedgerInfoStore

@@ -10,7 +10,7 @@ from itertools import count
 import pytest
 
 from i2v.errors import BudgetExceeded
-from i2v.ledger.abandoned import ClaimState
+from i2v.ledger.abandoned_reservations import ClaimState
 from i2v.ledger.budget import Budget
 from i2v.ledger.day_spend import DaySpend, DaySpendStore, Entry, Reservation
 from i2v.spending_limits import RunLimits, all_limits

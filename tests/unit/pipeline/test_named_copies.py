@@ -14,7 +14,7 @@ import pytest
 from i2v.errors import NotTried, StorageError
 from i2v.ledger.attempt import AttemptEnd, EndKind
 from i2v.ledger.job import JobRecord
-from i2v.pipeline.named_copies.names import published_uri
+from i2v.pipeline.named_copies.names import named_copy_uri
 from i2v.pipeline.named_copies.publish_copy import publish_copy
 from i2v.request import Mode, Request
 from i2v.s3_uri import S3Uri
@@ -41,7 +41,7 @@ def test_a_name_is_filled_in(template: str, label: str, expected: str) -> None:
     """Folder and stem are of the key below the images prefix, the folder with its slash."""
     settings = SealedSettings(I2V_BUCKET="b-1", I2V_PUBLISH_AS=template)
     image = IMAGE.model_copy(update={"label": label})
-    assert published_uri(settings, image, REQUEST, {"sku": "Ä-1"}) == S3Uri("b-1", expected)
+    assert named_copy_uri(settings, image, REQUEST, {"sku": "Ä-1"}) == S3Uri("b-1", expected)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_an_impossible_name_is_refused(columns: dict[str, str], label: str, mess
     """A column cannot lead out of the folder, and a missing one is named."""
     settings = SealedSettings(I2V_BUCKET="b-1", I2V_PUBLISH_AS="published/{folder}{extra.sku}.mp4")
     with pytest.raises(NotTried, match=message):
-        published_uri(settings, IMAGE.model_copy(update={"label": label}), REQUEST, columns)
+        named_copy_uri(settings, IMAGE.model_copy(update={"label": label}), REQUEST, columns)
 
 
 class ShuffledStorage(MemoryStorage):

@@ -10,7 +10,7 @@ import pytest
 
 from i2v.errors import BudgetExceeded
 from i2v.ledger import budget
-from i2v.ledger.abandoned import ClaimState
+from i2v.ledger.abandoned_reservations import ClaimState
 from i2v.ledger.budget import Budget
 from i2v.ledger.day_spend import DaySpendStore
 from i2v.pipeline.payment.shard_budget import ALL_DAYS, BatchBudget, BatchSpendStore, ShardBudget

@@ -8,7 +8,7 @@ from i2v.errors import I2vError, NotFound, NotTried
 from i2v.ledger.keys import sibling_uri
 from i2v.pipeline import outcomes
 from i2v.pipeline.context import RunContext
-from i2v.pipeline.named_copies.names import image_digest, published_uri
+from i2v.pipeline.named_copies.names import image_digest, named_copy_uri
 from i2v.pipeline.video_order import Order
 from i2v.reports.run_report import ItemReport
 from i2v.s3_uri import S3Uri
@@ -42,7 +42,7 @@ async def without_conflicts(
         if not isinstance(order, Order):
             continue
         try:
-            name = published_uri(run.settings, order.image, order.request, order.extra)
+            name = named_copy_uri(run.settings, order.image, order.request, order.extra)
         except NotTried as error:
             lines[number] = outcomes.of_error(run, order.image.label, error, order)
             continue

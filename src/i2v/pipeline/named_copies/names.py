@@ -19,7 +19,7 @@ KEY_MAX_BYTES = 1024
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
-def published_uri(settings: Settings, image: JobImage, request: Request, extra: Mapping[str, str]) -> S3Uri | None:
+def named_copy_uri(settings: Settings, image: JobImage, request: Request, extra: Mapping[str, str]) -> S3Uri | None:
     """Return where the video of this image is published, `None` without `I2V_PUBLISH_AS`. Raise as `name_of`."""
     return name_of(settings, ImageRef.parse(image.label), {"take": str(request.take), "mode": str(request.mode)}, extra)
 

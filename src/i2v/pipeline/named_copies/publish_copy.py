@@ -16,7 +16,7 @@ from i2v.ledger.attempt import EndKind
 from i2v.ledger.job import JobImage, JobRecord, JobState
 from i2v.ledger.keys import sibling_uri, video_ending
 from i2v.pipeline.context import RunContext
-from i2v.pipeline.named_copies.names import image_digest, published_uri
+from i2v.pipeline.named_copies.names import image_digest, named_copy_uri
 from i2v.pipeline.outputs.publish import CONTENT_TYPES
 from i2v.pipeline.video_order import Order
 from i2v.request import canonical_json
@@ -106,7 +106,7 @@ async def publish_copy(
         return None
     extra = record.extra if extra is None else extra
     try:
-        name = published_uri(run.settings, image, record.request, extra)
+        name = named_copy_uri(run.settings, image, record.request, extra)
         if name is None:
             return None
         stored, _ = await _Manifest.read(run, sibling_uri(video, ".json"))

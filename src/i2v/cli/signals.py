@@ -1,0 +1,15 @@
+"""Ctrl-C and SIGTERM outside a run; `i2v.cli.run_monitor` handles them during a run."""
+
+import signal
+import sys
+
+
+def end_at_signals(message: str) -> None:
+    """Make Ctrl-C and SIGTERM end the process with this message."""
+
+    def end(number: int, _frame: object) -> None:
+        sys.stderr.write(f"\n{message}\n")
+        sys.exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
