@@ -4,6 +4,7 @@ It sends S3 at most four requests: the job record, or the manifest and a HEAD of
 """
 
 import asyncio
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from i2v.s3.storage import Storage
 from i2v.s3_uri import S3Uri
 from i2v.settings import Settings
 
+log = logging.getLogger(__name__)
 MANIFEST_LIMIT_BYTES = 1 << 20
 Count = Annotated[int, Field(ge=0, le=10**15)]
 Facts = dict[str, str | int | None]
@@ -95,7 +97,7 @@ class Details:
     facts: Facts
     notes: Sequence[str] = ()
     extra: Mapping[str, str] = field(default_factory=dict)
-    """The image's own columns."""
+    """The image's custom columns."""
     download: str | None = field(default=None, repr=False)
     """A signed link to the video as a file."""
 
@@ -154,7 +156,8 @@ async def _check_object(storage: Storage, uri: S3Uri, what: str, etag: str | Non
         found = await storage.head(uri)
     except NotFound:
         return f"{what} is no longer in the bucket."
-    except StorageError:
+    except StorageError as error:
+        log.warning("%s could not be checked: %s", what, error)
         return f"{what} could not be checked."
     return f"{what} has been replaced since." if etag and etag != found.etag else None
 
