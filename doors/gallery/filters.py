@@ -60,7 +60,7 @@ class Filters:
     day: date | None = None
     outcome: Outcome | None = None
     column: str = ""
-    """An own column, as `NAME=VALUE`, or as `NAME` for any value."""
+    """A custom column, as `NAME=VALUE`, or as `NAME` for any value."""
     errors: tuple[str, ...] = ()
     """A sentence for each invalid value."""
 
@@ -114,7 +114,7 @@ class Filters:
 
 
 def column_href(name: str, value: str) -> str:
-    """Return the URL of all results whose own column has this value."""
+    """Return the URL of all results whose custom column has this value."""
     return Filters(column=f"{name}={value}").href()
 
 

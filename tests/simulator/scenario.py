@@ -47,7 +47,7 @@ class Upload:
     key: str
     body: bytes
     sku: str = ""
-    """Its own column, if names of published copies depend on it."""
+    """Its custom column, if names of published copies depend on it."""
 
 
 @dataclass(frozen=True)

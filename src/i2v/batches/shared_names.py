@@ -52,8 +52,8 @@ async def leave_out_shared(
 ) -> AsyncGenerator[Row | ItemReport, None]:
     """Yield the rows in order, and instead of one whose name another image has or would get, its line in the report.
 
-    Rows wait on disk, so that memory does not grow with them. Own columns, take and mode that a row does not have are
-    looked up in its object's metadata if its name depends on them.
+    Rows wait on disk, so that memory does not grow with them. Custom columns, take and mode that a row does not have
+    are looked up in its object's metadata if its name depends on them.
     """
     if run.settings.publish_as is None:
         async for row in rows:

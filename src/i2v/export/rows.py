@@ -33,7 +33,7 @@ class Row(BaseModel):
     """Seconds requested."""
     take: int
     extra: Mapping[str, str]
-    """The image's own columns."""
+    """The image's custom columns."""
     image_sha256: str
     run_id: str
     task_id: str | None

@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 from pydantic import Field, ValidationError, model_validator
 
 from i2v.errors import ROWS_SHOWN, BadRow, BadRows, UsageError, shown_rows
-from i2v.inputs import own_columns
+from i2v.inputs import custom_columns
 from i2v.inputs.prompts import RequestOptions
 from i2v.request import Mode
 from i2v.urls import redact_url
@@ -34,19 +34,19 @@ class BatchRow(RequestOptions):
     """One image and its request options. The flow's parameter `images` accepts it too.
 
     `image` is `s3://bucket/key` or an https URL; in a batch file it may also be a name relative to that file. Fields
-    that it does not have become its own columns.
+    that it does not have become custom columns.
     """
 
     image: str = Field(min_length=1, repr=False)
 
     @model_validator(mode="before")
     @classmethod
-    def _collect_own_columns(cls, data: Any) -> Any:
+    def _collect_custom_columns(cls, data: Any) -> Any:
         if not isinstance(data, Mapping) or cls.model_fields.keys() >= data.keys():
             return data
-        extra, own = data.get("extra") or {}, {name: data[name] for name in data if name not in cls.model_fields}
+        extra, custom = data.get("extra") or {}, {name: data[name] for name in data if name not in cls.model_fields}
         known = {name: data[name] for name in data if name in cls.model_fields}
-        return {**known, "extra": {**extra, **own} if isinstance(extra, Mapping) else extra}
+        return {**known, "extra": {**extra, **custom} if isinstance(extra, Mapping) else extra}
 
     @model_validator(mode="after")
     def _pro_is_six_seconds(self) -> Self:
@@ -132,8 +132,8 @@ class BatchFile:
             raise self._error(f": line {reader.line_num}: {error}", "Quote values as RFC 4180 describes") from None
 
     def _check_header(self, header: list[str]) -> None:
-        own = [column for column in header if column not in BatchRow.model_fields or column == "extra"]
-        if wrong := [(name, why) for name in own if (why := own_columns.name_problem(name))]:
+        custom = [column for column in header if column not in BatchRow.model_fields or column == "extra"]
+        if wrong := [(name, why) for name in custom if (why := custom_columns.name_problem(name))]:
             names = "; ".join(f"column {redact_url(name)[:40]!r}: {why}" for name, why in wrong[:ROWS_SHOWN])
             comma = " (separated by commas?)" if len(header) == 1 else ""
             raise self._error(f": line 1, {names}{comma}")
@@ -171,7 +171,7 @@ def _problems(error: Any) -> Sequence[tuple[str, str]]:
     """Return the columns that an error names, with what is wrong with them."""
     column = error["loc"][0][:40] if error["loc"] else "mode"
     match error["type"]:
-        case own_columns.ERROR_TYPE:
+        case custom_columns.ERROR_TYPE:
             return list(error["ctx"]["problems"])
         case "missing":
             return [(column, "it is missing")]

@@ -23,8 +23,8 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from i2v.errors import NotFound, Refused, UsageError
+from i2v.inputs.custom_columns import CustomColumns, Pairs, columns_in_metadata, metadata_of_columns
 from i2v.inputs.metadata_text import METADATA_MAX_BYTES, decode_metadata, encode_metadata
-from i2v.inputs.own_columns import OwnColumns, Pairs, columns_in_metadata, metadata_of_columns
 from i2v.inputs.prompt_templates import check_templates, prefix_template, render_prompt
 from i2v.media.images import ImageRef, is_text
 from i2v.pricing import PRO_SECONDS
@@ -85,11 +85,11 @@ class RequestOptions(BaseModel):
     take: Annotated[int | None, Field(ge=1), _Blank] = None
     prompt_source: Annotated[PromptSource | None, _Blank] = None
     """Of a row that does not say it, the row itself."""
-    extra: OwnColumns = ()
-    """The image's own columns."""
+    extra: CustomColumns = ()
+    """The image's custom columns."""
 
     def over(self, lower: "RequestOptions") -> "RequestOptions":
-        """Return these options, with unset fields and further own columns taken from `lower`."""
+        """Return these options, with unset fields and further custom columns taken from `lower`."""
         given = self.model_dump(include=set(Request.model_fields), exclude_none=True)
         source = {"prompt_source": self.prompt_source} if "prompt" in given else {}
         extra = tuple((dict(lower.extra) | dict(self.extra)).items())
@@ -108,7 +108,7 @@ async def options_of_object(
 ) -> RequestOptions:
     """Return the options from places 1 to 3. Raise `Refused` if the metadata or the sidecar is invalid.
 
-    A row with all options does not need the others. The object's own columns are added to the row's.
+    A row with all options does not need the others. The object's custom columns are added to the row's.
     """
     row = row.over(RequestOptions(extra=columns_in_metadata(metadata, ref.label)))
     if None in (row.prompt, row.mode, row.duration, row.take):
@@ -160,7 +160,7 @@ def check_options(default: RequestOptions, settings: Settings) -> None:
 
 
 def request_metadata(request: Request, extra: Pairs = ()) -> dict[str, str] | None:
-    """Return the request and own columns as object metadata, or `None` if they are too long for that."""
+    """Return the request and custom columns as object metadata, or `None` if they are too long for that."""
     prompt, columns = encode_metadata(request.prompt), metadata_of_columns(extra)
     if prompt is None or columns is None:
         return None

@@ -71,7 +71,7 @@ class JobRecord(LedgerModel):
     request: Request
     label: str | None = None
     extra: Mapping[str, str] = {}
-    """The image's own columns at the newest claim that had some."""
+    """The image's custom columns at the newest claim that had some."""
     created_at: datetime
     updated_at: datetime
     attempts: tuple[Attempt, ...] = ()

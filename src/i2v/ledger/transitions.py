@@ -60,8 +60,8 @@ def claim(
 ) -> JobRecord | None:
     """Claim a ready job for one POST, if `attempt` has the next number.
 
-    The record takes the claimant's image, and its own columns if it has any. `named` is the request of an image that a
-    person named: it also claims a forgotten job.
+    The record takes the claimant's image, and its custom columns if it has any. `named` is the request of an image that
+    a person named: it also claims a forgotten job.
     """
     if record.state is JobState.FORGOTTEN and named:
         record = record.model_copy(update={"request": named, "forgotten_at": None})

@@ -34,7 +34,7 @@ class Order:
     overridden: tuple[str, ...] = ()
     """The names of the run's options that the image's own replace."""
     extra: Mapping[str, str] = field(default_factory=dict)
-    """The image's own columns."""
+    """The image's custom columns."""
     needs_copy: bool = False
     """Whether the provider gets a copy: the key or the stored headers would mislead an HTTP client."""
 

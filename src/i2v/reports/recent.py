@@ -60,7 +60,7 @@ class RecentItem(BaseModel):
     """The arguments of the command that runs this image again, quoted for a shell; empty if it has a video."""
     needs_prompt: bool = False
     extra: Mapping[str, str] = {}
-    """Its own columns."""
+    """Its custom columns."""
 
     @property
     def charges(self) -> Charges:

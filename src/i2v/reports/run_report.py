@@ -68,7 +68,7 @@ class ItemReport(BaseModel):
     """What this run was possibly charged: the answer to a submit was lost. Not part of `cost_usd`."""
     reason: str | None = None
     extra: Mapping[str, str] = Field(default={}, exclude=True)
-    """The image's own columns in this run; of a job that reconcile settled, those in its record."""
+    """The image's custom columns in this run; of a job that reconcile settled, those in its record."""
     job_charges: Charges = Field(default=Charges(), exclude=True)
     """What all runs were charged for its job."""
     at_risk_usd: Decimal = Field(default=ZERO, exclude=True)

@@ -16,7 +16,7 @@ from i2v.cli.images.local_files import NamedImages, find_named_images
 from i2v.cli.images.uploads import UploadCandidate
 from i2v.cli.progress import Progress
 from i2v.errors import NoImages, UsageError
-from i2v.inputs.own_columns import columns_in_metadata
+from i2v.inputs.custom_columns import columns_in_metadata
 from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items
 from i2v.reports.run_report import ItemReport, Outcome
@@ -170,7 +170,7 @@ async def test_a_file_is_uploaded_with_its_request(
     assert (row.prompt, row.mode, row.duration, row.take) == ("Öl läuft", Mode.PRO, 6, 1)
 
 
-async def test_a_file_is_uploaded_with_its_own_columns(
+async def test_a_file_is_uploaded_with_its_custom_columns(
     sandbox: Sandbox, storage: Storage, settings: Settings, tmp_path: Path
 ) -> None:
     """They are in the run's row and in the metadata, unless they do not fit there."""

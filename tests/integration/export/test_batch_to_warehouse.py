@@ -1,4 +1,4 @@
-"""A batch file with own columns and prompts, from its rows to the warehouse: names, manifests, tables and sums."""
+"""A batch file with custom columns and prompts, from its rows to the warehouse: names, manifests, tables and sums."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ async def test_the_image_that_has_the_name_keeps_it(bucket: Bucket) -> None:
 
 @pytest.mark.parametrize("template", ["published/{extra.sku}.mp4", "published/{extra.sku}-{take}.mp4"])
 async def test_columns_in_metadata_count(bucket: Bucket, template: str) -> None:
-    """An own column that no row has is looked up, before anything is paid; an image without one stays for its shard."""
+    """A custom column that no row has is looked up before anything is paid; one without it stays for its shard."""
     await bucket.put_images("a.jpg", "b.jpg", **{"i2v-sku": "A-1"})
     await bucket.put_images("c.jpg", **{"i2v-sku": "C-1"})
     await bucket.put_images("d.jpg")

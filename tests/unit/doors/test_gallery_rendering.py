@@ -159,7 +159,7 @@ def test_a_url_holds_the_whole_view(filters: Filters, after: Cursor | None) -> N
 
 
 @pytest.mark.parametrize("column", ["sku=A-1", "SKU = A-1", "sku", "sku=", "sku=A", "campaign=A-1", "=A-1"])
-def test_an_own_column_selects_results(column: str) -> None:
+def test_a_custom_column_selects_results(column: str) -> None:
     """A name alone matches any value, and with a value only that one; names are in lower case."""
     item = _card("a.jpg", Outcome.STORED).item.model_copy(update={"extra": {"sku": "A-1"}})
     expected = column in {"sku=A-1", "SKU = A-1", "sku"}

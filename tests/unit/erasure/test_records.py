@@ -29,7 +29,7 @@ from tests.support.job_records import (
 
 
 def test_a_forgotten_job_keeps_hash_cost_and_times() -> None:
-    """Prompt, own columns, words and addresses are gone from every ended job; what it cost is the same."""
+    """Prompt, custom columns, words and addresses are gone from every ended job; what it cost is the same."""
     for state in (JobState.STORED, JobState.REFUSED, JobState.FAILED):
         job = BY_STATE[state].model_copy(update={"extra": {"sku": "7"}})
         gone = applied(forget(job, FORGOTTEN_IMAGE, LATER))

@@ -101,7 +101,7 @@ def test_two_videos_of_one_job_are_two_rows() -> None:
 
 
 def test_a_forgotten_image_leaves_cost_hash_and_times() -> None:
-    """Name, prompt, own columns and the video's address are gone."""
+    """Name, prompt, custom columns and the video's address are gone."""
     stored, forgotten = (next(video_rows(BY_STATE[state])) for state in (JobState.STORED, JobState.FORGOTTEN))
 
     assert (forgotten.cost_usd, forgotten.stored_at, forgotten.image_sha256) == (

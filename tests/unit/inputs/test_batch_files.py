@@ -196,13 +196,13 @@ def test_a_row_survives_being_written_as_json() -> None:
     assert row.options.extra == row.extra
 
 
-def test_own_columns_have_a_limit_in_all() -> None:
+def test_custom_columns_have_a_limit_in_all() -> None:
     """More than 20 columns or 2,000 bytes are refused, and the message names a column."""
     many = json.dumps({"image": "a.jpg", **{f"c{number}": 1 for number in range(21)}})
     large = json.dumps({"image": "a.jpg", **{f"c{number}": "ü" * 300 for number in range(4)}})
 
-    assert "line 1, column c20: it is one of 21 own columns; the limit is 20" in _error(many.encode(), "m.jsonl")
-    assert "own columns have at most 2,000 bytes in all, not 2,408" in _error(large.encode(), "m.jsonl")
+    assert "line 1, column c20: it is one of 21 custom columns; the limit is 20" in _error(many.encode(), "m.jsonl")
+    assert "custom columns have at most 2,000 bytes in all, not 2,408" in _error(large.encode(), "m.jsonl")
 
 
 def test_bad_rows_can_be_skipped_and_are_kept_with_line_and_column() -> None:

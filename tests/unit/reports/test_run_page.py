@@ -142,7 +142,7 @@ def test_the_worst_outcomes_come_first() -> None:
     assert html.cells[-2] == "s3://b-1/images/stored-0.jpg"
 
 
-def test_own_columns_stand_with_the_prompt() -> None:
+def test_custom_columns_stand_with_the_prompt() -> None:
     """A person sees which product a video belongs to."""
     html = rendered(page(item(Outcome.STORED, extra={"sku": "A_1", "campaign": "spring"})))
     assert "sku: A_1 · campaign: spring" in html.cells[-2]

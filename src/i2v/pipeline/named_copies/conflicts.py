@@ -15,7 +15,7 @@ from i2v.s3_uri import S3Uri
 
 ENDINGS = (".mp4", ".jpg", ".json")
 FOREIGN = "foreign"
-_HINT = "Add {folder}, {take} or an own column to I2V_PUBLISH_AS, or rename one image"
+_HINT = "Add {folder}, {take} or a custom column to I2V_PUBLISH_AS, or rename one image"
 
 
 class Shared(NamedTuple):

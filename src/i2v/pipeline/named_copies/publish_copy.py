@@ -99,8 +99,8 @@ async def publish_copy(
 ) -> str | None:
     """Copy an image's stored video to the name that `I2V_PUBLISH_AS` gives it; return why not, if that is final.
 
-    An unverified video is not published. `extra` are the image's own columns, the record's if `None`; `video` is where
-    the image's video is stored. Raise `StorageError` if it may work later.
+    An unverified video is not published. `extra` are the image's custom columns, the record's if `None`; `video` is
+    where the image's video is stored. Raise `StorageError` if it may work later.
     """
     if video is None or record.state is not JobState.STORED or record.attempt is None or record.attempt.is_unverified:
         return None

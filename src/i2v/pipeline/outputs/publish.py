@@ -182,8 +182,8 @@ async def publish_outputs(
 ) -> S3Uri | None:
     """Give an image the outputs of an ended job; return where its video is, or `None` if the job is not stored.
 
-    `extra` are the image's own columns in this run; the record's if `None`. Raise `NotFound` if the job's video is no
-    longer in the bucket, which is not checked if it was `just_stored`.
+    `extra` are the image's custom columns in this run; the record's if `None`. Raise `NotFound` if the job's video is
+    no longer in the bucket, which is not checked if it was `just_stored`.
     """
     extra = record.extra if extra is None else extra
     if record.state is JobState.STORED and record.video:
@@ -197,7 +197,7 @@ async def publish_outputs(
 
 
 async def _update_columns(run: RunContext, uri: S3Uri, extra: Mapping[str, str]) -> None:
-    """Give a manifest that an earlier run wrote the own columns of this run. A failure is logged."""
+    """Give a manifest that an earlier run wrote the custom columns of this run. A failure is logged."""
     try:
         found = await run.storage.get(uri)
         old = json.loads(found.body)

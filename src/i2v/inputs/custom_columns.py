@@ -1,4 +1,4 @@
-"""Own columns: further columns of a batch file, and the metadata `i2v-<name>` of an object.
+"""Custom columns: further columns of a batch file, and the metadata `i2v-<name>` of an object.
 
 They are text that i2v carries along to records, manifests and reports. They never change a job's key.
 """
@@ -26,8 +26,8 @@ RESERVED = frozenset(
     {"extra", "prompt_source", "outcome", "video", "sha256", "cost_usd", "possibly_charged_usd", "job", "task_id"}
     | {"reason", "label", "run_id", "model", "seconds", "stem", "key", "folder"}
 )
-"""Names that mean something else where own columns are shown."""
-ERROR_TYPE = "own_columns"
+"""Names that mean something else where custom columns are shown."""
+ERROR_TYPE = "custom_columns"
 _NAME = re.compile(r"[a-z0-9_][a-z0-9_-]{0,39}")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _LOOKS_LIKE = 0.81
@@ -101,19 +101,19 @@ def _value_problem(text: str | None) -> str | None:
 
 def _size_problems(columns: Mapping[str, str]) -> list[tuple[str, str]]:
     if len(columns) > MAX_COLUMNS:
-        return [(list(columns)[MAX_COLUMNS], f"it is one of {len(columns)} own columns; the limit is {MAX_COLUMNS}")]
+        return [(list(columns)[MAX_COLUMNS], f"it is one of {len(columns)} custom columns; the limit is {MAX_COLUMNS}")]
     size = sum(len(name) + len(value.encode()) for name, value in columns.items())
     largest = max(columns, key=lambda name: len(columns[name]), default="")
-    problem = f"own columns have at most {MAX_BYTES:,} bytes in all, not {size:,}; shorten it"
+    problem = f"custom columns have at most {MAX_BYTES:,} bytes in all, not {size:,}; shorten it"
     return [(largest, problem)] if size > MAX_BYTES else []
 
 
-OwnColumns = Annotated[Pairs, BeforeValidator(_parse), PlainSerializer(dict, return_type=dict[str, str])]
+CustomColumns = Annotated[Pairs, BeforeValidator(_parse), PlainSerializer(dict, return_type=dict[str, str])]
 """Names and values; an object in JSON."""
 
 
 def columns_in_metadata(metadata: Mapping[str, str], label: str) -> Pairs:
-    """Return the own columns in an object's metadata. Raise `Refused` (`metadata_invalid`) if one cannot be used."""
+    """Return the custom columns in an object's metadata. Raise `Refused` (`metadata_invalid`) if one cannot be used."""
     given = {
         name.lower().removeprefix(METADATA_PREFIX): decode_metadata(value)
         for name, value in metadata.items()
@@ -130,7 +130,7 @@ def columns_in_metadata(metadata: Mapping[str, str], label: str) -> Pairs:
 
 
 def metadata_of_columns(columns: Pairs) -> dict[str, str] | None:
-    """Return own columns as object metadata, or `None` if one is too long for that."""
+    """Return custom columns as object metadata, or `None` if one is too long for that."""
     encoded = {f"{METADATA_PREFIX}{name}": encode_metadata(value) for name, value in columns}
     values = {name: value for name, value in encoded.items() if value is not None}
     return values if len(values) == len(encoded) else None

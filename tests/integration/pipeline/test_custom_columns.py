@@ -1,4 +1,4 @@
-"""Own columns of images: they reach every output, and change no job."""
+"""Custom columns of images: they reach every output, and change no job."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def test_columns_reach_every_output_of_a_run(sandbox: Sandbox, new_run: Op
 
 
 async def test_other_columns_are_the_same_job(sandbox: Sandbox, new_run: OpenRun) -> None:
-    """A cached run has its own columns in report and manifest; the record keeps those of the run that paid."""
+    """A cached run has its custom columns in report and manifest; the record keeps those of the run that paid."""
     photo = put_photo(sandbox, "a.jpg")
     async with new_run() as run:
         first = await run_rows(run, sandbox, {"image": photo, **SPRING})
@@ -99,7 +99,7 @@ async def test_rows_that_differ_in_columns_alone_are_paid_once(sandbox: Sandbox,
     assert sandbox.provider.billed_usd == Decimal("0.192")
 
 
-async def test_metadata_has_own_columns_too(sandbox: Sandbox, new_run: OpenRun) -> None:
+async def test_metadata_has_custom_columns_too(sandbox: Sandbox, new_run: OpenRun) -> None:
     """Named by an event, listed by a prefix or found by reconcile, an object's metadata counts; a row's is added."""
     for seed, name in enumerate(("event", "listed", "missing", "row", "bad")):
         columns = {"i2v-job": "1"} if name == "bad" else {"i2v-sku": "=?utf-8?q?=C3=A4?=", "i2v-campaign": name}
