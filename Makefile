@@ -103,7 +103,7 @@ crash: $(READY) ## kill processes at every request they make; I2V_CRASH_ROUNDS=5
 pipeline: $(READY) ## tests with a real Prefect server
 	@$(PY) -m tests $@ $(ARGS)
 
-simulate: $(READY) ## play stories of failures and crashes in virtual time; SEEDS=10000 as many, SEED=7 prints that one
+simulate: $(READY) ## run random scenarios of failures and crashes in virtual time; SEEDS=10000 as many, SEED=7 prints its event log
 	@$(PY) -m tests.simulator $(if $(SEED),--seed $(SEED),$(SEEDS))
 
 test-proxy: $(READY) ## test the door behind a real nginx; root installs it with apt; without nginx, make test skips these
@@ -123,7 +123,7 @@ test-ceph: $(READY) ## test S3 on Ceph's gateway; root installs it with apt; wit
 	  { echo 'Ceph is not installed. On Debian: sudo apt install ceph-common ceph-mon ceph-osd radosgw' >&2; exit 1; }
 	@TEST_CEPH=1 $(PY) -m tests integration/s3/test_ceph.py tests/integration/s3/test_storage.py -k ceph $(ARGS)
 
-test-cluster: $(READY) ## run all services, kill each of them and count what was paid; types the commands of docs/production.md (20 minutes)
+test-cluster: $(READY) ## run all services, kill each of them and count what was paid; runs the commands of docs/production.md (20 minutes)
 	@$(call debian-packages,nginx redis-server postgres,nginx redis-server postgresql)
 	@$(PY) -m tests cluster $(ARGS)
 

@@ -1,6 +1,6 @@
-"""docs/production.md, typed line by line: on `make cluster`, with the sandbox as AWS and provider.
+"""docs/production.md, run line by line: on `make cluster`, with the sandbox as AWS and provider.
 
-tests/integration/deployments/test_aws_commands.py types the lines for AWS.
+tests/integration/deployments/test_aws_commands.py runs the lines for AWS.
 """
 
 from __future__ import annotations

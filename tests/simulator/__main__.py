@@ -1,4 +1,4 @@
-"""Play seeds: `python -m tests.simulator 10000` many, `python -m tests.simulator --seed 7` one with its story."""
+"""Play seeds: `python -m tests.simulator 10000` many, `python -m tests.simulator --seed 7` one with its event log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_SHOWN = 20
 
 
 def show_one(seed: int, allowed: set[str]) -> int:
-    """Play one seed and print its story."""
+    """Play one seed and print its event log."""
     begin()
     story = play(seed, verbose=True)
     broken = [one for one in story.violations if one.rule not in allowed]
@@ -41,7 +41,7 @@ def show_many(first: int, count: int, processes: int, allowed: set[str]) -> int:
         print(f"{'allowed' if rule in allowed else 'BROKEN '} [{rule}] in {len(seeds)} seeds, such as {seeds[:8]}")
     broken = {seed: violation for seed, violation in reversed(result.failures) if violation.rule not in allowed}
     for seed, violation in sorted(broken.items())[:MOST_SHOWN]:
-        print(f"{violation}; its story: make simulate SEED={seed}")
+        print(f"{violation}; its event log: make simulate SEED={seed}")
     seconds = time.monotonic() - began
     print(f"{count:,} seeds, {len(broken):,} failed; {seconds:.0f} s, {result.cpu_seconds / count:.3f} CPU s a seed")
     return 1 if broken else 0
@@ -65,7 +65,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulator", description=__doc__)
     parser.add_argument("seeds", nargs="?", type=int, default=1000, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
-    parser.add_argument("--seed", type=int, help="play this one and print its story")
+    parser.add_argument("--seed", type=int, help="play this one and print its event log")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--allow", default="", help="rules, comma separated, that may be broken")
     parser.add_argument(

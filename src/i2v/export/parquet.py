@@ -13,7 +13,7 @@ from i2v.export.schemas import COLUMNS
 ROWS_AT_ONCE = 5_000
 """Rows in memory, and in a row group."""
 SMALLEST = Decimal("1e-10")
-NO_PYARROW = "Install the extra export: pip install 'i2v[export]'"
+NO_PYARROW = "Install pyarrow, the extra export of i2v: pip install pyarrow"
 
 
 class BadParquet(Exception):

@@ -1,4 +1,4 @@
-"""The promises hold in each of 200 simulated stories; `make simulate SEEDS=10000` plays more."""
+"""The promises hold in each of 200 simulated scenarios; `make simulate SEEDS=10000` runs more."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_no_story_breaks_a_promise(chunk: int) -> None:
+def test_no_scenario_breaks_a_promise(chunk: int) -> None:
     """Whatever fails, is killed, frozen or resolved, nothing is paid twice, lost, miscounted or waits for ever."""
     count = SEEDS // CHUNKS
     ended = simulate(str(count), "--first", str(chunk * count), "--processes", "1")
@@ -33,8 +33,8 @@ def test_broken_promises_are_found() -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-def test_a_seed_is_one_story() -> None:
-    """The same seed gives the same story, to the millisecond, in every process."""
+def test_a_seed_is_one_scenario() -> None:
+    """The same seed gives the same events, to the millisecond, in every process."""
     first, second = simulate("--seed", "7"), simulate("--seed", "7")
     assert first.stdout == second.stdout
     assert len(first.stdout.splitlines()) > 20

@@ -183,7 +183,7 @@ async def test_no_partition_lacks_rows(world: World) -> None:
 
 
 async def test_rows_of_a_forgotten_image_are_written_again(world: World) -> None:
-    """Name, prompt and own columns vanish where they are, and sums stay. No new partition is made."""
+    """Name, prompt and custom columns vanish where they are, and sums stay. No new partition is made."""
     jane = record_of(stored(submitted(1)), 1, extra={"sku": "jane"})
     await world.put(jane, stored(submitted(2)))
     await world.export()
@@ -221,7 +221,7 @@ async def test_a_foreign_file_is_named(world: World) -> None:
 async def test_without_pyarrow_the_extra_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command says what to install."""
     monkeypatch.setattr(parquet, "find_spec", lambda _: None)
-    with pytest.raises(UsageError, match=r"pip install 'i2v\[export\]'"):
+    with pytest.raises(UsageError, match="pip install pyarrow"):
         await world.export()
 
 
