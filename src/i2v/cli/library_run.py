@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import TypeVar
 from uuid import uuid4
 
-from i2v.cli.progress import Progress
+from i2v.cli.output.progress import Progress
 from i2v.cli.run_monitor import RunMonitor
 from i2v.cli.signals import end_at_signals
 from i2v.pipeline.context import RunContext

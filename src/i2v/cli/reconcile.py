@@ -57,7 +57,7 @@ def reconcile(  # noqa: PLR0913 - a command's parameters are its options
     Without --generate, nothing is submitted. Safe to run at any time, also in parallel.
     """
     from i2v.cli.library_run import run_library
-    from i2v.cli.progress import Progress
+    from i2v.cli.output.progress import Progress
     from i2v.recovery.backfill import backfill_options, reconcile_and_backfill
     from i2v.settings import read_settings
 

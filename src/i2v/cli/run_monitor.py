@@ -5,7 +5,7 @@ import os
 import signal
 from dataclasses import dataclass
 
-from i2v.cli.progress import Progress
+from i2v.cli.output.progress import Progress
 from i2v.errors import I2vError
 from i2v.pipeline.context import RunContext
 from i2v.pipeline.events import Event, RunEnded, RunOpened

@@ -15,9 +15,9 @@ from i2v.cli.images.uploads import UploadCandidate, upload, validate
 from i2v.cli.images.validate_ahead import ValidatedAhead
 from i2v.cli.library_run import run_library
 from i2v.cli.output.console import print_error, print_json, show_logs, stderr
+from i2v.cli.output.progress import Progress
 from i2v.cli.output.report_table import no_valid_image, print_report
 from i2v.cli.prefect.embedded_server import EmbeddedServer
-from i2v.cli.progress import Progress
 from i2v.cli.run_monitor import Ending
 from i2v.errors import BadRows, ExitCode, I2vError, Stopped, UsageError
 from i2v.inputs.batch_files import BatchRow

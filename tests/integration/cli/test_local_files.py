@@ -14,7 +14,7 @@ from i2v.cli.images import uploads
 from i2v.cli.images.flow_parameter import within_limit
 from i2v.cli.images.local_files import NamedImages, find_named_images
 from i2v.cli.images.uploads import UploadCandidate
-from i2v.cli.progress import Progress
+from i2v.cli.output.progress import Progress
 from i2v.errors import NoImages, UsageError
 from i2v.inputs.custom_columns import columns_in_metadata
 from i2v.inputs.prompts import RequestOptions

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from i2v.cli.images.validate_ahead import ValidatedAhead
-from i2v.cli.progress import Progress
+from i2v.cli.output.progress import Progress
 from i2v.errors import NoImages
 from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import find_items

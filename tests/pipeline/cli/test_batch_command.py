@@ -23,9 +23,9 @@ from prefect.states import Completed
 from rich.console import Console
 
 from i2v.batches.process import BatchRun, find_or_write_shards
+from i2v.cli.output.progress import Progress
 from i2v.cli.prefect import batch_run
 from i2v.cli.prefect.flow_run import FlowRunMonitor
-from i2v.cli.progress import Progress
 from i2v.pipeline.events import ImagesCounted
 from i2v.pipeline.run import open_run
 from i2v.settings import Settings

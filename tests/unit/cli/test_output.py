@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from i2v.cli.output.job_table import END_WORDS, age, print_job
+from i2v.cli.output.progress import Progress
 from i2v.cli.output.report_table import MAX_ROWS, no_valid_image, print_report
-from i2v.cli.progress import Progress
 from i2v.ledger.attempt import AttemptEnd, EndKind
 from i2v.ledger.job import JobState
 from i2v.pipeline.events import ImageDone, ImagesCounted, StepStarted

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TypeVar
 
 from i2v.cli.images.local_files import LocalImage
-from i2v.cli.progress import Progress
+from i2v.cli.output.progress import Progress
 from i2v.errors import Conflict, DecoderStopped, NotFound, Refused, UsageError
 from i2v.inputs import prompts
 from i2v.inputs.batch_files import BatchRow

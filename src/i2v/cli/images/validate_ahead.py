@@ -9,7 +9,7 @@ from functools import partial
 from typing import TypeVar
 from uuid import uuid4
 
-from i2v.cli.progress import Progress
+from i2v.cli.output.progress import Progress
 from i2v.inputs.batch_files import BatchRow
 from i2v.inputs.prompts import RequestOptions
 from i2v.inputs.sources import InputItem, find_items

@@ -18,10 +18,10 @@ from prefect.states import Cancelling
 from i2v.batches.merge import merge_batch
 from i2v.batches.plan import REPORT, BatchPlan, read_plan
 from i2v.batches.worker_wait import WorkerWait
+from i2v.cli.output.progress import LINE_SECONDS, Progress
 from i2v.cli.prefect import connection
 from i2v.cli.prefect.server_errors import describe_server_error, is_rejected, shown_api_url
 from i2v.cli.prefect.ui_links import flow_run_url
-from i2v.cli.progress import LINE_SECONDS, Progress
 from i2v.cli.run_monitor import Ending
 from i2v.cli.signals import end_at_signals
 from i2v.errors import I2vError, Stopped, UsageError

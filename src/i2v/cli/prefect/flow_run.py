@@ -10,11 +10,11 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from i2v.advised_commands import command
 from i2v.cli.images.validate_ahead import Results, ValidatedAhead
 from i2v.cli.output.console import show_logs
+from i2v.cli.output.progress import Progress
 from i2v.cli.prefect import connection
 from i2v.cli.prefect.embedded_server import EmbeddedServer
 from i2v.cli.prefect.flow_loader import load_flow, project_root
 from i2v.cli.prefect.ui_links import flow_run_url
-from i2v.cli.progress import Progress
 from i2v.cli.run_monitor import Ending, RunMonitor
 from i2v.cli.signals import end_at_signals
 from i2v.errors import I2vError, RunFailed, Stopped, UsageError
