@@ -1,4 +1,4 @@
-"""The long-lived service that turns bucket notifications and provider callbacks into flow runs: `python -m doors`.
+"""The door, a service that turns bucket notifications and provider callbacks into flow runs: `python -m doors`.
 
 http              the routes and the HTTP server      gallery            the routes of /gallery
 sqs_receiver      the loop over the queue             sqs_queue          the only boto3 calls

@@ -1,4 +1,4 @@
-"""`ImageIntake`: where the HTTP routes and the SQS receiver hand in new images, which become runs of `on-image`."""
+"""`ImageIntake`: new images from HTTP and SQS become runs of `flows/generate.py` (deployment `on-image`)."""
 
 import asyncio
 import logging
@@ -79,9 +79,9 @@ def name_of_run(uris: Sequence[S3Uri], parameters: Mapping[str, Any]) -> str:
 
 
 async def find_image(storage: Storage, image: NewImage) -> S3Uri:
-    """Return the object that is meant: the key as sent if the bucket has that one and not the decoded one.
+    """Return the object that an event means: the key as sent if only that exists, else the decoded key.
 
-    S3 is asked only where both are possible. If it does not answer in time, the decoded key is meant.
+    S3 is queried only if both are possible. If it does not answer in time, the decoded key is meant.
     """
     if image.raw_key is None or await _exists(storage, image.uri) is not False:
         return image.uri

@@ -43,7 +43,7 @@ class PrefectGauges(PeriodicRead):
         )
         reconciled = "When the deployment reconcile last ended; 0 for never"
         self._reconciled = Gauge("i2v_reconcile_last_run_timestamp_seconds", reconciled, registry=registry)
-        self._late = Gauge("i2v_late_run_seconds", "How late the oldest run is that no worker has", registry=registry)
+        self._late = Gauge("i2v_late_run_seconds", "Lateness of the oldest run without a worker", registry=registry)
         for gauge in (self._workers, self._reconciled, self._late):
             gauge.set(float("nan"))
 

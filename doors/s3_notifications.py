@@ -38,7 +38,7 @@ DELETIONS = (
 KEEPS_CONTENT = re.compile("Tagging|Retention|LegalHold|Acl")
 """MinIO and RustFS report these as ObjectCreated."""
 PLAIN_KEYS = "ceph:s3"
-"""Other senders of S3's records URL-encode the keys, or should."""
+"""The keys in this sender's S3 records are not URL-encoded; all others' should be."""
 TEST_EVENT = "s3:TestEvent"
 TEST_TEXT = re.compile(r'\s*"?(s3:)?test[ _-]?(event|message|notification)"?\s*', re.IGNORECASE)
 HINT = "Send S3 notifications as docs/doors.md shows"
@@ -101,7 +101,7 @@ class Notification:
 
 
 def _in(part: str, *names: str) -> AliasChoices:
-    """Return where S3's records, EventBridge's events, and R2's or a bare `detail` keep a fact of bucket or object."""
+    """Return where S3, EventBridge, R2 and a bare `detail` keep a field of the bucket or object."""
     places = (("s3", part), ("detail", part), (part,))
     return AliasChoices(*(AliasPath(*place, name) for name in names for place in places))
 
@@ -136,7 +136,7 @@ class _Event(BaseModel):
         return DropReason.EMPTY_KEY if self.key in ("", None) and "key" in self.model_fields_set else None
 
     def upload(self) -> str:
-        """Return what tells this upload from others of the same key and ETag.
+        """Return what distinguishes this upload from others of the same key and ETag.
 
         Some servers send a constant sequencer or none. A random text means that a repeated notification starts another
         run, which the ledger makes free.
@@ -213,7 +213,7 @@ def _read_record(record: Any, settings: Settings) -> NewImage | DropReason:
     if isinstance(record, InvalidNotification):
         raise record
     if not isinstance(record, dict):
-        raise InvalidNotification("The notification has an event that is no JSON object", HINT)
+        raise InvalidNotification("An event of the notification is not a JSON object", HINT)
     if record.get("Event") == TEST_EVENT:
         return DropReason.TEST_EVENT
     if not record.keys() & {"eventName", "detail-type", "object"}:

@@ -79,7 +79,7 @@ class SqsQueue:
         return seconds, redrive.get("deadLetterTargetArn")
 
     async def count_messages(self) -> int:
-        """Return how many messages the queue has, with those that a door holds."""
+        """Count the queue's messages, including those that a door is handling."""
         return await self._count(self.url)
 
     async def count_dead_letters(self) -> int | None:

@@ -56,7 +56,7 @@ async def generate_batch(
         partial: Spend up to the limit, even if that is not enough for all images.
         delivery: poll waits for the videos; callback ends after submitting, and the provider calls the door.
         label: Purpose of the run, for the ledger and the reports.
-        override_prompts: Use the prompt, mode, duration and take above also for images with options of their own in
+        override_prompts: Use the prompt, mode, duration and take above even for images with options of their own in
             object metadata or a sidecar file; rows keep theirs.
         skip_bad_rows: Go on without the rows of a batch file that cannot be used; the report names them.
         shard_size: Images per shard.

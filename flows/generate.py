@@ -65,7 +65,7 @@ async def generate_videos(
         delivery: poll waits for the videos; callback ends after submitting, and the provider calls the door.
         dry_run: Validate and price everything. No charges, no videos.
         label: Purpose of the run, for the ledger and the reports.
-        override_prompts: Use the prompt, mode, duration and take above also for images with options of their own in
+        override_prompts: Use the prompt, mode, duration and take above even for images with options of their own in
             object metadata or a sidecar file; rows keep theirs.
         skip_bad_rows: Go on without the rows of a batch file that cannot be used; the report names them.
         shard: Set by the flow generate-batch, whose shards share its limit; leave it empty.

@@ -1,6 +1,6 @@
-"""Settle open jobs and, with `generate`, generate missing videos.
+"""Settle open jobs and, with `generate`, generate missing videos. To settle a job: poll it, then store or close it.
 
-Without `generate` it never submits anything. It is safe to run at any time, also in parallel.
+Without `generate` it never submits anything. It is safe to run at any time, even in parallel.
 """
 
 from typing import Annotated, Any
@@ -31,7 +31,7 @@ from tasks.validate import validate
 
 
 def run_name() -> str:
-    """Return `open jobs and missing videos since 2026-11-22`, or the number of given jobs, and `dry run` for one."""
+    """Return `open jobs and missing videos since 2026-11-22` or `3 jobs`; a dry run adds `dry run`."""
     given = runtime.flow_run.parameters
     what = f"{len(given['jobs'])} jobs" if given["jobs"] is not None else "open jobs"
     more = f" and missing videos since {str(given['since'])[:10]}" if given["generate"] else ""

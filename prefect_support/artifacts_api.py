@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 REQUEST_SECONDS = 10.0
 """The time limit of an update while the run works; the next one follows soon."""
 FINAL_SECONDS = 25.0
-"""That of the last one: a busy server needs longer, but a cancelled run has 30 s until its process is killed."""
+"""The last update's limit: a busy server needs longer, but a cancelled run is killed after 30 s."""
 
 
 class KeyedPage:

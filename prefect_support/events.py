@@ -61,7 +61,7 @@ class EventEmitter:
             self.run_finished(report.summary, sums, report.needs_person)
 
     def run_finished(self, summary: str, sums: MergedReport, needs_person: Sequence[ItemReport]) -> None:
-        """Emit the event of a run, or of a batch, that has its report; and of limits that are nearly spent."""
+        """Emit the event of a finished run or batch, and one for each limit that is nearly spent."""
         images = sums.counts.total()
         payload = {
             "sentence": summary,

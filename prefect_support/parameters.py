@@ -31,4 +31,4 @@ Text = Annotated[str | None, _EMPTY, WithJsonSchema({"type": "string"})]
 Dollars = Annotated[Decimal | None, Field(ge=0), _EMPTY, WithJsonSchema({"type": "number", "minimum": 0})]
 Time = Annotated[datetime | None, _EMPTY, WithJsonSchema({"type": "string", "format": "date-time"})]
 JobKeys = Annotated[list[str] | None, WithJsonSchema(_TEXTS)]
-"""An empty list selects no job, as a caller that found none means it."""
+"""An empty list selects no jobs: its caller found none."""

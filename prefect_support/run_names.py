@@ -26,7 +26,7 @@ def current_run() -> FlowRun | None:
 
 
 def is_started_by_door() -> bool:
-    """Return whether the door started this run, so that no person has named its images."""
+    """Return whether the door, not a person, chose this run's images."""
     run = current_run()
     return run is not None and "bucket" in run.tags
 
@@ -38,7 +38,7 @@ def first_name(name: str) -> str:
 
 
 def name_by_images() -> str:
-    """Return `images/cats/ · standard 6 s` from the parameters of the current flow run, and `dry run` for one."""
+    """Return `images/cats/ · standard 6 s` from the current flow run's parameters; a dry run adds `dry run`."""
     given = runtime.flow_run.parameters
     images = given["images"] or ["no images"]
     what = f"{len(images)} named" if len(images) > 1 else str(getattr(images[0], "image", images[0])).split("?")[0]
@@ -61,7 +61,7 @@ async def tag_run() -> None:
 
 
 async def name_run(items: Sequence[InputItem], default: RequestOptions, *, label: str | None, dry_run: bool) -> None:
-    """Set name and tags of the current flow run, once its images are known. A run that is named keeps its name."""
+    """Set name and tags of the current flow run, once its images are known. A name that fits already is kept."""
     if run := current_run():
         name = run_name(items, default, dry_run=dry_run)
         if not run.name.startswith(name):
@@ -72,7 +72,7 @@ async def name_run(items: Sequence[InputItem], default: RequestOptions, *, label
 
 
 async def _update(run: FlowRun, name: str, tags: list[str]) -> None:
-    """Change what differs, also in this process. If Prefect rejects it, the run keeps its first name."""
+    """Change what differs, on the server and here. If Prefect rejects it, the run keeps its first name."""
     if (name, tags) == (run.name, sorted(run.tags)):
         return
     try:

@@ -1,7 +1,7 @@
 """How a step runs as a Prefect task: when it is retried, its last state, and what it returns.
 
-A state's color says what it means: green (Completed) is done, gray (Cancelled) ended without a video and is no failure,
-red (Failed) needs a person.
+A state's color says what it means: green (Completed) is done, gray (Cancelled) ended without a video and is not a
+failure, red (Failed) needs a person.
 
 Every state carries the step's value, even a Failed one; `as_steps` passes the value on. Only `validate` is cached,
 because it returns a plain value: if Prefect caches a named state, it renames the state to `Cached`.

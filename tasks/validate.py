@@ -13,7 +13,7 @@ from prefect_support.task_states import RETRIES, validated
 
 
 def image_version(_context: TaskRunContext, parameters: dict[str, Any]) -> str | None:
-    """Return the cache key: a hash of the object's URI and etag and the version of the rules. A URL has none."""
+    """Return the cache key, a hash of the object's URI, its etag and the rules version; `None` for a URL."""
     image: ResolvedImage = parameters["image"]
     if image.ref.uri is None or image.etag is None:
         return None

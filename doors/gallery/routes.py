@@ -111,7 +111,7 @@ class Gallery:
         return self._renderer.render("item", media=media, details=details, run_url=self._link_to_run(cursor))
 
     def _link_to_run(self, cursor: Cursor) -> str | None:
-        """Return the run's page in Prefect, a shard's is its batch's; a run of the library alone has no flow run."""
+        """Return the run's page in Prefect (for a shard, its batch's); `None` for a run without Prefect."""
         try:
             flow_run = UUID(cursor.run_id[:36])
         except ValueError:

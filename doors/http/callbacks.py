@@ -151,7 +151,7 @@ class Callbacks:
         return CallbackOutcome.TAKEN
 
     async def _park(self, hint: CallbackHint) -> None:
-        """Keep the task of a job whose record was deleted: its signature proves that the job was submitted."""
+        """Save the task id of a job whose record was deleted; the signed URL proves that it was submitted."""
         log.error("A callback names task %s of job %s, whose record is missing: restore it", hint.task_id, hint.key)
         try:
             await claim_task(self._ledger.storage, self._ledger.settings, hint.task_id, hint.key, hint.attempt)
@@ -170,7 +170,7 @@ class Callbacks:
 def _needs_run(record: JobRecord, hint: CallbackHint) -> bool:
     """Return whether the job waits for this callback.
 
-    False also if the submit's response named another task: a valid address must not start runs for invented task ids.
+    Also `False` if the submit's response named another task: a valid address must not start runs for invented task ids.
     """
     attempt = record.attempt_for_task(hint.task_id)
     is_running = attempt is not None and attempt.is_running

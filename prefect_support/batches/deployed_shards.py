@@ -1,7 +1,7 @@
 """The runs of a batch's shards in Prefect: `DeployedShards` starts, reads and cancels them by Prefect's API.
 
-A run is created once per idempotency key, the shard and its attempt, so that a parent which starts again finds it. Many
-runs are read in one request.
+The idempotency key is shard and attempt, so a batch that starts again finds its shards' runs. Many runs are read in one
+request.
 """
 
 import asyncio
@@ -79,7 +79,7 @@ class DeployedShards:
                 number, attempt = shards[run.idempotency_key or ""]
                 if number not in newest or newest[number].attempt < attempt:
                     newest[number] = _shard_run(number, attempt, run)
-        return [await self._cancelled_if_crashed_by_that(run) for run in newest.values()]
+        return [await self._cancelled_rather_than_crashed(run) for run in newest.values()]
 
     async def start(self, number: int, attempt: int) -> ShardRun:
         """Start a run, or return the one that this attempt has already started."""
@@ -105,10 +105,10 @@ class DeployedShards:
             read = await self._read(FlowRunFilter(id=FlowRunFilterId(any_=[UUID(each) for each in ids])))
             found |= {str(run.id): run for run in read}
         now = [_shard_run(run.number, run.attempt, found[run.id]) if run.id in found else _deleted(run) for run in runs]
-        return [await self._cancelled_if_crashed_by_that(run) for run in now]
+        return [await self._cancelled_rather_than_crashed(run) for run in now]
 
-    async def _cancelled_if_crashed_by_that(self, run: ShardRun) -> ShardRun:
-        """Return a run as cancelled if Prefect calls it crashed because a person cancelled it, by SIGTERM."""
+    async def _cancelled_rather_than_crashed(self, run: ShardRun) -> ShardRun:
+        """Return a run as cancelled if it was being cancelled when Prefect marked it as crashed."""
         if run.state is not ShardState.CRASHED:
             return run
         states = await _call(self.client.read_flow_run_states(UUID(run.id)))

@@ -39,7 +39,7 @@ async def run_batch(
 ) -> State[Any]:
     """Run all shards and return the batch's last state.
 
-    Raise before the first shard starts as `write_shards`, `find_deployment` and `check_funds` do.
+    Before any shard starts, raise as `find_deployment`, `write_shards` and `check_funds`.
     """
     try:
         async with get_client() as client:

@@ -29,8 +29,8 @@ I2vError                     `message` says what happened, `hint` what to do, `e
     ├── Rejected                400, 404: this request is not accepted; nothing was charged
     │   └── ContentRejected     the provider's moderation rejects the image or prompt
     ├── AccountRejected         401, 402, 403: no request of this account is accepted; nothing was charged
-    ├── TaskRejected            a fail code instead of a task id: may be charged, never repeated
-    ├── AnswerLost              sent, but no readable answer: may be charged, never sent again
+    ├── TaskRejected            a fail code instead of a task id: possibly charged, never repeated
+    ├── AnswerLost              sent, but no readable answer: possibly charged, never sent again
     └── BadAnswer               a status or balance answer that breaks the contract
 """
 
@@ -274,11 +274,11 @@ class AccountRejected(ProviderError):
 
 
 class TaskRejected(ProviderError):
-    """The provider returned a fail code instead of a task id. It may be charged and is never repeated."""
+    """The provider returned a fail code instead of a task id: possibly charged, never repeated."""
 
 
 class AnswerLost(ProviderError):
-    """The request was sent, but no readable answer came back. It may be charged and is never sent again."""
+    """The request was sent, but no readable answer came back: possibly charged, never sent again."""
 
 
 class BadAnswer(ProviderError):

@@ -1,4 +1,4 @@
-"""Amounts of US dollars: as `Decimal`, as text, and as `Charges`, which tell what is sure from what is possible."""
+"""Amounts of US dollars: as `Decimal`, as text, and as `Charges`: what was charged, and what was possibly charged."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -226,7 +226,7 @@ class Settings(BaseSettings):
 
     @property
     def claim_to_post_seconds(self) -> float:
-        """The longest time from a claim to the first byte of its POST: a fifth of the lease."""
+        """The longest time from the first check of a payment to the first byte of its POST: a fifth of the lease."""
         return self.lease_seconds / 5
 
     @property

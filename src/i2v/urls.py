@@ -20,7 +20,7 @@ def redact_urls(text: str) -> str:
 
 
 def is_signed(url: str) -> bool:
-    """Return whether a URL contains a signature or a password, so that it must not be stored."""
+    """Return whether a URL contains a signature or a password, so it must not be stored."""
     try:
         parts = urlsplit(url)
     except ValueError:

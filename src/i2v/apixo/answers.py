@@ -28,7 +28,7 @@ _SIGNATURE = re.compile(
     r"((?:X-Amz-[A-Za-z-]+|Signature|AWSAccessKeyId|Key-Pair-Id|Policy)(?:=|%3D))[^&\s\"'<>]+", re.IGNORECASE
 )
 _ESCAPED_SLASH = re.compile(r"\\+/")
-"""JSON may escape a slash, also in a URL."""
+"""JSON may escape a slash, even in a URL."""
 _BEARER = re.compile(r"(\bBearer\s+)\S+", re.IGNORECASE)
 
 

@@ -94,7 +94,7 @@ class ApixoClient:
         Raises:
             NothingSent: no connection, or not in time; safe to send again.
             ProviderError: any error of `accepted_task`.
-            AnswerLost: anything else; it may be charged.
+            AnswerLost: anything else; possibly charged.
         """
         label, hook, received = f"POST {SUBMIT_PATH}", SendHook(before_send), bytearray()
         request, response = self._submit_request(label, body, timeout, hook), None

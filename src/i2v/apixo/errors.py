@@ -46,8 +46,8 @@ class _Meaning(NamedTuple):
 
 
 LOST_HINT = (
-    "It may be charged, so it is not sent again automatically; look for the task on the provider's site, then resolve "
-    f"the job, which this lists: {command('jobs', '--state', 'unknown')}"
+    "It was possibly charged, so it is not sent again automatically; look for the task on the provider's site, then "
+    f"resolve the job, which this lists: {command('jobs', '--state', 'unknown')}"
 )
 _CONTENT_HINT = "Change the prompt or the image"
 _RETRY_HINT = "It is retried at a lower rate"
@@ -81,14 +81,14 @@ _BY_CLASS = {
 
 
 def accepted_task(answer: Answer) -> str:
-    """Return the task id in the answer to a submit: whatever else it says, the task exists and may be charged.
+    """Return the task id in the answer to a submit: whatever else it says, the task exists and is possibly charged.
 
     Raises:
         Busy: 429, or 500, 502, 503 in an envelope with the same code; not charged.
         Rejected: the request is not accepted, not charged; ContentRejected if it is about content.
         AccountRejected: no request of this account is accepted; not charged.
         TaskRejected: a fail code instead of a task id.
-        AnswerLost: anything else; it may be charged.
+        AnswerLost: anything else; possibly charged.
     """
     envelope = answer.envelope
     if envelope and envelope.task_id:

@@ -1,7 +1,7 @@
 """The images of a shard whose run left no report, because it crashed or was killed: what the ledger says of each.
 
-An image that the run paid for has an open marker; where that is deleted already, the manifest of its video names the
-run. The page of the run's recent results names what else has ended.
+An image that the run paid for has an open marker; once that is deleted, the manifest of its video names the job. The
+page of the run's recent results names what else has ended.
 """
 
 import asyncio

@@ -86,7 +86,7 @@ class MergedReport:
 
     @property
     def reason(self) -> Reason | None:
-        """Why the batch stopped submitting early: before its first submit, if that is so for each shard."""
+        """Why the batch stopped early; its code is `STOPPED` if each shard stopped before its first submit."""
         if not self.stopped:
             return None
         code = STOPPED if self.submitted_nothing else "shard"

@@ -1,6 +1,6 @@
 """The shards of a batch: batch files under `jobs/batches/<run id>/`, and `batch.json`, which is written last.
 
-A parent that starts again finds the same shards. What a parent wrote that died before `batch.json` is never used.
+A parent that starts again finds the same shards. If a parent dies before `batch.json`, its shards are not used.
 """
 
 import json
@@ -48,7 +48,7 @@ class BatchPlan(BaseModel):
     images: int
     shard_size: int
     products: dict[str, int]
-    """How many images are requested as `standard-6` and so on, as far as rows and the batch's options tell."""
+    """How many images are requested as `standard-6` and so on, as far as rows and the batch's options show."""
     other_files: dict[str, int] = {}
     bad_rows: tuple[BadRow, ...] = ()
     """The rows of batch files that were skipped."""
@@ -71,7 +71,7 @@ class BatchPlan(BaseModel):
 
     @property
     def inputs(self) -> Report:
-        """The part of the batch's report that tells of its inputs."""
+        """The part of the batch's report that describes its inputs."""
         return Report(other_files=self.other_files, bad_rows=self.bad_rows)
 
     def images_in(self, number: int) -> int:

@@ -21,7 +21,7 @@ from i2v.settings import Settings
 log = logging.getLogger(__name__)
 GOES_ON = {LIMIT, INTERRUPTED, "ended"}
 """Codes of a run's stop that say nothing about further shards."""
-COUNTED_IN_FULL = "A batch reads no image before it starts, so that images which have their video count too"
+COUNTED_IN_FULL = "A batch reads no image before it starts, so images that already have their video count too"
 
 
 async def find_or_write_shards(

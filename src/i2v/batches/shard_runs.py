@@ -1,8 +1,7 @@
 """Keep the runs of a batch's shards going: start them, at most so many at once, until each has ended: `Supervisor`.
 
 A run that crashed, or that the end of its worker interrupted, is started again a few times: its shard keeps its name in
-the ledger, so that the next run attaches to what the last one has paid. `ShardRuns` is what starts, reads and cancels
-runs.
+the ledger, so the next run attaches to what the last one paid. `ShardRuns` is what starts, reads and cancels runs.
 """
 
 import asyncio
@@ -76,8 +75,8 @@ class Supervisor:
     """Starts the runs of shards 1 to `shards` in order, at most `max_parallel` at once.
 
     `on_end` is awaited when a shard's run has ended, and returns whether it has reported and nothing interrupted it.
-    `why_stop` returns why no further shard should start; if that is a limit, what a crashed run has reserved may be
-    given back for `reserved_seconds`. `sleep` waits, and returns early once `is_cancelled`.
+    `why_stop` returns why no further shard should start; if that is a limit, a crashed run's reservation may come back
+    within `reserved_seconds`. `sleep` waits, and returns early once `is_cancelled`.
     """
 
     def __init__(
@@ -209,7 +208,7 @@ class Supervisor:
     async def _cancel_open(self) -> None:
         """Cancel what is open until Prefect says so.
 
-        Look for a run whose start was not answered until the time is over: a busy server may start it late.
+        Until time is up, look for runs whose start was not answered: a busy server may start one late.
         """
         deadline = time.monotonic() + CANCEL_SECONDS
         self._to_start.clear()

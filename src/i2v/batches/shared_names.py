@@ -1,6 +1,6 @@
 """Find the images of a batch that would share a name of `I2V_PUBLISH_AS`, before its first shard: `leave_out_shared`.
 
-A run compares its own images and what is published, so that two shards could pay for one name.
+A run compares its own images and what is published, so two shards could pay for one name.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ FROM rows LEFT JOIN shared USING (name) ORDER BY id
 async def leave_out_shared(
     run: RunContext, rows: AsyncIterable[Row], default: RequestOptions
 ) -> AsyncGenerator[Row | ItemReport, None]:
-    """Yield the rows in order, and instead of one whose name another image has or would get, its line in the report.
+    """Yield the rows in order. For a row whose name another image has or would get, yield its report line.
 
     Rows wait on disk, so that memory does not grow with them. Custom columns, take and mode that a row does not have
     are looked up in its object's metadata if its name depends on them.
@@ -112,7 +112,7 @@ class _Namer:
         self._fields = template_fields(run.settings)
 
     def from_row(self, line: bytes) -> tuple[str, str | None, bool]:
-        """Return the image's label, its name as far as its row tells, and whether its metadata cannot change it."""
+        """Return the image's label, its name as far as its row shows, and whether its metadata cannot change it."""
         ref, options = self._parse(line)
         given = {f"extra.{column}" for column, _ in options.extra} | options.model_dump(exclude_none=True).keys()
         is_sure = ref.uri is None or self._fields - {"folder", "stem"} <= given

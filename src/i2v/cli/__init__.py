@@ -12,7 +12,7 @@ from typing import NoReturn
 from i2v.cli.signals import end_at_signals
 
 EXIT_SECONDS = 30.0
-"""How long Prefect may send a run's last events and logs; without a server it would try each of them for seconds."""
+"""Time for Prefect to send a run's last events and logs; without a server, each would take seconds to fail."""
 
 
 def main() -> None:

@@ -59,7 +59,7 @@ async def _check_prefect() -> Finding:
     version, ours = await connection.check_api(), prefect.__version__
     message = f"{shown_api_url()} responds, version {version}"
     if Version(version) < Version(ours):
-        hint = "Upgrade the server: an older server than the client is not supported by Prefect"
+        hint = "Upgrade the server: Prefect does not support servers older than the client"
         return Finding("prefect", Level.WARNING, f"{message}; this is {ours}", hint)
     return Finding("prefect", Level.OK, message)
 

@@ -37,7 +37,7 @@ def export(
             metavar="D",
             parser=options.moment,
             show_default="30d",
-            help="The first UTC day: 30d (ago), or a date such as 2026-11-22. Tables that begin earlier stay so.",
+            help="First UTC day: 30d (ago) or a date such as 2026-11-22. Tables keep any earlier days they have.",
         ),
     ] = None,
     out: Annotated[

@@ -58,9 +58,9 @@ def forget(
 ) -> None:
     """Erase videos, prompts and names of images, in all versions.
 
-    Hashes, costs and times stay, so that the books agree. A forgotten image is not made again by nightly, the door, a
-    prefix or a batch file, but by `i2v run IMAGE`. The image itself stays without --with-images. An image with an open
-    job is left as it is, since its video is paid.
+    Hashes, costs and times stay, so that the books agree. Afterwards only `i2v run IMAGE` makes a video of the image
+    again: not nightly, the door, a prefix or a batch file. The image itself stays without --with-images. An image with
+    an open job stays as it is: its video is paid or possibly paid.
     """
     if bool(images) == bool(prefix):
         raise UsageError("Use either images or --prefix", f"See: {command('forget', '--help')}")
@@ -125,7 +125,7 @@ def _plan(selection: Selection, *, with_images: bool) -> Iterator[str]:
             _count(image.documents, "report or page", "reports and pages"),
         ]
         yield f"{image.label}: {', '.join(counts)}"
-        yield from (f"  not before this: {what_to_do(record)}" for record in selection.open_jobs(image))
+        yield from (f"  not yet: {what_to_do(record)}" for record in selection.open_jobs(image))
         keys = [*map(str, image.outputs), *map(str, image.published), *map(str, sorted(image.inputs))]
         keys += [str(image.uri)] if with_images and image.uri else []
         yield from (f"  {key}" for key in keys[:MOST_KEYS])

@@ -30,7 +30,7 @@ stored     its video is in the bucket
 refused    the image, prompt or content was rejected
 failed     something broke, at the provider or here
 unknown    the answer to its submit was lost: see `{program()} jobs resolve`
-forgotten  its image was erased, and is not made again by itself
+forgotten  its image was erased; only `{program()} run IMAGE` redoes it
 """
 app = typer.Typer(invoke_without_command=True, epilog=STATES)
 

@@ -71,7 +71,7 @@ OverridePrompts = Annotated[
     bool,
     typer.Option(
         "--override-prompts",
-        help="Use --prompt, --mode, --duration and --take also for images with options of their own in object metadata "
+        help="Use --prompt, --mode, --duration and --take even for images with options of their own in object metadata "
         "or a prompt file. Rows of a batch file keep theirs.",
     ),
 ]
@@ -100,7 +100,7 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of
 
 
 def typed_options(context: typer.Context) -> dict[str, object]:
-    """Return mode, duration and take as they were typed, also at their defaults; without those that were not."""
+    """Return those of mode, duration and take that were typed, even if they equal the default."""
     typed = {name: context.params[name] for name in ("mode", "duration", "take") if _is_typed(context, name)}
     return {name: int(value) if name == "duration" else value for name, value in typed.items()}
 

@@ -54,7 +54,7 @@ def reconcile(  # noqa: PLR0913 - a command's parameters are its options
     --since that has no video, refusal, failure or open job in its current version.
     Images of the last two minutes are left to the bucket notifications.
 
-    Without --generate, nothing is submitted. Safe to run at any time, also in parallel.
+    Without --generate, nothing is submitted. Safe to run at any time, even in parallel.
     """
     from i2v.cli.library_run import run_library
     from i2v.cli.output.progress import Progress

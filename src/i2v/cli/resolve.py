@@ -1,4 +1,4 @@
-"""`i2v jobs resolve`: decide what happens to a job that i2v cannot decide about itself."""
+"""`i2v jobs resolve`: decide what happens to a job when i2v cannot."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def resolve(  # noqa: PLR0913 - a command's parameters are its options
     state: Annotated[
         options.State | None, typer.Option(help="All jobs in this state, with --all.", show_default=False)
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Confirm that --state selects all of its jobs.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Confirm that you mean all jobs in --state.")] = False,
     adopt: Annotated[
         str | None,
         typer.Option(metavar="TASKID", show_default=False, help="Assign the provider's task to an unknown job."),

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM outside a run; `i2v.cli.run_monitor` handles them during a run."""
+"""Ctrl-C and SIGTERM outside a run.
+
+During one: `i2v.cli.run_monitor`, `i2v.cli.prefect.batch_run`, and on workers `prefect_support.sigterm`.
+"""
 
 import signal
 import sys

@@ -24,7 +24,7 @@ FORGOTTEN_FOLDER = "_forgotten"
 Json = dict[str, Any]
 Found = dict[str, FoundImage]
 Eraser = Callable[[bytes, Selection, Found], bytes]
-"""Takes a document; returns it without the images, and adds to `Found` those that it names, also as forgotten."""
+"""Takes a document; returns it without the images, and adds to `Found` those that it names, even as forgotten."""
 
 
 def _find(item: Json, selection: Selection, found: Found) -> FoundImage | None:

@@ -1,6 +1,6 @@
-"""Erase what `search` found: `erase`. An image whose job is open is left as it is, and named.
+"""Erase what `search` found: `erase`. An image with an open job stays as it is, and is named.
 
-What leads to the rest goes last, so that a second try finds what a first one left: markers, copies of the bytes,
+Pointers to the rest go last, so that a second try finds what the first one left: markers, copies of the bytes,
 documents, job records, outputs, and the image itself.
 """
 
@@ -34,7 +34,7 @@ AT_ONCE = 16
 ENDINGS = (*(f".{kind}" for kind in CONTENT_TYPES), ".jpg", ".json")
 """Of a published copy: what leads to it goes last."""
 STILL_WORKING = "this run is still working, and its report may name an image: run this command again after it"
-IN_USE = "the bytes of an image with a paid and open job: run this command again after it"
+IN_USE = "an open, paid job needs these bytes: run this command again after it"
 
 
 @dataclass(slots=True)
@@ -43,7 +43,7 @@ class Erasure:
 
     erased: list[FoundImage] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
-    """By the image's label, why it is left as it is."""
+    """By the image's label, why nothing of it was erased."""
     left: list[NotDeleted] = field(default_factory=list)
     deleted: int = 0
     """Objects and versions that are gone."""

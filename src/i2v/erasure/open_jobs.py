@@ -17,7 +17,7 @@ async def why_open(
 ) -> str | None:
     """Return why an image cannot be erased now. A run puts an open marker before it looks for the forgotten one.
 
-    `forgotten` tells since when versions of it are forgotten by an earlier try.
+    `forgotten` has the times at which an earlier try marked versions of it as forgotten.
     """
     prefix = ledger.settings.jobs / f"open/{keys.digest12(image.name)}-"
     entries = [entry async for entry in ledger.storage.list(prefix)]

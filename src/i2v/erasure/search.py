@@ -149,7 +149,7 @@ async def _published(ledger: Ledger, selection: Selection) -> None:
 
 
 async def _half_published(ledger: Ledger, selection: Selection, files: Sequence[S3Uri]) -> None:
-    """Find copies without a manifest, which a run left that died: their metadata tells the image."""
+    """Find copies without a manifest, left by a run that died: their metadata names the image."""
     images = {image_digest(image.label): image for image in selection.images.values()}
     for start in range(0, len(files), READERS):
         some = files[start : start + READERS]

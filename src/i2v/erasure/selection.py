@@ -65,7 +65,7 @@ class Selection:
     prefix: S3Uri | None = None
     images: dict[str, FoundImage] = field(default_factory=dict)
     records: dict[str, JobRecord] = field(default_factory=dict)
-    """Job records that name one of the images, also as forgotten."""
+    """Job records that name one of the images, even as forgotten."""
     sharers: dict[str, list[Sharer]] = field(default_factory=dict)
     """By job."""
     inputs_in_use: set[S3Uri] = field(default_factory=set)
@@ -93,7 +93,7 @@ class Selection:
         return found
 
     def close(self, without: Iterable[str] = ()) -> None:
-        """Add no image any more, and drop some by name."""
+        """Accept no more images, and drop some by name."""
         self._is_closed = True
         for name in without:
             self.images.pop(name, None)
@@ -103,7 +103,7 @@ class Selection:
         return [self.records[key] for key in sorted(image.jobs & self.records.keys()) if self.records[key].is_open]
 
     def find(self, label: Any) -> FoundImage | None:
-        """Return the image with this label, or with this one of a forgotten image."""
+        """Return the image with this label, which may be that of a forgotten image."""
         if not isinstance(label, str):
             return None
         if label.startswith(keys.FORGOTTEN_PREFIX):

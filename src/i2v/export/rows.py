@@ -14,7 +14,7 @@ from i2v.ledger.job import JobRecord, JobState
 
 
 class Row(BaseModel):
-    """What all rows tell of a job. Times are UTC, amounts US dollars."""
+    """What every row says about its job. Times are UTC, amounts US dollars."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -83,7 +83,7 @@ class VideoRow(Row):
 
     stored_at: datetime
     is_current: bool
-    """Whether it is its job's video: neither beside it, nor replaced."""
+    """Whether it is its job's video, not an extra or replaced one."""
     image_width: int
     image_height: int
     image_bytes: int
@@ -101,7 +101,7 @@ class VideoRow(Row):
 
 
 def attempt_rows(record: JobRecord) -> Iterator[AttemptRow]:
-    """Yield a row for each attempt, by number, also for those that cost nothing."""
+    """Yield a row for each attempt, by number, including those that cost nothing."""
     for attempt in sorted(record.attempts, key=lambda one: one.number):
         end, charges = attempt.end, attempt.charges
         yield AttemptRow(

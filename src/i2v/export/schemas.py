@@ -1,6 +1,6 @@
 """The columns of each table with their kinds. Add new columns at the end; never rename or remove one.
 
-The partition `day` is no column of the files, but part of their names, as Hive does it.
+The partition `day` is not a column but part of the files' names, as in Hive.
 """
 
 TABLES = ("videos", "attempts", "costs")

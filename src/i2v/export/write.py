@@ -82,7 +82,7 @@ async def update_tables(storage: Storage, settings: Settings, *, days: int = 1) 
 async def rewrite_jobs(ledger: Ledger, place: Place, jobs: Iterable[str]) -> list[str]:
     """Rewrite the rows of these jobs, and return the names of their partitions.
 
-    Also where an export that runs now may write older ones: it then finds these. Raise `UsageError` without pyarrow.
+    Also if a running export may write older rows: it then finds these. Raise `UsageError` without pyarrow.
     """
     require_pyarrow()
     with open_spool() as spool:

@@ -34,7 +34,7 @@ SIDECARS = tuple(suffix + SIDECAR_SUFFIX for suffix in IMAGE_SUFFIXES)
 
 
 class Row(NamedTuple):
-    """A line of a batch file, and the product that it requests, as far as it and the run's options tell."""
+    """A line of a batch file, and the product that it requests, as far as it and the run's options show."""
 
     line: bytes
     product: str

@@ -1,7 +1,7 @@
 """Reservations of processes that died before they paid: `AbandonedReservations` finds those that no longer count.
 
-The job's record tells: a claim in it was charged or was not. Without a claim, a reservation counts while its process
-may still be about to make one; also that of another process of the same run, which may be frozen and not dead.
+A claim in the job's record shows whether it was charged. Without a claim, a reservation counts while its process may
+still make one, even a process of the same run: it may be frozen, not dead.
 """
 
 from collections.abc import Awaitable, Callable
@@ -14,11 +14,11 @@ from i2v.ledger.day_spend import DaySpend, Reservation
 from i2v.ledger.documents import Document
 
 ClaimState = Literal["absent", "free", "counts"]
-"""What a job's record tells of a claim: it has none, it was not charged, or it was or may be charged."""
+"""What a job's record shows of a claim: it is not there, it was not charged, or it was charged or possibly charged."""
 ReadClaim = Callable[[str, str], Awaitable[ClaimState]]
 """Takes a job key and a claim; reads the job's record."""
 HOST_CLOCK_MARGIN = 5
-"""By the host's clock instead of S3's, a reservation must be this many times as old."""
+"""Judged by the host's clock instead of S3's, a reservation must be this many times older."""
 
 
 class AbandonedReservations:
@@ -32,7 +32,7 @@ class AbandonedReservations:
         self._own_entry = own_entry
         self._after_seconds = after_seconds
         self._first_seen: dict[str, float] = {}
-        """By claim. Each write of the day makes its document young again, so that its age alone decides too late."""
+        """By claim. Each write of the day makes its document young again, so its age alone would decide too late."""
 
     async def left_out(self, known: Document[DaySpend]) -> DaySpend:
         """Return the document without the reservations that were not paid and cannot be any more."""

@@ -65,7 +65,7 @@ class StoredVideo(LedgerModel):
     unverified: str | None = None
     """Why the file could not be verified, although it came twice with the same bytes."""
     image_changed: bool = False
-    """Whether the image was replaced or deleted before the end, so that the video may show another one."""
+    """Whether the image was replaced or deleted before the end, so the video may show another one."""
 
 
 class AttemptEnd(LedgerModel):
@@ -150,7 +150,7 @@ class Attempt(LedgerModel):
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing is left to do for it, so that its open marker can go."""
+        """Whether nothing is left to do for it, so its open marker can go."""
         return self.end is not None and not self.is_unknown
 
     @property

@@ -1,8 +1,8 @@
 """Spending limits: `Budget` reserves the price of each submit right before it is sent, on the day on which it is sent.
 
 Submits that reserve at the same time share one write, of the day's document; it decides about the limits of the day and
-of the month. What is reserved and not yet paid is at most what is being submitted. A reservation of a process that died
-counts until the job's record tells that nothing was paid.
+of the month. Only submits in progress hold reservations that are not yet paid. A reservation of a process that died
+counts until the job's record shows that nothing was paid.
 """
 
 import asyncio
@@ -41,8 +41,8 @@ _Refusal = tuple[_Waiting, BudgetExceeded]
 class Budget:
     """What one flow run may spend, including its retries: its own limit, and its share of the limits of all runs.
 
-    `first_day` is the UTC day on which the run started: another process of it may have spent since, also a retry while
-    this one was suspended. `read_claim` and `abandoned_after` are those of `AbandonedReservations`.
+    `first_day` is the UTC day on which the run started: earlier tries, or a retry while this process was suspended, may
+    have spent since. `read_claim` and `abandoned_after` are those of `AbandonedReservations`.
     """
 
     covers_all_runs: ClassVar[bool] = False
@@ -73,7 +73,7 @@ class Budget:
         self._loaded_day = ""
         """The day until which `_others` was read."""
         self._others: dict[str, Decimal] = {}
-        """What other processes of this run, its earlier tries, have spent, by day."""
+        """What the other processes that count have spent, by day."""
         self._own: dict[str, Entry] = {}
         """This process's entries, by day."""
         self._known: Document[DaySpend] | None = None
@@ -137,7 +137,7 @@ class Budget:
                 self._refused = None
 
     async def close(self) -> None:
-        """Write what was given back. If this raises `StorageError`, the claims in the ledger still tell."""
+        """Write what was given back. After a `StorageError`, the ledger's claims still show it."""
         for day in list(self._own):
             while not await self._write(await self._store.read(day)):
                 pass
@@ -173,7 +173,7 @@ class Budget:
     async def _look_again(self, batch: list[_Waiting], day: str) -> tuple[list[_Waiting], list[_Refusal]]:
         """Admit what was refused if another process has given something back, or died.
 
-        A limit of several runs waits until it is known what a dead one has paid: the others may need what is left.
+        With `covers_all_runs`, wait until it is clear what a dead run paid: what it gives back may be enough.
         """
         while True:
             self._refused = None

@@ -1,7 +1,7 @@
 """What all runs have reserved on one UTC day: `DaySpend`, the document `jobs/days/<UTC day>.json`.
 
-Each process has one entry with absolute sums, so that a repeated write changes nothing. What is reserved for a submit
-stays listed by its claim until it is known to be paid: the job's record tells later whether it was.
+Each process has one entry with absolute sums, so a repeated write changes nothing. What is reserved for a submit
+stays listed by its claim until it is known to be paid: the job's record shows later whether it was.
 """
 
 import secrets

@@ -124,7 +124,7 @@ class JobRecord(LedgerModel):
 
     @property
     def is_open(self) -> bool:
-        """Whether money may be in flight, so that an attempt must still be settled."""
+        """Whether money may be in flight, so an attempt must still be settled."""
         return not all(attempt.is_settled for attempt in self.attempts)
 
     @property

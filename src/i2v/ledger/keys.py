@@ -56,7 +56,7 @@ def version_of(name: str, etag: str) -> str:
 
 
 def forgotten_uri(settings: Settings, version: str) -> S3Uri:
-    """Return the URI of the marker that an image version was erased, and is not to be made again by itself."""
+    """Return the URI of the marker that an image version was erased, and gets a video again only if it is named."""
     return settings.jobs / f"{FORGOTTEN_PREFIX}{version}"
 
 

@@ -65,7 +65,7 @@ class Ledger:
         return found
 
     async def read_claim(self, key: str, claim: str) -> ClaimState:
-        """Return what the job's record tells of a claim."""
+        """Return what the job's record shows of a claim."""
         found = await self.read(key)
         attempt = found.record.attempt_for_claim(claim) if found else None
         if attempt is None:

@@ -1,8 +1,8 @@
 """`jobs/ledger.json`: the one provider and account that a ledger serves, its pause flag, and its proven buckets.
 
-`ForgottenImages` are the markers of erased images, `jobs/forgotten/<n12>-<e12>`: such an image is not made by itself. A
-run puts its open marker before it looks for this one, and `i2v forget` puts this one before it looks for open markers:
-one of the two sees the other. In a ledger that never had one, runs look for none.
+`ForgottenImages` are the markers of erased images, `jobs/forgotten/<n12>-<e12>`: such an image gets a video only if it
+is named. A run puts its open marker before it looks for this one, and `i2v forget` puts this one before it looks for
+open markers: one of the two sees the other. In a ledger that never had one, runs look for none.
 """
 
 import asyncio

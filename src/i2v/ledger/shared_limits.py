@@ -1,8 +1,8 @@
 """The limits that runs share, by day and month, for all or by label: `SharedLimits`. `budget` reserves under them.
 
-A reservation is written to its day alone, so that one conditional write decides about all limits, also in a month in
-which a limit was just set. `jobs/months/<month>.json` keeps the sums of finished days, so that a run need not read 30
-documents; it is made from the days and can be deleted.
+A reservation is written only to its day. One conditional write thus decides about all limits, even one set mid-month.
+`jobs/months/<month>.json` keeps the sums of finished days, so that a run need not read 30 documents; it is made from
+the days and can be deleted.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ NEAR_LIMIT = Decimal("0.8")
 CLOCKS_DIFFER = timedelta(hours=1)
 """Clocks of hosts differ by less: S3 refuses requests whose time is 15 minutes off."""
 QUIET_SECONDS = 86_400.0
-"""By S3's clock: a day's document that was not written for so long is not written by a host with a wrong clock."""
+"""No process writes to a day's document that is this old by S3's clock, not even one on a host with a wrong clock."""
 Settle = Callable[[Document[DaySpend]], Awaitable[DaySpend]]
 """Leaves out the reservations of dead processes."""
 WithOwn = Callable[[DaySpend], DaySpend]
@@ -146,7 +146,7 @@ class SharedLimits:
         return [(limit, usd) for limit, usd in self.spent(spend) if usd >= NEAR_LIMIT * limit.usd]
 
     async def settle(self, known: Document[DaySpend]) -> DaySpend:
-        """Leave out the reservations of dead processes, for monthly limits also those of yesterday and tomorrow."""
+        """Leave out the reservations of dead processes; for monthly limits, those of yesterday and tomorrow too."""
         if self._has_month:
             await self._other_days.settle()
         return await self._settle(known)
@@ -154,8 +154,8 @@ class SharedLimits:
     async def hold_at_midnight(self, known: Document[DaySpend]) -> bool:
         """Return whether monthly limits hold, now that this process's reservations are written.
 
-        Around midnight, processes whose clocks differ reserve on two days at once. Each reads the other day after its
-        own write, so that the later of two sees the earlier; and once more when nobody can write to that day any more.
+        Around midnight, processes whose clocks differ reserve on two days at once. After its own write, each reads the
+        other day, so the later of two sees the earlier; and once more after that day is closed.
         """
         if not self._has_month:
             return True

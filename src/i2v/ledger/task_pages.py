@@ -1,6 +1,6 @@
 """The pages of paid tasks, `jobs/tasks/<sha256 of the task id>`: each names the attempt that has the task.
 
-Its conditional create decides, so that no two jobs have the same task and no lookup has to search the ledger. A record
+Its conditional create decides, so no two jobs have the same task and no lookup has to search the ledger. A record
 never waits for the page of its task: an attempt without a page keeps its open marker, and reconcile writes the page.
 """
 

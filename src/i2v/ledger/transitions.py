@@ -1,6 +1,6 @@
 """The pure functions that change a job record. Each returns the new record, or `None` if it does not apply.
 
-`Ledger.change` writes what they return, and rejects it if `validate_change` does. The diagram is in `i2v.ledger.job`.
+`Ledger.change` writes what they return if `validate_change` allows it. The diagram is in `i2v.ledger.job`.
 """
 
 from collections.abc import Mapping
@@ -109,9 +109,9 @@ def mark_lost(record: JobRecord, token: str, reason: Reason, now: datetime) -> J
 
 
 def record_task(record: JobRecord, token: str, task_id: str, now: datetime) -> JobRecord | None:
-    """Record the task id of a claim, whatever has become of the attempt; it is open again.
+    """Record the task id of a claim; unless its image was erased, the attempt reopens.
 
-    A second task of one claim becomes an attempt of its own, so that it is asked for too.
+    A second task of one claim becomes an attempt of its own, so it is polled too.
     """
     attempt = record.attempt_for_claim(token)
     if attempt is None or record.attempt_for_task(task_id):
@@ -161,9 +161,9 @@ def store(
 
 
 def adoptable(record: JobRecord, created_at: datetime | None) -> Attempt | None:
-    """Return the attempt that a person may give a task that was created then: one that is unknown, lost or given up.
+    """Return the lost or dropped attempt without a task id to which a person may assign a found task.
 
-    The task was created after its claim, so that the time tells which of several it belongs to.
+    Of several, take the one claimed nearest to `created_at`; without that time, the newest, an unknown one first.
     """
     ended = [one for one in record.attempts if one.ended_as(EndKind.LOST, EndKind.DROPPED)]
     candidates = [one for one in ended if not one.task_id and not one.forgotten]
@@ -179,7 +179,7 @@ def adopt(record: JobRecord, task_id: str, created_at: datetime | None, now: dat
 
 
 def awaiting_callback(record: JobRecord, number: int) -> Attempt | None:
-    """Return attempt `number` if it uses callbacks and has no task, so that a callback may name it."""
+    """Return attempt `number` if it uses callbacks and has no task, so a callback may name it."""
     attempt = record.attempt_numbered(number)
     if attempt is None or attempt.delivery != "callback" or attempt.task_id is not None:
         return None
@@ -208,7 +208,7 @@ def keep(record: JobRecord) -> JobRecord | None:
 
 
 def resubmit(record: JobRecord) -> JobRecord | None:
-    """Make the job ready at a person's request, with at least one attempt left. Its video may only be unverified."""
+    """Make the job ready at a person's request, with at least one attempt left. A verified video forbids it."""
     if record.state is not JobState.UNKNOWN and not _awaits_decision(record):
         return None
     for attempt in record.attempts:

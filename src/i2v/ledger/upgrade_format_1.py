@@ -62,7 +62,7 @@ def _attempt(attempt: Json, task_id: str | None, end: Json | None) -> Json:
 
 
 def _end(data: Json, attempt: Json, *, decides: bool) -> Json | None:
-    """Return the end of an attempt, `None` if it is open. An earlier task without an end is asked for again."""
+    """Return the end of an attempt, `None` if it is open. An earlier task without an end is polled again."""
     state, reason = (data["state"], data.get("reason")) if decides else ("", None)
     fail, at = attempt.get("fail"), attempt.get("ended_at") or data["updated_at"]
     end: Json = {"at": at, "revision": data.get("revision", 0) if decides else 0}

@@ -21,7 +21,7 @@ _READ_BYTES = 4 << 20
 
 @dataclass
 class Boxes:
-    """What the boxes tell: the file's size and brand, what is odd, and what marks it as made by AI."""
+    """What the boxes show: the file's size and brand, what is odd, and what marks it as made by AI."""
 
     size: int
     brand: bytes = b""

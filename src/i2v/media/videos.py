@@ -68,7 +68,7 @@ def unknown_video(path: Path, sha256: str) -> tuple[VideoFacts, bytes]:
 
 @dataclass
 class _Packets:
-    """What the packets of the film tell."""
+    """What the film's packets show."""
 
     sizes: list[int] = field(default_factory=list)
     seconds: float = 0.0

@@ -69,7 +69,7 @@ class Trust(NamedTuple):
     proxied: bool = False
     """A proxy connects to it, and may be the only one to resolve it."""
     redirected: bool = False
-    """Another server named it, so that no message may suggest to allow it."""
+    """Another server named it, so no message may suggest allowing it."""
 
 
 DIRECT = Trust()

@@ -1,4 +1,4 @@
-"""The proxies of the environment: HTTPS_PROXY, HTTP_PROXY and NO_PROXY, also in lower case, as boto3 reads them."""
+"""The proxies of the environment: HTTPS_PROXY, HTTP_PROXY and NO_PROXY, in upper or lower case, as boto3 reads them."""
 
 from dataclasses import dataclass, field
 from typing import Self
@@ -10,7 +10,7 @@ from urllib3.util import make_headers, parse_url
 
 from i2v.errors import UsageError
 
-PROXY_HINT = "Check HTTPS_PROXY and HTTP_PROXY, also the user name and password in them, and NO_PROXY"
+PROXY_HINT = "Check HTTPS_PROXY and HTTP_PROXY, including the user name and password in them, and NO_PROXY"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 

@@ -220,7 +220,7 @@ def expected(error: Exception, label: str) -> I2vError:
 async def process_order(run: RunContext, order: Order, steps: Steps) -> ItemReport:
     """Submit the order, and run its job to completion; a later error is reported together with the job.
 
-    Raise `I2vError` if the submit failed, so that this run has no job for the image.
+    Raise `I2vError` if the submit failed, so this run has no job for the image.
     """
     bucket = order.image.at.bucket
     async with run.job_lock(order.key), run.limits.in_flight, run.first_submits.turn(bucket) as turn:

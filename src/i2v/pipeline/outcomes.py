@@ -149,7 +149,7 @@ def _known_reason(record: JobRecord) -> str | None:
     if record.state is JobState.SUBMITTED:
         return "not rendered yet; the next run or reconcile stores it without paying again"
     if record.state is JobState.CLAIMED:
-        return "the end of its submit could not be recorded: it becomes unknown once its lease is over"
+        return "its submit's outcome could not be recorded: it becomes unknown once its lease is over"
     if record.video and record.video.flags:
         return "; ".join(record.video.flags)
     return None

@@ -1,7 +1,7 @@
 """Step 2, the one that pays: attach to a job, or pay for one attempt if none is under way.
 
-What decides about the payment happens inside the gate, right before the POST (`i2v.pipeline.payment.check_and_pay`). A
-submit is never repeated after a lost answer.
+What decides about the payment happens right before the POST (`i2v.pipeline.payment.check_and_pay`). A submit is never
+repeated after a lost answer.
 """
 
 import logging
@@ -23,7 +23,7 @@ from i2v.telemetry.spans import describe_job, traced
 
 log = logging.getLogger(__name__)
 CLAIM_CHECK_SECONDS = 3.0
-LEASE_OVER = Reason(code="lease_over", message="a process claimed this job and never recorded a submit: it may be paid")
+LEASE_OVER = Reason(code="lease_over", message="a process claimed this job and recorded no submit: possibly charged")
 BACKOFF_FIRST_SECONDS, BACKOFF_MOST_SECONDS = 1.0, 60.0
 
 
@@ -33,8 +33,8 @@ async def submit(run: RunContext, order: Order) -> VersionedRecord:
 
     Return the job, in any state but ready or claimed; a forgotten one only if no person named its image. After an error
     nothing was paid: `NotTried` if the run's submits are stopped, a limit forbids this one, or the ledger is too slow;
-    `Refused` if the image was erased; `ProviderError` if the provider refused it, for `submit_patience_seconds`;
-    `StorageError` if the ledger cannot be read or written.
+    `Refused` if the image was erased; `ProviderError` if the provider rejected the account or the address, or was busy
+    or unreachable too long; `StorageError` if the ledger cannot be read or written.
     """
     give_up_at = boot_time() + run.settings.submit_patience_seconds
     backoff = BACKOFF_FIRST_SECONDS
@@ -64,7 +64,7 @@ async def submit(run: RunContext, order: Order) -> VersionedRecord:
 
 
 async def _wait_for_claim(run: RunContext, job: VersionedRecord) -> None:
-    """Wait briefly for another run's claim to change; once its lease is over, record that it may be paid."""
+    """Wait briefly for another run's claim to change; once its lease is over, mark it as possibly charged."""
     attempt, lease = job.record.attempt, run.settings.lease_seconds
     if attempt is not None and job.age_seconds > lease:
         now = datetime.now(UTC)

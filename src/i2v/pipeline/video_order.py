@@ -39,7 +39,7 @@ class Order:
     """Whether the provider gets a copy: the key or the stored headers would mislead an HTTP client."""
 
     by_name: bool = False
-    """Whether a person named this image, so that it is made even if it was erased."""
+    """Whether a person named this image, so it gets a video even if it was erased."""
 
     @property
     def key(self) -> str:

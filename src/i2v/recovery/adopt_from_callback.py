@@ -1,8 +1,8 @@
-"""Adopt a lost task from a callback: `adopt_from_callback` gives an attempt whose submit was not answered its task id.
+"""Adopt a lost task: `adopt_from_callback` takes the task id of an unanswered submit from a callback.
 
 A forger may hold one valid callback URL and know other jobs' task ids. So a task is adopted only if the provider's
-status confirms it, it was created within the attempt's claim, and no other attempt has its page (see
-`i2v.ledger.task_pages`).
+status confirms it, it was created within the attempt's claim, and no other attempt has its page: the object in the
+ledger that names the attempt of a task (`i2v.ledger.task_pages`).
 """
 
 import logging

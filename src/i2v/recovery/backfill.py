@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 BATCH = 5_000
 """Images without an outcome that are kept in memory at once."""
 REPORTED_AT_MOST = 1_000
-"""Images that cannot be generated and leave no outcome: this many get a line in the report, more are only counted."""
+"""Images that cannot get a video and leave no outcome: this many get a line in the report, more are only counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class ReconcileResult:
 
     @property
     def completed(self) -> bool:
-        """Whether it succeeded, or left only what a spending limit left."""
+        """Whether it succeeded, except for what a spending limit left."""
         generated = self.generated is None or self.generated.completed
         return generated and not self.stopped and not self.settled.count(Outcome.FAILED)
 
@@ -157,7 +157,7 @@ async def _prepare_missing(run: RunContext, options: BackfillOptions, limit: int
             if len(orders) >= limit or run.brake.stopped:
                 break
     if unreported:
-        log.warning("%d more images cannot be generated and are not in the report", unreported)
+        log.warning("%d more images cannot get a video; the report omits them", unreported)
     return [*orders[:limit], *lines]
 
 

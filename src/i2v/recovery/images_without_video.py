@@ -59,7 +59,7 @@ class Versions:
 
 
 def version_with_outcome(key: str) -> str | None:
-    """Return the image version whose outcome an object under the videos prefix is, `None` if it is no outcome."""
+    """Return the image version whose outcome this key under the videos prefix is; `None` for other keys."""
     name, _, file = key.rpartition("/")
     match = _OUTCOME.fullmatch(file)
     return f"{keys.digest12(name)}-{match['e12']}" if match and name else None

@@ -1,4 +1,4 @@
-"""Settle open jobs whose run is gone: ask for every task of theirs, then store or close it. Reconcile never pays.
+"""Settle open jobs whose run is gone: poll every task of theirs, then store or close it. Reconcile never pays.
 
 Each job is settled by itself; an error is a line of the report. `i2v.recovery.backfill` then generates missing videos,
 if requested.
@@ -184,7 +184,7 @@ class Settler:
     async def _ask(
         self, job: VersionedRecord, attempt: Attempt, status: TaskStatus | None
     ) -> tuple[VersionedRecord, TaskStatus | None]:
-        """Ask for a task, unless its status is known; return the job, and the status of a video that is ready."""
+        """Get a task's status unless it is known; return the job, and the status if the video is ready."""
         await self._run.ledger.task_pages.ensure(job.record, attempt)
         status = status or await query_status(self._run, job, attempt.task_id or "", 1)
         if status is None:

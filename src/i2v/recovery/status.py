@@ -126,7 +126,7 @@ def _item(record: JobRecord, outcome: Outcome) -> RecentItem:
 
 
 async def _recent(run: RunContext) -> list[RecentItem]:
-    """Return the newest result of each job or image of the newest runs that ended badly, newest first."""
+    """Return the newest runs' bad results and missing prompts, one for each job or image, newest first."""
     found: dict[str, RecentItem] = {}
     runs_read = bad = 0
     async for name in list_recent_pages(run.storage, run.settings):

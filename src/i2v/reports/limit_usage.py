@@ -48,7 +48,7 @@ class LimitUsage(NamedTuple):
 
 
 async def read_usage(storage: Storage, settings: Settings) -> list[LimitUsage]:
-    """Return the usage of each limit, also of reservations of dead processes, which a run would leave out."""
+    """Return the usage of each limit, including reservations of dead processes, which a run would leave out."""
     if not settings.spending_limits:
         return []
     store, day = DaySpendStore(storage, settings), today_utc()

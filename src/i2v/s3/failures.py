@@ -65,7 +65,7 @@ _RIGHTS = {
     "HeadBucket": "it needs s3:ListBucket",
     "HeadObject": "it needs s3:GetObject, and s3:ListBucket if the object may be missing",
 }
-"""The rights of operations whose responses have no body, so that S3 cannot name them."""
+"""The rights of operations whose responses have no body, so S3 cannot name them."""
 PERMISSIONS = "Check the credentials (AWS_*), their permissions and the bucket's policy (docs/s3.md)"
 _SERVER = "Try again later; if it lasts, check the S3 service and AWS_ENDPOINT_URL"
 _NETWORK = "Check AWS_ENDPOINT_URL, the region and the network (docs/network.md)"

@@ -31,7 +31,7 @@ class Page:
 def page_from_response(prefix: S3Uri, response: Mapping[str, Any]) -> Page:
     """Build a page from boto3's response to ListObjectsV2. Raise `StorageError` if it is not a whole page.
 
-    An entry without an ETag gets none, so that its image is looked at; one without a time is as new as the page.
+    An entry without an ETag gets none, so its image is read; one without a time is as new as the page.
     """
     entries, contents = [], response.get("Contents", ())
     token = response.get("NextContinuationToken", "")

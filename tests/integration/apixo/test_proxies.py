@@ -103,7 +103,7 @@ async def test_a_refused_tunnel_sent_nothing(refusal: dict[str, Any], open_world
         status = refusal.get("status", 407)
         with pytest.raises(NothingSent, match=f"through the proxy 127.0.0.1:{proxy.port}: ProxyError: {status}") as one:
             await _submit(client, lambda: calls.append(1))
-        with pytest.raises(NothingSent, match="Check HTTPS_PROXY and HTTP_PROXY, also the user name"):
+        with pytest.raises(NothingSent, match="Check HTTPS_PROXY and HTTP_PROXY, including the user name"):
             await client.balance(tries=1)
         assert calls == []
         assert server.requests == []

@@ -47,7 +47,10 @@ async def within_limit(rows: Sequence[BatchRow], storage: Storage, settings: Set
 async def in_bucket(
     images: Sequence[str | BatchRow], storage: Storage, settings: Settings
 ) -> list[str | dict[str, Any]]:
-    """Return the images as a worker on another machine can read them: what is secret or too long, from the bucket."""
+    """Return the images as workers can read them.
+
+    If a URL may be secret or the list is long, rows and URLs go into a batch file in the bucket.
+    """
     rows = [BatchRow(image=image) if isinstance(image, str) else image for image in images]
     if not any(map(_may_be_signed, images)) and len(_as_jsonl(rows)) <= MAX_BYTES:
         return [one if isinstance(one, str) else one.model_dump(mode="json", exclude_none=True) for one in images]

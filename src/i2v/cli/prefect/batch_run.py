@@ -40,7 +40,7 @@ CANCEL_SECONDS = 60.0
 """How long to wait for a cancelled batch: Prefect kills its run 30 s after SIGTERM."""
 MAX_ITEMS = 100_000
 MAY_HAVE_STARTED = (
-    "The batch may have started all the same. Look before you start it again, since each batch has its own limit: "
+    "The batch may have started. Before you start it again, check, since each batch has its own limit: "
     "prefect flow-run ls --flow-name generate-batch"
 )
 CANCELLING = (
@@ -146,7 +146,7 @@ async def _start(client: PrefectClient, parameters: dict[str, Any]) -> FlowRun:
         deployment = await client.read_deployment_by_name(DEPLOYMENT)
         is_sent = True
         for _ in range(STARTS - 1):
-            with suppress(Exception):  # the last request raises what lasts
+            with suppress(Exception):  # the last try raises the error
                 return await _create(client, deployment.id, parameters, key)
         return await _create(client, deployment.id, parameters, key)
     except ObjectNotFound:

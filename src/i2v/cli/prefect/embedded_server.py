@@ -27,7 +27,7 @@ CHILD = {
     "PREFECT__SERVER_EPHEMERAL": "1",
     "PREFECT__SERVER_FINAL": "1",
 }
-"""What Prefect sets for its own ephemeral server, and batches, which cut its CPU time by two thirds."""
+"""Prefect's settings for its ephemeral server, plus batch sizes that cut CPU time by two thirds."""
 
 EXCEPTION = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception): (.*)")
 HINT = (

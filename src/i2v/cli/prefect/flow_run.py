@@ -82,7 +82,7 @@ async def _call(flow: Any, arguments: dict[str, Any], monitor: FlowRunMonitor, *
     """Run the flow. Return the error that stopped it, `None` if it ended with a report.
 
     Prefect returns a state without the flow's result if the answer to its last request was lost; the run's own report
-    then tells how it ended.
+    then shows how it ended.
     """
     LISTENER.set(monitor)
     try:

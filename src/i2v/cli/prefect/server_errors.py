@@ -28,7 +28,7 @@ def is_unreachable(error: Exception) -> bool:
 
 
 def is_rejected(error: Exception) -> bool:
-    """Return whether the server answered that it did not do what was asked."""
+    """Return whether the server rejected the request (4xx)."""
     return isinstance(error, PrefectHTTPStatusError) and error.response.is_client_error
 
 

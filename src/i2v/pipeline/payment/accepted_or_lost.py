@@ -1,4 +1,7 @@
-"""Record what the provider answered to a submit, or that its answer was lost. `pay` claims and pays.
+"""Record the provider's answer to a submit, or that it was lost. `check_and_pay` sends the submit.
+
+A lost answer makes the job unknown, and `i2v.recovery` resolves it. `i2v.apixo.errors` decides which answers count as
+lost, `i2v.apixo.client` which broken connections.
 
 Add what another error of a submit means to `record_error`. A failed write here must never lose a payment.
 """
@@ -26,7 +29,7 @@ T = TypeVar("T")
 
 
 async def release(run: RunContext, order: Order, claim: str, job: VersionedRecord | None = None) -> None:
-    """Release a claim that was not paid; try until the process ends, so that no job stays unknown for it."""
+    """Release an unpaid claim; retry until it is written, or the job would become unknown."""
     key = order.key
 
     async def write() -> None:
@@ -75,7 +78,7 @@ async def record_error(
 
 
 def _count_lost_answer(run: RunContext, order: Order, claim: str, error: AnswerLost) -> None:
-    """Count a submit that may have been charged; a callback or a user finds out what came of it."""
+    """Count a submit that was possibly charged; a callback or a user finds out what came of it."""
     log.warning("%s: the answer to a paid request was lost: %s", order.log_name, error, extra=order.log_context())
     run.budget.pay(claim)
     run.client.limiter.slow_down()
@@ -83,7 +86,7 @@ def _count_lost_answer(run: RunContext, order: Order, claim: str, error: AnswerL
 
 
 async def _write_end(run: RunContext, claimed: VersionedRecord, edit: Edit) -> VersionedRecord:
-    """Record how a POST ended; try until the process ends. A refusal that is lost would become unknown."""
+    """Record how a POST ended; retry until it is written. An unrecorded refusal would become unknown."""
     key, job = claimed.record.key, claimed
 
     async def write() -> VersionedRecord:
@@ -97,11 +100,11 @@ async def _write_end(run: RunContext, claimed: VersionedRecord, edit: Edit) -> V
                 return recreated
             raise
 
-    return await _until_written(write, f"job {key[:12]}: the end of its submit is not recorded yet, retrying")
+    return await _until_written(write, f"job {key[:12]}: its submit's outcome is not recorded yet, retrying")
 
 
 async def record_task_id(run: RunContext, claimed: VersionedRecord, claim: str, task_id: str) -> VersionedRecord:
-    """Record the id of a paid task; try until the process ends. A record that was deleted is written again."""
+    """Record the id of a paid task; retry until it is written. A record that was deleted is written again."""
     key, job = claimed.record.key, claimed
     attempt = claimed.record.attempt_for_claim(claim)
 

@@ -1,7 +1,7 @@
 """A look at the first presigned URL of a run, as the provider will see it: `AddressProbe`.
 
 A URL that does not work for a stranger would cost one failed task per image. If this host cannot connect, the provider
-may still be able to, so that is only logged.
+may still be able to, so this is only logged.
 """
 
 import asyncio
@@ -38,7 +38,8 @@ class AddressProbe:
     async def check(self, url: str, image: JobImage, raise_if_changed: Callable[[], Awaitable[None]]) -> None:
         """Check the run's first URL. Raise `NotTried`, and stop the run's submits, if it does not work.
 
-        `raise_if_changed` is called before: if this image has gone or was replaced, the next URL is checked instead.
+        If it does not work, `raise_if_changed` comes first: it raises if the image is gone or replaced, and the next
+        URL is then checked instead.
         """
         async with self._lock:
             self._brake.check_submit()
@@ -81,8 +82,8 @@ def _problem(found: FirstByte, image: JobImage) -> tuple[str, str] | None:
     if problem := response_problem(what, found):
         return problem
     if found.size is not None and found.size != image.facts.size:
-        return f"{what} has {found.size} bytes, the image has {image.facts.size}", "Check what stands before S3"
+        return f"{what} has {found.size} bytes, the image has {image.facts.size}", "Check for a proxy before S3"
     kind = (found.content_type or "").partition("/")[0].strip().lower()
     if kind in {"text", "multipart"}:
-        return f"{what} has the content type {found.content_type}", "Check what stands before S3, and the object's type"
+        return f"{what} has the content type {found.content_type}", "Check for a proxy before S3, and the object's type"
     return None

@@ -1,7 +1,10 @@
-"""One payment, inside the gate: check, reserve, claim, POST. `accepted_or_lost` records what came of it.
+"""One payment, inside the client's limiter: check, reserve, claim, POST. `accepted_or_lost` records what came of it.
 
-The claim is the last write before the POST. No POST starts more than a fifth of the lease after its claim, or on
-another UTC day than the one that its price was reserved on. Add a condition of a payment to `_check_before_claim`.
+The claim is the last write before the POST. A POST starts on the UTC day of its reservation, and within
+`claim_to_post_seconds` from the start of these checks.
+
+Add a condition of a payment to `_check_before_claim`. `_reserve` checks pause and spending limits, `_remember` whether
+the image was erased, and `Order.may_pay` the job's state.
 """
 
 import logging
@@ -41,7 +44,7 @@ LOOK_AGAIN_AFTER = timedelta(seconds=5)
 
 
 class TooLate(NotTried):
-    """The POST was not sent in time after its claim, so that nothing was paid."""
+    """The POST was not sent in time, so nothing was paid."""
 
 
 _Answer = str | ProviderError | TooLate
@@ -113,7 +116,7 @@ async def _reserve(run: RunContext, order: Order, token: str) -> str:
 
 
 async def _check_before_claim(run: RunContext, order: Order, claim: _Claim) -> str:
-    """Return the presigned URL of the image, if it is still the one that was validated."""
+    """Return the image's presigned URL. Raise `NotTried` if a condition does not hold."""
     image = order.image
     if image.version_id is None and not _seen_lately(order):
         await _raise_if_changed(run, order)
@@ -155,7 +158,7 @@ async def _claim(run: RunContext, job: VersionedRecord, order: Order, claim: _Cl
     )
     await run.ledger.put_open_marker(order.image, order.key, claim.number)
     await _remember(run, order)
-    if _problem(run, claim):  # an old marker may be deleted
+    if _problem(run, claim):  # its marker may be gone
         return None
     try:
         named = order.request if order.by_name else None
@@ -171,9 +174,9 @@ async def _claim(run: RunContext, job: VersionedRecord, order: Order, claim: _Cl
 
 
 async def _remember(run: RunContext, order: Order) -> None:
-    """Raise `Refused` if the image was erased, unless a person has named it since: then it is no longer forgotten.
+    """Raise `Refused` if the image was erased. If a person has named it since, clear that mark instead.
 
-    The open marker is there already, so that `i2v forget` sees it or this run sees that the image is forgotten.
+    The open marker is there already, so either `i2v forget` sees it or this run sees that the image is forgotten.
     """
     version = keys.version_of(order.image.name, order.image.etag)
     if at := await run.ledger.forgotten.since(version):
@@ -198,7 +201,7 @@ def _problem(run: RunContext, claim: _Claim) -> str | None:
 
 
 async def _post(run: RunContext, order: Order, claim: _Claim, image_url: str) -> _Answer:
-    """Return the task id, or the error, without the signed callback URL that the provider may repeat in it."""
+    """Return the task id or the error; hide the signed callback URL that the error may repeat."""
 
     def check() -> None:
         if problem := _problem(run, claim):

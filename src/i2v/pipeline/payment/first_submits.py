@@ -54,7 +54,7 @@ class FirstSubmits:
         return bool(self._limit) and bucket not in self._proven and await self._admit(bucket)
 
     def leave(self, bucket: str, *, paid: bool) -> None:
-        """Let the next order of a bucket in, if this one was one of the first."""
+        """End one of a bucket's first orders; wake the orders that wait."""
         self._in_progress[bucket] -= 1
         self._paid[bucket] -= not paid
         self._wake(bucket)
@@ -91,7 +91,7 @@ class FirstSubmits:
 class Turn:
     """The turn of one image. There is one for each video in flight, so it is small.
 
-    `is_first` tells whether it is one of a bucket's first submits, which are polled; set `paid` once this run has paid
+    `is_first` shows whether it is one of a bucket's first submits, which are polled; set `paid` once this run has paid
     for it. Entering raises `NotTried` if the first ones have ended and none was rendered.
     """
 

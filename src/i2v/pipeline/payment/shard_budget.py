@@ -1,7 +1,7 @@
-"""Spending limits of one shard of a batch: `ShardBudget`. The shards of a batch share its limit, not those of all runs.
+"""Spending limits of one shard of a batch: `ShardBudget`. Shards share their batch's limit, beside those of all runs.
 
 `jobs/batches/<run id>/spend.json` has what each process of each shard has reserved and spent, on any day. Every
-reservation is a conditional write to it, so that all shards together never pass the limit.
+reservation is a conditional write to it, so all shards together never pass the limit.
 """
 
 from decimal import Decimal
@@ -61,7 +61,7 @@ class ShardBudget:
         return min(limits, default=(None, "no limit"), key=lambda one: one[0])
 
     def lower_limit(self, available_usd: Decimal | None, name: str) -> None:
-        """See `Budget`. What the batch has left may grow, when another shard gives something back."""
+        """See `Budget`. The batch's limit is ignored: another shard may give something back."""
         if name != MAX_SPEND:
             self._day.lower_limit(available_usd, name)
 
@@ -86,7 +86,7 @@ class ShardBudget:
         self._day.release(claim)
 
     async def close(self) -> None:
-        """Write what was given back. If this raises `StorageError`, the claims in the ledger still tell."""
+        """Write what was given back. After a `StorageError`, the ledger's claims still show it."""
         try:
             await self._batch.close()
         finally:
