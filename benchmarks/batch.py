@@ -1,4 +1,4 @@
-"""A batch against the floor: `generate_batch` over several workers that run on this machine."""
+"""A batch against the floor: `generate_batch` over several workers that run on this machine, with PostgreSQL."""
 
 import tempfile
 import time
@@ -17,8 +17,7 @@ from sandbox.prefect_server import PrefectServer
 
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 PATIENCE_SECONDS = 3600
-MOST_IN_FLIGHT = 1000
-"""What one run keeps in flight; a larger shard would render in several rounds."""
+LARGEST_SHARD = 1000
 
 
 class Trial(NamedTuple):
@@ -28,6 +27,7 @@ class Trial(NamedTuple):
     last_submit: float
     runs_cpu: float
     server_cpu: float
+    database_cpu: float
 
 
 @contextmanager
@@ -46,16 +46,15 @@ def workers(count: int, env: dict[str, str], folder: Path) -> Iterator[list[Chil
 
 
 def run_batch(servers: Servers, images: int, count: int, faster: float) -> Trial:
-    """Run one batch over so many workers, all shards at a time. Raise `RuntimeError` if it fails."""
+    """Run one batch over so many workers, a shard on each at a time. Raise `RuntimeError` if it fails."""
     size = VIDEO_BYTES if images <= LARGE_RUN else LARGE_RUN_BYTES
     servers.reset(images, render_seconds=RENDER_SECONDS / faster, render_jitter=JITTER, file_bytes=size)
     env = servers.env(faster=faster, PREFECT_WORKER_QUERY_SECONDS="2")
-    size_of_shard = min(MOST_IN_FLIGHT, -(-images // count))
     parameters = {
         "images": f"s3://{servers.bucket}/images/",
         "prompt": "it moves",
-        "shard_size": size_of_shard,
-        "max_parallel": -(-images // size_of_shard),
+        "shard_size": min(LARGEST_SHARD, -(-images // count)),
+        "max_parallel": count,
         "max_spend_usd": images,
     }
     with tempfile.TemporaryDirectory() as folder, workers(count, env, Path(folder)) as started:
@@ -65,11 +64,12 @@ def run_batch(servers: Servers, images: int, count: int, faster: float) -> Trial
         state = _run_deployment(servers.prefect, parameters)
         seconds = time.time() - begun
         runs_cpu = sum(cpu_seconds(each.pid) for each in started) - before
-        server_cpu = servers.cpu_seconds()["Prefect server"]
+        cpu = servers.cpu_seconds()
     if (found := len(servers.keys(".mp4"))) != images:
         raise RuntimeError(f"{found} of {images} videos exist: {state}")
     last_submit = max(entry["at"] for entry in servers.requests("submit")) - begun
-    return Trial(seconds, last_submit, runs_cpu / images * 1000, server_cpu / images * 1000)
+    per_video = (each / images * 1000 for each in (runs_cpu, cpu["Prefect server"], cpu["PostgreSQL"]))
+    return Trial(seconds, last_submit, *per_video)
 
 
 def _run_deployment(server: PrefectServer, parameters: dict[str, Any]) -> str:
@@ -93,15 +93,16 @@ def run(servers: Servers, images: int, counts: Sequence[int], trials: int, faste
     for _ in range(trials):
         floor.append(measure(servers, "floor", images, faster).child.seconds)
         for count, done in batches.items():
-            done.append(run_batch(servers, images, count, faster))
+            with servers.on_postgresql():
+                done.append(run_batch(servers, images, count, faster))
     shortest = median_or_zero(floor)
-    rows: list[Row] = [("floor", shortest, 1.0, "", "", "")]
+    rows: list[Row] = [("floor", shortest, 1.0, "", "", "", "")]
     for count, done in batches.items():
-        seconds, last, runs_cpu, server_cpu = (median_or_zero(values) for values in zip(*done, strict=True))
-        rows.append((f"{count} workers", seconds, seconds / shortest, last, runs_cpu, server_cpu))
-    head = ("", "makespan, s", "ratio", "last submit, s", "runs: CPU a video, ms", "Prefect server: CPU a video, ms")
+        seconds, *others = (median_or_zero(values) for values in zip(*done, strict=True))
+        rows.append((f"{count} workers", seconds, seconds / shortest, *others))
+    head = ("", "makespan, s", "ratio", "last submit, s", "runs: CPU", "Prefect server: CPU", "PostgreSQL: CPU")
     notes = (
-        f"Medians of {trials}; a shard for each worker, of {MOST_IN_FLIGHT:,} images at most, all at a time, each its "
-        "own process. CPU of workers, parent and shards together."
+        f"Medians of {trials}; as many shards at a time as workers, of {LARGEST_SHARD:,} images at most. Prefect's "
+        "database is PostgreSQL. CPU in ms a video; that of the runs includes workers and parent."
     )
     return [Table(f"Batch: {images:,} images", head, rows, notes)]

@@ -3,7 +3,8 @@
 import json
 import tempfile
 import uuid
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,10 +14,13 @@ from botocore.config import Config
 
 from benchmarks.processes import Meter, children
 from sandbox.child_process import ChildProcess, clean_environment
+from sandbox.cluster.cluster import Cluster
+from sandbox.cluster.compose import read_service, read_services
 from sandbox.prefect_server import PrefectServer
 from sandbox.synthetic_images import make_jpeg
 
 JPEG_COMMENT = b"\xff\xfe"
+DATABASE_SETTINGS = ("PREFECT_API_DATABASE_CONNECTION_URL", "PGPASSWORD")
 READY = r"Press Ctrl-C to stop"
 
 
@@ -84,6 +88,24 @@ class Servers:
             "PREFECT_LOGGING_LEVEL": "INFO",
             **extra,
         }
+
+    @contextmanager
+    def on_postgresql(self) -> Iterator[None]:
+        """Use a new Prefect server whose database is PostgreSQL, as docs/scaling.md advises for batches."""
+        others = {service.name: 0 for service in read_services() if service.name != "postgres"}
+        before, meters = self.prefect, self.meters
+        folder = Path(tempfile.mkdtemp(prefix="postgresql-", dir=self.folder))
+        try:
+            with Cluster(folder, {}, replicas=others) as cluster:
+                known = cluster.describe(read_service("api-1"), "api-1").environment
+                database = {name: known[name] for name in DATABASE_SETTINGS}
+                with PrefectServer(settings=database) as self.prefect:
+                    postgresql = Meter(cluster.parts["postgres"].process.pid, whole_tree=True)
+                    own = Meter(self.prefect.pid, whole_tree=True)
+                    self.meters = meters | {"Prefect server": own, "PostgreSQL": postgresql}
+                    yield
+        finally:
+            self.prefect, self.meters = before, meters
 
     def start_meters(self) -> None:
         """Measure all servers from now on."""

@@ -1,6 +1,7 @@
 """A Prefect server with its UI on loopback, as a child process."""
 
 import time
+from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -20,22 +21,22 @@ PAUSE_SECONDS = 0.5
 class PrefectServer(ServerProcess):
     """A running Prefect server; it takes some 10 s to start with a new database.
 
-    `home` is its PREFECT_HOME with the database; a temporary folder by default.
+    `home` is its PREFECT_HOME with the database; a temporary folder by default. `settings` are further variables.
     """
 
     COMMAND = ("sandbox.prefect_command", "server", "start")
     HEALTH_PATH = "/api/health"
     START_SECONDS = 120
 
-    def __init__(self, *, port: int = 0, home: Path | None = None) -> None:
+    def __init__(self, *, port: int = 0, home: Path | None = None, settings: Mapping[str, str] | None = None) -> None:
         super().__init__(port=port)
-        self._home = home
+        self._home, self._settings = home, settings or {}
 
     def environment(self, scratch: Path) -> dict[str, str]:
         """Set the port here and not by `--port`: only then does the UI find the API."""
         own = {"PREFECT_SERVER_API_PORT": str(self.port), "PREFECT_HOME": str(self._home or scratch)}
         settings = (line.split("=", 1) for line in SETTINGS.read_text().splitlines() if line and line[0] != "#")
-        return clean_environment() | dict(settings) | own
+        return clean_environment() | dict(settings) | own | dict(self._settings)
 
     @property
     def api_url(self) -> str:
