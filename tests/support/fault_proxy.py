@@ -14,20 +14,27 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from io import BytesIO
 from typing import Literal
 
-import httpx
+import aiohttp
+from multidict import CIMultiDict
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+from yarl import URL
 
 from sandbox.raw_connection import RawConnection
 from sandbox.server import TIMEOUT_SECONDS, ThreadServer, wait_until
 
 KEEP_SECONDS = 2
 """Less than the five seconds after which a Prefect server closes an idle connection."""
-MAX_IDLE = 8
-"""httpx checks every idle connection at each request."""
+NOT_FORWARDED = {b"expect", b"transfer-encoding"}
+"""The proxy has answered `Expect: 100-continue` and read the whole body."""
+MAX_BYTES_BODY = 1 << 20
+"""aiohttp wants a larger body as a file."""
+NOT_ADDED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
+"""Headers that aiohttp would add."""
 Headers = list[tuple[bytes, bytes]]
 Action = Literal["kill", "stop", "fail", "drop", "delay", "hold"]
 SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
@@ -136,8 +143,13 @@ class FaultProxy(ThreadServer):
     @asynccontextmanager
     async def open_app(self) -> AsyncIterator[ASGIApp]:
         """Open the connections to the server, which are used again as long as the server surely keeps them."""
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=MAX_IDLE, keepalive_expiry=KEEP_SECONDS)
-        async with httpx.AsyncHTTPTransport(limits=limits) as self._transport:
+        async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_SECONDS),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=NOT_ADDED,
+            auto_decompress=False,
+            timeout=aiohttp.ClientTimeout(),
+        ) as self._session:
             yield self._serve_request
             with suppress(TimeoutError):
                 async with asyncio.timeout(TIMEOUT_SECONDS):
@@ -177,23 +189,23 @@ class FaultProxy(ThreadServer):
     async def _forward(self, request: ProxiedRequest, headers: Headers) -> Response | None:
         """Return the server's response, or None if it has none."""
         request.forwarded = True
-        stream, extensions = httpx.ByteStream(request.body), {"target": request.target.encode()}
-        sent = httpx.Request(
-            request.method, f"http://{self._upstream}", headers=headers, stream=stream, extensions=extensions
-        )
+        url = URL(f"http://{self._upstream}{request.target}", encoded=True)
+        sent = CIMultiDict((name.decode(), value.decode()) for name, value in headers if name not in NOT_FORWARDED)
+        body = BytesIO(request.body) if len(request.body) > MAX_BYTES_BODY else request.body or None
         try:
-            received = await self._transport.handle_async_request(sent)
-            if received.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
-                await received.aclose()
-                return None
-            body = b"".join([chunk async for chunk in received.aiter_raw()])
-        except httpx.TransportError:
+            async with self._session.request(
+                request.method, url, headers=sent, data=body, allow_redirects=False
+            ) as received:
+                if received.status == HTTPStatus.SWITCHING_PROTOCOLS:
+                    return None
+                content = await received.read()
+        except aiohttp.ClientError:
             return None
-        request.status = received.status_code
-        response = Response(body, received.status_code)
-        response.raw_headers = received.headers.raw
-        if self._rewrite_address and body:
-            response.body = body.replace(self._upstream.encode(), self.address.encode())
+        request.status = received.status
+        response = Response(content, received.status)
+        response.raw_headers = list(received.raw_headers)
+        if self._rewrite_address and content:
+            response.body = content.replace(self._upstream.encode(), self.address.encode())
             response.headers["content-length"] = str(len(response.body))
         return response
 
