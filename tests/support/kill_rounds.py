@@ -94,7 +94,7 @@ class KillRound:
 
     def _check_unknown(self, picture: UploadedImage, item: dict[str, Any]) -> None:
         assert item["outcome"] == "unknown"
-        assert "may be paid" in item["reason"]
+        assert "possibly charged" in item["reason"]
         assert self.world.states()[picture.name] is JobState.UNKNOWN
         assert self.world.published_suffixes(picture) == []
 
