@@ -22,6 +22,7 @@ from sandbox import Sandbox
 from sandbox.cluster.cluster import Cluster
 from sandbox.provider import ProviderOptions
 from sandbox.synthetic_images import make_jpeg
+from tests.support.i2v_command import bare_env, i2v
 
 WORKERS = 4
 GONE_SECONDS = 15
@@ -62,6 +63,12 @@ class ClusterWorld:
         """Count what the provider billed, by image."""
         tasks = self.box.provider.tasks.values()
         return Counter(task.image_sha256 for task in tasks if task.image_sha256 in digests)
+
+    def unknown(self, prefix: str) -> set[str]:
+        """Return the URIs below a prefix of images whose job is unknown."""
+        done = i2v("jobs", "--state", "unknown", "--json", env=bare_env(**self.cluster.user_environment))
+        labels = {job["image"]["label"] for job in done.report["jobs"]}
+        return {label for label in labels if label.startswith(prefix)}
 
     def kill(self, name: str) -> None:
         """Kill a process with all its descendants, as when a machine fails, and wait until it is healthy again.
