@@ -86,8 +86,9 @@ class Meter:
         return list(tree(self._pid)) if self._whole_tree else [self._pid]
 
     def _cpu(self) -> float:
-        last = 15 if self._whole_tree else 13  # with children that have ended, such as PostgreSQL's
-        return sum(int(ticks) for pid in self._pids for ticks in _stat(pid)[11:last]) / TICKS
+        if self._whole_tree:
+            return cpu_seconds(self._pid)
+        return sum(map(int, _stat(self._pid)[11:13])) / TICKS
 
     def start(self) -> None:
         """Measure from now on."""

@@ -74,7 +74,8 @@ class Cluster:
         self._changing = threading.Lock()
 
     def __enter__(self) -> Self:
-        for program in PACKAGES:
+        started = {each.command[0] for each in self._services if self._replicas[each.name]}
+        for program in started & PACKAGES.keys():
             find_program(program)
         try:
             for service in self._services:

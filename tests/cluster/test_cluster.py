@@ -15,7 +15,8 @@ from tests.support.i2v_command import COMMAND, bare_env, i2v
 IMAGES = 600
 BATCH = 1000
 BURST, BURST_PARTS = 12, ("api-1", "worker-1", "door-1", "redis", "services", "nginx", "postgres", "api-2", "door-2")
-MOST_UNKNOWN = BATCH // 10
+MOST_UNKNOWN = 4 * 24
+"""Four shards, each with at most 24 submits at once."""
 TASKS_PER_VIDEO = 4
 SHOWN = 0.98
 """The share of task runs whose end Prefect shows; 2 of 2,400 never came, at a load of 4."""
